@@ -1,0 +1,55 @@
+"""Provenance for PyTorch Lightning on dtool datasets.
+
+The public names are resolved on first use (PEP 562): importing this package imports neither torch
+nor lightning, because every `dtool` command imports it to look for plug-ins.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lightning_dtool._version import __version__
+
+if TYPE_CHECKING:
+    from lightning_dtool.callback import DtoolProvenanceCallback
+    from lightning_dtool.checkpoint import DtoolCheckpoint
+    from lightning_dtool.checkpoint_io import DtoolCheckpointIO
+    from lightning_dtool.datamodule import DtoolDataModule
+    from lightning_dtool.dataset import DtoolDataset
+    from lightning_dtool.mixin import DtoolModelMixin
+    from lightning_dtool.packing import pack
+    from lightning_dtool.sampler import ResumableSampler
+
+_HOMES = {
+    "DtoolCheckpoint": "checkpoint",
+    "DtoolCheckpointIO": "checkpoint_io",
+    "DtoolDataModule": "datamodule",
+    "DtoolDataset": "dataset",
+    "DtoolModelMixin": "mixin",
+    "DtoolProvenanceCallback": "callback",
+    "ResumableSampler": "sampler",
+    "pack": "packing",
+}
+
+__all__ = [
+    "DtoolCheckpoint",
+    "DtoolCheckpointIO",
+    "DtoolDataModule",
+    "DtoolDataset",
+    "DtoolModelMixin",
+    "DtoolProvenanceCallback",
+    "ResumableSampler",
+    "__version__",
+    "pack",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
