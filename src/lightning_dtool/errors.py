@@ -66,6 +66,10 @@ class MetadataKeyError(LightningDtoolError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class MetadataValueError(LightningDtoolError, ValueError):
+    """A value of an annotation or overlay that is not strict JSON: NaN, or an integer beyond 8 bytes."""
+
+
 class SelectionError(LightningDtoolError, ValueError):
     """A selection or a split that leaves no items, or that cannot be made."""
 

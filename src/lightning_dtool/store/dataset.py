@@ -1,0 +1,517 @@
+"""A frozen dataset, to read."""
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+from lightning_dtool.errors import (
+    CorruptDatasetError,
+    DatasetNotFoundError,
+    MetadataKeyError,
+    MissingItemError,
+    NotFrozenError,
+    StoreError,
+    UnsafeDatasetError,
+)
+from lightning_dtool.store import digest, verification
+from lightning_dtool.store.brokers import Broker, open_broker
+from lightning_dtool.store.cache import Cache
+from lightning_dtool.store.faults import is_absent, store_errors
+from lightning_dtool.store.manifest import Item, Manifest, parse_admin_metadata, parse_manifest, parse_timestamp
+from lightning_dtool.store.names import check_name, check_value
+from lightning_dtool.store.uris import normalize_uri
+
+
+class FrozenDataset:
+    """A view on a frozen dataset. Only its annotations and tags can change, as dtool allows.
+
+    The manifest is read once, at first use; on disk an item costs a look-up. Instances can be pickled (for
+    the workers of a DataLoader): the copy opens the dataset again when it is used.
+
+    Example:
+        ```python
+        dataset = FrozenDataset.from_uri("file:///data/leaves")
+        for identifier, item in dataset.items.items():
+            print(item.relpath, dataset.path(identifier))
+        ```
+    """
+
+    def __init__(self, uri: str, admin_metadata: Mapping[str, Any]) -> None:
+        self._uri = uri
+        self._admin_metadata = dict(admin_metadata)
+        self._paths: dict[str, Path] = {}
+        self._plain_directories: set[str] = set()
+
+    @classmethod
+    def from_uri(cls, uri: str | os.PathLike[str]) -> "FrozenDataset":
+        """Open a dataset; only its administrative metadata is read.
+
+        Args:
+            uri: A dtool URI, or a path on disk.
+
+        Returns:
+            The dataset.
+
+        Raises:
+            InvalidURIError: If the URI is malformed or no installed storage broker reads it.
+            DatasetNotFoundError: If there is no dataset.
+            NotFrozenError: If the dataset is still being built.
+            CorruptDatasetError: If its administrative metadata is damaged.
+            StoreError: If the store cannot be read.
+        """
+        normal = normalize_uri(uri)
+        broker = open_broker(normal)
+        dataset = cls(normal, read_admin_metadata(normal, broker))
+        dataset.__dict__["_broker"] = broker
+        kind = dataset._admin_metadata["type"]
+        if kind == "protodataset":
+            raise NotFrozenError(
+                f"{normal}: expected a frozen dataset, found one that is still being built (a proto dataset). "
+                "Freeze it, or remove it if its writer was interrupted."
+            )
+        if kind != "dataset":
+            raise CorruptDatasetError(f"{normal}: expected the type 'dataset', found {kind!r}. Restore it from a copy.")
+        return dataset
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._uri!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Brokers hold connections, which do not travel; manifests may be large and are read again.
+        return {"uri": self._uri, "admin_metadata": self._admin_metadata}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["uri"], state["admin_metadata"])  # type: ignore[misc]
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def uri(self) -> str:
+        """Its URI, normalized."""
+        return self._uri
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID, which copies share."""
+        return str(self._admin_metadata["uuid"])
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self._admin_metadata["name"])
+
+    @property
+    def admin_metadata(self) -> Mapping[str, Any]:
+        """Its administrative metadata, as dtool wrote it."""
+        return MappingProxyType(self._admin_metadata)
+
+    @property
+    def created_at(self) -> datetime:
+        """When its building began, in UTC (old datasets record only when they were frozen)."""
+        key = "created_at" if "created_at" in self._admin_metadata else "frozen_at"
+        return parse_timestamp(self._uri, key, self._admin_metadata.get(key))
+
+    @property
+    def frozen_at(self) -> datetime:
+        """When it was frozen, in UTC."""
+        return parse_timestamp(self._uri, "frozen_at", self._admin_metadata.get("frozen_at"))
+
+    @cached_property
+    def content_digest(self) -> str:
+        """The identity of its data, "sha256:…" over paths, sizes and hashes, whatever its URI or UUID."""
+        return digest.content_digest(self.items.values())
+
+    # -- items --------------------------------------------------------------------------------
+
+    @property
+    def items(self) -> Mapping[str, Item]:
+        """Its items by identifier, in order of their paths.
+
+        Raises:
+            CorruptDatasetError: If the manifest is damaged.
+            UnsafeDatasetError: If the manifest names paths outside the dataset.
+        """
+        return self._manifest.items
+
+    @property
+    def hash_function(self) -> str:
+        """The function that made the items' hashes, by dtool's name for it."""
+        return self._manifest.hash_function
+
+    def item(self, relpath: str) -> Item:
+        """Return an item by its path.
+
+        Args:
+            relpath: The Unix-like path below the dataset's data.
+
+        Raises:
+            MissingItemError: If no such item is listed.
+        """
+        return self._item(digest.generate_identifier(relpath), shown=relpath)
+
+    def path(self, identifier: str) -> Path:
+        """Return a local file with an item's content.
+
+        On disk it is the item itself; a remote item is fetched once, verified, into the cache.
+
+        Args:
+            identifier: The item's identifier.
+
+        Returns:
+            The absolute path, with the item's own suffix.
+
+        Raises:
+            MissingItemError: If the item is not listed, or the store does not hold it.
+            UnsafeDatasetError: If the item is a symbolic link that leads outside the dataset, or no plain file.
+            VerificationError: If a remote item's content is not what the manifest says.
+            StoreError: If the store cannot be read.
+        """
+        known = self._paths.get(identifier)
+        if known is not None:
+            return known
+        item = self._item(identifier)
+        root = self._data_root
+        if root is None:
+            return self._cache.path(item)
+        path = self._checked_path(root, item)
+        self._paths[identifier] = path
+        return path
+
+    def open(self, identifier: str) -> BinaryIO:
+        """Open an item's content for reading.
+
+        Args:
+            identifier: The item's identifier.
+
+        Returns:
+            A binary file, to be closed by the caller.
+
+        Raises:
+            MissingItemError: If the item is not listed, or the store does not hold it.
+            StoreError: If it cannot be read.
+        """
+        path = self.path(identifier)
+        try:
+            return path.open("rb")
+        except FileNotFoundError as exc:
+            raise self._missing(self._item(identifier)) from exc
+        except OSError as exc:
+            raise StoreError(f"{self._uri}: cannot read {path}: {exc}. Check who may read it.") from exc
+
+    def read_bytes(self, identifier: str) -> bytes:
+        """Return an item's content; see `open`.
+
+        Args:
+            identifier: The item's identifier.
+        """
+        with self.open(identifier) as file, store_errors(self._uri, f"read item {identifier}"):
+            return file.read()
+
+    def fetch(self, identifiers: Iterable[str] | None = None, *, progress: bool = True) -> None:
+        """Bring items to this machine, several at a time, so that `path` returns at once.
+
+        Args:
+            identifiers: Which items. All by default.
+            progress: Whether to show a progress bar, on a terminal only. True by default.
+
+        Raises:
+            MissingItemError: If an item is not listed, or the store does not hold it. On disk this is all
+                that is checked.
+            VerificationError: If an item's content is not what the manifest says.
+            StoreError: If the store cannot be read.
+        """
+        items = self._select(identifiers)
+        if self._data_root is None:
+            self._cache.fetch(items, progress=progress)
+        else:
+            for item in items:
+                self.path(item.identifier)
+
+    def verify(self, identifiers: Iterable[str] | None = None, *, progress: bool = False) -> None:
+        """Read items and compare size and hash; on disk files that nobody lists are reported, too.
+
+        The hash is that of the overlay "sha256" where there is one, else the manifest's.
+
+        Args:
+            identifiers: Which items. All by default.
+            progress: Whether to show a progress bar, on a terminal only. False by default.
+
+        Raises:
+            VerificationError: If anything differs; the message names every such item.
+            StoreError: If the store cannot be read.
+        """
+        overlay = self._overlay_as_written("sha256") if "sha256" in self.overlay_names() else {}
+        verification.verify(
+            self,
+            self._select(identifiers),
+            sha256=overlay,
+            data_directory=self._data_root,
+            cache=self._cache if self._data_root is None else None,
+            whole=identifiers is None,
+            progress=progress,
+        )
+
+    # -- metadata -----------------------------------------------------------------------------
+
+    def readme(self) -> str:
+        """Return the README, YAML by dtool's convention.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        with store_errors(self._uri, "read the README"):
+            return str(self._broker.get_readme_content())
+
+    def annotation_names(self) -> list[str]:
+        """Return the names of the annotations, sorted."""
+        with store_errors(self._uri, "list the annotations"):
+            return sorted(self._broker.list_annotation_names())
+
+    def annotation(self, name: str) -> Any:
+        """Return an annotation's value.
+
+        Args:
+            name: The annotation's name.
+
+        Raises:
+            MetadataKeyError: If there is none of this name.
+            CorruptDatasetError: If it is damaged.
+        """
+        names = self.annotation_names()
+        if name not in names:
+            raise self._absent("annotation", name, names)
+        with store_errors(self._uri, f"read annotation {name!r}"):
+            return self._broker.get_annotation(name)
+
+    def annotations(self) -> dict[str, Any]:
+        """Return every annotation by its name."""
+        values = {}
+        for name in self.annotation_names():
+            with store_errors(self._uri, f"read annotation {name!r}"):
+                values[name] = self._broker.get_annotation(name)
+        return values
+
+    def overlay_names(self) -> list[str]:
+        """Return the names of the overlays, sorted."""
+        with store_errors(self._uri, "list the overlays"):
+            return sorted(self._broker.list_overlay_names())
+
+    def overlay(self, name: str) -> dict[str, Any]:
+        """Return an overlay: one value per item.
+
+        Args:
+            name: The overlay's name.
+
+        Returns:
+            The values by identifier, in order of the items' paths.
+
+        Raises:
+            MetadataKeyError: If there is none of this name, or if it lacks items.
+            CorruptDatasetError: If it is damaged.
+        """
+        names = self.overlay_names()
+        if name not in names:
+            raise self._absent("overlay", name, names)
+        values = self._overlay_as_written(name)
+        lacking = [item.relpath for item in self.items.values() if item.identifier not in values]
+        if lacking:
+            raise MetadataKeyError(
+                f"{self._uri}: expected overlay {name!r} to have a value for each of {len(self.items)} items, "
+                f"found none for {len(lacking)}: {_some(lacking)}. Write the overlay again, for every item."
+            )
+        return {identifier: values[identifier] for identifier in self.items}
+
+    def tags(self) -> list[str]:
+        """Return the tags, sorted."""
+        with store_errors(self._uri, "list the tags"):
+            return sorted(self._broker.list_tags())
+
+    def put_annotation(self, name: str, value: Any) -> None:
+        """Write an annotation, or replace it.
+
+        Args:
+            name: Up to 80 letters, digits, `-` and `_`; no dots.
+            value: Strict JSON: no NaN, no integer beyond 8 bytes.
+
+        Raises:
+            InvalidNameError: If dtool does not allow the name.
+            MetadataValueError: If the value is not strict JSON.
+            StoreError: If it cannot be written.
+        """
+        check_name("annotation", name, dots=False)
+        check_value("annotation", name, value)
+        with store_errors(self._uri, f"write annotation {name!r}"):
+            self._broker.put_annotation(name, value)
+
+    def put_tag(self, tag: str) -> None:
+        """Tag the dataset; that it has the tag already is fine.
+
+        Args:
+            tag: Up to 80 letters, digits, `-`, `_` and `.`.
+
+        Raises:
+            InvalidNameError: If dtool does not allow the tag.
+            StoreError: If it cannot be written.
+        """
+        check_name("tag", tag)
+        with store_errors(self._uri, f"write tag {tag!r}"):
+            self._broker.put_tag(tag)
+
+    def delete_tag(self, tag: str) -> None:
+        """Remove a tag; that the dataset does not have it is fine.
+
+        Args:
+            tag: The tag.
+
+        Raises:
+            InvalidNameError: If dtool does not allow the tag.
+            StoreError: If it cannot be removed.
+        """
+        check_name("tag", tag)
+        with store_errors(self._uri, f"remove tag {tag!r}"):
+            self._broker.delete_tag(tag)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    @cached_property
+    def _broker(self) -> Broker:
+        return open_broker(self._uri)
+
+    @cached_property
+    def _cache(self) -> Cache:
+        return Cache(self._uri, self.uuid, self._broker, self.hash_function)
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        try:
+            with store_errors(self._uri, "read the manifest"):
+                content = self._broker.get_manifest()
+        except StoreError as exc:
+            if exc.__cause__ is not None and is_absent(exc.__cause__):
+                raise CorruptDatasetError(
+                    f"{self._uri}: expected a manifest, found none. Restore the dataset from a copy."
+                ) from exc
+            raise
+        return parse_manifest(self._uri, content)
+
+    @cached_property
+    def _data_root(self) -> Path | None:
+        """The local directory that holds the items, or None."""
+        root: Path | None = self._broker.data_directory()
+        if root is None or not self._uri.startswith("file://"):
+            return None if root is None else Path(os.path.realpath(root))
+        if root.is_symlink() and not _is_below(os.path.realpath(root), os.path.realpath(root.parent)):
+            raise UnsafeDatasetError(
+                f"{self._uri}: expected a directory at {root}, found a link to {os.path.realpath(root)}. "
+                "Do not use this dataset; ask who wrote it."
+            )
+        return root
+
+    def _item(self, identifier: str, *, shown: str | None = None) -> Item:
+        try:
+            return self.items[identifier]
+        except KeyError:
+            raise MissingItemError(
+                f"{self._uri}: expected an item {shown or identifier!r}, found none among {len(self.items)} items. "
+                "Check the name; `items` lists them all."
+            ) from None
+
+    def _select(self, identifiers: Iterable[str] | None) -> list[Item]:
+        if identifiers is None:
+            return list(self.items.values())
+        return [self._item(identifier) for identifier in identifiers]
+
+    def _checked_path(self, root: Path, item: Item) -> Path:
+        """Return the path of an item on disk once it is known to be a plain file inside the dataset."""
+        path = f"{root}/{item.relpath}"
+        try:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode) or self._has_linked_parent(root, item.relpath):
+                target = os.path.realpath(path)
+                if not _is_below(target, os.path.realpath(root)):
+                    raise UnsafeDatasetError(
+                        f"{self._uri}: expected item {item.relpath!r} inside the dataset, found a link to {target}. "
+                        "Do not use this dataset; ask who wrote it."
+                    )
+                status = os.stat(path)  # noqa: PTH116 - as above
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            raise self._missing(item) from exc
+        except OSError as exc:
+            raise StoreError(f"{self._uri}: cannot read item {item.relpath!r}: {exc}. Check who may read it.") from exc
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeDatasetError(
+                f"{self._uri}: expected a plain file as item {item.relpath!r}, found something else at {path}. "
+                "Restore the dataset from a copy."
+            )
+        return Path(path)
+
+    def _has_linked_parent(self, root: Path, relpath: str) -> bool:
+        """Tell whether a directory between the data and an item is a symbolic link."""
+        parent = relpath.rpartition("/")[0]
+        if not parent or parent in self._plain_directories:
+            return False
+        if stat.S_ISLNK(os.lstat(f"{root}/{parent}").st_mode) or self._has_linked_parent(root, parent):
+            return True
+        self._plain_directories.add(parent)
+        return False
+
+    def _overlay_as_written(self, name: str) -> dict[str, Any]:
+        with store_errors(self._uri, f"read overlay {name!r}"):
+            values = self._broker.get_overlay(name)
+        if not isinstance(values, dict):
+            raise CorruptDatasetError(
+                f"{self._uri}: expected overlay {name!r} to be an object, found {type(values).__name__}. "
+                "Restore the dataset from a copy."
+            )
+        return values
+
+    def _absent(self, kind: str, name: str, names: list[str]) -> MetadataKeyError:
+        return MetadataKeyError(
+            f"{self._uri}: expected the {kind} {name!r}, found {', '.join(names) or 'none'}. "
+            f"Use one of these or write the {kind}."
+        )
+
+    def _missing(self, item: Item) -> MissingItemError:
+        return MissingItemError(
+            f"{self._uri}: expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
+            "Restore the dataset from a copy."
+        )
+
+
+def read_admin_metadata(uri: str, broker: Broker) -> dict[str, Any]:
+    """Return the administrative metadata of a dataset, frozen or not.
+
+    Args:
+        uri: The dataset's normalized URI.
+        broker: Its broker.
+
+    Raises:
+        DatasetNotFoundError: If there is no dataset.
+        CorruptDatasetError: If the metadata is damaged.
+        StoreError: If the store cannot be read.
+    """
+    try:
+        with store_errors(uri, "open the dataset"):
+            content = broker.get_admin_metadata()
+    except StoreError as exc:
+        if exc.__cause__ is not None and is_absent(exc.__cause__):
+            raise DatasetNotFoundError(
+                f"{uri}: expected a dtool dataset, found none. Check the URI; "
+                "`lightning-dtool ls BASE_URI` lists the datasets below a base URI."
+            ) from exc
+        raise
+    return parse_admin_metadata(uri, content)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip(os.sep) + os.sep)
+
+
+def _some(names: list[str]) -> str:
+    """Show the first few of many names."""
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

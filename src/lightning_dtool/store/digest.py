@@ -1,0 +1,95 @@
+"""Hashes: of files, as dtool names them, and of a whole dataset's content."""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+    from lightning_dtool.store.manifest import Item
+
+CHUNK = 1024 * 1024
+
+
+def generate_identifier(relpath: str) -> str:
+    """Return dtool's identifier of an item.
+
+    Args:
+        relpath: The item's relative path.
+
+    Returns:
+        The SHA-1 of the path, in hexadecimal digits.
+
+    Example:
+        >>> generate_identifier("hello.txt")
+        '60fde9c2310b0d4cad4dab8d126b04387efba289'
+    """
+    return hashlib.sha1(relpath.encode(), usedforsecurity=False).hexdigest()
+
+
+def new_hash(algorithm: str) -> "_Hash":
+    """Return a new hash object; it also works where MD5 is not allowed for security.
+
+    Args:
+        algorithm: "md5", "sha1", "sha256" or "sha512".
+    """
+    return hashlib.new(algorithm, usedforsecurity=False)
+
+
+def algorithm_of(hash_function: str) -> str | None:
+    """Return the algorithm that a manifest's `hash_function` stands for.
+
+    Args:
+        hash_function: dtool's name of it, such as "md5sum_hexdigest".
+
+    Returns:
+        A name for `new_hash`, or None if the function is unknown.
+    """
+    for prefix, algorithm in (("md5", "md5"), ("sha256", "sha256"), ("sha512", "sha512"), ("sha", "sha1")):
+        if hash_function.startswith(prefix):
+            return algorithm
+    return None
+
+
+def hash_file(path: str | os.PathLike[str], algorithm: str) -> str:
+    """Return the hash of a file's content in hexadecimal digits.
+
+    Args:
+        path: The file.
+        algorithm: A name for `new_hash`.
+    """
+    hasher = new_hash(algorithm)
+    buffer = memoryview(bytearray(CHUNK))
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string path is as good
+        while read := file.readinto(buffer):
+            hasher.update(buffer[:read])
+    return hasher.hexdigest()
+
+
+def same_hash(hexdigest: str, recorded: str) -> bool:
+    """Tell whether a hash is the recorded one; some brokers record base64 in place of hexadecimal digits.
+
+    Args:
+        hexdigest: The hash that was computed.
+        recorded: The hash as a manifest has it.
+    """
+    return recorded.lower() == hexdigest or recorded == base64.b64encode(bytes.fromhex(hexdigest)).decode()
+
+
+def content_digest(items: Iterable["Item"]) -> str:
+    """Return the identity of data, whatever its URI, UUID or metadata.
+
+    Args:
+        items: The items, in any order.
+
+    Returns:
+        "sha256:" and the SHA-256 over one JSON line `[relpath, size, hash]` per item, sorted by path.
+    """
+    hasher = new_hash("sha256")
+    for item in sorted(items, key=lambda item: item.relpath):
+        hasher.update(json.dumps([item.relpath, item.size_in_bytes, item.hash]).encode() + b"\n")
+    return f"sha256:{hasher.hexdigest()}"

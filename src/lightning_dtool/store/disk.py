@@ -1,0 +1,123 @@
+"""Datasets on disk: dtool's own layout, written atomically, in UTF-8, and durably."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from dtoolcore.storagebroker import DiskStorageBroker
+
+from lightning_dtool.store.brokers import BrokerExtras
+
+
+class DiskBroker(BrokerExtras, DiskStorageBroker):  # type: ignore[misc]
+    """dtool's disk broker, with metadata files that are there as a whole or not at all.
+
+    Attributes:
+        durable: Whether each metadata file is synced to the disk as it is written. True by default; a
+            writer turns it off and syncs the whole dataset once.
+    """
+
+    durable = True
+
+    def get_text(self, key: str) -> str:
+        """Read in UTF-8, whatever the locale says."""
+        return Path(key).read_text(encoding="utf-8")
+
+    def put_text(self, key: str, text: str) -> None:
+        """Write a file that nobody ever sees half written."""
+        path = Path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not beside the file: whatever lies in `tags/` is a tag.
+        temporary = Path(self._abspath) / ".dtool" / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                if self.durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if self.durable:
+            sync_directory(path.parent)
+
+    def delete_key(self, key: str) -> None:
+        """Remove a file; that it is gone already is no error, everything else is."""
+        Path(key).unlink(missing_ok=True)
+
+    def get_utc_timestamp(self, handle: str) -> float:
+        """Return the time of the last change, as dtool does, without the deprecated call."""
+        return Path(self._fpath_from_handle(handle)).stat().st_mtime
+
+    def held_items(self) -> dict[str, tuple[int, str]]:
+        """Return the sizes of what lies in the data directory; hashes were made as the files were written."""
+        return {relpath: (status.st_size, "") for relpath, status in files_below(Path(self._data_abspath))}
+
+    def remove(self) -> None:
+        """Move the dataset out of sight in one step, then remove it."""
+        root = Path(self._abspath)
+        # dtool lists only what lies directly below a base URI.
+        aside = Path(tempfile.mkdtemp(prefix=".removing-", dir=root.parent))
+        try:
+            root.rename(aside / root.name)
+        except BaseException:
+            aside.rmdir()
+            raise
+        shutil.rmtree(aside)
+
+    def check_writable(self) -> None:
+        """Create a file and remove it."""
+        with tempfile.TemporaryFile(dir=self._abspath):
+            pass
+
+    def sync(self) -> None:
+        """Sync every file and directory of the dataset to the disk."""
+        sync_tree(Path(self._abspath))
+
+
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Make the entries of a directory durable.
+
+    Args:
+        path: The directory.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Make everything below a directory durable: files first, then the directories that name them.
+
+    Args:
+        root: The directory; its parent is synced, too.
+    """
+    for directory, _, names in os.walk(root, topdown=False):
+        for name in names:
+            sync_directory(Path(directory, name))
+        sync_directory(directory)
+    sync_directory(root.parent)
+
+
+def files_below(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the relative path and the status of every entry below a directory that is not a directory.
+
+    Args:
+        root: The directory. Symbolic links are not followed.
+    """
+    pending = [(root, "")]
+    while pending:
+        directory, prefix = pending.pop()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                relpath = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((Path(entry.path), relpath + "/"))
+                else:
+                    yield relpath, entry.stat(follow_symlinks=False)

@@ -1,0 +1,147 @@
+"""A dataset's manifest and administrative metadata: what strangers wrote, checked before it is used."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from lightning_dtool.errors import CorruptDatasetError, UnsafeDatasetError
+from lightning_dtool.store.digest import generate_identifier
+from lightning_dtool.store.names import relpath_fault
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of a dataset, as the manifest lists it.
+
+    Attributes:
+        identifier: dtool's identifier, the SHA-1 of `relpath`.
+        relpath: The Unix-like path below the dataset's data.
+        size_in_bytes: Its size.
+        hash: Its hash, by the manifest's `hash_function` (an MD5 in hexadecimal digits for most stores).
+    """
+
+    identifier: str
+    relpath: str
+    size_in_bytes: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A checked manifest.
+
+    Attributes:
+        items: The items by identifier, in order of their paths.
+        hash_function: dtool's name of the function that made the hashes.
+    """
+
+    items: Mapping[str, Item]
+    hash_function: str
+
+
+def parse_manifest(uri: str, content: object) -> Manifest:
+    """Check what a store gave as a manifest.
+
+    Args:
+        uri: The dataset, for messages.
+        content: The parsed JSON.
+
+    Returns:
+        The manifest, sorted by path so that the order does not depend on the store.
+
+    Raises:
+        CorruptDatasetError: If keys are missing or of a wrong type.
+        UnsafeDatasetError: If a path leads outside the dataset or an identifier is not the hash of its path.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("items"), dict):
+        raise _corrupt(uri, "manifest", "an object with 'items'", content)
+    hash_function = content.get("hash_function")
+    if not isinstance(hash_function, str):
+        raise _corrupt(uri, "manifest", "the name of a 'hash_function'", hash_function)
+    items = [_parse_item(uri, identifier, entry) for identifier, entry in content["items"].items()]
+    items.sort(key=lambda item: item.relpath)
+    return Manifest({item.identifier: item for item in items}, hash_function)
+
+
+def _parse_item(uri: str, identifier: str, entry: object) -> Item:
+    """Check one entry of a manifest."""
+    if not isinstance(entry, dict):
+        raise _corrupt(uri, f"manifest's item {identifier!r}", "an object", entry)
+    relpath, size, digest = entry.get("relpath"), entry.get("size_in_bytes"), entry.get("hash")
+    if not isinstance(relpath, str):
+        raise _corrupt(uri, f"relpath of item {identifier!r}", "a string", relpath)
+    fault = relpath_fault(relpath)
+    if fault is not None:
+        raise UnsafeDatasetError(
+            f"{uri}: expected item paths below the dataset's data, found {relpath!r}: {fault}. "
+            "Do not use this dataset; ask who wrote it."
+        )
+    if identifier != generate_identifier(relpath):
+        raise UnsafeDatasetError(
+            f"{uri}: expected the identifier {generate_identifier(relpath)} of item {relpath!r}, "
+            f"found {identifier!r}. Do not use this dataset; ask who wrote it."
+        )
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise _corrupt(uri, f"size of item {relpath!r}", "a number of bytes", size)
+    if not isinstance(digest, str) or not digest:
+        raise _corrupt(uri, f"hash of item {relpath!r}", "a string", digest)
+    return Item(identifier, relpath, size, digest)
+
+
+def parse_admin_metadata(uri: str, content: object) -> dict[str, Any]:
+    """Check what a store gave as administrative metadata.
+
+    Args:
+        uri: The dataset, for messages.
+        content: The parsed JSON.
+
+    Returns:
+        The metadata, with at least "uuid", "name" and "type".
+
+    Raises:
+        CorruptDatasetError: If keys are missing or of a wrong type.
+        UnsafeDatasetError: If the name leads outside the directory that holds the dataset.
+    """
+    if not isinstance(content, dict):
+        raise _corrupt(uri, "administrative metadata", "an object", content)
+    for key in ("uuid", "name", "type"):
+        if not isinstance(content.get(key), str):
+            raise _corrupt(uri, "administrative metadata", f"a string as {key!r}", content.get(key))
+    try:
+        uuid.UUID(content["uuid"])
+    except ValueError:
+        raise _corrupt(uri, "administrative metadata", "a UUID", content["uuid"]) from None
+    name = content["name"]
+    if relpath_fault(name) is not None or "/" in name:
+        raise UnsafeDatasetError(
+            f"{uri}: expected a plain name, found {name!r}, which leads elsewhere when the dataset is copied. "
+            "Do not use this dataset; ask who wrote it."
+        )
+    return content
+
+
+def parse_timestamp(uri: str, key: str, value: object) -> datetime:
+    """Return a dtool timestamp (seconds since 1970, as a number or a string) as a time in UTC.
+
+    Args:
+        uri: The dataset, for messages.
+        key: The timestamp's name, for messages.
+        value: The timestamp.
+
+    Raises:
+        CorruptDatasetError: If it is no timestamp.
+    """
+    try:
+        return datetime.fromtimestamp(float(value), timezone.utc)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise _corrupt(uri, f"timestamp {key!r}", "seconds since 1970", value) from None
+
+
+def _corrupt(uri: str, what: str, expected: str, found: object) -> CorruptDatasetError:
+    shown = "nothing" if found is None else json.dumps(found, default=repr)[:80]
+    return CorruptDatasetError(
+        f"{uri}: the {what} is damaged: expected {expected}, found {shown}. Restore the dataset from a copy."
+    )

@@ -1,0 +1,127 @@
+"""What a dataset, an overlay, an annotation, a tag or an item may be called, and what values may be."""
+
+import json
+import re
+from typing import Any
+
+from lightning_dtool.errors import InvalidNameError, MetadataValueError
+
+_NAME = re.compile(r"[0-9a-zA-Z_.-]{1,80}")
+_LARGEST_INTEGER = 2**63
+
+
+def check_name(kind: str, name: object, *, dots: bool = True) -> str:
+    r"""Return the name if dtool allows it everywhere.
+
+    dtool's own check lets "x\n", "." and ".." slip through; a dot in the name of an annotation or an
+    overlay makes a dataset on S3 unreadable.
+
+    Args:
+        kind: What is named, for the message: "dataset", "tag", …
+        name: The name.
+        dots: Whether a dot may occur in it. True by default.
+
+    Returns:
+        The name.
+
+    Raises:
+        InvalidNameError: If it is not 1 to 80 characters out of letters, digits, `-`, `_` and (if allowed) `.`.
+    """
+    allowed = "letters, digits, '-', '_' and '.'" if dots else "letters, digits, '-' and '_' (no dots)"
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in {".", ".."} or (not dots and "." in name):
+        raise InvalidNameError(f"invalid {kind} name {name!r}: expected 1 to 80 characters out of {allowed}")
+    return name
+
+
+def relpath_fault(relpath: object) -> str | None:
+    """Say why an item's relative path is not safe to use below a directory.
+
+    Args:
+        relpath: The path, as a manifest or a caller gives it.
+
+    Returns:
+        The reason, or None if the path is safe.
+    """
+    if not isinstance(relpath, str):
+        return "it is not a string"
+    if not relpath:
+        return "it is empty"
+    if "\0" in relpath or "\\" in relpath:
+        return "it contains a NUL character or a backslash"
+    if relpath.startswith("/"):
+        return "it is absolute"
+    parts = relpath.split("/")
+    if "" in parts:
+        return "it has an empty part"
+    if "." in parts or ".." in parts:
+        return "it has a part '.' or '..'"
+    try:
+        relpath.encode("utf-8")
+    except UnicodeEncodeError:
+        return "it cannot be written in UTF-8"
+    return None
+
+
+def check_relpath(relpath: object) -> str:
+    """Return the relative path of a new item if it is safe.
+
+    Args:
+        relpath: A Unix-like relative path, such as "leaves/oak.png".
+
+    Returns:
+        The path.
+
+    Raises:
+        InvalidNameError: If it is absolute, leads upwards, has empty parts, a backslash or a NUL.
+    """
+    fault = relpath_fault(relpath)
+    if fault is not None:
+        raise InvalidNameError(f"invalid item path {relpath!r}: {fault}; use a relative path such as 'leaves/oak.png'")
+    return str(relpath)
+
+
+def check_value(kind: str, name: str, value: Any) -> Any:
+    """Return the value if it is strict JSON, which every reader and dserver understand.
+
+    Args:
+        kind: "annotation" or "overlay".
+        name: The name of the annotation or overlay, for the message.
+        value: The value.
+
+    Returns:
+        The value.
+
+    Raises:
+        MetadataValueError: For NaN and infinities, integers beyond 8 bytes, keys that are no strings and
+            anything else that JSON cannot hold.
+    """
+    fault = _value_fault(value)
+    if fault is not None:
+        raise MetadataValueError(f"{kind} {name!r} cannot hold {fault}; write it as a string or leave it out")
+    try:
+        json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise MetadataValueError(f"{kind} {name!r} is not strict JSON: {exc}; use plain values") from exc
+    return value
+
+
+def _value_fault(value: Any) -> str | None:
+    """Name what in a value is not strict JSON although `json.dumps` would take it."""
+    pending = [value]
+    seen: set[int] = set()
+    while pending:
+        part = pending.pop()
+        if isinstance(part, (dict, list, tuple)):
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+        if isinstance(part, dict):
+            strange = next((key for key in part if not isinstance(key, str)), None)
+            if strange is not None or None in part:
+                return f"the key {strange!r}, which is no string"
+            pending.extend(part.values())
+        elif isinstance(part, (list, tuple)):
+            pending.extend(part)
+        elif isinstance(part, int) and not -_LARGEST_INTEGER <= part < _LARGEST_INTEGER:
+            return f"the integer {str(part)[:30]}, which needs more than 8 bytes"
+    return None

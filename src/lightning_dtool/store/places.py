@@ -1,0 +1,105 @@
+"""Base URIs: can they be written, what do they hold, and removing a dataset from them."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+from lightning_dtool.errors import DatasetNotFoundError, LightningDtoolError, NotFrozenError, StoreError
+from lightning_dtool.store.brokers import broker_class, open_broker
+from lightning_dtool.store.dataset import FrozenDataset, read_admin_metadata
+from lightning_dtool.store.faults import store_errors
+from lightning_dtool.store.uris import local_path, normalize_uri, scheme_of
+
+logger = logging.getLogger(__name__)
+
+
+def ensure_writable(base_uri: str) -> str:
+    """Check that datasets can be written to a base URI, before work is lost.
+
+    On disk a temporary file is created and removed; on S3 the bucket is asked for.
+
+    Args:
+        base_uri: A directory, or for instance `s3://bucket`.
+
+    Returns:
+        The normalized base URI.
+
+    Raises:
+        InvalidURIError: If it is malformed or no installed storage broker reads it.
+        StoreError: If it does not exist or cannot be written.
+    """
+    normal = normalize_uri(base_uri)
+    path = local_path(normal)
+    if path is not None and not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        raise StoreError(f"{normal}: expected a directory at {path}, found {found}. Create it: mkdir -p {path}")
+    broker = open_broker(normal)
+    with store_errors(normal, "write to this base URI"):
+        broker.check_writable()
+    return normal
+
+
+def iter_datasets(
+    base_uri: str, on_error: Callable[[str, LightningDtoolError], None] | None = None
+) -> Iterator[FrozenDataset]:
+    """Yield every frozen dataset below a base URI; those still being built are left out.
+
+    Args:
+        base_uri: A directory, or for instance `s3://bucket`.
+        on_error: Called with the URI of, and the error from, each dataset that cannot be opened. By default
+            it is logged as a warning.
+
+    Yields:
+        The datasets, in order of their URIs.
+
+    Raises:
+        InvalidURIError: If the base URI is malformed or no installed storage broker reads it.
+        StoreError: If it does not exist or cannot be read.
+    """
+    normal = normalize_uri(base_uri)
+    for uri in sorted(_dataset_uris(normal)):
+        try:
+            yield FrozenDataset.from_uri(uri)
+        except (NotFrozenError, DatasetNotFoundError):
+            # Being built, or removed since the listing.
+            continue
+        except LightningDtoolError as exc:
+            if on_error is None:
+                logger.warning("left out of the listing: %s", exc)
+            else:
+                on_error(uri, exc)
+
+
+def delete_dataset(uri: str) -> None:
+    """Remove a dataset, frozen or unfinished, so that nobody sees half of it.
+
+    Args:
+        uri: The dataset's URI.
+
+    Raises:
+        InvalidURIError: If the URI is malformed or no installed storage broker reads it.
+        DatasetNotFoundError: If there is no dataset; then nothing is removed.
+        CorruptDatasetError: If it cannot be told that this is a dataset; then nothing is removed.
+        StoreError: If it cannot be removed.
+    """
+    normal = normalize_uri(uri)
+    path = local_path(normal)
+    if path is not None and path.is_symlink():
+        raise StoreError(
+            f"{normal}: expected a dataset, found a link to {os.path.realpath(path)}. Delete the dataset itself: "
+            f"file://{os.path.realpath(path)}"
+        )
+    broker = open_broker(normal)
+    read_admin_metadata(normal, broker)
+    with store_errors(normal, "delete the dataset"):
+        broker.remove()
+
+
+def _dataset_uris(base_uri: str) -> Iterable[str]:
+    """Return the URIs of what looks like a dataset, so that each can be opened (and fail) on its own."""
+    path = local_path(base_uri)
+    with store_errors(base_uri, "list the datasets"):
+        if path is None:
+            found: list[str] = broker_class(scheme_of(base_uri)).list_dataset_uris(base_uri, None)
+            return found
+        return [normalize_uri(child) for child in path.iterdir() if (child / ".dtool" / "dtool").is_file()]

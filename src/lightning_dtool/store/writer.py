@@ -1,0 +1,423 @@
+"""A new dataset, built so that nobody ever sees half of it as frozen."""
+
+import contextlib
+import getpass
+import os
+import shutil
+import tempfile
+import time
+import unicodedata
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+from lightning_dtool.errors import (
+    ConfigurationError,
+    DatasetExistsError,
+    LightningDtoolError,
+    MetadataKeyError,
+    StoreError,
+)
+from lightning_dtool.store.brokers import Broker, broker_class, open_broker
+from lightning_dtool.store.dataset import FrozenDataset
+from lightning_dtool.store.digest import CHUNK, generate_identifier
+from lightning_dtool.store.faults import store_errors
+from lightning_dtool.store.hashing_file import HashingFile
+from lightning_dtool.store.manifest import Item
+from lightning_dtool.store.names import check_name, check_relpath, check_value
+from lightning_dtool.store.uris import normalize_uri, scheme_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What was handed to the store for one item."""
+
+    item: Item
+    sha256: str
+    sent_at: float
+
+
+class DatasetWriter:
+    """Builds one dataset.
+
+    Until `commit` ends, the dataset is what dtool calls a proto dataset, which readers refuse. As a context
+    manager it removes what it wrote unless `commit` was called.
+
+    Args:
+        name: The dataset's name: up to 80 letters, digits, `-`, `_` and `.`.
+        base_uri: Where it goes: a directory, or for instance `s3://bucket`.
+        creator_username: Who it is by. By default the user who runs this; "unknown" if nobody knows.
+
+    Raises:
+        InvalidNameError: If dtool does not allow the name.
+        InvalidURIError: If the base URI is malformed or no installed storage broker reads it.
+        DatasetExistsError: If something stands there already.
+        StoreError: If the base URI does not exist or cannot be written.
+
+    Example:
+        ```python
+        with DatasetWriter("leaves", "file:///data") as writer:
+            writer.put_file("oak.png", "images/oak.png")
+            writer.put_overlay("category", {"images/oak.png": "oak"})
+            dataset = writer.commit()
+        ```
+    """
+
+    def __init__(self, name: str, base_uri: str, *, creator_username: str | None = None) -> None:
+        check_name("dataset", name)
+        base = normalize_uri(base_uri)
+        self._admin_metadata = _new_admin_metadata(name, creator_username)
+        self._sent: dict[str, _Sent] = {}
+        self._readme = ""
+        self._annotations: dict[str, Any] = {}
+        self._tags: set[str] = set()
+        self._overlays: dict[str, Mapping[str, Any]] = {}
+        self._state = "open"
+        with store_errors(base, f"name a dataset {name!r}"):
+            self._uri = normalize_uri(broker_class(scheme_of(base)).generate_uri(name, self.uuid, base))
+        self._broker: Broker = open_broker(self._uri)
+        self._create(base)
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def uri(self) -> str:
+        """The URI that the dataset has, and will have when it is frozen."""
+        return self._uri
+
+    @property
+    def uuid(self) -> str:
+        """The dataset's UUID."""
+        return str(self._admin_metadata["uuid"])
+
+    # -- what goes in -------------------------------------------------------------------------
+
+    def put_file(self, path: str | os.PathLike[str], relpath: str) -> None:
+        """Add a copy of a file.
+
+        Args:
+            path: The file.
+            relpath: The item's path in the dataset, such as "leaves/oak.png".
+
+        Raises:
+            InvalidNameError: If the item's path is not a plain relative one.
+            DatasetExistsError: If there is such an item already.
+            StoreError: If the file cannot be read or the store cannot be written.
+        """
+        with store_errors(self._uri, f"add {path}"), Path(path).open("rb") as source, self.open(relpath) as target:
+            shutil.copyfileobj(source, target, CHUNK)
+
+    def put_bytes(self, data: bytes, relpath: str) -> None:
+        """Add an item with this content; see `put_file`.
+
+        Args:
+            data: The content.
+            relpath: The item's path in the dataset.
+        """
+        with self.open(relpath) as target:
+            target.write(data)
+
+    @contextlib.contextmanager
+    def open(self, relpath: str) -> Iterator[BinaryIO]:
+        """Add an item by writing to a file object, which hashes what passes; nothing is read again on disk.
+
+        Args:
+            relpath: The item's path in the dataset.
+
+        Yields:
+            A binary file with `write`, `flush` and `tell`; it cannot seek. If the block raises, the item is
+            not added.
+
+        Raises:
+            InvalidNameError: If the item's path is not a plain relative one.
+            DatasetExistsError: If there is such an item already.
+            StoreError: If the store cannot be written.
+
+        Example:
+            ```python
+            with writer.open("checkpoint.ckpt") as file:
+                torch.save(state, file)
+            ```
+        """
+        self._require_open()
+        check_relpath(relpath)
+        if relpath in self._sent:
+            raise DatasetExistsError(f"{self._uri}: there is an item {relpath!r} already. Use another path.")
+        root = self._broker.data_directory()
+        if root is not None:
+            with self._opened(Path(root, relpath), relpath) as file:
+                yield file
+            return
+        with tempfile.TemporaryDirectory(prefix="lightning-dtool-") as directory:
+            # The suffix stays: some brokers derive the content type from it.
+            path = Path(directory, "item" + Path(relpath).suffix)
+            with self._opened(path, relpath) as file:
+                yield file
+            with store_errors(self._uri, f"write item {relpath!r}"):
+                self._broker.put_item(str(path), relpath)
+
+    def put_readme(self, text: str) -> None:
+        """Set the README, YAML by dtool's convention.
+
+        Args:
+            text: The text.
+        """
+        self._require_open()
+        self._readme = text
+
+    def put_annotation(self, name: str, value: Any) -> None:
+        """Add an annotation, or replace it.
+
+        Args:
+            name: Up to 80 letters, digits, `-` and `_`; no dots.
+            value: Strict JSON: no NaN, no integer beyond 8 bytes.
+
+        Raises:
+            InvalidNameError: If dtool does not allow the name.
+            MetadataValueError: If the value is not strict JSON.
+        """
+        self._require_open()
+        self._annotations[check_name("annotation", name, dots=False)] = check_value("annotation", name, value)
+
+    def put_tag(self, tag: str) -> None:
+        """Add a tag.
+
+        Args:
+            tag: Up to 80 letters, digits, `-`, `_` and `.`.
+
+        Raises:
+            InvalidNameError: If dtool does not allow the tag.
+        """
+        self._require_open()
+        self._tags.add(check_name("tag", tag))
+
+    def put_overlay(self, name: str, values_by_relpath: Mapping[str, Any]) -> None:
+        """Add an overlay: one value per item. The items may be added later, but before `commit`.
+
+        Args:
+            name: Up to 80 letters, digits, `-` and `_`; no dots.
+            values_by_relpath: The value of each item, by its path.
+
+        Raises:
+            InvalidNameError: If dtool does not allow the name.
+            MetadataValueError: If the values are not strict JSON.
+        """
+        self._require_open()
+        check_name("overlay", name, dots=False)
+        self._overlays[name] = check_value("overlay", name, dict(values_by_relpath))
+
+    # -- how it ends --------------------------------------------------------------------------
+
+    def commit(self) -> FrozenDataset:
+        """Freeze the dataset, once all of it is in the store and is what was sent.
+
+        Every item also gets its SHA-256, in the overlay "sha256".
+
+        Returns:
+            The frozen dataset.
+
+        Raises:
+            MetadataKeyError: If an overlay lacks items or names others.
+            StoreError: If the store holds something else than what was sent, or cannot be written. Then no
+                frozen dataset is left behind.
+        """
+        self._require_open()
+        overlays = self._complete_overlays()
+        self._state = "failed"
+        try:
+            with store_errors(self._uri, "freeze the dataset"):
+                self._broker.pre_freeze_hook()
+                self._compare_items()
+                self._put_metadata(overlays)
+                self._broker.sync()
+                # From here on it is a frozen dataset: this is the last thing written.
+                self._broker.put_admin_metadata({**self._admin_metadata, "type": "dataset", "frozen_at": time.time()})
+                self._broker.post_freeze_hook()
+            dataset = self._reopened()
+        except BaseException:
+            self._unfreeze()
+            raise
+        self._state = "committed"
+        return dataset
+
+    def abort(self) -> None:
+        """Remove what was written. Does nothing after `commit`.
+
+        Raises:
+            StoreError: If it cannot be removed.
+        """
+        if self._state in {"committed", "aborted"}:
+            return
+        self._state = "aborted"
+        with store_errors(self._uri, "remove the unfinished dataset"):
+            self._broker.remove()
+
+    def __enter__(self) -> "DatasetWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.abort()
+        except LightningDtoolError:
+            # What went wrong first is what the caller needs to know.
+            if error is None:
+                raise
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if self._state != "open":
+            raise ConfigurationError(f"{self._uri}: this writer is {self._state}. Make a new DatasetWriter.")
+
+    def _create(self, base_uri: str) -> None:
+        root = self._broker.data_directory()
+        if root is not None:
+            if os.path.lexists(root.parent):
+                raise DatasetExistsError(
+                    f"{self._uri}: expected nothing at {root.parent}, found something. Choose another name."
+                )
+            if not root.parent.parent.is_dir():
+                raise StoreError(
+                    f"{base_uri}: expected a directory at {root.parent.parent}, found none. Create it, or correct the "
+                    "base URI."
+                )
+        with store_errors(self._uri, "create the dataset"):
+            # Until the end nothing needs to survive a crash; then all of it is synced at once.
+            self._broker.durable = False
+            try:
+                self._broker.create_structure()
+                self._broker.put_admin_metadata(self._admin_metadata)
+            except FileExistsError as exc:
+                raise DatasetExistsError(f"{self._uri}: {exc}. Choose another name.") from exc
+
+    @contextlib.contextmanager
+    def _opened(self, path: Path, relpath: str) -> Iterator[BinaryIO]:
+        """Write a file and, once it is complete, remember what it holds."""
+        action = f"write item {relpath!r}"
+        with store_errors(self._uri, action):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            raw = path.open("xb", buffering=0)
+        # What the caller's block raises is the caller's: only the writing itself is translated.
+        file = HashingFile(raw, partial(store_errors, self._uri, action))
+        try:
+            yield cast("BinaryIO", file)
+        except BaseException:
+            raw.close()
+            path.unlink(missing_ok=True)
+            raise
+        with store_errors(self._uri, action):
+            raw.close()
+            hasher = self._broker.hasher
+            md5 = file.md5.hexdigest() if hasher.name == "md5sum_hexdigest" else str(hasher(str(path)))
+        item = Item(generate_identifier(relpath), relpath, file.tell(), md5)
+        self._sent[relpath] = _Sent(item, file.sha256.hexdigest(), time.time())
+
+    def _complete_overlays(self) -> dict[str, dict[str, Any]]:
+        """Return the overlays by identifier, once they cover exactly the items."""
+        overlays = {**self._overlays, "sha256": {relpath: sent.sha256 for relpath, sent in self._sent.items()}}
+        for name, values in overlays.items():
+            differing = sorted(self._sent.keys() ^ values.keys())
+            if differing:
+                raise MetadataKeyError(
+                    f"{self._uri}: expected overlay {name!r} to have a value for exactly the {len(self._sent)} items, "
+                    f"found {len(differing)} items in only one of both: {', '.join(differing[:5])}. Complete it."
+                )
+        return {
+            name: {generate_identifier(relpath): values[relpath] for relpath in self._sent}
+            for name, values in overlays.items()
+        }
+
+    def _compare_items(self) -> None:
+        """Raise unless the store holds exactly the items that were sent."""
+        held: dict[str, tuple[int, str]] = self._broker.held_items()
+        faults = [f"{relpath}: nobody sent it" for relpath in held.keys() - self._sent.keys()]
+        for relpath, sent in self._sent.items():
+            if relpath not in held:
+                faults.append(f"{relpath}: missing")
+                continue
+            size, found = held[relpath]
+            if size != sent.item.size_in_bytes:
+                faults.append(f"{relpath}: sent {sent.item.size_in_bytes} bytes, found {size}")
+            elif found and found != sent.item.hash:
+                faults.append(f"{relpath}: sent hash {sent.item.hash}, found {found}")
+        if faults:
+            raise StoreError(
+                f"{self._uri}: expected the store to hold the {len(self._sent)} items that were sent, found "
+                f"{len(faults)} differences: {'; '.join(sorted(faults)[:5])}. Nothing was frozen; try again."
+            )
+
+    def _put_metadata(self, overlays: dict[str, dict[str, Any]]) -> None:
+        self._broker.put_manifest(
+            {
+                "dtoolcore_version": self._admin_metadata["dtoolcore_version"],
+                "hash_function": self._broker.hasher.name,
+                "items": {
+                    sent.item.identifier: {
+                        "relpath": relpath,
+                        "size_in_bytes": sent.item.size_in_bytes,
+                        "hash": sent.item.hash,
+                        "utc_timestamp": sent.sent_at,
+                    }
+                    for relpath, sent in self._sent.items()
+                },
+            }
+        )
+        self._broker.put_readme(self._readme)
+        for name, values in overlays.items():
+            self._broker.put_overlay(name, values)
+        for name, value in self._annotations.items():
+            self._broker.put_annotation(name, value)
+        for tag in sorted(self._tags):
+            self._broker.put_tag(tag)
+
+    def _reopened(self) -> FrozenDataset:
+        """Open the dataset as any reader would, and compare what it lists."""
+        dataset = FrozenDataset.from_uri(self._uri)
+        sent = {sent.item.identifier: sent.item for sent in self._sent.values()}
+        if dataset.uuid != self.uuid or dict(dataset.items) != sent:
+            raise StoreError(
+                f"{self._uri}: expected to find the dataset that was written, found another one. "
+                "Is something else writing there? Try again."
+            )
+        return dataset
+
+    def _unfreeze(self) -> None:
+        """Take back the last step of `commit`, as far as the store lets us."""
+        # The error that led here is the one to report.
+        with contextlib.suppress(Exception):
+            self._broker.put_admin_metadata(self._admin_metadata)
+
+
+def _new_admin_metadata(name: str, creator_username: str | None) -> dict[str, Any]:
+    """Return what dtool records about a new dataset."""
+    from dtoolcore import __version__
+
+    return {
+        "uuid": str(uuid.uuid4()),
+        "dtoolcore_version": __version__,
+        "name": name,
+        "type": "protodataset",
+        "creator_username": _plain(creator_username or _current_user()),
+        "created_at": time.time(),
+    }
+
+
+def _current_user() -> str:
+    """Return the user's name; a container's user may have none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return "unknown"
+
+
+def _plain(username: str) -> str:
+    """Return a name in ASCII: S3 keeps it in a header."""
+    decomposed = unicodedata.normalize("NFKD", username.replace("ß", "ss"))
+    kept = "".join(character for character in decomposed if " " <= character <= "~").strip()
+    return kept or "unknown"
