@@ -65,6 +65,11 @@ class BrokerExtras:
 
     def check_writable(self) -> None:
         """Raise if the base URI that this broker was opened on cannot take a dataset."""
+        if not hasattr(self, "put_item"):
+            raise NotImplementedError
+
+    def begin(self) -> None:
+        """Note that a dataset is being built: nothing has to be durable before `sync`."""
 
     def sync(self) -> None:
         """Make everything that was written durable."""

@@ -44,6 +44,7 @@ class FrozenDataset:
     def __init__(self, uri: str, admin_metadata: Mapping[str, Any]) -> None:
         self._uri = uri
         self._admin_metadata = dict(admin_metadata)
+        self._opened: tuple[int, Broker] | None = None
         self._paths: dict[str, Path] = {}
         self._plain_directories: set[str] = set()
 
@@ -67,7 +68,7 @@ class FrozenDataset:
         normal = normalize_uri(uri)
         broker = open_broker(normal)
         dataset = cls(normal, read_admin_metadata(normal, broker))
-        dataset.__dict__["_broker"] = broker
+        dataset._opened = (os.getpid(), broker)
         kind = dataset._admin_metadata["type"]
         if kind == "protodataset":
             raise NotFrozenError(
@@ -378,11 +379,14 @@ class FrozenDataset:
 
     # -- inside -------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def _broker(self) -> Broker:
-        return open_broker(self._uri)
+        # A forked process (a worker of a DataLoader) must not use its parent's connections.
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), open_broker(self._uri))
+        return self._opened[1]
 
-    @cached_property
+    @property
     def _cache(self) -> Cache:
         return Cache(self._uri, self.uuid, self._broker, self.hash_function)
 
@@ -438,7 +442,7 @@ class FrozenDataset:
                         f"{self._uri}: expected item {item.relpath!r} inside the dataset, found a link to {target}. "
                         "Do not use this dataset; ask who wrote it."
                     )
-                status = os.stat(path)  # noqa: PTH116 - as above
+                status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError) as exc:
             raise self._missing(item) from exc
         except OSError as exc:

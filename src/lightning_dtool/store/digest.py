@@ -64,7 +64,7 @@ def hash_file(path: str | os.PathLike[str], algorithm: str) -> str:
     """
     hasher = new_hash(algorithm)
     buffer = memoryview(bytearray(CHUNK))
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a string path is as good
+    with open(path, "rb", buffering=0) as file:
         while read := file.readinto(buffer):
             hasher.update(buffer[:read])
     return hasher.hexdigest()

@@ -22,6 +22,21 @@ class DiskBroker(BrokerExtras, DiskStorageBroker):  # type: ignore[misc]
 
     durable = True
 
+    def begin(self) -> None:
+        """Leave metadata unsynced until `sync`, which does all of it at once."""
+        self.durable = False
+
+    def _create_structure(self) -> None:
+        """Claim the directory in one step, so that of two writers of one name only one succeeds."""
+        root = Path(self._abspath)
+        root.mkdir()
+        try:
+            for directory in self._essential_subdirectories:
+                Path(directory).mkdir(exist_ok=True)
+        except BaseException:
+            shutil.rmtree(root)
+            raise
+
     def get_text(self, key: str) -> str:
         """Read in UTF-8, whatever the locale says."""
         return Path(key).read_text(encoding="utf-8")
@@ -75,8 +90,9 @@ class DiskBroker(BrokerExtras, DiskStorageBroker):  # type: ignore[misc]
             pass
 
     def sync(self) -> None:
-        """Sync every file and directory of the dataset to the disk."""
+        """Sync every file and directory of the dataset to the disk, and from now on each file as it is written."""
         sync_tree(Path(self._abspath))
+        self.durable = True
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

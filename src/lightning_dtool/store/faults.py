@@ -67,7 +67,10 @@ def is_absent(exc: BaseException) -> bool:
     Returns:
         True for a missing file (or a file where a directory was expected) and for an S3 "no such key".
     """
-    return isinstance(exc, (FileNotFoundError, NotADirectoryError)) or _client_code(exc) in _ABSENT
+    if isinstance(exc, (FileNotFoundError, NotADirectoryError)) or _client_code(exc) in _ABSENT:
+        return True
+    # dtool-http raises an error of its own with nothing but the status in it.
+    return type(exc).__name__ == "HTTPError" and "404" in str(exc)
 
 
 def _describe(exc: BaseException) -> str:
@@ -82,6 +85,8 @@ def _describe(exc: BaseException) -> str:
         )
     if code == "NoSuchBucket":
         return f"no such bucket ({found}). Create the bucket or correct its name."
+    if code in _ABSENT:
+        return f"the server has no such thing ({found}). Check the name, and create the bucket if it is not there."
     if code in _DENIED:
         return f"access was denied ({found}). Check the credentials and what they are allowed to do."
     if names & _NO_ANSWER:
@@ -90,7 +95,7 @@ def _describe(exc: BaseException) -> str:
         return f"no such file or directory ({found}). Check the path."
     if isinstance(exc, PermissionError):
         return f"permission denied ({found}). Check who may read and write there."
-    if isinstance(exc, NotImplementedError):
+    if isinstance(exc, NotImplementedError) or (isinstance(exc, AttributeError) and "StorageBroker" in found):
         return "its storage broker cannot do this. Use another kind of storage."
     return f"{type(exc).__name__}: {found}"
 

@@ -29,14 +29,26 @@ def ensure_writable(base_uri: str) -> str:
         StoreError: If it does not exist or cannot be written.
     """
     normal = normalize_uri(base_uri)
-    path = local_path(normal)
-    if path is not None and not path.is_dir():
-        found = "a file" if path.exists() else "nothing"
-        raise StoreError(f"{normal}: expected a directory at {path}, found {found}. Create it: mkdir -p {path}")
+    require_directory(normal)
     broker = open_broker(normal)
     with store_errors(normal, "write to this base URI"):
         broker.check_writable()
     return normal
+
+
+def require_directory(base_uri: str) -> None:
+    """Raise unless a base URI on disk is a directory; other base URIs are not looked at.
+
+    Args:
+        base_uri: A normalized base URI.
+
+    Raises:
+        StoreError: If there is no directory.
+    """
+    path = local_path(base_uri)
+    if path is not None and not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        raise StoreError(f"{base_uri}: expected a directory at {path}, found {found}. Create it: mkdir -p {path}")
 
 
 def iter_datasets(

@@ -143,7 +143,7 @@ def _as_text(uri: object) -> str:
 def _file_uri(text: str, path: str) -> str:
     """Return dtool's own form of a path: with the host's name, though no reader uses it."""
     # Not `Path.resolve`: a URI keeps the links that the user wrote.
-    absolute = os.path.abspath(path)  # noqa: PTH100
+    absolute = os.path.abspath(path)
     found = [character for character in "#?" if character in absolute]
     if found:
         raise InvalidURIError(

@@ -29,6 +29,7 @@ from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.hashing_file import HashingFile
 from lightning_dtool.store.manifest import Item
 from lightning_dtool.store.names import check_name, check_relpath, check_value
+from lightning_dtool.store.places import require_directory
 from lightning_dtool.store.uris import normalize_uri, scheme_of
 
 
@@ -70,6 +71,7 @@ class DatasetWriter:
     def __init__(self, name: str, base_uri: str, *, creator_username: str | None = None) -> None:
         check_name("dataset", name)
         base = normalize_uri(base_uri)
+        require_directory(base)
         self._admin_metadata = _new_admin_metadata(name, creator_username)
         self._sent: dict[str, _Sent] = {}
         self._readme = ""
@@ -80,7 +82,7 @@ class DatasetWriter:
         with store_errors(base, f"name a dataset {name!r}"):
             self._uri = normalize_uri(broker_class(scheme_of(base)).generate_uri(name, self.uuid, base))
         self._broker: Broker = open_broker(self._uri)
-        self._create(base)
+        self._create()
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -275,26 +277,22 @@ class DatasetWriter:
         if self._state != "open":
             raise ConfigurationError(f"{self._uri}: this writer is {self._state}. Make a new DatasetWriter.")
 
-    def _create(self, base_uri: str) -> None:
-        root = self._broker.data_directory()
-        if root is not None:
-            if os.path.lexists(root.parent):
-                raise DatasetExistsError(
-                    f"{self._uri}: expected nothing at {root.parent}, found something. Choose another name."
-                )
-            if not root.parent.parent.is_dir():
-                raise StoreError(
-                    f"{base_uri}: expected a directory at {root.parent.parent}, found none. Create it, or correct the "
-                    "base URI."
-                )
+    def _create(self) -> None:
+        """Claim the place and say that a dataset is being built there."""
         with store_errors(self._uri, "create the dataset"):
-            # Until the end nothing needs to survive a crash; then all of it is synced at once.
-            self._broker.durable = False
+            self._broker.begin()
             try:
                 self._broker.create_structure()
-                self._broker.put_admin_metadata(self._admin_metadata)
             except FileExistsError as exc:
-                raise DatasetExistsError(f"{self._uri}: {exc}. Choose another name.") from exc
+                raise DatasetExistsError(
+                    f"{self._uri}: expected nothing there yet, found something. Choose another name."
+                ) from exc
+            try:
+                self._broker.put_admin_metadata(self._admin_metadata)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._broker.remove()
+                raise
 
     @contextlib.contextmanager
     def _opened(self, path: Path, relpath: str) -> Iterator[BinaryIO]:
