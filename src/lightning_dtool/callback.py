@@ -1,0 +1,296 @@
+"""DtoolProvenanceCallback: when things happen in a Lightning run. How they are done is in other rooms."""
+
+import json
+import os
+import tempfile
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
+
+from lightning_dtool.capture.provenance import RUNNING, Observed, observe_run, provenance
+from lightning_dtool.checkpoint_io import DtoolCheckpointIO, Publication, Retention
+from lightning_dtool.errors import (
+    ConfigurationError,
+    LightningDtoolError,
+    ProvenanceWarning,
+    UnsupportedStrategyError,
+)
+from lightning_dtool.items import BEST_TAG, LAST_TAG
+from lightning_dtool.namespaces import refuse_other_namespace
+from lightning_dtool.record import DatasetReference, Provenance
+from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What a run left: plain values, which another process can be told."""
+
+    uris: list[str] = field(default_factory=list)
+    by_path: dict[str, str] = field(default_factory=dict)
+    best: str | None = None
+    last: str | None = None
+
+
+class DtoolProvenanceCallback(Callback):
+    """Write every checkpoint of a Trainer as a frozen dtool dataset that says how the model came to be.
+
+    The Trainer's ModelCheckpoint stays in charge of which checkpoints there are. Training is not changed:
+    with and without this callback the weights are bitwise the same.
+
+    Args:
+        base_uri: Where the datasets go, for example `file:///models` or `s3://lab-models`. It must exist; that
+            and the right to write there are checked before training starts.
+        retention: `"mirror"` (default): when ModelCheckpoint drops a checkpoint, its dataset goes too, after the
+            next one is safe; a URI is announced only when the run has ended. `"all"`: every dataset stays.
+        name: Beginning of the datasets' names. Default: the name of the LightningModule's class.
+        strict: Raise when a checkpoint could not be published. Default: warn and go on training; the plain
+            checkpoint file is kept in its place.
+        background: Publish while training goes on (default). `False` waits for each dataset.
+
+    Example::
+
+        provenance = DtoolProvenanceCallback("file:///models")
+        trainer = Trainer(max_epochs=10, callbacks=[provenance])
+        trainer.fit(model, data)
+        provenance.best_uri
+    """
+
+    def __init__(
+        self,
+        base_uri: str,
+        retention: Retention = "mirror",
+        name: str | None = None,
+        strict: bool = False,
+        background: bool = True,
+    ) -> None:
+        self.base_uri = normalize_uri(base_uri)
+        self.retention: Retention = retention
+        self.name = name
+        self.strict = strict
+        self.background = background
+        # Checked here, not when the Trainer starts: a misspelt option is the user's, at this line.
+        DtoolCheckpointIO(self.base_uri, retention=retention)
+        self._io: DtoolCheckpointIO | None = None
+        self._observed: Observed | None = None
+        self._outcome = "finished"
+        self._checkpoint_callbacks: list[Any] = []
+        self._told: _Published | None = None
+        # `ddp_spawn` and `ddp_fork` train in child processes, whose callback is lost: they leave word here.
+        self._handover = Path(tempfile.gettempdir()) / f"lightning-dtool-{uuid.uuid4()}.json"
+        self._home_process = os.getpid()
+
+    # -- what users ask -------------------------------------------------------------------------
+
+    @property
+    def best_uri(self) -> str | None:
+        """URI of the best checkpoint, as the (first) ModelCheckpoint judges; None before there is one."""
+        return self._result().best
+
+    @property
+    def last_uri(self) -> str | None:
+        """URI of the latest checkpoint that is still kept; None before there is one."""
+        return self._result().last
+
+    @property
+    def uris(self) -> list[str]:
+        """URIs of all checkpoints that this callback has published and that are still kept, oldest first."""
+        return list(self._result().uris)
+
+    def uri_for(self, path: str | os.PathLike[str]) -> str | None:
+        """Return the URI of the dataset behind one of the Trainer's checkpoint paths, None if there is none.
+
+        Args:
+            path: For example `trainer.checkpoint_callback.best_model_path`.
+        """
+        publication = self._io.publication_for(path) if self._io is not None else None
+        return _uri(publication) if publication else self._result().by_path.get(os.path.abspath(path))
+
+    @property
+    def errors(self) -> list[Exception]:
+        """What went wrong while publishing; training went on."""
+        return list(self._io.errors) if self._io is not None else []
+
+    # -- when things happen ---------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Install the CheckpointIO; before a fit, make sure that the base URI can be written."""
+        refuse_other_namespace(trainer, "trainer")
+        refuse_other_namespace(pl_module, "model")
+        fitting = stage == "fit"
+        if fitting and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+            raise UnsupportedStrategyError(
+                f"{type(trainer.strategy).__name__} writes sharded checkpoints past Lightning's CheckpointIO, so they "
+                "cannot become datasets. Use a strategy with whole checkpoints (auto, ddp), or leave this callback out."
+            )
+        if fitting and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._check_store(trainer)
+        io = self._install(trainer)
+        io.describe = lambda checkpoint, path: self._describe(trainer, pl_module, checkpoint, path)
+        if fitting:
+            self._io = io
+            self._observed = None
+            self._outcome = "finished"
+            self._told = None
+            self._checkpoint_callbacks = list(trainer.checkpoint_callbacks)
+            io.loaded = None
+            io.background = self.background and not any(map(_uploads_at_once, trainer.loggers))
+            io.on_flushed = lambda: self._finish(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Observe the run: model, optimizers and data are ready, and nothing has been changed yet."""
+        if trainer.is_global_zero and trainer.checkpoint_callbacks and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._observe(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remember how the run ended; what is under way is finished in the CheckpointIO's teardown."""
+        interrupted = isinstance(exception, KeyboardInterrupt) or type(exception).__name__ == "SIGTERMException"
+        self._outcome = "interrupted" if interrupted else "failed"
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let every rank know the URIs, so that each can load by them."""
+        if stage == "fit":
+            self._told = trainer.strategy.broadcast(self._result())
+
+    # -- how ------------------------------------------------------------------------------------
+
+    def _check_store(self, trainer: Trainer) -> None:
+        """Find out on rank 0 whether the store can be written, and fail on every rank if not."""
+        error: Exception | None = None
+        if trainer.is_global_zero:
+            try:
+                ensure_writable(self.base_uri)
+            except LightningDtoolError as found:
+                error = found
+        error = trainer.strategy.broadcast(error)
+        if error is not None:
+            raise error
+
+    def _install(self, trainer: Trainer) -> DtoolCheckpointIO:
+        present = trainer.strategy.checkpoint_io
+        if not isinstance(present, DtoolCheckpointIO):
+            mine = DtoolCheckpointIO(self.base_uri, present, self.retention, self.name, self.strict, self.background)
+            trainer.strategy.checkpoint_io = mine
+            return mine
+        if present.base_uri != self.base_uri:
+            raise ConfigurationError(
+                f"This Trainer already writes its checkpoints to {present.base_uri}; a second base URI "
+                f"({self.base_uri}) is not supported. Copy the datasets with `dtool cp` instead."
+            )
+        return present
+
+    def _observe(self, trainer: Trainer, module: LightningModule) -> Observed:
+        if self._observed is None:
+            self._observed = observe_run(trainer, module, _parent(self._io.loaded) if self._io is not None else None)
+        return self._observed
+
+    def _describe(
+        self, trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any], path: str
+    ) -> tuple[Observed, Provenance]:
+        observed = self._observe(trainer, module)
+        return observed, provenance(observed, checkpoint, path, trainer)
+
+    def _finish(self, trainer: Trainer) -> None:
+        """Everything is written: say which checkpoint is which, how the run ended, and where they are."""
+        if self._io is None or self._observed is None or self._observed.run_status != RUNNING:
+            return
+        self._observed = replace(self._observed, run_status=self._outcome)
+        result = self._result()
+        for publication in self._io.publications:
+            if publication.available and publication.record.run.uuid == self._observed.run.uuid:
+                self._mark(publication, _uri(publication) == result.best, _uri(publication) == result.last)
+        if os.getpid() != self._home_process:
+            self._handover.write_text(json.dumps(asdict(result)))
+        if result.uris:
+            self._announce(trainer, result)
+
+    def _mark(self, publication: Publication, best: bool, last: bool) -> None:
+        dataset = publication.dataset
+        if dataset is None:
+            return
+        try:
+            dataset.put_annotation("run_status", self._outcome)
+            for tag, true in ((BEST_TAG, best), (LAST_TAG, last)):
+                if true:
+                    dataset.put_tag(tag)
+        except LightningDtoolError as error:
+            warnings.warn(f"{dataset.uri}: its tags could not be written. {error}", ProvenanceWarning, stacklevel=2)
+
+    def _announce(self, trainer: Trainer, result: _Published) -> None:
+        uri = result.best or result.last or ""
+        rank_zero_info(
+            f"Published with provenance: {len(result.uris)} checkpoint(s) in {self.base_uri}\n`dtool_uri`: {uri}"
+        )
+        for logger in trainer.loggers:
+            try:
+                _log_uri(logger, uri)
+            except Exception as error:  # a logger may raise anything, and the run is over
+                warnings.warn(
+                    f"{type(logger).__name__} did not take the URI {uri}: {error}", ProvenanceWarning, stacklevel=2
+                )
+
+    def _result(self) -> _Published:
+        """Return what was published, from wherever word of it came."""
+        if self._io is not None and self._io.publications:
+            return self._account(self._io)
+        if self._told is None and self._handover.exists():
+            self._told = _Published(**json.loads(self._handover.read_text()))
+            self._handover.unlink()
+        return self._told or _Published()
+
+    def _account(self, io: DtoolCheckpointIO) -> _Published:
+        kept = [publication for publication in io.publications if publication.available]
+        best = [
+            _uri(publication)
+            for callback in self._checkpoint_callbacks
+            if (path := getattr(callback, "best_model_path", ""))
+            and (publication := io.publication_for(path)) is not None
+        ]
+        return _Published(
+            uris=[_uri(publication) or "" for publication in kept],
+            by_path={os.path.abspath(path): _uri(owner) or "" for owner in kept for path in owner.paths},
+            best=best[0] if best else None,
+            last=_uri(kept[-1]) if kept else None,
+        )
+
+
+def _uri(publication: Publication) -> str | None:
+    return publication.dataset.uri if publication.available and publication.dataset is not None else None
+
+
+def _parent(path: str | None) -> DatasetReference | None:
+    """Return the dataset behind the checkpoint that a run resumes from, if it is one."""
+    if path is None:
+        return None
+    if not is_dataset_uri(path):
+        # Lightning's own path may be a link into a dataset: <dataset>/data/checkpoint.ckpt
+        path = str(Path(path).resolve().parent.parent)
+    try:
+        dataset = FrozenDataset.from_uri(path)
+    except LightningDtoolError:  # a plain file
+        return None
+    return DatasetReference(
+        uri=dataset.uri, uuid=dataset.uuid, name=dataset.name, content_digest=dataset.content_digest
+    )
+
+
+def _uploads_at_once(logger: Logger) -> bool:
+    """Return True if a logger reads checkpoint files as soon as they are saved (W&B, MLflow with `log_model`)."""
+    reads = type(logger).after_save_checkpoint is not Logger.after_save_checkpoint
+    return reads and bool(getattr(logger, "_log_model", True))
+
+
+def _log_uri(logger: Logger, uri: str) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        # `log_hyperparams` would overwrite the run's `hp_metric` with -1.
+        logger.experiment.add_text("dtool_uri", uri)
+    else:
+        logger.log_hyperparams({"dtool_uri": uri})
+    logger.save()

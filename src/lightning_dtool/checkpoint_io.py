@@ -1,0 +1,391 @@
+"""DtoolCheckpointIO: what the Trainer saves, loads and removes, as datasets.
+
+The user's ModelCheckpoint decides what is kept, under which path, and for how long. This plugin lets each
+of those paths lead to a dataset, and keeps the account of which path belongs to which.
+"""
+
+import inspect
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+
+from lightning_dtool.capture.provenance import Observed, observe_checkpoint, provenance
+from lightning_dtool.checkpoint import DtoolCheckpoint
+from lightning_dtool.errors import ConfigurationError, LightningDtoolError, ProvenanceWarning, PublishError
+from lightning_dtool.items import CHECKPOINT_ITEM, SUPERSEDED_TAG
+from lightning_dtool.linking import duplicate, link, reserve
+from lightning_dtool.namespaces import refuse_other_namespace
+from lightning_dtool.publisher import Staged, Worker, dataset_name, publish
+from lightning_dtool.record import Provenance
+from lightning_dtool.snapshot import same_state, snapshot
+from lightning_dtool.store import FrozenDataset, delete_dataset, is_dataset_uri, local_path, normalize_uri
+
+Retention = Literal["mirror", "all"]
+Describe = Callable[[Mapping[str, Any], str], tuple[Observed, Provenance]]
+
+_TRANSIENT = (".lr_find_", ".scale_batch_size_")
+"""The tuner's own checkpoints begin so: it saves, reloads and removes them."""
+
+
+@dataclass(eq=False)
+class Publication:
+    """One checkpoint on its way into a dataset, and the paths at which the Trainer knows it."""
+
+    record: Provenance
+    name: str
+    paths: set[str]
+    dataset: FrozenDataset | None = None
+    file: Path | None = None
+    """A plain file that holds it: beside a remote store, or because publishing failed."""
+    failed: bool = False
+    deleted: bool = False
+
+    @property
+    def available(self) -> bool:
+        """True once it is a frozen dataset, as long as it is there."""
+        return self.dataset is not None and not self.deleted
+
+
+class DtoolCheckpointIO(CheckpointIO):
+    """Write every checkpoint of a Trainer as a frozen dtool dataset, and load checkpoints by URI.
+
+    `DtoolProvenanceCallback` installs it; use it alone, as a plugin, where a callback is not wanted. The
+    record is then poorer: a bare checkpoint does not know its model's class, its data or its optimizers.
+
+    Args:
+        base_uri: Where the datasets go, for example `file:///models` or `s3://lab-models`.
+        checkpoint_io: What writes and reads plain checkpoint files. Default: Lightning's own.
+        retention: `"mirror"` (default): when ModelCheckpoint drops a checkpoint, its dataset goes too, after
+            the next one is safe. `"all"`: every dataset stays. Datasets that this object did not write are
+            never touched.
+        name: Beginning of the datasets' names. Default: the name of the LightningModule's class.
+        strict: Raise `PublishError` when a checkpoint could not be published. Default: warn, and keep a
+            plain checkpoint file at Lightning's path.
+        background: Publish while training goes on (default). `False` waits for each dataset.
+
+    Example::
+
+        trainer = Trainer(plugins=[DtoolCheckpointIO("file:///models")])
+    """
+
+    def __init__(
+        self,
+        base_uri: str,
+        checkpoint_io: CheckpointIO | None = None,
+        retention: Retention = "mirror",
+        name: str | None = None,
+        strict: bool = False,
+        background: bool = True,
+    ) -> None:
+        if retention not in ("mirror", "all"):
+            raise ConfigurationError(f"retention={retention!r}: expected 'mirror' or 'all'.")
+        if checkpoint_io is not None:
+            refuse_other_namespace(checkpoint_io, "checkpoint_io")
+        self.base_uri = normalize_uri(base_uri)
+        self.checkpoint_io = _without_async(checkpoint_io)
+        self.retention = retention
+        self.name = name
+        self.strict = strict
+        self.background = background
+        self._start()
+
+    def _start(self) -> None:
+        self.describe: Describe = self._describe
+        """Says what is known of the run; the callback puts its own here, which knows more."""
+        self.on_flushed: Callable[[], None] = _nothing
+        """Called when everything is written, however the run ended."""
+        self.loaded: str | None = None
+        """The URI or path that training was last resumed from."""
+        self.publications: list[Publication] = []
+        self.errors: list[Exception] = []
+        self._owner: dict[str, Publication] = {}
+        self._latest: tuple[Publication, Mapping[str, Any]] | None = None
+        self._observed: Observed | None = None
+        self._reported = 0
+        self._lock = threading.Lock()
+        self._worker = Worker()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process: a spawned one begins anew."""
+        kept = ("base_uri", "checkpoint_io", "retention", "name", "strict", "background")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    # -- what the Trainer calls -----------------------------------------------------------------
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Publish a checkpoint, and let `path` lead to it.
+
+        Args:
+            checkpoint: What Lightning's `dump_checkpoint` gives. Anything else, and what the tuner saves for
+                itself, is left to the plain checkpoint IO.
+            path: Where the Trainer wants the checkpoint.
+            storage_options: Passed on to the plain checkpoint IO.
+        """
+        path = os.fspath(path)
+        if not _is_training_checkpoint(checkpoint, path):
+            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
+            return
+        place = self._place(path)
+        if place is None:
+            # A remote path, or a CheckpointIO with a format of its own: the user gets exactly that file.
+            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
+        same = self._same_as_latest(checkpoint)
+        if same is None:
+            # One copy in memory at a time: when saving outruns the disk, training waits here.
+            self._worker.wait("Publishing the previous checkpoint")
+            self._report(raising=self.strict)
+            self._publish_later(checkpoint, path, place)
+        else:
+            self._claim(path, same)
+            if place is not None:
+                reserve(place)
+                self._worker.submit(self._show, same, path, place)
+        if not self.background:
+            self.flush()
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load a checkpoint from a dataset's URI, or from a path as Lightning does.
+
+        Args:
+            path: A URI or a path.
+            map_location: As in `torch.load`. Default: the CPU.
+            weights_only: As in `torch.load`. For a URI `None` means `True`: a safe load.
+        """
+        if not _is_transient(path):
+            self.loaded = os.fspath(path)
+        if is_dataset_uri(path):
+            checkpoint = DtoolCheckpoint.from_uri(path)
+            return checkpoint.load(map_location=map_location or "cpu", weights_only=weights_only is not False)
+        path = os.fspath(path)
+        if self._owner.get(path):
+            self._worker.wait("Publishing the checkpoint that is to be loaded")
+        options: dict[str, Any] = {} if map_location is None else {"map_location": map_location}
+        # Lightning before 2.6 has no `weights_only` here.
+        if "weights_only" in inspect.signature(self.checkpoint_io.load_checkpoint).parameters:
+            options["weights_only"] = weights_only
+        return _told_of_last(self.checkpoint_io.load_checkpoint(path, **options), path)
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Remove what stands at a path, and with `retention="mirror"` its dataset if no other path leads there."""
+        path = os.fspath(path)
+        place = self._place(path)
+        if path not in self._owner or place is None:
+            self.checkpoint_io.remove_checkpoint(path)
+            self._release(path)
+        else:
+            self._release(path)
+            place.unlink(missing_ok=True)
+
+    def teardown(self) -> None:
+        """Finish what is under way, whatever ended the run."""
+        try:
+            self.flush()
+        finally:
+            self.on_flushed()
+            self._worker.close()
+            self._latest = None  # and with it the copy of the state
+            # What is saved after a run has no end of a run that it could wait for.
+            self.background = False
+            self.checkpoint_io.teardown()
+
+    # -- for the callback and for users ---------------------------------------------------------
+
+    def flush(self) -> None:
+        """Wait until every checkpoint so far is a dataset.
+
+        Raises:
+            PublishError: With `strict=True`, if one could not be published.
+        """
+        self._worker.wait("Publishing checkpoints")
+        # An exception that is on its way already must stay the one that the user sees.
+        self._report(raising=self.strict and sys.exc_info()[0] is None)
+
+    def publication_for(self, path: str | os.PathLike[str]) -> Publication | None:
+        """Return what was published for one of the Trainer's checkpoint paths, following links between them."""
+        place = Path(path)
+        for _ in range(40):  # as deep as an operating system goes
+            if str(place) in self._owner or not place.is_symlink():
+                break
+            place = Path(os.path.normpath(place.parent / place.readlink()))
+        return self._owner.get(str(place))
+
+    # -- in the training thread -----------------------------------------------------------------
+
+    def _publish_later(self, checkpoint: dict[str, Any], path: str, place: Path | None) -> None:
+        try:
+            observed, record = self.describe(checkpoint, path)
+            state = snapshot(checkpoint)
+        except Exception as error:  # a fact that cannot be described, or a state that cannot be copied
+            self.errors.append(error)
+            if place is not None:
+                self.checkpoint_io.save_checkpoint(checkpoint, path)
+            self._report(raising=self.strict)
+            return
+        if place is not None:
+            reserve(place)
+        publication = Publication(record, self._free_name(record), {path})
+        self.publications.append(publication)
+        self._latest = (publication, state)
+        staged = Staged(record, observed.source_zip, observed.requirements, observed.run_status, state)
+        self._worker.submit(self._publish, publication, staged, path, place)
+        self._claim(path, publication)
+
+    def _same_as_latest(self, checkpoint: Mapping[str, Any]) -> Publication | None:
+        """Return the latest publication if it holds this very state: best and last of one step are one dataset."""
+        if self._latest is None:
+            return None
+        publication, state = self._latest
+        usable = publication.paths and not (publication.failed or publication.deleted)
+        return publication if usable and same_state(state, checkpoint) else None
+
+    def _free_name(self, record: Provenance) -> str:
+        name = dataset_name(record, self.name)
+        taken = sum(publication.name.startswith(name) for publication in self.publications)
+        return f"{name[:75]}-v{taken}" if taken else name
+
+    def _place(self, path: str) -> Path | None:
+        """Return a path of the local file system at which we may put a link; None if it is not ours to fill."""
+        remote = "://" in path and not path.startswith("file://")
+        if remote or type(self.checkpoint_io) is not TorchCheckpointIO:
+            return None
+        return Path(path.removeprefix("file://"))
+
+    def _claim(self, path: str, publication: Publication) -> None:
+        """Let a path belong to a publication, and no longer to the one that had it."""
+        if self._owner.get(path) is not publication:
+            self._release(path, publication)
+            with self._lock:
+                publication.paths.add(path)
+            self._owner[path] = publication
+
+    def _release(self, path: str, successor: Publication | None = None) -> None:
+        publication = self._owner.pop(path, None)
+        if publication is None:
+            return
+        with self._lock:
+            publication.paths.discard(path)
+        if not publication.paths and self.retention == "mirror":
+            # The worker takes its tasks in order: the successor is written by then, or has failed.
+            self._worker.submit(self._retire, publication, successor or self.publications[-1])
+
+    def _report(self, raising: bool) -> None:
+        """Tell the user in her own thread what went wrong in the other."""
+        new, self._reported = self.errors[self._reported :], len(self.errors)
+        for error in new:
+            message = f"{self.base_uri}: a checkpoint could not be published there. {type(error).__name__}: {error}"
+            if raising:
+                raise PublishError(f"{message} The plain file at Lightning's path was kept.") from error
+            warnings.warn(
+                f"{message} The plain file at Lightning's path was kept, and training goes on.",
+                ProvenanceWarning,
+                stacklevel=3,
+            )
+
+    def _describe(self, checkpoint: Mapping[str, Any], path: str) -> tuple[Observed, Provenance]:
+        if self._observed is None:
+            self._observed = observe_checkpoint(checkpoint)
+        return self._observed, provenance(self._observed, checkpoint, path)
+
+    # -- in the worker --------------------------------------------------------------------------
+
+    def _publish(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
+        try:
+            if place is not None and local_path(self.base_uri) is None:
+                # The dataset goes to a remote store: the user's path holds a file, and the store gets that.
+                publication.file = self._write_file(staged, place)
+            publication.dataset = publish(staged, self.base_uri, publication.name, publication.file)
+            self._show(publication, path, place)
+        except Exception as error:  # whatever a store may raise, training goes on
+            publication.failed = True
+            self.errors.append(error)
+            if place is not None and publication.file is None:
+                publication.file = self._keep_file(staged, place)
+
+    def _keep_file(self, staged: Staged, place: Path) -> Path | None:
+        """Write the plain file that Lightning would have written; without a dataset it is all there is."""
+        try:
+            return self._write_file(staged, place)
+        except Exception as error:
+            self.errors.append(error)
+            return None
+
+    def _write_file(self, staged: Staged, place: Path) -> Path:
+        self.checkpoint_io.save_checkpoint(dict(staged.state), place)
+        return place
+
+    def _show(self, publication: Publication, path: str, place: Path | None) -> None:
+        """Let a path lead to a publication, unless it was given up in the meantime."""
+        with self._lock:
+            if place is None or path not in publication.paths:
+                return
+            if publication.file is not None:
+                if publication.file != place:
+                    duplicate(publication.file, place)
+            elif publication.dataset is not None:
+                item = publication.dataset.item(CHECKPOINT_ITEM)
+                link(publication.dataset.path(item.identifier), place)
+
+    def _retire(self, publication: Publication, successor: Publication) -> None:
+        """Delete a dataset that the Trainer has no more use for; keep it if its successor never came to be."""
+        if publication.dataset is None:
+            return
+        try:
+            if successor is publication or successor.dataset is not None:
+                delete_dataset(publication.dataset.uri)
+                publication.deleted = True
+                return
+        except LightningDtoolError:
+            pass  # a store that cannot delete
+        try:
+            publication.dataset.put_tag(SUPERSEDED_TAG)
+        except LightningDtoolError as error:
+            self.errors.append(error)
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _without_async(checkpoint_io: CheckpointIO | None) -> CheckpointIO:
+    """Return what does the writing: our own worker takes the place of Lightning's asynchronous wrapper."""
+    if isinstance(checkpoint_io, AsyncCheckpointIO):
+        checkpoint_io = checkpoint_io.checkpoint_io
+    return checkpoint_io if checkpoint_io is not None else TorchCheckpointIO()
+
+
+def _is_training_checkpoint(checkpoint: Mapping[str, Any], path: str) -> bool:
+    """Return False for what the tuner saves for itself, and for the bare weights that a spawning strategy passes on."""
+    return "pytorch-lightning_version" in checkpoint and not _is_transient(path)
+
+
+def _is_transient(path: str | os.PathLike[str]) -> bool:
+    return Path(path).name.startswith(_TRANSIENT)
+
+
+def _told_of_last(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
+    """Let a ModelCheckpoint know that the file it resumes from is its own `last`.
+
+    Best and last of one step are one dataset, written before the callback notes `last_model_path`. Without
+    that note a resumed run would not overwrite `last.ckpt`, but begin a `last-v1.ckpt`.
+    """
+    if Path(path).name.startswith("last") and Path(path).is_symlink():
+        for key, state in checkpoint.get("callbacks", {}).items():
+            if key.startswith("ModelCheckpoint") and not state.get("last_model_path"):
+                state["last_model_path"] = path
+    return checkpoint

@@ -1,0 +1,1 @@
+"""What others read: README.yml, annotations. Each a function of a record."""

@@ -1,0 +1,82 @@
+"""The annotations of a checkpoint dataset: what people, and a lab's dserver, search for.
+
+Names follow dtoolAI where it has one (`model_name`, `model_parameters`, `source_dataset_*`). Neither a name
+nor a key inside a value carries a dot or begins with a dollar sign: some stores and databases refuse them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_dtool.record import DatasetReference, Provenance
+
+
+def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
+    """Return the annotations of a checkpoint's dataset.
+
+    Args:
+        record: The record.
+        run_status: How the run stands; it is no part of the record, which never changes.
+
+    Returns:
+        Values by name. `source_dataset_uuid` is exactly the UUID of the training data, a list where there are several:
+        it is the key by which dserver draws lineage.
+    """
+    found: dict[str, Any] = {
+        "model_name": record.model.class_path.rpartition(":")[2],
+        "model_parameters": searchable(record.model.hyperparameters),
+        "optimizer": [optimizer.class_path.rpartition(":")[2] for optimizer in record.optimizers],
+        "learning_rate": [
+            group.options["lr"]
+            for optimizer in record.optimizers
+            for group in optimizer.param_groups
+            if "lr" in group.options
+        ],
+        "epoch": record.checkpoint.epoch,
+        "global_step": record.checkpoint.global_step,
+        "metrics": searchable(record.metrics.at_checkpoint),
+        "run_uuid": record.run.uuid,
+        "run_status": run_status,
+        "record_schema_version": record.schema_version,
+        "lightning_dtool_version": record.run.lightning_dtool_version,
+    }
+    if record.checkpoint.monitors:
+        monitor = record.checkpoint.monitors[0]
+        found["monitor"] = {"name": monitor.name, "mode": monitor.mode, "value": monitor.value}
+    if record.code.git is not None:
+        found["git_commit"] = record.code.git.commit
+    if record.lineage.source_datasets:
+        found |= source_annotations(record.lineage.source_datasets)
+    if record.lineage.parent_checkpoint is not None:
+        found["parent_checkpoint_uri"] = record.lineage.parent_checkpoint.uri
+        found["parent_checkpoint_uuid"] = record.lineage.parent_checkpoint.uuid
+    classes = next((source.classes for source in record.data.stages.get("train", []) if source.classes), None)
+    if classes is not None:
+        found["category_encoding"] = {searchable_key(name): number for number, name in enumerate(classes)}
+    return found
+
+
+def source_annotations(datasets: Sequence[DatasetReference]) -> dict[str, Any]:
+    """Return dtool's annotations for a derived dataset: a string each, or lists where there are several sources."""
+    columns = {
+        "source_dataset_name": [dataset.name for dataset in datasets],
+        "source_dataset_uri": [dataset.uri for dataset in datasets],
+        "source_dataset_uuid": [dataset.uuid for dataset in datasets],
+    }
+    return {name: values[0] if len(values) == 1 else values for name, values in columns.items()}
+
+
+def searchable(value: Any) -> Any:
+    """Return strict JSON with keys that a Mongo database takes."""
+    if isinstance(value, dict):
+        return {searchable_key(key): searchable(item) for key, item in value.items()}
+    return [searchable(item) for item in value] if isinstance(value, list) else value
+
+
+def searchable_key(key: str) -> str:
+    """Return a key without dots and without a dollar sign in front.
+
+    >>> searchable_key("optimizer.lr"), searchable_key("$ref")
+    ('optimizer_lr', '_ref')
+    """
+    key = key.replace(".", "_").replace("\0", "_")
+    return f"_{key[1:]}" if key.startswith("$") else key

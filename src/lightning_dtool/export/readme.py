@@ -1,0 +1,61 @@
+"""README.yml of a checkpoint dataset: for people, and for any YAML reader."""
+
+from typing import Any
+
+import yaml
+
+from lightning_dtool.record import Provenance
+
+
+def readme(record: Provenance, uri: str) -> str:
+    """Return the content of README.yml.
+
+    Args:
+        record: The record.
+        uri: The dataset's URI, for the lines that show how to load it.
+    """
+    model = record.model.class_path.rpartition(":")[2]
+    content: dict[str, Any] = {
+        "description": (
+            f"Checkpoint of {model} after {record.checkpoint.global_step} optimizer steps "
+            f"(epoch {record.checkpoint.epoch}), written by lightning-dtool {record.run.lightning_dtool_version}."
+        ),
+        "creation_date": record.checkpoint.saved_at.date().isoformat(),
+        "creator": {"username": record.run.creator_username},
+        "model": {
+            "class": record.model.class_path,
+            "parameters": record.model.parameters_total,
+            "hyperparameters": record.model.hyperparameters,
+        },
+        "metrics": record.metrics.at_checkpoint,
+        "training_data": [
+            {"name": data.name, "uri": data.uri, "uuid": data.uuid} for data in record.lineage.source_datasets
+        ],
+        "not_recorded": [f"{gap.fact}: {gap.reason}" for gap in record.gaps],
+        "how_to_load": (
+            "from lightning_dtool import DtoolCheckpoint\n"
+            f"checkpoint = DtoolCheckpoint.from_uri({uri!r})\n"
+            "model = checkpoint.load_module()\n"
+        ),
+        "items": {
+            "checkpoint.ckpt": "the Lightning checkpoint, a plain torch file",
+            "provenance.json": "the record: how this model came to be",
+            "source.zip": "the code that ran",
+            "requirements.txt": "the installed packages, pinned",
+        },
+    }
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as a person would write it: text of several lines as a block, nothing by reference."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)

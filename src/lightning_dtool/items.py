@@ -1,0 +1,20 @@
+"""The names of what a checkpoint dataset holds."""
+
+CHECKPOINT_ITEM = "checkpoint.ckpt"
+"""The Lightning checkpoint, a plain torch file."""
+
+RECORD_ITEM = "provenance.json"
+"""The record."""
+
+SOURCE_ITEM = "source.zip"
+"""The code that ran."""
+
+REQUIREMENTS_ITEM = "requirements.txt"
+"""The installed packages, pinned."""
+
+CHECKPOINT_TAG = "lightning-checkpoint"
+"""The tag of every checkpoint dataset."""
+
+BEST_TAG = "best"
+LAST_TAG = "last"
+SUPERSEDED_TAG = "superseded"

@@ -1,0 +1,52 @@
+"""What stands at Lightning's own checkpoint path: a link to the item of a dataset, and until then a placeholder."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def reserve(path: Path) -> None:
+    """Put an empty file at a path where nothing is, so that it counts as taken.
+
+    ModelCheckpoint looks for existing files when it chooses a name. A checkpoint that is still being
+    written must be one of them, or a second one would get its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(path):
+        path.touch()
+
+
+def link(target: Path, path: Path) -> None:
+    """Let a path lead to an item: by a symbolic link, else a hard link, else a copy.
+
+    What stood at the path is replaced in one step: nobody sees it missing or half written.
+
+    Args:
+        target: The item, by an absolute path.
+        path: Where it should appear.
+    """
+    _replace(target, path, (os.symlink, os.link, shutil.copyfile))
+
+
+def duplicate(source: Path, path: Path) -> None:
+    """Let a plain file appear at a second path, so that either can be removed: by a hard link, else a copy."""
+    _replace(source, path, (os.link, shutil.copyfile))
+
+
+def _replace(source: Path, path: Path, ways: tuple[Callable[..., Any], ...]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        for way in ways:
+            try:
+                way(source, temporary)
+                break
+            except OSError:  # a file system, or a user's rights, without this kind of link
+                if way is ways[-1]:
+                    raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

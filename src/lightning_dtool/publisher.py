@@ -1,0 +1,113 @@
+"""From a staged checkpoint to a frozen dataset, in one background worker."""
+
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from rich.console import Console
+
+from lightning_dtool.export.annotations import annotations
+from lightning_dtool.export.readme import readme
+from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
+from lightning_dtool.record import Provenance, to_json
+from lightning_dtool.store import DatasetWriter, FrozenDataset
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A checkpoint that is ready to be published: nothing in it changes any more."""
+
+    record: Provenance
+    source_zip: bytes
+    requirements: str
+    run_status: str
+    state: Mapping[str, Any]
+
+
+def publish(staged: Staged, base_uri: str, name: str, file: Path | None = None) -> FrozenDataset:
+    """Write one checkpoint as a frozen dataset.
+
+    Args:
+        staged: The checkpoint and its record.
+        base_uri: Where the dataset goes.
+        name: The dataset's name.
+        file: The state as a file, if it has been written already; then this file is stored.
+
+    Returns:
+        The dataset, after it was read back and compared with what was sent.
+
+    Raises:
+        StoreError: If it could not be written; nothing is then visible as frozen.
+    """
+    with DatasetWriter(name, base_uri, creator_username=staged.record.run.creator_username) as writer:
+        if file is not None:
+            writer.put_file(file, CHECKPOINT_ITEM)
+        else:
+            with writer.open(CHECKPOINT_ITEM) as stream:
+                torch.save(staged.state, stream)
+        writer.put_bytes(to_json(staged.record).encode(), RECORD_ITEM)
+        writer.put_bytes(staged.source_zip, SOURCE_ITEM)
+        writer.put_bytes(staged.requirements.encode(), REQUIREMENTS_ITEM)
+        writer.put_readme(readme(staged.record, writer.uri))
+        for key, value in annotations(staged.record, staged.run_status).items():
+            writer.put_annotation(key, value)
+        writer.put_tag(CHECKPOINT_TAG)
+        return writer.commit()
+
+
+def dataset_name(record: Provenance, prefix: str | None = None) -> str:
+    """Return a name that says what the checkpoint is and that no other has: dtool allows 80 of `[0-9A-Za-z-_.]`."""
+    model = prefix or record.model.class_path.rpartition(":")[2].rpartition(".")[2]
+    tail = f"-epoch{record.checkpoint.epoch}-step{record.checkpoint.global_step}-{record.run.uuid[:8]}"
+    return re.sub(r"[^0-9A-Za-z_.-]", "_", model)[: 80 - len(tail)] + tail
+
+
+class Worker:
+    """One background thread: what is submitted runs in order, while training goes on."""
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+        self._running: set[Future[Any]] = set()
+
+    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
+        """Run a function after everything that was submitted before."""
+        if self._executor is None:  # late, and so in the process that trains: a thread does not survive a fork
+            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lightning-dtool")
+        future = self._executor.submit(function, *args, **kwargs)
+        self._running = {running for running in self._running if not running.done()} | {future}
+        return future
+
+    @property
+    def busy(self) -> bool:
+        """True while something waits or runs."""
+        return any(not future.done() for future in self._running)
+
+    def wait(self, message: str = "") -> None:
+        """Wait until everything that was submitted is done.
+
+        Args:
+            message: Shown, on a terminal only, when that takes longer than half a second.
+        """
+        wait(self._running, timeout=0.5)
+        if self.busy:
+            console = Console(stderr=True)
+            if message and console.is_terminal:
+                with console.status(message):
+                    wait(self._running)
+            else:
+                wait(self._running)
+        self._running = set()
+
+    def close(self) -> None:
+        """Finish what was submitted and end the thread; `submit` starts another."""
+        self.wait()
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+            self._executor = None

@@ -1,0 +1,255 @@
+"""What a record says: the pydantic models behind `provenance.json`.
+
+A record answers, in this order: which run, which checkpoint, which model, optimizers and schedules,
+data, randomness, trainer, environment, code, metrics, lineage, and, last and most honest, `gaps`: what
+could not be recorded and why. Every value is strict JSON, so that any reader in any language can use it.
+
+Nothing here knows torch, Lightning or dtool: a record must stay readable when those have moved on.
+"""
+
+import math
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+MAX_INTEGER = 2**63 - 1
+"""The largest integer that an 8-byte reader (a Mongo database, for one) can hold."""
+
+
+def _check_json(value: Any, where: str = "") -> Any:
+    """Refuse what strict JSON, or an 8-byte integer, cannot hold."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise ValueError(f"{where or 'value'}: the integer {value} exceeds 8 bytes; write it as a string")
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where or 'value'}: {value} is not JSON; write it as a string")
+        return value
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{where or 'value'}: the key {key!r} is not a string")
+            _check_json(item, f"{where}.{key}" if where else key)
+        return value
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_json(item, f"{where}[{index}]")
+        return value
+    raise ValueError(f"{where or 'value'}: a {type(value).__name__} is not JSON")
+
+
+Json = Annotated[Any, AfterValidator(_check_json)]
+"""Any strict-JSON value: no NaN, no infinity, no integer beyond 8 bytes, keys are strings."""
+
+
+class Section(BaseModel):
+    """Base of every part of a record: immutable, and closed, so that a misspelt field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Gap(Section):
+    """Something that this record does not know."""
+
+    fact: str = Field(
+        description="What is not recorded, as a path into the record, for example `model.hyperparameters.act`."
+    )
+    reason: str = Field(description="Why it could not be recorded.")
+    remedy: str = Field(default="", description="What would close the gap.")
+
+
+class Run(Section):
+    """The training run that wrote the checkpoint."""
+
+    uuid: str = Field(description="UUID4 of the run; every checkpoint of one `fit` has the same.")
+    started_at: datetime | None = Field(description="When fitting began (UTC).")
+    creator_username: str = Field(description="Who ran it, as the operating system knows them.")
+    lightning_dtool_version: str = Field(description="The version of this package that wrote the record.")
+
+
+class Monitor(Section):
+    """The metric that decides which checkpoints are kept."""
+
+    name: str = Field(description="The logged metric's name.")
+    mode: str = Field(description="`min` or `max`.")
+    value: Json = Field(default=None, description="Its value when the checkpoint was saved.")
+
+
+class Checkpoint(Section):
+    """The checkpoint itself."""
+
+    filename: str = Field(description="The file's name where Lightning saved it.")
+    epoch: int = Field(description="The epoch in which it was saved, from 0.")
+    global_step: int = Field(description="Optimizer steps taken so far.")
+    saved_at: datetime = Field(description="When it was saved (UTC).")
+    weights_only: bool = Field(
+        description="True if it holds no optimizer state, so that training cannot resume from it."
+    )
+    monitors: list[Monitor] = Field(default=[], description="What the Trainer's ModelCheckpoint callbacks watch.")
+
+
+class Model(Section):
+    """The LightningModule."""
+
+    class_path: str = Field(description="`module:qualified.name` of the class.")
+    source_sha256: str | None = Field(default=None, description="SHA-256 of the class's source code.")
+    hyperparameters: dict[str, Json] = Field(
+        default={},
+        description="`hparams_initial`; a value that is not JSON stands as its type and its content or repr.",
+    )
+    parameters_total: int | None = Field(default=None, description="Number of parameters.")
+    parameters_trainable: int | None = Field(default=None, description="Number of parameters with `requires_grad`.")
+
+
+class ParameterGroup(Section):
+    """One parameter group of an optimizer."""
+
+    options: dict[str, Json] = Field(description="Learning rate, weight decay and whatever else the group sets.")
+    parameters: list[str] = Field(description="The names of its parameters in the LightningModule.")
+
+
+class Optimizer(Section):
+    """One optimizer, as it was when training began."""
+
+    class_path: str
+    defaults: dict[str, Json] = Field(description="The optimizer's defaults.")
+    param_groups: list[ParameterGroup]
+
+
+class Scheduler(Section):
+    """One learning rate scheduler."""
+
+    class_path: str
+    interval: str = Field(description="`epoch` or `step`.")
+    frequency: int
+    monitor: str | None = None
+    settings: dict[str, Json] = Field(
+        default={}, description="Its constants, as its `state_dict` gives them at the start."
+    )
+
+
+class DatasetReference(Section):
+    """A dtool dataset, by address and by content."""
+
+    uri: str
+    uuid: str
+    name: str
+    content_digest: str = Field(description="`sha256:…` over the sorted relpaths, sizes and hashes of its items.")
+
+
+class DataSource(Section):
+    """What one data loader of a stage reads."""
+
+    dataset: DatasetReference | None = Field(default=None, description="The dtool dataset, if it is one.")
+    class_path: str | None = Field(default=None, description="The class of the torch dataset.")
+    count: int | None = Field(default=None, description="Number of samples.")
+    selection_digest: str | None = Field(
+        default=None, description="SHA-256 over the sorted identifiers of the chosen items."
+    )
+    classes: list[str] | None = Field(
+        default=None, description="Class names; a class's number is its place in this list."
+    )
+    class_counts: dict[str, int] | None = Field(default=None, description="Samples in each class.")
+
+
+class DataModule(Section):
+    """The LightningDataModule."""
+
+    class_path: str
+    arguments: dict[str, Json] = Field(default={}, description="What it was built with, good enough to build it again.")
+
+
+class Data(Section):
+    """What the model was trained, validated and tested on."""
+
+    datamodule: DataModule | None = None
+    stages: dict[str, list[DataSource]] = Field(default={}, description="By stage: `train`, `val`, `test`, `predict`.")
+
+
+class Randomness(Section):
+    """What the random numbers depended on."""
+
+    global_seed: int | None = Field(default=None, description="The seed given to `seed_everything`.")
+    seed_workers: bool | None = Field(default=None, description="Whether data loader workers were seeded with it.")
+
+
+class Trainer(Section):
+    """How the Trainer was set up."""
+
+    settings: dict[str, Json] = Field(default={}, description="The settings that change the result.")
+    callbacks: list[str] = Field(default=[], description="Class paths of the callbacks, in order.")
+
+
+class Environment(Section):
+    """What the code ran on."""
+
+    python: str
+    platform: str
+    versions: dict[str, str] = Field(
+        description="Versions of the libraries that matter most; all are in requirements.txt."
+    )
+    accelerator: str | None = None
+
+
+class Git(Section):
+    """The state of the git work tree."""
+
+    remote: str | None = Field(default=None, description="The remote's URL, without credentials.")
+    commit: str
+    branch: str | None = None
+    dirty: bool = Field(description="True if tracked files differed from the commit.")
+
+
+class Code(Section):
+    """What ran."""
+
+    argv: list[str]
+    working_directory: str
+    entry_point: str | None = Field(
+        default=None, description="The script, as a path inside source.zip where it is there."
+    )
+    git: Git | None = None
+    files: dict[str, str] = Field(default={}, description="The files in source.zip with their SHA-256.")
+    modules: dict[str, str] = Field(
+        default={}, description="Imported modules that lie in source.zip, with their paths there."
+    )
+
+
+class Metrics(Section):
+    """What was measured."""
+
+    at_checkpoint: dict[str, Json] = Field(default={}, description="Every logged metric's latest value at the save.")
+
+
+class Lineage(Section):
+    """Where this checkpoint comes from."""
+
+    source_datasets: list[DatasetReference] = Field(default=[], description="The training data.")
+    parent_checkpoint: DatasetReference | None = Field(
+        default=None, description="The checkpoint that training started from."
+    )
+
+
+class Provenance(Section):
+    """The record of one checkpoint: how this model came to be."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, description="The version of this schema.")
+    run: Run
+    checkpoint: Checkpoint
+    model: Model
+    optimizers: list[Optimizer] = []
+    schedulers: list[Scheduler] = []
+    data: Data = Data()
+    randomness: Randomness = Randomness()
+    trainer: Trainer = Trainer()
+    environment: Environment
+    code: Code
+    metrics: Metrics = Metrics()
+    lineage: Lineage = Lineage()
+    gaps: list[Gap] = Field(default=[], description="What this record does not know, and why.")

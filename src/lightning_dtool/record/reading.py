@@ -1,0 +1,64 @@
+"""Records to text and back, with a schema version that is checked first."""
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from lightning_dtool.errors import NewerSchemaError, RecordError
+from lightning_dtool.record.migrations import migrate
+from lightning_dtool.record.models import SCHEMA_VERSION, Provenance
+
+
+def to_json(record: Provenance) -> str:
+    """Return a record as strict JSON, ready to be stored as `provenance.json`."""
+    return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str | bytes, source: str) -> Provenance:
+    """Read a record that was stored as JSON.
+
+    Args:
+        text: The content of `provenance.json`.
+        source: The URI that it came from; errors name it.
+
+    Returns:
+        The record, migrated to the current schema if it was written by an older version.
+
+    Raises:
+        NewerSchemaError: If a newer version of this package wrote it.
+        RecordError: If it is no JSON, or not a record.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise RecordError(
+            f"{source}: provenance.json is not JSON ({error}). The dataset is damaged; restore it from a copy."
+        ) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise RecordError(
+            f"{source}: provenance.json has no schema_version, found {str(version)[:40]!r}. "
+            "It was not written by this package."
+        )
+    if version > SCHEMA_VERSION:
+        raise NewerSchemaError(
+            f"{source}: its record has schema version {version}, this package reads up to {SCHEMA_VERSION}. "
+            "Upgrade with: pip install --upgrade lightning-dtool"
+        )
+    try:
+        return Provenance.model_validate(migrate(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RecordError(
+            f"{source}: provenance.json is not a record of schema version {version}: {place}: {first['msg']} "
+            f"({error.error_count()} problems in all)."
+        ) from error
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a record."""
+    schema = Provenance.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return schema

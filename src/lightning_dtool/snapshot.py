@@ -1,0 +1,104 @@
+"""One copy of a checkpoint's state, taken while training waits; and whether two states are the same.
+
+A checkpoint that Lightning hands out shares its tensors with the running model. To be written in the
+background it is copied first: every storage once (so that tied weights stay tied and the file does not
+grow), to the CPU, with everything around the tensors copied too.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+_BOOKKEEPING = "ModelCheckpoint"
+"""State keys that begin so hold a ModelCheckpoint's notes on paths, which differ between best and last."""
+
+
+def snapshot(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a checkpoint that training cannot change any more.
+
+    Args:
+        checkpoint: What Lightning's `dump_checkpoint` gives.
+
+    Returns:
+        The same structure, with tensors on the CPU.
+    """
+    storages: dict[int, torch.UntypedStorage] = {}
+    # deepcopy copies what it does not find in its memory: with the tensors already there, it copies the
+    # rest, and it knows how (attributes of an OrderedDict, dataclasses, tuples that hold tensors).
+    memory: dict[int, Any] = {id(tensor): _copy(tensor, storages) for tensor in _tensors(checkpoint)}
+    return copy.deepcopy(dict(checkpoint), memory)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the plain tensors in nested containers."""
+    if isinstance(value, torch.Tensor):
+        if _is_plain(value):
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Return True for a tensor that is a view on a storage and nothing else."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+    )
+
+
+def _copy(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+    storage = tensor.untyped_storage()
+    if storage._cdata not in storages:
+        storages[storage._cdata] = torch.UntypedStorage(storage.nbytes()).copy_(storage)  # type: ignore[no-untyped-call]
+    copied = torch.empty(0, dtype=tensor.dtype)
+    copied.set_(storages[storage._cdata], tensor.storage_offset(), tensor.size(), tensor.stride())
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    return copied.requires_grad_(tensor.requires_grad)
+
+
+def same_state(taken: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
+    """Return True if a checkpoint is what an earlier snapshot holds.
+
+    Best and last of one step differ only in what the ModelCheckpoint callbacks note of their own paths;
+    that is left out of the comparison.
+    """
+    return _equal(_without_bookkeeping(taken), _without_bookkeeping(checkpoint))
+
+
+def _without_bookkeeping(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    callbacks = checkpoint.get("callbacks", {})
+    kept = {key: state for key, state in callbacks.items() if not key.startswith(_BOOKKEEPING)}
+    return {**checkpoint, "callbacks": kept}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return _same_bytes(a, b)
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Mapping):
+        return list(a) == list(b) and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    try:
+        return bool(a == b)
+    except Exception:  # somebody else's __eq__: what cannot be compared is not the same
+        return False
+
+
+def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Compare by bits: a NaN equals itself, and -0.0 is not 0.0."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if not (_is_plain(a) and _is_plain(b)):
+        return False
+    a, b = a.detach().cpu().contiguous(), b.detach().cpu().contiguous()
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
