@@ -1,0 +1,341 @@
+"""A frozen dtool dataset as a map-style torch Dataset."""
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from lightning_dtool.decoding import array_to_tensor, decoder_for, image_to_tensor, open_array
+from lightning_dtool.errors import (
+    ConfigurationError,
+    DecodeError,
+    LightningDtoolError,
+    MissingItemError,
+    SelectionError,
+)
+from lightning_dtool.selection import select_by_overlays
+from lightning_dtool.store import FrozenDataset, Item, generate_identifier
+from lightning_dtool.targets import Targets, targets_of
+
+DATA_ITEM = "data.npy"
+LABELS_ITEM = "labels.npy"
+DTOOLAI_TYPE = "dtoolAI.inputtype"
+DTOOLAI_IMAGE_SIZE = (256, 256)
+
+
+class DtoolDataset(Dataset[Any]):
+    """The items of a frozen dataset, in order of their relpaths.
+
+    An item is decoded by its suffix: images with Pillow, `.npy` (memory-mapped) and `.npz` with
+    NumPy, `.pt` with a safe `torch.load`, text as str, anything else as bytes. Without a transform an
+    image becomes a float tensor (channels, height, width) in [0, 1] with the image's own channels, and
+    an array a tensor of its own dtype. A transform receives the PIL image, in its own mode (palettes and
+    CMYK as RGB), or the tensor.
+
+    Two arrays are samples row by row: a data set that consists of `data.npy` and `labels.npy` has as
+    many samples as these have rows, and so has dtoolAI's `TensorDataSet`, whose rows become float
+    images in [0, 1] of the annotated `image_dimensions`. The images of dtoolAI's `ImageDataSet` become RGB
+    and, where there is no transform, 256 x 256 pixels, as in dtoolAI.
+
+    Args:
+        uri: The dataset's URI, or its path on disk.
+        select: Overlay names, each with the wanted value or a list of them. All items by default.
+        decoder: A function from an item's local path to a value, in place of the choice by suffix.
+        target: What to predict: an overlay's name; `"folder"` for the name of the folder that an item
+            is in; `"none"`; or a function from an `Item` to its value, called once per item when
+            the dataset is opened. By default the overlay `category` if there is one. Strings, bools and
+            ints are classes and become ints (int64 in a batch): numbered in sorted order, or
+            by the annotation `category_encoding` for the overlay `category`. Floats and lists of
+            numbers become float32 tensors.
+        transform: Called with each decoded item.
+        target_transform: Called with each target.
+        class_to_idx: The number of each class, if other data has fixed it already.
+
+    Raises:
+        SelectionError: If no item is left.
+        MetadataKeyError: If an overlay is missing or does not cover every item.
+        DecodeError: If a target is neither a class nor a number; when an item is read, if it cannot
+            be decoded. The message names the item.
+        ConfigurationError: If arguments do not fit this data set.
+        DatasetNotFoundError, NotFrozenError, InvalidURIError, CorruptDatasetError, StoreError: As
+            `FrozenDataset.from_uri`.
+
+    Example:
+        ```python
+        digits = DtoolDataset("file:///data/digits", select={"usetype": "train"})
+        image, label = digits[0]
+        print(digits.classes, image.shape, label)
+        ```
+    """
+
+    def __init__(
+        self,
+        uri: str | os.PathLike[str] | FrozenDataset,
+        *,
+        select: Mapping[str, Any] | None = None,
+        decoder: Callable[[Path], Any] | None = None,
+        target: str | Callable[[Any], Any] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        class_to_idx: Mapping[Any, int] | None = None,
+    ) -> None:
+        self.dataset = uri if isinstance(uri, FrozenDataset) else FrozenDataset.from_uri(uri)
+        self.transform = transform
+        self.target_transform = target_transform
+        if not self.dataset.items:
+            raise SelectionError(f"{self.dataset.uri} has no items: there is nothing to train on.")
+        self._samples = _open_samples(self.dataset, select, decoder, target, class_to_idx)
+        self._positions: Sequence[int] = range(len(self._samples.names))
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.dataset.uri!r}, {len(self)} samples)"
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a sample: the item alone, or the pair of item and target where there are targets.
+
+        Raises:
+            DecodeError: If the item cannot be decoded, or a transform fails on it.
+            MissingItemError: If the store has lost the item.
+            IndexError: If there is no such sample.
+        """
+        position = self._positions[index]
+        doing = "decode"
+        try:
+            value = self._samples.load(position, as_tensor=self.transform is None)
+            if self.transform is not None:
+                doing = "transform"
+                value = self.transform(value)
+            if self._samples.targets is None:
+                return value
+            target = self._samples.targets.values[position]
+            if self.target_transform is not None:
+                doing = "transform the target of"
+                target = self.target_transform(target)
+        except LightningDtoolError:
+            raise
+        except Exception as error:
+            name = self._samples.names[position]
+            identifier = self._samples.identifiers_of([position])[0]
+            if isinstance(error, FileNotFoundError) and not self.dataset.path(identifier).exists():
+                raise MissingItemError(
+                    f"{self.dataset.uri}: item {name} ({identifier}) has gone since the dataset was opened."
+                    " Restore the dataset from a copy."
+                ) from error
+            raise DecodeError(
+                f"{self.dataset.uri}: cannot {doing} item {name} ({identifier}): {type(error).__name__}: {error}."
+                " Look at the item, pass decoder=... for its format, or leave it out with select=..."
+            ) from error
+        return value, target
+
+    @property
+    def identifiers(self) -> list[str]:
+        """The identifiers of the items that are read: one per sample, or those of the two arrays."""
+        return self._samples.identifiers_of(self._positions)
+
+    @property
+    def relpaths(self) -> list[str]:
+        """The relpaths of the items that are read: one per sample, or those of the two arrays."""
+        return [self.dataset.items[identifier].relpath for identifier in self.identifiers]
+
+    @property
+    def names(self) -> list[str]:
+        """A unique name per sample: its relpath, or `data.npy[17]` for a row of an array."""
+        return [self._samples.names[position] for position in self._positions]
+
+    @property
+    def targets(self) -> list[Any] | None:
+        """The target of each sample, before `target_transform`; None if there are none."""
+        targets = self._samples.targets
+        return None if targets is None else [targets.values[position] for position in self._positions]
+
+    @property
+    def classes(self) -> list[Any] | None:
+        """The classes in order of their numbers, over the whole dataset; None if targets are no classes."""
+        return None if self.class_to_idx is None else list(self.class_to_idx)
+
+    @property
+    def class_to_idx(self) -> dict[Any, int] | None:
+        """The number of each class; None if targets are no classes."""
+        return None if self._samples.targets is None else self._samples.targets.class_to_idx
+
+    @property
+    def class_counts(self) -> dict[Any, int] | None:
+        """How many samples each class has here; None if targets are no classes."""
+        targets = self.targets
+        return None if targets is None else Targets(targets, self.class_to_idx).class_counts
+
+    @property
+    def is_itemwise(self) -> bool:
+        """Whether each sample is an item, rather than a row of an array."""
+        return isinstance(self._samples, _Items)
+
+    def subset(self, positions: Sequence[int], *, targets: bool = True) -> "DtoolDataset":
+        """Return some of the samples as a dataset of their own; nothing is read again.
+
+        Args:
+            positions: Which samples, by their index here.
+            targets: Whether samples keep their targets; if not, they are items alone.
+
+        Returns:
+            A dataset with the same classes and transforms, which may then be set on it.
+        """
+        subset = copy.copy(self)
+        subset._positions = [self._positions[position] for position in positions]
+        if not targets:
+            subset._samples = copy.copy(self._samples)
+            subset._samples.targets = None
+        return subset
+
+
+class _Samples(Protocol):
+    """What a sample is: an item, or a row of an array."""
+
+    names: Sequence[str]
+    targets: Targets | None
+
+    def load(self, position: int, *, as_tensor: bool) -> Any: ...
+    def identifiers_of(self, positions: Sequence[int]) -> list[str]: ...
+
+
+class _Items:
+    """Each item is a sample."""
+
+    def __init__(
+        self,
+        dataset: FrozenDataset,
+        items: Sequence[Item],
+        decoder: Callable[[Path], Any] | None,
+        targets: Targets | None,
+    ) -> None:
+        self.dataset = dataset
+        self.identifiers = [item.identifier for item in items]
+        self.names: Sequence[str] = [item.relpath for item in items]
+        self.decoder = decoder
+        self.targets = targets
+
+    def load(self, position: int, *, as_tensor: bool) -> Any:
+        path = self.dataset.path(self.identifiers[position])
+        if self.decoder is not None:
+            return self.decoder(path)
+        value = decoder_for(self.names[position])(path)
+        return image_to_tensor(value) if as_tensor and isinstance(value, Image.Image) else value
+
+    def identifiers_of(self, positions: Sequence[int]) -> list[str]:
+        return [self.identifiers[position] for position in positions]
+
+
+class _DtoolAIImages(_Items):
+    """The items of dtoolAI's `ImageDataSet`: always RGB, and of one size unless a transform sees to that."""
+
+    size = DTOOLAI_IMAGE_SIZE
+
+    def load(self, position: int, *, as_tensor: bool) -> Any:
+        value = super().load(position, as_tensor=False)
+        if not isinstance(value, Image.Image):
+            return value
+        # Resized before it is converted, as dtoolAI does: the other way round grey images differ in bits.
+        return image_to_tensor(value.resize(self.size).convert("RGB")) if as_tensor else value.convert("RGB")
+
+
+class _Rows:
+    """Each row of an array is a sample, and the same row of another array its target."""
+
+    def __init__(self, dataset: FrozenDataset, data: str, labels: str, image_dimensions: Sequence[int] | None) -> None:
+        self.dataset = dataset
+        self.identifiers = [data, labels]
+        self.image_dimensions = image_dimensions
+        rows, targets = self._array(data).shape[:1], self._array(labels)
+        if not rows or targets.shape[:1] != rows:
+            raise ConfigurationError(
+                f"{dataset.uri}: {dataset.items[data].relpath} has the shape {self._array(data).shape} and"
+                f" {dataset.items[labels].relpath} the shape {targets.shape}; expected as many labels as rows of data."
+            )
+        if not rows[0]:
+            raise SelectionError(f"{dataset.uri}: {dataset.items[data].relpath} has no rows.")
+        self.names: Sequence[str] = [f"{dataset.items[data].relpath}[{row}]" for row in range(rows[0])]
+        self.targets: Targets | None = self._encoded(np.array(targets))
+
+    def load(self, position: int, *, as_tensor: bool) -> Any:
+        # A copy, so that a transform that works in place does not change what the next epoch reads.
+        row = np.array(self._array(self.identifiers[0])[position])
+        if self.image_dimensions is not None:
+            return torch.from_numpy(row.astype(np.float32) / 255).reshape(*self.image_dimensions)
+        return array_to_tensor(row)
+
+    def identifiers_of(self, positions: Sequence[int]) -> list[str]:
+        return self.identifiers if len(positions) != 1 else self.identifiers[:1]
+
+    def _array(self, identifier: str) -> "np.ndarray[Any, Any]":
+        if identifier not in self._arrays:
+            try:
+                self._arrays[identifier] = open_array(self.dataset.path(identifier))
+            except (OSError, ValueError, EOFError) as error:
+                raise DecodeError(
+                    f"{self.dataset.uri}: cannot decode item {self.dataset.items[identifier].relpath} ({identifier}):"
+                    f" {type(error).__name__}: {error}. It should be a .npy file without Python objects."
+                ) from error
+        return self._arrays[identifier]
+
+    @cached_property
+    def _arrays(self) -> "dict[str, np.ndarray[Any, Any]]":
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickled, a memory map becomes the whole array: a worker opens it again instead.
+        return {name: value for name, value in vars(self).items() if name != "_arrays"}
+
+    def _encoded(self, labels: "np.ndarray[Any, Any]") -> Targets:
+        """Take labels as they are: whoever writes an array of ints has numbered the classes already."""
+        if labels.dtype.kind == "f":
+            return Targets(torch.from_numpy(labels.astype(np.float32)), None)  # type: ignore[arg-type]
+        if labels.dtype.kind not in "iub":
+            raise DecodeError(f"{self.dataset.uri}: labels should be numbers, found the dtype {labels.dtype}.")
+        if labels.ndim > 1:
+            return Targets(torch.from_numpy(labels.astype(np.int64)), None)  # type: ignore[arg-type]
+        return Targets(labels.tolist(), {int(label): int(label) for label in np.unique(labels)})
+
+
+def _open_samples(
+    dataset: FrozenDataset,
+    select: Mapping[str, Any] | None,
+    decoder: Callable[[Path], Any] | None,
+    target: str | Callable[[Any], Any] | None,
+    class_to_idx: Mapping[Any, int] | None,
+) -> _Samples:
+    """Decide what a sample of this dataset is; an explicit decoder or target always means items."""
+    annotations = dataset.annotation_names()
+    dtoolai_type = dataset.annotation(DTOOLAI_TYPE) if DTOOLAI_TYPE in annotations else None
+    dimensions = dataset.annotation("image_dimensions") if dtoolai_type and "image_dimensions" in annotations else None
+    if decoder is None and target is None:
+        data, labels = generate_identifier(DATA_ITEM), generate_identifier(LABELS_ITEM)
+        if dtoolai_type == "TensorDataSet":
+            data = dataset.annotation("tensor_file_idn") if "tensor_file_idn" in annotations else data
+        if dtoolai_type == "TensorDataSet" or set(dataset.items) == {data, labels}:
+            for identifier, relpath in ((data, "the annotated tensor_file_idn"), (labels, LABELS_ITEM)):
+                if identifier not in dataset.items:
+                    raise MissingItemError(f"{dataset.uri}: a TensorDataSet should hold {relpath} ({identifier}).")
+            if select:
+                raise SelectionError(
+                    f"{dataset.uri} is a pair of arrays, whose samples are rows: select={dict(select)!r} chooses items"
+                    " by overlays, and rows have none. Use val_split and test_split, or one dataset per stage."
+                )
+            return _Rows(dataset, data, labels, dimensions if dtoolai_type else None)
+    chosen = select_by_overlays(list(dataset.items), select or {}, dataset.overlay, uri=dataset.uri)
+    items = [dataset.items[identifier] for identifier in chosen]
+    targets = targets_of(dataset, items, target, class_to_idx)
+    if dtoolai_type == "ImageDataSet" and decoder is None:
+        images = _DtoolAIImages(dataset, items, None, targets)
+        if dimensions is not None:
+            images.size = (dimensions[-1], dimensions[-2])
+        return images
+    return _Items(dataset, items, decoder, targets)

@@ -1,0 +1,28 @@
+"""The two names under which Lightning is published, and why they do not mix."""
+
+from lightning_dtool.errors import MixedNamespaceError
+
+
+def refuse_other_namespace(obj: object, role: str) -> None:
+    """Raise if an object comes from `pytorch_lightning` instead of `lightning`.
+
+    Both distributions ship the same classes under two names, and `isinstance` of one is false for
+    the other: a Trainer of one silently ignores a DataModule of the other.
+
+    Args:
+        obj: A Trainer, LightningModule, DataModule, callback or plug-in.
+        role: What the object is to the reader, for the message, such as `"trainer"`.
+
+    Raises:
+        MixedNamespaceError: If a class of `obj` is defined in `pytorch_lightning`.
+
+    Example:
+        >>> refuse_other_namespace(object(), "trainer")
+    """
+    for cls in type(obj).__mro__:
+        if cls.__module__.partition(".")[0] == "pytorch_lightning":
+            raise MixedNamespaceError(
+                f"The {role} ({type(obj).__module__}.{type(obj).__qualname__}) comes from `pytorch_lightning`, and"
+                " lightning_dtool works with `lightning`. The two do not recognise each other's classes."
+                " Write `import lightning as L` instead of `import pytorch_lightning as pl` throughout."
+            )
