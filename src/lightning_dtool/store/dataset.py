@@ -45,6 +45,7 @@ class FrozenDataset:
         self._uri = uri
         self._admin_metadata = dict(admin_metadata)
         self._opened: tuple[int, Broker] | None = None
+        self._caches: dict[int, Cache] = {}
         self._paths: dict[str, Path] = {}
         self._plain_directories: set[str] = set()
 
@@ -388,7 +389,10 @@ class FrozenDataset:
 
     @property
     def _cache(self) -> Cache:
-        return Cache(self._uri, self.uuid, self._broker, self.hash_function)
+        process = os.getpid()
+        if process not in self._caches:
+            self._caches[process] = Cache(self._uri, self.uuid, self._broker, self.hash_function)
+        return self._caches[process]
 
     @cached_property
     def _manifest(self) -> Manifest:

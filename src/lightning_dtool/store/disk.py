@@ -58,11 +58,19 @@ class DiskBroker(BrokerExtras, DiskStorageBroker):  # type: ignore[misc]
             temporary.unlink(missing_ok=True)
             raise
         if self.durable:
-            sync_directory(path.parent)
+            sync_path(path.parent)
 
     def delete_key(self, key: str) -> None:
         """Remove a file; that it is gone already is no error, everything else is."""
         Path(key).unlink(missing_ok=True)
+
+    def list_overlay_names(self) -> list[str]:
+        """Return the names of the overlays, whatever else lies there."""
+        return _names_of_json(Path(self._overlays_abspath))
+
+    def list_annotation_names(self) -> list[str]:
+        """Return the names of the annotations, whatever else lies there."""
+        return _names_of_json(Path(self._annotations_abspath))
 
     def get_utc_timestamp(self, handle: str) -> float:
         """Return the time of the last change, as dtool does, without the deprecated call."""
@@ -95,11 +103,18 @@ class DiskBroker(BrokerExtras, DiskStorageBroker):  # type: ignore[misc]
         self.durable = True
 
 
-def sync_directory(path: str | os.PathLike[str]) -> None:
-    """Make the entries of a directory durable.
+def _names_of_json(directory: Path) -> list[str]:
+    """Return the names of the JSON files in a directory, which need not exist; hidden ones are not dtool's."""
+    if not directory.is_dir():
+        return []
+    return [path.stem for path in directory.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
+
+
+def sync_path(path: str | os.PathLike[str]) -> None:
+    """Make a file's content, or the entries of a directory, durable.
 
     Args:
-        path: The directory.
+        path: The file or directory.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -116,9 +131,9 @@ def sync_tree(root: Path) -> None:
     """
     for directory, _, names in os.walk(root, topdown=False):
         for name in names:
-            sync_directory(Path(directory, name))
-        sync_directory(directory)
-    sync_directory(root.parent)
+            sync_path(Path(directory, name))
+        sync_path(directory)
+    sync_path(root.parent)
 
 
 def files_below(root: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -46,7 +46,7 @@ def store_errors(uri: str, action: str) -> Iterator[None]:
         yield
     except LightningDtoolError:
         raise
-    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptDatasetError(
             f"{uri}: cannot {action}: expected JSON in UTF-8, found something else ({exc}). "
             "The dataset is damaged: restore it from a copy."

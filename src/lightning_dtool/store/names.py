@@ -99,7 +99,7 @@ def check_value(kind: str, name: str, value: Any) -> Any:
     if fault is not None:
         raise MetadataValueError(f"{kind} {name!r} cannot hold {fault}; write it as a string or leave it out")
     try:
-        json.dumps(value, allow_nan=False).encode()
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as exc:
         raise MetadataValueError(f"{kind} {name!r} is not strict JSON: {exc}; use plain values") from exc
     return value

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 from lightning_dtool.errors import (
     ConfigurationError,
     DatasetExistsError,
+    InvalidNameError,
     LightningDtoolError,
     MetadataKeyError,
     StoreError,
@@ -201,15 +202,17 @@ class DatasetWriter:
         """Add an overlay: one value per item. The items may be added later, but before `commit`.
 
         Args:
-            name: Up to 80 letters, digits, `-` and `_`; no dots.
+            name: Up to 80 letters, digits, `-` and `_`; no dots, and not "sha256", which `commit` writes.
             values_by_relpath: The value of each item, by its path.
 
         Raises:
-            InvalidNameError: If dtool does not allow the name.
+            InvalidNameError: If dtool does not allow the name, or it is "sha256".
             MetadataValueError: If the values are not strict JSON.
         """
         self._require_open()
         check_name("overlay", name, dots=False)
+        if name == "sha256":
+            raise InvalidNameError("the overlay 'sha256' is written by commit(): use another name")
         self._overlays[name] = check_value("overlay", name, dict(values_by_relpath))
 
     # -- how it ends --------------------------------------------------------------------------

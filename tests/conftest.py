@@ -1,0 +1,87 @@
+"""What several tests need: a place for datasets, small datasets, a real S3 server."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_dtool.store import DatasetWriter, FrozenDataset, normalize_uri
+from s3_server import S3Server, running_s3_server
+
+MakeDataset = Callable[..., FrozenDataset]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's cache and credentials out of the tests."""
+    monkeypatch.setenv("DTOOL_CACHE_DIRECTORY", str(tmp_path_factory.mktemp("dtool-cache")))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def base_uri(tmp_path: Path) -> str:
+    """Return the URI of an empty directory for datasets."""
+    directory = tmp_path / "datasets"
+    directory.mkdir()
+    return normalize_uri(directory)
+
+
+@pytest.fixture
+def make_dataset(base_uri: str) -> MakeDataset:
+    """Return a function that makes a small frozen dataset.
+
+    `make_dataset({"a.txt": b"text"}, name="leaves", base=None, overlays={}, annotations={}, tags=(), readme="")`;
+    overlays are by relative path.
+    """
+
+    def make(
+        files: Mapping[str, bytes] | None = None,
+        name: str = "leaves",
+        *,
+        base: str | None = None,
+        overlays: Mapping[str, Mapping[str, Any]] | None = None,
+        annotations: Mapping[str, Any] | None = None,
+        tags: tuple[str, ...] = (),
+        readme: str = "---\ndescription: leaves\n",
+    ) -> FrozenDataset:
+        if files is None:
+            files = {"oak/1.txt": b"one", "oak/2.txt": b"two", "elm/1.txt": b""}
+        with DatasetWriter(name, base or base_uri, creator_username="tester") as writer:
+            for relpath, content in files.items():
+                writer.put_bytes(content, relpath)
+            for overlay, values in (overlays or {}).items():
+                writer.put_overlay(overlay, values)
+            for annotation, value in (annotations or {}).items():
+                writer.put_annotation(annotation, value)
+            for tag in tags:
+                writer.put_tag(tag)
+            writer.put_readme(readme)
+            return writer.commit()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Return a running S3 server."""
+    try:
+        with running_s3_server(tmp_path_factory.mktemp("s3")) as server:
+            yield server
+    except FileNotFoundError as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def s3_base_uri(s3_server: S3Server) -> Iterator[str]:
+    """Return the URI of a bucket on a real S3 server, with dtool's settings for it in the environment."""
+    bucket = "lab-models"
+    s3_server.client().create_bucket(Bucket=bucket)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.settings(bucket).items():
+            patch.setenv(name, value)
+        yield f"s3://{bucket}"

