@@ -10,7 +10,7 @@ def refuse_other_namespace(obj: object, role: str) -> None:
     the other: a Trainer of one silently ignores a DataModule of the other.
 
     Args:
-        obj: A Trainer, LightningModule, DataModule, callback or plug-in.
+        obj: A Trainer, LightningModule, DataModule, callback or plug-in; or a class of one.
         role: What the object is to the reader, for the message, such as `"trainer"`.
 
     Raises:
@@ -19,10 +19,11 @@ def refuse_other_namespace(obj: object, role: str) -> None:
     Example:
         >>> refuse_other_namespace(object(), "trainer")
     """
-    for cls in type(obj).__mro__:
+    found = obj if isinstance(obj, type) else type(obj)
+    for cls in found.__mro__:
         if cls.__module__.partition(".")[0] == "pytorch_lightning":
             raise MixedNamespaceError(
-                f"The {role} ({type(obj).__module__}.{type(obj).__qualname__}) comes from `pytorch_lightning`, and"
+                f"The {role} ({found.__module__}.{found.__qualname__}) comes from `pytorch_lightning`, and"
                 " lightning_dtool works with `lightning`. The two do not recognise each other's classes."
                 " Write `import lightning as L` instead of `import pytorch_lightning as pl` throughout."
             )

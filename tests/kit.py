@@ -1,0 +1,72 @@
+"""Small models, data and Trainers for the tests."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class TinyNet(L.LightningModule):
+    """A classifier with dropout, so that random numbers matter."""
+
+    def __init__(self, lr: float = 0.05, hidden: int = 16, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(8, hidden), torch.nn.ReLU(), torch.nn.Dropout(dropout), torch.nn.Linear(hidden, 3)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        loss = torch.nn.functional.cross_entropy(self(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.log("val_loss", torch.nn.functional.cross_entropy(self(x), y))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.log("test_loss", torch.nn.functional.cross_entropy(self(x), y))
+        self.log("test_acc", (self(x).argmax(-1) == y).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+
+
+def loader(samples: int = 48, batch_size: int = 8, shuffle: bool = False, workers: int = 0) -> DataLoader:
+    """Return a loader whose content depends on nothing but its arguments."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(samples, 8, generator=generator)
+    return DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=batch_size, shuffle=shuffle, num_workers=workers)
+
+
+def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    """Return a Trainer that says nothing and writes below a folder."""
+    settings: dict[str, Any] = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        "callbacks": list(callbacks),
+    }
+    return L.Trainer(**{**settings, **options})
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of a module's weights."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Return True if two sets of weights are bitwise equal."""
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,447 @@
+"""DtoolProvenanceCallback in real Trainers: the user's policy decides, and nothing else changes."""
+
+import logging
+import os
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from kit import TinyNet, loader, same, trainer, weights
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback
+from lightning_dtool.errors import (
+    ConfigurationError,
+    InvalidURIError,
+    MixedNamespaceError,
+    ProvenanceWarning,
+    PublishError,
+    StoreError,
+    UnsupportedStrategyError,
+)
+from lightning_dtool.store import FrozenDataset, iter_datasets
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+def datasets(models: Path) -> list[FrozenDataset]:
+    return list(iter_datasets(str(models)))
+
+
+# -- the main job -------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_can_be_loaded_by_the_best_uri(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    model = TinyNet()
+    t = trainer(tmp_path, provenance)
+    t.fit(model, loader(), loader())
+
+    checkpoint = DtoolCheckpoint.from_uri(provenance.best_uri)
+
+    assert same(weights(checkpoint.load_module()), weights(model))
+    assert checkpoint.record.checkpoint.epoch == 1
+    assert checkpoint.record.model.hyperparameters == {"lr": 0.05, "hidden": 16, "dropout": 0.2}
+    assert checkpoint.record.optimizers[0].param_groups[0].options["lr"] == 0.05
+    assert checkpoint.record.metrics.at_checkpoint["val_loss"] == pytest.approx(t.callback_metrics["val_loss"].item())
+    assert checkpoint.annotations["run_status"] == "finished"
+    assert set(checkpoint.tags) == {"lightning-checkpoint", "best", "last"}
+
+
+def test_the_users_paths_still_work(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance)
+    model = TinyNet()
+    t.fit(model, loader(), loader())
+    best = t.checkpoint_callback.best_model_path
+
+    assert same(weights(TinyNet.load_from_checkpoint(best, weights_only=True)), weights(model))
+    assert provenance.uri_for(best) == provenance.best_uri
+    assert t.test(model, loader(), ckpt_path="best", verbose=False) == t.test(
+        model, loader(), ckpt_path=best, verbose=False
+    )
+    assert Path(best).is_symlink()
+    assert Path(best).stat().st_size == DtoolCheckpoint.from_uri(provenance.best_uri).path.stat().st_size
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_every_stage_loads_by_uri(tmp_path: Path, models: Path, stage: str) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    model = TinyNet()
+    trainer(tmp_path, provenance).fit(model, loader(), loader())
+
+    blank = TinyNet()
+    # Another Trainer needs the callback, or the plug-in, to understand the URI; the results of the run stay known.
+    uri = provenance.best_uri
+    other = trainer(tmp_path, provenance)
+    if stage == "predict":
+        blank.predict_step = lambda batch, batch_idx: blank(batch[0])  # type: ignore[method-assign]
+        other.predict(blank, loader(), ckpt_path=uri)
+    else:
+        getattr(other, stage)(blank, loader(), ckpt_path=uri, verbose=False)
+
+    assert same(weights(blank), weights(model))
+    assert provenance.best_uri == uri
+
+
+MOVED = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # Lightning's, about another folder
+
+
+@MOVED
+def test_resuming_by_uri_names_the_parent(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance).fit(TinyNet(), loader(), loader())
+    first = provenance.best_uri
+
+    again = trainer(tmp_path / "again", provenance, max_epochs=4)
+    again.fit(TinyNet(), loader(), loader(), ckpt_path=first)
+
+    assert again.current_epoch == 4
+    record = DtoolCheckpoint.from_uri(provenance.best_uri).record
+    assert record.lineage.parent_checkpoint is not None
+    assert record.lineage.parent_checkpoint.uri == first
+    DtoolCheckpoint.from_uri(first).verify()  # another run's dataset is never touched
+
+
+@MOVED
+def test_resuming_by_lightnings_own_path_names_the_parent_too(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance)
+    t.fit(TinyNet(), loader())
+    first, path = provenance.best_uri, t.checkpoint_callback.best_model_path
+
+    trainer(tmp_path / "again", provenance, max_epochs=3).fit(TinyNet(), loader(), ckpt_path=path)
+
+    record = DtoolCheckpoint.from_uri(provenance.best_uri).record
+    assert record.lineage.parent_checkpoint is not None
+    assert record.lineage.parent_checkpoint.uri == first
+
+
+# -- the user's policy --------------------------------------------------------------------------
+
+
+def test_mirror_keeps_what_modelcheckpoint_keeps(tmp_path: Path, models: Path) -> None:
+    policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", monitor="train_loss", save_top_k=2, save_last=True)
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, policy, max_epochs=6).fit(TinyNet(), loader())
+
+    kept = {path for path in (tmp_path / "ckpt").iterdir()}
+    linked = {path.resolve().parent.parent.name for path in kept}
+    assert {dataset.name for dataset in datasets(models)} == linked
+    assert len(kept) == 3
+    assert not [path for path in models.iterdir() if path.name not in linked]
+
+
+def test_all_keeps_every_dataset(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models), retention="all")
+    trainer(tmp_path, provenance, max_epochs=4).fit(TinyNet(), loader())
+
+    assert len(datasets(models)) == len(provenance.uris) == 4
+    assert [DtoolCheckpoint.from_uri(uri).record.checkpoint.epoch for uri in provenance.uris] == [0, 1, 2, 3]
+
+
+def test_best_and_last_of_one_step_are_one_dataset(tmp_path: Path, models: Path) -> None:
+    policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, policy).fit(TinyNet(), loader())
+
+    (dataset,) = datasets(models)
+    assert set(dataset.tags()) == {"lightning-checkpoint", "best", "last"}
+    assert provenance.uri_for(policy.last_model_path) == provenance.uri_for(policy.best_model_path) == dataset.uri
+
+
+def test_resuming_from_a_shared_last_goes_on_with_last(tmp_path: Path, models: Path) -> None:
+    def policy() -> ModelCheckpoint:
+        return ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
+
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, policy(), max_epochs=1).fit(TinyNet(), loader())
+    trainer(tmp_path, provenance, policy(), max_epochs=2).fit(
+        TinyNet(), loader(), ckpt_path=str(tmp_path / "ckpt" / "last.ckpt")
+    )
+
+    assert sorted(path.name for path in (tmp_path / "ckpt").iterdir()) == ["epoch=1-step=12.ckpt", "last.ckpt"]
+
+
+def test_last_as_a_link(tmp_path: Path, models: Path) -> None:
+    policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last="link", monitor="train_loss", save_top_k=2)
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, policy, max_epochs=3).fit(TinyNet(), loader())
+
+    assert provenance.uri_for(policy.last_model_path) == provenance.last_uri
+    assert torch.load(policy.last_model_path, weights_only=True)["epoch"] == 2
+
+
+def test_two_policies_that_would_choose_the_same_name(tmp_path: Path, models: Path) -> None:
+    def run(folder: Path, *callbacks: L.Callback) -> list[str]:
+        one = ModelCheckpoint(dirpath=folder, monitor="train_loss", mode="min")
+        two = ModelCheckpoint(dirpath=folder, monitor="val_loss", mode="max")
+        L.seed_everything(3)
+        trainer(tmp_path, one, two, *callbacks, max_epochs=4).fit(TinyNet(), loader(), loader())
+        return sorted(path.name for path in folder.iterdir())
+
+    # Both save in the same hook: the second must find the first one's name taken, though it is not written yet.
+    plain = run(tmp_path / "plain")
+    assert run(tmp_path / "ours", DtoolProvenanceCallback(str(models))) == plain
+
+
+def test_a_fixed_file_name_gets_versions_as_without_us(tmp_path: Path, models: Path) -> None:
+    def run(folder: Path, *callbacks: L.Callback) -> list[str]:
+        policy = ModelCheckpoint(dirpath=folder, filename="model", monitor="train_loss", save_top_k=-1)
+        trainer(tmp_path, policy, *callbacks, max_epochs=3).fit(TinyNet(), loader())
+        return sorted(path.name for path in folder.iterdir())
+
+    plain = run(tmp_path / "plain")
+    assert run(tmp_path / "ours", DtoolProvenanceCallback(str(models))) == plain
+    assert len(datasets(models)) == len(plain) == 3
+
+
+def test_every_n_steps_and_weights_only(tmp_path: Path, models: Path) -> None:
+    policy = ModelCheckpoint(dirpath=tmp_path / "c", every_n_train_steps=4, save_top_k=-1, save_weights_only=True)
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, policy).fit(TinyNet(), loader())
+
+    records = [DtoolCheckpoint.from_uri(uri).record.checkpoint for uri in provenance.uris]
+    assert [record.global_step for record in records] == [4, 8, 12]
+    assert all(record.weights_only for record in records)
+
+
+def test_save_checkpoint_by_hand_after_the_run(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance)
+    t.fit(TinyNet(), loader())
+    t.save_checkpoint(tmp_path / "final.ckpt")
+
+    uri = provenance.uri_for(tmp_path / "final.ckpt")
+    assert uri in provenance.uris
+    assert DtoolCheckpoint.from_uri(uri).annotations["run_status"] == "finished"
+    assert torch.load(tmp_path / "final.ckpt", weights_only=True)["global_step"] == 12
+
+
+# -- quiet where there is nothing to do ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"fast_dev_run": True}, {"enable_checkpointing": False}, {"barebones": True, "limit_train_batches": 2}],
+    ids=["fast_dev_run", "no checkpointing", "barebones"],
+)
+@pytest.mark.filterwarnings("ignore:.*barebones.*")
+def test_no_checkpoint_no_dataset_no_noise(tmp_path: Path, models: Path, options: dict) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    if options.get("barebones"):
+        t = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[provenance], **options)
+    else:
+        t = trainer(tmp_path, provenance, **options)
+    t.fit(TinyNet(), loader())
+
+    assert provenance.best_uri is None
+    assert provenance.uris == []
+    assert list(models.iterdir()) == []
+
+
+def test_fit_twice_and_validate_on_one_trainer(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models), retention="all")
+    t = trainer(tmp_path, provenance, max_epochs=1)
+    model = TinyNet()
+    t.fit(model, loader())
+    io = t.strategy.checkpoint_io
+    t.fit_loop.max_epochs = 2
+    t.fit(model, loader())
+    t.validate(model, loader(), verbose=False)
+
+    assert t.strategy.checkpoint_io is io
+    assert not isinstance(io.checkpoint_io, DtoolCheckpointIO)
+    assert len(provenance.uris) == 2
+    runs = {DtoolCheckpoint.from_uri(uri).record.run.uuid for uri in provenance.uris}
+    assert len(runs) == 2
+
+
+def test_learning_rate_finder_leaves_no_dataset_and_no_false_parent(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance, LearningRateFinder(num_training_steps=5), max_epochs=1)
+    t.fit(TinyNet(), loader())
+
+    (dataset,) = datasets(models)
+    assert DtoolCheckpoint.from_uri(dataset.uri).record.lineage.parent_checkpoint is None
+
+
+# -- loggers ------------------------------------------------------------------------------------
+
+
+def test_the_uri_reaches_the_loggers(tmp_path: Path, models: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loggers = [CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "tb")]
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, logger=loggers).fit(TinyNet(), loader())
+
+    assert provenance.best_uri in (Path(loggers[0].log_dir) / "hparams.yaml").read_text()
+    events = EventAccumulator(loggers[1].log_dir).Reload()
+    written = events.Tensors("dtool_uri/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert written == provenance.best_uri
+
+
+def test_a_logger_that_fails_does_not_fail_the_run(tmp_path: Path, models: Path, monkeypatch) -> None:
+    logger = CSVLogger(tmp_path, "csv")
+    original = logger.log_hyperparams
+    monkeypatch.setattr(
+        logger, "log_hyperparams", lambda params=None: 1 / 0 if "dtool_uri" in params else original(params)
+    )
+    with pytest.warns(ProvenanceWarning, match="CSVLogger did not take the URI"):
+        trainer(tmp_path, DtoolProvenanceCallback(str(models)), logger=logger).fit(TinyNet(), loader())
+
+
+def test_the_uri_is_announced(tmp_path: Path, models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, provenance).fit(TinyNet(), loader())
+    assert provenance.best_uri in caplog.text
+
+
+# -- bad input, before training starts ----------------------------------------------------------
+
+
+class Untouchable(TinyNet):
+    """A model that must not be trained."""
+
+    def training_step(self, batch, batch_idx):
+        raise AssertionError("training started")
+
+
+def test_a_base_uri_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="nowhere"):
+        trainer(tmp_path, DtoolProvenanceCallback(str(tmp_path / "nowhere"))).fit(Untouchable(), loader())
+
+
+def test_an_unknown_scheme_is_refused_at_once() -> None:
+    with pytest.raises(InvalidURIError, match="ftp"):
+        DtoolProvenanceCallback("ftp://lab/models")
+
+
+def test_a_misspelt_retention_is_refused_at_once(models: Path) -> None:
+    with pytest.raises(ConfigurationError, match="miror"):
+        DtoolProvenanceCallback(str(models), retention="miror")
+
+
+def test_two_base_uris_in_one_trainer(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "other").mkdir()
+    callbacks = [DtoolProvenanceCallback(str(models)), DtoolProvenanceCallback(str(tmp_path / "other"))]
+    with pytest.raises(ConfigurationError, match="other"):
+        trainer(tmp_path, *callbacks).fit(Untouchable(), loader())
+
+
+def test_sharded_strategies_are_refused(tmp_path: Path, models: Path, monkeypatch) -> None:
+    from lightning.pytorch.strategies import FSDPStrategy
+
+    t = trainer(tmp_path)
+    monkeypatch.setattr(t.strategy, "__class__", type("Sharded", (FSDPStrategy,), {"__init__": lambda self: None}))
+    with pytest.raises(UnsupportedStrategyError, match="sharded"):
+        DtoolProvenanceCallback(str(models)).setup(t, TinyNet(), "fit")
+
+
+def test_a_trainer_from_pytorch_lightning(tmp_path: Path, models: Path) -> None:
+    pl = pytest.importorskip("pytorch_lightning")
+
+    class PlNet(pl.LightningModule):
+        pass
+
+    t = pl.Trainer(accelerator="cpu", logger=False, max_epochs=1, enable_progress_bar=False)
+    with pytest.raises(MixedNamespaceError, match="import lightning"):
+        DtoolProvenanceCallback(str(models)).setup(t, PlNet(), "fit")
+
+
+# -- a store that fails later -------------------------------------------------------------------
+
+
+def break_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr("lightning_dtool.publisher.DatasetWriter.commit", refuse)
+
+
+@pytest.mark.filterwarnings("ignore::lightning_dtool.errors.ProvenanceWarning")
+def test_a_store_that_fails_never_stops_training(tmp_path: Path, models: Path, monkeypatch) -> None:
+    break_the_store(monkeypatch)
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance, max_epochs=3)
+    model = TinyNet()
+    t.fit(model, loader())
+
+    assert t.current_epoch == 3
+    assert len(provenance.errors) == 3
+    assert provenance.best_uri is None
+    # The plain checkpoint is where Lightning says it is.
+    assert same(
+        weights(TinyNet.load_from_checkpoint(t.checkpoint_callback.best_model_path, weights_only=True)), weights(model)
+    )
+    assert list(models.iterdir()) == []
+
+
+def test_a_failing_store_is_told_to_the_user(tmp_path: Path, models: Path, monkeypatch) -> None:
+    break_the_store(monkeypatch)
+    with pytest.warns(ProvenanceWarning, match="the disk is full"):
+        trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=1).fit(TinyNet(), loader())
+
+
+def test_strict_raises(tmp_path: Path, models: Path, monkeypatch) -> None:
+    break_the_store(monkeypatch)
+    with pytest.raises(PublishError, match="the disk is full"):
+        trainer(tmp_path, DtoolProvenanceCallback(str(models), strict=True)).fit(TinyNet(), loader())
+
+
+@pytest.mark.filterwarnings("ignore::lightning_dtool.errors.ProvenanceWarning")
+def test_the_last_good_dataset_outlives_a_failed_successor(tmp_path: Path, models: Path, monkeypatch) -> None:
+    from lightning_dtool.store import DatasetWriter
+
+    commit = DatasetWriter.commit
+    monkeypatch.setattr(
+        "lightning_dtool.publisher.DatasetWriter.commit",
+        lambda self: commit(self) if "epoch0" in self.uri else (_ for _ in ()).throw(StoreError("gone")),
+    )
+    trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=3).fit(TinyNet(), loader())
+
+    (dataset,) = datasets(models)
+    assert "epoch0" in dataset.name
+    assert "superseded" in dataset.tags()
+
+
+def test_an_exception_in_training_stays_the_users_own(tmp_path: Path, models: Path, monkeypatch) -> None:
+    class Broken(TinyNet):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                raise ZeroDivisionError("mine")
+
+    provenance = DtoolProvenanceCallback(str(models))
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        trainer(tmp_path, provenance, max_epochs=3).fit(Broken(), loader())
+
+    # Flushed all the same, and the record says how it ended.
+    checkpoint = DtoolCheckpoint.from_uri(provenance.last_uri)
+    assert checkpoint.annotations["run_status"] == "failed"
+    checkpoint.verify()
+
+
+def test_hyperparameters_that_are_no_json_are_recorded_and_told(tmp_path: Path, models: Path) -> None:
+    class WithPath(TinyNet):
+        def __init__(self, folder: Path, lr: float = 0.1) -> None:
+            super().__init__(lr)
+            self.hparams.folder = folder
+            self._set_hparams({"folder": os.fspath(folder), "lr": lr, "hidden": 16, "dropout": 0.2, "sizes": (1, 2)})
+            self._hparams_initial = {"folder": folder, "lr": lr, "sizes": (1, 2), "act": lambda x: x}
+
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, max_epochs=1).fit(WithPath(tmp_path), loader())
+
+    record = DtoolCheckpoint.from_uri(provenance.best_uri).record
+    assert record.model.hyperparameters["sizes"] == {"type": "builtins:tuple", "value": [1, 2]}
+    assert "lambda" in record.model.hyperparameters["act"]["name"]
+    assert any(gap.fact == "model.hyperparameters.act" for gap in record.gaps)

@@ -1,0 +1,272 @@
+"""DtoolCheckpoint: what a reader holds."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from kit import TinyNet, loader, same, trainer, weights
+
+from lightning_dtool import DtoolCheckpoint, DtoolModelMixin, DtoolProvenanceCallback
+from lightning_dtool.errors import (
+    DatasetNotFoundError,
+    LightningDtoolError,
+    MixedNamespaceError,
+    ModuleLoadError,
+    NotACheckpointError,
+    ProvenanceWarning,
+    UnsafeCheckpointError,
+    VerificationError,
+)
+from lightning_dtool.store import DatasetWriter, iter_datasets
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+def train(tmp_path: Path, models: Path, model: L.LightningModule, **options: Any) -> str:
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, max_epochs=1, **options).fit(model, loader())
+    assert provenance.best_uri is not None
+    return provenance.best_uri
+
+
+def test_weights_alone(tmp_path: Path, models: Path) -> None:
+    model = TinyNet()
+    checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, model))
+    assert same(checkpoint.load_state_dict(), weights(model))
+
+
+def test_the_weights_outlive_the_dataset(tmp_path: Path, models: Path) -> None:
+    model = TinyNet()
+    checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, model))
+    loaded, module = checkpoint.load_state_dict(), checkpoint.load_module()
+    checkpoint.delete()
+    assert same(loaded, weights(model))
+    assert same(weights(module), weights(model))
+    assert list(iter_datasets(str(models))) == []
+    with pytest.raises(DatasetNotFoundError):
+        DtoolCheckpoint.from_uri(checkpoint.uri)
+
+
+def test_hyperparameters_can_be_overridden(tmp_path: Path, models: Path) -> None:
+    module = DtoolCheckpoint.from_uri(train(tmp_path, models, TinyNet(lr=0.1))).load_module(dropout=0.0)
+    assert module.hparams["dropout"] == 0.0
+    assert module.hparams["lr"] == 0.1
+
+
+def test_opening_reads_metadata_only(tmp_path: Path, models: Path, monkeypatch) -> None:
+    uri = train(tmp_path, models, TinyNet())
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the checkpoint was read"))
+    checkpoint = DtoolCheckpoint.from_uri(uri)
+    assert checkpoint.record.checkpoint.epoch == 0
+    assert "best" in checkpoint.tags
+
+
+# -- verified before anything is used -----------------------------------------------------------
+
+
+def test_a_changed_byte_is_found_before_anything_is_unpickled(tmp_path: Path, models: Path, monkeypatch) -> None:
+    checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, TinyNet()))
+    item = Path(checkpoint.path)
+    content = bytearray(item.read_bytes())
+    content[len(content) // 2] ^= 1
+    item.write_bytes(content)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled before it was verified"))
+
+    with pytest.raises(VerificationError, match=r"checkpoint\.ckpt"):
+        DtoolCheckpoint.from_uri(checkpoint.uri).load_module()
+    with pytest.raises(VerificationError, match=r"checkpoint\.ckpt"):
+        checkpoint.verify()
+
+
+def test_a_large_file_is_verified_once_in_a_process(tmp_path: Path, models: Path, monkeypatch) -> None:
+    checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, TinyNet()))
+    read = []
+    verify = type(checkpoint.dataset).verify
+    monkeypatch.setattr(
+        type(checkpoint.dataset), "verify", lambda self, *a, **k: (read.append(a), verify(self, *a, **k))[1]
+    )
+    for _ in range(3):
+        DtoolCheckpoint.from_uri(checkpoint.uri).load()
+    assert len(read) == 1
+
+
+def test_a_data_set_is_no_checkpoint(models: Path) -> None:
+    with DatasetWriter("leaves", str(models)) as writer:
+        writer.put_bytes(b"x", "oak.png")
+        dataset = writer.commit()
+    with pytest.raises(NotACheckpointError, match="DtoolDataModule"):
+        DtoolCheckpoint.from_uri(dataset.uri)
+
+
+# -- safe by default ----------------------------------------------------------------------------
+
+
+class Exotic:
+    """A class that a safe load does not know."""
+
+
+class WithExotic(TinyNet):
+    """A model that puts an object of its own into the checkpoint."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["exotic"] = Exotic()
+
+
+def test_a_safe_load_names_the_types_that_it_refuses(tmp_path: Path, models: Path) -> None:
+    checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, WithExotic()))
+    with pytest.raises(UnsafeCheckpointError, match=r"Exotic.*add_safe_globals.*weights_only=False"):
+        checkpoint.load_module()
+    assert isinstance(checkpoint.load(weights_only=False)["exotic"], Exotic)
+    with torch.serialization.safe_globals([Exotic]):
+        assert isinstance(checkpoint.load_module(), WithExotic)
+
+
+def test_a_pickle_bomb_does_not_go_off(tmp_path: Path, models: Path) -> None:
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    torch.save({"state_dict": {}, "x": Bomb()}, tmp_path / "bomb.ckpt")
+    uri = train(tmp_path, models, TinyNet())
+    record = DtoolCheckpoint.from_uri(uri).dataset.read_bytes(
+        DtoolCheckpoint.from_uri(uri).dataset.item("provenance.json").identifier
+    )
+    with DatasetWriter("bomb", str(models)) as writer:
+        writer.put_file(tmp_path / "bomb.ckpt", "checkpoint.ckpt")
+        writer.put_bytes(record, "provenance.json")
+        bomb = writer.commit()
+    with pytest.raises(UnsafeCheckpointError, match="mkdir"):
+        DtoolCheckpoint.from_uri(bomb.uri).load_module()
+    assert not (tmp_path / "exploded").exists()
+
+
+# -- the class ----------------------------------------------------------------------------------
+
+
+class FromURI(DtoolModelMixin, TinyNet):
+    """A model with the classmethod."""
+
+
+def test_the_mixin(tmp_path: Path, models: Path) -> None:
+    model = FromURI()
+    uri = train(tmp_path, models, model)
+    loaded = FromURI.from_uri(uri, lr=0.5)
+    assert isinstance(loaded, FromURI)
+    assert same(weights(loaded), weights(model))
+    assert loaded.hparams["lr"] == 0.5
+
+
+def test_a_class_whose_source_has_changed_is_told(tmp_path: Path, models: Path, monkeypatch) -> None:
+    checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, TinyNet()))
+    monkeypatch.setattr("lightning_dtool.checkpoint.source_digest", lambda cls: "0" * 64)
+    with pytest.warns(ProvenanceWarning, match="source of kit:TinyNet is not what it was"):
+        checkpoint.load_module()
+
+
+def test_a_class_from_pytorch_lightning(tmp_path: Path, models: Path) -> None:
+    pl = pytest.importorskip("pytorch_lightning")
+
+    class PlNet(pl.LightningModule):
+        pass
+
+    with pytest.raises(MixedNamespaceError):
+        DtoolCheckpoint.from_uri(train(tmp_path, models, TinyNet())).load_module(PlNet)
+
+
+SCRIPT = """
+    import sys
+    import lightning as L
+    from pathlib import Path
+    from kit import TinyNet, loader, trainer
+    from layers import Scale
+    from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
+
+    FACTOR = 2.0
+
+    class ScriptNet(TinyNet):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.scale = Scale(FACTOR)
+
+        def forward(self, x):
+            return self.scale(super().forward(x))
+
+    folder = Path(sys.argv[1])
+    (folder / "ran").touch(exist_ok=False)
+    provenance = DtoolProvenanceCallback(str(folder / "models"))
+    t = trainer(folder, provenance)
+    t.fit(ScriptNet(), loader())
+    accuracy = t.test(ScriptNet(), loader(), ckpt_path=provenance.best_uri, verbose=False)[0]["test_loss"]
+    (folder / "result").write_text(f"{provenance.best_uri} {accuracy!r}")
+"""
+
+LAYERS = """
+    import torch
+
+    class Scale(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.tensor(factor))
+
+        def forward(self, x):
+            return self.factor * x
+"""
+
+READER = """
+    import sys
+    from pathlib import Path
+    from kit import loader, trainer
+    from lightning_dtool import DtoolCheckpoint
+
+    module = DtoolCheckpoint.from_uri(sys.argv[1]).load_module(trust_source=True)
+    print(repr(trainer(Path(sys.argv[2])).test(module, loader(), verbose=False)[0]["test_loss"]))
+"""
+
+
+@pytest.fixture
+def script_run(tmp_path: Path) -> tuple[str, str]:
+    """Train in a script of its own, with a local module; return the URI and the test loss."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (tmp_path / "models").mkdir()
+    (project / "layers.py").write_text(textwrap.dedent(LAYERS))
+    (project / "train.py").write_text(textwrap.dedent(SCRIPT))
+    done = run([str(project / "train.py"), str(tmp_path)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    uri, loss = (tmp_path / "result").read_text().split()
+    (project / "layers.py").unlink()  # the reader has nothing but the URI
+    (project / "train.py").unlink()
+    return uri, loss
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
+
+
+def test_a_fresh_process_gets_the_recorded_metric_exactly(tmp_path: Path, script_run: tuple[str, str]) -> None:
+    uri, loss = script_run
+    (tmp_path / "read.py").write_text(textwrap.dedent(READER))
+    done = run([str(tmp_path / "read.py"), uri, str(tmp_path)], tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    # The script's training code stands at its top level and would fail here if it ran again.
+    assert done.stdout.split()[-1] == loss
+
+
+def test_code_from_a_record_needs_trust(script_run: tuple[str, str]) -> None:
+    with pytest.raises(ModuleLoadError, match="trust_source=True") as caught:
+        DtoolCheckpoint.from_uri(script_run[0]).load_module()
+    assert isinstance(caught.value, LightningDtoolError | ImportError)

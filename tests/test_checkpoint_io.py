@@ -1,0 +1,162 @@
+"""DtoolCheckpointIO as a plug-in of its own, and beside other checkpoint plug-ins."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kit import TinyNet, loader, same, trainer, weights
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import BatchSizeFinder, ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+
+from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback
+from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.store import iter_datasets
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+def test_it_works_alone(tmp_path: Path, models: Path) -> None:
+    t = trainer(tmp_path, plugins=[DtoolCheckpointIO(str(models))])
+    model = TinyNet(lr=0.01)
+    t.fit(model, loader())
+
+    (dataset,) = iter_datasets(str(models))
+    checkpoint = DtoolCheckpoint.from_uri(dataset.uri)
+    assert same(weights(checkpoint.load_module(TinyNet)), weights(model))
+    assert checkpoint.record.model.hyperparameters["lr"] == 0.01
+    # What a bare checkpoint cannot tell is said, not guessed.
+    assert {"model.class_path", "data", "optimizers"} <= {gap.fact for gap in checkpoint.record.gaps}
+    t.test(TinyNet(), loader(), ckpt_path=dataset.uri, verbose=False)
+
+
+def test_plug_in_and_callback_together_are_one(tmp_path: Path, models: Path) -> None:
+    io = DtoolCheckpointIO(str(models))
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance, plugins=[io])
+    t.fit(TinyNet(), loader())
+
+    assert t.strategy.checkpoint_io is io
+    (dataset,) = iter_datasets(str(models))
+    assert DtoolCheckpoint.from_uri(provenance.best_uri).record.model.class_path == "kit:TinyNet"
+
+
+def test_lightnings_asynchronous_io_gives_way(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance, plugins=[AsyncCheckpointIO()])
+    t.fit(TinyNet(), loader())
+
+    assert isinstance(t.strategy.checkpoint_io.checkpoint_io, TorchCheckpointIO)
+    assert len(provenance.uris) == 1
+
+
+def test_a_users_own_checkpoint_io_still_writes_its_file(tmp_path: Path, models: Path) -> None:
+    class Stamped(TorchCheckpointIO):
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            super().save_checkpoint({**checkpoint, "stamp": "mine"}, path, storage_options)
+
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance, plugins=[Stamped()])
+    t.fit(TinyNet(), loader())
+
+    path = Path(t.checkpoint_callback.best_model_path)
+    assert not path.is_symlink()
+    assert torch.load(path, weights_only=True)["stamp"] == "mine"
+    assert len(list(path.parent.iterdir())) == 1
+    assert provenance.uri_for(path) == provenance.best_uri
+    DtoolCheckpoint.from_uri(provenance.best_uri).verify()
+
+
+def test_bare_state_dicts_and_the_tuners_files_are_left_alone(tmp_path: Path, models: Path) -> None:
+    io = DtoolCheckpointIO(str(models))
+    io.save_checkpoint({"weight": torch.ones(2)}, tmp_path / ".temp.ckpt")
+    io.save_checkpoint({"pytorch-lightning_version": "2", "epoch": 0}, tmp_path / ".lr_find_1.ckpt")
+    io.save_checkpoint({"pytorch-lightning_version": "2", "epoch": 0}, tmp_path / ".scale_batch_size_1.ckpt")
+
+    assert list(iter_datasets(str(models))) == []
+    assert torch.equal(io.load_checkpoint(tmp_path / ".temp.ckpt")["weight"], torch.ones(2))
+    assert io.loaded is not None and io.loaded.endswith(".temp.ckpt")
+    io.remove_checkpoint(tmp_path / ".lr_find_1.ckpt")
+    assert not (tmp_path / ".lr_find_1.ckpt").exists()
+
+
+def test_batch_size_finder(tmp_path: Path, models: Path) -> None:
+    class Sized(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batch_size = 2
+
+        def train_dataloader(self):
+            return loader(batch_size=self.batch_size)
+
+        val_dataloader = train_dataloader
+
+    provenance = DtoolProvenanceCallback(str(models))
+    finder = BatchSizeFinder(max_trials=2, steps_per_trial=1)
+    trainer(tmp_path, provenance, finder, max_epochs=1).fit(Sized())
+    assert len(provenance.uris) == 1
+
+
+def test_a_removed_checkpoint_is_gone_at_once(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance)
+    t.fit(TinyNet(), loader())
+    path = t.checkpoint_callback.best_model_path
+    t.strategy.remove_checkpoint(path)
+
+    assert not Path(path).exists()
+    t.strategy.checkpoint_io.flush()
+    assert list(iter_datasets(str(models))) == []
+    assert provenance.uris == []
+
+
+def test_a_file_that_is_not_ours_is_removed_as_lightning_does(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "old.ckpt").write_bytes(b"x")
+    DtoolCheckpointIO(str(models)).remove_checkpoint(tmp_path / "old.ckpt")
+    assert not (tmp_path / "old.ckpt").exists()
+
+
+def test_the_same_step_with_other_weights_is_another_dataset(tmp_path: Path, models: Path) -> None:
+    """Stochastic weight averaging changes the weights at the end, without a step."""
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance)
+    model = TinyNet()
+    t.fit(model, loader())
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    t.save_checkpoint(tmp_path / "averaged.ckpt")
+
+    assert len(provenance.uris) == 2
+    assert provenance.uri_for(tmp_path / "averaged.ckpt") != provenance.best_uri
+    assert same(weights(TinyNet.load_from_checkpoint(tmp_path / "averaged.ckpt", weights_only=True)), weights(model))
+
+
+def test_a_second_run_into_the_same_folder_touches_nothing_old(tmp_path: Path, models: Path) -> None:
+    def once() -> str:
+        provenance = DtoolProvenanceCallback(str(models))
+        policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", filename="model", enable_version_counter=False)
+        trainer(tmp_path, provenance, policy).fit(TinyNet(), loader())
+        return provenance.best_uri or ""
+
+    first, second = once(), once()
+    assert first != second
+    DtoolCheckpoint.from_uri(first).verify()
+    assert [path.name for path in (tmp_path / "ckpt").iterdir()] == ["model.ckpt"]
+
+
+def test_it_can_be_pickled_for_a_spawned_process(models: Path) -> None:
+    io = pickle.loads(pickle.dumps(DtoolCheckpointIO(str(models), retention="all")))
+    assert io.retention == "all"
+    assert io.publications == []
+
+
+def test_a_misspelt_retention(models: Path) -> None:
+    with pytest.raises(ConfigurationError, match="'mirror' or 'all'"):
+        DtoolCheckpointIO(str(models), retention="everything")  # type: ignore[arg-type]

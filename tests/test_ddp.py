@@ -1,0 +1,73 @@
+"""Several processes: one dataset for each checkpoint, and every rank knows its URI."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from kit import TinyNet, loader, same, trainer, weights
+
+from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
+from lightning_dtool.errors import StoreError
+from lightning_dtool.store import iter_datasets
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*use of fork.*may lead to deadlocks:DeprecationWarning",
+    "ignore:.*sync_dist=True.*:UserWarning",
+    "ignore:.*process group has NOT been destroyed.*:UserWarning",
+)
+
+
+def test_one_dataset_for_each_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
+    t = trainer(tmp_path, provenance, devices=2, strategy="ddp_fork")
+    model = TinyNet()
+    t.fit(model, loader())
+
+    # Training went on in child processes; what they published is known here.
+    assert len(provenance.uris) == 2
+    assert {dataset.uri for dataset in iter_datasets(str(tmp_path / "models"))} == set(provenance.uris)
+    assert provenance.uri_for(t.checkpoint_callback.best_model_path) == provenance.best_uri
+    checkpoint = DtoolCheckpoint.from_uri(provenance.best_uri)
+    assert same(weights(checkpoint.load_module()), weights(model))
+    assert checkpoint.record.trainer.settings["world_size"] == 2
+
+
+def test_a_bad_base_uri_fails_on_every_rank(tmp_path: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(tmp_path / "nowhere"))
+    with pytest.raises(Exception, match="nowhere") as caught:
+        trainer(tmp_path, provenance, devices=2, strategy="ddp_fork").fit(TinyNet(), loader())
+    assert "StoreError" in str(caught.value) or isinstance(caught.value, StoreError)
+
+
+def test_every_rank_can_load_by_the_best_uri(tmp_path: Path) -> None:
+    """A plain `ddp` script: the same lines run on every rank, so every rank must have the URI."""
+    (tmp_path / "models").mkdir()
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from kit import TinyNet, loader, trainer
+        from lightning_dtool import DtoolProvenanceCallback
+
+        if __name__ == "__main__":
+            folder = Path(sys.argv[1])
+            provenance = DtoolProvenanceCallback(str(folder / "models"))
+            t = trainer(folder, provenance, devices=2, strategy="ddp")
+            t.fit(TinyNet(), loader())
+            t.test(TinyNet(), loader(), ckpt_path=provenance.best_uri, verbose=False)
+            (folder / f"rank{t.global_rank}").write_text(provenance.best_uri)
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, env=environment, timeout=120
+    )
+
+    assert done.returncode == 0, done.stderr
+    (dataset,) = iter_datasets(str(tmp_path / "models"))
+    assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text() == dataset.uri

@@ -1,0 +1,88 @@
+"""A checkpoint dataset is an ordinary dtool dataset: the dtool command line works on it, and so does a copy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from kit import TinyNet, loader, same, trainer, weights
+
+from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
+from lightning_dtool.items import CHECKPOINT_ITEM
+
+
+def dtool(*arguments: str) -> str:
+    command = [str(Path(sys.executable).parent / "dtool"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, TinyNet]:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "models").mkdir()
+    provenance = DtoolProvenanceCallback(str(folder / "models"))
+    model = TinyNet()
+    trainer(folder, provenance).fit(model, loader())
+    assert provenance.best_uri is not None
+    return provenance.best_uri, model
+
+
+def test_ls(published: tuple[str, TinyNet]) -> None:
+    uri = published[0]
+    assert CHECKPOINT_ITEM in dtool("ls", uri)
+    assert DtoolCheckpoint.from_uri(uri).name in dtool("ls", uri.rpartition("/")[0])
+
+
+def test_summary(published: tuple[str, TinyNet]) -> None:
+    assert "number_of_items: 4" in dtool("summary", published[0])
+
+
+def test_verify(published: tuple[str, TinyNet]) -> None:
+    assert "All good" in dtool("verify", "-f", published[0])
+
+
+def test_readme_show(published: tuple[str, TinyNet]) -> None:
+    content = yaml.safe_load(dtool("readme", "show", published[0]))
+    assert content["model"]["class"] == "kit:TinyNet"
+    assert published[0] in content["how_to_load"]
+
+
+def test_annotations_and_tags(published: tuple[str, TinyNet]) -> None:
+    assert "finished" in dtool("annotation", "get", published[0], "run_status")
+    assert "best" in dtool("tag", "ls", published[0])
+
+
+def test_a_copy_loads(published: tuple[str, TinyNet], tmp_path: Path) -> None:
+    uri, model = published
+    copy = dtool("cp", "-q", uri, str(tmp_path)).strip()
+    checkpoint = DtoolCheckpoint.from_uri(copy)
+
+    checkpoint.verify()
+    assert checkpoint.uuid == DtoolCheckpoint.from_uri(uri).uuid
+    assert checkpoint.record == DtoolCheckpoint.from_uri(uri).record
+    assert same(weights(checkpoint.load_module()), weights(model))
+
+
+def disk_usage(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*"))
+
+
+def test_bytes_on_disk(tmp_path: Path) -> None:
+    """The dataset is the only full copy: a link stands at Lightning's own path."""
+
+    def run(folder: Path, *callbacks: L.Callback) -> int:
+        torch.manual_seed(0)
+        trainer(folder, *callbacks, max_epochs=2).fit(TinyNet(hidden=100_000), loader())
+        return disk_usage(folder)
+
+    (tmp_path / "recorded" / "models").mkdir(parents=True)
+    plain = run(tmp_path / "plain")
+    recorded = run(tmp_path / "recorded", DtoolProvenanceCallback(str(tmp_path / "recorded" / "models")))
+
+    assert plain > 10_000_000  # a state of 14 MB; for a tiny one the record outweighs the weights
+    assert recorded <= 1.02 * plain

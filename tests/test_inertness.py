@@ -1,0 +1,76 @@
+"""Recording changes nothing: with and without the callback the weights and the random stream are bitwise equal."""
+
+import random
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from kit import TinyNet, loader, same, trainer, weights
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback, pack
+
+
+class NoisyNet(TinyNet):
+    """Draws from every global generator while it trains."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x = x + 0.01 * torch.randn_like(x) + 0.001 * random.random() + 0.001 * float(np.random.rand())
+        return super().training_step((x, y), batch_idx)
+
+
+def run(folder: Path, callbacks: list[L.Callback], workers: int, validate: bool, seed: int | None = 11):
+    if seed is not None:
+        L.seed_everything(seed, workers=True)
+    model = NoisyNet()
+    policy = ModelCheckpoint(dirpath=folder / "ckpt", monitor="train_loss", save_top_k=2, save_last=True)
+    t = trainer(folder, policy, *callbacks, max_epochs=3)
+    t.fit(model, loader(shuffle=True, workers=workers), loader(workers=workers) if validate else None)
+    stream = (torch.rand(4), np.random.rand(4).tolist(), random.random())
+    return weights(model), t.optimizers[0].state_dict()["state"], stream
+
+
+@pytest.mark.parametrize("validate", [True, False], ids=["validation", "no validation"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_weights_optimizer_and_random_stream_are_equal(tmp_path: Path, workers: int, validate: bool) -> None:
+    (tmp_path / "models").mkdir()
+    plain = run(tmp_path / "plain", [], workers, validate)
+    recorded = run(tmp_path / "recorded", [DtoolProvenanceCallback(str(tmp_path / "models"))], workers, validate)
+
+    assert same(plain[0], recorded[0])
+    for index, state in plain[1].items():
+        assert all(
+            torch.equal(torch.as_tensor(value), torch.as_tensor(recorded[1][index][key]))
+            for key, value in state.items()
+        )
+    assert torch.equal(plain[2][0], recorded[2][0])
+    assert plain[2][1:] == recorded[2][1:]
+
+
+def test_recording_our_own_datamodule_changes_nothing(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for label in ("oak", "elm", "yew"):
+        (tmp_path / "leaves" / label).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.random.default_rng(number).integers(0, 255, (2, 4), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "leaves" / label / f"{number}.png")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "models").mkdir()
+    uri = pack(tmp_path / "leaves", str(tmp_path / "base"), "leaves", progress=False)
+
+    class LeafNet(TinyNet):
+        def forward(self, x):
+            return super().forward(x.flatten(1))
+
+    def once(*callbacks: L.Callback) -> dict[str, torch.Tensor]:
+        L.seed_everything(5)
+        model = LeafNet()
+        data = DtoolDataModule(uri, val_split=0.25, batch_size=4)
+        trainer(tmp_path, *callbacks, max_epochs=2, enable_checkpointing=bool(callbacks)).fit(model, data)
+        return weights(model)
+
+    assert same(once(), once(DtoolProvenanceCallback(str(tmp_path / "models"))))

@@ -1,0 +1,90 @@
+"""However a run ends, its checkpoints are whole: Ctrl-C, SIGTERM, SIGKILL, in real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_dtool import DtoolCheckpoint
+from lightning_dtool.errors import NotFrozenError
+from lightning_dtool.store import FrozenDataset, iter_datasets
+
+SCRIPT = """
+    import sys, time
+    from pathlib import Path
+    from kit import TinyNet, loader, trainer
+    from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+    from lightning_dtool import DtoolProvenanceCallback
+
+    folder = Path(sys.argv[1])
+
+    class Slow(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            (folder / f"epoch{trainer.current_epoch}").touch()
+        def on_train_batch_end(self, *args):
+            time.sleep(0.02)
+
+    if __name__ == "__main__":
+        policy = ModelCheckpoint(dirpath=folder / "ckpt", save_last=True, save_top_k=-1, save_on_exception=True)
+        provenance = DtoolProvenanceCallback(str(folder / "models"))
+        trainer(folder, provenance, policy, Slow(), max_epochs=1000).fit(TinyNet(hidden=20_000), loader())
+"""
+
+
+def start(tmp_path: Path) -> subprocess.Popen:
+    (tmp_path / "models").mkdir()
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "epoch2").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "training did not get to its third epoch"
+        time.sleep(0.05)
+    return process
+
+
+# The exit codes are Lightning's: its SIGTERMException is a SystemExit without a code.
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_run_leaves_whole_datasets(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    process = start(tmp_path)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    found = [DtoolCheckpoint.from_uri(dataset.uri) for dataset in iter_datasets(str(tmp_path / "models"))]
+    assert len(found) >= 3
+    for checkpoint in found:
+        checkpoint.verify()
+        assert checkpoint.annotations["run_status"] == "interrupted"
+    assert len(list((tmp_path / "models").iterdir())) == len(found)
+    latest = max(found, key=lambda checkpoint: checkpoint.record.checkpoint.global_step)
+    assert "last" in latest.tags
+    for path in (tmp_path / "ckpt").iterdir():
+        torch.load(path, weights_only=True)
+
+
+def test_a_killed_run_leaves_nothing_half_visible(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+
+    found = list(iter_datasets(str(tmp_path / "models")))
+    assert len(found) >= 2
+    for dataset in found:
+        DtoolCheckpoint.from_uri(dataset.uri).verify()
+    for folder in (tmp_path / "models").iterdir():
+        if folder.name not in {dataset.name for dataset in found}:
+            with pytest.raises(NotFrozenError):
+                FrozenDataset.from_uri(folder)
+    torch.load(tmp_path / "ckpt" / "last.ckpt", weights_only=True)
