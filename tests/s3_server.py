@@ -62,17 +62,9 @@ def running_s3_server(directory: Path) -> Iterator[S3Server]:
     data = directory / "data"
     data.mkdir()
     ports = free_ports(9)
-    names = [
-        "master.port",
-        "master.port.grpc",
-        "volume.port",
-        "volume.port.grpc",
-        "filer.port",
-        "filer.port.grpc",
-        "s3.port",
-        "s3.port.grpc",
-        "s3.port.iceberg",
-    ]
+    # Every service has its own port, or it takes a well-known one that somebody else may use.
+    services = ("master", "volume", "filer", "s3")
+    names = [*(f"{name}.port" for name in services), *(f"{name}.port.grpc" for name in services), "s3.port.iceberg"]
     log = (directory / "server.log").open("wb")
     process = subprocess.Popen(
         [

@@ -44,7 +44,8 @@ class DiskBroker(BrokerExtras, DiskStorageBroker):  # type: ignore[misc]
     def put_text(self, key: str, text: str) -> None:
         """Write a file that nobody ever sees half written."""
         path = Path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Only one level, for old datasets without tags: one that was removed must not come to life again.
+        path.parent.mkdir(exist_ok=True)
         # Not beside the file: whatever lies in `tags/` is a tag.
         temporary = Path(self._abspath) / ".dtool" / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:

@@ -1,0 +1,57 @@
+"""Metadata files on disk are there as a whole or not at all."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from lightning_dtool.store import local_path
+from lightning_dtool.store.brokers import open_broker
+from lightning_dtool.store.disk import files_below
+
+
+def test_a_file_that_cannot_be_replaced_keeps_its_content(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make_dataset()
+    dataset.put_annotation("a", 1)
+
+    def fails(*_: object) -> None:
+        raise OSError("I/O error")
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(OSError, match="I/O error"):
+        dataset.put_annotation("a", 2)
+    monkeypatch.undo()
+    assert dataset.annotation("a") == 1
+    assert sorted(os.listdir(f"{local_path(dataset.uri)}/.dtool/annotations")) == ["a.json"]
+    assert not [name for name in os.listdir(f"{local_path(dataset.uri)}/.dtool") if name.startswith(".tmp")]
+
+
+def test_readers_never_see_half_a_file(make_dataset) -> None:
+    dataset = make_dataset(annotations={"a": ["x"] * 10_000})
+    seen = []
+    writer = threading.Thread(target=lambda: [dataset.put_annotation("a", [str(n)] * 10_000) for n in range(20)])
+    writer.start()
+    while writer.is_alive():
+        seen.append(len(dataset.annotation("a")))
+    writer.join()
+    assert set(seen) <= {10_000}
+
+
+def test_text_is_utf8_whatever_the_locale(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    dataset = make_dataset(readme="Bäume\r\n")
+    assert Path(f"{local_path(dataset.uri)}/README.yml").read_bytes() == "Bäume\r\n".encode()
+
+
+def test_files_below(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").write_text("12")
+    (tmp_path / "link").symlink_to("a")
+    assert {relpath: status.st_size for relpath, status in files_below(tmp_path)} == {"a/b/c": 2, "link": 1}
+
+
+def test_the_time_of_a_file_is_told_without_a_warning(make_dataset) -> None:
+    dataset = make_dataset()
+    broker = open_broker(dataset.uri)
+    assert broker.get_utc_timestamp("oak/1.txt") == dataset.path(dataset.item("oak/1.txt").identifier).stat().st_mtime

@@ -1,0 +1,333 @@
+"""Writing a dataset: ordinary for dtool, and never half visible."""
+
+import errno
+import getpass
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dtoolcore
+import pytest
+
+from lightning_dtool.errors import (
+    ConfigurationError,
+    DatasetExistsError,
+    DatasetNotFoundError,
+    InvalidNameError,
+    LightningDtoolError,
+    MetadataKeyError,
+    MetadataValueError,
+    NotFrozenError,
+    StoreError,
+)
+from lightning_dtool.store import DatasetWriter, FrozenDataset, generate_identifier, iter_datasets, local_path
+from lightning_dtool.store.disk import DiskBroker
+
+
+def names_in(base_uri: str) -> list[str]:
+    path = local_path(base_uri)
+    assert path is not None
+    return sorted(os.listdir(path))
+
+
+def test_what_goes_in_comes_out(base_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "leaf.png").write_bytes(b"png")
+    with DatasetWriter("leaves", base_uri, creator_username="me") as writer:
+        writer.put_overlay("category", {"leaf.png": "oak", "ü/b": "elm", "c": None})
+        writer.put_file(tmp_path / "leaf.png", "leaf.png")
+        writer.put_bytes(b"b", "ü/b")
+        with writer.open("c") as file:
+            file.write(b"12")
+            file.write(memoryview(b"345"))
+            file.flush()
+            assert file.tell() == 5
+        writer.put_annotation("a", [1, 2])
+        writer.put_tag("best")
+        writer.put_readme("---\nx: ü\n")
+        dataset = writer.commit()
+        assert (dataset.uri, dataset.uuid) == (writer.uri, writer.uuid)
+    contents = {item.relpath: dataset.read_bytes(item.identifier) for item in dataset.items.values()}
+    assert contents == {"leaf.png": b"png", "ü/b": b"b", "c": b"12345"}
+    assert dataset.overlay("category")[generate_identifier("ü/b")] == "elm"
+    dataset.verify()
+
+
+def test_dtoolcore_reads_it_as_its_own(make_dataset) -> None:
+    dataset = make_dataset(annotations={"a": 1}, tags=("t",))
+    theirs = dtoolcore.DataSet.from_uri(dataset.uri)
+    assert (theirs.name, theirs.uuid, theirs.uri) == (dataset.name, dataset.uuid, dataset.uri)
+    assert set(theirs.identifiers) == set(dataset.items)
+    for identifier, item in dataset.items.items():
+        properties = theirs.item_properties(identifier)
+        assert (properties["relpath"], properties["size_in_bytes"], properties["hash"]) == (
+            item.relpath,
+            item.size_in_bytes,
+            item.hash,
+        )
+        assert time.time() - 60 < properties["utc_timestamp"] <= time.time()
+        assert Path(theirs.item_content_abspath(identifier)) == dataset.path(identifier)
+    assert theirs.get_annotation("a") == 1
+    assert theirs.list_tags() == ["t"]
+    assert isinstance(theirs.admin_metadata["frozen_at"], float)
+
+
+def test_everything_is_synced(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_bytes(b"1", "a/b")
+        writer.put_tag("t")
+        assert synced == []
+        writer.commit()
+    root = str(local_path(writer.uri))
+    everything = {str(path) for path in Path(root).rglob("*")} | {root, str(Path(root).parent)}
+    # The administrative metadata is replaced last, from a temporary file; then its directory is synced.
+    assert everything <= set(synced)
+    assert "/.dtool/.tmp-" in synced[-2]
+    assert synced[-1] == f"{root}/.dtool"
+    assert not [name for name in os.listdir(f"{root}/.dtool") if name.startswith(".tmp")]
+
+
+def test_hashes_come_from_what_passed_by(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_dtool.store import digest
+
+    monkeypatch.setattr(digest, "hash_file", lambda *_: pytest.fail("a file was read again"))
+    monkeypatch.setattr("dtoolcore.filehasher._hash_the_file", lambda *_: pytest.fail("a file was read again"))
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_bytes(b"abc", "a")
+        assert writer.commit().item("a").hash == "900150983cd24fb0d6963f7d28e17f72"
+
+
+# -- what is refused ----------------------------------------------------------------------------
+
+
+def test_names(base_uri: str) -> None:
+    for name in ("epoch=3", "..", "", "x\n", "a/b"):
+        with pytest.raises(InvalidNameError):
+            DatasetWriter(name, base_uri)
+    with DatasetWriter("x", base_uri) as writer:
+        for relpath in ("/etc/passwd", "../x", "a//b", ""):
+            with pytest.raises(InvalidNameError):
+                writer.put_bytes(b"", relpath)
+        with pytest.raises(InvalidNameError):
+            writer.put_annotation("a.b", 1)
+        with pytest.raises(InvalidNameError):
+            writer.put_overlay("a.b", {})
+        with pytest.raises(InvalidNameError, match="sha256"):
+            writer.put_overlay("sha256", {})
+        with pytest.raises(InvalidNameError):
+            writer.put_tag("a/b")
+        with pytest.raises(MetadataValueError):
+            writer.put_annotation("a", float("nan"))
+        with pytest.raises(MetadataValueError):
+            writer.put_overlay("a", {"x": 2**64})
+    assert names_in(base_uri) == []
+
+
+def test_a_base_uri_that_cannot_take_a_dataset(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for base, found in ((tmp_path / "nothing", "nothing"), (tmp_path / "file", "a file"), ("/proc", "")):
+        with pytest.raises(StoreError, match=f"file://.*{found}"):
+            DatasetWriter("x", str(base))
+
+
+def test_a_name_that_is_taken(make_dataset, base_uri: str) -> None:
+    dataset = make_dataset()
+    with pytest.raises(DatasetExistsError, match="Choose another name"):
+        DatasetWriter("leaves", base_uri)
+    dataset.verify()
+    with DatasetWriter("other", base_uri) as writer:
+        with pytest.raises(DatasetExistsError):
+            DatasetWriter("other", base_uri)
+        writer.put_bytes(b"1", "a")
+        with pytest.raises(DatasetExistsError, match="item 'a'"):
+            writer.put_bytes(b"2", "a")
+        assert writer.commit().read_bytes(generate_identifier("a")) == b"1"
+
+
+def test_overlays_cover_exactly_the_items(base_uri: str) -> None:
+    for values in ({"a": 1}, {"a": 1, "b": 2, "c": 3}):
+        with DatasetWriter("x", base_uri) as writer:
+            writer.put_bytes(b"", "a")
+            writer.put_bytes(b"", "b")
+            writer.put_overlay("category", values)
+            with pytest.raises(MetadataKeyError, match=r"overlay 'category'.*exactly the 2 items.*: [bc]"):
+                writer.commit()
+            # Nothing is lost: it can be put right.
+            writer.put_overlay("category", {"a": 1, "b": 2})
+            writer.commit()
+        local_path(writer.uri).rename(f"{local_path(base_uri)}/{len(values)}")  # type: ignore[union-attr]
+
+
+def test_a_writer_is_used_once(base_uri: str) -> None:
+    with DatasetWriter("x", base_uri) as writer:
+        writer.commit()
+        writer.abort()
+        for use in (writer.commit, lambda: writer.put_bytes(b"", "a"), lambda: writer.put_tag("a")):
+            with pytest.raises(ConfigurationError, match="committed"):
+                use()
+    FrozenDataset.from_uri(writer.uri).verify()
+
+
+# -- who it is by -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"), [("Jörg Weiß", "Jorg Weiss"), ("太郎", "unknown"), ("x\ny", "xy"), ("me", "me")]
+)
+def test_user_names_are_plain(base_uri: str, name: str, recorded: str) -> None:
+    with DatasetWriter("x", base_uri, creator_username=name) as writer:
+        assert writer.commit().admin_metadata["creator_username"] == recorded
+
+
+def test_a_user_without_a_name(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    with DatasetWriter("x", base_uri) as writer:
+        assert writer.commit().admin_metadata["creator_username"] == "unknown"
+
+
+# -- nothing half visible -----------------------------------------------------------------------
+
+
+def test_without_commit_nothing_stays(base_uri: str) -> None:
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_bytes(b"1", "a")
+        assert names_in(base_uri) == ["x"]
+    assert names_in(base_uri) == []
+    with pytest.raises(StoreError, match="no such file"), DatasetWriter("x", base_uri) as writer:
+        writer.put_file("/nonexistent", "a")
+    assert names_in(base_uri) == []
+
+
+def test_an_exception_of_the_caller_stays_its_own(base_uri: str) -> None:
+    with DatasetWriter("x", base_uri) as writer:
+        with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"), writer.open("a") as file:
+            pickle.dump(lambda: 1, file)
+        writer.put_bytes(b"22", "a")
+        assert writer.commit().read_bytes(generate_identifier("a")) == b"22"
+
+
+def test_a_full_disk_while_an_item_is_written(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk(io.FileIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with DatasetWriter("x", base_uri) as writer:
+        monkeypatch.setattr(Path, "open", lambda self, mode="r", **_: FullDisk(str(self), mode))
+        with pytest.raises(StoreError, match=r"cannot write item 'a'.*No space left") as caught:
+            writer.put_bytes(b"1", "a")
+        assert caught.value.errno == errno.ENOSPC
+        monkeypatch.undo()
+    assert names_in(base_uri) == []
+
+
+STEPS = ["pre_freeze_hook", "held_items", "put_manifest", "put_readme", "put_overlay", "put_annotation", "put_tag"]
+STEPS += ["sync", "put_admin_metadata", "post_freeze_hook"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), KeyboardInterrupt()])
+def test_a_fault_at_any_step_of_commit(
+    base_uri: str, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
+) -> None:
+    expected = StoreError if isinstance(error, OSError) else KeyboardInterrupt
+    done = getattr(DiskBroker, step)
+
+    def fails_once(*args: Any) -> None:
+        # The worst case: the step has its effect and fails all the same.
+        done(*args)
+        monkeypatch.undo()
+        raise error
+
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_bytes(b"1", "a")
+        writer.put_annotation("a", 1)
+        writer.put_tag("t")
+        monkeypatch.setattr(DiskBroker, step, fails_once)
+        with pytest.raises(expected):
+            writer.commit()
+        with pytest.raises(NotFrozenError):
+            FrozenDataset.from_uri(writer.uri)
+        with pytest.raises(ConfigurationError, match="failed"):
+            writer.put_bytes(b"2", "b")
+    assert names_in(base_uri) == []
+
+
+@pytest.mark.parametrize("step", [*STEPS, "open"])
+def test_a_kill_at_any_step_leaves_no_frozen_dataset(base_uri: str, step: str) -> None:
+    """The process dies without a word just before the step (for `open`, in the middle of an item)."""
+    script = f"""
+import os, signal
+from lightning_dtool.store import DatasetWriter
+from lightning_dtool.store.disk import DiskBroker
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+writer = DatasetWriter("x", {base_uri!r})
+if {step!r} == "open":
+    with writer.open("a") as file:
+        file.write(b"1" * 100_000)
+        die()
+writer.put_bytes(b"1", "a")
+writer.put_annotation("a", 1)
+writer.put_tag("t")
+setattr(DiskBroker, {step!r}, die)
+writer.commit()
+"""
+    died = subprocess.run([sys.executable, "-c", script], check=False)
+    assert died.returncode == -signal.SIGKILL
+    uri = f"{base_uri}/x"
+    if step == "post_freeze_hook":
+        # This comes after the last write: the dataset is complete.
+        FrozenDataset.from_uri(uri).verify()
+        return
+    with pytest.raises(NotFrozenError):
+        FrozenDataset.from_uri(uri)
+    assert list(iter_datasets(base_uri)) == []
+
+
+def test_a_kill_while_the_directory_is_made_leaves_no_dataset(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(DiskBroker, "put_admin_metadata", denied)
+    with pytest.raises(StoreError, match="I/O error"):
+        DatasetWriter("x", base_uri)
+    assert names_in(base_uri) == []
+    with pytest.raises(DatasetNotFoundError):
+        FrozenDataset.from_uri(f"{base_uri}/x")
+
+
+@pytest.mark.parametrize("change", ["longer", "gone", "more"])
+def test_a_store_that_holds_something_else(base_uri: str, change: str) -> None:
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_bytes(b"1", "a")
+        item = local_path(writer.uri) / "data/a"  # type: ignore[operator]
+        if change == "longer":
+            item.write_bytes(b"12")
+        elif change == "gone":
+            item.unlink()
+        else:
+            item.with_name("b").touch()
+        with pytest.raises(StoreError, match=r"1 differences: [ab]: .*Nothing was frozen"):
+            writer.commit()
+    assert names_in(base_uri) == []
+
+
+def test_an_abort_that_fails_does_not_hide_what_went_wrong(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(DiskBroker, "remove", denied)
+    with pytest.raises(RuntimeError, match="mine"), DatasetWriter("x", base_uri):
+        raise RuntimeError("mine")
+    with pytest.raises(LightningDtoolError, match="I/O error"), DatasetWriter("y", base_uri):
+        pass
