@@ -27,6 +27,7 @@ from lightning_dtool.targets import Targets, targets_of
 DATA_ITEM = "data.npy"
 LABELS_ITEM = "labels.npy"
 DTOOLAI_TYPE = "dtoolAI.inputtype"
+USETYPE_OVERLAY = "usetype"
 DTOOLAI_IMAGE_SIZE = (256, 256)
 
 
@@ -178,6 +179,12 @@ class DtoolDataset(Dataset[Any]):
     def is_itemwise(self) -> bool:
         """Whether each sample is an item, rather than a row of an array."""
         return isinstance(self._samples, _Items)
+
+    @property
+    def usetype_overlay(self) -> str | None:
+        """The overlay that divides this dataset by dtoolAI's convention; None if there is no such convention."""
+        follows = isinstance(self._samples, _DtoolAIImages) and USETYPE_OVERLAY in self.dataset.overlay_names()
+        return USETYPE_OVERLAY if follows else None
 
     def subset(self, positions: Sequence[int], *, targets: bool = True) -> "DtoolDataset":
         """Return some of the samples as a dataset of their own; nothing is read again.

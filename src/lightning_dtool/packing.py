@@ -1,0 +1,271 @@
+"""A folder on disk becomes a frozen dataset."""
+
+import csv as csv_format
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from lightning_dtool.errors import ConfigurationError, DatasetNotFoundError, MetadataKeyError, UnsafeDatasetError
+from lightning_dtool.store import DatasetWriter
+
+CATEGORY = "category"
+_PATH_COLUMNS = ("path", "relpath", "filename")
+
+
+def pack(
+    folder: str | os.PathLike[str],
+    base_uri: str | os.PathLike[str],
+    name: str,
+    *,
+    csv: str | os.PathLike[str] | None = None,
+    overlays: Mapping[str, Mapping[str, Any]] | None = None,
+    annotations: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+    description: str = "",
+    project: str = "",
+    owner_name: str = "",
+    owner_email: str = "",
+    owner_username: str = "",
+    owner_orcid: str = "",
+    funders: Sequence[str] = (),
+    confidential: bool = False,
+    personally_identifiable_information: bool = False,
+    progress: bool = True,
+) -> str:
+    """Make a frozen dataset of a folder.
+
+    Without a CSV the first folder level names the classes: `oak/1.png` gets the value `oak` in the overlay
+    `category`. If files lie beside the class folders, or there are no folders, there is no such overlay.
+    With a CSV every further column becomes an overlay, and the folders are only part of the paths.
+
+    Args:
+        folder: The folder. Hidden files and folders (`.DS_Store`, `.git`) are left out.
+        base_uri: Where the dataset goes: a directory, or for instance `s3://bucket`.
+        name: The dataset's name: up to 80 letters, digits, `-`, `_` and `.`.
+        csv: A table in UTF-8 with a header. The column `path`, `relpath` or `filename`, else the first one,
+            holds each file's path in the folder. A column of whole numbers gives ints, of numbers floats, of
+            true and false bools, else strings; an empty field is null. Every file needs a row and every
+            row a file; the table itself may lie in the folder and is then left out.
+        overlays: More overlays: by name, a value for every file by its path in the folder.
+        annotations: Annotations by name; strict JSON values.
+        tags: Tags.
+        description: What the data is; like all fields up to the last but one, this goes into README.yml.
+        project: The project that it belongs to.
+        owner_name: Who answers for the data.
+        owner_email: The owner's address.
+        owner_username: The owner's user name.
+        owner_orcid: The owner's ORCID iD.
+        funders: Who paid for it.
+        confidential: Whether the data is confidential. False by default.
+        personally_identifiable_information: Whether it tells about persons. False by default.
+        progress: Whether to show a progress bar, on a terminal only. True by default.
+
+    Returns:
+        The URI of the frozen dataset.
+
+    Raises:
+        DatasetNotFoundError: If the folder is not there or holds no files.
+        MetadataKeyError: If files lack a row or a value, or rows and values lack a file.
+        ConfigurationError: If the CSV cannot be read as a table, or two sources give one overlay.
+        UnsafeDatasetError: If a symbolic link leads out of the folder.
+        InvalidNameError: If dtool does not allow a name, before anything is written.
+        DatasetExistsError, InvalidURIError, StoreError: If the dataset cannot be written.
+
+    Example:
+        ```python
+        uri = pack("leaves", "file:///data", "leaves", description="Leaves of 12 trees, photographed in May")
+        ```
+    """
+    root = Path(folder)
+    table = None if csv is None else Path(csv)
+    files = _files(root, leave_out=table)
+    values = _all_overlays(files, root, table, overlays or {})
+    readme = {
+        "description": description,
+        "project": project,
+        "confidential": confidential,
+        "personally_identifiable_information": personally_identifiable_information,
+        "owners": [
+            {"name": owner_name, "email": owner_email, "username": owner_username, "orcid": owner_orcid},
+        ],
+        "funders": list(funders),
+        "creation_date": date.today().isoformat(),
+    }
+    with DatasetWriter(name, os.fspath(base_uri)) as writer:
+        for overlay, by_relpath in values.items():
+            writer.put_overlay(overlay, by_relpath)
+        for annotation, value in (annotations or {}).items():
+            writer.put_annotation(annotation, value)
+        for tag in tags:
+            writer.put_tag(tag)
+        writer.put_readme("---\n" + yaml.safe_dump(readme, sort_keys=False, allow_unicode=True))
+        for relpath in _with_progress(list(files), name, enabled=progress):
+            writer.put_file(files[relpath], relpath)
+        return writer.commit().uri
+
+
+def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Read a CSV of per-file values.
+
+    Args:
+        path: The table; see `pack`.
+
+    Returns:
+        The files' paths in order of the rows, and for each further column its values by path.
+
+    Raises:
+        ConfigurationError: If it is no table: no header, ragged rows, a name twice.
+    """
+
+    def refuse(problem: str) -> ConfigurationError:
+        return ConfigurationError(f"{path}: {problem}. Expected a header line and one line per file, in UTF-8.")
+
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [row for row in csv_format.reader(lines, strict=True) if row]
+    except (OSError, UnicodeDecodeError, csv_format.Error) as error:
+        raise refuse(f"cannot be read ({error})") from error
+    if len(rows) < 2:
+        raise refuse(f"has {len(rows)} lines")
+    header = [column.strip() for column in rows[0]]
+    if "" in header or len(set(header)) != len(header):
+        raise refuse(f"has a column without a name of its own: {header}")
+    key = next((header.index(column) for column in _PATH_COLUMNS if column in header), 0)
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(header):
+            raise refuse(f"row {number} has {len(row)} fields and the header {len(header)}")
+    relpaths = [PurePosixPath(row[key].strip().replace("\\", "/")).as_posix() for row in rows[1:]]
+    if len(set(relpaths)) != len(relpaths):
+        twice = next(relpath for relpath in relpaths if relpaths.count(relpath) > 1)
+        raise refuse(f"has two rows for {twice}")
+    columns = {}
+    for index, column in enumerate(header):
+        if index != key:
+            columns[column] = dict(zip(relpaths, typed([row[index] for row in rows[1:]]), strict=True))
+    return relpaths, columns
+
+
+def typed(texts: Sequence[str]) -> list[Any]:
+    """Give a column the narrowest type that all of its fields have; an empty field becomes None.
+
+    Example:
+        >>> typed(["1", "2.5", ""])
+        [1.0, 2.5, None]
+        >>> typed(["true", "False"]), typed(["007", "1"])
+        ([True, False], ['007', '1'])
+    """
+    stripped = [text.strip() for text in texts]
+    present = [text for text in stripped if text]
+    for convert in (_whole, _number, _truth):
+        if present and all(convert(text) is not None for text in present):
+            return [convert(text) if text else None for text in stripped]
+    return [text or None for text in stripped]
+
+
+def _whole(text: str) -> int | None:
+    """Read a whole number, unless writing it again would give another text (`007` is a name) or 8 bytes are too few."""
+    digits = text.removeprefix("-")
+    is_whole = digits.isascii() and digits.isdigit() and str(int(text)) == text
+    return int(text) if is_whole and abs(int(text)) < 2**63 else None
+
+
+def _number(text: str) -> float | None:
+    """Read a decimal number; `nan`, `inf`, `1_000` and `007` are texts."""
+    digits = text.removeprefix("-").removeprefix("+")
+    if (
+        not digits.isascii()
+        or not set(digits) <= set("0123456789.eE+-")
+        or (digits[:1] == "0" and digits[1:2].isdigit())
+    ):
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if abs(value) != float("inf") else None
+
+
+def _truth(text: str) -> bool | None:
+    return {"true": True, "false": False}.get(text.lower())
+
+
+def _files(root: Path, leave_out: Path | None) -> dict[str, Path]:
+    """Find the files below a folder, by their relative path, in sorted order."""
+    if not root.is_dir():
+        raise DatasetNotFoundError(f"{root} is not a folder: there is nothing to pack.")
+    inside = root.resolve()
+    table = None if leave_out is None else leave_out.resolve()
+    found = {}
+    for path in _walk(root, inside, frozenset({inside})):
+        if path.resolve() != table:
+            found[path.relative_to(root).as_posix()] = path
+    if not found:
+        raise DatasetNotFoundError(f"{root} holds no files (hidden ones are left out): there is nothing to pack.")
+    return dict(sorted(found.items()))
+
+
+def _walk(folder: Path, inside: Path, above: frozenset[Path]) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        real = path.resolve()
+        if path.is_symlink() and not (real.is_relative_to(inside) and real.exists()):
+            raise UnsafeDatasetError(
+                f"{path} is a symbolic link to {real}, which is not in the folder: what it points to could be anything."
+                " Copy the file to where it belongs, or remove the link."
+            )
+        if path.is_dir():
+            # A link to a folder above would never end.
+            if real in above:
+                raise UnsafeDatasetError(
+                    f"{path} is a symbolic link to a folder that it is in itself. Remove the link."
+                )
+            yield from _walk(path, inside, above | {real})
+        elif path.is_file():
+            yield path
+
+
+def _all_overlays(
+    files: Mapping[str, Path], root: Path, table: Path | None, given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Bring together the overlays of every source; each covers exactly the files."""
+    overlays: dict[str, dict[str, Any]] = {}
+    if table is not None:
+        relpaths, overlays = read_table(table)
+        _check_coverage(files, relpaths, str(table), root)
+    elif all("/" in relpath for relpath in files):
+        overlays = {CATEGORY: {relpath: relpath.partition("/")[0] for relpath in files}}
+    for name, values in given.items():
+        if table is not None and name in overlays:
+            raise ConfigurationError(f"Overlay {name!r} is given twice: as a column of {table}, and in overlays=...")
+        _check_coverage(files, values, f"overlays[{name!r}]", root)
+        overlays[name] = dict(values)
+    return overlays
+
+
+def _check_coverage(files: Mapping[str, Path], named: Iterable[str], source: str, root: Path) -> None:
+    for problem, relpaths in (
+        ("leaves out {} of the files in", set(files).difference(named)),
+        ("names {} files that are not in", set(named).difference(files)),
+    ):
+        if relpaths:
+            shown = ", ".join(sorted(relpaths)[:5]) + (", …" if len(relpaths) > 5 else "")
+            raise MetadataKeyError(
+                f"{source} {problem.format(len(relpaths))} {root}: {shown}. Paths are relative to the folder,"
+                " with slashes. Nothing was written."
+            )
+
+
+def _with_progress(relpaths: list[str], name: str, *, enabled: bool) -> Iterator[str]:
+    """Yield the files, and show on a terminal how far it is."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(
+        relpaths, f"Packing {name}", console=console, disable=not (enabled and console.is_terminal), transient=True
+    )
