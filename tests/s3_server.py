@@ -61,10 +61,11 @@ def running_s3_server(directory: Path) -> Iterator[S3Server]:
     )
     data = directory / "data"
     data.mkdir()
-    ports = free_ports(9)
     # Every service has its own port, or it takes a well-known one that somebody else may use.
     services = ("master", "volume", "filer", "s3")
-    names = [*(f"{name}.port" for name in services), *(f"{name}.port.grpc" for name in services), "s3.port.iceberg"]
+    names = [*(f"{name}.port" for name in services), *(f"{name}.port.grpc" for name in services)]
+    names += ["s3.port.iceberg", "s3.port.lance"]
+    ports = free_ports(len(names))
     log = (directory / "server.log").open("wb")
     process = subprocess.Popen(
         [
@@ -90,12 +91,9 @@ def running_s3_server(directory: Path) -> Iterator[S3Server]:
         _wait_until_it_answers(process, server, directory / "server.log")
         yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # It takes its time to end in good order, and nobody needs what it holds.
+        process.kill()
+        process.wait()
         log.close()
 
 

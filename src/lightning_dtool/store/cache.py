@@ -57,7 +57,7 @@ class Cache:
             VerificationError: If its content is not what the manifest says.
             StoreError: If the store or the cache cannot be used.
         """
-        path = self._directory / (item.identifier + PurePosixPath(item.relpath).suffix)
+        path = self._path(item)
         return path if self._holds(path, item) else self.download(item)
 
     def fetch(self, items: Iterable[Item], *, progress: bool) -> None:
@@ -78,35 +78,43 @@ class Cache:
         Returns:
             The verified copy.
         """
-        path = self._directory / (item.identifier + PurePosixPath(item.relpath).suffix)
-        for attempt in range(_ATTEMPTS):
+        path = self._path(item)
+        with store_errors(self._uri, f"make the cache directory {self._directory}"):
+            self._directory.mkdir(parents=True, exist_ok=True)
+        for remaining in reversed(range(_ATTEMPTS)):
+            # A name of its own, so that no other process or thread writes to the same file.
             temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
             try:
-                with store_errors(self._uri, f"fetch item {item.relpath!r} into {self._directory}"):
-                    self._directory.mkdir(parents=True, exist_ok=True)
-                    self._broker.download(item, temporary)
-                self._check(temporary, item)
+                self._download_once(item, temporary)
                 with store_errors(self._uri, f"keep item {item.relpath!r} in {self._directory}"):
                     _verified[str(path)] = _mark(temporary)
                     temporary.replace(path)
+                    return path
             except VerificationError:
-                # The copy may have been wrong on the way, or in dtool's own cache.
+                # It may have been wrong on the way, or in dtool's own cache.
                 with store_errors(self._uri, f"drop a wrong copy of item {item.relpath!r}"):
                     self._broker.forget(item)
-                if attempt == _ATTEMPTS - 1:
+                if not remaining:
                     raise
-            except StoreError as exc:
-                if exc.__cause__ is not None and is_absent(exc.__cause__):
-                    raise MissingItemError(
-                        f"{self._uri}: expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
-                        "Restore the dataset from a copy."
-                    ) from exc
-                raise
-            else:
-                return path
             finally:
                 temporary.unlink(missing_ok=True)
         raise AssertionError("unreachable")
+
+    def _path(self, item: Item) -> Path:
+        return self._directory / (item.identifier + PurePosixPath(item.relpath).suffix)
+
+    def _download_once(self, item: Item, temporary: Path) -> None:
+        try:
+            with store_errors(self._uri, f"fetch item {item.relpath!r} into {self._directory}"):
+                self._broker.download(item, temporary)
+                self._check(temporary, item)
+        except StoreError as exc:
+            if exc.__cause__ is not None and is_absent(exc.__cause__):
+                raise MissingItemError(
+                    f"{self._uri}: expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
+                    "Restore the dataset from a copy."
+                ) from exc
+            raise
 
     def _holds(self, path: Path, item: Item) -> bool:
         """Tell whether a verified copy lies at a path; it is hashed once per process and version."""

@@ -1,0 +1,58 @@
+"""What this package writes is an ordinary dataset for dtool's own command line."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_dtool.store import FrozenDataset, local_path
+
+DTOOL = Path(sys.executable).with_name("dtool")
+
+
+def dtool(*arguments: str) -> str:
+    if not DTOOL.exists():
+        pytest.skip("dtool's command line is not installed: pip install 'lightning-dtool[test]'")
+    done = subprocess.run([DTOOL, *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def dataset(make_dataset) -> FrozenDataset:
+    categories = {"oak/1.txt": "oak", "oak/2.txt": "oak", "elm/1.txt": "elm"}
+    return make_dataset(overlays={"category": categories}, annotations={"a": 1}, tags=("best",))
+
+
+def test_it_is_listed_and_described(dataset: FrozenDataset, base_uri: str) -> None:
+    assert dataset.uri in dtool("ls", base_uri)
+    assert "oak/1.txt" in dtool("ls", dataset.uri)
+    summary = dtool("summary", dataset.uri)
+    assert dataset.uuid in summary
+    assert "number_of_items: 3" in summary
+    assert "description: leaves" in dtool("readme", "show", dataset.uri)
+
+
+def test_it_verifies_until_it_is_damaged(dataset: FrozenDataset) -> None:
+    assert "All good" in dtool("verify", "-f", dataset.uri)
+    next(path for path in map(dataset.path, dataset.items) if path.stat().st_size).write_text("else")
+    assert subprocess.run([DTOOL, "verify", "-f", dataset.uri], check=False, capture_output=True).returncode != 0
+
+
+def test_a_copy_is_the_same_dataset(dataset: FrozenDataset, tmp_path: Path) -> None:
+    (tmp_path / "copies").mkdir()
+    dtool("cp", dataset.uri, str(tmp_path / "copies"))
+    # The copy stands on its own.
+    shutil.rmtree(str(local_path(dataset.uri)))
+    copy = FrozenDataset.from_uri(tmp_path / "copies/leaves")
+    assert (copy.uuid, copy.content_digest) == (dataset.uuid, dataset.content_digest)
+    assert (copy.tags(), copy.annotations()) == (["best"], {"a": 1})
+    assert set(copy.overlay("category").values()) == {"oak", "elm"}
+    copy.verify()
+
+
+def test_annotations_and_tags(dataset: FrozenDataset) -> None:
+    assert dtool("annotation", "get", dataset.uri, "a").strip() == "1"
+    assert dtool("tag", "ls", dataset.uri).split() == ["best"]

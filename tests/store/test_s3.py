@@ -1,0 +1,376 @@
+"""Datasets on a real S3 server."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dtoolcore
+import pytest
+
+from lightning_dtool.errors import (
+    CorruptDatasetError,
+    DatasetNotFoundError,
+    MissingItemError,
+    NotFrozenError,
+    StoreError,
+    VerificationError,
+)
+from lightning_dtool.store import (
+    DatasetWriter,
+    FrozenDataset,
+    delete_dataset,
+    ensure_writable,
+    generate_identifier,
+    iter_datasets,
+)
+from lightning_dtool.store.digest import hash_file
+from lightning_dtool.store.s3 import _PART, S3Broker
+from s3_server import S3Server, free_ports
+
+BIG = os.urandom(1024) * (_PART // 1024 + 5)
+OAK = generate_identifier("oak/ü.txt")
+
+
+@pytest.fixture
+def keys(s3_server: S3Server, s3_base_uri: str) -> Iterator[Callable[[str], list[str]]]:
+    """Return a function that lists a dataset's objects; afterwards the bucket is emptied."""
+    client, bucket = s3_server.client(), s3_base_uri.removeprefix("s3://")
+
+    def listed() -> list[str]:
+        return [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+    yield lambda uuid: sorted(key for key in listed() if uuid in key)
+    for key in listed():
+        client.delete_object(Bucket=bucket, Key=key)
+
+
+@pytest.fixture
+def dataset(make_dataset, s3_base_uri: str, keys: Any) -> FrozenDataset:
+    files = {"oak/ü.txt": b"one", "empty.bin": b""}
+    return make_dataset(files, base=s3_base_uri, annotations={"a": 1}, tags=("best",), readme="---\nx: ü\n")
+
+
+def body_key(dataset: FrozenDataset, identifier: str = OAK) -> dict[str, str]:
+    bucket, uuid = dataset.uri.removeprefix("s3://").split("/")
+    return {"Bucket": bucket, "Key": f"{uuid}/data/{identifier}"}
+
+
+def test_there_and_back(dataset: FrozenDataset, s3_base_uri: str) -> None:
+    reader = pickle.loads(pickle.dumps(FrozenDataset.from_uri(dataset.uri)))
+    assert dataset.uri == f"{s3_base_uri}/{dataset.uuid}"
+    assert [item.relpath for item in reader.items.values()] == ["empty.bin", "oak/ü.txt"]
+    assert reader.annotations() == {"a": 1}
+    assert (reader.tags(), reader.readme(), reader.overlay_names()) == (["best"], "---\nx: ü\n", ["sha256"])
+    reader.fetch()
+    assert reader.path(OAK).suffix == ".txt"
+    assert reader.read_bytes(OAK) == b"one"
+    reader.verify()
+    reader.put_tag("last")
+    reader.put_annotation("status", "done")
+    reader.delete_tag("best")
+    assert (dataset.tags(), dataset.annotation("status")) == (["last"], "done")
+    assert [found.uri for found in iter_datasets(s3_base_uri)] == [dataset.uri]
+    assert ensure_writable(s3_base_uri) == s3_base_uri
+
+
+def test_dtoolcore_reads_it_as_its_own(dataset: FrozenDataset) -> None:
+    theirs = dtoolcore.DataSet.from_uri(dataset.uri)
+    assert set(theirs.identifiers) == set(dataset.items)
+    with open(theirs.item_content_abspath(OAK), "rb") as file:
+        assert file.read() == b"one"
+    assert theirs.get_annotation("a") == 1
+
+
+def test_an_item_in_parts_is_not_read_back(s3_base_uri: str, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(S3Broker, "_hash_of", lambda *_: pytest.fail("read back"))
+    with DatasetWriter("big", s3_base_uri) as writer:
+        writer.put_bytes(BIG, "big")
+        dataset = writer.commit()
+    assert dataset.read_bytes(generate_identifier("big")) == BIG
+
+
+def test_where_the_servers_tag_is_another_the_content_is_read_back(
+    s3_base_uri: str, keys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_dtool.store import s3
+
+    monkeypatch.setattr(s3, "_checksum_and_etag", lambda path: (hash_file(path, "md5"), "another"))
+    with DatasetWriter("x", s3_base_uri) as writer:
+        writer.put_bytes(b"1", "a")
+        writer.commit().verify()
+
+
+def test_names_with_dots_written_by_others(dataset: FrozenDataset, s3_server: S3Server) -> None:
+    key = {"Bucket": body_key(dataset)["Bucket"], "Key": f"{dataset.uuid}/annotations/dtoolAI.inputtype.json"}
+    s3_server.client().put_object(**key, Body=b'"ImageDataSet"')
+    assert dataset.annotation("dtoolAI.inputtype") == "ImageDataSet"
+
+
+# -- damage -------------------------------------------------------------------------------------
+
+
+def test_a_replaced_body_of_the_same_size(dataset: FrozenDataset, s3_server: S3Server) -> None:
+    s3_server.client().put_object(**body_key(dataset), Body=b"ONE")
+    with pytest.raises(VerificationError, match=r"oak/ü.txt"):
+        dataset.path(OAK)
+    with pytest.raises(VerificationError, match=r"oak/ü.txt"):
+        dataset.verify()
+
+
+def test_verification_asks_the_store_and_not_the_cache(dataset: FrozenDataset, s3_server: S3Server) -> None:
+    dataset.fetch()
+    s3_server.client().put_object(**body_key(dataset), Body=b"ONE")
+    with pytest.raises(VerificationError, match=r"oak/ü.txt"):
+        dataset.verify()
+
+
+def test_an_item_that_is_gone(dataset: FrozenDataset, s3_server: S3Server) -> None:
+    s3_server.client().delete_object(**body_key(dataset))
+    with pytest.raises(MissingItemError, match=r"oak/ü.txt"):
+        dataset.fetch()
+    with pytest.raises(VerificationError, match=r"oak/ü.txt: missing"):
+        dataset.verify()
+
+
+def test_a_damaged_manifest(dataset: FrozenDataset, s3_server: S3Server) -> None:
+    key = {"Bucket": body_key(dataset)["Bucket"], "Key": f"{dataset.uuid}/manifest.json"}
+    s3_server.client().put_object(**key, Body=b'{"items"')
+    with pytest.raises(CorruptDatasetError, match=dataset.uri):
+        assert FrozenDataset.from_uri(dataset.uri).items
+    s3_server.client().delete_object(**key)
+    with pytest.raises(CorruptDatasetError, match="found none"):
+        assert FrozenDataset.from_uri(dataset.uri).items
+
+
+# -- nothing half visible -----------------------------------------------------------------------
+
+
+def answer(status: int) -> Callable[..., Any]:
+    """Return a handler that answers requests in place of the server."""
+    from botocore.awsrequest import AWSResponse
+
+    class Body:
+        def stream(self, **_: object) -> Iterator[bytes]:
+            yield b"" if status == 200 else b"<Error><Code>AccessDenied</Code></Error>"
+
+    return lambda request, **_: AWSResponse(request.url, status, {}, Body())
+
+
+def write_while_uploads_are_answered(writer: DatasetWriter, handler: Callable[..., Any]) -> None:
+    events = writer._broker.s3client.meta.events
+    events.register("before-send.s3.PutObject", handler)
+    try:
+        writer.put_bytes(b"1", "a")
+    finally:
+        events.unregister("before-send.s3.PutObject", handler)
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_an_upload_that_the_server_refuses(s3_base_uri: str, keys: Any, status: int) -> None:
+    """dtool-s3 takes this for a success, after long, and freezes a dataset without items."""
+    started = time.monotonic()
+    with DatasetWriter("x", s3_base_uri) as writer, pytest.raises(StoreError, match=r"cannot write item 'a'"):
+        write_while_uploads_are_answered(writer, answer(status))
+    assert keys(writer.uuid) == []
+    assert time.monotonic() - started < 20
+
+
+def test_an_upload_that_the_server_forgets(s3_base_uri: str, keys: Any) -> None:
+    with DatasetWriter("x", s3_base_uri) as writer:
+        write_while_uploads_are_answered(writer, answer(200))
+        with pytest.raises(StoreError, match=r"1 items that were sent.*a: missing"):
+            writer.commit()
+    assert keys(writer.uuid) == []
+
+
+def test_a_store_that_holds_something_else(s3_base_uri: str, s3_server: S3Server, keys: Any) -> None:
+    with DatasetWriter("x", s3_base_uri) as writer:
+        writer.put_bytes(b"one", "oak/ü.txt")
+        bucket = s3_base_uri.removeprefix("s3://")
+        s3_server.client().put_object(Bucket=bucket, Key=f"{writer.uuid}/data/{OAK}", Body=b"ONE")
+        with pytest.raises(StoreError, match=r"oak/ü.txt: sent hash"):
+            writer.commit()
+        with pytest.raises(NotFrozenError):
+            FrozenDataset.from_uri(writer.uri)
+    assert keys(writer.uuid) == []
+
+
+@pytest.mark.parametrize(
+    "step", ["held_items", "put_manifest", "put_overlay", "put_admin_metadata", "post_freeze_hook"]
+)
+def test_a_fault_at_any_step_of_commit(s3_base_uri: str, keys: Any, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    done = getattr(S3Broker, step)
+
+    def fails_once(*args: Any) -> None:
+        done(*args)
+        monkeypatch.undo()
+        raise OSError("connection reset")
+
+    with DatasetWriter("x", s3_base_uri) as writer:
+        writer.put_bytes(b"1", "a")
+        # `undo` would also take back what the fixtures set.
+        with monkeypatch.context() as patch:
+            monkeypatch = patch
+            patch.setattr(S3Broker, step, fails_once)
+            with pytest.raises(StoreError, match="connection reset"):
+                writer.commit()
+        with pytest.raises(NotFrozenError):
+            FrozenDataset.from_uri(writer.uri)
+    assert keys(writer.uuid) == []
+
+
+def test_a_kill_while_writing_leaves_only_a_proto_dataset(s3_base_uri: str, keys: Any) -> None:
+    script = f"""
+import os, signal
+from lightning_dtool.store import DatasetWriter
+writer = DatasetWriter("x", {s3_base_uri!r})
+writer.put_bytes(b"1", "a")
+print(writer.uri, flush=True)
+writer._broker.put_manifest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+writer.commit()
+"""
+    died = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL
+    uri = died.stdout.strip()
+    with pytest.raises(NotFrozenError):
+        FrozenDataset.from_uri(uri)
+    assert list(iter_datasets(s3_base_uri)) == []
+    delete_dataset(uri)
+    assert keys(uri.rsplit("/")[-1]) == []
+
+
+# -- removing -----------------------------------------------------------------------------------
+
+
+def test_delete(dataset: FrozenDataset, make_dataset, s3_base_uri: str, keys: Any) -> None:
+    other = make_dataset(base=s3_base_uri)
+    assert len(keys(dataset.uuid)) > 5
+    delete_dataset(dataset.uri)
+    assert keys(dataset.uuid) == []
+    with pytest.raises(DatasetNotFoundError):
+        delete_dataset(dataset.uri)
+    other.verify()
+
+
+def test_an_interrupted_deletion_is_no_frozen_dataset_and_can_be_repeated(
+    dataset: FrozenDataset, keys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("connection reset")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3Broker, "_delete", fails)
+        with pytest.raises(StoreError, match="cannot delete"):
+            delete_dataset(dataset.uri)
+    with pytest.raises(NotFrozenError):
+        FrozenDataset.from_uri(dataset.uri)
+    delete_dataset(dataset.uri)
+    assert keys(dataset.uuid) == []
+
+
+# -- a store that cannot be reached -------------------------------------------------------------
+
+USES = [ensure_writable, lambda base: DatasetWriter("x", base), lambda base: FrozenDataset.from_uri(f"{base}/x")]
+USES += [lambda base: list(iter_datasets(base))]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_without_credentials(use: Callable[[str], object]) -> None:
+    with pytest.raises(StoreError, match=r"s3://nobodys.*expected credentials, found none.*DTOOL_S3_ENDPOINT"):
+        use("s3://nobodys")
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_bucket_that_is_missing(
+    use: Callable[[str], object], s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.settings("missing").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match=r"s3://missing.*[Cc]reate the bucket"):
+        use("s3://missing")
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_endpoint_that_is_down(
+    use: Callable[[str], object], s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.settings("down").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DTOOL_S3_ENDPOINT_down", f"http://127.0.0.1:{free_ports(1)[0]}")
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=r"s3://down.*Check the endpoint"):
+        use("s3://down")
+    assert time.monotonic() - started < 15
+
+
+def test_wrong_credentials(s3_base_uri: str, dataset: FrozenDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"DTOOL_S3_SECRET_ACCESS_KEY_{s3_base_uri.removeprefix('s3://')}", "wrong")
+    for use in (ensure_writable, lambda base: DatasetWriter("x", base), lambda _: FrozenDataset.from_uri(dataset.uri)):
+        with pytest.raises(StoreError, match="access was denied"):
+            use(s3_base_uri)
+
+
+def test_half_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTOOL_S3_ENDPOINT_half", "http://127.0.0.1:1")
+    with pytest.raises(StoreError, match=r"found no DTOOL_S3_ACCESS_KEY_ID_half, DTOOL_S3_SECRET_ACCESS_KEY_half"):
+        ensure_writable("s3://half")
+
+
+# -- processes ----------------------------------------------------------------------------------
+
+
+def test_four_processes_fetch_at_once(dataset: FrozenDataset) -> None:
+    script = f"""
+import sys
+from lightning_dtool.store import FrozenDataset
+dataset = FrozenDataset.from_uri({dataset.uri!r})
+dataset.items
+print("ready", flush=True)
+sys.stdin.readline()
+for path in dataset._cache._directory.glob("*") if dataset._cache._directory.exists() else ():
+    path.unlink(missing_ok=True)
+for _ in range(5):
+    dataset.verify()
+    assert dataset.read_bytes({OAK!r}) == b"one"
+"""
+    started = [
+        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in started:
+        process.communicate()
+    assert [process.returncode for process in started] == [0, 0, 0, 0]
+    assert len(os.listdir(dataset._cache._directory)) == 2
+
+
+def _read(dataset: FrozenDataset, queue: Any) -> None:
+    queue.put(dataset.read_bytes(OAK))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_of_a_data_loader(dataset: FrozenDataset, method: str) -> None:
+    dataset.annotations()
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    workers = [context.Process(target=_read, args=(dataset, queue)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert [queue.get(timeout=30) for _ in workers] == [b"one", b"one"]
+    for worker in workers:
+        worker.join()
+    assert json.dumps(dataset.annotations()) == '{"a": 1}'
