@@ -7,10 +7,10 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from kit import TinyNet, loader, same, trainer, weights
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback
 from lightning_dtool.errors import (
     ConfigurationError,
@@ -132,7 +132,7 @@ def test_mirror_keeps_what_modelcheckpoint_keeps(tmp_path: Path, models: Path) -
     provenance = DtoolProvenanceCallback(str(models))
     trainer(tmp_path, provenance, policy, max_epochs=6).fit(TinyNet(), loader())
 
-    kept = {path for path in (tmp_path / "ckpt").iterdir()}
+    kept = list((tmp_path / "ckpt").iterdir())
     linked = {path.resolve().parent.parent.name for path in kept}
     assert {dataset.name for dataset in datasets(models)} == linked
     assert len(kept) == 3

@@ -10,8 +10,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from kit import TinyNet, loader, same, trainer, weights
 
+from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolModelMixin, DtoolProvenanceCallback
 from lightning_dtool.errors import (
     DatasetNotFoundError,

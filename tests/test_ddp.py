@@ -7,8 +7,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from kit import TinyNet, loader, same, trainer, weights
 
+from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.errors import StoreError
 from lightning_dtool.store import iter_datasets

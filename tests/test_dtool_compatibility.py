@@ -8,8 +8,8 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from kit import TinyNet, loader, same, trainer, weights
 
+from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.items import CHECKPOINT_ITEM
 

@@ -7,9 +7,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from kit import TinyNet, loader, same, trainer, weights
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback, pack
 
 

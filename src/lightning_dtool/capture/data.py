@@ -38,6 +38,7 @@ def _from_description(facts: dict[str, Any]) -> DataSource:
         count=facts.get("count"),
         selection_digest=facts.get("selection_digest"),
         classes=facts.get("classes"),
+        class_to_idx=facts.get("class_to_idx"),
         class_counts=facts.get("class_counts"),
     )
 
@@ -49,8 +50,8 @@ def _flatten(loaders: Any) -> list[Any]:
 
 
 def _from_loader(loader: Any, where: str, gaps: list[Gap]) -> DataSource:
-    dataset = getattr(loader, "dataset", None)
-    wrapped = dataset
+    dataset: Any = getattr(loader, "dataset", None)
+    wrapped: Any = dataset
     while not isinstance(wrapped, DtoolDataset) and hasattr(wrapped, "dataset"):  # torch's Subset, and others like it
         wrapped = wrapped.dataset
     count = len(dataset) if hasattr(dataset, "__len__") else None

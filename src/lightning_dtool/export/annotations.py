@@ -49,9 +49,9 @@ def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
     if record.lineage.parent_checkpoint is not None:
         found["parent_checkpoint_uri"] = record.lineage.parent_checkpoint.uri
         found["parent_checkpoint_uuid"] = record.lineage.parent_checkpoint.uuid
-    classes = next((source.classes for source in record.data.stages.get("train", []) if source.classes), None)
-    if classes is not None:
-        found["category_encoding"] = {searchable_key(name): number for number, name in enumerate(classes)}
+    numbers = next((source.class_to_idx for source in record.data.stages.get("train", []) if source.class_to_idx), None)
+    if numbers is not None:
+        found["category_encoding"] = searchable(numbers)
     return found
 
 

@@ -152,9 +152,8 @@ class DataSource(Section):
     selection_digest: str | None = Field(
         default=None, description="SHA-256 over the sorted identifiers of the chosen items."
     )
-    classes: list[str] | None = Field(
-        default=None, description="Class names; a class's number is its place in this list."
-    )
+    classes: list[str] | None = Field(default=None, description="Class names, in order of their numbers.")
+    class_to_idx: dict[str, int] | None = Field(default=None, description="The number of each class.")
     class_counts: dict[str, int] | None = Field(default=None, description="Samples in each class.")
 
 
