@@ -113,6 +113,16 @@ def test_names_with_dots_written_by_others(dataset: FrozenDataset, s3_server: S3
     assert dataset.annotation("dtoolAI.inputtype") == "ImageDataSet"
 
 
+def test_a_prefix_within_the_bucket(s3_base_uri: str, make_dataset, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"DTOOL_S3_DATASET_PREFIX_{s3_base_uri.removeprefix('s3://')}", "u/me/")
+    dataset = make_dataset(base=s3_base_uri)
+    assert f"u/me/{dataset.uuid}/manifest.json" in keys(dataset.uuid)
+    monkeypatch.undo()
+    FrozenDataset.from_uri(dataset.uri).annotations()
+    delete_dataset(dataset.uri)
+    assert keys(dataset.uuid) == []
+
+
 # -- damage -------------------------------------------------------------------------------------
 
 

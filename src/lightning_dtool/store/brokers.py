@@ -1,6 +1,5 @@
 """dtool's storage brokers, found once per process and extended by what this package needs of them."""
 
-import os
 import shutil
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -17,6 +16,13 @@ if TYPE_CHECKING:
 Broker: TypeAlias = Any
 
 _SUFFIX = "storagebroker"
+
+
+def dtool_cache_directory() -> Path:
+    """Return where dtool keeps copies of remote items: `DTOOL_CACHE_DIRECTORY`, or dtool's default."""
+    from dtoolcore.utils import DEFAULT_CACHE_PATH, get_config_value
+
+    return Path(get_config_value("DTOOL_CACHE_DIRECTORY", default=DEFAULT_CACHE_PATH))
 
 
 class BrokerExtras:
@@ -39,10 +45,7 @@ class BrokerExtras:
         """
         # dtool's own cache may hold a wrong copy; the caller verifies what arrives here.
         source: str = self.get_item_abspath(item.identifier)  # type: ignore[attr-defined]
-        try:
-            os.link(source, destination)
-        except OSError:
-            shutil.copyfile(source, destination)
+        shutil.copyfile(source, destination)
 
     def forget(self, item: "Item") -> None:
         """Drop the copy that dtool itself may hold of an item, because it is wrong.
@@ -50,7 +53,10 @@ class BrokerExtras:
         Args:
             item: The item.
         """
-        Path(self.get_item_abspath(item.identifier)).unlink(missing_ok=True)  # type: ignore[attr-defined]
+        source = Path(self.get_item_abspath(item.identifier)).resolve()  # type: ignore[attr-defined]
+        # Some brokers answer with the item itself: that is not ours to remove.
+        if source.is_relative_to(dtool_cache_directory().resolve()):
+            source.unlink(missing_ok=True)
 
     def held_items(self) -> dict[str, tuple[int, str]]:
         """Return what the store holds before the dataset is frozen: size and hash by relative path."""

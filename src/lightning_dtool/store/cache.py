@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from lightning_dtool.errors import MissingItemError, StoreError, VerificationError
-from lightning_dtool.store.brokers import Broker
+from lightning_dtool.store.brokers import Broker, dtool_cache_directory
 from lightning_dtool.store.digest import algorithm_of, hash_file, same_hash
 from lightning_dtool.store.faults import is_absent, store_errors
 from lightning_dtool.store.manifest import Item
@@ -27,9 +27,7 @@ Result = TypeVar("Result")
 
 def cache_directory() -> Path:
     """Return where remote items are kept: below dtool's own cache (`DTOOL_CACHE_DIRECTORY`)."""
-    from dtoolcore.utils import DEFAULT_CACHE_PATH, get_config_value
-
-    return Path(get_config_value("DTOOL_CACHE_DIRECTORY", default=DEFAULT_CACHE_PATH), _SUBDIRECTORY)
+    return dtool_cache_directory() / _SUBDIRECTORY
 
 
 class Cache:

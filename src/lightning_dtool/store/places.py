@@ -13,7 +13,7 @@ from lightning_dtool.store.uris import local_path, normalize_uri, scheme_of
 logger = logging.getLogger(__name__)
 
 
-def ensure_writable(base_uri: str) -> str:
+def ensure_writable(base_uri: str | os.PathLike[str]) -> str:
     """Check that datasets can be written to a base URI, before work is lost.
 
     On disk a temporary file is created and removed; on S3 the bucket is asked for.
@@ -52,7 +52,7 @@ def require_directory(base_uri: str) -> None:
 
 
 def iter_datasets(
-    base_uri: str, on_error: Callable[[str, LightningDtoolError], None] | None = None
+    base_uri: str | os.PathLike[str], on_error: Callable[[str, LightningDtoolError], None] | None = None
 ) -> Iterator[FrozenDataset]:
     """Yield every frozen dataset below a base URI; those still being built are left out.
 
@@ -82,7 +82,7 @@ def iter_datasets(
                 on_error(uri, exc)
 
 
-def delete_dataset(uri: str) -> None:
+def delete_dataset(uri: str | os.PathLike[str]) -> None:
     """Remove a dataset, frozen or unfinished, so that nobody sees half of it.
 
     Args:

@@ -69,7 +69,7 @@ class DatasetWriter:
         ```
     """
 
-    def __init__(self, name: str, base_uri: str, *, creator_username: str | None = None) -> None:
+    def __init__(self, name: str, base_uri: str | os.PathLike[str], *, creator_username: str | None = None) -> None:
         check_name("dataset", name)
         base = normalize_uri(base_uri)
         require_directory(base)
