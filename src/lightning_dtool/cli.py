@@ -4,76 +4,39 @@ Results go to standard output, everything else to standard error. No command her
 what a command needs is imported when it runs.
 """
 
-import json
 import os
-import re
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lightning_dtool._version import __version__
-from lightning_dtool.errors import (
-    ConfigurationError,
-    DatasetExistsError,
-    InvalidNameError,
-    InvalidURIError,
-    LightningDtoolError,
-    MetadataKeyError,
-    NotACheckpointError,
-    StoreError,
-    VerificationError,
+from lightning_dtool.console import (
+    Group,
+    describe,
+    exit_code,
+    json_option,
+    message,
+    one_line,
+    print_json,
+    print_rich,
+    status,
+    write,
 )
+from lightning_dtool.errors import LightningDtoolError, MetadataKeyError, NotACheckpointError, VerificationError
 from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
     from lightning_dtool.store import FrozenDataset
 
-_EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
-    (1, (VerificationError,)),
-    (2, (InvalidURIError, InvalidNameError, ConfigurationError)),
-    (4, (StoreError, DatasetExistsError)),
-    (3, (LightningDtoolError,)),
-)
-"""The first that fits counts; the help of `model` tells users."""
 
-
-class _Command(click.Command):
-    """A command whose errors end in the exit codes that the group's help promises, under `dtool` too."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except LightningDtoolError as error:
-            if ctx.params.get("as_json"):
-                _print_json({"error": _error(error)})
-            _message(f"Error: {_one_line(error)}")
-            raise click.exceptions.Exit(exit_code(error)) from error
-        except (KeyboardInterrupt, click.Abort):
-            raise click.exceptions.Exit(130) from None
-        except BrokenPipeError:
-            # Whoever read this has seen enough. The interpreter must not find the pipe broken again when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.exceptions.Exit(141) from None
-
-
-class _Group(click.Group):
-    command_class = _Command
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
-
-
-@click.group("model", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("model", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lightning-dtool")
 def model() -> None:
-    """Lightning checkpoints as dtool datasets: list, read, verify and use them.
+    """Lightning checkpoints as dtool datasets: list, read, verify and use them; pack data.
 
     A dataset is given by its URI or, on disk, by its folder.
 
@@ -81,7 +44,7 @@ def model() -> None:
     Exit codes:
       0    fine
       1    content differs from its recorded size or hash
-      2    wrong usage: an option, a malformed URI, a name that dtool does not allow
+      2    wrong usage: an option, a malformed URI or name, a table that does not fit
       3    not found, not a checkpoint, not frozen, or metadata that cannot be read
       4    the store cannot be reached, read or written
       130  interrupted
@@ -95,7 +58,7 @@ def main() -> None:
 
 @model.command()
 @click.argument("base_uri")
-@_json_option
+@json_option
 def ls(base_uri: str, as_json: bool) -> None:
     """List the checkpoints in BASE_URI, newest first.
 
@@ -105,7 +68,7 @@ def ls(base_uri: str, as_json: bool) -> None:
     from lightning_dtool.store import iter_datasets
 
     def warn(uri: str, error: LightningDtoolError) -> None:
-        _message(f"Warning: left out {uri}: {_one_line(error).removeprefix(f'{uri}: ')}")
+        message(f"Warning: left out {uri}: {one_line(error).removeprefix(f'{uri}: ')}")
 
     def summary(dataset: "FrozenDataset") -> dict[str, Any] | None:
         try:
@@ -114,22 +77,22 @@ def ls(base_uri: str, as_json: bool) -> None:
             warn(dataset.uri, error)
             return None
 
-    with _status(f"Reading {base_uri}"), ThreadPoolExecutor(8) as pool:
+    with status(f"Reading {base_uri}"), ThreadPoolExecutor(8) as pool:
         found = [entry for entry in pool.map(summary, iter_datasets(base_uri, warn)) if entry]
     found.sort(key=lambda entry: (entry["frozen_at"], entry["uri"]), reverse=True)
     if as_json:
-        _print_json([{**entry, "frozen_at": entry["frozen_at"].isoformat()} for entry in found])
+        print_json([{**entry, "frozen_at": entry["frozen_at"].isoformat()} for entry in found])
     elif found:
         from lightning_dtool.export.text import listing
 
-        _print(lambda console: listing(found, console.width if console.file.isatty() else None))
+        print_rich(lambda width: listing(found, width))
     else:
-        _message(f"No checkpoints in {base_uri}.")
+        message(f"No checkpoints in {base_uri}.")
 
 
 @model.command()
 @click.argument("uri")
-@_json_option
+@json_option
 def show(uri: str, as_json: bool) -> None:
     """Show how the checkpoint URI came to be, and what is not known of it.
 
@@ -140,7 +103,7 @@ def show(uri: str, as_json: bool) -> None:
     dataset = _checkpoint(uri)
     record = from_json(_verified(dataset, RECORD_ITEM).read_bytes(), dataset.uri)
     if as_json:
-        _print_json(record.model_dump(mode="json"))
+        print_json(record.model_dump(mode="json"))
         return
     from lightning_dtool.export.text import document
 
@@ -149,12 +112,12 @@ def show(uri: str, as_json: bool) -> None:
         "status": _annotation(dataset, "run_status"),
         "tags": [tag for tag in dataset.tags() if tag != CHECKPOINT_TAG],
     }
-    _print(lambda _: document(record, dataset.name, dataset.uri, facts))
+    print_rich(lambda _: document(record, dataset.name, dataset.uri, facts))
 
 
 @model.command()
 @click.argument("uris", metavar="URI...", nargs=-1, required=True)
-@_json_option
+@json_option
 def verify(uris: tuple[str, ...], as_json: bool) -> None:
     """Read all content of each URI and compare it with its recorded sizes and hashes.
 
@@ -167,29 +130,27 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
     codes = set()
     for uri in uris:
         try:
-            dataset = FrozenDataset.from_uri(uri)
-            dataset.verify(progress=True)
+            FrozenDataset.from_uri(uri).verify(progress=True)
         except LightningDtoolError as error:
             codes.add(exit_code(error))
             differs = isinstance(error, VerificationError)
-            results.append({"uri": uri, "status": "differs" if differs else "error", "error": _error(error)})
+            results.append({"uri": uri, "status": "differs" if differs else "error", "error": describe(error)})
             if differs and not as_json:
-                lines = (printable(line) for line in str(error).split("\n"))
-                _write("\n  ".join([f"differs  {dataset.uri}", *lines]))
+                write("\n  ".join(printable(line) for line in [f"differs  {uri}", *str(error).split("\n")]))
             else:
-                _message(f"Error: {_one_line(error)}")
+                message(f"Error: {one_line(error)}")
         else:
-            results.append({"uri": dataset.uri, "status": "ok", "error": None})
+            results.append({"uri": uri, "status": "ok", "error": None})
             if not as_json:
-                _write(f"ok       {dataset.uri}")
+                write(printable(f"ok       {uri}"))
     if as_json:
-        _print_json(results)
+        print_json(results)
     raise click.exceptions.Exit(min(codes, default=0))
 
 
 @model.command()
 @click.argument("uri")
-@_json_option
+@json_option
 def resolve(uri: str, as_json: bool) -> None:
     """Print a local path of the checkpoint file of URI, verified; fetched first if the store is remote.
 
@@ -198,18 +159,79 @@ def resolve(uri: str, as_json: bool) -> None:
     dataset = _checkpoint(uri)
     path = _verified(dataset, CHECKPOINT_ITEM, progress=True)
     if as_json:
-        _print_json({"uri": dataset.uri, "uuid": dataset.uuid, "path": str(path)})
+        print_json({"uri": dataset.uri, "uuid": dataset.uuid, "path": str(path)})
     else:
         # As bytes: a path must come out as the file system knows it, whatever the locale.
         click.echo(os.fsencode(path))
 
 
-def exit_code(error: LightningDtoolError) -> int:
-    """Return the exit code that stands for an error; the group's help lists them."""
-    return next(code for code, kinds in _EXIT_CODES if isinstance(error, kinds))
+@model.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.argument("base_uri")
+@click.option("--name", help="The dataset's name: up to 80 letters, digits, '-', '_' and '.'.")
+@click.option(
+    "--csv",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A table with a header and a row for every file: the column 'path' (or the first one) is its path in FOLDER, "
+    "every other column becomes an overlay.",
+)
+@click.option("--tag", "tags", multiple=True, help="A tag; may be repeated.")
+@click.option("--description", help="For README.yml: what the data is.")
+@click.option("--project", help="For README.yml: the project that it belongs to.")
+@click.option("--owner-name", help="For README.yml: who answers for it.")
+@click.option("--owner-email", help="For README.yml: the owner's e-mail address.")
+@click.option("--owner-username", default="", help="For README.yml: the owner's user name.")
+@click.option("--owner-orcid", default="", help="For README.yml: the owner's ORCID iD.")
+@click.option("--funder", "funders", multiple=True, help="For README.yml: who paid for it; may be repeated.")
+@click.option("--confidential/--not-confidential", default=None, help="For README.yml. Default: not.")
+@click.option(
+    "--personal/--not-personal",
+    "personally_identifiable_information",
+    default=None,
+    help="For README.yml: does it tell about persons? Default: no.",
+)
+@click.option("-y", "--yes", "--no-prompt", "no_prompt", is_flag=True, help="Ask nothing, even on a terminal.")
+@json_option
+def pack(folder: str, base_uri: str, no_prompt: bool, as_json: bool, **values: Any) -> None:
+    """Make a frozen dataset of FOLDER in BASE_URI, and print its URI.
+
+    The folders in FOLDER name the classes (overlay 'category'), unless there is a --csv. On a terminal what is
+    not given of --name, --description, --project, the owner and the two warnings is asked for.
+    """
+    from lightning_dtool import packing
+    from lightning_dtool.store import FrozenDataset
+
+    if sys.stdin.isatty() and sys.stderr.isatty() and not no_prompt:
+        _ask(values, suggested_name=Path(folder).resolve().name)
+    if not values["name"]:
+        raise click.UsageError("Missing option '--name'.")
+    given = {name: value for name, value in values.items() if value is not None}
+    uri = packing.pack(folder, base_uri, **given)
+    if as_json:
+        print_json({"uri": uri, "uuid": FrozenDataset.from_uri(uri).uuid, "name": given["name"]})
+    else:
+        write(uri)
 
 
-# -- reading ----------------------------------------------------------------------------------------
+def _ask(values: dict[str, Any], suggested_name: str) -> None:
+    """Ask for what is not given, on standard error: standard output may go elsewhere."""
+    texts = {
+        "name": "Name of the dataset",
+        "description": "Description",
+        "project": "Project",
+        "owner_name": "Owner's name",
+        "owner_email": "Owner's e-mail address",
+    }
+    truths = {
+        "confidential": "Is it confidential?",
+        "personally_identifiable_information": "Does it tell about persons?",
+    }
+    with redirect_stdout(sys.stderr):
+        for key in (key for key in texts if values[key] is None):
+            default = suggested_name if key == "name" else ""
+            values[key] = click.prompt(texts[key], default=default, show_default=bool(default))
+        for key in (key for key in truths if values[key] is None):
+            values[key] = click.confirm(truths[key], default=False)
 
 
 def _checkpoint(uri: str) -> "FrozenDataset":
@@ -256,55 +278,3 @@ def _annotation(dataset: "FrozenDataset", name: str) -> Any:
         return dataset.annotation(name)
     except MetadataKeyError:
         return None
-
-
-# -- writing ----------------------------------------------------------------------------------------
-
-
-def _print(render: "Callable[[Console], RenderableType]") -> None:
-    """Print what rich renders: fitted to a terminal; elsewhere as long as its lines are."""
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.file.isatty():
-        console.width = 1_000_000
-    with console.capture() as captured:
-        console.print(render(console))
-    _write("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
-
-
-def _print_json(value: Any) -> None:
-    # dtool writes NaN, which is no JSON, where an annotation has it.
-    strict = json.loads(json.dumps(value), parse_constant=str)
-    _write(json.dumps(strict, indent=2, allow_nan=False))
-
-
-def _write(text: str, err: bool = False) -> None:
-    """Write text; a character that the stream's encoding lacks is written as its escape."""
-    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
-
-
-def _message(text: str) -> None:
-    from lightning_dtool.export.text import printable
-
-    _write(printable(text), err=True)
-
-
-def _one_line(error: LightningDtoolError) -> str:
-    from lightning_dtool.export.text import printable
-
-    return printable(re.sub(r"\s*\n\s*", " ", str(error)))
-
-
-def _error(error: LightningDtoolError) -> dict[str, str]:
-    return {"type": type(error).__name__, "message": str(error)}
-
-
-def _status(message: str) -> AbstractContextManager[Any]:
-    """Show on a terminal that something goes on."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(stderr=True)
-    return console.status(Text(message)) if console.is_terminal else nullcontext()

@@ -85,20 +85,20 @@ def document(record: Provenance, name: str, uri: str, facts: Mapping[str, object
     if record.gaps:
         parts.append(Text(f"\nNot everything is recorded. Gaps: {len(record.gaps)}, at the end.", "bold yellow"))
     for name, value in record:
-        rows = [] if name in ("schema_version", "gaps") else list(_rows("", value, 0))
-        if rows:
+        if name not in ("schema_version", "gaps"):
+            rows = list(_rows("", value, 0)) or [("none", "")]
             parts += [Text(f"\n{name.replace('_', ' ').upper()}", "bold"), _grid(rows)]
     return Group(*parts, *_gaps(record.gaps))
 
 
 def _cells(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
     monitor = checkpoint["monitor"]
-    metric = f"{monitor['name']} {_inline(monitor.get('value'))}" if isinstance(monitor, dict) and monitor else ""
+    metric = [monitor.get("name"), monitor.get("value")] if isinstance(monitor, dict) else []
     cells = (
         checkpoint["name"],
         checkpoint["frozen_at"].strftime("%Y-%m-%d %H:%M"),
         "" if checkpoint["epoch"] is None else checkpoint["epoch"],
-        metric,
+        " ".join(_inline(part) for part in metric if part is not None),
         checkpoint["run_status"] or "",
         " ".join(tag for tag in checkpoint["tags"] if tag != CHECKPOINT_TAG),
     )

@@ -1,0 +1,130 @@
+"""What the commands share: exit codes, and how results and errors are written.
+
+Results go to standard output, everything else to standard error; both take any text in any locale.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lightning_dtool.errors import (
+    ConfigurationError,
+    DatasetExistsError,
+    InvalidNameError,
+    InvalidURIError,
+    LightningDtoolError,
+    MetadataKeyError,
+    StoreError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
+    (1, (VerificationError,)),
+    (2, (InvalidURIError, InvalidNameError, ConfigurationError, MetadataKeyError)),
+    (4, (StoreError, DatasetExistsError)),
+    (3, (LightningDtoolError,)),
+)
+"""The first that fits counts; the help of `model` tells users."""
+
+
+def exit_code(error: LightningDtoolError) -> int:
+    """Return the exit code that stands for an error; the group's help lists them."""
+    return next(code for code, kinds in EXIT_CODES if isinstance(error, kinds))
+
+
+class Command(click.Command):
+    """A command whose errors end in the exit codes that the group's help promises, under `dtool` too."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except LightningDtoolError as error:
+            if ctx.params.get("as_json"):
+                print_json({"error": describe(error)})
+            message(f"Error: {one_line(error)}")
+            raise click.exceptions.Exit(exit_code(error)) from error
+        except (KeyboardInterrupt, click.Abort):
+            raise click.exceptions.Exit(130) from None
+        except BrokenPipeError:
+            # Whoever read this has seen enough. The interpreter must not find the pipe broken again when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(141) from None
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+
+
+def print_rich(render: "Callable[[int | None], RenderableType]") -> None:
+    """Print what rich renders.
+
+    Args:
+        render: Given the terminal's width, or None where there is none, returns what to print. Without a terminal
+            every line is as long as it needs.
+    """
+    from rich.console import Console
+    from rich.console import Group as RichGroup
+
+    terminal = sys.stdout.isatty()
+    console = Console(markup=False, highlight=False, emoji=False, width=None if terminal else 1_000_000)
+    with console.capture() as captured:
+        # In a group, because a lone text would lose its own wish not to be wrapped.
+        console.print(RichGroup(render(console.width if terminal else None)), crop=False)
+    write("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON in ASCII."""
+    # dtool writes NaN, which is no JSON, where an annotation has it.
+    strict = json.loads(json.dumps(value), parse_constant=str)
+    write(json.dumps(strict, indent=2, allow_nan=False))
+
+
+def write(text: str, err: bool = False) -> None:
+    """Write text; a character that the stream's encoding lacks is written as its escape."""
+    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
+
+
+def message(text: str) -> None:
+    """Write something that is no result."""
+    from lightning_dtool.export.text import printable
+
+    write(printable(text), err=True)
+
+
+def one_line(error: LightningDtoolError) -> str:
+    """Return an error's message on one line, safe to print."""
+    from lightning_dtool.export.text import printable
+
+    return printable(re.sub(r"\s*\n\s*", " ", str(error)))
+
+
+def describe(error: LightningDtoolError) -> dict[str, str]:
+    """Return an error for JSON."""
+    return {"type": type(error).__name__, "message": str(error)}
+
+
+def status(text: str) -> AbstractContextManager[Any]:
+    """Show on a terminal that something goes on."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+    from rich.text import Text
+
+    return Console(stderr=True).status(Text(text))
