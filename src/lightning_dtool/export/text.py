@@ -51,8 +51,8 @@ def listing(checkpoints: Sequence[Mapping[str, Any]], width: int | None) -> Text
     rows = [_HEADER, *(_cells(checkpoint) for checkpoint in checkpoints)]
     uris = ["URI", *(printable(checkpoint["uri"]) for checkpoint in checkpoints)]
     widths = [max(cell_len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    facts = sum(widths) + 2 * len(widths)
-    folded = width is not None and facts + max(map(cell_len, uris)) > width
+    facts = sum(widths) + 2 * (len(widths) - 1)
+    folded = width is not None and facts + 2 + max(map(cell_len, uris)) > width
     if width is not None and folded:
         widths[0] = max(_MIN_NAME, min(widths[0], widths[0] + width - facts))
     text = Text(no_wrap=True, overflow="ignore")
@@ -80,14 +80,14 @@ def document(record: Provenance, name: str, uri: str, facts: Mapping[str, object
     parts: list[RenderableType] = [
         Text(printable(name), "bold"),
         Text(printable(uri), "cyan", no_wrap=True, overflow="ignore"),
-        _grid((name, _inline(value)) for name, value in facts.items() if value),
+        _grid((fact, _inline(value)) for fact, value in facts.items() if value),
     ]
     if record.gaps:
         parts.append(Text(f"\nNot everything is recorded. Gaps: {len(record.gaps)}, at the end.", "bold yellow"))
-    for name, value in record:
-        if name not in ("schema_version", "gaps"):
+    for field, value in record:
+        if field not in ("schema_version", "gaps"):
             rows = list(_rows("", value, 0)) or [("none", "")]
-            parts += [Text(f"\n{name.replace('_', ' ').upper()}", "bold"), _grid(rows)]
+            parts += [Text(f"\n{field.replace('_', ' ').upper()}", "bold"), _grid(rows)]
     return Group(*parts, *_gaps(record.gaps))
 
 
