@@ -157,6 +157,7 @@ class DtoolDataModule(pl.LightningDataModule):
     def from_uri(
         cls,
         uri: str | os.PathLike[str],
+        /,
         *,
         trust_source: bool = False,
         verify: bool = True,
