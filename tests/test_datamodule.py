@@ -153,6 +153,10 @@ def test_an_overlay_divides(uri):
     assert facts(data) == {"train": 20, "val": 10, "test": 10, "predict": COUNT}
     assert data.classes == ["elm", "oak"]
     assert data.num_classes == 2
+    only_test = DtoolDataModule(uri, split_overlay="usetype", select={"usetype": "test"})
+    model = Net()
+    trainer().test(model, only_test, verbose=False)
+    assert len(model.evaluated) == 10
 
 
 def test_select_comes_before_the_split(uri):
@@ -242,6 +246,17 @@ def test_dtoolai_images_are_divided_by_usetype(base_uri):
     assert facts(by_fraction)["train"] == 20
 
 
+def test_remote_items_are_fetched_before_training(make_dataset, s3_base_uri):
+    remote = make_dataset(FILES, base=s3_base_uri, overlays={"category": CATEGORY, "usetype": USETYPE})
+    data = DtoolDataModule(remote.uri, select={"usetype": "test"}, batch_size=5, num_workers=2)
+    data.prepare_data()
+    fetched = {path.suffix for path in map(remote.path, data.train_dataloader().dataset.identifiers)}
+    assert fetched == {".png"}
+    model = Net()
+    trainer().fit(model, data)
+    assert len(model.seen) == 2
+
+
 # -- before training starts -----------------------------------------------------------------------
 
 
@@ -276,7 +291,11 @@ def test_arguments_that_do_not_fit_together(arguments, message):
         ({"select": {"usetype": "x"}}, SelectionError, r"'train' \(20\)"),
         ({"val_split": 0.001}, SelectionError, "not a single item"),
         ({"val_split": 0.5, "stratify": True, "target": "none"}, SelectionError, "stratify"),
-        ({"select": {"usetype": "test"}, "split_overlay": "usetype"}, SelectionError, "no item is for training"),
+        (
+            {"select": {"usetype": "test"}, "split_overlay": "usetype"},
+            SelectionError,
+            "No chosen item of .* is for 'train', by overlay",
+        ),
     ],
 )
 def test_what_the_data_does_not_have_is_an_error_before_training(uri, arguments, error, message):
@@ -351,6 +370,23 @@ def test_training_goes_on_with_the_very_next_batch(uri, tmp_path, workers, limit
     whole = fit(Net())
     for step in (1, 2, 3, 5, 7):
         assert fit(Net(), ckpt_path=tmp_path / f"step={step}.ckpt") == whole[step:]
+
+
+def test_training_goes_on_after_a_validation_inside_an_epoch(uri, tmp_path):
+    class Save(pl.Callback):
+        def on_validation_end(self, runner, model):
+            runner.save_checkpoint(tmp_path / f"step={runner.global_step}.ckpt")
+
+    def fit(callbacks=(), **arguments):
+        model = Net()
+        data = DtoolDataModule(uri, batch_size=8, val_split=0.2)
+        runner = trainer(max_epochs=3, val_check_interval=2, num_sanity_val_steps=0, callbacks=[*callbacks])
+        runner.fit(model, data, **arguments)
+        return model.seen
+
+    whole = fit([Save()])
+    for step in (2, 4, 6, 8):
+        assert fit(ckpt_path=tmp_path / f"step={step}.ckpt") == whole[step:]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

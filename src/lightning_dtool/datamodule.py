@@ -26,6 +26,7 @@ from lightning_dtool.sampler import ResumableSampler, StatefulDataLoader
 from lightning_dtool.selection import (
     STAGES,
     check_fractions,
+    describe_values,
     selection_digest,
     split_by_fraction,
     split_by_overlay,
@@ -236,14 +237,18 @@ class DtoolDataModule(pl.LightningDataModule):
             stage: "fit", "validate", "test" or "predict"; None for whatever is configured.
 
         Raises:
-            ConfigurationError: If the stage has no data.
+            ConfigurationError: If nothing says which data the stage has.
             SelectionError, MetadataKeyError, DecodeError: If the data does not have what was asked for.
         """
         for name in STAGES if stage is None else _STAGES_OF[stage]:
             dataset = self._dataset(name)
             needed = stage is not None and (stage != "fit" or name == "train")
             if dataset is None and needed:
-                raise ConfigurationError(self._nothing_for(name))
+                raise self._nothing_for(name)
+        if self.uri is not None:
+            # The other parts of the one dataset cost nothing, and a record wants to know what was held out.
+            for name in ("train", "val", "test"):
+                self._dataset(name)
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Return the loader for training, shuffled by (seed, epoch), which can resume inside an epoch."""
@@ -310,9 +315,10 @@ class DtoolDataModule(pl.LightningDataModule):
 
         Returns:
             `arguments`: what the module was made with, callables as structure (see `describing`).
-            `stages`: for each stage that is set up: `uri`, `uuid`, `name`, `content_digest`, `count` (samples),
-            `selection_digest` (over the sorted identifiers of the samples), `classes` in order of their
-            numbers, `class_to_idx` and `class_counts`; the last three are None if targets are no classes.
+            `stages`: for each stage that is set up, and every part of the one `uri`: `uri`, `uuid`, `name`,
+            `content_digest`, `count` (samples), `selection_digest` (over the sorted identifiers of the
+            samples), `classes` in order of their numbers, `class_to_idx` and `class_counts`; the last three
+            are None if targets are no classes.
         """
         names = [name for name in inspect.signature(DtoolDataModule.__init__).parameters if name != "self"]
         return {
@@ -393,11 +399,6 @@ class DtoolDataModule(pl.LightningDataModule):
             return None
         if stage == "predict":
             return self._whole.subset(self._parts["predict"] or range(len(self._whole)), targets=False)
-        if stage == "train" and not self._parts["train"]:
-            raise SelectionError(
-                f"{self._whole.dataset.uri}: no item is for training, by overlay {self._dividing_overlay!r}."
-            )
-        # The other parts come for free, and a record wants to know about them.
         return self._whole.subset(self._parts[stage]) if self._parts[stage] else None
 
     def _open(self, uri: str, *, labelled: bool, numbered_by: str | None) -> DtoolDataset:
@@ -454,15 +455,19 @@ class DtoolDataModule(pl.LightningDataModule):
     def _needed(self, stage: str) -> DtoolDataset:
         dataset = self._dataset(stage)
         if dataset is None:
-            raise ConfigurationError(self._nothing_for(stage))
+            raise self._nothing_for(stage)
         return dataset
 
-    def _nothing_for(self, stage: str) -> str:
+    def _nothing_for(self, stage: str) -> ConfigurationError | SelectionError:
         if self.uri is None:
-            return f"There is no data for {stage!r}: pass {stage}_uri=..."
-        if stage == "train":
-            return f"{self.uri}: there is no data to train on."
-        return (
+            return ConfigurationError(f"There is no data for {stage!r}: pass {stage}_uri=...")
+        if self._dividing_overlay is not None:
+            values = describe_values(self._whole.dataset.overlay(self._dividing_overlay).values())
+            return SelectionError(
+                f"No chosen item of {self.uri} is for {stage!r}, by overlay {self._dividing_overlay!r},"
+                f" whose values are {values}. Correct the overlay, or choose other items with select=..."
+            )
+        return ConfigurationError(
             f"There is no data for {stage!r}: all of {self.uri} is used otherwise."
             f" Pass {stage}_split=..., a split_overlay, or {stage}_uri=..."
         )
