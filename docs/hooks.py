@@ -1,0 +1,103 @@
+"""What the site says about the record and the command line is generated from the code, whenever it is built.
+
+`<!-- generated: NAME -->` in a page stands for the result of the function NAME here, and
+`schema/provenance.schema.json` is served beside the pages.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from lightning_dtool.cli import model
+from lightning_dtool.record import json_schema
+
+SCHEMA = "schema/provenance.schema.json"
+_MARKER = re.compile(r"<!-- generated: (\w+) -->")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what is generated to the site's files."""
+    files.append(File.generated(config, SCHEMA, content=json.dumps(json_schema(), indent=2) + "\n"))
+    with open("CHANGELOG.md", encoding="utf-8") as changelog:
+        files.append(File.generated(config, "changelog.md", content=changelog.read()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put what is generated where a page asks for it."""
+    return _MARKER.sub(lambda found: GENERATED[found[1]](), markdown)
+
+
+def record_fields() -> str:
+    """Return a table of fields for each part of the record, in the record's own order."""
+    schema = json_schema()
+    parts = {schema["title"]: schema, **_in_order(schema, schema["$defs"])}
+    return "\n\n".join(f"### {name}\n\n{_table(part, parts)}" for name, part in parts.items())
+
+
+def command_line() -> str:
+    """Return every command's help, as the command itself prints it."""
+    return "\n\n".join(
+        f"## `{path}`\n\n```text\n{context.get_help()}\n```"
+        for path, context in _commands(model, "lightning-dtool", None)
+    )
+
+
+GENERATED: dict[str, Callable[[], str]] = {"record_fields": record_fields, "command_line": command_line}
+
+
+def _in_order(part: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the definitions that a part refers to, each followed by those that it refers to itself."""
+    found: dict[str, Any] = {}
+    for name in re.findall(r'"#/\$defs/(\w+)"', json.dumps(part.get("properties", {}))):
+        found |= {name: definitions[name]} | _in_order(definitions[name], definitions)
+    return found
+
+
+def _table(part: dict[str, Any], parts: dict[str, Any]) -> str:
+    required = part.get("required", [])
+    rows = []
+    for field, content in part["properties"].items():
+        # A part that a field refers to has said already what it is.
+        meaning = content.get("description") or parts.get(_referred(content), {}).get("description", "")
+        rows.append(f"| `{field}` | {_type(content)} | {'yes' if field in required else 'no'} | {meaning} |")
+    return "\n".join([part["description"], "", "| Field | Type | Required | Meaning |", "|---|---|---|---|", *rows])
+
+
+def _referred(content: dict[str, Any]) -> str:
+    """Return the name of the part that a field refers to, alone or in a list; else nothing."""
+    inner = content.get("items", content)
+    return str(inner.get("$ref", "")).rpartition("/")[2]
+
+
+def _type(content: dict[str, Any]) -> str:
+    """Return a JSON Schema type as text; what refers to a part links to it."""
+    if "$ref" in content:
+        return f"[{_referred(content)}](#{_referred(content).lower()})"
+    if "anyOf" in content:
+        return " or ".join(map(_type, content["anyOf"]))
+    if "format" in content:
+        return str(content["format"])
+    if content.get("type") == "array":
+        return f"list of {_type(content.get('items', {}))}"
+    if content.get("type") == "object":
+        values = content.get("additionalProperties")
+        return f"object of {_type(values)}" if isinstance(values, dict) and values else "object"
+    return str(content.get("type", "any JSON"))
+
+
+def _commands(command: click.Command, path: str, parent: click.Context | None) -> Iterator[tuple[str, click.Context]]:
+    name = path if parent is None else path.split()[-1]
+    context = command.make_context(name, [], parent=parent, resilient_parsing=True, terminal_width=100)
+    yield path, context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            if found is not None:
+                yield from _commands(found, f"{path} {name}", context)

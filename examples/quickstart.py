@@ -1,0 +1,127 @@
+"""Train on a dtool dataset, and load the checkpoint again by its URI.
+
+    python examples/quickstart.py [FOLDER]
+
+scikit-learn's 1,797 handwritten digits are written as image files in class folders and packed into a frozen
+dataset. A small network learns them; its checkpoint becomes a dataset, too, which says how the model came to be
+and is then loaded by nothing but its URI. Everything goes into FOLDER (default: quickstart).
+"""
+# ruff: noqa: D102, N812  (Lightning's hooks need no docstrings, and `L` is how everybody imports it)
+
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+from torchmetrics import Accuracy
+
+from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, pack
+
+
+class DigitNet(L.LightningModule):
+    """Two convolutions and a linear layer: an ordinary LightningModule."""
+
+    def __init__(self, channels: int = 16, dropout: float = 0.2, lr: float = 3e-3) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, channels, kernel_size=3, padding=1), nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(2 * channels * 4 * 4, 10),
+        )  # fmt: skip
+        self.accuracy = Accuracy(task="multiclass", num_classes=10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        images, labels = batch
+        return F.cross_entropy(self(images), labels)
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        self.measure("val_accuracy", batch)
+
+    def test_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        self.measure("test_accuracy", batch)
+
+    def measure(self, name: str, batch: list[torch.Tensor]) -> None:
+        images, labels = batch
+        self.accuracy(self(images), labels)
+        self.log(name, self.accuracy)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=self.hparams["lr"])
+
+
+def write_digits(folder: Path) -> None:
+    """Write one small grey PNG per digit into a folder per class: 0/0000.png, 1/0001.png and so on."""
+    digits = load_digits()
+    for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = folder / str(digit) / f"{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 255 / 16).astype("uint8")).save(path)
+
+
+def main(folder: Path) -> None:
+    datasets, models = folder / "datasets", folder / "models"
+    for directory in (datasets, models):
+        directory.mkdir(parents=True, exist_ok=True)
+
+    # 1. A folder of class folders becomes a frozen dataset, with the class of each item in the overlay `category`.
+    if not (datasets / "digits").exists():
+        write_digits(folder / "images")
+        pack(folder / "images", datasets, name="digits")
+
+    # 2. Train. Only the DataModule and the callback are ours.
+    L.seed_everything(1, workers=True)
+    data = DtoolDataModule(datasets / "digits", batch_size=64, val_split=0.2, test_split=0.2, stratify=True)
+    provenance = DtoolProvenanceCallback(models)
+    best = ModelCheckpoint(monitor="val_accuracy", mode="max")
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(max_epochs=8, accelerator="cpu", callbacks=[best, provenance], default_root_dir=folder, **quiet)
+    trainer.fit(DigitNet(), data)
+    trained = trainer.test(DigitNet(), data, ckpt_path="best", verbose=False)
+
+    # 3. What the best checkpoint says about itself.
+    checkpoint = DtoolCheckpoint.from_uri(provenance.best_uri)
+    checkpoint.dataset.put_annotation("test_metrics", trained[0])  # what is known later is added as an annotation
+    show(checkpoint)
+
+    # 4. The same model again, from the URI alone.
+    reloaded = trainer.test(checkpoint.load_module(), data, verbose=False)
+    print(f"\ntest accuracy after training  {trained[0]['test_accuracy']}")
+    print(f"test accuracy from the URI    {reloaded[0]['test_accuracy']}")
+    if reloaded != trained:
+        sys.exit("The reloaded model is not the trained one.")
+
+
+def show(checkpoint: DtoolCheckpoint) -> None:
+    """Print a few lines of the record; `lightning-dtool show URI` prints all of it."""
+    record = checkpoint.record
+    [optimizer] = record.optimizers
+    [train] = record.data.stages["train"]
+    facts = {
+        "checkpoint": checkpoint.uri,
+        "model": f"{record.model.class_path}, {record.model.parameters_total} parameters",
+        "hyperparameters": record.model.hyperparameters,
+        "optimizer": f"{optimizer.class_path}, lr {optimizer.param_groups[0].options['lr']}",
+        "training data": f"{train.dataset.name}, {train.count} items, UUID {train.dataset.uuid}",
+        "content": train.dataset.content_digest,
+        "seed": record.randomness.global_seed,
+        "git commit": record.code.git.commit if record.code.git else None,
+        "versions": ", ".join(f"{name} {record.environment.versions[name]}" for name in ("lightning", "torch")),
+        "metrics": record.metrics.at_checkpoint,
+        "not recorded": [gap.fact for gap in record.gaps] or "nothing that this package looks for",
+    }
+    print()
+    for name, value in facts.items():
+        print(f"{name:16}{value}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "quickstart"))
