@@ -1,0 +1,1 @@
+"""What recording costs: see README.md in this folder."""
