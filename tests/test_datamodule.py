@@ -507,7 +507,7 @@ def test_the_finders_of_lightning(uri, tmp_path):
         return data, model
 
     data, _ = run(BatchSizeFinder(steps_per_trial=1, max_trials=2, init_val=2))
-    assert data.batch_size == 4
+    assert data.batch_size in (4, 8)  # how many trials there are depends on Lightning's version
     data, model = run(LearningRateFinder(num_training_steps=6))
     assert sorted(v for _, batch in model.seen[-11:] for v in batch) == sorted(
         v for batch in list(data.train_dataloader()) for v in (batch[0].flatten(1)[:, 0] * 255).round().int().tolist()
@@ -534,7 +534,7 @@ def test_the_command_line_of_lightning(uri, tmp_path, monkeypatch, capsys):
         "--data.select={usetype: [train, test]}",
         "--data.batch_size=4",
         "--data.target=folder",
-        "--data.train_transform=torchvision.transforms.ToTensor",
+        "--data.decoder=lightning_dtool.decoding.read_image",
         "--trainer.max_epochs=1",
         "--trainer.accelerator=cpu",
         "--trainer.logger=false",

@@ -276,3 +276,8 @@ def test_dtoolai_images(base_uri, mode):
     assert dataset.usetype_overlay == "usetype"
     dataset.transform = lambda image: (image.mode, image.size)
     assert dataset[0][0] == ("RGB", (4, 3))
+
+
+def test_an_image_from_a_decoder_is_an_image_like_any_other(leaves):
+    dataset = DtoolDataset(leaves, decoder=lambda path: Image.open(path).convert("RGB"))
+    assert dataset[0][0].shape == (3, 3, 4)

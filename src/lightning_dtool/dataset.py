@@ -48,7 +48,8 @@ class DtoolDataset(Dataset[Any]):
     Args:
         uri: The dataset's URI, or its path on disk.
         select: Overlay names, each with the wanted value or a list of them. All items by default.
-        decoder: A function from an item's local path to a value, in place of the choice by suffix.
+        decoder: A function from an item's local path to a value, in place of the choice by suffix. If it returns
+            a PIL image, that is treated like any other.
         target: What to predict: an overlay's name; `"folder"` for the name of the folder that an item
             is in; `"none"`; or a function from an `Item` to its value, called once per item when
             the dataset is opened. By default the overlay `category` if there is one. Strings, bools and
@@ -232,9 +233,7 @@ class _Items:
 
     def load(self, position: int, *, as_tensor: bool) -> Any:
         path = self.dataset.path(self.identifiers[position])
-        if self.decoder is not None:
-            return self.decoder(path)
-        value = decoder_for(self.names[position])(path)
+        value = (self.decoder or decoder_for(self.names[position]))(path)
         return image_to_tensor(value) if as_tensor and isinstance(value, Image.Image) else value
 
     def identifiers_of(self, positions: Sequence[int]) -> list[str]:
