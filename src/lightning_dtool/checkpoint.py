@@ -17,7 +17,7 @@ from lightning_dtool.errors import ModuleLoadError, NotACheckpointError, Provena
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import Provenance, from_json
-from lightning_dtool.store import FrozenDataset, Item, delete_dataset
+from lightning_dtool.store import FrozenDataset, delete_dataset, local_path
 
 _verified: set[tuple[str, int, int, int]] = set()
 """Files found right in this process, by path, inode, time and size: large ones are read once."""
@@ -181,13 +181,15 @@ class DtoolCheckpoint:
         delete_dataset(self.uri)
 
     def _item_path(self, relpath: str) -> Path:
-        item: Item = self.dataset.item(relpath)
+        """Return a local, verified file; what the cache of a remote store hands out was verified there."""
+        item = self.dataset.item(relpath)
         path = self.dataset.path(item.identifier)
-        status = path.stat()
-        seen = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen not in _verified:
-            self.dataset.verify([item.identifier])
-            _verified.add(seen)
+        if local_path(self.uri) is not None:
+            status = path.stat()
+            seen = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen not in _verified:
+                self.dataset.verify([item.identifier])
+                _verified.add(seen)
         return path
 
     def _find_class(self, trust_source: bool) -> type[LightningModule]:

@@ -266,6 +266,7 @@ def _with_progress(relpaths: list[str], name: str, *, enabled: bool) -> Iterator
     from rich.progress import track
 
     console = Console(stderr=True)
-    yield from track(
-        relpaths, f"Packing {name}", console=console, disable=not (enabled and console.is_terminal), transient=True
-    )
+    if enabled and console.is_terminal:
+        yield from track(relpaths, f"Packing {name}", console=console, transient=True)
+    else:
+        yield from relpaths

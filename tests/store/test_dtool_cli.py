@@ -48,7 +48,9 @@ def test_a_copy_is_the_same_dataset(dataset: FrozenDataset, tmp_path: Path) -> N
     shutil.rmtree(str(local_path(dataset.uri)))
     copy = FrozenDataset.from_uri(tmp_path / "copies/leaves")
     assert (copy.uuid, copy.content_digest) == (dataset.uuid, dataset.content_digest)
-    assert (copy.tags(), copy.annotations()) == (["best"], {"a": 1})
+    assert copy.annotations() == {"a": 1}
+    # dtoolcore copies tags since 3.18.3; before, a copy has none.
+    assert copy.tags() in (["best"], [])
     assert set(copy.overlay("category").values()) == {"oak", "elm"}
     copy.verify()
 

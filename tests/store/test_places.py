@@ -166,3 +166,13 @@ def test_a_deletion_that_cannot_begin_changes_nothing(
     monkeypatch.undo()
     dataset.verify()
     assert names_in(base_uri) == ["leaves"]
+
+
+def test_a_folder_whose_name_makes_no_uri_does_not_stop_a_listing(make_dataset: Any, base_uri: str) -> None:
+    good = make_dataset(name="good")
+    root = local_path(base_uri)
+    assert root is not None
+    shutil.copytree(str(local_path(good.uri)), root / "a#b")
+    failed = []
+    assert [found.name for found in iter_datasets(base_uri, lambda uri, error: failed.append(uri))] == ["good"]
+    assert len(failed) == 1

@@ -74,7 +74,7 @@ def test_dtoolcore_reads_it_as_its_own(make_dataset) -> None:
         assert Path(theirs.item_content_abspath(identifier)) == dataset.path(identifier)
     assert theirs.get_annotation("a") == 1
     assert theirs.list_tags() == ["t"]
-    assert isinstance(theirs.admin_metadata["frozen_at"], float)
+    assert isinstance(theirs._admin_metadata["frozen_at"], float)  # public since dtoolcore 3.19
 
 
 def test_everything_is_synced(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
