@@ -114,5 +114,5 @@ def _dataset_uris(base_uri: str) -> Iterable[str]:
         if path is None:
             found: list[str] = broker_class(scheme_of(base_uri)).list_dataset_uris(base_uri, None)
             return found
-        # Paths, not URIs: a folder whose name makes no URI is that dataset's fault alone.
-        return [str(child) for child in path.iterdir() if (child / ".dtool" / "dtool").is_file()]
+        # Not normalized: a folder whose name makes no URI is the fault of that dataset alone.
+        return [f"{base_uri}/{child.name}" for child in path.iterdir() if (child / ".dtool" / "dtool").is_file()]
