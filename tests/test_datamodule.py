@@ -246,6 +246,16 @@ def test_dtoolai_images_are_divided_by_usetype(base_uri):
     assert facts(by_fraction)["train"] == 20
 
 
+def test_only_what_is_about_to_be_used_is_opened(uri, tmp_path):
+    data = DtoolDataModule(uri, val_split=0.2, predict_uri=tmp_path / "not there yet")
+    trainer().fit(Net(), data)
+    assert set(facts(data)) == {"train", "val"}
+    with pytest.raises(DatasetNotFoundError, match="not there yet"):
+        trainer().predict(Net(), data)
+    with pytest.raises(DatasetNotFoundError, match="not there yet"):
+        DtoolDataModule(uri, predict_uri=tmp_path / "not there yet").prepare_data()
+
+
 def test_remote_items_are_fetched_before_training(make_dataset, s3_base_uri):
     remote = make_dataset(FILES, base=s3_base_uri, overlays={"category": CATEGORY, "usetype": USETYPE})
     data = DtoolDataModule(remote.uri, select={"usetype": "test"}, batch_size=5, num_workers=2)

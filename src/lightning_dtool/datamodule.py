@@ -151,6 +151,7 @@ class DtoolDataModule(pl.LightningDataModule):
         self.drop_last = drop_last
         self.collate_fn = collate_fn
         self._opened: dict[str, DtoolDataset] = {}
+        self._set_up: set[str] = set()
         self._facts: dict[str, dict[str, Any]] = {}
         self._check_arguments()
 
@@ -215,14 +216,17 @@ class DtoolDataModule(pl.LightningDataModule):
         self._trainer = trainer
 
     def prepare_data(self) -> None:
-        """Fetch the items of every stage, unless they are on this machine; once per machine.
+        """Fetch the items that the Trainer is about to use, unless they are on this machine; once per machine.
+
+        Without a Trainer the items of every stage are fetched.
 
         Raises:
             MissingItemError, VerificationError, StoreError: If items cannot be fetched; and what opening the
                 datasets raises.
         """
         wanted: dict[str, tuple[FrozenDataset, dict[str, None]]] = {}
-        for stage in STAGES:
+        running = None if self._trainer is None else self._trainer.state.fn
+        for stage in STAGES if running is None else _STAGES_OF[running.value]:
             dataset = self._dataset(stage)
             if dataset is not None:
                 _, identifiers = wanted.setdefault(dataset.dataset.uri, (dataset.dataset, {}))
@@ -245,10 +249,10 @@ class DtoolDataModule(pl.LightningDataModule):
             needed = stage is not None and (stage != "fit" or name == "train")
             if dataset is None and needed:
                 raise self._nothing_for(name)
+            self._set_up.add(name)
         if self.uri is not None:
             # The other parts of the one dataset cost nothing, and a record wants to know what was held out.
-            for name in ("train", "val", "test"):
-                self._dataset(name)
+            self._set_up.update(name for name in ("train", "val", "test") if getattr(self, f"{name}_uri") is None)
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Return the loader for training, shuffled by (seed, epoch), which can resume inside an epoch."""
@@ -323,7 +327,9 @@ class DtoolDataModule(pl.LightningDataModule):
         names = [name for name in inspect.signature(DtoolDataModule.__init__).parameters if name != "self"]
         return {
             "arguments": {name: describe(getattr(self, name)) for name in names},
-            "stages": {stage: self._stage_facts(stage) for stage in STAGES if stage in self._opened},
+            "stages": {
+                stage: self._stage_facts(stage) for stage in STAGES if stage in self._set_up and self._dataset(stage)
+            },
         }
 
     def _stage_facts(self, stage: str) -> dict[str, Any]:
