@@ -160,3 +160,25 @@ def test_it_can_be_pickled_for_a_spawned_process(models: Path) -> None:
 def test_a_misspelt_retention(models: Path) -> None:
     with pytest.raises(ConfigurationError, match="'mirror' or 'all'"):
         DtoolCheckpointIO(str(models), retention="everything")  # type: ignore[arg-type]
+
+
+def test_a_path_has_one_name(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance)
+    t.fit(TinyNet(), loader())
+    t.save_checkpoint("by-hand.ckpt")
+    assert provenance.uri_for("by-hand.ckpt") == provenance.uri_for(tmp_path / "by-hand.ckpt") == provenance.last_uri
+
+
+@pytest.mark.filterwarnings("ignore::lightning_dtool.errors.ProvenanceWarning")
+def test_a_fact_that_cannot_be_described_costs_no_checkpoint(tmp_path: Path, models: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lightning_dtool.callback.provenance", lambda *_: 1 / 0)
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance)
+    model = TinyNet()
+    t.fit(model, loader())
+
+    assert [type(error) for error in provenance.errors] == [ZeroDivisionError] * 2
+    path = t.checkpoint_callback.best_model_path
+    assert same(weights(TinyNet.load_from_checkpoint(path, weights_only=True)), weights(model))

@@ -32,8 +32,6 @@ from lightning_dtool.store import DatasetWriter, delete_dataset
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    # A model that could validate, and nothing to validate on: Lightning tells the user.
-    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
     pytest.mark.filterwarnings("ignore:.*`isinstance\\(treespec, LeafSpec\\)` is deprecated"),
 ]
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
 from lightning_dtool.capture.provenance import Observed, observe_checkpoint, provenance
 from lightning_dtool.checkpoint import DtoolCheckpoint
@@ -135,7 +136,7 @@ class DtoolCheckpointIO(CheckpointIO):
             path: Where the Trainer wants the checkpoint.
             storage_options: Passed on to the plain checkpoint IO.
         """
-        path = os.fspath(path)
+        path = _absolute(path)
         if not _is_training_checkpoint(checkpoint, path):
             self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
             return
@@ -146,7 +147,7 @@ class DtoolCheckpointIO(CheckpointIO):
         same = self._same_as_latest(checkpoint)
         if same is None:
             # One copy in memory at a time: when saving outruns the disk, training waits here.
-            self._worker.wait("Publishing the previous checkpoint")
+            self._worker.wait()
             self._report(raising=self.strict)
             self._publish_later(checkpoint, path, place)
         else:
@@ -172,9 +173,9 @@ class DtoolCheckpointIO(CheckpointIO):
         if is_dataset_uri(path):
             checkpoint = DtoolCheckpoint.from_uri(path)
             return checkpoint.load(map_location=map_location or "cpu", weights_only=weights_only is not False)
-        path = os.fspath(path)
+        path = _absolute(path)
         if self._owner.get(path):
-            self._worker.wait("Publishing the checkpoint that is to be loaded")
+            self._worker.wait()
         options: dict[str, Any] = {} if map_location is None else {"map_location": map_location}
         # Lightning before 2.6 has no `weights_only` here.
         if "weights_only" in inspect.signature(self.checkpoint_io.load_checkpoint).parameters:
@@ -183,7 +184,7 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Remove what stands at a path, and with `retention="mirror"` its dataset if no other path leads there."""
-        path = os.fspath(path)
+        path = _absolute(path)
         place = self._place(path)
         if path not in self._owner or place is None:
             self.checkpoint_io.remove_checkpoint(path)
@@ -218,12 +219,12 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def publication_for(self, path: str | os.PathLike[str]) -> Publication | None:
         """Return what was published for one of the Trainer's checkpoint paths, following links between them."""
-        place = Path(path)
+        place = Path(_absolute(path))
         for _ in range(40):  # as deep as an operating system goes
             if str(place) in self._owner or not place.is_symlink():
                 break
             place = Path(os.path.normpath(place.parent / place.readlink()))
-        return self._owner.get(str(place))
+        return self._owner.get(str(place)) or self._owner.get(os.fspath(path))
 
     # -- in the training thread -----------------------------------------------------------------
 
@@ -233,6 +234,7 @@ class DtoolCheckpointIO(CheckpointIO):
             state = snapshot(checkpoint)
         except Exception as error:  # a fact that cannot be described, or a state that cannot be copied
             self.errors.append(error)
+            self._release(path)
             if place is not None:
                 self.checkpoint_io.save_checkpoint(checkpoint, path)
             self._report(raising=self.strict)
@@ -261,10 +263,7 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def _place(self, path: str) -> Path | None:
         """Return a path of the local file system at which we may put a link; None if it is not ours to fill."""
-        remote = "://" in path and not path.startswith("file://")
-        if remote or type(self.checkpoint_io) is not TorchCheckpointIO:
-            return None
-        return Path(path.removeprefix("file://"))
+        return None if "://" in path or type(self.checkpoint_io) is not TorchCheckpointIO else Path(path)
 
     def _claim(self, path: str, publication: Publication) -> None:
         """Let a path belong to a publication, and no longer to the one that had it."""
@@ -311,6 +310,8 @@ class DtoolCheckpointIO(CheckpointIO):
                 publication.file = self._write_file(staged, place)
             publication.dataset = publish(staged, self.base_uri, publication.name, publication.file)
             self._show(publication, path, place)
+            if self.retention == "all":  # this one is there to stay; others are announced when the run has ended
+                rank_zero_info(f"Published: {publication.dataset.uri}")
         except Exception as error:  # whatever a store may raise, training goes on
             publication.failed = True
             self.errors.append(error)
@@ -372,6 +373,12 @@ def _without_async(checkpoint_io: CheckpointIO | None) -> CheckpointIO:
 def _is_training_checkpoint(checkpoint: Mapping[str, Any], path: str) -> bool:
     """Return False for what the tuner saves for itself, and for the bare weights that a spawning strategy passes on."""
     return "pytorch-lightning_version" in checkpoint and not _is_transient(path)
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """Return the one name of a local path; a remote address as it is."""
+    path = os.fspath(path)
+    return path if "://" in path else os.path.abspath(path)
 
 
 def _is_transient(path: str | os.PathLike[str]) -> bool:

@@ -253,6 +253,13 @@ class DtoolDataModule(pl.LightningDataModule):
         if self.uri is not None:
             # The other parts of the one dataset cost nothing, and a record wants to know what was held out.
             self._set_up.update(name for name in ("train", "val", "test") if getattr(self, f"{name}_uri") is None)
+        if stage == "fit" and self._trainer is not None and self._dataset("val") is None:
+            # Lightning skips a loader that nobody has overridden, and warns about one that is empty.
+            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Undo what `setup` hid from a fit without validation data."""
+        self.__dict__.pop("val_dataloader", None)
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Return the loader for training, shuffled by (seed, epoch), which can resume inside an epoch."""
