@@ -1,6 +1,7 @@
 """From the class path in a record to the class: imported, or, if the user trusts it, from the recorded source."""
 
 import ast
+import atexit
 import hashlib
 import importlib
 import importlib.abc
@@ -8,18 +9,24 @@ import importlib.machinery
 import importlib.util
 import inspect
 import linecache
+import shutil
+import symtable
 import sys
 import tempfile
 import types
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from lightning_dtool.errors import ModuleLoadError, UnsafeDatasetError
+from lightning_dtool.errors import CorruptDatasetError, ModuleLoadError, UnsafeDatasetError
 from lightning_dtool.record import Code
+
+MAX_EXTRACTED_BYTES = 500 * 2**20
+"""What source.zip may unpack to."""
 
 
 def import_class(class_path: str) -> type[LightningModule] | None:
@@ -35,11 +42,14 @@ def import_class(class_path: str) -> type[LightningModule] | None:
         The class, or None.
     """
     module_name, _, qualname = class_path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *qualname.split("."))):
+        return None
     try:
         found: Any = importlib.import_module(module_name)
         for name in qualname.split("."):
-            found = getattr(found, name)
-    except (ImportError, AttributeError, ValueError):
+            # Not `getattr`: a module or a class may answer with code of its own.
+            found = vars(found)[name]
+    except (Exception, SystemExit):  # a module may raise anything, a script may even end the program
         return None
     return found if _is_module_class(found) else None
 
@@ -48,7 +58,7 @@ def source_digest(cls: type) -> str | None:
     """Return the SHA-256 of a class's source, None where it has none."""
     try:
         return hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()
-    except (OSError, TypeError):
+    except Exception:  # whatever the tokenizer makes of a file that has changed since
         return None
 
 
@@ -66,6 +76,8 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
 
     Raises:
         ModuleLoadError: If the class is not there, or its source does not run.
+        CorruptDatasetError: If `source.zip` is no zip file.
+        UnsafeDatasetError: If it, or the record, names files outside of it, or if it is a zip bomb.
     """
     module_name, _, qualname = class_path.partition(":")
     relpath = code.modules.get(module_name)
@@ -74,14 +86,16 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
             f"{uri}: its source.zip does not hold the module {module_name!r} that defines {qualname!r}."
         )
     folder = Path(tempfile.mkdtemp(prefix="lightning-dtool-source-"))  # stays as long as tracebacks may show its lines
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _extract(source_zip, folder, uri)
+    for path in code.modules.values():
+        _refuse_outside(folder, path, uri)
     try:
         with _importable(code, folder):
-            module = _run_slice(folder / relpath, qualname.split(".")[0])
-        found: Any = module
+            found: Any = _run_slice(folder / relpath, qualname.split(".")[0], _package(module_name, code))
         for name in qualname.split("."):
             found = getattr(found, name)
-    except Exception as error:  # the recorded code may raise anything
+    except (Exception, SystemExit) as error:  # the recorded code may raise anything
         raise ModuleLoadError(
             f"{uri}: the recorded source of {class_path!r} does not run here: {type(error).__name__}: {error}. "
             "Install what it needs (see requirements.txt in the dataset), or pass the class: load_module(cls=...)."
@@ -96,11 +110,36 @@ def _is_module_class(found: object) -> bool:
 
 
 def _extract(source_zip: Path, folder: Path, uri: str) -> None:
-    with zipfile.ZipFile(source_zip) as archive:
-        for name in archive.namelist():
-            if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                raise UnsafeDatasetError(f"{uri}: source.zip names {name!r}, which lies outside of it. Do not use it.")
-        archive.extractall(folder)
+    try:
+        with zipfile.ZipFile(source_zip) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > MAX_EXTRACTED_BYTES:
+                raise UnsafeDatasetError(
+                    f"{uri}: source.zip unpacks to {size} bytes, expected at most {MAX_EXTRACTED_BYTES}. Do not use it."
+                )
+            for name in archive.namelist():
+                _refuse_outside(folder, name, uri)
+            archive.extractall(folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise CorruptDatasetError(
+            f"{uri}: source.zip cannot be unpacked ({error}). The dataset is damaged; restore it from a copy."
+        ) from error
+
+
+def _refuse_outside(folder: Path, name: str, uri: str) -> None:
+    if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise UnsafeDatasetError(f"{uri}: source.zip names {name!r}, which lies outside of it. Do not use it.")
+
+
+def _package(module_name: str, code: Code) -> str:
+    """Return the package in which a module's relative imports look: for `python -m pkg.mod`, that of its folder."""
+    folder = PurePosixPath(code.modules[module_name]).parent
+    for name, relpath in sorted(code.modules.items()):
+        if (name == module_name or module_name == "__main__") and name != "__main__":
+            path = PurePosixPath(relpath)
+            if path.parent == folder:
+                return name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return ""
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -127,29 +166,46 @@ class _importable:  # noqa: N801  # a context manager reads better in lower case
 
     def __init__(self, code: Code, folder: Path) -> None:
         self._finder = _Finder(code, folder)
-        self._names = {name for name in code.modules if name != "__main__"}
+        self._argv = code.argv
+        recorded = {name for name in code.modules if name != "__main__"}
+        # With its parents: a namespace package has no file, but is a module too.
+        self._names = {
+            ".".join(parts[:end])
+            for parts in (name.split(".") for name in recorded)
+            for end in range(1, len(parts) + 1)
+        }
 
     def __enter__(self) -> None:
+        # A class may use what the script has read from the command line: it was this one.
+        self._own_argv, sys.argv = sys.argv, list(self._argv)
         self._set_aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name in self._names}
         sys.meta_path.insert(0, self._finder)
 
     def __exit__(self, *_: object) -> None:
+        sys.argv = self._own_argv
         sys.meta_path.remove(self._finder)
         for name in self._names:
             sys.modules.pop(name, None)
         sys.modules.update(self._set_aside)
 
 
-def _run_slice(file: Path, name: str) -> types.ModuleType:
+def _run_slice(file: Path, name: str, package: str) -> types.ModuleType:
     """Run the statements of a file that the definition of a name needs, as a module of its own."""
-    text = file.read_text(encoding="utf-8")
+    text = file.read_bytes()  # not decoded: a file may name an encoding of its own
     tree = ast.parse(text, str(file))
     tree.body = needed_statements(tree, name)
-    module = types.ModuleType(f"lightning_dtool_source_{hashlib.sha256(text.encode()).hexdigest()[:12]}")
+    digest = hashlib.sha256(text + b"\0" + name.encode() + str(file).encode()).hexdigest()
+    module = types.ModuleType(f"lightning_dtool_source_{digest[:12]}")
     module.__file__ = str(file)
+    module.__package__ = package
     sys.modules[module.__name__] = module  # inspect and dataclasses look a class's module up there
     linecache.checkcache(str(file))
-    exec(compile(tree, str(file), "exec"), module.__dict__)  # noqa: S102  # the caller has asked the user for trust
+    try:
+        code = compile(tree, str(file), "exec", dont_inherit=True)
+        exec(code, module.__dict__)  # noqa: S102  # the caller has asked the user for trust
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
     return module
 
 
@@ -166,40 +222,76 @@ def needed_statements(tree: ast.Module, name: str) -> list[ast.stmt]:
         >>> [type(statement).__name__ for statement in needed_statements(tree, "A")]
         ['Import', 'ClassDef']
     """
-    binds = [(statement, set(_bound(statement))) for statement in tree.body]
+    bound = [set() if _is_main_guard(statement) else set(_bound(statement)) for statement in tree.body]
     needed: set[int] = set()
-    wanted, seen = {name}, set[str]()
-    while wanted:
-        seen |= wanted
+    wanted, data = {name}, set[str]()
+    while True:
         found = {
             index
-            for index, (statement, names) in enumerate(binds)
-            if names & wanted or _is_future(statement) or "*" in names
+            for index, statement in enumerate(tree.body)
+            if bound[index] & wanted
+            or "*" in bound[index]
+            or _is_future(statement)
+            or _changes(statement, wanted, data)
         } - needed
+        if not found:
+            return [tree.body[index] for index in sorted(needed)]
         needed |= found
-        wanted = {used for index in found for used in _used(binds[index][0])} - seen
-    return [binds[index][0] for index in sorted(needed)]
+        for index in found:
+            wanted |= set(_used(tree.body[index]))
+            if isinstance(tree.body[index], _ASSIGNMENTS):
+                data |= bound[index]
 
 
-def _bound(statement: ast.stmt) -> Iterator[str]:
-    """Yield the names that a statement defines."""
-    if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        yield statement.name
-    elif isinstance(statement, ast.Import | ast.ImportFrom):
-        for alias in statement.names:
+_ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    """Yield the names that a statement defines or changes, those inside of it included; "*" for all of a module."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        yield node.name
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        for alias in node.names:
             yield alias.asname or alias.name.split(".")[0]
-    elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                yield node.id
-    elif isinstance(statement, ast.If | ast.Try) and not _is_main_guard(statement):
-        # `try: import x` / `if TYPE_CHECKING:` and the like; what they define counts for the whole statement.
-        for child in ast.iter_child_nodes(statement):
-            if isinstance(child, ast.stmt):
-                yield from _bound(child)
-            elif isinstance(child, ast.ExceptHandler):
-                for inner in child.body:
-                    yield from _bound(inner)
+    elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+        yield node.id
+    elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+        yield node.name
+    elif isinstance(node, ast.MatchMapping) and node.rest:
+        yield node.rest
+    if not isinstance(node, _SCOPES):
+        for child in ast.iter_child_nodes(node):
+            yield from _bound(child)
+
+
+def _root(node: ast.expr) -> Iterator[str]:
+    """Yield the name at the left end of `name.attribute[item]`."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    if isinstance(node, ast.Name):
+        yield node.id
+
+
+def _changes(statement: ast.stmt, needed: set[str], data: set[str]) -> bool:
+    """Return True for a statement that changes what is needed, and does no more.
+
+    That is `name.attribute = …` and `name[item] = …`; and, where the name is a plain variable, `name.method(…)`
+    as in `parser.add_argument("--lr")`, and a definition under `@name.method`. Arguments that call something
+    are too much: `history.append(trainer.fit(…))` would train again.
+    """
+    if isinstance(statement, ast.Assign):
+        roots = [_root(target) for target in statement.targets if isinstance(target, ast.Attribute | ast.Subscript)]
+        return any(not needed.isdisjoint(root) for root in roots)
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return any(not data.isdisjoint(_root(decorator)) for decorator in statement.decorator_list)
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return False
+    arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+    calls = any(isinstance(node, ast.Call) for argument in arguments for node in ast.walk(argument))
+    return not calls and not data.isdisjoint(_root(call.func))
 
 
 def _is_future(statement: ast.stmt) -> bool:
@@ -213,6 +305,14 @@ def _is_main_guard(statement: ast.stmt) -> bool:
 
 
 def _used(statement: ast.stmt) -> Iterator[str]:
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name):
-            yield node.id
+    """Yield the global names that a statement needs: not what is local to its functions."""
+    table = symtable.symtable(ast.unparse(statement), "<statement>", "exec")
+    yield from table.get_identifiers()
+    pending = list(table.get_children())
+    while pending:
+        scope = pending.pop()
+        pending += scope.get_children()
+        for symbol in scope.get_symbols():
+            # In a class body `x = x` reads the global.
+            if symbol.is_global() or (scope.get_type() == "class" and symbol.is_referenced()):
+                yield symbol.get_name()

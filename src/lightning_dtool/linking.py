@@ -38,7 +38,8 @@ def duplicate(source: Path, path: Path) -> None:
 
 def _replace(source: Path, path: Path, ways: tuple[Callable[..., Any], ...]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    # Not made of the path's own name, which may be as long as a file system allows.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         for way in ways:
             try:

@@ -6,13 +6,16 @@ grow), to the CPU, with everything around the tensors copied too.
 """
 
 import copy
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
-_BOOKKEEPING = "ModelCheckpoint"
-"""State keys that begin so hold a ModelCheckpoint's notes on paths, which differ between best and last."""
+_BOOKKEEPING = ("ModelCheckpoint", "ModelCheckpoint{")
+"""A state key that is the first or begins with the second holds a ModelCheckpoint's notes on paths, which differ
+between best and last. A subclass of another name may hold more, and counts."""
 
 
 def snapshot(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,21 +30,27 @@ def snapshot(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     storages: dict[int, torch.UntypedStorage] = {}
     # deepcopy copies what it does not find in its memory: with the tensors already there, it copies the
     # rest, and it knows how (attributes of an OrderedDict, dataclasses, tuples that hold tensors).
-    memory: dict[int, Any] = {id(tensor): _copy(tensor, storages) for tensor in _tensors(checkpoint)}
+    # The list keeps every tensor alive: an id is worth nothing once its object is gone.
+    found = list(_tensors(checkpoint, set()))
+    memory: dict[Any, Any] = {id(tensor): _copy(tensor, storages) for tensor in found}
+    # Tensors in places where only deepcopy looks share the copied storages: here torch looks for them.
+    memory["torch"] = {
+        tensor.untyped_storage()._cdata: storages[tensor.untyped_storage()._cdata]
+        for tensor in found
+        if tensor.device.type == "cpu"
+    }
     return copy.deepcopy(dict(checkpoint), memory)
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the plain tensors in nested containers."""
+def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """Yield the plain tensors in nested containers, which may hold themselves."""
     if isinstance(value, torch.Tensor):
         if _is_plain(value):
             yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+    elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item, seen)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -49,7 +58,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
-        and not (tensor.is_meta or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
     )
 
 
@@ -70,13 +79,21 @@ def same_state(taken: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
     Best and last of one step differ only in what the ModelCheckpoint callbacks note of their own paths;
     that is left out of the comparison.
     """
-    return _equal(_without_bookkeeping(taken), _without_bookkeeping(checkpoint))
+    try:
+        return _equal(_without_bookkeeping(taken), _without_bookkeeping(checkpoint))
+    except RecursionError:  # a state that holds itself
+        return False
 
 
 def _without_bookkeeping(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     callbacks = checkpoint.get("callbacks", {})
-    kept = {key: state for key, state in callbacks.items() if not key.startswith(_BOOKKEEPING)}
+    kept = {key: state for key, state in callbacks.items() if not _is_bookkeeping(key)}
     return {**checkpoint, "callbacks": kept}
+
+
+def _is_bookkeeping(key: object) -> bool:
+    name, prefix = _BOOKKEEPING
+    return isinstance(key, str) and (key == name or key.startswith(prefix))
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -88,6 +105,10 @@ def _equal(a: Any, b: Any) -> bool:
         return list(a) == list(b) and all(_equal(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, float):
+        return struct.pack("d", a) == struct.pack("d", b)
+    if isinstance(a, np.ndarray) and not a.dtype.hasobject:
+        return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
     try:
         return bool(a == b)
     except Exception:  # somebody else's __eq__: what cannot be compared is not the same

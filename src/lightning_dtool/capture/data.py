@@ -1,14 +1,20 @@
 """What was the model trained, validated and tested on?"""
 
+from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import ConcatDataset
 
-from lightning_dtool.capture.values import class_path
+from lightning_dtool.capture.redaction import redact_mapping, redaction_gap
+from lightning_dtool.capture.values import class_path, encode_all
 from lightning_dtool.datamodule import DtoolDataModule
 from lightning_dtool.dataset import DtoolDataset
 from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Gap
+
+_MAX_WRAPPERS = 20
+"""Datasets around a dataset that are looked through."""
 
 
 def capture_data(trainer: LightningTrainer, gaps: list[Gap]) -> Data:
@@ -17,14 +23,21 @@ def capture_data(trainer: LightningTrainer, gaps: list[Gap]) -> Data:
     if isinstance(datamodule, DtoolDataModule):
         description = datamodule.description()
         return Data(
-            datamodule=DataModule(class_path=class_path(type(datamodule)), arguments=description["arguments"]),
+            datamodule=DataModule(
+                class_path=class_path(type(datamodule)),
+                arguments=_arguments(description["arguments"], gaps),
+            ),
             stages={stage: [_from_description(facts)] for stage, facts in description["stages"].items()},
         )
     stages = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
     return Data(
         datamodule=DataModule(class_path=class_path(type(datamodule))) if datamodule is not None else None,
         stages={
-            stage: [_from_loader(loader, f"data.stages.{stage}[{index}]", gaps) for index, loader in enumerate(found)]
+            stage: [
+                source
+                for index, loader in enumerate(found)
+                for source in _from_loader(loader, f"data.stages.{stage}[{index}]", gaps)
+            ]
             for stage, loaders in stages.items()
             if (found := _flatten(loaders))
         },
@@ -49,28 +62,70 @@ def _flatten(loaders: Any) -> list[Any]:
     return list(loaders.flattened) if isinstance(loaders, CombinedLoader) else _flatten(CombinedLoader(loaders))
 
 
-def _from_loader(loader: Any, where: str, gaps: list[Gap]) -> DataSource:
-    dataset: Any = getattr(loader, "dataset", None)
-    wrapped: Any = dataset
-    while not isinstance(wrapped, DtoolDataset) and hasattr(wrapped, "dataset"):  # torch's Subset, and others like it
+def _arguments(arguments: dict[str, Any], gaps: list[Gap]) -> dict[str, Any]:
+    found: list[str] = []
+    encoded = redact_mapping(
+        encode_all(arguments, "data.datamodule.arguments", gaps), "data.datamodule.arguments", found
+    )
+    gaps.extend(redaction_gap(where) for where in found)
+    return encoded
+
+
+def _from_loader(loader: Any, where: str, gaps: list[Gap]) -> list[DataSource]:
+    """Describe what a loader reads; a dataset put together from several gives several sources."""
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None:
+        path = class_path(type(loader))
+        gaps.append(_no_dataset(f"{where}.dataset", path))
+        return [DataSource(class_path=path)]
+    return list(_from_dataset(dataset, where, gaps))
+
+
+def _from_dataset(dataset: Any, where: str, gaps: list[Gap]) -> Iterator[DataSource]:
+    path = class_path(type(dataset))
+    wrapped = dataset
+    for _ in range(_MAX_WRAPPERS):  # torch's Subset, and others like it
+        if isinstance(wrapped, DtoolDataset | ConcatDataset) or getattr(wrapped, "dataset", None) is None:
+            break
         wrapped = wrapped.dataset
-    count = len(dataset) if hasattr(dataset, "__len__") else None
-    path = class_path(type(dataset)) if dataset is not None else class_path(type(loader))
-    if isinstance(wrapped, DtoolDataset):
+    if isinstance(wrapped, ConcatDataset):
+        if wrapped is not dataset:
+            reason = "a selection from several datasets is recorded without the number of samples of each"
+            gaps.append(Gap(fact=f"{where}.count", reason=reason, remedy="select first, then concatenate"))
+        for part in wrapped.datasets:
+            for source in _from_dataset(part, where, gaps):
+                yield source if wrapped is dataset else source.model_copy(update={"count": None})
+    elif isinstance(wrapped, DtoolDataset):
         frozen = wrapped.dataset
         reference = DatasetReference(
             uri=frozen.uri, uuid=frozen.uuid, name=frozen.name, content_digest=frozen.content_digest
         )
         classes = list(map(str, wrapped.classes)) if wrapped.classes is not None else None
-        return DataSource(dataset=reference, class_path=path, count=count, classes=classes)
-    gaps.append(
-        Gap(
-            fact=f"{where}.dataset",
-            reason=f"the data is a {path}, not a dtool dataset: it has no URI, no UUID and no hash",
-            remedy="pack it with `lightning-dtool pack` and train with DtoolDataModule",
+        yield DataSource(
+            dataset=reference,
+            class_path=path,
+            count=_length(dataset),
+            classes=classes,
+            class_to_idx=wrapped.class_to_idx,
         )
+    else:
+        gaps.append(_no_dataset(f"{where}.dataset", path))
+        yield DataSource(class_path=path, count=_length(dataset))
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except Exception:  # a stream has none, and may say so in many ways
+        return None
+
+
+def _no_dataset(where: str, path: str) -> Gap:
+    return Gap(
+        fact=where,
+        reason=f"the data is a {path}, not a dtool dataset: it has no URI, no UUID and no hash",
+        remedy="pack it with `lightning-dtool pack` and train with DtoolDataModule",
     )
-    return DataSource(class_path=path, count=count)
 
 
 def training_datasets(data: Data) -> list[DatasetReference]:

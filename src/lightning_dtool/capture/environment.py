@@ -1,6 +1,7 @@
 """What did the code run on?"""
 
 import platform
+import re
 from importlib import metadata
 
 import torch
@@ -31,9 +32,13 @@ def _version(distribution: str) -> str | None:
 
 def requirements() -> str:
     """Return every installed package, pinned, as a requirements file."""
-    pins = {
-        f"{name}=={distribution.version}"
-        for distribution in metadata.distributions()
-        if (name := distribution.metadata["Name"])
-    }
-    return "".join(f"{pin}\n" for pin in sorted(pins, key=str.lower))
+    pins: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        try:
+            name, version = distribution.metadata["Name"], distribution.version
+        except Exception:  # noqa: S112  # a half-removed package, whose metadata is gone
+            continue
+        if name and version:
+            # Of two on the path Python imports the first.
+            pins.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={version}\n")
+    return "".join(pins[name] for name in sorted(pins))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_dtool.capture.values import class_path, encode, source_of
+from lightning_dtool.capture.values import class_path, encode_all, source_of
 from lightning_dtool.record import Gap, Model
 
 _CLI_KEYS = frozenset({"_class_path", "_instantiator"})
@@ -43,8 +43,6 @@ def capture_model(module: LightningModule, gaps: list[Gap]) -> Model:
 
 def encode_hyperparameters(hparams: Mapping[str, Any], gaps: list[Gap]) -> dict[str, Any]:
     """Return hyperparameters as strict JSON, without LightningCLI's own keys."""
-    return {
-        str(name): encode(value, f"model.hyperparameters.{name}", gaps)
-        for name, value in hparams.items()
-        if name not in _CLI_KEYS
-    }
+    return encode_all(
+        {name: value for name, value in hparams.items() if name not in _CLI_KEYS}, "model.hyperparameters", gaps
+    )

@@ -1,12 +1,10 @@
 """How are the weights changed?"""
 
-from typing import Any
-
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from torch.optim import Optimizer as TorchOptimizer
 
-from lightning_dtool.capture.values import class_path, encode
+from lightning_dtool.capture.values import class_path, encode_all
 from lightning_dtool.record import Gap, Optimizer, ParameterGroup, Scheduler
 
 
@@ -22,13 +20,13 @@ def _describe(optimizer: TorchOptimizer, where: str, names: dict[int, str], gaps
         options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         groups.append(
             ParameterGroup(
-                options=_encode_all(options, f"{where}.param_groups[{index}]", gaps),
+                options=encode_all(options, f"{where}.param_groups[{index}]", gaps),
                 parameters=[names.get(id(parameter), "<not in the LightningModule>") for parameter in group["params"]],
             )
         )
     return Optimizer(
         class_path=class_path(type(optimizer)),
-        defaults=_encode_all(optimizer.defaults, f"{where}.defaults", gaps),
+        defaults=encode_all(optimizer.defaults, f"{where}.defaults", gaps),
         param_groups=groups,
     )
 
@@ -45,11 +43,7 @@ def capture_schedulers(trainer: LightningTrainer, gaps: list[Gap]) -> list[Sched
                 interval=config.interval,
                 frequency=config.frequency,
                 monitor=config.monitor,
-                settings=_encode_all(settings, f"{where}.settings", gaps),
+                settings=encode_all(settings, f"{where}.settings", gaps),
             )
         )
     return schedulers
-
-
-def _encode_all(values: dict[str, Any], where: str, gaps: list[Gap]) -> dict[str, Any]:
-    return {str(key): encode(value, f"{where}.{key}", gaps) for key, value in values.items()}

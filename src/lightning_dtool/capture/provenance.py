@@ -18,8 +18,9 @@ from lightning_dtool.capture.environment import capture_environment, requirement
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.randomness import capture_randomness
-from lightning_dtool.capture.redaction import redact_mapping
+from lightning_dtool.capture.redaction import redact_mapping, redaction_gap
 from lightning_dtool.capture.trainer import capture_metrics, capture_monitors, capture_trainer
+from lightning_dtool.capture.values import as_text
 from lightning_dtool.record import (
     Checkpoint,
     Code,
@@ -132,7 +133,7 @@ def provenance(
     return Provenance(
         run=observed.run,
         checkpoint=Checkpoint(
-            filename=PurePath(path).name,
+            filename=as_text(PurePath(path).name),
             epoch=checkpoint["epoch"],
             global_step=checkpoint["global_step"],
             saved_at=datetime.now(timezone.utc),
@@ -164,16 +165,13 @@ def _new_run() -> Run:
 
 def _username() -> str:
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without an entry in the password file, as in many containers
+        return as_text(getpass.getuser())
+    except (KeyError, OSError, ImportError):  # a user id without an entry in the password file, as in many containers
         return "unknown"
 
 
 def _without_secrets(model: Model, gaps: list[Gap]) -> Model:
     found: list[str] = []
     hyperparameters = redact_mapping(model.hyperparameters, "model.hyperparameters", found)
-    gaps.extend(
-        Gap(fact=where, reason="it looks like a credential and was redacted", remedy="read it from the environment")
-        for where in found
-    )
+    gaps.extend(redaction_gap(where) for where in found)
     return model.model_copy(update={"hyperparameters": hyperparameters})

@@ -2,13 +2,13 @@
 
 import os
 
-from lightning_dtool.record import Gap, Randomness
+from lightning_dtool.record import MAX_INTEGER, Gap, Randomness
 
 
 def capture_randomness(gaps: list[Gap]) -> Randomness:
     """Return the global seed as Lightning's `seed_everything` left it in the environment."""
-    seed = os.environ.get("PL_GLOBAL_SEED", "")
-    if not seed:
+    seed = _integer(os.environ.get("PL_GLOBAL_SEED", ""))
+    if seed is None:
         gaps.append(
             Gap(
                 fact="randomness.global_seed",
@@ -16,8 +16,16 @@ def capture_randomness(gaps: list[Gap]) -> Randomness:
                 remedy="call lightning.seed_everything(seed, workers=True) before you build the model",
             )
         )
-    workers = os.environ.get("PL_SEED_WORKERS", "")
+    workers = _integer(os.environ.get("PL_SEED_WORKERS", ""))
     return Randomness(
-        global_seed=int(seed) if seed.lstrip("-").isdigit() else None,
-        seed_workers=bool(int(workers)) if workers.isdigit() else None,
+        global_seed=seed,
+        seed_workers=bool(workers) if workers is not None else None,
     )
+
+
+def _integer(text: str) -> int | None:
+    try:
+        number = int(text)
+    except ValueError:
+        return None
+    return number if abs(number) <= MAX_INTEGER else None

@@ -68,8 +68,20 @@ def source_annotations(datasets: Sequence[DatasetReference]) -> dict[str, Any]:
 def searchable(value: Any) -> Any:
     """Return strict JSON with keys that a Mongo database takes."""
     if isinstance(value, dict):
-        return {searchable_key(key): searchable(item) for key, item in value.items()}
+        return _with_searchable_keys({key: searchable(item) for key, item in value.items()})
     return [searchable(item) for item in value] if isinstance(value, list) else value
+
+
+def _with_searchable_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values under keys that are searchable, and still as many: `a.b` and `a_b` stay two."""
+    found: dict[str, Any] = {}
+    # A key that needs no change keeps its name, whatever comes before it.
+    for key in sorted(values, key=lambda key: searchable_key(key) != key):
+        name = searchable_key(key)
+        while name in found:
+            name += "_"
+        found[name] = values[key]
+    return found
 
 
 def searchable_key(key: str) -> str:

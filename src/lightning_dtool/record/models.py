@@ -8,10 +8,9 @@ Nothing here knows torch, Lightning or dtool: a record must stay readable when t
 """
 
 import math
-from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 
@@ -21,8 +20,10 @@ MAX_INTEGER = 2**63 - 1
 
 def _check_json(value: Any, where: str = "") -> Any:
     """Refuse what strict JSON, or an 8-byte integer, cannot hold."""
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _check_text(value, where)
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise ValueError(f"{where or 'value'}: the integer {value} exceeds 8 bytes; write it as a string")
@@ -35,6 +36,7 @@ def _check_json(value: Any, where: str = "") -> Any:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"{where or 'value'}: the key {key!r} is not a string")
+            _check_text(key, where)
             _check_json(item, f"{where}.{key}" if where else key)
         return value
     if isinstance(value, list):
@@ -43,6 +45,17 @@ def _check_json(value: Any, where: str = "") -> Any:
         return value
     raise ValueError(f"{where or 'value'}: a {type(value).__name__} is not JSON")
 
+
+def _check_text(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where or 'value'}: {text[:80]!a} cannot be written in UTF-8; escape it") from None
+    return text
+
+
+Integer = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+"""An integer of at most 8 bytes."""
 
 Json = Annotated[Any, AfterValidator(_check_json)]
 """Any strict-JSON value: no NaN, no infinity, no integer beyond 8 bytes, keys are strings."""
@@ -68,7 +81,7 @@ class Run(Section):
     """The training run that wrote the checkpoint."""
 
     uuid: str = Field(description="UUID4 of the run; every checkpoint of one `fit` has the same.")
-    started_at: datetime | None = Field(description="When fitting began (UTC).")
+    started_at: AwareDatetime | None = Field(description="When fitting began (UTC).")
     creator_username: str = Field(description="Who ran it, as the operating system knows them.")
     lightning_dtool_version: str = Field(description="The version of this package that wrote the record.")
 
@@ -85,9 +98,9 @@ class Checkpoint(Section):
     """The checkpoint itself."""
 
     filename: str = Field(description="The file's name where Lightning saved it.")
-    epoch: int = Field(description="The epoch in which it was saved, from 0.")
-    global_step: int = Field(description="Optimizer steps taken so far.")
-    saved_at: datetime = Field(description="When it was saved (UTC).")
+    epoch: Integer = Field(description="The epoch in which it was saved, from 0.")
+    global_step: Integer = Field(description="Optimizer steps taken so far.")
+    saved_at: AwareDatetime = Field(description="When it was saved (UTC).")
     weights_only: bool = Field(
         description="True if it holds no optimizer state, so that training cannot resume from it."
     )
@@ -103,8 +116,8 @@ class Model(Section):
         default={},
         description="`hparams_initial`; a value that is not JSON stands as its type and its content or repr.",
     )
-    parameters_total: int | None = Field(default=None, description="Number of parameters.")
-    parameters_trainable: int | None = Field(default=None, description="Number of parameters with `requires_grad`.")
+    parameters_total: Integer | None = Field(default=None, description="Number of parameters.")
+    parameters_trainable: Integer | None = Field(default=None, description="Number of parameters with `requires_grad`.")
 
 
 class ParameterGroup(Section):
@@ -117,18 +130,18 @@ class ParameterGroup(Section):
 class Optimizer(Section):
     """One optimizer, as it was when training began."""
 
-    class_path: str
+    class_path: str = Field(description="`module:qualified.name` of the class.")
     defaults: dict[str, Json] = Field(description="The optimizer's defaults.")
-    param_groups: list[ParameterGroup]
+    param_groups: list[ParameterGroup] = Field(description="Its parameter groups, in order.")
 
 
 class Scheduler(Section):
     """One learning rate scheduler."""
 
-    class_path: str
+    class_path: str = Field(description="`module:qualified.name` of the class.")
     interval: str = Field(description="`epoch` or `step`.")
-    frequency: int
-    monitor: str | None = None
+    frequency: Integer = Field(description="It steps every so many intervals.")
+    monitor: str | None = Field(default=None, description="The metric that it watches, if it watches one.")
     settings: dict[str, Json] = Field(
         default={}, description="Its constants, as its `state_dict` gives them at the start."
     )
@@ -137,9 +150,9 @@ class Scheduler(Section):
 class DatasetReference(Section):
     """A dtool dataset, by address and by content."""
 
-    uri: str
-    uuid: str
-    name: str
+    uri: str = Field(description="Where it was when it was used.")
+    uuid: str = Field(description="Its UUID, which it keeps wherever it is copied to.")
+    name: str = Field(description="Its name.")
     content_digest: str = Field(description="`sha256:…` over the sorted relpaths, sizes and hashes of its items.")
 
 
@@ -148,33 +161,33 @@ class DataSource(Section):
 
     dataset: DatasetReference | None = Field(default=None, description="The dtool dataset, if it is one.")
     class_path: str | None = Field(default=None, description="The class of the torch dataset.")
-    count: int | None = Field(default=None, description="Number of samples.")
+    count: Integer | None = Field(default=None, description="Number of samples.")
     selection_digest: str | None = Field(
         default=None, description="SHA-256 over the sorted identifiers of the chosen items."
     )
     classes: list[str] | None = Field(default=None, description="Class names, in order of their numbers.")
-    class_to_idx: dict[str, int] | None = Field(default=None, description="The number of each class.")
+    class_to_idx: dict[str, Integer] | None = Field(default=None, description="The number of each class.")
     class_counts: dict[str, int] | None = Field(default=None, description="Samples in each class.")
 
 
 class DataModule(Section):
     """The LightningDataModule."""
 
-    class_path: str
+    class_path: str = Field(description="`module:qualified.name` of the class.")
     arguments: dict[str, Json] = Field(default={}, description="What it was built with, good enough to build it again.")
 
 
 class Data(Section):
     """What the model was trained, validated and tested on."""
 
-    datamodule: DataModule | None = None
+    datamodule: DataModule | None = Field(default=None, description="The LightningDataModule, if there was one.")
     stages: dict[str, list[DataSource]] = Field(default={}, description="By stage: `train`, `val`, `test`, `predict`.")
 
 
 class Randomness(Section):
     """What the random numbers depended on."""
 
-    global_seed: int | None = Field(default=None, description="The seed given to `seed_everything`.")
+    global_seed: Integer | None = Field(default=None, description="The seed given to `seed_everything`.")
     seed_workers: bool | None = Field(default=None, description="Whether data loader workers were seeded with it.")
 
 
@@ -188,32 +201,37 @@ class Trainer(Section):
 class Environment(Section):
     """What the code ran on."""
 
-    python: str
-    platform: str
+    python: str = Field(description="Python's version.")
+    platform: str = Field(description="Operating system and processor architecture.")
     versions: dict[str, str] = Field(
         description="Versions of the libraries that matter most; all are in requirements.txt."
     )
-    accelerator: str | None = None
+    accelerator: str | None = Field(
+        default=None,
+        description="The machine's first GPU, whether or not training used it (see `trainer.settings`).",
+    )
 
 
 class Git(Section):
     """The state of the git work tree."""
 
     remote: str | None = Field(default=None, description="The remote's URL, without credentials.")
-    commit: str
-    branch: str | None = None
-    dirty: bool = Field(description="True if tracked files differed from the commit.")
+    commit: str = Field(description="The hash of the commit that was checked out.")
+    branch: str | None = Field(default=None, description="The branch, if one was checked out.")
+    dirty: bool | None = Field(
+        description="True if tracked files differed from the commit; null if git did not say (see `gaps`)."
+    )
 
 
 class Code(Section):
     """What ran."""
 
-    argv: list[str]
-    working_directory: str
+    argv: list[str] = Field(description="The command line as Python saw it, without what looks like a secret.")
+    working_directory: str = Field(description="Where it was started; empty if that folder was gone.")
     entry_point: str | None = Field(
         default=None, description="The script, as a path inside source.zip where it is there."
     )
-    git: Git | None = None
+    git: Git | None = Field(default=None, description="The git work tree that it lies in, if there is one.")
     files: dict[str, str] = Field(default={}, description="The files in source.zip with their SHA-256.")
     modules: dict[str, str] = Field(
         default={}, description="Imported modules that lie in source.zip, with their paths there."
@@ -239,16 +257,16 @@ class Provenance(Section):
     """The record of one checkpoint: how this model came to be."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="The version of this schema.")
-    run: Run
-    checkpoint: Checkpoint
-    model: Model
-    optimizers: list[Optimizer] = []
-    schedulers: list[Scheduler] = []
-    data: Data = Data()
-    randomness: Randomness = Randomness()
-    trainer: Trainer = Trainer()
-    environment: Environment
-    code: Code
-    metrics: Metrics = Metrics()
-    lineage: Lineage = Lineage()
+    run: Run = Field(description="Which run?")
+    checkpoint: Checkpoint = Field(description="Which checkpoint?")
+    model: Model = Field(description="Which model?")
+    optimizers: list[Optimizer] = Field(default=[], description="How were the weights changed?")
+    schedulers: list[Scheduler] = Field(default=[], description="How did the learning rate change?")
+    data: Data = Field(default=Data(), description="On what data?")
+    randomness: Randomness = Field(default=Randomness(), description="With which random numbers?")
+    trainer: Trainer = Field(default=Trainer(), description="With which Trainer?")
+    environment: Environment = Field(description="On what machine, with which libraries?")
+    code: Code = Field(description="By which code?")
+    metrics: Metrics = Field(default=Metrics(), description="With what result?")
+    lineage: Lineage = Field(default=Lineage(), description="From where?")
     gaps: list[Gap] = Field(default=[], description="What this record does not know, and why.")
