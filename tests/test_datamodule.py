@@ -28,7 +28,7 @@ from lightning_dtool.errors import (
     SelectionError,
     VerificationError,
 )
-from lightning_dtool.store import DatasetWriter, delete_dataset
+from lightning_dtool.store import DatasetWriter, delete_dataset, local_path
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
@@ -272,7 +272,7 @@ def test_remote_items_are_fetched_before_training(make_dataset, s3_base_uri):
     ("arguments", "message"),
     [
         ({}, "There is no data"),
-        ({"uri": "a", "train_uri": "b"}, "Both uri='a' and train_uri='b'"),
+        ({"uri": "a", "train_uri": "b"}, r"Both uri='file://\S+/a' and train_uri='file://\S+/b'"),
         ({"train_uri": "a", "val_split": 0.1}, "divide the one dataset"),
         ({"uri": "a", "val_split": 0.5, "test_split": 0.5}, "nothing to train on"),
         ({"uri": "a", "val_split": -0.5}, "val_split is -0.5"),
@@ -697,3 +697,11 @@ def test_a_record_of_something_else_is_refused(uri, base_uri, make_dataset):
         broken = make_dataset({"provenance.json": text}, f"broken{number}")
         with pytest.raises(RecordError, match="broken"):
             DtoolDataModule.from_uri(broken.uri)
+
+
+def test_a_relative_path_is_found_again_from_another_folder(leaves, tmp_path, monkeypatch):
+    folder = local_path(leaves.uri)
+    monkeypatch.chdir(folder.parent)
+    arguments = DtoolDataModule(folder.name).description()["arguments"]
+    monkeypatch.chdir("/")
+    assert DtoolDataModule(**arguments).uri == leaves.uri

@@ -31,7 +31,7 @@ from lightning_dtool.selection import (
     split_by_fraction,
     split_by_overlay,
 )
-from lightning_dtool.store import FrozenDataset, generate_identifier
+from lightning_dtool.store import FrozenDataset, generate_identifier, normalize_uri
 
 RECORD_ITEM = "provenance.json"
 
@@ -84,6 +84,7 @@ class DtoolDataModule(pl.LightningDataModule):
     Raises:
         ConfigurationError: If arguments do not fit together. Errors that need a look at the data come in
             `prepare_data` and `setup`, before training starts; see `DtoolDataset` for them.
+        InvalidURIError: If a URI is malformed, or no installed storage broker reads it.
 
     Example:
         ```python
@@ -120,8 +121,9 @@ class DtoolDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         # Plain values, because they become hyperparameters in checkpoints, which load safely only if they are.
+        # Whole URIs, because a record is read in other working directories.
         uri, train_uri, val_uri, test_uri, predict_uri = (
-            None if value is None else os.fspath(value) for value in (uri, train_uri, val_uri, test_uri, predict_uri)
+            None if value is None else normalize_uri(value) for value in (uri, train_uri, val_uri, test_uri, predict_uri)
         )
         select = None if select is None else {name: _plain(value) for name, value in select.items()}
         # logger=False: a DataModule that logs its batch_size next to a model that does so, too, is an error.
