@@ -47,6 +47,9 @@ def readme(record: Provenance, uri: str) -> str:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
+_OTHER_LINE_BREAKS = "\r\x85\u2028\u2029"
+
+
 class _Dumper(yaml.SafeDumper):
     """YAML as a person would write it: text of several lines as a block, nothing by reference."""
 
@@ -55,7 +58,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = "|" if "\n" in text else None
+    if any(character in text for character in _OTHER_LINE_BREAKS):
+        style = '"'  # readers turn these into spaces and ordinary line breaks, unless they are escaped
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)

@@ -1,0 +1,230 @@
+"""What ran: the user's own code, all of it and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lightning_dtool.capture.code as code_module
+from lightning_dtool.capture.code import capture_code
+from lightning_dtool.record import Gap
+
+REPORT = """
+import json, os, sys
+from lightning_dtool.capture.code import capture_code
+def report():
+    gaps = []
+    code, zipped = capture_code(gaps)
+    assert capture_code([])[1] == zipped
+    open(os.environ["SOURCE_ZIP"], "wb").write(zipped)
+    print(json.dumps({"code": code.model_dump(), "gaps": [gap.model_dump() for gap in gaps]}))
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    write(root, {"scripts/train.py": "import leaves.net\n" + REPORT + "report()\n", "src/leaves/__init__.py": "",
+                 "src/leaves/net.py": "from . import blocks", "src/leaves/blocks.py": "X = 1", "src/leaves/unused.py": ""})  # fmt: skip  # noqa: E501
+    return root
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def git(root: Path, *arguments: str) -> str:
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
+
+
+def committed(root: Path) -> str:
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "x")
+    return git(root, "rev-parse", "HEAD")
+
+
+def run(project: Path, *arguments: str, cwd: Path | None = None, **environment: str) -> dict[str, Any]:
+    zipped = project.parent / "source.zip"
+    path = os.pathsep.join([str(project / "src"), environment.pop("more", "")])
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd or project, check=False, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": path, "SOURCE_ZIP": str(zipped), "PYTHONDONTWRITEBYTECODE": "1", **environment},  # noqa: E501
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(zipfile.ZipFile(zipped).namelist()) == sorted(found["code"]["files"])
+    return found
+
+
+ALL = ["scripts/train.py", "src/leaves/__init__.py", "src/leaves/blocks.py", "src/leaves/net.py"]
+
+
+def test_a_script_in_a_git_repository(project: Path) -> None:
+    commit = committed(project)
+    before = {path: path.stat().st_mtime_ns for path in (project / ".git").rglob("*")}
+    os.utime(project / "src/leaves/net.py", (1, 1))  # git would like to refresh its index
+    found = run(project, "scripts/train.py", "--lr=1")["code"]
+    assert list(found["files"]) == ALL
+    assert found["entry_point"] == "scripts/train.py"
+    assert found["modules"]["leaves.net"] == "src/leaves/net.py"
+    assert found["argv"] == ["scripts/train.py", "--lr=1"]
+    assert found["git"] == {"remote": None, "commit": commit, "branch": "main", "dirty": False}
+    assert {path: path.stat().st_mtime_ns for path in (project / ".git").rglob("*")} == before
+
+
+def test_a_changed_file_and_one_that_git_does_not_know(project: Path) -> None:
+    committed(project)
+    write(project, {"src/leaves/net.py": "from . import blocks, new", "src/leaves/new.py": ""})
+    found = run(project, "scripts/train.py")["code"]
+    assert found["git"]["dirty"] is True
+    assert "src/leaves/new.py" in found["files"]
+
+
+def test_in_a_git_hook_of_another_repository(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write(other, {"a": ""})
+    commit, foreign = committed(project), committed(other)
+    found = run(project, "scripts/train.py", GIT_DIR=str(other / ".git"), GIT_INDEX_FILE=str(other / ".git/index"))
+    assert found["code"]["git"]["commit"] == commit != foreign
+
+
+def test_without_git_the_project_file_tells_the_root(project: Path) -> None:
+    write(project, {"pyproject.toml": ""})
+    found = run(project, "scripts/train.py")
+    assert list(found["code"]["files"]) == ALL
+    assert found["code"]["git"] is None
+    assert "code.git" in [gap["fact"] for gap in found["gaps"]]
+
+
+def test_modules_outside_of_the_project_are_a_gap(project: Path) -> None:
+    found = run(project, "scripts/train.py")
+    assert list(found["code"]["files"]) == ["train.py"]
+    reasons = [gap["reason"] for gap in found["gaps"] if gap["fact"] == "code.modules"]
+    assert len(reasons) == 1
+    assert "leaves.net" in reasons[0]
+
+
+def test_what_is_installed_is_left_out(project: Path) -> None:
+    committed(project)
+    packages = project / ".venv/lib/python3.11/site-packages"
+    write(packages, {"third/__init__.py": ""})
+    write(project, {"scripts/train.py": "import third\n" + (project / "scripts/train.py").read_text()})
+    found = run(project, "scripts/train.py", more=str(packages))
+    assert list(found["code"]["files"]) == ALL
+    assert [gap for gap in found["gaps"] if gap["fact"] == "code.modules"] == []
+
+
+def test_a_module_as_the_main_program(project: Path) -> None:
+    committed(project)
+    write(project, {"src/leaves/train.py": "from . import net\n" + REPORT + "report()\n"})
+    found = run(project, "-m", "leaves.train")["code"]
+    assert found["entry_point"] == "src/leaves/train.py"
+    assert "leaves.blocks" in found["modules"]
+
+
+def test_a_script_by_a_link_and_without_a_suffix(project: Path, tmp_path: Path) -> None:
+    committed(project)
+    (project / "scripts/train.py").rename(project / "scripts/train")
+    link = tmp_path / "elsewhere"
+    link.symlink_to(project / "scripts/train")
+    found = run(project, str(link), cwd=tmp_path)["code"]
+    assert found["entry_point"] == "scripts/train"
+    assert found["git"] is not None
+
+
+def test_a_prompt_has_no_entry_point(project: Path) -> None:
+    found = run(project, "-c", REPORT + "report()")
+    assert found["code"]["entry_point"] is None
+    assert "code.entry_point" in [gap["fact"] for gap in found["gaps"]]
+
+
+def test_a_notebook(project: Path) -> None:
+    cells = [
+        "",
+        "%matplotlib inline\nX = 1",
+        "class Net:",
+        "y = (7\n% 4)",
+        "!ls",
+        "class Net:\n    x = X\n    name = 'Blätter'",
+    ]
+    write(project, {"src/notebook.py": ""})
+    committed(project)
+    found = run(project, "-c", f"import notebook\n{REPORT}\nIn = {cells!r}\nget_ipython = None\nreport()")["code"]
+    assert found["entry_point"] == "notebook.py"
+    assert found["modules"] == {"__main__": "notebook.py", "notebook": "src/notebook.py"}
+    space: dict[str, Any] = {}
+    exec(zipfile.ZipFile(project.parent / "source.zip").read("notebook.py"), space)
+    assert space["Net"].x == 1
+    assert space["y"] == 3
+
+
+def test_a_notebook_beside_a_module_of_that_name(project: Path) -> None:
+    write(project, {"notebook.py": "Z = 1"})
+    found = run(project, "-c", f"import notebook\n{REPORT}\nIn = ['', 'X = 1']\nget_ipython = None\nreport()")["code"]
+    assert found["modules"]["notebook"] == "notebook.py"
+    assert found["modules"]["__main__"] == "_notebook.py"
+
+
+def test_strange_arguments_and_a_folder_that_is_gone(project: Path) -> None:
+    program = REPORT + "import shutil\nos.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\nreport()"
+    found = run(project, "-c", program, os.fsdecode(b"caf\xe9.csv"))["code"]
+    assert found["working_directory"] == ""
+    assert found["argv"][1] == "caf\\udce9.csv"
+
+
+def test_a_lazy_module_is_not_loaded(project: Path) -> None:
+    program = (
+        REPORT
+        + """
+import importlib.util
+spec = importlib.util.find_spec("leaves.unused")
+spec.loader = importlib.util.LazyLoader(spec.loader)
+module = importlib.util.module_from_spec(spec)
+sys.modules["leaves.unused"] = module
+spec.loader.exec_module(module)
+class Odd:
+    def __getattr__(self, name): raise RuntimeError
+sys.modules["odd"] = Odd()
+sys.modules["none"] = None
+report()
+assert type(module).__name__ == "_LazyModule"
+"""
+    )
+    run(project, "-c", program + "print(json.dumps({'code': {'files': []}})) if False else None")
+
+
+def test_large_sources_are_bounded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_module, "MAX_SOURCE_BYTES", 100)
+    gaps: list[Gap] = []
+    kept = code_module._bounded({"a.py": b"x" * 60, "b.py": b"x" * 30, "main.py": b"x" * 50}, "main.py", gaps)
+    assert sorted(kept) == ["b.py", "main.py"]
+    assert [gap.fact for gap in gaps] == ["code.files.a.py"]
+
+
+def test_git_that_does_not_answer_is_not_called_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"a": ""})
+    committed(tmp_path)
+    real = code_module._git
+    monkeypatch.setattr(code_module, "_git", lambda root, *args: None if args[0] == "status" else real(root, *args))
+    gaps: list[Gap] = []
+    found = code_module.capture_git(tmp_path, gaps)
+    assert found is not None
+    assert found.dirty is None
+    assert [gap.fact for gap in gaps] == ["code.git.dirty"]
+
+
+def test_here() -> None:
+    code, zipped = capture_code([])
+    assert code.files.keys() >= {"tests/capture/test_code.py"} or code.git is None
+    assert zipped[:2] == b"PK"

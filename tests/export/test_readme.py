@@ -1,0 +1,64 @@
+"""README.yml parses whatever the model is called."""
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_dtool.export.readme import readme
+from lightning_dtool.record import DatasetReference, Gap, Lineage, Metrics, Model
+from record.samples import record
+
+URI = "s3://lab-models/6a1c"
+AWKWARD = st.one_of(
+    st.text(st.characters(blacklist_categories=["Cs"]), max_size=30),
+    st.lists(st.sampled_from(["---", ": ", "\t", "\n", "\r", "\r\n", "#", "- ", "'", '"', "|", ">", "&a", "*a", "!x", "%", "\x00", "\x85",  # noqa: E501
+                              "\u2028", "\ufeff", "é", "😀", " ", "yes", "null", "1", "2024-01-01", "{", "]", "..."]), max_size=8).map("".join),  # noqa: E501
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(
+        AWKWARD,
+        st.one_of(AWKWARD, st.lists(AWKWARD, max_size=2), st.floats(allow_nan=False, allow_infinity=False)),
+        max_size=4,
+    ),
+    AWKWARD,
+)
+@settings(max_examples=250, deadline=None)
+def test_awkward_text_comes_back(values: dict[str, Any], text: str) -> None:
+    written = readme(
+        record(
+            model=Model(class_path=f"a:{text}", hyperparameters=values),
+            metrics=Metrics(at_checkpoint=values),
+            gaps=[Gap(fact="a", reason=text)],
+        ),
+        URI,
+    )
+    written.encode()
+    read = yaml.safe_load(written)
+    assert read["model"]["hyperparameters"] == values
+    assert read["metrics"] == values
+    assert read["model"]["class"] == f"a:{text}"
+    assert read["not_recorded"] == [f"a: {text}"]
+
+
+def test_what_people_read() -> None:
+    data = DatasetReference(uri="s3://lab/d", uuid="u", name="leaves", content_digest="sha256:0")
+    written = readme(record(lineage=Lineage(source_datasets=[data])), URI)
+    read = yaml.safe_load(written)
+    assert read["description"].startswith("Checkpoint of LeafNet after 6 optimizer steps (epoch 0)")
+    assert read["creation_date"] == "2024-05-01"
+    assert read["creator"] == {"username": "ada"}
+    assert read["training_data"] == [{"name": "leaves", "uri": "s3://lab/d", "uuid": "u"}]
+    assert "derived_from" not in read  # dserver would draw the edge twice
+    assert f"DtoolCheckpoint.from_uri('{URI}')" in read["how_to_load"]
+    assert "how_to_load: |" in written
+
+
+@pytest.mark.parametrize("value", ["yes", "1e3", "0x1", "~", "2024-01-01", "1:30", "="])
+def test_text_that_looks_like_something_else_stays_text(value: str) -> None:
+    written = readme(record(model=Model(class_path="a:B", hyperparameters={value: value})), URI)
+    assert yaml.safe_load(written)["model"]["hyperparameters"] == {value: value}

@@ -1,0 +1,31 @@
+"""Importing the package costs nothing: every dtool command does it."""
+
+import subprocess
+import sys
+
+import pytest
+
+import lightning_dtool
+
+
+@pytest.mark.parametrize("module", ["lightning_dtool", "lightning_dtool.errors", "lightning_dtool.record"])
+def test_importing_loads_no_heavy_library(module: str) -> None:
+    heavy = ["torch", "lightning", "dtoolcore", "numpy", *(["pydantic"] if not module.endswith("record") else [])]
+    program = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", lightning_dtool.__all__)
+def test_public_names_resolve(name: str) -> None:
+    assert getattr(lightning_dtool, name) is getattr(lightning_dtool, name)
+    assert name in dir(lightning_dtool)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="DtoolCheckpont"):
+        lightning_dtool.DtoolCheckpont  # noqa: B018
+
+
+def test_the_version_is_plain() -> None:
+    assert lightning_dtool.__version__[0].isdigit()

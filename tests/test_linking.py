@@ -1,0 +1,90 @@
+"""What stands at Lightning's checkpoint path."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_dtool.linking import duplicate, link, reserve
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise OSError("not on this file system")
+
+
+@pytest.fixture
+def item(tmp_path: Path) -> Path:
+    path = tmp_path / "dataset" / "checkpoint.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    return path
+
+
+@pytest.mark.parametrize("missing", [(), ("symlink",), ("symlink", "link")])
+@pytest.mark.parametrize("before", ["nothing", "file", "link"])
+def test_a_path_leads_to_the_item(
+    tmp_path: Path, item: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...], before: str
+) -> None:
+    path = tmp_path / "runs" / "best.ckpt"
+    if before != "nothing":
+        path.parent.mkdir()
+        path.write_bytes(b"old") if before == "file" else path.symlink_to(tmp_path / "gone")
+    for name in missing:
+        monkeypatch.setattr(os, name, refuse)
+    link(item, path)
+    assert path.read_bytes() == b"weights"
+    assert path.is_symlink() == ("symlink" not in missing)
+    if missing:
+        assert (path.stat().st_ino == item.stat().st_ino) == ("link" not in missing)
+    assert os.listdir(path.parent) == ["best.ckpt"]
+    path.unlink()
+    assert item.read_bytes() == b"weights"
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path, item: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "runs" / "best.ckpt"
+    link(item, path)
+    item.unlink()
+    path.unlink()
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "symlink", refuse)
+    with pytest.raises(OSError, match="checkpoint"):
+        link(item, path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(path.parent) == ["best.ckpt"]
+
+
+def test_a_name_as_long_as_can_be(tmp_path: Path, item: Path) -> None:
+    path = tmp_path / ("e" * 255)
+    link(item, path)
+    assert path.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("missing", [(), ("link",)])
+def test_a_duplicate_outlives_its_source(
+    tmp_path: Path, item: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
+    for name in missing:
+        monkeypatch.setattr(os, name, refuse)
+    path = tmp_path / "last.ckpt"
+    duplicate(item, path)
+    duplicate(item, path)  # already the same file
+    item.unlink()
+    assert path.read_bytes() == b"weights"
+    assert not path.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["dataset", "last.ckpt"]
+
+
+def test_a_reserved_path_counts_as_taken_and_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.ckpt"
+    reserve(path)
+    assert path.read_bytes() == b""
+    path.write_bytes(b"x")
+    reserve(path)
+    assert path.read_bytes() == b"x"
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "gone")
+    reserve(dangling)
+    assert dangling.is_symlink()
+    assert not (tmp_path / "gone").exists()
