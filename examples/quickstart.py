@@ -6,7 +6,6 @@ scikit-learn's 1,797 handwritten digits are written as image files in class fold
 dataset. A small network learns them; its checkpoint becomes a dataset, too, which says how the model came to be
 and is then loaded by nothing but its URI. Everything goes into FOLDER (default: quickstart).
 """
-# ruff: noqa: D102, N812  (Lightning's hooks need no docstrings, and `L` is how everybody imports it)
 
 import sys
 from pathlib import Path

@@ -56,12 +56,13 @@ class DtoolProvenanceCallback(Callback):
             checkpoint file is kept in its place.
         background: Publish while training goes on (default). `False` waits for each dataset.
 
-    Example::
-
+    Example:
+        ```python
         provenance = DtoolProvenanceCallback("file:///models")
         trainer = Trainer(max_epochs=10, callbacks=[provenance])
         trainer.fit(model, data)
         provenance.best_uri
+        ```
     """
 
     def __init__(

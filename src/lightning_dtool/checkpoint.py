@@ -34,11 +34,12 @@ class DtoolCheckpoint:
         uuid: Its UUID.
         name: Its name.
 
-    Example::
-
+    Example:
+        ```python
         checkpoint = DtoolCheckpoint.from_uri("s3://lab-models/6a1c…")
         checkpoint.record.optimizers[0].param_groups[0].options["lr"]
         model = checkpoint.load_module()
+        ```
     """
 
     def __init__(self, dataset: FrozenDataset) -> None:

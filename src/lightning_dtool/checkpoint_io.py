@@ -72,9 +72,10 @@ class DtoolCheckpointIO(CheckpointIO):
             plain checkpoint file at Lightning's path.
         background: Publish while training goes on (default). `False` waits for each dataset.
 
-    Example::
-
+    Example:
+        ```python
         trainer = Trainer(plugins=[DtoolCheckpointIO("file:///models")])
+        ```
     """
 
     def __init__(
@@ -259,7 +260,8 @@ class DtoolCheckpointIO(CheckpointIO):
     def _free_name(self, record: Provenance) -> str:
         name = dataset_name(record, self.name)
         taken = sum(publication.name.startswith(name) for publication in self.publications)
-        return f"{name[:75]}-v{taken}" if taken else name
+        version = f"-v{taken}" if taken else ""
+        return name[: 80 - len(version)] + version
 
     def _place(self, path: str) -> Path | None:
         """Return a path of the local file system at which we may put a link; None if it is not ours to fill."""

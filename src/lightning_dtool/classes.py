@@ -216,8 +216,7 @@ def needed_statements(tree: ast.Module, name: str) -> list[ast.stmt]:
         tree: A parsed module.
         name: A name that it defines.
 
-    Example::
-
+    Example:
         >>> tree = ast.parse("import math\nimport os\nclass A:\n    x = math.pi\ntrain()")
         >>> [type(statement).__name__ for statement in needed_statements(tree, "A")]
         ['Import', 'ClassDef']

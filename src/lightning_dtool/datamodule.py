@@ -123,7 +123,8 @@ class DtoolDataModule(pl.LightningDataModule):
         # Plain values, because they become hyperparameters in checkpoints, which load safely only if they are.
         # Whole URIs, because a record is read in other working directories.
         uri, train_uri, val_uri, test_uri, predict_uri = (
-            None if value is None else normalize_uri(value) for value in (uri, train_uri, val_uri, test_uri, predict_uri)
+            None if value is None else normalize_uri(value)
+            for value in (uri, train_uri, val_uri, test_uri, predict_uri)
         )
         select = None if select is None else {name: _plain(value) for name, value in select.items()}
         # logger=False: a DataModule that logs its batch_size next to a model that does so, too, is an error.

@@ -45,6 +45,7 @@ def read_image(path: Path) -> Image.Image:
     Grey (8 and 16 bit), grey with alpha, RGB and RGBA images keep their mode. Palettes and colour
     spaces that no model expects (CMYK, YCbCr, …) become RGB, as in torchvision's `ImageFolder`.
     """
+    image: Image.Image
     with Image.open(path) as image:
         image.load()
         if image.mode in _KEPT_MODES:

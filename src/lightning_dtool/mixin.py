@@ -11,11 +11,12 @@ T = TypeVar("T", bound="DtoolModelMixin")
 class DtoolModelMixin:
     """Give a LightningModule a `from_uri` classmethod.
 
-    Example::
-
+    Example:
+        ```python
         class LeafNet(DtoolModelMixin, LightningModule): ...
 
         model = LeafNet.from_uri("s3://lab-models/6a1c…")
+        ```
     """
 
     @classmethod

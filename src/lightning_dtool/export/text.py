@@ -150,7 +150,9 @@ def _inline(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat(sep=" ", timespec="seconds")
     if isinstance(value, float):
-        return f"{value:.6g}"
+        text = f"{value:.6g}"
+        # A whole float keeps its point: to Lightning 1.0 is all batches, and 1 is one.
+        return f"{text}.0" if text.lstrip("-").isdigit() else text
     if isinstance(value, list):
         return _joined([_nested(item) for item in value])
     if isinstance(value, dict):

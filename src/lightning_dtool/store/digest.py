@@ -26,7 +26,7 @@ def generate_identifier(relpath: str) -> str:
 
     Example:
         >>> generate_identifier("hello.txt")
-        '60fde9c2310b0d4cad4dab8d126b04387efba289'
+        '3857b672471862eab426eba0622e44bd2cedbd5d'
     """
     return hashlib.sha1(relpath.encode(), usedforsecurity=False).hexdigest()
 
