@@ -12,6 +12,9 @@ SOURCE_ITEM = "source.zip"
 REQUIREMENTS_ITEM = "requirements.txt"
 """The installed packages, pinned."""
 
+RANDOM_STATES_ITEM = "random_states.json"
+"""The states of the random number generators, at the moments that the record names."""
+
 CHECKPOINT_TAG = "lightning-checkpoint"
 """The tag of every checkpoint dataset."""
 

@@ -19,7 +19,7 @@ def capture_environment() -> Environment:
         python=platform.python_version(),
         platform=platform.platform(),
         versions={name: version for name in _LIBRARIES if (version := _version(name))},
-        accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        accelerators=[torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     )
 
 

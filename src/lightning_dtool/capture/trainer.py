@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_dtool.capture.values import class_path, encode
-from lightning_dtool.record import Gap, Monitor, Trainer
+from lightning_dtool.record import Component, Gap, Monitor, Trainer
 
 _SETTINGS = (
     "max_epochs",
@@ -39,7 +39,8 @@ def capture_trainer(trainer: LightningTrainer, gaps: list[Gap]) -> Trainer:
     }
     settings["strategy"] = class_path(type(trainer.strategy))
     settings["accelerator"] = class_path(type(trainer.accelerator))
-    return Trainer(settings=settings, callbacks=[class_path(type(callback)) for callback in trainer.callbacks])  # type: ignore[attr-defined]
+    callbacks = [Component(class_path=class_path(type(callback))) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return Trainer(settings=settings, callbacks=callbacks)
 
 
 def capture_monitors(trainer: LightningTrainer, gaps: list[Gap]) -> list[Monitor]:

@@ -1,7 +1,7 @@
 """Older records, step by step to the current schema.
 
 One function per step, `{version: function}`: each takes the content of a record of that version and
-returns that of the next. Version 1 is the first, so there is no step yet.
+returns that of the next.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,37 @@ from lightning_dtool.record.models import SCHEMA_VERSION
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
-MIGRATIONS: dict[int, Migration] = {}
+
+_NEW_IN_2 = (
+    "loss",
+    "model.architecture",
+    "data.stages.transforms",
+    "data.order",
+    "randomness.states",
+    "metrics.history",
+)
+
+
+def from_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 says more, of callbacks and accelerators in another shape; what schema 1 never asked is a gap."""
+    trainer = dict(content.get("trainer", {}))
+    trainer["callbacks"] = [{"class_path": path} for path in trainer.get("callbacks", [])]
+    environment = dict(content["environment"])
+    accelerator = environment.pop("accelerator", None)
+    environment["accelerators"] = [accelerator] if accelerator else []
+    unasked = [
+        {
+            "fact": fact,
+            "reason": "the record was written with schema 1, which did not ask for it",
+            "remedy": "train again with this version",
+        }
+        for fact in _NEW_IN_2
+    ]
+    gaps = [*content.get("gaps", []), *unasked]
+    return {**content, "trainer": trainer, "environment": environment, "gaps": gaps}
+
+
+MIGRATIONS: dict[int, Migration] = {1: from_1}
 
 
 def migrate(content: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer that an 8-byte reader (a Mongo database, for one) can hold."""
@@ -107,10 +107,44 @@ class Checkpoint(Section):
     monitors: list[Monitor] = Field(default=[], description="What the Trainer's ModelCheckpoint callbacks watch.")
 
 
+class DatasetReference(Section):
+    """A dtool dataset, by address and by content."""
+
+    uri: str = Field(description="Where it was when it was used.")
+    uuid: str = Field(description="Its UUID, which it keeps wherever it is copied to.")
+    name: str = Field(description="Its name.")
+    content_digest: str = Field(description="`sha256:…` over the sorted relpaths, sizes and hashes of its items.")
+
+
+class Child(Section):
+    """One direct child of the LightningModule."""
+
+    name: str = Field(description="Its attribute.")
+    class_path: str = Field(description="`module:qualified.name` of its class.")
+    parameters_total: Integer = Field(description="Number of parameters.")
+    parameters_trainable: Integer = Field(description="Number of parameters with `requires_grad`.")
+
+
+class InitialWeights(Section):
+    """The weights that training began with."""
+
+    origin: str = Field(
+        description="`initialised` here at random, `pretrained` (of a library), or `checkpoint` (resumed, fine-tuned)."
+    )
+    names: list[str] = Field(
+        default=[], description="Names of pretrained weights, such as `ResNet18_Weights.IMAGENET1K_V1`."
+    )
+    checkpoint: DatasetReference | None = Field(default=None, description="The checkpoint, if it is a dataset.")
+    digest: str | None = Field(
+        default=None, description="`sha256:…` over the sorted names, dtypes, shapes and bytes of the state dict."
+    )
+
+
 class Model(Section):
     """The LightningModule."""
 
     class_path: str = Field(description="`module:qualified.name` of the class.")
+    source: str | None = Field(default=None, description="The source code of the class.")
     source_sha256: str | None = Field(default=None, description="SHA-256 of the class's source code.")
     hyperparameters: dict[str, Json] = Field(
         default={},
@@ -118,6 +152,31 @@ class Model(Section):
     )
     parameters_total: Integer | None = Field(default=None, description="Number of parameters.")
     parameters_trainable: Integer | None = Field(default=None, description="Number of parameters with `requires_grad`.")
+    children: list[Child] = Field(default=[], description="The direct children with their sizes.")
+    frozen: list[str] = Field(default=[], description="Names of the parameters that training did not change.")
+    architecture: str | None = Field(default=None, description="The module as PyTorch prints it.")
+    initial_weights: InitialWeights | None = Field(default=None, description="Where the first weights came from.")
+
+
+class LossCall(Section):
+    """One loss that a training step computes."""
+
+    name: str = Field(description="`module:qualified.name` of the function or class.")
+    kind: str = Field(description="`function`, `module`, or `metric` (a torchmetrics object).")
+    attribute: str | None = Field(default=None, description="Where the LightningModule keeps it, for a module.")
+    arguments: dict[str, Json] = Field(
+        default={}, description="Its settings, such as `label_smoothing` and `reduction`; tensors by their shape."
+    )
+
+
+class Loss(Section):
+    """What training minimises, as the first training step computed it."""
+
+    calls: list[LossCall] = Field(default=[], description="Every known loss, in the order of the calls.")
+    operations: list[str] = Field(
+        default=[], description="The operations of the loss's graph, from the loss inwards, for one made by hand."
+    )
+    training_step: str | None = Field(default=None, description="The source code of `training_step`.")
 
 
 class ParameterGroup(Section):
@@ -145,15 +204,23 @@ class Scheduler(Section):
     settings: dict[str, Json] = Field(
         default={}, description="Its constants, as its `state_dict` gives them at the start."
     )
+    sources: dict[str, str] = Field(
+        default={}, description="Source of the functions that it calls, such as `lr_lambdas`."
+    )
 
 
-class DatasetReference(Section):
-    """A dtool dataset, by address and by content."""
+class Loader(Section):
+    """How a data loader was set up."""
 
-    uri: str = Field(description="Where it was when it was used.")
-    uuid: str = Field(description="Its UUID, which it keeps wherever it is copied to.")
-    name: str = Field(description="Its name.")
-    content_digest: str = Field(description="`sha256:…` over the sorted relpaths, sizes and hashes of its items.")
+    class_path: str = Field(description="`module:qualified.name` of its class.")
+    batch_size: Integer | None = Field(default=None, description="Samples in a batch of one process.")
+    num_workers: Integer | None = Field(default=None, description="Processes that load.")
+    drop_last: bool | None = Field(default=None, description="Whether a last, smaller batch is left out.")
+    sampler: dict[str, Json] = Field(default={}, description="Class path and settings of the sampler.")
+    collate_fn: Json = Field(
+        default=None, description="What makes a batch of samples, with its source if it is the user's."
+    )
+    settings: dict[str, Json] = Field(default={}, description="Whatever else was set, such as `pin_memory`.")
 
 
 class DataSource(Section):
@@ -167,7 +234,21 @@ class DataSource(Section):
     )
     classes: list[str] | None = Field(default=None, description="Class names, in order of their numbers.")
     class_to_idx: dict[str, Integer] | None = Field(default=None, description="The number of each class.")
-    class_counts: dict[str, int] | None = Field(default=None, description="Samples in each class.")
+    class_counts: dict[str, Integer] | None = Field(default=None, description="Samples in each class.")
+    selection: dict[str, Json] = Field(
+        default={}, description="How the samples were chosen: overlay and value, or fractions and seed."
+    )
+    transforms: dict[str, Json] = Field(
+        default={},
+        description="By place (`transform`, `target_transform`, `decoder`): class, parameters and nesting, or source.",
+    )
+    loader: Loader | None = Field(default=None, description="The data loader.")
+    root: str | None = Field(
+        default=None, description="The folder that the data was read from, if it is no dtool dataset."
+    )
+    fingerprint: str | None = Field(
+        default=None, description="`sha256:…` over content that is cheap to read, for data that is no dtool dataset."
+    )
 
 
 class DataModule(Section):
@@ -182,6 +263,12 @@ class Data(Section):
 
     datamodule: DataModule | None = Field(default=None, description="The LightningDataModule, if there was one.")
     stages: dict[str, list[DataSource]] = Field(default={}, description="By stage: `train`, `val`, `test`, `predict`.")
+    hooks: dict[str, str] = Field(
+        default={}, description="Source of the hooks that change a batch, such as `on_after_batch_transfer`, by name."
+    )
+    order: dict[str, str] = Field(
+        default={}, description="By epoch: `sha256:…` over the samples in the order in which training saw them."
+    )
 
 
 class Randomness(Section):
@@ -189,13 +276,42 @@ class Randomness(Section):
 
     global_seed: Integer | None = Field(default=None, description="The seed given to `seed_everything`.")
     seed_workers: bool | None = Field(default=None, description="Whether data loader workers were seeded with it.")
+    states: dict[str, dict[str, str]] = Field(
+        default={},
+        description=(
+            "By moment (`import`, `fit_start`) and generator: SHA-256 of the state, which is in random_states.json."
+        ),
+    )
+    flags: dict[str, Json] = Field(
+        default={},
+        description="What else decides about bits: deterministic algorithms, matmul precision, threads and so on.",
+    )
+
+
+class Component(Section):
+    """A callback, logger, plugin or profiler of the Trainer."""
+
+    class_path: str = Field(description="`module:qualified.name` of its class.")
+    state_key: str | None = Field(default=None, description="The key of its state in a checkpoint, for a callback.")
+    settings: dict[str, Json] = Field(
+        default={}, description="The values that it was constructed with, as far as it keeps them."
+    )
+
+
+class Config(Section):
+    """The configuration of LightningCLI or Hydra."""
+
+    kind: str = Field(description="`LightningCLI` or `Hydra`.")
+    file: str = Field(description="Where it lies in source.zip, word for word, ready to be used again.")
 
 
 class Trainer(Section):
     """How the Trainer was set up."""
 
     settings: dict[str, Json] = Field(default={}, description="The settings that change the result.")
-    callbacks: list[str] = Field(default=[], description="Class paths of the callbacks, in order.")
+    callbacks: list[Component] = Field(default=[], description="The callbacks, in order.")
+    loggers: list[Component] = Field(default=[], description="The loggers, in order.")
+    config: Config | None = Field(default=None, description="The configuration file that set it up, if there was one.")
 
 
 class Environment(Section):
@@ -206,9 +322,20 @@ class Environment(Section):
     versions: dict[str, str] = Field(
         description="Versions of the libraries that matter most; all are in requirements.txt."
     )
-    accelerator: str | None = Field(
-        default=None,
-        description="The machine's first GPU, whether or not training used it (see `trainer.settings`).",
+    cpu: str | None = Field(default=None, description="The processor's name.")
+    cpu_count: Integer | None = Field(default=None, description="Processors that the process may use.")
+    memory_bytes: Integer | None = Field(default=None, description="The machine's memory.")
+    accelerators: list[str] = Field(default=[], description="Names of the GPUs or other accelerators that are there.")
+    drivers: dict[str, str] = Field(
+        default={}, description="Versions of CUDA, cuDNN and the like that torch was built with."
+    )
+    torch_build: str | None = Field(default=None, description="How torch was built, in its own words.")
+    container: str | None = Field(default=None, description="The container or its image, if it says so.")
+    scheduler: dict[str, str] = Field(
+        default={}, description="The batch system's job: ids, nodes and names (SLURM, PBS)."
+    )
+    variables: dict[str, str] = Field(
+        default={}, description="Environment variables from an allow-list of those that change a result."
     )
 
 
@@ -231,17 +358,50 @@ class Code(Section):
     entry_point: str | None = Field(
         default=None, description="The script, as a path inside source.zip where it is there."
     )
+    run_as_module: str | None = Field(default=None, description="The module's name, if it was run with `python -m`.")
     git: Git | None = Field(default=None, description="The git work tree that it lies in, if there is one.")
+    patch: str | None = Field(default=None, description="Where source.zip holds the changes since the commit.")
+    untracked: list[str] = Field(default=[], description="Imported files that git does not know.")
     files: dict[str, str] = Field(default={}, description="The files in source.zip with their SHA-256.")
     modules: dict[str, str] = Field(
         default={}, description="Imported modules that lie in source.zip, with their paths there."
     )
 
 
+class Epoch(Section):
+    """What was measured at the end of one epoch."""
+
+    epoch: Integer = Field(description="The epoch, from 0.")
+    global_step: Integer = Field(description="Optimizer steps taken so far.")
+    seconds: float = Field(description="Wall time since fitting began.")
+    metrics: dict[str, Json] = Field(default={}, description="Every logged metric's latest value.")
+    learning_rates: list[list[Json]] = Field(
+        default=[], description="The learning rate of each parameter group of each optimizer, as it was used last."
+    )
+
+
+class MetricObject(Section):
+    """A torchmetrics object of the LightningModule."""
+
+    attribute: str = Field(description="Where the LightningModule keeps it.")
+    class_path: str = Field(description="`module:qualified.name` of its class.")
+    settings: dict[str, Json] = Field(default={}, description="Its configuration.")
+
+
 class Metrics(Section):
     """What was measured."""
 
     at_checkpoint: dict[str, Json] = Field(default={}, description="Every logged metric's latest value at the save.")
+    history: list[Epoch] = Field(default=[], description="Epoch by epoch, up to the save.")
+    objects: list[MetricObject] = Field(default=[], description="How metrics were computed: torchmetrics objects.")
+    seconds: float | None = Field(default=None, description="Wall time from the beginning of fitting to the save.")
+    steps_per_second: float | None = Field(
+        default=None, description="Training batches per second, validation included."
+    )
+    peak_memory_bytes: Integer | None = Field(default=None, description="The process's largest resident memory so far.")
+    peak_accelerator_memory_bytes: Integer | None = Field(
+        default=None, description="The accelerator's largest allocated memory so far, where there is one."
+    )
 
 
 class Lineage(Section):
@@ -260,6 +420,7 @@ class Provenance(Section):
     run: Run = Field(description="Which run?")
     checkpoint: Checkpoint = Field(description="Which checkpoint?")
     model: Model = Field(description="Which model?")
+    loss: Loss = Field(default=Loss(), description="What was minimised?")
     optimizers: list[Optimizer] = Field(default=[], description="How were the weights changed?")
     schedulers: list[Scheduler] = Field(default=[], description="How did the learning rate change?")
     data: Data = Field(default=Data(), description="On what data?")
