@@ -139,12 +139,12 @@ class DtoolCheckpointIO(CheckpointIO):
         """
         path = _absolute(path)
         if not _is_training_checkpoint(checkpoint, path):
-            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
+            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
             return
-        place = self._place(path)
+        place = self._place(path) if storage_options is None else None
         if place is None:
-            # A remote path, or a CheckpointIO with a format of its own: the user gets exactly that file.
-            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options)
+            # A remote path, or a CheckpointIO with a format or options of its own: the user gets exactly that file.
+            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
         same = self._same_as_latest(checkpoint)
         if same is None:
             # One copy in memory at a time: when saving outruns the disk, training waits here.
@@ -158,6 +158,7 @@ class DtoolCheckpointIO(CheckpointIO):
                 self._worker.submit(self._show, same, path, place)
         if not self.background:
             self.flush()
+            self._worker.close()
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
