@@ -661,14 +661,44 @@ def test_a_record_cannot_call_what_it_likes(description):
 
 
 @pytest.mark.parametrize(
-    "value", [partial(np.load, allow_pickle=False), nn.Dropout(0.2), str.upper, np.load, Path, [1, 2.5, None, "x"]]
+    "value",
+    [
+        partial(np.load, allow_pickle=False),
+        nn.Dropout(0.2),
+        str.upper,
+        np.load,
+        Path,
+        [1, 2.5, None, "x"],
+        {1: 2, 2.5: float("inf")},
+        2**70,
+        "\udcff",
+        b"bytes",
+        torch.tensor([0.1, 0.2], dtype=torch.bfloat16),
+        np.arange(4, dtype=np.int16).reshape(2, 2),
+        np.float32(0.1),
+        torch.device("cpu"),
+        dict.fromkeys,
+    ],
 )
 def test_what_is_trusted_comes_back_the_same(value):
     description = json.loads(json.dumps(describe(value)))
     assert describe(rebuild(description, argument="x", trust_source=True)) == description
 
 
-@pytest.mark.parametrize("value", [nn.Sequential(nn.Identity()), nn.Identity(), {1: 2}, object(), [1].append])
+@pytest.mark.parametrize(
+    "value",
+    [
+        nn.Sequential(nn.Identity()),
+        nn.Identity(),
+        object(),
+        [1].append,
+        {"a": [object()]},
+        list(range(20_000)),
+        "x" * 200_000,
+        torch.zeros(2000),
+        torch.Generator(),
+    ],
+)
 def test_what_is_not_known_whole_is_not_built(value):
     description = json.loads(json.dumps(describe(value)))
     with pytest.raises(ConfigurationError, match=r"Pass x=\.\.\. yourself"):

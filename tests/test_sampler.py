@@ -1,6 +1,10 @@
 """Order as a function of (seed, epoch, position)."""
 
+import hashlib
+import json
+import struct
 import time
+from array import array
 
 import pytest
 import torch
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from lightning_dtool.errors import ConfigurationError
-from lightning_dtool.sampler import ResumableSampler, StatefulDataLoader
+from lightning_dtool.sampler import ResumableSampler, StatefulDataLoader, _chained
 
 SIZES = st.integers(1, 40)
 
@@ -128,6 +132,14 @@ def batches(iterable):
     return [batch.tolist() for batch in iterable]
 
 
+def chain(expected):
+    """Return the digest that the documentation promises."""
+    digest = b""
+    for batch in expected:
+        digest = hashlib.sha256(digest + struct.pack(f"<{len(batch)}q", *batch)).digest()
+    return f"sha256:{digest.hex()}"
+
+
 @pytest.mark.parametrize("arguments", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_a_loader_goes_on_at_the_next_batch(arguments, drop_last):
@@ -138,7 +150,8 @@ def test_a_loader_goes_on_at_the_next_batch(arguments, drop_last):
     iterator = iter(stopped)
     assert [next(iterator).tolist(), next(iterator).tolist()] == expected[:2]
     state = stopped.state_dict()
-    assert state == {"seed": 0, "epoch": 2, "position": 6, "length": 20}
+    assert {**state, "order": {}} == {"seed": 0, "epoch": 2, "position": 6, "length": 20, "order": {}}
+    assert state["order"] == {"2": chain(expected[:2])}
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state
     assert len(resumed) == len(expected)
@@ -146,6 +159,8 @@ def test_a_loader_goes_on_at_the_next_batch(arguments, drop_last):
     resumed.sampler.set_epoch(3)
     whole.sampler.set_epoch(3)
     assert batches(resumed) == batches(whole)
+    assert resumed.order_digests == whole.order_digests
+    assert whole.order_digests["2"] == chain(expected)
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -197,3 +212,84 @@ def test_with_another_sampler_it_is_a_plain_loader():
     assert plain.state_dict() == {}
     plain.load_state_dict({"epoch": 0, "position": 3})
     assert len(batches(plain)) == 7
+
+
+# -- digests of the order -------------------------------------------------------------------------
+
+
+@given(SIZES, st.integers(1, 7), st.integers(1, 3), st.data())
+def test_a_digest_goes_on_where_it_was_saved(length, batch_size, replicas, data):
+    rank = data.draw(st.integers(0, replicas - 1))
+
+    def make():
+        sampler = ResumableSampler(range(length), num_replicas=replicas, rank=rank, seed=3)
+        return StatefulDataLoader(Numbers(length), batch_size=batch_size, sampler=sampler)
+
+    whole, stopped, resumed = make(), make(), make()
+    expected = batches(whole)
+    iterator = iter(stopped)
+    for _ in range(data.draw(st.integers(1, len(expected)))):
+        next(iterator)
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    if resumed._pending is not None:  # else the epoch was complete
+        batches(resumed)
+    assert resumed.order_digests == whole.order_digests == {"0": chain(expected)}
+
+
+class Numbers(Dataset):
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return torch.tensor(index)
+
+
+def epochs(seed, count=3):
+    data = Numbers(20)
+    each = StatefulDataLoader(data, batch_size=3, sampler=ResumableSampler(data, seed=seed))
+    for epoch in range(count):
+        each.sampler.set_epoch(epoch)
+        batches(each)
+    return each
+
+
+def test_seeds_and_epochs_have_digests_of_their_own():
+    one, same, other = epochs(0), epochs(0), epochs(1)
+    assert one.order_digests == same.order_digests
+    assert list(one.order_digests) == ["0", "1", "2"]
+    assert not set(one.order_digests.values()) & set(other.order_digests.values())
+    assert len(set(one.order_digests.values())) == 3
+
+
+def test_an_epoch_that_begins_again_replaces_what_followed():
+    again = epochs(0)
+    again.sampler.set_epoch(1)
+    next(iter(again))
+    assert list(again.order_digests) == ["0", "1"]
+    assert again.order_digests["0"] == epochs(0).order_digests["0"]
+    assert again.order_digests["1"] != epochs(0).order_digests["1"]
+
+
+def test_a_state_without_digests_leaves_the_epoch_without_one():
+    stopped, resumed = epochs(0, 1), epochs(0)
+    next(iter(stopped))
+    old = {name: value for name, value in stopped.state_dict().items() if name != "order"}
+    resumed.load_state_dict(old)
+    assert len(batches(resumed)) == 6
+    assert resumed.order_digests == {}
+    resumed.sampler.set_epoch(1)
+    batches(resumed)
+    assert resumed.order_digests == {"1": epochs(0).order_digests["1"]}
+
+
+def test_digests_cost_microseconds():
+    data = Numbers(300_000)
+    each = StatefulDataLoader(data, batch_size=32, sampler=ResumableSampler(data))
+    indices = array("q", range(300_000))
+    digest, begin = b"", time.perf_counter()
+    for first in range(0, 300_000, each.batch_size):
+        digest = _chained(digest, indices[first : first + each.batch_size])
+    assert (time.perf_counter() - begin) / (300_000 / 32) < 50e-6  # about 1 us; a busy machine takes longer

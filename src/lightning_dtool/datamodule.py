@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
 from lightning_dtool.dataset import DtoolDataset
@@ -267,13 +268,16 @@ class DtoolDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> StatefulDataLoader:
         """Return the loader for training, shuffled by (seed, epoch), which can resume inside an epoch."""
         dataset = self._needed("train")
-        return StatefulDataLoader(
+        loader = StatefulDataLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=ResumableSampler(dataset, seed=self.seed),
             drop_last=self.drop_last,
             **self._loader_arguments(),
         )
+        # With `reload_dataloaders_every_n_epochs` this one goes on where another left off.
+        loader.order_digests = self.order_digests()
+        return loader
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the loader for validation, or an empty list if there is nothing to validate on."""
@@ -341,6 +345,51 @@ class DtoolDataModule(pl.LightningDataModule):
                 stage: self._stage_facts(stage) for stage in STAGES if stage in self._set_up and self._dataset(stage)
             },
         }
+
+    def order_digests(self) -> dict[str, str]:
+        """Return, by epoch, a digest of the order in which this process has trained on its samples so far.
+
+        Two runs can be told apart at the first epoch whose digest differs. A run that stopped inside an epoch and
+        went on has the digests of one that never stopped. In a distributed run each process has an order,
+        and so digests, of its own. How a digest is computed says `StatefulDataLoader.order_digests`; the samples are
+        numbered as in the stage `train`, whose `selection_digest` names them.
+
+        Returns:
+            `sha256:…` by the epoch's number as text; empty before training, and where the Trainer has put another
+            sampler in place of ours (`overfit_batches`).
+        """
+        running = None if self._trainer is None else self._trainer.train_dataloader
+        for loader in [] if running is None else CombinedLoader(running).flattened:
+            if isinstance(loader, StatefulDataLoader):
+                return dict(loader.order_digests)
+        return {}
+
+    def selection(self, stage: str) -> dict[str, Any]:
+        """Say how a stage's samples were chosen, as strict JSON.
+
+        Args:
+            stage: "train", "val", "test" or "predict".
+
+        Returns:
+            `select` if items were chosen by overlays; `by`, which is `fractions` (then with `val_split`, `test_split`,
+            `seed` and `stratify`), `overlay` (then with `overlay` and the `values` that stand for this stage) or
+            `whole`; and `part`, the stage.
+        """
+        chosen: dict[str, Any] = {"part": stage, "by": "whole"}
+        if self.select:
+            chosen["select"] = describe(self.select)["dict"]
+        dataset = self._dataset(stage)
+        if dataset is None or self.uri is None or getattr(self, f"{stage}_uri") is not None:
+            return chosen
+        if self._dividing_overlay is not None:
+            values = dataset.dataset.overlay(self._dividing_overlay)
+            found = {json.dumps(values[identifier]): values[identifier] for identifier in dataset.identifiers}
+            names = describe([found[text] for text in sorted(found)])
+            return {**chosen, "by": "overlay", "overlay": self._dividing_overlay, "values": names}
+        if stage == "predict" or not (self.val_split or self.test_split):
+            return chosen
+        settings = {name: describe(getattr(self, name)) for name in ("val_split", "test_split", "seed", "stratify")}
+        return {**chosen, "by": "fractions", **settings}
 
     def _stage_facts(self, stage: str) -> dict[str, Any]:
         if stage not in self._facts:

@@ -1,32 +1,75 @@
-"""Callables as structure, so that a record can hold a transform and build it again.
+"""Any value as structure: what a record says of a transform, and what it is built again from.
 
-A description is strict JSON: `{"callable": "module:qualname"}` for a function or a class, `{"class":
-"module:qualname", "init": {...}}` for an object that can be built from its init parameters. What cannot be
-described whole says so (`"unknown"`, `"repr"`) and is never built again by guesswork.
+A description is strict JSON, bounded in size, and the same in every process: no memory address, no order of
+a hash table. `{"callable": "module:qualname"}` stands for a function or a class, `{"class": "module:qualname",
+"init": {...}}` for an object that can be built from its init parameters. What cannot be described whole says
+so (`"unknown"`, `"repr"`) and is never built again by guesswork.
 """
 
+import ast
+import base64
+import collections
 import enum
+import functools
+import hashlib
 import inspect
+import itertools
+import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
+import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.record import MAX_INTEGER, Gap
+
+MAX_REPR = 1000
+"""Characters of a repr that are kept."""
+
+MAX_ITEMS = 10_000
+"""Entries of one container that are kept."""
+
+MAX_VALUES = 1000
+"""Elements of a tensor or an array that are kept; a larger one is known by its hash."""
+
+MAX_TEXT = 100_000
+"""Characters of one text that are kept."""
+
+MAX_SIZE = 300_000
+"""Characters and entries that one description may cost in all."""
+
+MAX_HASHED = 64 * 2**20
+"""Bytes of tensors and arrays that one description may hash."""
+
+MAX_DEPTH = 40
+"""Containers within containers that are followed."""
 
 _SAFE_PACKAGE = "torchvision.transforms"
+_ADDRESS = re.compile(r"(?<=\bat )0x[0-9A-Fa-f]+|\b0x[0-9A-Fa-f]{7,}")
+_BOOKKEEPING = frozenset(vars(torch.nn.Module()))
+"""What every `nn.Module` keeps; what is told of it (parameters, children, mode) is told otherwise."""
+
+_KNOWN_BY_NAME = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, Dataset, DataLoader)
+"""What a transform may hold on to, and what other parts of a record describe."""
 
 
 def describe(value: Any) -> Any:
-    """Describe a value as strict JSON.
+    """Describe a value as strict JSON, by what it takes to build it again.
 
     Args:
-        value: A plain value, a function, a class, or an object that keeps its init parameters as
-            attributes of the same names, as transforms do.
+        value: A plain value, a tensor or an array, a function, a class, or an object that keeps its init
+            parameters as attributes of the same names, as transforms do.
 
     Returns:
         The value itself if it is plain (tuples and sets become lists, paths become strings), else a dict.
@@ -35,35 +78,49 @@ def describe(value: Any) -> Any:
         >>> describe(torch.nn.Dropout(0.25))
         {'class': 'torch.nn.modules.dropout:Dropout', 'init': {'p': 0.25, 'inplace': False}}
     """
-    if isinstance(value, enum.Enum):
-        return {"enum": _path(type(value)), "name": value.name}
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"float": str(value)}
-    if isinstance(value, (list, tuple)):
-        return [describe(entry) for entry in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((describe(entry) for entry in value), key=repr)
-    if isinstance(value, Mapping):
-        if all(isinstance(key, str) for key in value):
-            return {"dict": {key: describe(entry) for key, entry in value.items()}}
-        return {"repr": repr(value)}
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
-    if isinstance(value, partial):
-        init = {"func": value.func, "args": value.args, "keywords": dict(value.keywords)}
-        return {"class": "functools:partial", "init": {name: describe(entry) for name, entry in init.items()}}
-    if isinstance(value, type) or inspect.isroutine(value):
-        # A method belongs to an object, which its name alone does not bring back.
-        owner = getattr(value, "__self__", None)
-        bound = owner is not None and not inspect.ismodule(owner)
-        return {"callable": _path(value), **({"unknown": ["__self__"]} if bound else {})}
-    if callable(value):
-        return _described_object(value)
-    return {"repr": repr(value)}
+    return _Describer([], detailed=False).describe(value, "", ())
+
+
+def describe_in_detail(value: Any, where: str, gaps: list[Gap]) -> Any:
+    """Describe a value as `describe` does, and with all that decides about what it does.
+
+    That is, for code that comes with no installed package, its source, and of a function also its defaults,
+    the variables that it closes over and the constants of its module that it uses; of an object whose init
+    parameters do not say all, its attributes; of an `nn.Module` its children, parameters and buffers.
+
+    Args:
+        value: Anything.
+        where: The value's place in the record, such as `data.stages.train[0].transforms.transform`.
+        gaps: Receives an entry for whatever could not be described whole.
+
+    Returns:
+        Strict JSON.
+    """
+    return _Describer(gaps, detailed=True).describe(value, where, ())
+
+
+def unbuildable(description: Any) -> str | None:
+    """Say why nothing can be built from a description; None if something can.
+
+    Args:
+        description: What `describe` returned.
+
+    Example:
+        >>> unbuildable(describe([1, object()]))
+        'builtins:object is known by its repr only'
+    """
+    if isinstance(description, list):
+        return next(filter(None, map(unbuildable, description)), None)
+    if not isinstance(description, dict):
+        return None
+    name = description.get("class") or description.get("callable") or "a value"
+    if "repr" in description:
+        return f"{name} is known by its repr only"
+    if "unknown" in description:
+        return f"{name} does not keep all of: {', '.join(map(str, description['unknown']))}"
+    if "<" in str(description.get("callable", "")) or "<locals>" in str(description.get("class", "")):
+        return f"{name} has no name by which it can be imported"
+    return next(filter(None, map(unbuildable, description.values())), None)
 
 
 def rebuild(description: Any, *, argument: str, trust_source: bool = False) -> Any:
@@ -94,41 +151,500 @@ def rebuild(description: Any, *, argument: str, trust_source: bool = False) -> A
         ) from None
     except Exception as error:
         raise ConfigurationError(
-            f"{argument} cannot be built again from its record {description!r}: {type(error).__name__}: {error}."
-            f" Pass {argument}=... yourself."
+            f"{argument} cannot be built again from its record {_cut(repr(description))}: {type(error).__name__}:"
+            f" {error}. Pass {argument}=... yourself."
         ) from error
-    if describe(value) != description:
+    if (found := describe(value)) != description:
         raise ConfigurationError(
-            f"{argument} came out as {describe(value)!r} and not as recorded, {description!r}: the library that it"
-            f" is from has changed. Pass {argument}=... yourself."
+            f"{argument} came out as {_cut(repr(found))} and not as recorded, {_cut(repr(description))}: the library"
+            f" that it is from has changed. Pass {argument}=... yourself."
         )
     return value
 
 
+# -- texts that every process writes alike --------------------------------------------------------
+
+
+def as_text(text: str) -> str:
+    r"""Return a text that UTF-8 can write: what it cannot (bytes of a file name, say) is escaped.
+
+    >>> as_text("leaves-\udcff.csv")
+    'leaves-\\udcff.csv'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def class_path(obj: object) -> str:
+    """Return `module:qualname` of a class, a function, or an object's class.
+
+    >>> class_path(torch.nn.Linear)
+    'torch.nn.modules.linear:Linear'
+    """
+    # Not `hasattr(obj, "__qualname__")`: an object with a `__getattr__` of its own may claim to have anything.
+    named = obj if isinstance(obj, type) or inspect.isroutine(obj) else type(obj)
+    return as_text(
+        f"{getattr(named, '__module__', None) or 'builtins'}:{getattr(named, '__qualname__', type(named).__qualname__)}"
+    )
+
+
+def short_repr(value: Any) -> str:
+    """Return a repr without memory addresses, cut to a bearable length.
+
+    >>> short_repr(object())
+    '<object object at 0x…>'
+    """
+    try:
+        text = str(repr(value))
+    except Exception as error:  # somebody else's __repr__ may do anything
+        return f"<repr failed: {type(error).__name__}>"
+    return _cut(as_text(_ADDRESS.sub("0x…", text)))
+
+
+def source_of(obj: Any) -> str | None:
+    """Return the source code of a function or a class; None where there is none (built-in, or typed at a prompt).
+
+    Of several lambdas on one line it is the one that was asked for.
+    """
+    try:
+        if getattr(obj, "__name__", None) == "<lambda>" and (segment := _lambda_source(obj)) is not None:
+            return segment
+        return inspect.getsource(obj)
+    except Exception:  # besides OSError and TypeError: whatever the tokenizer makes of a file that has changed since
+        return None
+
+
+def is_users(obj: Any) -> bool:
+    """Tell whether a function or a class comes with no installed package, so that no version number tells its code."""
+    module = getattr(obj, "__module__", None)
+    return isinstance(module, str) and not _is_library(module)
+
+
+def _is_library(module: str) -> bool:
+    root = module.partition(".")[0]
+    if root in sys.stdlib_module_names or root in ("lightning_dtool", "torch", "torchvision", "lightning"):
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return isinstance(file, str) and not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}… ({len(text)} characters)"
+
+
+def _lambda_source(function: Any) -> str | None:
+    """Return the text of just one lambda; None if it cannot be told from its neighbours."""
+    code = function.__code__
+    text = "".join(inspect.findsource(function)[0])
+    found = [node for node in _lambdas(text) if node.lineno == code.co_firstlineno]
+    if len(found) > 1 and hasattr(code, "co_positions"):  # Python 3.11
+        places = {(line, column) for line, _, column, _ in code.co_positions() if line and column}
+        found = [node for node in found if any(_spans(node.body, place) for place in places)]
+        # Of lambdas within lambdas the outer one spans the inner one's places, but has arguments of its own.
+        found = [
+            node for node in found if _argument_names(node) == list(code.co_varnames[: len(_argument_names(node))])
+        ]
+    if len(found) > 1:
+        names = {*code.co_names, *code.co_freevars}
+        found = [node for node in found if names == _free_names(node)]
+    return ast.get_source_segment(text, found[0]) if len({ast.dump(node) for node in found}) == 1 else None
+
+
+@functools.lru_cache(maxsize=4)
+def _lambdas(text: str) -> tuple[ast.Lambda, ...]:
+    return tuple(node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda))
+
+
+def _spans(node: ast.expr, place: tuple[int, int]) -> bool:
+    end = (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
+    return (node.lineno, node.col_offset) <= place < end
+
+
+def _argument_names(node: ast.Lambda) -> list[str]:
+    given = node.args
+    variadic = [each for each in (given.vararg, given.kwarg) if each is not None]
+    return [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs, *variadic)]
+
+
+def _free_names(node: ast.Lambda) -> set[str]:
+    names = {each.id for each in ast.walk(node.body) if isinstance(each, ast.Name)}
+    names |= {each.attr for each in ast.walk(node.body) if isinstance(each, ast.Attribute)}
+    return names - set(_argument_names(node))
+
+
+# -- from a value to its description --------------------------------------------------------------
+
+
+class _Describer:
+    """One walk through a value; it knows which containers it is inside of, and how much it may still write."""
+
+    def __init__(self, gaps: list[Gap], *, detailed: bool) -> None:
+        self._gaps = gaps
+        self._detailed = detailed
+        self._left = MAX_SIZE
+        self._bytes_left = MAX_HASHED
+
+    def describe(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+        self._left -= 1
+        if value is None or isinstance(value, bool):
+            return value
+        if id(value) in inside:
+            return self._cut_short(value, where, "it contains itself")
+        if len(inside) >= MAX_DEPTH:
+            return self._cut_short(value, where, f"it lies more than {MAX_DEPTH} containers deep")
+        if self._left <= 0:
+            return self._cut_short(value, where, "the description as a whole is too long")
+        try:
+            return self._content(value, where, (*inside, id(value)))
+        except Exception as error:  # somebody else's class may do anything when it is looked at
+            return self._cut_short(value, where, f"looking at it raised {type(error).__name__}", short_repr(value))
+
+    def _content(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+        if isinstance(value, enum.Enum):
+            named = isinstance(value.name, str)  # a combination of flags may have no name
+            return {"enum": class_path(type(value)), "name": value.name} if named else {"repr": short_repr(value)}
+        if isinstance(value, str | int | float | bytes | bytearray):
+            return self._plain(value, where)
+        if isinstance(value, list | tuple | collections.deque | set | frozenset | Mapping):
+            return self._container(value, where, inside)
+        if isinstance(value, os.PathLike):
+            return self._plain(os.fsdecode(os.fspath(value)), where)
+        if isinstance(value, torch.dtype):
+            return {"dtype": str(value).removeprefix("torch.")}
+        if isinstance(value, torch.device):
+            return {"device": str(value)}
+        if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+            return self._numbers(value, where, inside)
+        if isinstance(value, torch.Generator):
+            return {"repr": "torch.Generator", "initial_seed": self.describe(value.initial_seed(), where, inside)}
+        if isinstance(value, types.ModuleType):
+            return {"repr": f"module {as_text(value.__name__)}"}
+        if isinstance(value, partial):
+            init = {"func": value.func, "args": value.args, "keywords": dict(value.keywords)}
+            described = {name: self.describe(entry, f"{where}.{name}", inside) for name, entry in init.items()}
+            return {"class": "functools:partial", "init": described}
+        if isinstance(value, type) or inspect.isroutine(value):
+            return self._definition(value, where, inside)
+        if isinstance(value, _KNOWN_BY_NAME):
+            return {"class": class_path(value), "repr": type(value).__name__}
+        if self._detailed and type(value).__module__.partition(".")[0] == "albumentations":
+            return self._albumentation(value, where, inside)
+        return self._object(value, where, inside)
+
+    def _plain(self, value: Any, where: str) -> Any:
+        if isinstance(value, int):
+            number = int(value)
+            if abs(number) <= MAX_INTEGER:
+                return number
+            return {"int": hex(number)} if number.bit_length() <= 4 * MAX_REPR else self._long(hex(number), where)
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else {"float": str(float(value))}
+        if isinstance(value, str):
+            text = str.__str__(value)
+            self._left -= min(len(text), MAX_TEXT)
+            if len(text) > MAX_TEXT:
+                return self._long(text, where)
+            return text if as_text(text) == text else {"str": json.dumps(text)}
+        content = bytes(value)
+        self._left -= min(len(content), MAX_TEXT)
+        return self._long(content, where) if len(content) > MAX_TEXT else {"bytes": base64.b64encode(content).decode()}
+
+    def _long(self, value: str | bytes, where: str) -> dict[str, Any]:
+        """Describe a long text by its beginning and its hash."""
+        self._gap(
+            where, f"of its {len(value)} characters the first {MAX_REPR} are recorded", "keep long texts in a file"
+        )
+        content = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+        return {"repr": short_repr(value[:MAX_REPR]), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def _container(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+        length = len(value)
+        if length > MAX_ITEMS:
+            kept: Iterable[Any] = value.items() if isinstance(value, Mapping) else value
+            first = [] if isinstance(value, set | frozenset) else list(itertools.islice(kept, 3))
+            self._gap(where, f"a {type(value).__name__} of {length} entries is not recorded whole", "keep it in a file")
+            short = {"class": class_path(value), "repr": short_repr(first), "length": length}
+            digest = _digest_of_scalars(value)
+            return {**short, "sha256": digest} if digest else short
+        if isinstance(value, Mapping):
+            if all(isinstance(key, str) and as_text(key) == key and len(key) <= MAX_REPR for key in value):
+                self._left -= sum(map(len, value))
+                return {"dict": {str(key): self.describe(value[key], f"{where}.{key}", inside) for key in value}}
+            pairs = [[key, entry] for key, entry in value.items()]
+            return {
+                "items": [
+                    [self.describe(part, f"{where}[{index}]", inside) for part in pair]
+                    for index, pair in enumerate(pairs)
+                ]
+            }
+        if isinstance(value, set | frozenset):
+            return self._set(value, where, inside)
+        return [self.describe(entry, f"{where}[{index}]", inside) for index, entry in enumerate(value)]
+
+    def _set(self, value: Iterable[Any], where: str, inside: tuple[int, ...]) -> list[Any]:
+        """Describe entries whose own order changes from process to process: they are sorted by what is written."""
+        described = []
+        gaps, self._gaps = self._gaps, []
+        left, spent = self._left, 0
+        for entry in value:
+            self._left = left  # what is written of one must not depend on which came before
+            described.append(self.describe(entry, f"{where}[…]", inside))
+            spent += left - self._left
+        self._left = left - spent
+        gaps.extend(sorted(self._gaps, key=lambda gap: (gap.fact, gap.reason)))
+        self._gaps = gaps
+        return sorted(described, key=json.dumps)
+
+    def _numbers(self, value: Any, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+        """Describe a tensor, an array or a NumPy scalar: by its values if they are few, else by its hash."""
+        if isinstance(value, torch.Tensor):
+            kind, dtype, size = "tensor", str(value.dtype).removeprefix("torch."), value.numel()
+            plain = value.layout is torch.strided and not (value.is_meta or value.is_quantized or value.is_complex())
+        else:
+            kind, dtype, size = "array", str(value.dtype), value.size
+            plain = value.dtype.kind in "biuf" and value.dtype.itemsize <= 8
+        if plain and 0 < size <= MAX_VALUES:
+            content = value.detach().cpu().tolist() if isinstance(value, torch.Tensor) else value.tolist()
+            self._left -= size
+            scalar = isinstance(value, np.generic)
+            return {"scalar" if scalar else kind: self.describe(content, where, inside), "dtype": dtype}
+        known = {"class": class_path(value), "repr": kind, "dtype": dtype, "shape": list(value.shape)}
+        digest = digest_of_numbers(value) if nbytes(value) <= self._bytes_left else None
+        if digest is None:
+            self._gap(where, f"{kind}s of this kind and size ({size} elements) are known by their shape only", "")
+            return known
+        self._bytes_left -= nbytes(value)
+        return {**known, "sha256": digest}
+
+    def _definition(self, value: Any, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+        """Describe a function, a method or a class."""
+        owner = getattr(value, "__self__", None)
+        if isinstance(owner, types.ModuleType):  # as that of a built-in function
+            owner = None
+        described: dict[str, Any] = {"callable": class_path(value)}
+        if isinstance(owner, type):  # a class method is imported with its class
+            described = {"callable": f"{class_path(owner)}.{as_text(value.__name__)}"}
+        elif owner is not None:
+            # A method belongs to an object, which its name alone does not bring back.
+            described["unknown"] = ["__self__"]
+        if not self._detailed:
+            return described
+        if owner is not None and not isinstance(owner, type):
+            described["self"] = self.describe(owner, f"{where}.__self__", inside)
+        function = inspect.unwrap(value) if isinstance(value, types.FunctionType) else getattr(value, "__func__", value)
+        if not is_users(function):
+            return described
+        source = source_of(value)
+        if source is None:
+            self._gap(where, f"the source code of {described['callable']} is not to be had", "define it in a file")
+        else:
+            described["source"] = self._plain(source, where)
+        for layer in (value, function) if value is not function else (function,):
+            described.update(self._surroundings(layer, where, inside) if isinstance(layer, types.FunctionType) else {})
+        return described
+
+    def _surroundings(self, function: types.FunctionType, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+        """Describe the values that decide what a function does and that its source does not show."""
+        parts = {
+            "defaults": _defaults(function),
+            "closure": _closure(function),
+            "globals": {
+                name: function.__globals__[name]
+                for name in sorted(_names_used(function.__code__) & set(function.__globals__))
+                if _is_constant(function.__globals__[name])
+            },
+        }
+        return {
+            part: {name: self.describe(value, f"{where}.{part}.{name}", inside) for name, value in values.items()}
+            for part, values in parts.items()
+            if values
+        }
+
+    def _albumentation(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+        """Describe a transform of albumentations in its own words, which its `from_dict` understands."""
+        try:
+            own_words = value.to_dict()
+        except Exception:  # a Lambda without a name, for one
+            return self._object(value, where, inside)
+        return {"class": class_path(value), "albumentations": self.describe(own_words, where, inside)}
+
+    def _object(self, value: Any, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+        """Describe an object by the init parameters that it keeps, and in detail by whatever else it keeps."""
+        kept = _attributes(value)
+        if kept is None and type(value).__init__ is object.__init__:
+            self._gap(where, f"a {class_path(value)} is known by its repr only", "build it from plain values")
+            return {"class": class_path(value), "repr": short_repr(value)}
+        kept = kept or {}
+        init: dict[str, Any] = {}
+        unknown = []
+        used = set()
+        for name, variadic in _init_parameters(type(value)):
+            key = next((key for key in (name, f"_{name}") if key in kept), None)
+            if variadic or key is None:
+                unknown.append(name)
+            else:
+                used.add(key)
+                init[name] = self.describe(kept[key], f"{where}.{name}", inside)
+        described: dict[str, Any] = {"class": class_path(value), "init": init}
+        if unknown:
+            described["unknown"] = unknown
+        if not self._detailed:
+            return described
+        own = [each for each in type(value).__mro__ if is_users(each)]
+        sources = list(filter(None, map(source_of, own)))
+        if sources:
+            described["source"] = self._plain("\n".join(sources), where)
+        if len(sources) < len(own):
+            self._gap(where, f"the source code of {class_path(value)} is not to be had", "define it in a file")
+        if isinstance(value, torch.nn.Module):
+            used |= set(value._modules)
+            children = [name for name in value._modules if name not in init and f"_{name}" not in init]
+            if children:  # in a list, because their order matters
+                described["children"] = [
+                    [name, self.describe(value._modules[name], f"{where}.{name}", inside)] for name in children
+                ]
+            if not value.training:
+                described["training"] = False
+        rest = {name: entry for name, entry in kept.items() if name not in used}
+        if rest and (unknown or own or isinstance(value, torch.nn.Module)):
+            if not (unknown or own):  # of a library's module only what is learned; the rest follows from `init`
+                rest = {name: entry for name, entry in rest.items() if isinstance(entry, torch.Tensor)}
+            attributes = {
+                as_text(name): self.describe(entry, f"{where}.{as_text(name)}", inside)
+                for name, entry in sorted(rest.items())
+            }
+            if attributes:
+                described["attributes"] = attributes
+        elif unknown and not rest and not described.get("children"):
+            self._gap(
+                where, f"{class_path(value)} does not keep all of: {', '.join(unknown)}", "keep them as attributes"
+            )
+        return described
+
+    def _cut_short(self, value: Any, where: str, reason: str, text: str = "…") -> dict[str, Any]:
+        self._gap(where, reason, "use flatter, smaller values")
+        return {"class": class_path(type(value)), "repr": text}
+
+    def _gap(self, where: str, reason: str, remedy: str) -> None:
+        self._gaps.append(Gap(fact=_cut(as_text(where)), reason=as_text(reason), remedy=remedy))
+
+
+def nbytes(value: Any) -> int:
+    """Return how many bytes the elements of a tensor or an array take."""
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else int(value.nbytes)
+
+
+def digest_of_numbers(value: Any) -> str | None:
+    """Return the SHA-256 over dtype, shape and bytes of a tensor or an array, in hexadecimal digits.
+
+    Args:
+        value: A tensor, wherever it lies, or an array. It is read and left as it is.
+
+    Returns:
+        None for what has no plain bytes: sparse, quantized and meta tensors, arrays of objects.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            return None
+        dense = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        content: Any = dense.reshape(-1).view(torch.uint8).numpy() if dense.numel() else b""
+        header = [str(value.dtype), list(value.shape)]
+    else:
+        if value.dtype.hasobject:
+            return None
+        content = np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else b""
+        header = [value.dtype.str, list(value.shape)]
+    hasher = hashlib.sha256(json.dumps(header).encode() + b"\n")
+    hasher.update(content)
+    return hasher.hexdigest()
+
+
+def _digest_of_scalars(values: Any) -> str | None:
+    """Return the SHA-256 over the text of a long list of plain values; None if they are not plain."""
+    if not isinstance(values, list | tuple) or not all(type(entry) in (bool, int, float, str) for entry in values):
+        return None
+    return hashlib.sha256(repr(list(values)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _attributes(value: Any) -> dict[str, Any] | None:
+    """Return what an object keeps, by name; of an `nn.Module` without its bookkeeping. None if it keeps nothing."""
+    kept: dict[str, Any] = {}
+    # Not `getattr`: it may ask a `__getattr__`, which does as it likes.
+    for each in reversed(type(value).__mro__):
+        slots = vars(each).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if not name.startswith("__") and hasattr(type(value), name):
+                try:
+                    kept[name] = object.__getattribute__(value, name)
+                except AttributeError:  # never assigned
+                    continue
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return kept or None
+    if isinstance(value, torch.nn.Module):
+        own = {name: entry for name, entry in own.items() if name not in _BOOKKEEPING}
+        own = {**own, **value._parameters, **value._buffers, **value._modules}
+    return {**kept, **{name: entry for name, entry in own.items() if isinstance(name, str)}}
+
+
+def _init_parameters(cls: type) -> Iterator[tuple[str, bool]]:
+    """Yield the parameters of a class's `__init__`, and whether each stands for any number of arguments."""
+    if cls.__init__ is object.__init__:  # type: ignore[misc]
+        return
+    try:
+        parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    except (ValueError, TypeError):  # written in C
+        yield "arguments", True
+        return
+    for name, parameter in itertools.islice(parameters.items(), 1, None):
+        yield name, parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def _defaults(function: types.FunctionType) -> dict[str, Any]:
+    code = function.__code__
+    positional = code.co_varnames[: code.co_argcount]
+    given = function.__defaults__ or ()
+    return {
+        **dict(zip(positional[len(positional) - len(given) :], given, strict=True)),
+        **(function.__kwdefaults__ or {}),
+    }
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if name == "__class__":
+            continue
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    return found
+
+
+def _names_used(code: types.CodeType) -> set[str]:
+    """Return the names that a function looks up, with those of the functions inside it."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names_used(constant)
+    return names
+
+
+def _is_constant(value: Any) -> bool:
+    """Tell whether a module's variable is a plain value, as a constant is."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return len(value) <= MAX_VALUES and all(map(_is_constant, value))
+    if isinstance(value, dict):
+        return len(value) <= MAX_VALUES and all(map(_is_constant, value.values()))
+    return isinstance(value, bool | int | float | str | enum.Enum | torch.Tensor | np.ndarray | None)
+
+
+# -- and back -------------------------------------------------------------------------------------
+
+
 class _NotTrustedError(Exception):
     """Names what would have to be imported."""
-
-
-def _described_object(value: Any) -> dict[str, Any]:
-    init: dict[str, Any] = {}
-    unknown = []
-    for name, parameter in inspect.signature(type(value).__init__).parameters.items():
-        if name == "self":
-            continue
-        found = next((vars(value)[key] for key in (name, f"_{name}") if key in vars(value)), _ABSENT)
-        if found is _ABSENT and isinstance(value, torch.nn.Module):
-            found = value._modules.get(name, _ABSENT)
-        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if variadic or found is _ABSENT:
-            # object.__init__ has *args and **kwargs, and takes none.
-            if type(value).__init__ is not object.__init__:
-                unknown.append(name)
-        else:
-            init[name] = describe(found)
-    return {"class": _path(type(value)), "init": init, **({"unknown": unknown} if unknown else {})}
-
-
-_ABSENT = object()
 
 
 def _built(description: Any, trust: bool) -> Any:
@@ -141,8 +657,24 @@ def _built(description: Any, trust: bool) -> Any:
             raise ValueError(f"the record does not say all about it ({text})")
         case {"float": text}:
             return float(text)
+        case {"int": text}:
+            return int(text, 16)
+        case {"str": text} if isinstance(text := json.loads(text), str):
+            return text
+        case {"bytes": text}:
+            return base64.b64decode(text)
         case {"dict": entries}:
             return {key: _built(entry, trust) for key, entry in entries.items()}
+        case {"items": pairs}:
+            return {_built(key, trust): _built(entry, trust) for key, entry in pairs}
+        case {"tensor": values, "dtype": name} if isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return torch.tensor(_built(values, trust), dtype=dtype)
+        case {"array": values, "dtype": name} if (dtype := np.dtype(name)).kind in "biuf":
+            return np.array(_built(values, trust), dtype=dtype)
+        case {"scalar": value, "dtype": name} if (dtype := np.dtype(name)).kind in "biuf":
+            return dtype.type(_built(value, trust))
+        case {"device": name}:
+            return torch.device(name)
         case {"dtype": name} if isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         case {"enum": path, "name": name}:
@@ -170,7 +702,3 @@ def _imported(path: str, trust: bool) -> Any:
     if not trust and not (isinstance(found, type) and found.__module__.startswith(_SAFE_PACKAGE)):
         raise _NotTrustedError(path)
     return found
-
-
-def _path(value: Callable[..., Any]) -> str:
-    return f"{getattr(value, '__module__', None) or 'builtins'}:{getattr(value, '__qualname__', repr(value))}"

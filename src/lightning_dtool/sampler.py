@@ -1,6 +1,8 @@
 """Order as a function of (seed, epoch, position): what makes resuming inside an epoch exact."""
 
 import hashlib
+import sys
+from array import array
 from collections.abc import Iterator, Sized
 from contextlib import nullcontext
 from typing import Any
@@ -161,6 +163,8 @@ class StatefulDataLoader(DataLoader[Any]):
     `ResumableSampler`; with any other (Lightning puts one in place for `overfit_batches`) a resumed
     epoch starts at its beginning.
 
+    It also keeps a digest of the order of every epoch, see `order_digests`.
+
     It starts its workers when the first batch is asked for, not in `iter()`: Lightning asks for the
     iterator before it has set the epoch (https://github.com/Lightning-AI/pytorch-lightning/issues/21938),
     and workers would by then have fetched batches of another one.
@@ -168,6 +172,27 @@ class StatefulDataLoader(DataLoader[Any]):
 
     _state: dict[str, Any] | None = None
     _pending: dict[str, Any] | None = None
+    _order_digests: dict[str, str] | None = None
+
+    @property
+    def order_digests(self) -> dict[str, str]:
+        """By epoch, the digest of the order in which this process has handed out samples so far.
+
+        An epoch's digest is `sha256:` and a chain over its batches: d = SHA-256(d + indices of the batch), with the
+        indices in the dataset as 8-byte little-endian integers, beginning with an empty d. So two runs
+        differ from the first batch on that is not the same, and a digest goes on where it was saved. An
+        epoch whose beginning is not known, because a checkpoint of an older version did not say, has none.
+
+        Only a loader that a Trainer goes through in the order of its epochs keeps a useful account: one that begins
+        an epoch again forgets it and those that came after. Assign a dict to go on with another loader's account.
+        """
+        if self._order_digests is None:
+            self._order_digests = {}
+        return self._order_digests
+
+    @order_digests.setter
+    def order_digests(self, digests: dict[str, str]) -> None:
+        self._order_digests = digests
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Iterate over the rest of a resumed epoch, else over a whole one."""
@@ -184,14 +209,31 @@ class StatefulDataLoader(DataLoader[Any]):
                 resumes, start = True, pending
             sampler.load_state_dict(start)
             self._state = state = sampler.state_dict()
+            digest = self._begin_digest(sampler.epoch, resumes)
+            mine = array("q", sampler.order()[sampler.rank :: sampler.num_replicas]) if digest is not None else None
         # The epoch has drawn its workers' seed from the global generator when it began, before it was saved;
         # drawn a second time, it would leave that generator elsewhere than in a run that never stopped.
         with torch.random.fork_rng(devices=[]) if resumes else nullcontext():
             iterator = super().__iter__()
         for batch in iterator:
             if isinstance(sampler, ResumableSampler):
+                if mine is not None and digest is not None:
+                    first = state["position"] // sampler.num_replicas
+                    digest = _chained(digest, mine[first : first + (self.batch_size or 1)])
+                    self.order_digests[str(state["epoch"])] = f"sha256:{digest.hex()}"
                 state["position"] += self._step
             yield batch
+
+    def _begin_digest(self, epoch: int, resumes: bool) -> bytes | None:
+        """Return the digest of an epoch so far; None if nobody knows how it began."""
+        digests, name = self.order_digests, str(epoch)
+        if resumes:
+            saved = digests.get(name)
+            return bytes.fromhex(saved.removeprefix("sha256:")) if saved is not None else None
+        if name in digests:  # another run, or this one again from here
+            for later in [each for each in digests if int(each) >= epoch]:
+                del digests[later]
+        return b""
 
     @property
     def _step(self) -> int:
@@ -200,8 +242,12 @@ class StatefulDataLoader(DataLoader[Any]):
         return (self.batch_size or 1) * replicas
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sampler's state, its `position` counting the items that have been handed out."""
-        return dict(self._pending or self._state or {})
+        """Return the sampler's state, its `position` counting the items that have been handed out.
+
+        With it comes `order`: the digests of the epochs so far, see `order_digests`.
+        """
+        state = self._pending or self._state
+        return {**state, "order": dict(self.order_digests)} if state else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next iteration go on where a state was saved.
@@ -212,7 +258,15 @@ class StatefulDataLoader(DataLoader[Any]):
         """
         if not state_dict or not isinstance(self.sampler, ResumableSampler):
             return
+        self.order_digests.clear()
+        self.order_digests.update(state_dict.get("order", {}))  # an older version did not keep them
         complete = state_dict["position"] >= min(len(self) * self._step, self.sampler.total_size)
         if state_dict["position"] and not complete:
             self.sampler.set_epoch(state_dict["epoch"])
-            self._pending = dict(state_dict)
+            self._pending = {name: value for name, value in state_dict.items() if name != "order"}
+
+
+def _chained(digest: bytes, indices: "array[int]") -> bytes:
+    if sys.byteorder == "big":
+        indices.byteswap()
+    return hashlib.sha256(digest + indices.tobytes()).digest()
