@@ -8,6 +8,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,12 @@ from lightning_dtool.console import (
     write,
 )
 from lightning_dtool.errors import LightningDtoolError, MetadataKeyError, NotACheckpointError, VerificationError
-from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
+from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
 
 if TYPE_CHECKING:
+    from lightning_dtool.checklist import DataDescription
+    from lightning_dtool.differences import Content
+    from lightning_dtool.record import Provenance
     from lightning_dtool.store import FrozenDataset
 
 
@@ -43,7 +47,7 @@ def model() -> None:
     \b
     Exit codes:
       0    fine
-      1    content differs from its recorded size or hash
+      1    content differs from its recorded size or hash; check --strict: a point failed; diff: something differs
       2    wrong usage: an option, a malformed URI or name, a table that does not fit
       3    not found, not a checkpoint, not frozen, or metadata that cannot be read
       4    the store cannot be reached, read or written
@@ -98,10 +102,8 @@ def show(uri: str, as_json: bool) -> None:
 
     With --json: its provenance.json, brought up to the present version of the schema.
     """
-    from lightning_dtool.record import from_json
-
     dataset = _checkpoint(uri)
-    record = from_json(_verified(dataset, RECORD_ITEM).read_bytes(), dataset.uri)
+    record = _record(dataset)
     if as_json:
         print_json(record.model_dump(mode="json"))
         return
@@ -113,6 +115,81 @@ def show(uri: str, as_json: bool) -> None:
         "tags": [tag for tag in dataset.tags() if tag != CHECKPOINT_TAG],
     }
     print_rich(lambda _: document(record, dataset.name, dataset.uri, facts))
+
+
+@model.command()
+@click.argument("uri")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a point failed, or could not be checked.")
+@json_option
+def check(uri: str, strict: bool, as_json: bool) -> None:
+    """Hold the record of checkpoint URI against what is asked of reproducible models.
+
+    The four guidelines of dtoolAI (Hartley & Olsson 2020), the factors of reproducibility of Gundersen & Kjensmo
+    (2018), and what decides about the numbers of a training run. Each point with what was found and how to mend it.
+    The metadata of the data is read too, where its URI can be reached.
+    """
+    from lightning_dtool import checklist
+
+    dataset = _checkpoint(uri)
+    record = _record(dataset)
+    recorded = [source.dataset for stage in ("train", "val", "test") for source in record.data.stages.get(stage, [])]
+    places = dict.fromkeys(found.uri for found in (*record.lineage.source_datasets, *recorded) if found is not None)
+    with status("Reading the data's metadata"):
+        described = [_described(place) for place in places]
+    findings = checklist.check(record, described, {item.relpath for item in dataset.items.values()})
+    if as_json:
+        points = [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
+        counts = {verdict.value: sum(found.verdict is verdict for found in findings) for verdict in checklist.Verdict}
+        print_json({"uri": dataset.uri, "uuid": dataset.uuid, "counts": counts, "findings": points})
+    else:
+        from lightning_dtool.export import text
+
+        print_rich(lambda _: text.checklist(findings, dataset.name, dataset.uri))
+    if strict and checklist.failed(findings):
+        raise click.exceptions.Exit(1)
+
+
+@model.command()
+@click.argument("uri_a")
+@click.argument("uri_b")
+@click.option("--all", "everything", is_flag=True, help="Show what differs between any two runs, too.")
+@json_option
+def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
+    """Show what differs between the checkpoints URI_A and URI_B, by meaning.
+
+    Their records, the code as a patch, the packages by version, the metrics side by side. Data is told apart by UUID
+    and by content: the same content at another address is said, and counts as the same. Left out, unless --all, is
+    what differs between any two runs: their UUIDs, times and durations, folders and who ran them.
+
+    Exits with 0 if nothing that matters differs, with 1 if something does.
+    """
+    from lightning_dtool import differences
+
+    datasets = [_checkpoint(uri) for uri in (uri_a, uri_b)]
+    a, b = (_content(dataset) for dataset in datasets)
+    found = differences.compare(a, b)
+    shown = [difference for difference in found if everything or difference.weight != "incidental"]
+    same = all(difference.weight != "matters" for difference in found)
+    metrics = (a.record.metrics.at_checkpoint, b.record.metrics.at_checkpoint)
+    if as_json:
+        names = dict.fromkeys([*metrics[0], *metrics[1]])
+        print_json(
+            {
+                **{
+                    key: {"uri": dataset.uri, "uuid": dataset.uuid, "name": dataset.name}
+                    for key, dataset in zip("ab", datasets, strict=True)
+                },
+                "same": same,
+                "differences": [asdict(difference) for difference in shown],
+                "metrics": {name: {"a": metrics[0].get(name), "b": metrics[1].get(name)} for name in names},
+            }
+        )
+    else:
+        from lightning_dtool.export.text import comparison
+
+        one, two = datasets
+        print_rich(lambda _: comparison(shown, (one.name, two.name), (one.uri, two.uri), metrics))
+    raise click.exceptions.Exit(0 if same else 1)
 
 
 @model.command()
@@ -246,6 +323,51 @@ def _checkpoint(uri: str) -> "FrozenDataset":
             f"{len(dataset.items)} items without {' and '.join(sorted(missing))}. Is this a data set?"
         )
     return dataset
+
+
+def _record(dataset: "FrozenDataset") -> "Provenance":
+    """Read a checkpoint's record, compared with its hash."""
+    from lightning_dtool.record import from_json
+
+    return from_json(_verified(dataset, RECORD_ITEM).read_bytes(), dataset.uri)
+
+
+def _content(dataset: "FrozenDataset") -> "Content":
+    """Read a checkpoint's record, code and packages, each compared with its hash."""
+    from lightning_dtool.differences import Content, read_sources
+
+    items = {item.relpath for item in dataset.items.values()}
+    sources = requirements = None
+    if SOURCE_ITEM in items:
+        sources = read_sources(_verified(dataset, SOURCE_ITEM).read_bytes(), dataset.uri)
+    if REQUIREMENTS_ITEM in items:
+        requirements = _verified(dataset, REQUIREMENTS_ITEM).read_text(encoding="utf-8", errors="replace")
+    return Content(_record(dataset), sources, requirements)
+
+
+def _described(uri: str) -> "DataDescription":
+    """Look what metadata a dataset has; that it cannot be reached is an answer."""
+    import yaml
+
+    from lightning_dtool.checklist import DataDescription
+    from lightning_dtool.store import FrozenDataset
+
+    try:
+        dataset = FrozenDataset.from_uri(uri)
+        try:
+            readme = yaml.safe_load(dataset.readme())
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that no calendar has
+            readme = None
+        return DataDescription(
+            uri=uri,
+            uuid=dataset.uuid,
+            content_digest=dataset.content_digest,
+            readme=readme if isinstance(readme, dict) else None,
+            overlays=dataset.overlay_names(),
+            annotations=dataset.annotation_names(),
+        )
+    except LightningDtoolError as error:
+        return DataDescription(uri=uri, problem=one_line(error))
 
 
 def _verified(dataset: "FrozenDataset", relpath: str, progress: bool = False) -> Path:

@@ -15,14 +15,24 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lightning_dtool.checklist import Finding, Verdict, by_group
+from lightning_dtool.differences import Difference
 from lightning_dtool.items import CHECKPOINT_TAG
-from lightning_dtool.record import Gap, Provenance
+from lightning_dtool.record import Child, DatasetReference, Epoch, Gap, Provenance
 
 MAX_ENTRIES = 24
 """Entries of one list or dictionary that are shown; the rest is counted."""
 
 MAX_CELL = 40
 """Characters of a cell in a listing."""
+
+MAX_TEXT = 300
+"""Characters of a text in a record that are shown."""
+
+MAX_PATCH_LINES = 200
+"""Lines of one patch that are shown."""
+
+_VERDICT_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.NOT_CHECKED: "yellow"}
 
 _HEADER = ("NAME", "DATE (UTC)", "EPOCH", "MONITOR", "STATUS", "TAGS")
 _MIN_NAME = 12
@@ -78,8 +88,8 @@ def document(record: Provenance, name: str, uri: str, facts: Mapping[str, object
         facts: What else is known of the dataset beside the record, by name, such as its tags.
     """
     parts: list[RenderableType] = [
-        Text(printable(name), "bold"),
-        Text(printable(uri), "cyan", no_wrap=True, overflow="ignore"),
+        _title(name),
+        _address(uri),
         _grid((fact, _inline(value)) for fact, value in facts.items() if value),
     ]
     if record.gaps:
@@ -89,6 +99,120 @@ def document(record: Provenance, name: str, uri: str, facts: Mapping[str, object
             rows = list(_rows("", value, 0)) or [("none", "")]
             parts += [Text(f"\n{field.replace('_', ' ').upper()}", "bold"), _grid(rows)]
     return Group(*parts, *_gaps(record.gaps))
+
+
+def checklist(findings: Sequence[Finding], name: str, uri: str) -> RenderableType:
+    """Return a checklist: each point with its verdict, what was found, and how to mend it.
+
+    Args:
+        findings: The points.
+        name: The dataset's name.
+        uri: Its URI.
+    """
+    parts: list[RenderableType] = [_title(name), _address(uri)]
+    for group, points in by_group(findings):
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        for point in points:
+            grid.add_row(Text(f"  {point.verdict.value}", _VERDICT_STYLES.get(point.verdict, "dim")), Text(point.title))
+            grid.add_row("", Text(f"  {_short(point.found)}", "dim"))
+            if point.remedy:
+                grid.add_row("", Text(f"  Remedy: {_short(point.remedy)}"))
+        parts += [Text(f"\n{group}", "bold"), grid]
+    counts = (f"{sum(point.verdict is verdict for point in findings)} {verdict.value}" for verdict in Verdict)
+    return Group(*parts, Text(f"\n{', '.join(counts)}", "bold"))
+
+
+def comparison(
+    found: Sequence[Difference], names: tuple[str, str], uris: tuple[str, str], metrics: tuple[Mapping[str, Any], ...]
+) -> RenderableType:
+    """Return what differs between two checkpoints, section by section, with the metrics side by side.
+
+    Args:
+        found: The differences to show.
+        names: The names of the two datasets.
+        uris: Their URIs.
+        metrics: What each had measured at the checkpoint.
+    """
+    parts: list[RenderableType] = []
+    for sign, name, uri in zip("-+", names, uris, strict=True):
+        parts += [_title(f"{sign} {name}"), _address(f"  {uri}")]
+    sections: dict[str, list[Difference]] = {}
+    for difference in found:
+        if not difference.path.startswith("metrics.at_checkpoint"):
+            sections.setdefault(difference.section, []).append(difference)
+    for section, entries in sections.items():
+        parts.append(Text(f"\n{section.replace('_', ' ').upper()}", "bold"))
+        for difference in entries[:MAX_ENTRIES]:
+            parts += _difference(difference)
+        if len(entries) > MAX_ENTRIES:
+            parts.append(Text(f"  and {len(entries) - MAX_ENTRIES} more (--json shows all)"))
+    if any(metrics):
+        parts += [Text("\nMETRICS AT THE CHECKPOINT", "bold"), _side_by_side(*metrics)]
+    if all(difference.weight != "matters" for difference in found):
+        parts.append(Text("\nNothing that matters differs."))
+    return Group(*parts)
+
+
+def _difference(difference: Difference) -> Iterator[RenderableType]:
+    path, note = printable(difference.path), f"  ({_short(difference.note)})" if difference.note else ""
+    if difference.patch:
+        sign = {"added": "+ ", "removed": "- "}.get(difference.kind, "")
+        yield Text(f"  {sign}{path}{note}", "cyan")
+        yield from _patch(difference.patch)
+        return
+    before, after = (_short(_shown(value)) for value in (difference.before, difference.after))
+    change = {"added": f"+ {path}  {after}", "removed": f"- {path}  {before}"}
+    style = "" if difference.weight == "matters" else "dim"
+    yield Text(f"  {change.get(difference.kind, f'{path}  {before} -> {after}')}{note}", style)
+
+
+def _shown(value: Any) -> str:
+    """Return one side of a difference: of a dataset its URI, which says enough beside the note."""
+    if isinstance(value, dict) and value.keys() == DatasetReference.model_fields.keys():
+        return str(value["uri"])
+    return "none" if value is None else _nested(value)
+
+
+def _patch(patch: str) -> Iterator[RenderableType]:
+    lines = patch.split("\n")
+    for line in lines[:MAX_PATCH_LINES]:
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        yield Text(f"    {_short(line.expandtabs())}", style)
+    if len(lines) > MAX_PATCH_LINES:
+        yield Text(f"    and {len(lines) - MAX_PATCH_LINES} more lines (--json shows all)")
+
+
+def _side_by_side(a: Mapping[str, Any], b: Mapping[str, Any]) -> Table:
+    """Return the metrics of two checkpoints, and the difference of those that are numbers."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    for _ in range(3):
+        grid.add_column(no_wrap=True, justify="right")
+    names = [*a, *(name for name in b if name not in a)]
+    for name in names[:MAX_ENTRIES]:
+        one, two = a.get(name), b.get(name)
+        change = _change(one, two)
+        cells = ("none" if value is None else _short(_inline(value)) for value in (one, two))
+        grid.add_row(*map(Text, (f"  {_short(name)}", *cells, change)))
+    if len(names) > MAX_ENTRIES:
+        grid.add_row(Text(f"  and {len(names) - MAX_ENTRIES} more (--json shows all)"))
+    return grid
+
+
+def _change(one: Any, two: Any) -> str:
+    """Return by how much one number is more than another; of what is no number nothing."""
+    numbers = [value for value in (one, two) if isinstance(value, int | float) and not isinstance(value, bool)]
+    return f"{numbers[1] - numbers[0]:+.3g}" if len(numbers) == 2 and one != two else ""
+
+
+def _title(name: str) -> Text:
+    return Text(printable(name), "bold")
+
+
+def _address(uri: str) -> Text:
+    return Text(printable(uri), "cyan", no_wrap=True, overflow="ignore")
 
 
 def _cells(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
@@ -115,30 +239,51 @@ def _rows(label: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
     """Yield the lines, label and value, for a part of a record; what is empty has none."""
     if value in (None, "", [], {}):
         return
-    if _is_sections(value) and len(value) == 1:
+    if _is_sections(value) and len(value) == 1 and not isinstance(value[0], Child | Epoch):
         value = value[0]
     indented = "  " * depth + printable(label)
-    children = dict(_children(value))
+    children = list(_children(value))
     if not children:
         yield indented, _inline(value)
         return
     if label:
         yield indented, ""
-    for name, child in children.items():
+    for name, child in children:
         yield from _rows(name, child, depth + 1 if label else depth)
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the named parts of what takes more than one line: sections, and what holds sections."""
+    if isinstance(value, Child | Epoch):
+        return  # one line says it all
     if isinstance(value, BaseModel):
         # A group's options say all that its optimizer's defaults do.
         yield from ((name.replace("_", " "), child) for name, child in value if name != "defaults")
     elif _is_sections(value):
-        yield from ((str(number), child) for number, child in enumerate(value, 1))
+        yield from _numbered(value)
     elif isinstance(value, dict) and any(
         isinstance(child, BaseModel) or _is_sections(child) for child in value.values()
     ):
         yield from value.items()
+
+
+def _numbered(sections: Sequence[BaseModel]) -> Iterator[tuple[str, Any]]:
+    """Yield a list's sections under their names or numbers; of a long one the first, of epochs the last."""
+    labelled = [(_label(section, number), section) for number, section in enumerate(sections, 1)]
+    more = len(labelled) - MAX_ENTRIES
+    if more > 0 and isinstance(sections[0], Epoch):
+        yield "..", f"{more} epochs before these (--json shows all)"
+        yield from labelled[more:]
+        return
+    yield from labelled[:MAX_ENTRIES]
+    if more > 0:
+        yield "..", f"and {more} more (--json shows all)"
+
+
+def _label(section: BaseModel, number: int) -> str:
+    if isinstance(section, Child):
+        return section.name
+    return f"epoch {section.epoch}" if isinstance(section, Epoch) else str(number)
 
 
 def _is_sections(value: Any) -> bool:
@@ -149,6 +294,12 @@ def _inline(value: Any) -> str:
     """Return a value on one line."""
     if isinstance(value, datetime):
         return value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, Child):
+        trainable = f"{value.parameters_trainable} of {value.parameters_total} parameters trainable"
+        return f"{_short(value.class_path)}, {trainable}"
+    if isinstance(value, Epoch):
+        rates = f"; learning rates {_nested(value.learning_rates)}" if value.learning_rates else ""
+        return f"step {value.global_step}, {value.seconds:.1f} s: {_inline(value.metrics)}{rates}"
     if isinstance(value, float):
         text = f"{value:.6g}"
         # A whole float keeps its point: to Lightning 1.0 is all batches, and 1 is one.
@@ -160,7 +311,17 @@ def _inline(value: Any) -> str:
         if content is not value:
             return _inline(content)
         return _joined([f"{printable(key)}={_nested(item)}" for key, item in value.items()])
-    return printable(value)
+    return _short(value)
+
+
+def _short(value: object) -> str:
+    """Return text on one line that does not flood a terminal, and says what it leaves out."""
+    text = str(value)
+    first, line_break, rest = text.partition("\n")
+    if len(first) <= MAX_TEXT and not rest:
+        return printable(text)
+    size = f"{text.count(line_break) + 1} lines" if rest else f"{len(text)} characters"
+    return f"{printable(first[:MAX_TEXT])} .. ({size}; --json shows all)"
 
 
 def _nested(value: Any) -> str:

@@ -1,0 +1,458 @@
+"""What differs between two records, by meaning.
+
+Parts that have an identity are compared with their like, wherever they stand in a list: callbacks by class, children
+and losses by name, data by UUID and by content digest. Source text is compared line by line, packages by version.
+What differs between any two runs (times, UUIDs, durations) is told apart from what does not have to.
+
+Everything here is a pure function of two records and of what lies beside them. Both were written by strangers: what
+is read is bounded, and nothing is unpacked to a disk.
+"""
+
+import difflib
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from lightning_dtool.errors import RecordError
+from lightning_dtool.record import Provenance
+
+Kind = Literal["changed", "added", "removed"]
+Weight = Literal["matters", "same content", "incidental"]
+
+MAX_DEPTH = 40
+"""Levels of a value that are looked into; below it is equal or not."""
+
+MAX_LINES = 5000
+"""Lines of a text that are compared with another's."""
+
+MAX_SOURCE_BYTES = 64 * 2**20
+"""Bytes of a source.zip that are read."""
+
+MAX_SOURCE_FILES = 20_000
+
+_ABSENT: Any = object()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference.
+
+    Attributes:
+        path: Where in the record: `optimizers[0].param_groups[0].options.lr`. In brackets stands a number, or what
+            identifies a part: `trainer.callbacks[lightning.pytorch.callbacks.early_stopping:EarlyStopping]`.
+        kind: `changed`, `added` (only the second has it) or `removed` (only the first has it).
+        before: The first record's value; None if it has none.
+        after: The second record's value; None if it has none.
+        note: What a reader should know of it.
+        weight: `matters`; `same content` for data that is the same by its digest, under another address or UUID;
+            `incidental` for what differs between any two runs.
+        patch: For text of several lines, the change as a unified diff.
+    """
+
+    path: str
+    kind: Kind
+    before: Any = None
+    after: Any = None
+    note: str = ""
+    weight: Weight = "matters"
+    patch: str = ""
+
+    @property
+    def section(self) -> str:
+        """The part of the record that it belongs to: `optimizers`."""
+        return re.split(r"[.\[]", self.path, maxsplit=1)[0]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A record and what lies beside it in its dataset.
+
+    Attributes:
+        record: The record.
+        sources: The files of source.zip, by path; None if they are not known.
+        requirements: requirements.txt; None if it is not known.
+    """
+
+    record: Provenance
+    sources: Mapping[str, bytes] | None = None
+    requirements: str | None = None
+
+
+def compare(a: Content, b: Content) -> list[Difference]:
+    """Return what differs between two checkpoints: their records, code and packages.
+
+    Args:
+        a: The first.
+        b: The second.
+
+    Returns:
+        The differences in the order of a record. What source.zip and requirements.txt tell in detail is not told
+        again by a digest or a list of versions.
+    """
+    found = differences(a.record, b.record)
+    if a.requirements is not None and b.requirements is not None:
+        packages = requirement_differences(a.requirements, b.requirements)
+        told = {difference.path.replace("packages", "versions", 1) for difference in packages}
+        found = [difference for difference in found if _canonical_version(difference.path) not in told]
+        found = _after_section(found, "environment", packages)
+    if a.sources is not None and b.sources is not None:
+        found = [difference for difference in found if not difference.path.startswith("code.files")]
+        found = _after_section(found, "code", source_differences(a.sources, b.sources))
+    return found
+
+
+def differences(a: Provenance, b: Provenance) -> list[Difference]:
+    """Return what differs between two records, in the order of a record.
+
+    Args:
+        a: The first.
+        b: The second.
+
+    Example:
+        ```python
+        for difference in differences(first.record, second.record):
+            print(difference.path, difference.before, "->", difference.after)
+        ```
+    """
+    before, after = a.model_dump(mode="json"), b.model_dump(mode="json")
+    found = list(_compare("", before, after, 0))
+    moved = {
+        (difference.before["uri"], difference.after["uri"])
+        for difference in found
+        if difference.weight == "same content"
+    }
+    found = [difference for difference in found if not _is_told_elsewhere(difference, found, before, after)]
+    return [_weighed(difference, moved) for difference in found]
+
+
+def requirement_differences(a: str, b: str) -> list[Difference]:
+    """Return the packages that were added, removed, or have another version.
+
+    Args:
+        a: The first requirements.txt.
+        b: The second.
+    """
+    return list(_compare("environment.packages", _packages(a), _packages(b), 0))
+
+
+def source_differences(a: Mapping[str, bytes], b: Mapping[str, bytes]) -> list[Difference]:
+    """Return the files that differ, each with its patch.
+
+    Args:
+        a: The first's files, by path.
+        b: The second's.
+    """
+    found = []
+    for path in sorted({*a, *b}):
+        one, two = a.get(path), b.get(path)
+        if one == two:
+            continue
+        kind: Kind = "added" if one is None else "removed" if two is None else "changed"
+        found.append(_file_difference(path, kind, one or b"", two or b""))
+    return found
+
+
+def read_sources(archive: bytes, source: str) -> dict[str, bytes]:
+    """Return the files of a source.zip, in memory.
+
+    Args:
+        archive: The content of source.zip.
+        source: The URI that it came from; errors name it.
+
+    Raises:
+        RecordError: If it is no zip file, or unpacks to more than a record ever holds.
+    """
+    files: dict[str, bytes] = {}
+    left = MAX_SOURCE_BYTES
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+            if len(entries) > MAX_SOURCE_FILES:
+                raise RecordError(
+                    f"{source}: source.zip lists {len(entries)} files. It was not written by this package."
+                )
+            for entry in entries:
+                with opened.open(entry) as file:
+                    content = file.read(left + 1)  # never more, whatever size the archive claims
+                left -= len(content)
+                if left < 0:
+                    raise RecordError(
+                        f"{source}: source.zip unpacks to more than {MAX_SOURCE_BYTES} bytes. "
+                        "It was not written by this package."
+                    )
+                files[entry.filename] = content
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, NotImplementedError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(
+            f"{source}: source.zip cannot be read ({error}). The dataset is damaged; restore it from a copy."
+        ) from error
+    return files
+
+
+# -- the walk through two records -----------------------------------------------------------------
+
+Key = Callable[[Any], Any]
+
+
+def _field(*names: str) -> Key:
+    return lambda part: tuple(part.get(name) for name in names)
+
+
+def _dataset(name: str) -> Key:
+    return lambda source: (source.get("dataset") or {}).get(name)
+
+
+_IDENTITIES: tuple[tuple[str, tuple[Key, ...], Key], ...] = (
+    # The path of a list, what its parts are matched by, first choice first, and what they are called.
+    (r"checkpoint\.monitors", (_field("name"),), _field("name")),
+    (r"model\.children", (_field("name"),), _field("name")),
+    (r"loss\.calls", (_field("name", "attribute"), _field("name")), _field("name")),
+    (r"trainer\.(callbacks|loggers)", (_field("class_path", "state_key"), _field("class_path")), _field("class_path")),
+    (r"metrics\.history", (_field("epoch"),), _field("epoch")),
+    (r"metrics\.objects", (_field("attribute"),), _field("attribute")),
+    (r"lineage\.source_datasets", (_field("uuid"), _field("content_digest")), _field("name")),
+    (
+        r"data\.stages\.\w+",
+        (_dataset("uuid"), _dataset("content_digest"), _dataset("name"), _field("class_path", "root")),
+        lambda source: ((source.get("dataset") or {}).get("name") or source.get("class_path"),),
+    ),
+    (r"gaps", (_field("fact"),), _field("fact")),
+)
+
+_INCIDENTAL = re.compile(
+    r"run\.(uuid|started_at|creator_username|lightning_dtool_version)"
+    r"|checkpoint\.(filename|saved_at)"
+    r"|metrics\.(seconds|steps_per_second|peak_memory_bytes|peak_accelerator_memory_bytes)"
+    r"|metrics\.history\[.*\]\.seconds"
+    r"|environment\.scheduler\b.*"
+    # Where a run keeps its files, and who records it, change nothing in what it does.
+    r"|trainer\.(settings|callbacks|loggers)\b.*\.(default_root_dir|dirpath|save_dir|root_dir|log_dir)"
+    r"|trainer\.loggers\[.*\]\.settings\.version"
+    r"|trainer\.callbacks\[lightning_dtool\..*"
+)
+
+_IS_REFERENCE = {"uri", "uuid", "name", "content_digest"}
+
+
+def _compare(path: str, a: Any, b: Any, depth: int) -> Iterator[Difference]:
+    """Yield how two values differ; one that is not there is `_ABSENT`."""
+    if _same(a, b):
+        return
+    if a is _ABSENT or b is _ABSENT:
+        yield _one_sided(path, a, b)
+    elif depth >= MAX_DEPTH or type(a) is not type(b):
+        yield Difference(path, "changed", a, b)
+    elif isinstance(a, dict) and a.keys() == _IS_REFERENCE == b.keys():
+        yield _references(path, a, b)
+    elif isinstance(a, dict):
+        for key in [*a, *(key for key in b if key not in a)]:
+            yield from _compare(_join(path, key), a.get(key, _ABSENT), b.get(key, _ABSENT), depth + 1)
+    elif isinstance(a, list):
+        yield from _lists(path, a, b, depth)
+    elif isinstance(a, str) and max(a.count("\n"), b.count("\n")) > 1:
+        yield Difference(path, "changed", a, b, patch=_patch(path, a, b))
+    else:
+        yield Difference(path, "changed", a, b)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Compare as JSON does not: 1, 1.0 and true are three values, and Lightning reads them as three."""
+    if a is _ABSENT or b is _ABSENT:
+        return a is b
+    if isinstance(a, dict | list) or isinstance(b, dict | list):
+        return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+    return type(a) is type(b) and bool(a == b)
+
+
+def _one_sided(path: str, a: Any, b: Any) -> Difference:
+    kind: Kind = "added" if a is _ABSENT else "removed"
+    return Difference(path, kind, None if a is _ABSENT else a, None if b is _ABSENT else b)
+
+
+def _join(path: str, key: str) -> str:
+    """Return the path of a dictionary's entry: as an attribute where it can be one."""
+    if re.fullmatch(r"\w+", key, re.ASCII):
+        return f"{path}.{key}" if path else key
+    return f"{path}[{key}]"
+
+
+def _references(path: str, a: Mapping[str, str], b: Mapping[str, str]) -> Difference:
+    """Say of two datasets whether they are one, by UUID and by content."""
+    same_uuid, same_content = a["uuid"] == b["uuid"], a["content_digest"] == b["content_digest"]
+    if same_content:
+        note = "the same dataset at another address" if same_uuid else "the same content under another UUID"
+        return Difference(path, "changed", dict(a), dict(b), note, "same content")
+    note = (
+        "the same UUID, but other content: one of them was changed after it was frozen, or is damaged"
+        if same_uuid
+        else "another dataset"
+    )
+    return Difference(path, "changed", dict(a), dict(b), note)
+
+
+def _lists(path: str, a: list[Any], b: list[Any], depth: int) -> Iterator[Difference]:
+    for pattern, keys, name in _IDENTITIES:
+        if re.fullmatch(pattern, path):
+            yield from _matched(path, a, b, keys, name, depth)
+            return
+    if all(isinstance(part, str) for part in [*a, *b]) and len(set(a)) == len(a) and len(set(b)) == len(b):
+        if sorted(a) == sorted(b):
+            yield Difference(path, "changed", a, b, "the same in another order")
+        elif path != "code.argv" and set(a) & set(b):
+            # What two long lists have in common would hide the little that they have not.
+            yield from (Difference(f"{path}[{part}]", "removed", before=part) for part in a if part not in set(b))
+            yield from (Difference(f"{path}[{part}]", "added", after=part) for part in b if part not in set(a))
+        else:
+            yield Difference(path, "changed", a, b)
+    elif any(isinstance(part, dict | list) for part in [*a, *b]):
+        for index in range(max(len(a), len(b))):
+            one = a[index] if index < len(a) else _ABSENT
+            two = b[index] if index < len(b) else _ABSENT
+            yield from _compare(f"{path}[{index}]", one, two, depth + 1)
+    else:
+        yield Difference(path, "changed", a, b)
+
+
+def _matched(path: str, a: list[Any], b: list[Any], keys: Sequence[Key], name: Key, depth: int) -> Iterator[Difference]:
+    """Compare the parts of two lists, each with its like."""
+    pairs = _pairs(a, b, keys)
+    labels = _labels([a[one] if one is not None else b[two] for one, two in pairs], name)  # type: ignore[index]
+    for (one, two), label in zip(pairs, labels, strict=True):
+        yield from _compare(
+            f"{path}[{label}]",
+            a[one] if one is not None else _ABSENT,
+            b[two] if two is not None else _ABSENT,
+            depth + 1,
+        )
+    order = [two for one, two in pairs if one is not None and two is not None]
+    if order != sorted(order):
+        shared = [(label, two) for (one, two), label in zip(pairs, labels, strict=True) if None not in (one, two)]
+        before = [label for label, _ in shared]
+        after = [label for label, _ in sorted(shared, key=lambda pair: pair[1] or 0)]
+        yield Difference(path, "changed", before, after, "the same in another order")
+
+
+def _pairs(a: list[Any], b: list[Any], keys: Sequence[Key]) -> list[tuple[int | None, int | None]]:
+    """Return which part of one list is which of the other, by the first key that two have in common."""
+    partner: dict[int, int] = {}
+    free = dict.fromkeys(range(len(b)))
+    for key in keys:
+        likes: dict[Any, list[int]] = {}
+        for two in reversed(free):
+            likes.setdefault(key(b[two]), []).append(two)
+        for one in range(len(a)):
+            value = key(a[one])
+            if one not in partner and value is not None and likes.get(value):
+                partner[one] = likes[value].pop()
+                del free[partner[one]]
+    return [*((one, partner.get(one)) for one in range(len(a))), *((None, two) for two in free)]
+
+
+def _labels(parts: Sequence[Any], name: Key) -> list[str]:
+    """Return what to call each part; several of one name are numbered."""
+    names = ["/".join(map(str, name(part))) for part in parts]
+    seen: dict[str, int] = {}
+    labels = []
+    for label in names:
+        seen[label] = seen.get(label, 0) + 1
+        labels.append(label if seen[label] == 1 else f"{label} #{seen[label]}")
+    return labels
+
+
+# -- what a difference weighs ---------------------------------------------------------------------
+
+
+def _weighed(difference: Difference, moved: set[tuple[str, str]]) -> Difference:
+    """Lessen the weight of what has to differ, and of the address of data that is the same."""
+    if _INCIDENTAL.fullmatch(difference.path):
+        return replace(difference, weight="incidental")
+    if isinstance(difference.before, str) and (difference.before, difference.after) in moved:
+        return replace(difference, weight="same content", note="where the same data was read from")
+    return difference
+
+
+def _is_told_elsewhere(
+    difference: Difference, found: Sequence[Difference], a: Mapping[str, Any], b: Mapping[str, Any]
+) -> bool:
+    """Return True for the digest of a text that both records hold, and for a default that every group repeats."""
+    if difference.path == "model.source_sha256":
+        return bool(a["model"]["source"] and b["model"]["source"])
+    default = re.fullmatch(r"(optimizers\[\d+\])\.defaults\b(.*)", difference.path, re.DOTALL)
+    return default is not None and any(
+        other.path.startswith(f"{default[1]}.param_groups[")
+        and other.path.endswith(f"].options{default[2]}")
+        and (other.before, other.after) == (difference.before, difference.after)
+        for other in found
+    )
+
+
+def _canonical_version(path: str) -> str:
+    """Return the path of a version as `requirement_differences` would give it; any other path as it is."""
+    found = re.fullmatch(r"environment\.versions(?:\.|\[)(.+?)\]?", path)
+    return _join("environment.versions", _canonical(found[1])) if found else path
+
+
+def _after_section(found: list[Difference], section: str, more: list[Difference]) -> list[Difference]:
+    """Put more differences behind those of a section, in the order of a record."""
+    sections = list(Provenance.model_fields)
+    place = sections.index(section)
+    first = next((at for at, difference in enumerate(found) if sections.index(difference.section) > place), len(found))
+    return [*found[:first], *more, *found[first:]]
+
+
+# -- packages and sources -------------------------------------------------------------------------
+
+_PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(===?|@)\s*(.*)")
+_EGG = re.compile(r"#(?:.*&)?egg=([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+def _packages(requirements: str) -> dict[str, str]:
+    """Return versions by canonical name; what is no pin stands for itself."""
+    found = {}
+    for line in map(str.strip, requirements.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        pin, egg = _PIN.fullmatch(line), _EGG.search(line)
+        if pin:
+            found[_canonical(pin[1])] = pin[3].strip() if pin[2] != "@" else f"@ {pin[3].strip()}"
+        elif egg:
+            found[_canonical(egg[1])] = line
+        else:
+            found[line] = line
+    return found
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _file_difference(path: str, kind: Kind, a: bytes, b: bytes) -> Difference:
+    place = f"code.files[{path}]"
+    texts = [_text(content) for content in (a, b)]
+    if texts[0] is None or texts[1] is None:
+        return Difference(place, kind, f"{len(a)} bytes", f"{len(b)} bytes", "not text")
+    sizes = (None if kind == "added" else f"{len(a)} bytes", None if kind == "removed" else f"{len(b)} bytes")
+    return Difference(place, kind, *sizes, patch=_patch(path, texts[0], texts[1]))
+
+
+def _text(content: bytes) -> str | None:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def _patch(name: str, a: str, b: str) -> str:
+    """Return the change of a text as a unified diff; of a very long one only that there is one."""
+    one, two = a.splitlines(), b.splitlines()
+    if max(len(one), len(two)) > MAX_LINES:
+        return f"{len(one)} lines -> {len(two)} lines: too long to compare"
+    lines = difflib.unified_diff(one, two, f"a/{name}", f"b/{name}", lineterm="")
+    return "\n".join(lines) or "only line endings differ"
