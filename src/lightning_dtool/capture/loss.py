@@ -1,0 +1,550 @@
+"""What is minimised?
+
+The first training batch is watched, and nothing after it. Three things are seen: the calls of PyTorch's loss
+functions, with every argument (a TorchFunctionMode); the loss modules and torchmetrics objects that are called (global
+module hooks, so that nobody's module is changed); and the graph of what is propagated backwards, which tells
+which of those calls are part of the loss, and from which operations a loss made by hand is built.
+
+Watching changes no bit and no random number. It stays away from two places where it would: models with compiled parts
+(a mode makes them compile anew), and PyTorch's transformer layers (which choose another kernel while a mode is on).
+"""
+
+import contextlib
+import inspect
+import json
+import re
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import overrides
+from torch.nn.modules import module as module_hooks
+from torch.overrides import TorchFunctionMode
+from torchmetrics import Metric
+
+from lightning_dtool.capture.values import class_path, encode, encode_all, source_of
+from lightning_dtool.record import Gap, Loss, LossCall
+
+MAX_CALLS = 100
+"""Different calls of losses that a record keeps."""
+
+MAX_OPERATIONS = 200
+"""Operations of one loss that a record keeps."""
+
+_MAX_GRAPHS = 8
+"""Different losses of one batch whose operations are kept."""
+
+_MAX_NODES = 200_000
+"""Nodes of a graph that are looked at for what is part of the loss."""
+
+_MAX_FRAMES = 60
+"""Python frames that tell one place in the code from another."""
+
+_MAX_WEIGHTS = 1000
+"""Elements of a tensor of weights that is kept by value."""
+
+_NAME = re.compile(r"(^|_)(loss|loss_nd|kl_div|cross_entropy|binary_cross_entropy|binary_cross_entropy_with_logits)$")
+_WEIGHTS = frozenset({"weight", "pos_weight"})
+_COMPILED = "_torchdynamo_orig_callable"
+_LEGACY = ("size_average", "reduce")
+"""Arguments that PyTorch has replaced by `reduction`: left out where they are not used."""
+
+_LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_dtool")
+"""Whose frames do not count for a place in the user's code."""
+
+
+def _loss_functions() -> dict[int, str]:
+    """Return PyTorch's loss functions by id: they live as long as PyTorch does."""
+    found: dict[int, str] = {}
+    # Last wins: what is public in torch.nn.functional has its name from there.
+    for room in (torch._C._nn, torch, torch.nn.functional):
+        for name, function in vars(room).items():
+            if _NAME.search(name) and not name.startswith("_") and callable(function):
+                found[id(function)] = f"{room.__name__}:{name}"
+    return found
+
+
+_FUNCTIONS = _loss_functions()
+_BACKWARDS = {id(torch.Tensor.backward), id(torch.autograd.backward)}
+
+
+@dataclass
+class _Noted:
+    """One loss that was computed: the call, and which nodes of the graph are its results."""
+
+    name: str
+    kind: str
+    attribute: str | None
+    arguments: dict[str, Any]
+    gaps: list[Gap]
+    nodes: set[int] = field(default_factory=set)
+    computes: list[dict[str, Any]] = field(default_factory=list)
+    contributes: bool = False
+    unknown: bool = False
+    """True if its result holds no tensor that could be followed."""
+
+    def key(self) -> str:
+        """Return a text that is the same for the same call."""
+        return json.dumps([self.name, self.kind, self.attribute, self.arguments], sort_keys=True)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments, and what was computed inside."""
+        return {**self.arguments, "computes": self.computes} if self.computes else self.arguments
+
+    def add(self, inner: "_Noted") -> None:
+        """Note what is computed inside; PyTorch's own loss modules compute what their name says."""
+        if self.name.startswith("torch.nn.modules.loss:") or len(self.computes) >= MAX_CALLS:
+            return
+        computed = {"name": inner.name, "kind": inner.kind, "arguments": inner.settings()}
+        if computed not in self.computes:
+            self.computes.append(computed)
+
+
+class LossObserver:
+    """Watches the first training batch.
+
+    Args:
+        module: The LightningModule, not wrapped by a strategy.
+
+    Example:
+        Called from a Callback: `start()` at the first `on_train_batch_start`, `before_backward(loss)` at every
+        `on_before_backward` of that batch, `stop()` at its `on_train_batch_end`, and wherever training may end early
+        (`on_exception`, `on_train_epoch_end`); then `loss(module, gaps)`.
+    """
+
+    def __init__(self, module: LightningModule) -> None:
+        self._module: LightningModule | None = module
+        self._mode = _Mode(self)
+        self._hooks: list[Any] = []
+        self._thread = 0
+        self._names: dict[int, str] = {}
+        self._inside: list[tuple[int, _Noted]] = []
+        self._asleep: list[tuple[int, bool]] = []
+        self._paused = False
+        self._noted: dict[tuple[Any, ...], _Noted] = {}
+        self._in_segment: Counter[Any] = Counter()
+        self._seen_graphs: set[int] = set()
+        self._graphs: list[list[str]] = []
+        self._gaps: list[Gap] = []
+        self._compiled = False
+        self._backwards = 0
+        self._too_many = False
+        self._running = False
+
+    # -- when ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to watch. Does nothing when it is watching already, or when parts of the model are compiled."""
+        if self._running or self._module is None:
+            return
+        with self._guard("loss.calls"):
+            self._compiled = is_compiled(self._module)
+            if self._compiled:
+                return
+            self._names = {id(child): name for name, child in self._module.named_modules() if name}
+            self._thread = threading.get_ident()
+            self._running = True
+            self._hooks = [
+                module_hooks.register_module_forward_pre_hook(self._enter_module),
+                module_hooks.register_module_forward_hook(self._leave_module, always_call=True),
+            ]
+            overrides._push_mode(self._mode)  # type: ignore[no-untyped-call]
+
+    def before_backward(self, loss: torch.Tensor) -> None:
+        """Walk the graph of a loss that is about to be propagated backwards; the graph is not kept.
+
+        Args:
+            loss: The loss.
+        """
+        if self._running or self._compiled:
+            with self._guard("loss.operations"):
+                self._walk(loss)
+
+    def stop(self) -> None:
+        """Stop watching and let go of everything that belongs to the model. May be called any number of times."""
+        self._running = False
+        hooks, self._hooks = self._hooks, []
+        for hook in hooks:
+            hook.remove()
+        _leave(self._mode)
+        self._module = None
+        self._names = {}
+        self._inside = []
+        self._asleep = []
+
+    # -- what ---------------------------------------------------------------------------------------
+
+    def loss(self, module: LightningModule, gaps: list[Gap]) -> Loss:
+        """Return what was seen.
+
+        A call is part of the record if its result is part of a loss that was propagated backwards. A call from the same
+        place in the code with the same arguments, after another backward pass, is the same loss computed again (LBFGS
+        evaluates its closure many times) and is told once. What a loss module of the user's own computes inside
+        stands in its arguments, under `computes`.
+
+        Args:
+            module: The LightningModule.
+            gaps: Receives an entry for whatever could not be observed.
+        """
+        gaps.extend(self._gaps)
+        calls: list[LossCall] = []
+        for noted in self._calls():
+            where = f"loss.calls[{len(calls)}]."
+            gaps.extend(gap.model_copy(update={"fact": where + gap.fact}) for gap in noted.gaps)
+            calls.append(
+                LossCall(name=noted.name, kind=noted.kind, attribute=noted.attribute, arguments=noted.settings())
+            )
+        if self._compiled:
+            calls = _loss_modules(module, gaps)
+        self._tell_gaps(gaps)
+        operations = [
+            operation if number == 1 else f"loss {number}: {operation}"
+            for number, graph in enumerate(self._graphs, 1)
+            for operation in graph
+        ]
+        step = source_of(type(module).training_step)
+        if step is None:
+            reason, remedy = "the source of the method is not at hand", "define the class in a file"
+            gaps.append(Gap(fact="loss.training_step", reason=reason, remedy=remedy))
+        return Loss(
+            calls=calls,
+            operations=operations,
+            training_step=encode(step, "loss.training_step", gaps) if step else None,
+        )
+
+    def _calls(self) -> Iterator[_Noted]:
+        for noted in self._noted.values():
+            # Without a backward pass that was seen, nothing tells which call counts: all are told.
+            if noted.contributes or (not self._backwards and noted.kind != "metric") or noted.unknown:
+                yield noted
+
+    def _tell_gaps(self, gaps: list[Gap]) -> None:
+        if self._compiled:
+            reason = "parts of the model are compiled, and watching functions would make them compile again"
+            gaps.append(Gap(fact="loss.calls", reason=reason, remedy="record one run without torch.compile"))
+        elif not self._backwards:
+            reason = "no backward pass was seen in the first training batch"
+            remedy = "return the loss from training_step, or call self.manual_backward(loss)"
+            gaps.append(Gap(fact="loss.operations", reason=reason, remedy=remedy))
+        if self._too_many:
+            reason = f"of the losses of the first training batch the first {MAX_CALLS} are recorded"
+            gaps.append(Gap(fact="loss.calls", reason=reason, remedy=""))
+
+    # -- seeing -------------------------------------------------------------------------------------
+
+    def _called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Note a call of a loss function."""
+        with self._guard("loss.calls"):
+            gaps: list[Gap] = []
+            name = _FUNCTIONS[id(func)]
+            arguments = _encode_arguments(_bind(func, args, kwargs), gaps)
+            noted = _Noted(name, "function", None, arguments, gaps)
+            if self._inside:
+                self._inside[-1][1].add(noted)
+            else:
+                self._note(noted, result)
+
+    def _backward(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Look at a loss that is propagated backwards, by Lightning or past it."""
+        with self._guard("loss.operations"):
+            for loss in _tensors(args[:1] or tuple(kwargs.values())[:1]):
+                self.before_backward(loss)
+        self._paused = True
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._paused = False
+
+    def _enter_module(self, module: torch.nn.Module, args: Any) -> None:
+        if not self._sees():
+            return
+        with self._guard("loss.calls"):
+            if isinstance(module, _SENSITIVE):
+                self._asleep.append((id(module), _leave(self._mode)))
+            elif is_loss(module) or isinstance(module, Metric):
+                gaps: list[Gap] = []
+                kind = "metric" if isinstance(module, Metric) else "module"
+                settings = _settings(module, gaps)
+                noted = _Noted(class_path(type(module)), kind, self._names.get(id(module)), settings, gaps)
+                self._inside.append((id(module), noted))
+
+    def _leave_module(self, module: torch.nn.Module, args: Any, result: Any) -> None:
+        if not self._sees():
+            return
+        with self._guard("loss.calls"):
+            if self._asleep and self._asleep[-1][0] == id(module):
+                _, left = self._asleep.pop()
+                if left:
+                    overrides._push_mode(self._mode)  # type: ignore[no-untyped-call]
+            elif any(id(module) == inner for inner, _ in self._inside):
+                # What an exception left behind goes too.
+                while self._inside[-1][0] != id(module):
+                    self._inside.pop()
+                _, noted = self._inside.pop()
+                if self._inside:
+                    self._inside[-1][1].add(noted)
+                else:
+                    self._note(noted, result)
+
+    def _sees(self) -> bool:
+        """Return False for modules that run in another thread, or once more in the backward pass (checkpointing)."""
+        return self._running and not self._paused and threading.get_ident() == self._thread
+
+    def _note(self, noted: _Noted, result: Any) -> None:
+        tensors = list(_tensors(result))
+        nodes = {number for tensor in tensors if (number := _number(tensor.grad_fn)) is not None}
+        place = (_place(), noted.key())
+        # The third call from a loop is not the first one again, unless another backward pass lies between them.
+        self._in_segment[place] += 1
+        key = (*place, self._in_segment[place])
+        if key not in self._noted:
+            if len(self._noted) >= MAX_CALLS:
+                self._too_many = True
+                return
+            noted.unknown = noted.kind != "metric" and (not tensors or _number_missing(tensors))
+            self._noted[key] = noted
+        self._noted[key].nodes |= nodes
+
+    def _walk(self, loss: torch.Tensor) -> None:
+        """Look at the graph of a loss, from the loss inwards: once, in an order that is always the same."""
+        root = loss.grad_fn
+        number = _number(root)
+        if root is None or (number is not None and number in self._seen_graphs):
+            return
+        if number is not None:
+            self._seen_graphs.add(number)
+        self._backwards += 1
+        self._in_segment.clear()
+        wanted: dict[int, list[_Noted]] = {}
+        for noted in self._noted.values():
+            if not noted.contributes:
+                for node_number in noted.nodes:
+                    wanted.setdefault(node_number, []).append(noted)
+        operations, complete = _look(root, wanted)
+        if not complete:
+            for noted in self._noted.values():
+                noted.unknown |= not noted.contributes
+        if operations not in self._graphs and len(self._graphs) < _MAX_GRAPHS:
+            self._graphs.append(operations)
+
+    @contextlib.contextmanager
+    def _guard(self, fact: str) -> Iterator[None]:
+        """Training goes on whatever happens here."""
+        try:
+            yield
+        except Exception as error:
+            reason = f"observing it raised {type(error).__name__}"
+            if not any((gap.fact, gap.reason) == (fact, reason) for gap in self._gaps):
+                self._gaps.append(Gap(fact=fact, reason=reason, remedy=""))
+
+
+class _Mode(TorchFunctionMode):
+    """Sees every call of a PyTorch function, and lets it do what it does."""
+
+    def __init__(self, observer: LossObserver) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if id(func) in _BACKWARDS:
+            return self._observer._backward(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if id(func) in _FUNCTIONS and self._observer._running:
+            self._observer._called(func, args, kwargs, result)
+        return result
+
+
+_SENSITIVE = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
+"""In evaluation mode they take another, faster path, but not while a mode is on: its bits are others."""
+
+
+def is_loss(module: torch.nn.Module) -> bool:
+    """Return True for a module that computes a loss: PyTorch's, and those whose class says so by its name.
+
+    >>> is_loss(torch.nn.MSELoss()), is_loss(torch.nn.Linear(1, 1))
+    (True, False)
+    """
+    if isinstance(module, LightningModule | Metric):
+        return False
+    return isinstance(module, torch.nn.modules.loss._Loss) or type(module).__name__.endswith(("Loss", "Criterion"))
+
+
+def is_compiled(module: LightningModule) -> bool:
+    """Return True if torch.compile has touched the module, a part of it, or a function beside it.
+
+    Args:
+        module: The LightningModule.
+    """
+    if getattr(module, "_compiler_ctx", None) is not None:
+        return True
+    if any(getattr(child, "_compiled_call_impl", None) is not None for child in module.modules()):
+        return True
+    if any(type(child).__name__ == "OptimizedModule" for child in module.modules()):
+        return True
+    rooms: list[Mapping[str, Any]] = [vars(module)]
+    for base in type(module).__mro__:
+        if base.__module__.partition(".")[0] not in (*_LIBRARIES, "builtins"):
+            rooms.append(vars(base))
+            if base.__module__ in sys.modules:
+                rooms.append(vars(sys.modules[base.__module__]))
+    return any(_is_compiled_function(value) for room in rooms for value in list(room.values()))
+
+
+def _is_compiled_function(value: object) -> bool:
+    # Looked up without `hasattr`: a lazy module or a mock would answer anything.
+    return inspect.isroutine(value) and _COMPILED in getattr(value, "__dict__", {})
+
+
+def _leave(mode: TorchFunctionMode) -> bool:
+    """Take a mode from the stack of modes, wherever in it it stands; the others stay, in their order.
+
+    Returns:
+        True if it stood there.
+    """
+    if not any(other is mode for other in overrides._get_current_function_mode_stack()):  # type: ignore[no-untyped-call]
+        return False
+    above = []
+    while (top := overrides._pop_mode()) is not mode:  # type: ignore[no-untyped-call]
+        above.append(top)
+    for other in reversed(above):
+        overrides._push_mode(other)  # type: ignore[no-untyped-call]
+    return True
+
+
+def _loss_modules(module: LightningModule, gaps: list[Gap]) -> list[LossCall]:
+    """Return the loss modules that a LightningModule has, called or not."""
+    found = [(name, child) for name, child in module.named_modules() if name and is_loss(child)]
+    calls: list[LossCall] = []
+    for name, child in found[:MAX_CALLS]:
+        inner: list[Gap] = []
+        settings = _settings(child, inner)
+        gaps.extend(gap.model_copy(update={"fact": f"loss.calls[{len(calls)}].{gap.fact}"}) for gap in inner)
+        calls.append(LossCall(name=class_path(type(child)), kind="module", attribute=name, arguments=settings))
+    return calls
+
+
+def _bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name; those of a built-in, which has no signature, by position."""
+    try:
+        bound = inspect.signature(func).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return {**{f"args[{index}]": value for index, value in enumerate(args)}, **kwargs}
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name not in _LEGACY or value is not None}
+
+
+def _encode_arguments(arguments: Mapping[str, Any], gaps: list[Gap]) -> dict[str, Any]:
+    plain = {name: value for name, value in arguments.items() if not isinstance(value, torch.Tensor)}
+    encoded = encode_all(plain, "arguments", gaps)
+    return {
+        name: _tensor(name, value, gaps) if isinstance(value, torch.Tensor) else encoded.get(name)
+        for name, value in arguments.items()
+    }
+
+
+def _tensor(name: str, tensor: torch.Tensor, gaps: list[Gap]) -> Any:
+    """Return what a record says of a tensor: small weights by value, data by its shape."""
+    if name in _WEIGHTS and tensor.dim() < 2 and tensor.numel() <= _MAX_WEIGHTS:
+        return encode(tensor, f"arguments.{name}", gaps)
+    if name in _WEIGHTS:
+        reason = f"weights of {tensor.numel()} elements are known by their shape only"
+        gaps.append(Gap(fact=f"arguments.{name}", reason=reason, remedy="keep them as a buffer"))
+    return {"type": class_path(type(tensor)), "dtype": str(tensor.dtype), "shape": list(tensor.shape)}
+
+
+def _settings(module: torch.nn.Module, gaps: list[Gap]) -> dict[str, Any]:
+    """Return what a loss module or a metric was set to: its public attributes, buffers and parts."""
+    states = set(getattr(module, "_defaults", {})) if isinstance(module, Metric) else set()
+    hidden = states | {"training", "update", "compute"} if isinstance(module, Metric) else {"training"}
+    plain = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in hidden}
+    tensors: dict[str, Any] = {
+        name: encode(value, f"arguments.{name}", gaps)
+        if value is None or value.numel() <= _MAX_WEIGHTS
+        else _tensor(name, value, gaps)
+        for name, value in module._buffers.items()
+        if name not in states
+    }
+    for name, parameter in module._parameters.items():
+        tensors[name] = None if parameter is None else {"dtype": str(parameter.dtype), "shape": list(parameter.shape)}
+    for name, child in module._modules.items():
+        tensors[name] = None if child is None else {"type": class_path(type(child))}
+    return {**encode_all(plain, "arguments", gaps), **tensors}
+
+
+def _tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
+    """Yield the tensors in what a call gave back."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple) and depth < 3:
+        for item in list(value.values() if isinstance(value, Mapping) else value)[:100]:
+            yield from _tensors(item, depth + 1)
+
+
+def _number(node: Any) -> int | None:
+    """Return the number that a node of the graph keeps for its life; to hold the node would hold the graph."""
+    number = getattr(node, "_sequence_nr", None)
+    return int(number()) if number is not None else None
+
+
+def _number_missing(tensors: list[torch.Tensor]) -> bool:
+    return any(tensor.grad_fn is not None and _number(tensor.grad_fn) is None for tensor in tensors)
+
+
+def _look(root: Any, wanted: dict[int, list[_Noted]]) -> tuple[list[str], bool]:
+    """Walk a graph breadth first.
+
+    Args:
+        root: Its last operation.
+        wanted: Calls by the numbers of the nodes that are their results; those that are found are marked.
+
+    Returns:
+        The names of the operations, and False if the walk ended before everything wanted could be found.
+    """
+    operations: list[str] = []
+    # Nodes are numbered as they are made: what is older than all that is wanted cannot lead to it.
+    oldest = min(wanted, default=sys.maxsize)
+    queue, seen, position = [root], {root}, 0
+    while position < len(queue):
+        node = queue[position]
+        position += 1
+        number = _number(node)
+        for noted in wanted.pop(number, ()) if number is not None else ():
+            noted.contributes = True
+        name = type(node).__name__
+        if name != "AccumulateGrad":  # a weight
+            if len(operations) < MAX_OPERATIONS:
+                operations.append(name if name != "CppFunction" else node.name())
+            elif operations[-1] != "…":
+                operations.append("…")
+        if len(operations) > MAX_OPERATIONS and not wanted:
+            return operations, True
+        if position >= _MAX_NODES:
+            return operations, False
+        for following, _ in node.next_functions:
+            if following is None or following in seen:
+                continue
+            if len(operations) <= MAX_OPERATIONS or (_number(following) or sys.maxsize) >= oldest:
+                seen.add(following)
+                queue.append(following)
+    return operations, True
+
+
+def _place() -> int:
+    """Return a number for the place in the user's code from which a loss is computed."""
+    frame: FrameType | None = sys._getframe(1)
+    places: list[int] = []
+    while frame is not None and len(places) < 2 * _MAX_FRAMES:
+        # An optimizer calls its closure from here and from there: that is no other place.
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES:
+            places += (id(frame.f_code), frame.f_lasti)
+        frame = frame.f_back
+    return hash(tuple(places))
