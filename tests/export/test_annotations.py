@@ -1,8 +1,13 @@
 """What people and databases search for."""
 
+import ast
 import json
+import operator
+import re
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +16,11 @@ from lightning_dtool.record import (
     Data,
     DatasetReference,
     DataSource,
+    Gap,
     Git,
     Lineage,
+    Loss,
+    LossCall,
     Metrics,
     Model,
     Monitor,
@@ -21,6 +29,9 @@ from lightning_dtool.record import (
 )
 from record.samples import record
 
+DATASET = DatasetReference(
+    uri="s3://lab-data/1c10766c", uuid="1c10766c-c4a9-4a7f-8a22-3b7f2b1b9f60", name="leaves", content_digest="sha256:1"
+)
 KEYS = st.text(st.sampled_from(".$_a\0é"), max_size=4)
 VALUES = st.recursive(
     st.integers(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5), max_leaves=12
@@ -90,11 +101,94 @@ def test_what_is_annotated() -> None:
     )
     assert found["model_name"] == "Outer.LeafNet"
     assert found["model_parameters"] == {"opt_lr": {"_x": 1}}
-    assert found["optimizer"] == ["Adam"]
-    assert found["learning_rate"] == [0.1]
+    assert found["optimizer"] == "Adam"
+    assert found["learning_rate"] == 0.1
     assert found["metrics"] == {"val_loss": 0.5}
     assert found["monitor"] == {"name": "val.loss", "mode": "min", "value": 0.5}
     assert found["category_encoding"] == {"a_b": 0, "a_b_": 1}
     assert (found["run_status"], found["git_commit"], found["parent_checkpoint_uuid"]) == ("finished", "abc", "uuid-p")
     json.dumps(found, allow_nan=False)
     assert all("." not in key for key in keys(found))
+
+
+def optimizer(*rates: Any) -> Optimizer:
+    groups = [ParameterGroup(options={"lr": rate}, parameters=[]) for rate in rates]
+    return Optimizer(class_path="torch.optim.sgd:SGD", defaults={}, param_groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "rates", "names"),
+    [
+        ([optimizer(1e-4)], 1e-4, "SGD"),
+        ([optimizer(1e-3, 1e-3)], 1e-3, "SGD"),  # groups that share a rate are one answer
+        ([optimizer(1e-3, 1e-4)], [1e-3, 1e-4], "SGD"),
+        ([optimizer(1e-3), optimizer(1e-4)], [1e-3, 1e-4], ["SGD", "SGD"]),
+        ([optimizer("nan", True, 1)], 1, "SGD"),  # what is no number finds nothing
+        ([optimizer({"type": "torch:Tensor", "value": 0.1})], [], "SGD"),
+        ([], [], []),
+    ],
+)
+def test_one_learning_rate_is_a_number(optimizers: list[Optimizer], rates: Any, names: Any) -> None:
+    found = annotations(record(optimizers=optimizers), "running")
+    assert (found["learning_rate"], found["optimizer"]) == (rates, names)
+
+
+def test_losses_by_name_and_the_number_of_gaps() -> None:
+    def call(name: str) -> LossCall:
+        return LossCall(name=name, kind="function")
+
+    entropy, distance = call("torch.nn.functional:cross_entropy"), call("torch.nn.functional:mse_loss")
+    found = annotations(record(loss=Loss(calls=[entropy]), gaps=[Gap(fact="x", reason="y")]), "running")
+    assert (found["loss"], found["gaps"]) == ("cross_entropy", 1)
+    found = annotations(record(loss=Loss(calls=[entropy, distance, entropy])), "running")
+    assert (found["loss"], found["gaps"]) == (["cross_entropy", "mse_loss"], 0)
+
+
+def matches(document: dict[str, Any], query: dict[str, Any]) -> bool:
+    """Match as a Mongo database does, as far as `docs/how-to/search.md` needs it."""
+
+    def values(part: Any, path: list[str]) -> list[Any]:
+        if not path:
+            return part if isinstance(part, list) else [part]
+        return values(part[path[0]], path[1:]) if isinstance(part, dict) and path[0] in part else []
+
+    def fits(value: Any, condition: Any) -> bool:
+        if not isinstance(condition, dict):
+            return bool(value == condition)
+        compare = {"$lt": operator.lt, "$gte": operator.ge}
+        # A comparison is among numbers: text that stands for NaN is none.
+        return all(type(value) in (int, float) and compare[name](value, limit) for name, limit in condition.items())
+
+    return all(
+        any(fits(found, wanted) for found in values(document, path.split("."))) for path, wanted in query.items()
+    )
+
+
+def test_a_labs_questions_have_answers() -> None:
+    """The queries of `docs/how-to/search.md`, on annotations of three models."""
+    page = Path(__file__).parents[2].joinpath("docs", "how-to", "search.md").read_text(encoding="utf-8")
+    queries = [ast.literal_eval(found) for found in re.findall(r"^query\((\{.*?\})\)", page, re.MULTILINE | re.DOTALL)]
+    assert len(queries) >= 4
+
+    def model(name: str, accuracy: Any, *rates: float) -> dict[str, Any]:
+        return {
+            "annotations": annotations(
+                record(
+                    optimizers=[optimizer(*rates)],
+                    loss=Loss(calls=[LossCall(name="torch.nn.functional:cross_entropy", kind="function")]),
+                    metrics=Metrics(at_checkpoint={"val_acc": accuracy}),
+                    lineage=Lineage(source_datasets=[reference(name), reference("shared")]),
+                ),
+                "finished",
+            )
+        }
+
+    good = model("a", 0.95, 1e-4)
+    good["annotations"] |= source_annotations([DATASET])
+    groups, broken = model("b", 0.7, 1e-2, 1e-4), model("c", "nan", 0.1)
+    groups["annotations"] |= source_annotations([reference("b"), DATASET])
+    answers = {repr(query): [matches(found, query) for found in (good, groups, broken)] for query in queries}
+    assert answers[repr({"annotations.source_dataset_uuid": DATASET.uuid})] == [True, True, False]
+    assert answers[repr({"annotations.learning_rate": {"$lt": 0.001}})] == [True, True, False]
+    assert answers[repr({"annotations.metrics.val_acc": {"$gte": 0.9}})] == [True, False, False]
+    assert answers[repr({"annotations.loss": "cross_entropy"})] == [True, True, True]

@@ -2,9 +2,13 @@
 
 Names follow dtoolAI where it has one (`model_name`, `model_parameters`, `source_dataset_*`). Neither a name
 nor a key inside a value carries a dot or begins with a dollar sign: some stores and databases refuse them.
+
+What there is mostly one of (a learning rate, an optimizer, a loss, a training dataset) is that one, and a list only
+where there are several: a Mongo query, and so `{"annotations.learning_rate": {"$lt": 0.001}}`, matches a value and any
+element of a list alike, and a table shows a number as a number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning_dtool.record import DatasetReference, Provenance
@@ -22,20 +26,17 @@ def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
         it is the key by which dserver draws lineage.
     """
     found: dict[str, Any] = {
-        "model_name": record.model.class_path.rpartition(":")[2],
+        "model_name": _short(record.model.class_path),
         "model_parameters": searchable(record.model.hyperparameters),
-        "optimizer": [optimizer.class_path.rpartition(":")[2] for optimizer in record.optimizers],
-        "learning_rate": [
-            group.options["lr"]
-            for optimizer in record.optimizers
-            for group in optimizer.param_groups
-            if "lr" in group.options
-        ],
+        "optimizer": _one_or_all(_short(optimizer.class_path) for optimizer in record.optimizers),
+        "learning_rate": _one_or_all(_learning_rates(record)),
+        "loss": _one_or_all(dict.fromkeys(_short(call.name) for call in record.loss.calls)),
         "epoch": record.checkpoint.epoch,
         "global_step": record.checkpoint.global_step,
         "metrics": searchable(record.metrics.at_checkpoint),
         "run_uuid": record.run.uuid,
         "run_status": run_status,
+        "gaps": len(record.gaps),
         "record_schema_version": record.schema_version,
         "lightning_dtool_version": record.run.lightning_dtool_version,
     }
@@ -45,7 +46,9 @@ def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
     if record.code.git is not None:
         found["git_commit"] = record.code.git.commit
     if record.lineage.source_datasets:
-        found |= source_annotations(record.lineage.source_datasets)
+        sources = record.lineage.source_datasets
+        found |= source_annotations(sources)
+        found["source_dataset_content_digest"] = _one_or_all(source.content_digest for source in sources)
     if record.lineage.parent_checkpoint is not None:
         found["parent_checkpoint_uri"] = record.lineage.parent_checkpoint.uri
         found["parent_checkpoint_uuid"] = record.lineage.parent_checkpoint.uuid
@@ -62,7 +65,22 @@ def source_annotations(datasets: Sequence[DatasetReference]) -> dict[str, Any]:
         "source_dataset_uri": [dataset.uri for dataset in datasets],
         "source_dataset_uuid": [dataset.uuid for dataset in datasets],
     }
-    return {name: values[0] if len(values) == 1 else values for name, values in columns.items()}
+    return {name: _one_or_all(values) for name, values in columns.items()}
+
+
+def _one_or_all(values: Iterable[Any]) -> Any:
+    found = list(values)
+    return found[0] if len(found) == 1 else found
+
+
+def _short(class_path: str) -> str:
+    return class_path.rpartition(":")[2]
+
+
+def _learning_rates(record: Provenance) -> list[float]:
+    """Return the learning rates that training began with, each once: groups that share one are one answer."""
+    rates = [group.options.get("lr") for optimizer in record.optimizers for group in optimizer.param_groups]
+    return list(dict.fromkeys(rate for rate in rates if isinstance(rate, int | float) and not isinstance(rate, bool)))
 
 
 def searchable(value: Any) -> Any:
