@@ -1,49 +1,265 @@
-"""How are the weights changed?"""
+"""How are the weights changed, and how does the learning rate change?"""
 
+import functools
+import inspect
+import math
+import types
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer as TorchOptimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_dtool.capture.values import class_path, encode_all
+from lightning_dtool.capture.values import class_path, encode, encode_all, source_of
 from lightning_dtool.record import Gap, Optimizer, ParameterGroup, Scheduler
+
+NOT_IN_MODULE = "<not in the LightningModule>"
+"""Stands for a parameter that an optimizer changes and that no name leads to."""
+
+_BOOKKEEPING = frozenset(
+    {"_step_count", "_last_lr", "_get_lr_called_within_step", "_get_lr_called", "_is_initial", "_initial_step"}
+)
+"""Attributes of PyTorch's schedulers that say where a scheduler stands, not what it does."""
+
+_MAX_DEPTH = 8
+"""Schedulers within schedulers that are followed."""
+
+_MAX_PARTS = 100
+"""Functions or schedulers of one list that are described."""
+
+_NOTHING = object()
 
 
 def capture_optimizers(trainer: LightningTrainer, module: LightningModule, gaps: list[Gap]) -> list[Optimizer]:
-    """Describe every optimizer with its parameter groups. Meant for the start of training."""
+    """Describe every optimizer with its parameter groups. Meant for the start of training.
+
+    Args:
+        trainer: The Trainer.
+        module: The LightningModule, not wrapped by a strategy.
+        gaps: Receives an entry for whatever could not be recorded.
+
+    Returns:
+        The optimizers, in the order of `configure_optimizers`; with and without manual optimization.
+    """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    return [_describe(optimizer, f"optimizers[{i}]", names, gaps) for i, optimizer in enumerate(trainer.optimizers)]
+    found: list[Optimizer] = []
+    for wrapped in trainer.optimizers:
+        optimizer: Any = wrapped.optimizer if isinstance(wrapped, LightningOptimizer) else wrapped
+        if type(optimizer).__name__ == "_MockOptimizer":  # Lightning's stand-in for None
+            reason = "configure_optimizers returned no optimizer: how weights change is up to the code"
+            gaps.append(Gap(fact="optimizers", reason=reason, remedy="return the optimizer from configure_optimizers"))
+            continue
+        where = f"optimizers[{len(found)}]"
+        try:
+            found.append(_describe(optimizer, where, names, gaps))
+        except Exception as error:  # somebody else's class may do anything when it is looked at
+            gaps.append(Gap(fact=where, reason=f"looking at it raised {type(error).__name__}", remedy=""))
+            found.append(Optimizer(class_path=class_path(type(optimizer)), defaults={}, param_groups=[]))
+    return found
 
 
 def _describe(optimizer: TorchOptimizer, where: str, names: dict[int, str], gaps: list[Gap]) -> Optimizer:
     groups = []
     for index, group in enumerate(optimizer.param_groups):
+        place = f"{where}.param_groups[{index}]"
         options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         groups.append(
             ParameterGroup(
-                options=encode_all(options, f"{where}.param_groups[{index}]", gaps),
-                parameters=[names.get(id(parameter), "<not in the LightningModule>") for parameter in group["params"]],
+                options=encode_all(options, place, gaps), parameters=_parameter_names(group, names, place, gaps)
             )
         )
+    for name, value in vars(optimizer).items():
+        if isinstance(value, TorchOptimizer):
+            reason = f"it wraps a {class_path(value)}, whose own settings are not recorded"
+            gaps.append(Gap(fact=f"{where}.{name}", reason=reason, remedy="give its settings as hyperparameters"))
     return Optimizer(
         class_path=class_path(type(optimizer)),
-        defaults=encode_all(optimizer.defaults, f"{where}.defaults", gaps),
+        defaults=encode_all(getattr(optimizer, "defaults", {}), f"{where}.defaults", gaps),
         param_groups=groups,
     )
 
 
+def _parameter_names(group: Mapping[str, Any], names: dict[int, str], where: str, gaps: list[Gap]) -> list[str]:
+    """Return the names of a group's parameters; those that the user gave where the module knows none."""
+    given = group.get("param_names") or []
+    found = []
+    strangers = 0
+    for index, parameter in enumerate(group["params"]):
+        name = names.get(id(parameter))
+        strangers += name is None
+        found.append(name or (str(given[index]) if index < len(given) else NOT_IN_MODULE))
+    if strangers:
+        reason = f"{strangers} of its parameters are not parameters of the LightningModule (when training began)"
+        gaps.append(Gap(fact=f"{where}.parameters", reason=reason, remedy="register them in the LightningModule"))
+    return found
+
+
+def learning_rates(trainer: LightningTrainer) -> list[list[Any]]:
+    """Return the present learning rate of each parameter group of each optimizer.
+
+    Args:
+        trainer: The Trainer.
+
+    Returns:
+        Plain numbers; one that is not finite as its name, None where a group has none.
+    """
+    return [
+        [_plain_number(group.get("lr")) for group in getattr(optimizer, "param_groups", [])]
+        for optimizer in trainer.optimizers
+        if type(optimizer).__name__ != "_MockOptimizer"
+    ]
+
+
+def _plain_number(value: Any) -> Any:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else str(number)
+
+
 def capture_schedulers(trainer: LightningTrainer, gaps: list[Gap]) -> list[Scheduler]:
-    """Describe every learning rate scheduler with its interval and constants."""
-    schedulers = []
+    """Describe every learning rate scheduler: when it steps, its constants, its parts, the functions that it calls.
+
+    Args:
+        trainer: The Trainer.
+        gaps: Receives an entry for whatever could not be recorded.
+
+    Returns:
+        The schedulers, in the order of `configure_optimizers`.
+    """
+    found = []
+    manual = not getattr(trainer.lightning_module, "automatic_optimization", True)
     for index, config in enumerate(trainer.lr_scheduler_configs):
         where = f"schedulers[{index}]"
-        settings = {key: value for key, value in config.scheduler.state_dict().items() if not key.startswith("_")}
-        schedulers.append(
+        sources: dict[str, str] = {}
+        settings: dict[str, Any] = {}
+        try:
+            settings = _Walk(sources, gaps, f"{where}.").settings(config.scheduler, "", 0)
+        except Exception as error:  # somebody else's class may do anything when it is looked at
+            reason = f"looking at it raised {type(error).__name__}"
+            gaps.append(Gap(fact=f"{where}.settings", reason=reason, remedy=""))
+        if manual:
+            reason = "under manual optimization it steps where training_step says so, not by interval and frequency"
+            gaps.append(Gap(fact=f"{where}.interval", reason=reason, remedy="see loss.training_step"))
+        if config.reduce_on_plateau and not config.strict:
+            settings["strict"] = False  # it is skipped when its metric is missing
+        found.append(
             Scheduler(
                 class_path=class_path(type(config.scheduler)),
                 interval=config.interval,
                 frequency=config.frequency,
                 monitor=config.monitor,
-                settings=encode_all(settings, f"{where}.settings", gaps),
+                settings=settings,
+                sources=sources,
             )
         )
-    return schedulers
+    return found
+
+
+class _Walk:
+    """One walk through a scheduler and what it is made of.
+
+    Args:
+        sources: Receives the source code of functions, by their place in the settings.
+        gaps: Receives an entry for whatever could not be recorded.
+        where: The scheduler's place in the record.
+    """
+
+    def __init__(self, sources: dict[str, str], gaps: list[Gap], where: str) -> None:
+        self._sources = sources
+        self._gaps = gaps
+        self._where = where
+
+    def settings(self, scheduler: Any, place: str, depth: int) -> dict[str, Any]:
+        """Return a scheduler's attributes, whatever its `state_dict` leaves out."""
+        found: dict[str, Any] = {}
+        for name, value in sorted(vars(scheduler).items()):
+            if name in _BOOKKEEPING or name.startswith("__") or isinstance(value, TorchOptimizer):
+                continue
+            here = f"{place}.{name}" if place else name
+            special = self._special(value, here, depth)
+            found[name] = encode(value, f"{self._where}settings.{here}", self._gaps) if special is _NOTHING else special
+        return found
+
+    def _special(self, value: Any, place: str, depth: int) -> Any:
+        """Return what stands for schedulers and functions, alone and in lists; `_NOTHING` for anything else."""
+        if isinstance(value, weakref.ref):
+            value = value()
+        if _is_scheduler(value):
+            if depth >= _MAX_DEPTH:
+                return _NOTHING
+            return {"type": class_path(type(value)), "settings": self.settings(value, place, depth + 1)}
+        if isinstance(value, list | tuple) and any(_is_scheduler(item) or _is_function(item) for item in value):
+            if len(value) > _MAX_PARTS:
+                return _NOTHING
+            return [self._item(item, f"{place}[{index}]", depth) for index, item in enumerate(value)]
+        return self._function(value, place) if _is_function(value) else _NOTHING
+
+    def _item(self, value: Any, place: str, depth: int) -> Any:
+        special = self._special(value, place, depth)
+        return encode(value, f"{self._where}settings.{place}", self._gaps) if special is _NOTHING else special
+
+    def _function(self, value: Any, place: str) -> dict[str, Any]:
+        """Return a function by name, with the values that it takes from around it; its source goes to the sources."""
+        where = f"{self._where}settings.{place}"
+        described: dict[str, Any] = {}
+        if isinstance(value, functools.partial):
+            described["args"] = encode(list(value.args), f"{where}.args", self._gaps)
+            described["keywords"] = encode_all(value.keywords, f"{where}.keywords", self._gaps)
+            return {**self._function(value.func, place), **described}
+        described["name"] = class_path(value)
+        code = value if inspect.isroutine(value) else type(value)
+        source = source_of(code)
+        if source is not None:
+            self._sources[place] = encode(source, f"{self._where}sources.{place}", self._gaps)
+        elif not (inspect.isbuiltin(value) or value.__class__.__module__ == "builtins"):
+            self._gap(where, "the source of the function is not at hand")
+        if not inspect.isroutine(value):  # an object that can be called
+            return {**described, "settings": encode_all(vars(value), where, self._gaps)}
+        owner = getattr(value, "__self__", None)
+        if owner is not None and not isinstance(owner, type | types.ModuleType | LightningModule):
+            described["self"] = encode_all(getattr(owner, "__dict__", {}), f"{where}.self", self._gaps)
+        function = inspect.unwrap(getattr(value, "__func__", value))
+        if isinstance(function, types.FunctionType):
+            variables = _variables(function)
+            if variables:
+                described["variables"] = encode_all(variables, f"{where}.variables", self._gaps)
+        return described
+
+    def _gap(self, where: str, reason: str) -> None:
+        self._gaps.append(Gap(fact=where, reason=reason, remedy="define it at the top of a module"))
+
+
+def _variables(function: types.FunctionType) -> dict[str, Any]:
+    """Return the values that a function takes from around it: defaults, closure, globals that are plain values."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    outside = inspect.getclosurevars(function)
+    around = {
+        name: value
+        for name, value in {**outside.globals, **outside.nonlocals}.items()
+        # Modules, classes and functions are code, which the record has elsewhere; a module's settings are in its own
+        # part of the record.
+        if not (isinstance(value, types.ModuleType | type | torch.nn.Module) or inspect.isroutine(value))
+    }
+    return {**around, **defaults}
+
+
+def _is_scheduler(value: object) -> bool:
+    return isinstance(value, LRScheduler | ReduceLROnPlateau)
+
+
+def _is_function(value: object) -> bool:
+    """Return True for what a scheduler calls: functions, and objects of somebody's own class that can be called."""
+    if isinstance(value, type | torch.Tensor) or not callable(value):
+        return False
+    return inspect.isroutine(value) or isinstance(value, functools.partial) or hasattr(value, "__dict__")
