@@ -190,8 +190,8 @@ _SUSPICIOUS = re.compile(
 _MARKERS = (
     "AKIA", "ASIA", "ABIA", "ACCA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glft-",
     "glsoat-", "glrt-", "glagent-", "glcbt-", "glimt-", "glptt-", "gloas-", "hf_", "api_org_", "sk-", "gsk_", "r8_",
-    "xox", "xapp-", "hooks.slack", "/api/webhooks/", "AIza", "ya29.", "GOCSPX-", "k_live_", "k_test_", "whsec_", "SG.", "npm_",
-    "pypi-Ag", "dop_v1_", "dapi", "wandb_v1_", "eyJ", "AccountKey=", "PRIVATE KEY", ":AA",
+    "xox", "xapp-", "hooks.slack", "/api/webhooks/", "AIza", "ya29.", "GOCSPX-", "k_live_", "k_test_", "whsec_", "SG.",
+    "npm_", "pypi-Ag", "dop_v1_", "dapi", "wandb_v1_", "eyJ", "AccountKey=", "PRIVATE KEY", ":AA",
 )  # fmt: skip
 """Every text that has a key's shape has one of these in it, or a word before it: to look for them is far cheaper."""
 
@@ -218,6 +218,14 @@ def _is_suspicious(text: str) -> bool:
     return bool(_SUSPICIOUS.search(lowered)) or _has_shape(text, lowered)
 
 
+def _has_more(text: str) -> bool:
+    """Return True if there is something to hide besides literals that are given to a name."""
+    lines = (line for line in text.split("\n") if _SUSPICIOUS.search(line.lower()))
+    return _has_shape(text, text.lower()) or any(
+        _redact_fragment(line) != line or re.search(r"#[ \t]*[%!?]", line) for line in lines
+    )
+
+
 def redact_source(text: str) -> tuple[str, list[int]]:
     """Return Python source without the credentials in it.
 
@@ -239,8 +247,7 @@ def redact_source(text: str) -> tuple[str, list[int]]:
     try:
         named = _named_literals(text)
         # Most suspicions come to nothing, and to cut a file into tokens is what takes long.
-        harmless = not any(_is_credential(*literal) for literal in named.values())
-        if harmless and _redact_fragment(text) == text and not re.search(r"#[ \t]*[%!?]", text):
+        if not any(_is_credential(*literal) for literal in named.values()) and not _has_more(text):
             return text, []
         edits = list(_edits(text, {place: name for place, (name, _) in named.items()}))
     except (tokenize.TokenError, SyntaxError, ValueError, RecursionError, MemoryError):
