@@ -364,6 +364,10 @@ class DtoolDataModule(pl.LightningDataModule):
                 return dict(loader.order_digests)
         return {}
 
+    def holds(self, stage: str, dataset: object) -> bool:
+        """Tell whether a dataset is the one that this module has made for a stage."""
+        return self._opened.get(stage) is dataset
+
     def selection(self, stage: str) -> dict[str, Any]:
         """Say how a stage's samples were chosen, as strict JSON.
 

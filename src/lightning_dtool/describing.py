@@ -19,6 +19,7 @@ import math
 import os
 import re
 import sys
+import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -208,7 +209,7 @@ def source_of(obj: Any) -> str | None:
     try:
         if getattr(obj, "__name__", None) == "<lambda>" and (segment := _lambda_source(obj)) is not None:
             return segment
-        return inspect.getsource(obj)
+        return textwrap.dedent(inspect.getsource(obj))
     except Exception:  # besides OSError and TypeError: whatever the tokenizer makes of a file that has changed since
         return None
 

@@ -1,116 +1,396 @@
 """What was the model trained, validated and tested on?"""
 
-from collections.abc import Iterator
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from lightning_dtool.capture.redaction import redact_mapping, redaction_gap
-from lightning_dtool.capture.values import class_path, encode_all
+from lightning_dtool.capture.fingerprint import fingerprint
+from lightning_dtool.capture.loaders import capture_loader, describe_setting
+from lightning_dtool.capture.preprocessing import capture_hooks, describe_pipeline, transforms_of
+from lightning_dtool.capture.redaction import redact_mapping, redact_text, redaction_gap
+from lightning_dtool.capture.values import as_text, class_path, encode_all
 from lightning_dtool.datamodule import DtoolDataModule
 from lightning_dtool.dataset import DtoolDataset
+from lightning_dtool.describing import unbuildable
 from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Gap
+from lightning_dtool.selection import selection_digest
+
+MAX_SOURCES = 100
+"""Loaders of one stage that are described."""
 
 _MAX_WRAPPERS = 20
 """Datasets around a dataset that are looked through."""
 
+_GUIDELINE = (
+    "Hartley and Olsson's guidelines for reproducible machine learning (dtoolAI, Patterns 2020) ask for training data"
+    " that is annotated with metadata and has a persistent URI"
+)
 
-def capture_data(trainer: LightningTrainer, gaps: list[Gap]) -> Data:
-    """Describe the data of every stage that the Trainer knows of."""
+
+def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: list[Gap]) -> Data:
+    """Describe the data of every stage that the Trainer knows of, and of those that a DtoolDataModule holds out.
+
+    No sample is read, no loader is iterated over and no random number is drawn. Of a dtool dataset the metadata is
+    there already; of other data what lies in memory, or the sizes of files, make a fingerprint, if it is cheap.
+
+    Args:
+        trainer: The Trainer.
+        module: The LightningModule.
+        gaps: Receives an entry for whatever could not be observed.
+    """
     datamodule = getattr(trainer, "datamodule", None)
-    if isinstance(datamodule, DtoolDataModule):
-        description = datamodule.description()
-        return Data(
-            datamodule=DataModule(
-                class_path=class_path(type(datamodule)),
-                arguments=_arguments(description["arguments"], gaps),
-            ),
-            stages={stage: [_from_description(facts)] for stage, facts in description["stages"].items()},
+    ours = datamodule if isinstance(datamodule, DtoolDataModule) else None
+    known: dict[str, dict[str, Any]] = {}
+    described: DataModule | None = None
+    if ours is not None:
+        with_facts = _or_gap(ours.description, "data.datamodule", gaps) or {"arguments": {}, "stages": {}}
+        known = with_facts["stages"]
+        described = DataModule(class_path=class_path(type(ours)), arguments=_arguments(with_facts["arguments"], gaps))
+    elif datamodule is not None:
+        described = DataModule(class_path=class_path(type(datamodule)), arguments=_hyperparameters(datamodule, gaps))
+    stages: dict[str, list[DataSource]] = {}
+    for stage, loaders in (("train", "train_dataloader"), ("val", "val_dataloaders")):
+        where = f"data.stages.{stage}"
+        found = _or_gap(functools.partial(_flatten, trainer, loaders), where, gaps) or []
+        if len(found) > MAX_SOURCES:
+            reason = f"of its {len(found)} loaders the first {MAX_SOURCES} are recorded"
+            gaps.append(Gap(fact=where, reason=reason, remedy="concatenate datasets"))
+        for index, loader in enumerate(found[:MAX_SOURCES]):
+            own = _Own(ours, stage, known[stage]) if ours is not None and stage in known else None
+            observe = functools.partial(_from_loader, loader, f"{where}[{index}]", own, gaps)
+            stages.setdefault(stage, []).extend(_or_gap(observe, f"{where}[{index}]", gaps) or [])
+    for stage in known:
+        if ours is not None and not stages.get(stage):
+            observe = functools.partial(_held_out, _Own(ours, stage, known[stage]), gaps)
+            stages[stage] = _or_gap(observe, f"data.stages.{stage}", gaps) or []
+    if ours is None:
+        gaps.append(
+            Gap(
+                fact="data.order",
+                reason="only a DtoolDataModule says in which order samples were trained on",
+                remedy="train with DtoolDataModule",
+            )
         )
-    stages = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
-    return Data(
-        datamodule=DataModule(class_path=class_path(type(datamodule))) if datamodule is not None else None,
-        stages={
-            stage: [
-                source
-                for index, loader in enumerate(found)
-                for source in _from_loader(loader, f"data.stages.{stage}[{index}]", gaps)
-            ]
-            for stage, loaders in stages.items()
-            if (found := _flatten(loaders))
-        },
+    elif trainer.world_size > 1:
+        gaps.append(
+            Gap(
+                fact="data.order",
+                reason=f"each of {trainer.world_size} processes has an order of its own; that of the first is recorded",
+                remedy="the others follow from the sampler's seed and the number of processes",
+            )
+        )
+    return Data(datamodule=described, stages=stages, hooks=capture_hooks(trainer, module, gaps))
+
+
+def training_datasets(data: Data) -> list[DatasetReference]:
+    """Return the distinct dtool datasets that the model was trained on."""
+    found = {source.dataset.uuid: source.dataset for source in data.stages.get("train", []) if source.dataset}
+    return list(found.values())
+
+
+def warn_about_foreign_data(data: Data) -> str | None:
+    """Return one message about all data that is not a dtool dataset; None if there is none.
+
+    Args:
+        data: What `capture_data` returned.
+
+    Returns:
+        A text for a ProvenanceWarning: what is missing, why it matters, and what to do.
+    """
+    foreign: dict[str, list[str]] = {}
+    for stage, sources in data.stages.items():
+        for source in sources:
+            if source.dataset is None:
+                name = (source.class_path or "unknown").rpartition(":")[2]
+                stages = foreign.setdefault(name, [])
+                if stage not in stages:
+                    stages.append(stage)
+    if not foreign:
+        return None
+    shown = ", ".join(f"{name} ({', '.join(stages)})" for name, stages in itertools.islice(foreign.items(), 10))
+    return (
+        f"The record cannot say by URI which data this model was trained on: {shown} is no dtool dataset. {_GUIDELINE}."
+        " Pack the data once with `lightning-dtool pack FOLDER BASE_URI` and train with"
+        " DtoolDataModule(URI); everything else is recorded."
     )
 
 
-def _from_description(facts: dict[str, Any]) -> DataSource:
-    return DataSource(
-        dataset=DatasetReference(**{key: facts[key] for key in ("uri", "uuid", "name", "content_digest")}),
-        class_path=class_path(DtoolDataset),
-        count=facts.get("count"),
-        selection_digest=facts.get("selection_digest"),
-        classes=facts.get("classes"),
-        class_to_idx=facts.get("class_to_idx"),
-        class_counts=facts.get("class_counts"),
-    )
+def _or_gap(observe: Callable[[], Any], where: str, gaps: list[Gap]) -> Any:
+    """Return what an observation gives; None, and a gap, if somebody else's class raises when it is looked at."""
+    try:
+        return observe()
+    except Exception as error:
+        reason = as_text(f"looking at it raised {type(error).__name__}: {error}"[:500])
+        gaps.append(Gap(fact=where, reason=redact_text(reason), remedy="train with DtoolDataModule"))
+        return None
 
 
-def _flatten(loaders: Any) -> list[Any]:
+def _flatten(trainer: LightningTrainer, name: str) -> list[Any]:
+    loaders = getattr(trainer, name)
     if loaders is None:
         return []
-    return list(loaders.flattened) if isinstance(loaders, CombinedLoader) else _flatten(CombinedLoader(loaders))
+    return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)
+
+
+# -- DataModules ----------------------------------------------------------------------------------
 
 
 def _arguments(arguments: dict[str, Any], gaps: list[Gap]) -> dict[str, Any]:
+    """Return the arguments of a DtoolDataModule, with a gap for each that cannot be built again from the record."""
+    where = "data.datamodule.arguments"
+    for name, description in arguments.items():
+        reason = unbuildable(description)
+        if reason is not None:
+            remedy = "use functions and classes at the top of a module, which keep their arguments as attributes"
+            gaps.append(Gap(fact=f"{where}.{name}", reason=f"it cannot be built again: {reason}", remedy=remedy))
+    return _redacted(arguments, where, gaps)
+
+
+def _hyperparameters(datamodule: Any, gaps: list[Gap]) -> dict[str, Any]:
+    where = "data.datamodule.arguments"
+    kept = _or_gap(lambda: dict(datamodule.hparams_initial), where, gaps) or {}
+    given = {name: value for name, value in kept.items() if name not in ("_class_path", "_instantiator")}
+    return _redacted(encode_all(given, where, gaps), where, gaps)
+
+
+def _redacted(values: dict[str, Any], where: str, gaps: list[Gap]) -> dict[str, Any]:
     found: list[str] = []
-    encoded = redact_mapping(
-        encode_all(arguments, "data.datamodule.arguments", gaps), "data.datamodule.arguments", found
-    )
-    gaps.extend(redaction_gap(where) for where in found)
-    return encoded
+    redacted = redact_mapping(values, where, found)
+    gaps.extend(redaction_gap(place) for place in found)
+    return redacted
 
 
-def _from_loader(loader: Any, where: str, gaps: list[Gap]) -> list[DataSource]:
+@dataclass(frozen=True)
+class _Own:
+    """A stage of a DtoolDataModule, which knows of its data already."""
+
+    datamodule: DtoolDataModule
+    stage: str
+    facts: dict[str, Any]
+
+
+def _held_out(own: _Own, gaps: list[Gap]) -> list[DataSource]:
+    """Describe a stage that the Trainer has no loader for: what was held out of training."""
+    where, datamodule = f"data.stages.{own.stage}[0]", own.datamodule
+    places = {
+        "transform": datamodule.train_transform if own.stage == "train" else datamodule.eval_transform,
+        "target_transform": datamodule.target_transform,
+        "decoder": datamodule.decoder,
+    }
+    return [
+        DataSource(
+            **_of_facts(own.facts),
+            selection=_redacted(datamodule.selection(own.stage), f"{where}.selection", gaps),
+            transforms=_described(places, f"{where}.transforms", gaps),
+        )
+    ]
+
+
+def _of_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "dataset": DatasetReference(**{key: facts[key] for key in ("uri", "uuid", "name", "content_digest")}),
+        "class_path": class_path(DtoolDataset),
+        **{key: facts.get(key) for key in ("count", "selection_digest", "classes", "class_to_idx", "class_counts")},
+    }
+
+
+# -- loaders -------------------------------------------------------------------------
+
+
+def _from_loader(loader: Any, where: str, own: _Own | None, gaps: list[Gap]) -> list[DataSource]:
     """Describe what a loader reads; a dataset put together from several gives several sources."""
+    described = _or_gap(lambda: capture_loader(loader, f"{where}.loader", gaps), f"{where}.loader", gaps)
     dataset = getattr(loader, "dataset", None)
-    if dataset is None:
-        path = class_path(type(loader))
-        gaps.append(_no_dataset(f"{where}.dataset", path))
-        return [DataSource(class_path=path)]
-    return list(_from_dataset(dataset, where, gaps))
+    if dataset is None:  # any iterable will do: a list of batches, a tensor, a generator
+        sources = [_foreign(loader, where, {}, {}, gaps)]
+    else:
+        sources = list(_from_dataset(dataset, where, own, gaps))
+    return [source.model_copy(update={"loader": described}) for source in sources]
 
 
-def _from_dataset(dataset: Any, where: str, gaps: list[Gap]) -> Iterator[DataSource]:
-    path = class_path(type(dataset))
-    wrapped = dataset
-    for _ in range(_MAX_WRAPPERS):  # torch's Subset, and others like it
-        if isinstance(wrapped, DtoolDataset | ConcatDataset) or getattr(wrapped, "dataset", None) is None:
+# -- datasets -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Unwrapped:
+    """A dataset without what is around it, and what that was."""
+
+    dataset: Any
+    positions: Sequence[int] | None
+    """Which samples of the dataset were chosen; None for all, or if it is not known."""
+    is_known: bool
+    """Whether `positions` says which samples there are."""
+    transforms: dict[str, Any]
+
+
+def _unwrap(dataset: Any) -> _Unwrapped:
+    """Look through torch's Subset and what others put around a dataset."""
+    positions: Sequence[int] | None = None
+    is_known = True
+    transforms: dict[str, Any] = {}
+    for _ in range(_MAX_WRAPPERS):
+        for name, value in _places(dataset).items():
+            transforms[name if name not in transforms else f"{type(dataset).__name__}.{name}"] = value
+        inner = None if isinstance(dataset, DtoolDataset | ConcatDataset) else _inner(dataset)
+        if inner is None:
             break
-        wrapped = wrapped.dataset
-    if isinstance(wrapped, ConcatDataset):
-        if wrapped is not dataset:
+        if isinstance(dataset, Subset):
+            chosen = [int(index) for index in dataset.indices]
+            positions = chosen if positions is None else [chosen[position] for position in positions]
+        elif positions is not None or _length(dataset) != _length(inner):
+            is_known = False
+        dataset = inner
+    return _Unwrapped(dataset, positions if is_known else None, is_known, transforms)
+
+
+def _inner(dataset: Any) -> Any:
+    """Return the dataset that another one is put around."""
+    inner = getattr(dataset, "dataset", None)
+    if inner is not None:
+        return inner
+    held = [value for value in getattr(dataset, "__dict__", {}).values() if isinstance(value, Dataset)]
+    return held[0] if len(held) == 1 else None
+
+
+def _places(dataset: Any) -> dict[str, Any]:
+    """Return what a dataset does to its samples, by the attribute that holds it."""
+    found = dict(transforms_of(dataset))
+    both = found.get("transforms")
+    # torchvision keeps `transform` and `target_transform` a second time, in this.
+    if type(both).__name__ == "StandardTransform" and {"transform", "target_transform"} & set(found):
+        del found["transforms"]
+    kept = getattr(dataset, "__dict__", {})
+    for place, name in (("decoder", "decoder"), ("decoder", "loader")):  # torchvision's folders call it `loader`
+        if callable(kept.get(name)):
+            found[place] = kept[name]
+    if isinstance(dataset, DtoolDataset):
+        decoder = getattr(dataset._samples, "decoder", None)
+        if decoder is not None:
+            found["decoder"] = decoder
+    on_the_fly = kept.get("_format_kwargs")  # of Hugging Face's datasets, which `set_transform` fills
+    if isinstance(on_the_fly, dict) and callable(on_the_fly.get("transform")):
+        found["transform"] = on_the_fly["transform"]
+    return found
+
+
+def _described(places: Mapping[str, Any], where: str, gaps: list[Gap]) -> dict[str, Any]:
+    return {
+        name: describe_pipeline(value, f"{where}.{name}", gaps) for name, value in places.items() if value is not None
+    }
+
+
+def _from_dataset(dataset: Any, where: str, own: _Own | None, gaps: list[Gap]) -> Iterator[DataSource]:
+    unwrapped = _unwrap(dataset)
+    innermost = unwrapped.dataset
+    transforms = _described(unwrapped.transforms, f"{where}.transforms", gaps)
+    if isinstance(innermost, ConcatDataset):
+        if innermost is not dataset:
             reason = "a selection from several datasets is recorded without the number of samples of each"
             gaps.append(Gap(fact=f"{where}.count", reason=reason, remedy="select first, then concatenate"))
-        for part in wrapped.datasets:
-            for source in _from_dataset(part, where, gaps):
-                yield source if wrapped is dataset else source.model_copy(update={"count": None})
-    elif isinstance(wrapped, DtoolDataset):
-        frozen = wrapped.dataset
-        reference = DatasetReference(
-            uri=frozen.uri, uuid=frozen.uuid, name=frozen.name, content_digest=frozen.content_digest
-        )
-        classes = list(map(str, wrapped.classes)) if wrapped.classes is not None else None
-        yield DataSource(
-            dataset=reference,
-            class_path=path,
-            count=_length(dataset),
-            classes=classes,
-            class_to_idx=wrapped.class_to_idx,
-        )
+        for part in innermost.datasets:
+            for source in _from_dataset(part, where, None, gaps):
+                merged = {"transforms": {**transforms, **source.transforms}}
+                unsure = {} if innermost is dataset else {"count": None, "selection_digest": None, "class_counts": None}
+                yield source.model_copy(update={**merged, **unsure})
+    elif isinstance(innermost, DtoolDataset):
+        yield _ours(dataset, unwrapped, transforms, where, own, gaps)
     else:
-        gaps.append(_no_dataset(f"{where}.dataset", path))
-        yield DataSource(class_path=path, count=_length(dataset))
+        yield _foreign(dataset, where, transforms, _subset(unwrapped, where, gaps), gaps, innermost)
+
+
+def _ours(
+    dataset: Any,
+    unwrapped: _Unwrapped,
+    transforms: dict[str, Any],
+    where: str,
+    own: _Own | None,
+    gaps: list[Gap],
+) -> DataSource:
+    """Describe a selection of a dtool dataset: by its metadata, no item is read."""
+    ours: DtoolDataset = unwrapped.dataset
+    if own is not None and ours is dataset and own.datamodule.holds(own.stage, ours):
+        selection = _redacted(own.datamodule.selection(own.stage), f"{where}.selection", gaps)
+        return DataSource(**_of_facts(own.facts), selection=selection, transforms=transforms)
+    frozen = ours.dataset
+    chosen = ours if unwrapped.positions is None else ours.subset(unwrapped.positions)
+    selection = _subset(unwrapped, where, gaps)
+    if len(ours) != len(ours._samples.names) or len(set(ours.identifiers)) != len(frozen.items):
+        reason = "a DtoolDataset does not keep how its samples were chosen; `selection_digest` says which they are"
+        gaps.append(Gap(fact=f"{where}.selection", reason=reason, remedy="choose with DtoolDataModule(select=...)"))
+    elif not selection:
+        selection = {"by": "whole"}
+    numbers = ours.class_to_idx
+    counts = chosen.class_counts if unwrapped.is_known else None
+    keys: Iterable[str] = chosen.identifiers if ours.is_itemwise else chosen.names
+    return DataSource(
+        dataset=DatasetReference(
+            uri=frozen.uri, uuid=frozen.uuid, name=frozen.name, content_digest=frozen.content_digest
+        ),
+        class_path=class_path(type(dataset)),
+        count=_length(dataset),
+        selection_digest=selection_digest(keys) if unwrapped.is_known else None,
+        classes=None if numbers is None else list(map(str, numbers)),
+        class_to_idx=None if numbers is None else {str(name): number for name, number in numbers.items()},
+        class_counts=None if counts is None else {str(name): count for name, count in counts.items()},
+        selection=selection,
+        transforms=transforms,
+    )
+
+
+def _subset(unwrapped: _Unwrapped, where: str, gaps: list[Gap]) -> dict[str, Any]:
+    """Say which samples of a dataset were chosen by their positions."""
+    if not unwrapped.is_known:
+        reason = "something around the dataset chooses its samples, and does not say which"
+        gaps.append(Gap(fact=f"{where}.selection", reason=reason, remedy="choose with torch's Subset"))
+    if unwrapped.positions is None:
+        return {}
+    return {
+        "by": "positions",
+        "positions": describe_setting(list(unwrapped.positions), f"{where}.selection.positions", gaps),
+    }
+
+
+# -- data that is no dtool dataset ----------------------------------------------------------------
+
+
+def _foreign(
+    dataset: Any,
+    where: str,
+    transforms: dict[str, Any],
+    selection: dict[str, Any],
+    gaps: list[Gap],
+    innermost: Any = None,
+) -> DataSource:
+    innermost = dataset if innermost is None else innermost
+    path = class_path(type(dataset))
+    digest, covers = _or_gap(lambda: fingerprint(innermost), f"{where}.fingerprint", gaps) or (None, "nothing")
+    gaps.append(
+        Gap(
+            fact=f"{where}.dataset",
+            reason=(
+                f"the data is a {class_path(type(innermost))}, not a dtool dataset: it has no URI, no UUID and no hash;"
+                f" the fingerprint covers {covers}"
+            ),
+            remedy="pack it with `lightning-dtool pack` and train with DtoolDataModule",
+        )
+    )
+    return DataSource(
+        class_path=path,
+        count=_length(dataset),
+        selection=selection,
+        transforms=transforms,
+        root=_root(innermost),
+        fingerprint=digest,
+        **_classes(innermost),
+    )
 
 
 def _length(dataset: Any) -> int | None:
@@ -120,15 +400,20 @@ def _length(dataset: Any) -> int | None:
         return None
 
 
-def _no_dataset(where: str, path: str) -> Gap:
-    return Gap(
-        fact=where,
-        reason=f"the data is a {path}, not a dtool dataset: it has no URI, no UUID and no hash",
-        remedy="pack it with `lightning-dtool pack` and train with DtoolDataModule",
-    )
+def _root(dataset: Any) -> str | None:
+    kept = getattr(dataset, "__dict__", {})
+    for name in ("root", "root_dir", "data_dir"):
+        value = kept.get(name)
+        if isinstance(value, str | os.PathLike):
+            return redact_text(as_text(os.fsdecode(os.fspath(value))))
+    return None
 
 
-def training_datasets(data: Data) -> list[DatasetReference]:
-    """Return the distinct dtool datasets that the model was trained on."""
-    found = {source.dataset.uuid: source.dataset for source in data.stages.get("train", []) if source.dataset}
-    return list(found.values())
+def _classes(dataset: Any) -> dict[str, Any]:
+    """Return class names and numbers where a dataset keeps them as torchvision's do."""
+    kept = getattr(dataset, "__dict__", {})
+    numbers = kept.get("class_to_idx")
+    if not isinstance(numbers, dict) or not all(isinstance(number, int) for number in numbers.values()):
+        return {}
+    numbers = {as_text(str(name)): int(number) for name, number in itertools.islice(numbers.items(), 100_000)}
+    return {"class_to_idx": numbers, "classes": sorted(numbers, key=numbers.__getitem__)}

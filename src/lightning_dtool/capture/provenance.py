@@ -86,7 +86,7 @@ def observe_run(trainer: LightningTrainer, module: LightningModule, parent: Data
         requirements=requirements(),
         optimizers=capture_optimizers(trainer, module, gaps),
         schedulers=capture_schedulers(trainer, gaps),
-        data=capture_data(trainer, gaps),
+        data=capture_data(trainer, module, gaps),
         randomness=capture_randomness(gaps),
         trainer=capture_trainer(trainer, gaps),
         parent=parent,

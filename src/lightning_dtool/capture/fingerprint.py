@@ -1,0 +1,110 @@
+"""Which data was it, if it is no dtool dataset? A digest of what is cheap to read, and what that covers."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_dtool.describing import as_text, digest_of_numbers, nbytes
+
+MAX_FINGERPRINT_BYTES = 64 * 2**20
+"""Data in memory up to this size gets a fingerprint."""
+
+MAX_FINGERPRINT_ENTRIES = 100_000
+"""Tensors, arrays and values of one attribute that a fingerprint covers."""
+
+MAX_FINGERPRINT_FILES = 10_000
+"""Folders with up to so many files get a fingerprint."""
+
+
+def fingerprint(dataset: Any) -> tuple[str | None, str]:
+    """Return a digest of a dataset's content, as far as it is cheap to read.
+
+    That is what the dataset holds in memory (tensors, arrays, lists of these and of plain values), or, of a
+    folder whose files are listed as torchvision's datasets do, the names, sizes and targets of the files.
+
+    Args:
+        dataset: Anything. It is read and left as it is; no sample is asked for.
+
+    Returns:
+        `sha256:…`, or None; and what it covers, in words.
+
+    Example:
+        >>> fingerprint(torch.utils.data.TensorDataset(torch.zeros(2)))[1]
+        'what it holds in memory: tensors'
+    """
+    kept = getattr(dataset, "__dict__", None)
+    if isinstance(dataset, torch.Tensor | np.ndarray | list | tuple) or kept is None:
+        kept = {"data": dataset}
+    files: Any = kept.get("samples", kept.get("imgs"))
+    if _is_file_list(files):
+        return _fingerprint_of_files(files, kept.get("root"))
+    hasher = hashlib.sha256()
+    left = MAX_FINGERPRINT_BYTES
+    covered, omitted = [], []
+    for name, value in sorted(kept.items()):
+        if not isinstance(value, torch.Tensor | np.ndarray | list | tuple) or not len(value):
+            continue
+        lines = list(itertools.islice(_lines_of(value, left), MAX_FINGERPRINT_ENTRIES + 1))
+        if len(lines) > MAX_FINGERPRINT_ENTRIES or None in lines:
+            omitted.append(as_text(name))
+            continue
+        left -= _size_of(value)
+        covered.append(as_text(name))
+        hasher.update(json.dumps([name, lines]).encode())
+    if not covered:
+        return None, f"nothing ({', '.join(omitted)} is too large, or no plain data)" if omitted else "nothing"
+    rest = f", not {', '.join(omitted)}" if omitted else ""
+    return f"sha256:{hasher.hexdigest()}", f"what it holds in memory: {', '.join(covered)}{rest}"
+
+
+def _lines_of(value: Any, left: int) -> Iterator[str | None]:
+    """Yield a line of text for each tensor, array or plain value; None for what is too large or has no plain bytes."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        yield digest_of_numbers(value) if nbytes(value) <= left else None
+    elif isinstance(value, list | tuple):
+        if all(type(entry) in (bool, int, float, str) for entry in value):
+            yield hashlib.sha256(json.dumps(value).encode()).hexdigest() if _size_of(value) <= left else None
+            return
+        yield f"{len(value)} entries"
+        for entry in value:
+            size = _size_of(entry)
+            yield from _lines_of(entry, left) if size <= left else (None,)
+            left -= size
+    else:
+        yield json.dumps(value) if type(value) in (bool, int, float, str) else None
+
+
+def _size_of(value: Any) -> int:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return nbytes(value)
+    if isinstance(value, list | tuple):
+        return 8 * len(value) + sum(_size_of(entry) for entry in value if not isinstance(entry, bool | int | float))
+    return len(value) if isinstance(value, str) else 8
+
+
+def _is_file_list(files: Any) -> bool:
+    return (
+        isinstance(files, list)
+        and bool(files)
+        and all(isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) for entry in files[:100])
+    )
+
+
+def _fingerprint_of_files(files: list[tuple[str, Any]], root: Any) -> tuple[str | None, str]:
+    """Return a digest over the relative paths, the sizes and the targets of files: no file is opened."""
+    if len(files) > MAX_FINGERPRINT_FILES:
+        return None, f"nothing (there are {len(files)} files, more than {MAX_FINGERPRINT_FILES})"
+    start = os.fspath(root) if isinstance(root, str | os.PathLike) else None
+    lines = []
+    for path, target in files:
+        name = os.path.relpath(path, start) if start is not None else path
+        plain = target if type(target) in (bool, int, float, str) else None
+        lines.append(json.dumps([name.replace(os.sep, "/"), os.stat(path).st_size, plain]))
+    digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return f"sha256:{digest}", "the names, sizes and classes of its files, not what is in them"

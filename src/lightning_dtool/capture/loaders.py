@@ -1,0 +1,114 @@
+"""How did the samples become batches? Data loaders and samplers."""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader
+
+from lightning_dtool.capture.preprocessing import describe_pipeline
+from lightning_dtool.capture.values import class_path
+from lightning_dtool.describing import nbytes
+from lightning_dtool.record import MAX_INTEGER, Gap, Loader
+from lightning_dtool.sampler import ResumableSampler
+
+MAX_NUMBERS = 100
+"""Numbers of one setting that are kept; more are known by their count and their hash."""
+
+MAX_BYTES = 64 * 2**20
+"""Tensors up to this size are hashed."""
+
+MAX_WRAPPERS = 20
+"""Samplers around a sampler that are looked through."""
+
+_NOT_SETTINGS = frozenset({"dataset", "data_source", "sampler", "epoch"})
+"""What a sampler keeps besides its settings."""
+
+
+def capture_loader(loader: Any, where: str, gaps: list[Gap]) -> Loader:
+    """Describe a data loader: its own settings, its sampler, and what makes a batch.
+
+    Args:
+        loader: A DataLoader, with the sampler that Lightning may have put in place of the user's; or any iterable.
+        where: Its place in the record.
+        gaps: Receives an entry for whatever could not be described whole.
+    """
+    if not isinstance(loader, DataLoader):
+        return Loader(class_path=class_path(type(loader)))
+    batches = loader.batch_sampler
+    own_batches = batches is not None and type(batches) is not BatchSampler
+    settings: dict[str, Any] = {
+        name: describe_setting(value, f"{where}.settings.{name}", gaps)
+        for name in (
+            "pin_memory", "pin_memory_device", "persistent_workers", "prefetch_factor", "timeout", "in_order",
+            "multiprocessing_context", "worker_init_fn", "generator",
+        )
+        if (value := getattr(loader, name, None)) is not None
+    }  # fmt: skip
+    if own_batches:
+        settings["batch_sampler"] = _sampler(batches, f"{where}.settings.batch_sampler", gaps)
+    size = loader.batch_size if loader.batch_size is not None else getattr(batches, "batch_size", None)
+    drop_last = getattr(batches, "drop_last", None) if own_batches else loader.drop_last
+    return Loader(
+        class_path=class_path(type(loader)),
+        batch_size=size if type(size) is int else None,
+        num_workers=loader.num_workers,
+        drop_last=drop_last if isinstance(drop_last, bool) else None,
+        sampler=_sampler(loader.sampler, f"{where}.sampler", gaps),
+        collate_fn=describe_pipeline(loader.collate_fn, f"{where}.collate_fn", gaps),
+        settings=settings,
+    )
+
+
+def _sampler(sampler: Any, where: str, gaps: list[Gap], depth: int = 0) -> dict[str, Any]:
+    """Describe a sampler by class and settings, and what Lightning has wrapped by another in the same way."""
+    described: dict[str, Any] = {"class_path": class_path(type(sampler))}
+    if isinstance(sampler, ResumableSampler):
+        kept = {name: getattr(sampler, name) for name in ("seed", "shuffle", "drop_last", "num_replicas", "rank")}
+    else:
+        kept = {name.lstrip("_"): value for name, value in getattr(sampler, "__dict__", {}).items()}
+    for name, value in kept.items():
+        if name not in _NOT_SETTINGS:
+            described[name] = describe_setting(value, f"{where}.{name}", gaps)
+    # A sampler around a sampler: torch's BatchSampler; Lightning's for distributed runs, which hides it in a dataset.
+    inner = kept.get("sampler", getattr(kept.get("dataset"), "_sampler", None))
+    if inner is not None and depth < MAX_WRAPPERS:
+        described["sampler"] = _sampler(inner, f"{where}.sampler", gaps, depth + 1)
+    return described
+
+
+def describe_setting(value: Any, where: str, gaps: list[Gap]) -> Any:
+    """Describe a setting; a generator by its first seed, many numbers (of indices, say) by their hash.
+
+    Args:
+        value: Anything.
+        where: Its place in the record.
+        gaps: Receives an entry for whatever could not be described whole.
+
+    Returns:
+        Strict JSON.
+    """
+    if isinstance(value, torch.Generator):
+        seed = value.initial_seed()
+        return {"class": "torch:Generator", "initial_seed": seed if seed <= MAX_INTEGER else hex(seed)}
+    if hasattr(value, "get_start_method"):  # a context of multiprocessing
+        return value.get_start_method()
+    numbers = _numbers_of(value)
+    if numbers is not None and len(numbers) > MAX_NUMBERS:  # the indices of a subset, weights of samples
+        return {"count": len(numbers), "sha256": hashlib.sha256(json.dumps(numbers).encode()).hexdigest()}
+    return describe_pipeline(value, where, gaps)
+
+
+def _numbers_of(value: Any) -> list[Any] | None:
+    """Return plain numbers as a list; None for anything else."""
+    if isinstance(value, torch.Tensor) and value.dim() == 1 and nbytes(value) <= MAX_BYTES:
+        return list(value.tolist())
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "biuf":
+        return list(value.tolist())
+    if isinstance(value, range):
+        return list(value)
+    if isinstance(value, list | tuple) and all(type(entry) in (int, float, bool) for entry in value):
+        return list(value)
+    return None

@@ -1,0 +1,137 @@
+"""What was done to the data on its way to the model? Transforms and hooks, as structure and source."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.core.hooks import DataHooks
+
+from lightning_dtool.capture.redaction import redact_mapping, redact_source, redaction_gap
+from lightning_dtool.datamodule import DtoolDataModule
+from lightning_dtool.describing import as_text, describe_in_detail, is_users, source_of
+from lightning_dtool.record import Gap
+
+BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Lightning's hooks that may change a batch."""
+
+_CHANGES_DATA = re.compile(r"aug(?!ust)|transform(?!er)", re.IGNORECASE)
+"""Names of attributes that hold a transform; not a transformer."""
+
+_RECORDED_ELSEWHERE = frozenset({"train_transform", "eval_transform", "target_transform"})
+"""Arguments of a DtoolDataModule: they stand with the stages that use them."""
+
+
+def describe_pipeline(obj: Any, where: str, gaps: list[Gap]) -> Any:
+    """Describe a transform, or whatever else is called with a sample or a batch.
+
+    Pipelines that differ in one parameter have different descriptions, and the same pipeline has the same
+    description in every process. Pipelines of torchvision, of `nn.Module`s and of albumentations are described by
+    their structure; functions and classes of the user's own also by their source.
+
+    Args:
+        obj: The transform.
+        where: Its place in the record, such as `data.stages.train[0].transforms.transform`.
+        gaps: Receives an entry for whatever could not be described whole.
+
+    Returns:
+        Strict JSON, without what looks like a credential.
+
+    Example:
+        >>> describe_pipeline(str.strip, "data", [])
+        {'callable': 'builtins:str.strip'}
+    """
+    found: list[str] = []
+    described = redact_mapping({"": describe_in_detail(obj, where, gaps)}, where, found)[""]
+    gaps.extend(redaction_gap(place.replace(f"{where}.", where, 1)) for place in found)
+    return described
+
+
+def transforms_of(owner: object) -> dict[str, Any]:
+    """Return the attributes of an object that are named like transforms or augmentations, and can be called.
+
+    Args:
+        owner: A dataset, a DataModule or a LightningModule. Nothing of it is called: no property, no method.
+
+    Returns:
+        The attributes by name, in order of the names.
+    """
+    found = {}
+    for name, value in sorted(_kept(owner).items()):
+        if _CHANGES_DATA.search(name) and callable(value):
+            found[name] = value
+    return found
+
+
+def capture_hooks(trainer: LightningTrainer, module: LightningModule, gaps: list[Gap] | None = None) -> dict[str, str]:
+    """Find what changes a batch between the data loader and the training step.
+
+    Args:
+        trainer: The Trainer.
+        module: The LightningModule.
+        gaps: Receives an entry for whatever could not be described whole.
+
+    Returns:
+        By name, which begins with `module` or `datamodule`: the source of each hook of Lightning that is
+        overridden (`module.on_after_batch_transfer`), the source of each method and the structure, as
+        JSON text, of each attribute that is named like a transform or an augmentation (`module.train_aug`).
+    """
+    gaps = [] if gaps is None else gaps
+    hooks: dict[str, str] = {}
+    for prefix, owner in (("module", module), ("datamodule", getattr(trainer, "datamodule", None))):
+        if owner is None:
+            continue
+        try:
+            for name, described in _hooks_of(owner, prefix, gaps):
+                hooks[f"{prefix}.{name}"] = described
+        except Exception as error:  # somebody else's class may do anything when it is looked at
+            reason = f"looking at the {prefix} raised {type(error).__name__}"
+            gaps.append(Gap(fact=f"data.hooks.{prefix}", reason=reason, remedy="keep transforms in plain attributes"))
+    return hooks
+
+
+def _hooks_of(owner: LightningModule | LightningDataModule, prefix: str, gaps: list[Gap]) -> Iterator[tuple[str, str]]:
+    for name, value in sorted(_methods(owner).items()):
+        where = f"data.hooks.{prefix}.{name}"
+        source = source_of(value)
+        if source is None:
+            gaps.append(Gap(fact=where, reason="its source code is not to be had", remedy="define it in a file"))
+            yield name, json.dumps(describe_pipeline(value, where, gaps), ensure_ascii=False)
+            continue
+        text, redacted = redact_source(as_text(source))
+        if redacted:
+            gaps.append(redaction_gap(where))
+        yield name, text
+    for name, value in transforms_of(owner).items():
+        if not (isinstance(owner, DtoolDataModule) and name in _RECORDED_ELSEWHERE):
+            described = describe_pipeline(value, f"data.hooks.{prefix}.{name}", gaps)
+            yield name, json.dumps(described, ensure_ascii=False, allow_nan=False)
+
+
+def _methods(owner: LightningModule | LightningDataModule) -> dict[str, Any]:
+    """Return the overridden hooks, and the user's own methods that are named like transforms."""
+    found: dict[str, Any] = {}
+    for name in BATCH_HOOKS:
+        value = vars(owner).get(name, getattr(type(owner), name, None))
+        if value is not None and value is not getattr(DataHooks, name):
+            found[name] = value
+    for each in type(owner).__mro__:
+        if not is_users(each):
+            continue
+        for name, value in vars(each).items():
+            function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+            if _CHANGES_DATA.search(name) and callable(function):
+                found.setdefault(name, function)
+    return found
+
+
+def _kept(owner: object) -> dict[str, Any]:
+    try:
+        kept = object.__getattribute__(owner, "__dict__")
+    except AttributeError:
+        return {}
+    children = kept.get("_modules")  # where an nn.Module keeps those of its attributes that are modules, too
+    both = {**kept, **children} if isinstance(children, dict) else kept
+    return {name: value for name, value in both.items() if isinstance(name, str)}
