@@ -28,7 +28,8 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
-from lightning_dtool.capture.values import class_path, encode, encode_all, source_of
+from lightning_dtool.capture.sources import recorded_source
+from lightning_dtool.capture.values import class_path, encode, encode_all
 from lightning_dtool.record import Gap, Loss, LossCall
 
 MAX_CALLS = 100
@@ -208,14 +209,14 @@ class LossObserver:
             for number, graph in enumerate(self._graphs, 1)
             for operation in graph
         ]
-        step = source_of(type(module).training_step)
+        step = recorded_source(type(module).training_step, "loss.training_step", gaps)
         if step is None:
             reason, remedy = "the source of the method is not at hand", "define the class in a file"
             gaps.append(Gap(fact="loss.training_step", reason=reason, remedy=remedy))
         return Loss(
             calls=calls,
             operations=operations,
-            training_step=encode(step, "loss.training_step", gaps) if step else None,
+            training_step=step,
         )
 
     def _calls(self) -> Iterator[_Noted]:

@@ -1,43 +1,78 @@
-"""What is the model?"""
+"""What is the model, and which weights did training begin with?"""
 
 import hashlib
-from collections.abc import Mapping
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from torch.nn.parameter import is_lazy
 
-from lightning_dtool.capture.values import class_path, encode_all, source_of
-from lightning_dtool.record import Gap, Model
+from lightning_dtool.capture.sources import recorded_source
+from lightning_dtool.capture.values import as_text, class_path, encode_all, source_of
+from lightning_dtool.digests import opaque_names, state_digest
+from lightning_dtool.record import Child, DatasetReference, Gap, InitialWeights, Model
+
+MAX_ARCHITECTURE = 50_000
+"""Characters of the printed module that a record keeps."""
+
+MAX_NAMES = 1000
+"""Names of frozen parameters, and direct children, that a record keeps."""
+
+_MAX_PARTS = 20_000
+"""Modules and parameters up to which PyTorch prints a module in bearable time."""
 
 _CLI_KEYS = frozenset({"_class_path", "_instantiator"})
 """What LightningCLI adds to the hyperparameters for its own use."""
 
+_ADDRESS = re.compile(r"(?<=\bat )0x[0-9A-Fa-f]+|\b0x[0-9A-Fa-f]{7,}")
+_WEIGHTS_NAME = re.compile(r"\w+_Weights\.\w+")
+
 
 def capture_model(module: LightningModule, gaps: list[Gap]) -> Model:
-    """Describe a LightningModule: its class, hyperparameters and size."""
+    """Describe a LightningModule: its class, hyperparameters, size, parts and architecture.
+
+    Args:
+        module: The LightningModule, not wrapped by a strategy.
+        gaps: Receives an entry for whatever could not be recorded.
+
+    Returns:
+        The record's section, without the initial weights (see `capture_initial_weights`).
+    """
     source = source_of(type(module))
     if source is None:
-        gaps.append(
-            Gap(
-                fact="model.source_sha256",
-                reason="the source of the class is not at hand",
-                remedy="define the class in a file",
-            )
-        )
-    total = trainable = 0
-    for parameter in module.parameters():
-        # A lazy layer has no size until it has seen data.
-        count = 0 if isinstance(parameter, torch.nn.parameter.UninitializedParameter) else parameter.numel()
+        reason, remedy = "the source of the class is not at hand", "define the class in a file"
+        gaps.append(Gap(fact="model.source_sha256", reason=reason, remedy=remedy))
+    total = trainable = parts = lazy = 0
+    frozen = []
+    for name, parameter in module.named_parameters():
+        parts += 1
+        lazy += is_lazy(parameter)
+        count = _size(parameter)
         total += count
-        trainable += count if parameter.requires_grad else 0
+        if parameter.requires_grad:
+            trainable += count
+        else:
+            frozen.append(as_text(name))
+    if lazy:
+        reason = f"{lazy} parameters of lazy layers have no size before the first batch, and count as 0"
+        gaps.append(Gap(fact="model.parameters_total", reason=reason, remedy="run one batch through it before fit"))
     return Model(
         class_path=class_path(type(module)),
-        source_sha256=hashlib.sha256(source.encode()).hexdigest() if source else None,
+        source=recorded_source(type(module), "model.source", gaps),
+        source_sha256=hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest() if source else None,
         # `hparams` silently drops what cannot be pickled; `hparams_initial` does not.
         hyperparameters=encode_hyperparameters(module.hparams_initial, gaps),
         parameters_total=total,
         parameters_trainable=trainable,
+        children=_first(list(_children(module)), "model.children", gaps),
+        frozen=_first(frozen, "model.frozen", gaps),
+        architecture=_architecture(module, parts, gaps),
     )
 
 
@@ -46,3 +81,181 @@ def encode_hyperparameters(hparams: Mapping[str, Any], gaps: list[Gap]) -> dict[
     return encode_all(
         {name: value for name, value in hparams.items() if name not in _CLI_KEYS}, "model.hyperparameters", gaps
     )
+
+
+def capture_initial_weights(
+    module: LightningModule, parent: DatasetReference | None, gaps: list[Gap]
+) -> InitialWeights:
+    """Tell where the weights come from, and give them a digest. Meant for the start of fitting.
+
+    Weights of a library are recognised where that can be known: torchvision's by an entry of the hyperparameters, or
+    by comparing them bit by bit with the files that torchvision has downloaded; those of transformers by the name
+    that its configuration keeps. Where pretrained weights can be neither seen nor excluded, a gap says so.
+
+    Args:
+        module: The LightningModule, not wrapped by a strategy.
+        parent: The checkpoint that the weights were loaded from, if it is a dataset.
+        gaps: Receives an entry for whatever could not be known.
+    """
+    names: list[str] = []
+    try:
+        names = sorted({*_chosen_weights(module.hparams_initial), *_library_weights(module, gaps)})
+    except Exception as error:  # libraries change, and somebody else's class may do anything
+        reason = f"looking for pretrained weights raised {type(error).__name__}"
+        gaps.append(Gap(fact="model.initial_weights.names", reason=reason, remedy=""))
+    origin = "checkpoint" if parent is not None else "pretrained" if names else "initialised"
+    return InitialWeights(origin=origin, names=names, checkpoint=parent, digest=_digest(module, gaps))
+
+
+def _digest(module: LightningModule, gaps: list[Gap]) -> str | None:
+    try:
+        state = module.state_dict()
+        for name in opaque_names(state):
+            reason = "the digest knows this extra state by its repr only"
+            gaps.append(Gap(fact=f"model.initial_weights.digest.{as_text(name)}", reason=reason, remedy="keep tensors"))
+        return state_digest(state)
+    except Exception as error:  # a state that is spread over machines, or a tensor class that nobody can read
+        reason = f"computing it raised {type(error).__name__}"
+        gaps.append(Gap(fact="model.initial_weights.digest", reason=reason, remedy=""))
+        return None
+
+
+def _size(parameter: torch.Tensor) -> int:
+    # A lazy layer has no size until it has seen data.
+    return 0 if is_lazy(parameter) else parameter.numel()
+
+
+def _children(module: torch.nn.Module) -> Iterator[Child]:
+    """Yield the direct children; a child under two names, and a parameter of two children, counts for each."""
+    for name, child in module._modules.items():
+        if child is None:
+            continue
+        sizes = [(_size(parameter), parameter.requires_grad) for parameter in child.parameters()]
+        yield Child(
+            name=as_text(name),
+            class_path=class_path(type(child)),
+            parameters_total=sum(size for size, _ in sizes),
+            parameters_trainable=sum(size for size, trainable in sizes if trainable),
+        )
+
+
+def _first(entries: list[Any], where: str, gaps: list[Gap]) -> list[Any]:
+    if len(entries) > MAX_NAMES:
+        reason = f"of its {len(entries)} entries the first {MAX_NAMES} are recorded"
+        gaps.append(Gap(fact=where, reason=reason, remedy=""))
+    return entries[:MAX_NAMES]
+
+
+def _bounded(text: str, limit: int, where: str, gaps: list[Gap]) -> str:
+    if len(text) > limit:
+        reason = f"of its {len(text)} characters the first {limit} are recorded"
+        gaps.append(Gap(fact=where, reason=reason, remedy=""))
+    return as_text(text[:limit])
+
+
+def _architecture(module: torch.nn.Module, parameters: int, gaps: list[Gap]) -> str | None:
+    """Return a module as PyTorch prints it; of one with very many parts, the outline of its first modules."""
+    where = "model.architecture"
+    try:
+        if parameters + sum(1 for _ in module.modules()) <= _MAX_PARTS:
+            return _bounded(_ADDRESS.sub("0x…", repr(module)), MAX_ARCHITECTURE, where, gaps)
+        gaps.append(Gap(fact=where, reason="it has too many parts to print: the first modules are outlined", remedy=""))
+        return _outline(module)
+    except Exception as error:  # somebody else's __repr__ may do anything
+        gaps.append(Gap(fact=where, reason=f"printing it raised {type(error).__name__}", remedy=""))
+        return None
+
+
+def _outline(module: torch.nn.Module) -> str:
+    lines: list[str] = []
+    left = MAX_ARCHITECTURE
+    for name, child in module.named_modules():
+        line = as_text(f"{'  ' * (name.count('.') + bool(name))}({name.rpartition('.')[2]}): {type(child).__name__}")
+        left -= len(line) + 1
+        if left < 0:
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+# -- pretrained weights -------------------------------------------------------------------------------
+
+
+def _chosen_weights(value: Any, depth: int = 0) -> Iterator[str]:
+    """Yield the names of torchvision's weights among hyperparameters."""
+    if isinstance(value, Mapping) and depth < 4:
+        for item in list(value.values())[:MAX_NAMES]:
+            yield from _chosen_weights(item, depth + 1)
+    elif isinstance(value, list | tuple) and depth < 4:
+        for item in value[:MAX_NAMES]:
+            yield from _chosen_weights(item, depth + 1)
+    elif _is_weights(value):
+        yield f"{type(value).__name__}.{value.name}"
+    elif isinstance(value, str) and _WEIGHTS_NAME.fullmatch(value):
+        yield value
+
+
+def _library_weights(module: LightningModule, gaps: list[Gap]) -> Iterator[str]:
+    """Yield the names of weights that a part of the module says, or proves, to have."""
+    seen: list[str] = []
+    for name, child in module.named_modules():
+        if any(name.startswith(f"{outer}.") for outer in seen):
+            continue
+        library = type(child).__module__.partition(".")[0]
+        where = f"model.initial_weights.{as_text(name)}"
+        if library == "torchvision" and ".models." in type(child).__module__:
+            seen.append(name)
+            yield from _torchvision_weights(child, where, gaps)
+        elif isinstance(getattr(child, "pretrained_cfg", None), Mapping) or library == "timm":
+            seen.append(name)
+            _doubt_timm(child, module.hparams_initial, where, gaps)
+        elif library == "transformers" and (path := getattr(getattr(child, "config", None), "_name_or_path", None)):
+            seen.append(name)
+            reason = "transformers keeps this name also for a model that is built from a configuration alone"
+            gaps.append(Gap(fact=where, reason=reason, remedy="compare the digest of the initial weights"))
+            yield as_text(str(path))
+
+
+def _doubt_timm(child: torch.nn.Module, hparams: Mapping[str, Any], where: str, gaps: list[Gap]) -> None:
+    if hparams.get("pretrained") is False:
+        return
+    configuration = getattr(child, "pretrained_cfg", None) or {}
+    name = ".".join(str(configuration[key]) for key in ("architecture", "tag") if configuration.get(key))
+    reason = f"timm does not tell whether {as_text(name) or 'pretrained'} weights were loaded"
+    remedy = "make `pretrained` a hyperparameter, or compare the digest of the initial weights"
+    gaps.append(Gap(fact=where, reason=reason, remedy=remedy))
+
+
+def _torchvision_weights(child: torch.nn.Module, where: str, gaps: list[Gap]) -> Iterator[str]:
+    """Yield the weights of torchvision that a model of torchvision holds, by comparing it with what was downloaded."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    state = child.state_dict()
+    for kind in list(vars(sys.modules[type(child).__module__]).values()):
+        if not (isinstance(kind, type) and kind.__name__.endswith("_Weights")):
+            continue
+        for weights in filter(_is_weights, kind):  # type: ignore[call-overload]
+            file = folder / os.path.basename(weights.url)
+            if not file.is_file():
+                continue
+            if not zipfile.is_zipfile(file):  # an older format, which can only be read whole
+                reason = f"{kind.__name__}.{weights.name} was downloaded on this machine, and may be in it"
+                gaps.append(Gap(fact=where, reason=reason, remedy="make the weights a hyperparameter"))
+            elif _holds(state, torch.load(file, map_location="cpu", mmap=True, weights_only=True)):
+                yield f"{kind.__name__}.{weights.name}"
+
+
+def _holds(state: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
+    """Return True if a state has a tensor of these weights, bit by bit; one that is constant proves nothing."""
+    for name, tensor in weights.items():
+        mine = state.get(name)
+        if not isinstance(mine, torch.Tensor) or mine.shape != tensor.shape or mine.dtype != tensor.dtype:
+            continue
+        if mine.numel() >= 64 and torch.equal(mine.cpu(), tensor) and bool((tensor != tensor.flatten()[0]).any()):
+            return True
+    return False
+
+
+def _is_weights(value: object) -> bool:
+    """Return True for a member of one of torchvision's enumerations; torchvision is not imported for it."""
+    api = sys.modules.get("torchvision.models._api")
+    return api is not None and isinstance(value, api.WeightsEnum)

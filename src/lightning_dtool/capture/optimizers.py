@@ -15,7 +15,8 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_dtool.capture.values import class_path, encode, encode_all, source_of
+from lightning_dtool.capture.sources import recorded_source
+from lightning_dtool.capture.values import class_path, encode, encode_all
 from lightning_dtool.record import Gap, Optimizer, ParameterGroup, Scheduler
 
 NOT_IN_MODULE = "<not in the LightningModule>"
@@ -215,9 +216,9 @@ class _Walk:
             return {**self._function(value.func, place), **described}
         described["name"] = class_path(value)
         code = value if inspect.isroutine(value) else type(value)
-        source = source_of(code)
+        source = recorded_source(code, f"{self._where}sources.{place}", self._gaps)
         if source is not None:
-            self._sources[place] = encode(source, f"{self._where}sources.{place}", self._gaps)
+            self._sources[place] = source
         elif not (inspect.isbuiltin(value) or value.__class__.__module__ == "builtins"):
             self._gap(where, "the source of the function is not at hand")
         if not inspect.isroutine(value):  # an object that can be called
