@@ -76,12 +76,13 @@ class Lstm(Exhibited):
         (tokens,) = batch
         states, _ = self.lstm(self.embed(tokens[:, :-1]))
         loss = self.criterion(self.head(states).transpose(1, 2), tokens[:, 1:])
+        self.log("train_loss", loss)
         return {"loss": loss, "extra": loss.detach()}
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.RMSprop(self.parameters(), lr=1e-2)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.3, patience=1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "loss", "strict": False}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "train_loss"}}
 
 
 class Transformer(Exhibited):
