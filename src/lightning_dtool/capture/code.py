@@ -4,18 +4,31 @@ import ast
 import functools
 import hashlib
 import io
+import json
 import os
 import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
+import tokenize
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from lightning_dtool.capture.redaction import redact_argv, redact_text
+from lightning_dtool.capture.redaction import (
+    redact_argv,
+    redact_notebook,
+    redact_patch,
+    redact_source,
+    redact_text,
+    redaction_gap,
+)
 from lightning_dtool.capture.values import as_text
 from lightning_dtool.record import Code, Gap, Git
 
@@ -29,35 +42,94 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """A zip file's earliest time: the same sources give the same bytes."""
 
 
-def capture_code(gaps: list[Gap]) -> tuple[Code, bytes]:
-    """Collect the code that is running.
+MAX_PATCH_BYTES = 10 * 2**20
+"""A larger git patch is left out."""
+
+PATCH = "git.patch"
+"""Where source.zip holds the changes since the commit."""
+
+_considered: set[str] = set()
+"""Imported modules that were looked at already: they are in the record, or belong to nobody's project."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """The code, ready to be stored: what the record says, and what `source.zip` holds."""
+
+    code: Code
+    zip: bytes
+    gaps: list[Gap]
+    """What could not be collected, and where a credential was redacted."""
+
+
+class Sources:
+    """The code as it was when it was collected; to scan it for credentials and to pack it can wait.
 
     Args:
-        gaps: Receives an entry for whatever could not be collected.
+        code: The record's section, without the files' digests.
+        sources: The files' content by path inside `source.zip`.
+        extra: Files that are stored as they are.
+        gaps: What could not be collected.
+    """
+
+    def __init__(self, code: Code, sources: dict[str, bytes], extra: Mapping[str, bytes], gaps: list[Gap]) -> None:
+        self._code = code
+        self._sources = sources
+        self._extra = extra
+        self._gaps = gaps
+        self._lock = threading.Lock()
+        self._sealed: Sealed | None = None
+
+    def seal(self) -> Sealed:
+        """Redact credentials and pack. Done once; any thread may call it, and a second one waits for the first."""
+        with self._lock:
+            if self._sealed is None:
+                gaps = list(self._gaps)
+                files = {path: _without_secrets(path, content, gaps) for path, content in self._sources.items()}
+                files.update(self._extra)
+                digests = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())}
+                self._sealed = Sealed(self._code.model_copy(update={"files": digests}), _zip(files), gaps)
+                self._sources, self._extra = {}, {}  # packed: one copy is enough
+            return self._sealed
+
+
+def capture_code(gaps: list[Gap], extra: Mapping[str, bytes] | None = None) -> tuple[Code, bytes]:
+    """Collect the code that is running, and pack it at once.
+
+    Args:
+        gaps: Receives an entry for whatever could not be collected, and for each file with a redacted credential.
+        extra: More files for `source.zip`, by path.
 
     Returns:
         The record's section, and `source.zip` with the files that the section lists.
     """
+    sealed = collect_code(extra).seal()
+    gaps.extend(sealed.gaps)
+    return sealed.code, sealed.zip
+
+
+def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
+    """Collect the code that is running. This is quick: files are read and git is asked, and no more.
+
+    Args:
+        extra: More files for `source.zip`, by path: the configuration, say.
+    """
+    gaps: list[Gap] = []
     root = project_root()
-    sources: dict[str, bytes] = {}
-    modules: dict[str, str] = {}
-    for name, path in _project_modules(root, gaps):
-        relpath = path.relative_to(root).as_posix()
-        try:
-            relpath.encode()
-            sources[relpath] = path.read_bytes()
-        except (OSError, UnicodeEncodeError) as error:
-            reason = f"it could not be read: {type(error).__name__}"
-            gaps.append(Gap(fact=f"code.files.{as_text(relpath)}", reason=reason, remedy=""))
-            continue
-        modules[name] = relpath
+    with ThreadPoolExecutor(max_workers=6, thread_name_prefix="lightning-dtool-git") as pool:
+        asked = _ask_git(root, pool)
+        sources, modules = _read_modules(root, gaps)
+        git = _git_state(root, asked, gaps)
+        patch = asked["patch"].result() if git is not None else None
+        tracked = asked["tracked"].result() if git is not None else None
+    untracked = sorted(set(sources) - set(tracked.split("\0"))) if tracked is not None else []
     cells = _notebook_cells()
     if cells is not None:
-        notebook = NOTEBOOK
-        while notebook in sources:  # a module of the project has this name
-            notebook = f"_{notebook}"
-        sources[notebook] = as_text(cells).encode()
-        modules["__main__"] = notebook
+        modules["__main__"] = _free(NOTEBOOK, sources)
+        sources[modules["__main__"]] = as_text(cells).encode()
+        notebook = _notebook_file()
+        if notebook is not None:
+            sources[_free(as_text(notebook.name), sources)] = _without_outputs(notebook, gaps)
     if "__main__" not in modules:
         gaps.append(
             Gap(
@@ -67,16 +139,105 @@ def capture_code(gaps: list[Gap]) -> tuple[Code, bytes]:
             )
         )
     sources = _bounded(sources, modules.get("__main__"), gaps)
+    if patch and len(patch) > MAX_PATCH_BYTES:
+        reason = f"the changes since the commit exceed {MAX_PATCH_BYTES} bytes"
+        gaps.append(Gap(fact="code.patch", reason=reason, remedy="commit them, or keep data out of git"))
+        patch = None
+    patched = _free(PATCH, sources) if patch else None
+    if patch and patched:
+        sources[patched] = patch
     modules = {name: relpath for name, relpath in modules.items() if relpath in sources}
     code = Code(
         argv=redact_argv([as_text(argument) for argument in sys.argv]),
         working_directory=as_text(_working_directory()),
         entry_point=modules.get("__main__"),
-        git=capture_git(root, gaps),
-        files={relpath: hashlib.sha256(content).hexdigest() for relpath, content in sorted(sources.items())},
+        run_as_module=_run_as_module(),
+        git=git,
+        patch=patched,
+        untracked=untracked,
         modules=dict(sorted(modules.items())),
     )
-    return code, _zip(sources)
+    return Sources(code, sources, dict(extra or {}), gaps)
+
+
+def project_modules_changed(code: Code) -> bool:
+    """Return True if a module of the project was imported since its code was collected. This is cheap.
+
+    Args:
+        code: What was recorded.
+    """
+    new = [name for name in sys.modules.keys() - _considered if name not in code.modules]
+    if not new:
+        return False
+    root = project_root()
+    for name in new:
+        path = None if _is_ours(name) else _source_file(sys.modules.get(name))
+        if path is not None and path.suffix == ".py" and path.is_relative_to(root) and not _is_installed(path):
+            return True
+        _considered.add(name)
+    return False
+
+
+def _read_modules(root: Path, gaps: list[Gap]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the files of the project's imported modules by path, and those paths by module."""
+    sources: dict[str, bytes] = {}
+    modules: dict[str, str] = {}
+    names = set(sys.modules)
+    for name, path in _project_modules(root, gaps):
+        relpath = path.relative_to(root).as_posix()
+        try:
+            relpath.encode()
+            if relpath not in sources:
+                sources[relpath] = path.read_bytes()
+        except (OSError, UnicodeEncodeError) as error:
+            reason = f"it could not be read: {type(error).__name__}"
+            gaps.append(Gap(fact=f"code.files.{as_text(relpath)}", reason=reason, remedy=""))
+            continue
+        modules[name] = relpath
+    _considered.update(names)
+    return sources, modules
+
+
+def _free(name: str, taken: Mapping[str, bytes]) -> str:
+    while name in taken:  # the project has a file of this name
+        name = f"_{name}"
+    return name
+
+
+def _without_secrets(relpath: str, content: bytes, gaps: list[Gap]) -> bytes:
+    """Return a file without the credentials in it, in its own encoding, and with as many lines as before."""
+    try:
+        encoding = tokenize.detect_encoding(io.BytesIO(content).readline)[0]
+        text = content.decode(encoding)
+    except (SyntaxError, UnicodeDecodeError, LookupError):
+        encoding = "latin-1"  # which gives every byte a character, and back
+        text = content.decode(encoding)
+    if relpath.lstrip("_") == PATCH:
+        redacted, lines = redact_patch(text)
+    elif relpath.endswith(".ipynb"):
+        redacted, lines = redact_notebook(text)
+    else:
+        redacted, lines = redact_source(text)
+    if redacted == text:
+        return content
+    shown = ", ".join(map(str, lines[:20])) + (", …" if lines[20:] else "")
+    gaps.append(
+        Gap(
+            fact=f"code.files.{relpath}",
+            reason=f"what looks like a credential was redacted in {'lines' if lines[1:] else 'line'} {shown}",
+            remedy="read it from the environment",
+        )
+    )
+    return redacted.encode(encoding, "replace")
+
+
+def _run_as_module() -> str | None:
+    """Return the name that `python -m` was given."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    name = getattr(spec, "name", None)
+    if not isinstance(name, str) or name == "__main__":  # a folder or a zip file
+        return None
+    return as_text(name.removesuffix(".__main__"))
 
 
 def _bounded(sources: dict[str, bytes], entry: str | None, gaps: list[Gap]) -> dict[str, bytes]:
@@ -120,12 +281,16 @@ def project_root() -> Path:
     return start
 
 
+def _is_ours(name: str) -> bool:
+    # A module under two names (`__mp_main__` in a spawned worker) is the same file.
+    return name.partition(".")[0] in ("lightning_dtool", "__mp_main__")
+
+
 def _project_modules(root: Path, gaps: list[Gap]) -> Iterator[tuple[str, Path]]:
     """Yield the imported modules whose file lies inside the project, by name; tell of those of nobody's package."""
     outside = []
     for name, module in list(sys.modules.items()):
-        # A module under two names (`__mp_main__` in a spawned worker) is the same file.
-        if name.partition(".")[0] in ("lightning_dtool", "__mp_main__"):
+        if _is_ours(name):
             continue
         path = _source_file(module)
         if path is None or _is_installed(path) or not path.is_file():
@@ -147,12 +312,22 @@ def _project_modules(root: Path, gaps: list[Gap]) -> Iterator[tuple[str, Path]]:
 
 
 def _source_file(module: ModuleType | None) -> Path | None:
+    """Return the file of a module; None for what has none, or is installed beyond doubt."""
     try:
         # Not `module.__file__`: that makes a lazy module load itself, and a strange one do what it likes.
         file = object.__getattribute__(module, "__dict__").get("__file__")
-        return Path(file).resolve() if isinstance(file, str) else None
+        # To resolve the paths of thousands of modules takes longer than all the rest.
+        if not isinstance(file, str) or "site-packages" in file or file.startswith(_standard_library()):
+            return None
+        return Path(file).resolve()
     except Exception:  # what is no module at all, and a path that no file system takes
         return None
+
+
+@functools.cache
+def _standard_library() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple({os.path.join(paths[key], "") for key in ("stdlib", "platstdlib")})
 
 
 def _is_text(path: Path) -> bool:
@@ -196,22 +371,67 @@ def _without_magics(cell: str) -> str:
     return "\n".join(f"# {line}" for line in cell.splitlines())
 
 
+def _notebook_file() -> Path | None:
+    """Return the notebook that is running, where Jupyter or an editor says which."""
+    named = getattr(sys.modules["__main__"], "__vsc_ipynb_file__", None) or os.environ.get("JPY_SESSION_NAME")
+    try:
+        path = Path(named) if isinstance(named, str) else None
+        return path if path is not None and path.suffix == ".ipynb" and path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _without_outputs(notebook: Path, gaps: list[Gap]) -> bytes:
+    """Return a notebook's cells without what they printed: that is no code, and may be anything."""
+    try:
+        content = json.loads(notebook.read_bytes())
+        for cell in content["cells"]:
+            cell.pop("attachments", None)
+            if "outputs" in cell:
+                cell["outputs"] = []
+        return json.dumps(content, indent=1, ensure_ascii=False).encode()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"the notebook could not be read: {type(error).__name__}"
+        gaps.append(Gap(fact=f"code.files.{as_text(notebook.name)}", reason=reason, remedy="save the notebook"))
+        return b""
+
+
+def _ask_git(root: Path, pool: ThreadPoolExecutor) -> dict[str, Future[Any]]:
+    """Ask git everything at once: it takes as long as the slowest answer."""
+    return {
+        "commit": pool.submit(_git, root, "rev-parse", "HEAD"),
+        "branch": pool.submit(_git, root, "rev-parse", "--abbrev-ref", "HEAD"),
+        "remote": pool.submit(_git, root, "remote", "get-url", "origin"),
+        "changes": pool.submit(_git, root, "status", "--porcelain", "--untracked-files=no"),
+        "tracked": pool.submit(_git, root, "ls-files", "-z"),
+        "patch": pool.submit(_git_patch, root),
+    }
+
+
 def capture_git(root: Path, gaps: list[Gap]) -> Git | None:
     """Return the state of the git work tree at `root`; None outside git."""
-    commit = _git(root, "rev-parse", "HEAD")
+    with ThreadPoolExecutor(max_workers=6, thread_name_prefix="lightning-dtool-git") as pool:
+        return _git_state(root, _ask_git(root, pool), gaps)
+
+
+def _git_state(root: Path, asked: Mapping[str, Future[Any]], gaps: list[Gap]) -> Git | None:
+    commit = asked["commit"].result()
     if not commit:
         reason, remedy = "the code is not in a git repository with a commit", "commit it to one"
         if (root / ".git").exists():
             reason, remedy = "git did not name a commit (is it installed, and the repository yours?)", "try: git status"
         gaps.append(Gap(fact="code.git", reason=reason, remedy=remedy))
         return None
-    branch = _git(root, "rev-parse", "--abbrev-ref", "HEAD")
-    remote = _git(root, "remote", "get-url", "origin")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    branch, remote, changes = (asked[name].result() for name in ("branch", "remote", "changes"))
     if changes is None:
         gaps.append(Gap(fact="code.git.dirty", reason="git did not answer in time", remedy="try: git status"))
+    if asked["patch"].result() is None:
+        gaps.append(Gap(fact="code.patch", reason="git did not answer in time", remedy="try: git diff HEAD"))
+    shown = redact_text(remote) if remote else None
+    if shown != (remote or None):
+        gaps.append(redaction_gap("code.git.remote"))
     return Git(
-        remote=redact_text(remote) if remote else None,
+        remote=shown,
         commit=commit,
         branch=branch if branch != "HEAD" else None,
         dirty=bool(changes) if changes is not None else None,
@@ -219,21 +439,49 @@ def capture_git(root: Path, gaps: list[Gap]) -> Git | None:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    answer = _git_output(root, arguments)
+    return answer.decode(errors="replace").strip() if answer is not None else None
+
+
+def _git_patch(root: Path) -> bytes | None:
+    """Return the changes since the commit, as `git apply` takes them; a byte too many shows that there is more."""
+    arguments = ("-c", "diff.autoRefreshIndex=false", "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv",
+                 "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
+    patch = _git_output(root, arguments, MAX_PATCH_BYTES + 1)
+    if patch is None:
+        return None
+    # Without a refreshed index git names files too that were only touched.
+    parts = re.split(rb"^(?=diff --git )", patch, flags=re.MULTILINE)
+    return b"".join(part for part in parts if part.count(b"\n") > 1)
+
+
+def _git_output(root: Path, arguments: Sequence[str], limit: int = -1) -> bytes | None:
+    """Return what a git command prints, at most `limit` bytes; None if it fails, or takes more than ten seconds."""
+    # GIT_OPTIONAL_LOCKS=0: looking must not write to the user's index. A program that a git hook starts
+    # inherits GIT_DIR and GIT_INDEX_FILE, which may mean another repository. And no daemon of git's.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        # GIT_OPTIONAL_LOCKS=0: looking must not write to the user's index. A program that a git hook starts
-        # inherits GIT_DIR and GIT_INDEX_FILE, which may mean another repository. And no daemon of git's.
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        done = subprocess.run(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
             ["git", "-c", "core.fsmonitor=false", "-C", str(root), *arguments],  # noqa: S607
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=10,
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             env={**ours, "GIT_OPTIONAL_LOCKS": "0"},
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return None
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
+    watchdog = threading.Timer(10, process.kill)
+    watchdog.start()
+    try:
+        with process:
+            assert process.stdout is not None  # noqa: S101  # it is a pipe
+            output = process.stdout.read(limit)
+            cut = 0 <= limit <= len(output)
+            if cut:
+                process.kill()
+        return output if cut or process.returncode == 0 else None
+    finally:
+        watchdog.cancel()
 
 
 def _zip(sources: dict[str, bytes]) -> bytes:

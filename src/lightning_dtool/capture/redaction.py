@@ -8,6 +8,7 @@ anything up: no network, no list of words, a few milliseconds for a project. Sou
 
 import ast
 import io
+import json
 import re
 import tokenize
 from collections.abc import Callable, Iterator, Mapping
@@ -272,6 +273,28 @@ def redact_lines(text: str) -> tuple[str, list[int]]:
     ('lr: 0.1\napi_key: [redacted]', [2])
     """
     redacted = redact_text(text)
+    return redacted, _changed_lines(text, redacted)
+
+
+def redact_notebook(text: str) -> tuple[str, list[int]]:
+    """Return a notebook (the JSON of an ipynb file) without the credentials in its cells.
+
+    Args:
+        text: The file's content.
+
+    Returns:
+        The content, and the numbers of the lines where something was replaced.
+    """
+    try:
+        content = json.loads(text)
+        for cell in content["cells"]:
+            source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
+            redacted = (redact_source if cell.get("cell_type") == "code" else redact_lines)(source)[0]
+            if redacted != source:
+                cell["source"] = redacted.splitlines(keepends=True)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return redact_lines(text)
+    redacted = json.dumps(content, indent=1, ensure_ascii=False)
     return redacted, _changed_lines(text, redacted)
 
 
