@@ -19,7 +19,7 @@ from lightning_dtool.capture.redaction import redact_mapping, redact_text, redac
 from lightning_dtool.capture.values import as_text, class_path, encode_all
 from lightning_dtool.datamodule import DtoolDataModule
 from lightning_dtool.dataset import DtoolDataset
-from lightning_dtool.describing import unbuildable
+from lightning_dtool.describing import is_users, unbuildable
 from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Gap
 from lightning_dtool.selection import selection_digest
 
@@ -208,11 +208,12 @@ def _of_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _from_loader(loader: Any, where: str, own: _Own | None, gaps: list[Gap]) -> list[DataSource]:
     """Describe what a loader reads; a dataset put together from several gives several sources."""
     described = _or_gap(lambda: capture_loader(loader, f"{where}.loader", gaps), f"{where}.loader", gaps)
-    dataset = getattr(loader, "dataset", None)
+    dataset = _attribute(loader, "dataset")
     if dataset is None:  # any iterable will do: a list of batches, a tensor, a generator
         sources = [_foreign(loader, where, {}, {}, gaps)]
     else:
-        sources = list(_from_dataset(dataset, where, own, gaps))
+        observe = functools.partial(_from_dataset, dataset, where, own, gaps)
+        sources = _or_gap(lambda: list(observe()), where, gaps) or [DataSource(class_path=class_path(type(dataset)))]
     return [source.model_copy(update={"loader": described}) for source in sources]
 
 
@@ -251,9 +252,16 @@ def _unwrap(dataset: Any) -> _Unwrapped:
     return _Unwrapped(dataset, positions if is_known else None, is_known, transforms)
 
 
+def _attribute(obj: Any, name: str) -> Any:
+    try:
+        return getattr(obj, name, None)
+    except Exception:  # a `__getattr__` of somebody's own
+        return None
+
+
 def _inner(dataset: Any) -> Any:
     """Return the dataset that another one is put around."""
-    inner = getattr(dataset, "dataset", None)
+    inner = _attribute(dataset, "dataset")
     if inner is not None:
         return inner
     held = [value for value in getattr(dataset, "__dict__", {}).values() if isinstance(value, Dataset)]
@@ -263,6 +271,8 @@ def _inner(dataset: Any) -> Any:
 def _places(dataset: Any) -> dict[str, Any]:
     """Return what a dataset does to its samples, by the attribute that holds it."""
     found = dict(transforms_of(dataset))
+    if is_users(type(dataset)):  # what it does in `__getitem__` is in its source
+        found["dataset"] = type(dataset)
     both = found.get("transforms")
     # torchvision keeps `transform` and `target_transform` a second time, in this.
     if type(both).__name__ == "StandardTransform" and {"transform", "target_transform"} & set(found):
@@ -325,7 +335,7 @@ def _ours(
     if len(ours) != len(ours._samples.names) or len(set(ours.identifiers)) != len(frozen.items):
         reason = "a DtoolDataset does not keep how its samples were chosen; `selection_digest` says which they are"
         gaps.append(Gap(fact=f"{where}.selection", reason=reason, remedy="choose with DtoolDataModule(select=...)"))
-    elif not selection:
+    elif not selection and unwrapped.is_known:
         selection = {"by": "whole"}
     numbers = ours.class_to_idx
     counts = chosen.class_counts if unwrapped.is_known else None

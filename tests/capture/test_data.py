@@ -1,0 +1,550 @@
+"""The data of every stage: which samples, how they were chosen, prepared, loaded and ordered."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from kit import TinyNet, loader, same, trainer, weights
+from lightning_dtool import DtoolDataModule, DtoolDataset
+from lightning_dtool.capture import fingerprint as fingerprints
+from lightning_dtool.capture.data import capture_data, training_datasets, warn_about_foreign_data
+from lightning_dtool.capture.fingerprint import fingerprint
+from lightning_dtool.dataset import _Items
+from lightning_dtool.record import Data, DataSource, Gap
+from lightning_dtool.store import FrozenDataset
+
+FILES = {f"{'oak' if i % 3 else 'elm'}/{i:02}.txt": bytes([65 + i]) for i in range(30)}
+CATEGORY = {relpath: relpath[:3] for relpath in FILES}
+USETYPE = {relpath: ["train", "train", "Validation", "test"][i % 4] for i, relpath in enumerate(FILES)}
+
+
+class Net(TinyNet):
+    """Takes whatever it is given."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.layers(torch.randn(2, 8)).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+class Watch(L.Callback):
+    """Observes the data when training starts, as the callback does, and the order at each epoch's end."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.gaps: list[Gap] = []
+        self.data = capture_data(trainer, pl_module, self.gaps)
+        Data.model_validate(self.data.model_dump())
+
+    def source(self, stage: str = "train", index: int = 0) -> DataSource:
+        return self.data.stages[stage][index]
+
+    def facts(self) -> list[str]:
+        return [gap.fact for gap in self.gaps]
+
+
+def observed(folder: Path, *data: Any, model: Any = None, **options: Any) -> Watch:
+    watch = Watch()
+    settings = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "enable_checkpointing": False}
+    trainer(folder, watch, **{**settings, **options}).fit(model or Net(), *data)
+    return watch
+
+
+def to_number(text: str) -> torch.Tensor:
+    return torch.tensor(float(ord(text)))
+
+
+@pytest.fixture
+def uri(make_dataset: Any) -> str:
+    return make_dataset(FILES, overlays={"category": CATEGORY, "usetype": USETYPE}).uri
+
+
+# -- our own DataModule ---------------------------------------------------------------------------
+
+
+def test_a_datamodule_of_ours(uri: str, tmp_path: Path) -> None:
+    module = DtoolDataModule(
+        uri, val_split=0.2, test_split=0.1, seed=4, stratify=True, batch_size=4, select={"category": ["oak", "elm"]},
+        train_transform=to_number, eval_transform=lambda text: torch.tensor(1.0), target_transform=int,
+    )  # fmt: skip
+    watch = observed(tmp_path, module)
+    train, val, test = (watch.source(stage) for stage in ("train", "val", "test"))
+    frozen = FrozenDataset.from_uri(uri)
+    assert train.dataset is not None
+    assert (train.dataset.uuid, train.dataset.content_digest) == (frozen.uuid, frozen.content_digest)
+    facts = module.description()["stages"]
+    for stage, source in (("train", train), ("val", val), ("test", test)):
+        assert (source.count, source.selection_digest) == (facts[stage]["count"], facts[stage]["selection_digest"])
+        assert source.class_counts == facts[stage]["class_counts"]
+        assert source.selection == {
+            "part": stage, "by": "fractions", "val_split": 0.2, "test_split": 0.1, "seed": 4, "stratify": True,
+            "select": {"category": ["oak", "elm"]},
+        }  # fmt: skip
+    assert train.transforms["transform"]["callable"] == f"{__name__}:to_number"
+    assert train.transforms["transform"]["source"].startswith("def to_number(text")
+    assert train.transforms["target_transform"] == {"callable": "builtins:int"}
+    assert val.transforms["transform"]["source"] == test.transforms["transform"]["source"]
+    assert val.transforms["transform"]["source"] == "lambda text: torch.tensor(1.0)"
+    assert train.loader is not None
+    assert train.loader.sampler == {
+        "class_path": "lightning_dtool.sampler:ResumableSampler", "seed": 4, "shuffle": True, "drop_last": False,
+        "num_replicas": 1, "rank": 0,
+    }  # fmt: skip
+    assert (train.loader.batch_size, train.loader.num_workers, train.loader.drop_last) == (4, 0, False)
+    assert test.loader is None
+    assert watch.data.datamodule is not None
+    assert watch.data.datamodule.arguments["seed"] == 4
+    assert watch.facts() == ["data.datamodule.arguments.eval_transform"]
+    assert warn_about_foreign_data(watch.data) is None
+    assert [reference.uuid for reference in training_datasets(watch.data)] == [frozen.uuid]
+
+
+def test_a_division_by_an_overlay(uri: str, tmp_path: Path) -> None:
+    watch = observed(tmp_path, DtoolDataModule(uri, split_overlay="usetype"))
+    assert watch.source("train").selection == {
+        "part": "train", "by": "overlay", "overlay": "usetype", "values": ["train"],
+    }  # fmt: skip
+    assert watch.source("val").selection["values"] == ["Validation"]
+    assert watch.source("test").selection["values"] == ["test"]
+    assert watch.facts() == []
+
+
+def test_a_dataset_per_stage(make_dataset: Any, tmp_path: Path) -> None:
+    one, two = make_dataset(FILES, "one"), make_dataset({"a.txt": b"A"}, "two")
+    watch = observed(tmp_path, DtoolDataModule(train_uri=one.uri, val_uri=two.uri, test_uri=two.uri))
+    assert watch.source("train").selection == {"part": "train", "by": "whole"}
+    assert watch.source("val").dataset.name == "two"  # type: ignore[union-attr]
+    assert sorted(watch.data.stages) == ["train", "val"]
+
+
+def test_a_loader_of_the_users_own_is_recorded_as_it_is(uri: str, tmp_path: Path) -> None:
+    class Mine(DtoolDataModule):
+        def train_dataloader(self) -> Any:
+            return DataLoader(Subset(DtoolDataset(uri), [0, 3]), batch_size=2)
+
+    watch = observed(tmp_path, Mine(uri, val_split=0.5))
+    train = watch.source("train")
+    assert (train.count, train.class_path) == (2, "torch.utils.data.dataset:Subset")
+    assert train.selection == {"by": "positions", "positions": [0, 3]}
+    assert train.loader.class_path == "torch.utils.data.dataloader:DataLoader"  # type: ignore[union-attr]
+
+
+def test_no_item_is_read(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    load = _Items.load
+    monkeypatch.setattr(_Items, "load", lambda self, *place, **how: read.append(place) or load(self, *place, **how))
+
+    class Counting(Watch):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            before = len(read)
+            super().on_train_start(trainer, pl_module)
+            assert len(read) == before
+
+    watch = Counting()
+    run = trainer(tmp_path, watch, max_epochs=1, enable_checkpointing=False, limit_train_batches=1)
+    run.fit(Net(), DtoolDataModule(uri, val_split=0.2))
+    run.fit_loop.max_epochs = 2
+    run.fit(Net(), DataLoader(DtoolDataset(uri)))
+    assert read
+    assert watch.source().dataset is not None
+
+
+def test_a_large_selection_is_quick(make_dataset: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A hundred thousand samples: rows of an array, of which the names are as many as those of items."""
+    import io
+
+    arrays = {}
+    for name, array in (("data.npy", np.zeros((100_000, 1), np.float32)), ("labels.npy", np.arange(100_000) % 7)):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        arrays[name] = buffer.getvalue()
+    frozen = make_dataset(arrays, "rows")
+
+    class Timed(Watch):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            begin = time.perf_counter()
+            super().on_train_start(trainer, pl_module)
+            self.seconds = time.perf_counter() - begin
+
+    watch = Timed()
+    module = DtoolDataModule(frozen.uri, val_split=0.1)
+    run = trainer(tmp_path, watch, max_epochs=1, limit_train_batches=1, limit_val_batches=1, enable_checkpointing=False)
+    run.fit(Net(), module)
+    assert watch.source().count == 90_000
+    assert watch.seconds < 0.1  # 0.02 on a quiet machine
+    assert watch.source().class_counts is not None
+
+
+# -- what is around a dataset ---------------------------------------------------------------------
+
+
+class Wrapper(Dataset):  # type: ignore[type-arg]
+    def __init__(self, inner: Any, transform: Any = None, length: int | None = None) -> None:
+        self.inner = inner
+        self.transform = transform
+        self.length = length
+
+    def __len__(self) -> int:
+        return len(self.inner) if self.length is None else self.length
+
+    def __getitem__(self, index: int) -> Any:
+        return self.inner[index]
+
+
+def test_a_selection_by_positions(uri: str, tmp_path: Path) -> None:
+    whole = DtoolDataset(uri, transform=str.lower)
+    part = Wrapper(Subset(Subset(whole, range(0, 30, 2)), [1, 0, 2]), str.upper)
+    watch = observed(tmp_path, DataLoader(part))
+    source = watch.source()
+    assert source.selection == {"by": "positions", "positions": [2, 0, 4]}
+    assert source.selection_digest is not None
+    assert source.selection_digest == observed(tmp_path, DataLoader(Subset(whole, [0, 2, 4]))).source().selection_digest
+    assert source.selection_digest != observed(tmp_path, DataLoader(Subset(whole, [0, 2, 3]))).source().selection_digest
+    assert source.class_counts == {"elm": 3, "oak": 0}
+    assert source.transforms.pop("dataset")["source"].startswith("class Wrapper(Dataset)")
+    assert source.transforms == {
+        "transform": {"callable": "builtins:str.upper"}, "DtoolDataset.transform": {"callable": "builtins:str.lower"},
+    }  # fmt: skip
+    assert watch.facts() == ["data.order"]
+
+
+def test_what_is_not_known_of_a_selection_is_a_gap(uri: str, tmp_path: Path) -> None:
+    watch = observed(tmp_path, DataLoader(Wrapper(DtoolDataset(uri), length=3)))
+    assert "data.stages.train[0].selection" in watch.facts()
+    assert watch.source().selection_digest is None
+    unsure = observed(tmp_path, DataLoader(Subset(Wrapper(DtoolDataset(uri)), [1])))  # it may have an order of its own
+    assert "data.stages.train[0].selection" in unsure.facts()
+    assert (unsure.source().selection, unsure.source().selection_digest) == ({}, None)
+    selected = observed(tmp_path, DataLoader(DtoolDataset(uri, select={"category": "elm"})))
+    assert "data.stages.train[0].selection" in selected.facts()
+    assert selected.source().count == 10
+    both = observed(tmp_path, DataLoader(ConcatDataset([DtoolDataset(uri), DtoolDataset(uri)])))
+    assert [source.count for source in both.data.stages["train"]] == [30, 30]
+
+
+def test_transforms_of_torchvisions_datasets(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    from PIL import Image
+
+    for label in ("elm", "oak"):
+        (tmp_path / "leaves" / label).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / "leaves" / label / "1.png")
+    to_tensor = torchvision.transforms.ToTensor()
+    data = torchvision.datasets.ImageFolder(str(tmp_path / "leaves"), transform=to_tensor, target_transform=int)
+    watch = observed(tmp_path, DataLoader(data))
+    source = watch.source()
+    assert sorted(source.transforms) == ["decoder", "target_transform", "transform"]
+    assert source.transforms["decoder"]["callable"] == "torchvision.datasets.folder:default_loader"
+    assert source.root == str(tmp_path / "leaves")
+    assert source.classes == ["elm", "oak"]
+    first = source.fingerprint
+    assert first is not None
+    assert "names, sizes and classes of its files" in watch.gaps[0].reason
+    moved = (tmp_path / "leaves").rename(tmp_path / "moved")
+    again = torchvision.datasets.ImageFolder(str(moved), transform=to_tensor)
+    assert observed(tmp_path, DataLoader(again)).source().fingerprint == first
+    Image.new("L", (40, 40), 3).save(moved / "elm" / "1.png")
+    changed = torchvision.datasets.ImageFolder(str(moved), transform=to_tensor)
+    assert observed(tmp_path, DataLoader(changed)).source().fingerprint != first
+    joint = torchvision.datasets.FakeData(4)
+    joint.transforms = lambda image, target: (to_tensor(image), target)
+    assert sorted(observed(tmp_path, DataLoader(joint, collate_fn=len)).source().transforms) == ["transforms"]
+
+
+# -- loaders and samplers -------------------------------------------------------------------------
+
+
+def collate(samples: list[Any]) -> Any:
+    return torch.utils.data.default_collate(samples)
+
+
+def test_a_loaders_settings(tmp_path: Path) -> None:
+    data = TensorDataset(torch.zeros(300))
+    generator = torch.Generator().manual_seed(2**63 + 1)
+    sampler = WeightedRandomSampler([0.5] * 299 + [1.0], 20, generator=generator)
+    kept = DataLoader(
+        data, 3, sampler=sampler, drop_last=True, collate_fn=collate, generator=generator, worker_init_fn=print,
+        num_workers=1, prefetch_factor=4, persistent_workers=True, multiprocessing_context="fork", timeout=30,
+    )  # fmt: skip
+    found = observed(tmp_path, kept).source().loader
+    assert found is not None
+    assert (found.batch_size, found.num_workers, found.drop_last) == (3, 1, True)
+    assert found.collate_fn["source"].startswith("def collate(samples")
+    assert found.sampler["class_path"] == "torch.utils.data.sampler:WeightedRandomSampler"
+    assert (found.sampler["num_samples"], found.sampler["replacement"]) == (20, True)
+    assert found.sampler["weights"]["count"] == 300
+    assert found.sampler["generator"] == {"class": "torch:Generator", "initial_seed": hex(2**63 + 1)}
+    expected = {"prefetch_factor": 4, "persistent_workers": True, "multiprocessing_context": "fork", "timeout": 30}
+    assert expected.items() <= found.settings.items()
+    assert found.settings["worker_init_fn"] == {"callable": "builtins:print"}
+
+
+def test_samplers_that_differ_are_recorded_differently(tmp_path: Path) -> None:
+    data = TensorDataset(torch.zeros(500))
+
+    def of(sampler: Any = None, **how: Any) -> dict[str, Any]:
+        return observed(tmp_path, DataLoader(data, sampler=sampler, **how)).source().loader.sampler  # type: ignore[union-attr]
+
+    assert of(SubsetRandomSampler(range(400))) != of(SubsetRandomSampler([*range(399), 400]))
+    assert of(shuffle=True)["class_path"] == "torch.utils.data.sampler:RandomSampler"
+    assert of(RandomSampler(data, True, 7))["num_samples"] == 7
+
+
+def test_a_batch_sampler_of_the_users_own(tmp_path: Path) -> None:
+    class Pairs(BatchSampler):
+        def __init__(self, sampler: Any, batch_size: int, drop_last: bool, gap: int = 1) -> None:
+            super().__init__(sampler, batch_size, drop_last)
+            self.gap = gap
+
+    data = TensorDataset(torch.zeros(8))
+    found = observed(tmp_path, DataLoader(data, batch_sampler=Pairs(RandomSampler(data), 2, True))).source().loader
+    assert found is not None
+    assert (found.batch_size, found.drop_last) == (2, True)
+    assert found.settings["batch_sampler"]["gap"] == 1
+    assert found.settings["batch_sampler"]["sampler"]["class_path"] == "torch.utils.data.sampler:RandomSampler"
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_a_sampler_that_lightning_has_put_in_place(uri: str, tmp_path: Path) -> None:
+    plain = observed(tmp_path, DataLoader(TensorDataset(torch.zeros(8)), shuffle=True), overfit_batches=1)
+    assert plain.source().loader.sampler == {"class_path": "torch.utils.data.sampler:SequentialSampler"}  # type: ignore[union-attr]
+    module = DtoolDataModule(uri)
+    own = observed(tmp_path, module, overfit_batches=1)
+    assert own.source().loader.sampler["class_path"] == "torch.utils.data.sampler:SequentialSampler"  # type: ignore[union-attr]
+    assert own.source().dataset is not None
+    assert module.order_digests() == {}
+
+
+# -- data that is no dtool dataset ----------------------------------------------------------------
+
+
+class Endless(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        return iter([torch.zeros(1)] * 3)
+
+
+class Strange:
+    """Like the datasets of Hugging Face: it knows columns, and not everything that one may ask of it."""
+
+    def __init__(self) -> None:
+        self._format_kwargs = {"transform": str.upper}
+        self.features = {"text": object()}
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name) if not name.startswith("__") else AttributeError(name)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        return {"text": "a"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda: [loader(), loader()],
+        lambda: {"a": loader(), "b": [loader(), loader()]},
+        lambda: CombinedLoader({"a": loader(), "b": loader()}, "max_size"),
+        lambda: [torch.zeros(3), torch.zeros(3)],
+        lambda: [[torch.zeros(3)], [torch.zeros(3)]],
+        lambda: DataLoader(Endless()),
+        lambda: DataLoader([{"x": 1.0}, {"x": 2.0}]),
+        lambda: DataLoader(Strange()),
+        lambda: range(5),
+    ],
+)
+def test_any_loader_is_described(data: Any, tmp_path: Path) -> None:
+    watch = observed(tmp_path, data())
+    sources = watch.data.stages["train"]
+    assert sources
+    assert all(source.dataset is None and source.loader is not None for source in sources)
+    without = [fact for fact in watch.facts() if fact.startswith("data.stages.train[") and fact.endswith(".dataset")]
+    assert len(without) == len(sources) or any("looking" in gap.reason for gap in watch.gaps)
+    assert "data.order" in watch.facts()
+
+
+def test_nothing_that_raises_gets_out(tmp_path: Path) -> None:
+    class Broken:
+        datamodule = None
+        world_size = 1
+        val_dataloaders = None
+
+        @property
+        def train_dataloader(self) -> Any:
+            raise RuntimeError("password=hunter2")
+
+    gaps: list[Gap] = []
+    data = capture_data(Broken(), TinyNet(), gaps)  # type: ignore[arg-type]
+    assert data.stages == {}
+    assert gaps[0].fact == "data.stages.train"
+    assert "hunter2" not in gaps[0].reason
+
+
+def test_one_warning_for_all_foreign_data(tmp_path: Path) -> None:
+    watch = observed(tmp_path, [loader(), DataLoader(Endless())], loader())
+    message = warn_about_foreign_data(watch.data)
+    assert message is not None
+    assert "TensorDataset (train, val), Endless (train)" in message
+    assert "Hartley and Olsson" in message
+    assert "lightning-dtool pack" in message
+    assert warn_about_foreign_data(Data()) is None
+
+
+def test_fingerprints_of_what_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(*tensors: Any) -> str | None:
+        return fingerprint(TensorDataset(*tensors))[0]
+
+    x, y = torch.arange(6.0), torch.arange(6)
+    assert of(x, y) == of(x.clone(), y.clone()) is not None
+    others = [of(x), of(x, y + 1), of(y, x), of(x.double(), y), of(x.reshape(6, 1), y), of(x.to(torch.bfloat16), y)]
+    assert len({of(x, y), *others}) == 7
+    assert fingerprint([(x, 1), (y, 2)])[0] != fingerprint([(x, 1), (y, 3)])[0]
+    assert fingerprint(Endless()) == (None, "nothing")
+    monkeypatch.setattr(fingerprints, "MAX_FINGERPRINT_BYTES", 10)
+    assert fingerprint(TensorDataset(x)) == (None, "nothing (tensors is too large, or no plain data)")
+
+
+def test_the_hyperparameters_of_a_foreign_datamodule(tmp_path: Path) -> None:
+    class Mine(L.LightningDataModule):
+        def __init__(self, batch_size: int = 8, api_key: str = "a1b2c3") -> None:
+            super().__init__()
+            self.save_hyperparameters(logger=False)
+
+        def train_dataloader(self) -> Any:
+            return loader()
+
+    watch = observed(tmp_path, Mine())
+    assert watch.data.datamodule is not None
+    assert watch.data.datamodule.arguments == {"batch_size": 8, "api_key": "[redacted]"}
+
+
+# -- inertness and order --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ours", "foreign"])
+def test_observing_changes_nothing(kind: str, uri: str, tmp_path: Path) -> None:
+    def run(*callbacks: L.Callback) -> Any:
+        L.seed_everything(3)
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(24, 8)
+        aug = torch.nn.Sequential(torch.nn.Dropout(0.1))
+        if kind == "ours":
+            data: Any = DtoolDataModule(uri, val_split=0.2, train_transform=lambda text: torch.rand(1))
+        else:
+            data = DataLoader(TensorDataset(x), 4, shuffle=True, generator=generator, collate_fn=lambda s: aug(s[0][0]))
+        model = Net()
+        trainer(tmp_path, *callbacks, max_epochs=2, enable_checkpointing=False).fit(model, data)
+        return weights(model), torch.rand(3), np.random.rand(), generator.get_state()
+
+    plain, watched = run(), run(Watch())
+    assert same(plain[0], watched[0])
+    assert torch.equal(plain[1], watched[1])
+    assert plain[2] == watched[2]
+    assert torch.equal(plain[3], watched[3])
+
+
+class Order(L.Callback):
+    """Notes the digests at the end of each epoch, and saves in the middle of one."""
+
+    def __init__(self, save: Path | None = None, stop: bool = False) -> None:
+        self.save = save
+        self.stop = stop
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.save is not None and trainer.current_epoch == 1 and batch_idx == 1:
+            trainer.save_checkpoint(self.save)
+            self.at_save = trainer.datamodule.order_digests()  # type: ignore[attr-defined]
+            self.save = None
+            if self.stop:
+                raise KeyboardInterrupt
+
+
+def orders(
+    folder: Path, module: DtoolDataModule, *callbacks: Any, ckpt_path: Any = None, **options: Any
+) -> dict[str, str]:
+    given = {"max_epochs": 3, "enable_checkpointing": False, "limit_val_batches": 0, **options}
+    trainer(folder, *callbacks, **given).fit(Net(), module, ckpt_path=ckpt_path)
+    return module.order_digests()
+
+
+def test_the_order_of_a_run(uri: str, tmp_path: Path) -> None:
+    whole = orders(tmp_path, DtoolDataModule(uri, batch_size=4))
+    assert sorted(whole) == ["0", "1", "2"]
+    assert all(value.startswith("sha256:") and len(value) == 71 for value in whole.values())
+    assert orders(tmp_path, DtoolDataModule(uri, batch_size=4, num_workers=1)) == whole
+    assert orders(tmp_path, DtoolDataModule(uri, batch_size=4), accumulate_grad_batches=3) == whole
+    other = orders(tmp_path, DtoolDataModule(uri, batch_size=4, seed=1))
+    assert all(other[epoch] != whole[epoch] for epoch in whole)
+    reloaded = orders(tmp_path, DtoolDataModule(uri, batch_size=4), reload_dataloaders_every_n_epochs=1)
+    assert reloaded == whole
+
+
+def test_only_what_was_trained_on_counts(uri: str, tmp_path: Path) -> None:
+    first, second = (
+        orders(tmp_path, DtoolDataModule(uri, batch_size=4, num_workers=n), limit_train_batches=2) for n in (0, 2)
+    )
+    assert first == second
+    assert not set(first.values()) & set(orders(tmp_path, DtoolDataModule(uri, batch_size=4)).values())
+    sampler = DtoolDataModule(uri, batch_size=4)
+    sampler.setup("fit")
+    loader = sampler.train_dataloader()
+    batches = iter(loader)
+    next(batches), next(batches)
+    assert loader.order_digests["0"] == first["0"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_run_that_stopped_inside_an_epoch_has_the_digests_of_one_that_did_not(
+    uri: str, tmp_path: Path, workers: int, stop: bool
+) -> None:
+    def make() -> DtoolDataModule:
+        return DtoolDataModule(uri, batch_size=4, num_workers=workers)
+
+    whole = orders(tmp_path, make())
+    saver = Order(tmp_path / "mid.ckpt", stop)
+    try:
+        orders(tmp_path, make(), saver)
+    except (KeyboardInterrupt, SystemExit):
+        assert stop
+    assert sorted(saver.at_save) == ["0", "1"]
+    assert saver.at_save["0"] == whole["0"]
+    assert saver.at_save["1"] != whole["1"]
+    assert orders(tmp_path, make(), ckpt_path=tmp_path / "mid.ckpt") == whole
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed(uri: str, tmp_path: Path) -> None:
+    whole = orders(tmp_path, DtoolDataModule(uri, batch_size=4), Order(tmp_path / "mid.ckpt"))
+    checkpoint = torch.load(tmp_path / "mid.ckpt", weights_only=True)
+    (state,) = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert sorted(state.pop("order")) == ["0", "1"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    resumed = orders(tmp_path, DtoolDataModule(uri, batch_size=4), ckpt_path=tmp_path / "old.ckpt")
+    assert resumed == {"2": whole["2"]}
+
+
+def test_a_module_that_trains_twice_has_the_orders_of_the_last_run(uri: str, tmp_path: Path) -> None:
+    module = DtoolDataModule(uri, batch_size=4)
+    whole = orders(tmp_path, module)
+    next(iter(module.train_dataloader()))  # a look at a batch changes nothing
+    assert module.order_digests() == whole
+    assert orders(tmp_path, module, max_epochs=1) == {"0": whole["0"]}

@@ -1,0 +1,184 @@
+"""Transforms, collate functions and hooks, as structure and source."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from kit import TinyNet, loader, trainer
+from lightning_dtool.capture.preprocessing import capture_hooks, describe_pipeline
+from lightning_dtool.record import Data, Gap
+
+v2 = pytest.importorskip("torchvision.transforms.v2")
+from torchvision import transforms as v1  # noqa: E402
+
+API_KEY = "AKIAABCDEFGHIJKLMNOP"
+
+
+def pipeline(**changes: Any) -> Any:
+    """Return a pipeline of torchvision's second kind, whose parameters can be changed one by one."""
+    given: dict[str, Any] = {
+        "size": 8, "p": 0.5, "mean": 0.5, "sigma": (0.1, 2.0), "degrees": 10, "factor": 2, "value": 1,
+        "policy": "IMAGENET", **changes,
+    }  # fmt: skip
+    factor = given["factor"]
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize((given["size"], 8)),
+            v2.RandomApply([v2.GaussianBlur(3, given["sigma"]), v2.RandomRotation(given["degrees"])], p=given["p"]),
+            v2.AutoAugment(v1.AutoAugmentPolicy[given["policy"]]),
+            v2.Compose([v2.Lambda(lambda x: x * factor), v2.Lambda(partial(torch.add, other=given["value"]))]),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([given["mean"]], [0.2]),
+        ]
+    )
+
+
+def text(obj: Any, gaps: list[Gap] | None = None) -> str:
+    described = describe_pipeline(obj, "here", [] if gaps is None else gaps)
+    Data.model_validate({"stages": {"train": [{"transforms": {"transform": described}}]}})
+    return json.dumps(described, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"size": 9}, {"p": 0.4}, {"mean": 0.4}, {"sigma": (0.1, 1.0)}, {"degrees": 11}, {"factor": 3}, {"value": 2},
+     {"policy": "CIFAR10"}],
+)  # fmt: skip
+def test_one_parameter_makes_a_difference(change: dict[str, Any]) -> None:
+    gaps: list[Gap] = []
+    assert text(pipeline(), gaps) == text(pipeline())
+    assert gaps == []
+    assert text(pipeline(**change)) != text(pipeline())
+
+
+def test_the_first_kind_of_torchvision() -> None:
+    def make(**changes: Any) -> Any:
+        return v1.Compose(
+            [
+                v1.RandomApply(nn.ModuleList([v1.ColorJitter(brightness=changes.get("brightness", 0.2))]), p=0.3),
+                v1.RandomChoice([v1.RandomCrop(4), v1.CenterCrop(changes.get("crop", 4))]),
+                v1.Lambda(lambda x: x + changes.get("add", 1)),
+                v1.ToTensor(),
+            ]
+        )
+
+    assert text(make()) == text(make())
+    assert len({text(make(**changes)) for changes in ({}, {"brightness": 0.3}, {"crop": 5}, {"add": 2})}) == 4
+
+
+def test_nesting_is_kept() -> None:
+    described = describe_pipeline(pipeline(), "here", [])
+    assert described["class"] == "torchvision.transforms.v2._container:Compose"
+    inner = described["init"]["transforms"][2]["init"]
+    assert inner["p"] == 0.5
+    assert inner["transforms"][1]["init"]["degrees"] == [-10.0, 10.0]
+    function = described["init"]["transforms"][4]["init"]["transforms"][0]["init"]["lambd"]
+    assert function["source"] == "lambda x: x * factor"
+    assert function["closure"] == {"factor": 2}
+
+
+def test_albumentations_are_described_in_their_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flip:
+        def __init__(self, p: float = 0.5) -> None:
+            self.p = p
+
+        def __call__(self, **sample: Any) -> Any:
+            return sample
+
+        def to_dict(self) -> dict[str, Any]:
+            if self.p > 1:
+                raise NotImplementedError("no name")
+            return {"__version__": "2.0", "transform": {"p": self.p}}
+
+    monkeypatch.setattr(Flip, "__module__", "albumentations.augmentations")
+    own_words = {"dict": {"__version__": "2.0", "transform": {"dict": {"p": 0.5}}}}
+    assert describe_pipeline(Flip(), "here", [])["albumentations"] == own_words
+    assert describe_pipeline(Flip(2.0), "here", [])["init"] == {"p": 2.0}
+
+
+def test_secrets_in_code_are_hidden() -> None:
+    def transform(x: Any, password: str = "hunter2-abc") -> Any:
+        return x, API_KEY
+
+    gaps: list[Gap] = []
+    described = text(transform, gaps)
+    assert "hunter2" not in described
+    assert "AKIA" not in described
+    assert "here.source" in [gap.fact for gap in gaps]
+
+
+class Hooked(TinyNet):
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.batch_aug = nn.Sequential(nn.Dropout(p))
+        self.transformer = nn.Linear(1, 1)
+        self.transforms_done = 0
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+    @staticmethod
+    def my_transform(x: Any) -> Any:
+        return x
+
+
+class Batches(L.LightningDataModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.train_aug = partial(torch.clamp, min=0)
+
+    @property
+    def eval_transform(self) -> Any:
+        raise AssertionError("a property is not asked for")
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+    def train_dataloader(self) -> Any:
+        return loader()
+
+
+class Watch(L.Callback):
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.gaps: list[Gap] = []
+        self.hooks = capture_hooks(trainer, pl_module, self.gaps)
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`:UserWarning")
+def test_hooks_and_augmentations_are_found(tmp_path: Path) -> None:
+    watch = Watch()
+    trainer(tmp_path, watch, max_epochs=1, limit_train_batches=1, enable_checkpointing=False).fit(Hooked(), Batches())
+    assert sorted(watch.hooks) == [
+        "datamodule.on_before_batch_transfer",
+        "datamodule.train_aug",
+        "module.batch_aug",
+        "module.my_transform",
+        "module.on_after_batch_transfer",
+    ]
+    assert watch.hooks["module.on_after_batch_transfer"].startswith("def on_after_batch_transfer(self")
+    structure = json.loads(watch.hooks["module.batch_aug"])
+    assert structure["children"][0][1]["init"]["p"] == 0.5
+    assert json.loads(watch.hooks["datamodule.train_aug"])["init"]["keywords"] == {"dict": {"min": 0}}
+    assert watch.gaps == []
+    Data.model_validate({"hooks": watch.hooks})
+
+
+def test_without_hooks_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    watch = Watch()
+    trainer(tmp_path, watch, max_epochs=1, limit_train_batches=1, enable_checkpointing=False).fit(TinyNet(), loader())
+    assert watch.hooks == {}
+
+
+def test_a_function_without_source_is_a_gap() -> None:
+    namespace: dict[str, Any] = {"__name__": "made_up"}
+    exec("def nowhere(x): return x", namespace)
+    gaps: list[Gap] = []
+    assert json.loads(text(namespace["nowhere"], gaps)) == {"callable": "made_up:nowhere"}
+    assert "source code" in gaps[0].reason
