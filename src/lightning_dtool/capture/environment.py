@@ -1,44 +1,256 @@
 """What did the code run on?"""
 
+import json
+import os
 import platform
 import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from lightning_dtool.record import Environment
+from lightning_dtool.capture.redaction import REDACTED, is_secret_name, redact_text, redaction_gap
+from lightning_dtool.capture.values import as_text
+from lightning_dtool.record import Environment, Gap
 
 _LIBRARIES = (
-    "lightning-dtool", "lightning", "torch", "torchvision", "torchmetrics", "dtoolcore", "numpy", "pillow", "pydantic",
+    "lightning-dtool", "lightning", "pytorch-lightning", "torch", "torchvision", "torchaudio", "torchmetrics",
+    "dtoolcore", "numpy", "pillow", "pydantic",
 )  # fmt: skip
 
+MAX_TEXT = 4000
+"""Characters of torch's description of itself, and of a variable, that are kept."""
 
-def capture_environment() -> Environment:
-    """Return Python, the platform and the versions of the libraries that matter most."""
+_VARIABLES = re.compile(
+    r"CUDA_(VISIBLE_DEVICES|LAUNCH_BLOCKING|DEVICE_ORDER|DEVICE_MAX_CONNECTIONS|CACHE_PATH|HOME|MODULE_LOADING)|"
+    r"(HIP|ROCR|ZE)_(VISIBLE_DEVICES|AFFINITY_MASK)|NVIDIA_(TF32_OVERRIDE|VISIBLE_DEVICES)|CUBLAS\w*|CUBLASLT\w*|CUDNN\w*|"
+    r"(OMP|MKL|KMP|GOMP|OPENBLAS|BLIS|VECLIB|NUMEXPR|NCCL|GLOO|UCX|XLA|PJRT|ONEDNN|DNNL|TORCH|TORCHINDUCTOR|TORCHELASTIC|"
+    r"PYTORCH|PL|LIGHTNING|LIGHTNING_DTOOL|TRITON|ATEN|PYTHON|DTOOL_CACHE)_?\w*|"
+    r"(WORLD_SIZE|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|NODE_RANK|MASTER_ADDR|MASTER_PORT)|"
+    r"CONDA_(DEFAULT_ENV|PREFIX)|VIRTUAL_ENV|LD_PRELOAD|LD_LIBRARY_PATH|MALLOC_\w+|TZ|LANG|LC_ALL|TF32\w*"
+)
+"""Variables that may change a result, or say how the program was started."""
+
+_SCHEDULER = re.compile(
+    r"SLURM_(JOB_?(ID|NAME|NODELIST|NUM_NODES|PARTITION|CPUS_PER_NODE|GPUS)|ARRAY_(JOB_ID|TASK_ID|TASK_COUNT)|CLUSTER_NAME|"
+    r"NODEID|NODELIST|NNODES|NTASKS|NTASKS_PER_NODE|PROCID|LOCALID|RESTART_COUNT|CPUS_PER_TASK|GPUS(_ON_NODE)?|MEM_PER_\w+)|"
+    r"PBS_(JOBID|JOBNAME|QUEUE|ARRAY_?(INDEX|ID)|NUM_PPN|NODENUM)|LSB_(JOBID|JOBNAME|JOBINDEX|QUEUE|HOSTS)|"
+    r"JOB_ID|SGE_(TASK_ID|CELL_NAME)|COBALT_JOBID|FLUX_JOB_ID|OAR_JOB_ID|KUBERNETES_SERVICE_HOST|POD_NAME"
+)
+"""What batch systems say of a job. Not all: SLURM_JOB_ACCOUNT and its like are nobody's business."""
+
+
+def capture_environment(gaps: list[Gap] | None = None) -> Environment:
+    """Return the machine, the system and the versions of the libraries that matter most.
+
+    No accelerator is started for it: where none is in use yet, their number is told, and their names are a gap.
+
+    Args:
+        gaps: Receives an entry for whatever is not known.
+    """
+    gaps = [] if gaps is None else gaps
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         versions={name: version for name in _LIBRARIES if (version := _version(name))},
-        accelerators=[torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        cpu=_guarded("environment.cpu", _cpu, gaps),
+        cpu_count=_guarded("environment.cpu_count", _cpu_count, gaps),
+        memory_bytes=_guarded("environment.memory_bytes", _memory, gaps),
+        accelerators=_guarded("environment.accelerators", lambda: _accelerators(gaps), gaps) or [],
+        drivers=_guarded("environment.drivers", _drivers, gaps) or {},
+        torch_build=_guarded("environment.torch_build", lambda: torch.__config__.show()[:MAX_TEXT].strip(), gaps),
+        container=_guarded("environment.container", _container, gaps),
+        scheduler=_selected(_SCHEDULER, "environment.scheduler", gaps),
+        variables=_selected(_VARIABLES, "environment.variables", gaps),
     )
+
+
+def _guarded(fact: str, read: Callable[[], Any], gaps: list[Gap]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # systems differ, and one odd answer must not cost the record
+        gaps.append(Gap(fact=fact, reason=f"the system did not tell: {type(error).__name__}", remedy=""))
+        return None
 
 
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
+    except Exception:  # besides PackageNotFoundError: whatever a half-removed package raises
         return None
 
 
-def requirements() -> str:
-    """Return every installed package, pinned, as a requirements file."""
-    pins: dict[str, str] = {}
-    for distribution in metadata.distributions():
-        try:
-            name, version = distribution.metadata["Name"], distribution.version
-        except Exception:  # noqa: S112  # a half-removed package, whose metadata is gone
+def _cpu() -> str | None:
+    """Return the processor's name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        found = re.search(r"^(?:model name|Model|cpu model|Processor)\s*:\s*(.+)$", text, re.MULTILINE)
+        if found:
+            return as_text(found[1].strip())
+    except OSError:  # no Linux
+        pass
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
+        if done.returncode == 0:
+            return as_text(done.stdout.strip())
+    return as_text(platform.processor() or platform.machine()) or None
+
+
+def _cpu_count() -> int | None:
+    """Return how many processors the process may use: fewer than there are, in many a batch job."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count()
+
+
+def _memory() -> int | None:
+    if not hasattr(os, "sysconf"):  # Windows
+        return None
+    return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES"))
+
+
+def _accelerators(gaps: list[Gap]) -> list[str]:
+    """Return the accelerators' names. To ask CUDA for a name starts it, which training may not have done."""
+    names: list[str] = []
+    for kind in ("cuda", "xpu"):
+        module = getattr(torch, kind, None)
+        if module is None or not (count := module.device_count()):
             continue
-        if name and version:
-            # Of two on the path Python imports the first.
-            pins.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={version}\n")
+        if module.is_initialized():
+            names += [as_text(str(module.get_device_name(index))) for index in range(count)]
+        else:
+            names += [f"{kind}:{index}" for index in range(count)]
+            gaps.append(
+                Gap(
+                    fact="environment.accelerators",
+                    reason=f"{count} {kind} device(s) are there but not in use, and to ask for their names starts them",
+                    remedy="",
+                )
+            )
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return names
+
+
+def _drivers() -> dict[str, str]:
+    found = {
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "xpu": getattr(torch.version, "xpu", None),
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "nvidia": _nvidia_driver(),
+    }
+    return {name: str(version) for name, version in found.items() if version}
+
+
+def _nvidia_driver() -> str | None:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"\b(\d+\.\d+(\.\d+)?)\b", text)
+    return found[1] if found else None
+
+
+def _container() -> str | None:
+    """Return the container's kind and image, as far as it knows them."""
+    for variable, kind in (("APPTAINER_CONTAINER", "Apptainer"), ("SINGULARITY_CONTAINER", "Singularity"),
+                           ("SINGULARITY_NAME", "Singularity")):  # fmt: skip
+        if os.environ.get(variable):
+            return f"{kind}: {as_text(redact_text(os.environ[variable]))}"
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return "Kubernetes"
+    podman = Path("/run/.containerenv")
+    if podman.exists():
+        try:
+            image = re.search(r'^image="(.*)"$', podman.read_text(errors="replace"), re.MULTILINE)
+        except OSError:
+            image = None
+        return f"Podman: {as_text(image[1])}" if image else "Podman"
+    return "Docker" if Path("/.dockerenv").exists() else None
+
+
+def _selected(allowed: "re.Pattern[str]", where: str, gaps: list[Gap]) -> dict[str, str]:
+    """Return the environment variables of an allow-list, without what looks like a credential."""
+    selected: dict[str, str] = {}
+    for name, value in sorted(os.environ.items()):
+        if not allowed.fullmatch(name):
+            continue
+        text = as_text(value[:MAX_TEXT])
+        redacted = REDACTED if is_secret_name(name) and text else redact_text(text)
+        if redacted != text:
+            gaps.append(redaction_gap(f"{where}.{name}"))
+        selected[name] = redacted
+    return selected
+
+
+# -- packages -----------------------------------------------------------------------------------
+
+_FOLDER = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)\.dist-info")
+
+
+def requirements() -> str:
+    """Return every installed package, pinned, as a requirements file.
+
+    A package from version control stands with its URL and commit; one from a folder of this machine, which nobody
+    else has, as a pin with a comment.
+    """
+    pins: dict[str, str] = {}
+    for entry in sys.path:
+        # Of two on the path Python imports the first.
+        for name, line in _installed(entry or "."):
+            pins.setdefault(re.sub(r"[-_.]+", "-", name).lower(), line)
     return "".join(pins[name] for name in sorted(pins))
+
+
+def _installed(folder: str) -> Iterator[tuple[str, str]]:
+    """Yield the packages of one folder of the path, by the names of their `.dist-info` folders.
+
+    `importlib.metadata` reads and parses each package's whole description for its name and version.
+    """
+    try:
+        entries = sorted(entry.name for entry in os.scandir(folder))
+    except OSError:  # it is not there, or a zip file
+        return
+    for entry in entries:
+        match = _FOLDER.fullmatch(entry)
+        if match is None:
+            if entry.endswith((".egg-info", ".egg-link", ".dist-info")):
+                yield from _by_metadata(os.path.join(folder, entry))
+            continue
+        name, version = as_text(match["name"]), as_text(match["version"])
+        path = os.path.join(folder, entry)
+        if os.path.exists(os.path.join(path, "METADATA")):  # else it was removed, but for a rest
+            yield name, _pin(name.replace("_", "-"), version, path)
+
+
+def _by_metadata(path: str) -> Iterator[tuple[str, str]]:
+    """Yield a package that was installed in the old manner, or whose folder is named oddly."""
+    try:
+        distribution = metadata.Distribution.at(path)
+        name, version = distribution.metadata["Name"], distribution.version
+    except Exception:  # a half-removed package, whose metadata is gone
+        return
+    if name and version:
+        yield as_text(name), _pin(as_text(name), as_text(version), path)
+
+
+def _pin(name: str, version: str, path: str) -> str:
+    plain = f"{name}=={version}\n"
+    try:
+        with open(os.path.join(path, "direct_url.json"), "rb") as stream:
+            origin = json.load(stream)
+        url = redact_text(as_text(str(origin["url"])))
+        vcs = origin.get("vcs_info")
+        if vcs is not None:
+            return f"{name} @ {vcs['vcs']}+{url}@{vcs['commit_id']}\n"
+        if url.startswith("file:"):
+            editable = origin.get("dir_info", {}).get("editable", False)
+            return f"{plain}# {name} is installed {'editable ' if editable else ''}from {url}\n"
+        return f"{name} @ {url}\n"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # from an index, as most are
+        return plain

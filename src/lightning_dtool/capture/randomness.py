@@ -1,12 +1,136 @@
-"""What did the random numbers depend on?"""
+"""What did the random numbers depend on?
 
+The states of all generators are read, never moved on, and written as strict JSON: `random_states` takes them,
+`restore` sets them back bit for bit. They are read once when this module is imported, which is when the callback
+is: a seed that was set between then and the start of training shows in what has changed.
+"""
+
+import base64
+import functools
+import hashlib
+import json
 import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
 
 from lightning_dtool.record import MAX_INTEGER, Gap, Randomness
 
+Json = Any
+RandomStates = dict[str, Json]
+"""The state of each generator by name, as strict JSON."""
 
-def capture_randomness(gaps: list[Gap]) -> Randomness:
-    """Return the global seed as Lightning's `seed_everything` left it in the environment."""
+VERSION = 1
+"""Of the item random_states.json."""
+
+_ENVIRONMENT = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "PYTHONHASHSEED",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+
+
+def random_states() -> RandomStates:
+    """Return the states of Python's, NumPy's and torch's global generators, and of every accelerator in use.
+
+    NumPy is left alone where nothing has imported it, and an accelerator that nothing has used yet stays unused.
+
+    Example:
+        >>> states = random_states()
+        >>> first = torch.rand(2)
+        >>> restore(states)
+        >>> torch.equal(first, torch.rand(2))
+        True
+    """
+    version, numbers, gauss = random.getstate()
+    states: RandomStates = {
+        "python": {"version": version, "state": _packed(numbers), "gauss": gauss},
+        "torch": _encoded(torch.get_rng_state()),
+    }
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        name, keys, position, has_gauss, cached = numpy.random.get_state()
+        states["numpy"] = {
+            "name": str(name),
+            "state": _packed(keys.tolist()),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "gauss": float(cached),
+        }
+    for kind, module in _accelerators().items():
+        for index in range(module.device_count()):
+            states[f"{kind}:{index}"] = _encoded(module.get_rng_state(index))
+    if _mps_in_use():
+        states["mps"] = _encoded(torch.mps.get_rng_state())
+    return states
+
+
+def restore(states: Mapping[str, Json]) -> None:
+    """Set the generators back to what `random_states` returned.
+
+    A generator that is not there (another machine has other devices) is passed over.
+
+    Args:
+        states: The states, also after a way through JSON.
+    """
+    python = states.get("python")
+    if python is not None:
+        random.setstate((python["version"], tuple(_unpacked(python["state"])), python["gauss"]))
+    numpy_state = states.get("numpy")
+    if numpy_state is not None:
+        import numpy as np
+
+        keys = np.array(_unpacked(numpy_state["state"]), dtype=np.uint32)
+        np.random.set_state(
+            (numpy_state["name"], keys, numpy_state["position"], numpy_state["has_gauss"], numpy_state["gauss"])
+        )
+    if "torch" in states:
+        torch.set_rng_state(_decoded(states["torch"]))
+    for kind, module in _accelerators().items():
+        for index in range(module.device_count()):
+            if f"{kind}:{index}" in states:
+                module.set_rng_state(_decoded(states[f"{kind}:{index}"]), index)
+    if "mps" in states and _mps_in_use():
+        torch.mps.set_rng_state(_decoded(states["mps"]))
+
+
+def state_digests(states: Mapping[str, Json]) -> dict[str, str]:
+    """Return `sha256:…` of each generator's state.
+
+    Args:
+        states: What `random_states` returned.
+    """
+    return {
+        name: f"sha256:{hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()}"
+        for name, state in states.items()
+    }
+
+
+def random_states_json(moments: Mapping[str, RandomStates]) -> str:
+    """Return the content of the item random_states.json.
+
+    Args:
+        moments: States by the moment when they were read (`import`, `fit_start`).
+    """
+    return json.dumps({"version": VERSION, "moments": moments}, sort_keys=True, allow_nan=False) + "\n"
+
+
+def capture_randomness(moments: Any, gaps: list[Gap] | None = None) -> Randomness:
+    """Return the global seed as Lightning's `seed_everything` left it, the states, and what else decides about bits.
+
+    Args:
+        moments: States by the moment when they were read (`import`, `fit_start`).
+        gaps: Receives an entry for whatever is not known.
+    """
+    if gaps is None:  # a caller that does not keep states yet
+        moments, gaps = {}, moments
     seed = _integer(os.environ.get("PL_GLOBAL_SEED", ""))
     if seed is None:
         gaps.append(
@@ -20,7 +144,113 @@ def capture_randomness(gaps: list[Gap]) -> Randomness:
     return Randomness(
         global_seed=seed,
         seed_workers=bool(workers) if workers is not None else None,
+        states={moment: state_digests(states) for moment, states in moments.items()},
+        flags=_flags(gaps),
     )
+
+
+def _flags(gaps: list[Gap]) -> dict[str, Json]:
+    """Return what decides about bits besides the generators. Reading changes nothing, and says nothing."""
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    readers: dict[str, Callable[[], Json]] = {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled,
+        "deterministic_algorithms_warn_only": torch.is_deterministic_algorithms_warn_only_enabled,
+        "fill_uninitialized_memory": lambda: getattr(torch.utils.deterministic, "fill_uninitialized_memory", None),
+        "cudnn.enabled": lambda: cudnn.enabled,
+        "cudnn.deterministic": lambda: cudnn.deterministic,
+        "cudnn.benchmark": lambda: cudnn.benchmark,
+        "cuda.matmul.allow_fp16_reduced_precision_reduction": (
+            lambda: cuda.matmul.allow_fp16_reduced_precision_reduction
+        ),
+        "cuda.matmul.allow_bf16_reduced_precision_reduction": (
+            lambda: cuda.matmul.allow_bf16_reduced_precision_reduction
+        ),
+        "mkldnn.enabled": lambda: mkldnn.enabled,
+        "num_threads": torch.get_num_threads,
+        "num_interop_threads": torch.get_num_interop_threads,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability,
+        "default_dtype": lambda: str(torch.get_default_dtype()),
+        "sdp": lambda: {
+            "flash": cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+            "mem_efficient": cuda.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+            "math": cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+            "cudnn": cuda.cudnn_sdp_enabled(),  # type: ignore[no-untyped-call]
+        },
+        **_precision_readers(),
+    }
+    flags: dict[str, Json] = {}
+    for name, read in readers.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch tells of old names for TF32
+                flags[name] = read()
+        except Exception as error:  # another torch, or old and new settings for TF32 mixed, which it refuses to read
+            reason = f"torch did not tell: {type(error).__name__}"
+            gaps.append(Gap(fact=f"randomness.flags.{name}", reason=reason, remedy=""))
+    return flags | {name: os.environ.get(name) for name in _ENVIRONMENT}
+
+
+def _precision_readers() -> dict[str, Callable[[], Json]]:
+    """Return how to read what float32 may be rounded to: from torch 2.9 on by new names, which know the old settings.
+
+    Where somebody has used the new ones, torch raises an error at the old.
+    """
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    if hasattr(torch.backends, "fp32_precision"):
+        new: dict[str, Any] = {
+            "fp32_precision": torch.backends,
+            "cuda.matmul.fp32_precision": cuda.matmul,
+            "cudnn.conv.fp32_precision": getattr(cudnn, "conv", None),
+            "cudnn.rnn.fp32_precision": getattr(cudnn, "rnn", None),
+            "mkldnn.matmul.fp32_precision": getattr(mkldnn, "matmul", None),
+            "mkldnn.conv.fp32_precision": getattr(mkldnn, "conv", None),
+        }
+        readers: dict[str, Callable[[], Json]] = {
+            name: functools.partial(_fp32_precision, owner) for name, owner in new.items() if owner is not None
+        }
+        mixed = str(getattr(cuda.matmul, "fp32_precision", "none")) != "none"
+    else:
+        readers, mixed = {}, False
+    if not mixed:
+        readers["float32_matmul_precision"] = torch.get_float32_matmul_precision
+        readers["cuda.matmul.allow_tf32"] = torch._C._get_cublas_allow_tf32
+        readers["cudnn.allow_tf32"] = torch._C._get_cudnn_allow_tf32
+    return readers
+
+
+def _fp32_precision(owner: Any) -> str:
+    return str(owner.fp32_precision)
+
+
+def _accelerators() -> dict[str, Any]:
+    """Return torch's modules for the accelerators that are in use; asking must not start one."""
+    return {
+        kind: module
+        for kind in ("cuda", "xpu")
+        if (module := getattr(torch, kind, None)) is not None and module.is_initialized()
+    }
+
+
+def _mps_in_use() -> bool:
+    return torch.backends.mps.is_available()
+
+
+def _encoded(state: torch.Tensor) -> str:
+    return base64.b64encode(bytes(state.tolist())).decode()
+
+
+def _decoded(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+
+
+def _packed(numbers: Any) -> str:
+    """Return unsigned 32-bit integers as text, a third as long as their digits."""
+    return base64.b64encode(b"".join(number.to_bytes(4, "little") for number in numbers)).decode()
+
+
+def _unpacked(text: str) -> list[int]:
+    content = base64.b64decode(text)
+    return [int.from_bytes(content[start : start + 4], "little") for start in range(0, len(content), 4)]
 
 
 def _integer(text: str) -> int | None:
@@ -29,3 +259,7 @@ def _integer(text: str) -> int | None:
     except ValueError:
         return None
     return number if abs(number) <= MAX_INTEGER else None
+
+
+AT_IMPORT: RandomStates = random_states()
+"""The states when this module was imported."""

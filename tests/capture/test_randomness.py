@@ -1,0 +1,168 @@
+"""The generators' states come back bit for bit, and looking at them and at the flags changes nothing."""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from kit import TinyNet, loader, same, trainer, weights
+from lightning_dtool.capture.randomness import (
+    AT_IMPORT,
+    capture_randomness,
+    random_states,
+    random_states_json,
+    restore,
+    state_digests,
+)
+from lightning_dtool.record import Gap, Randomness
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    states = random_states()
+    yield
+    restore(states)
+
+
+def draw() -> list[Any]:
+    return [
+        random.gauss(0, 1),
+        random.random(),
+        np.random.normal(),
+        np.random.rand(3).tolist(),
+        torch.randn(5).tolist(),
+    ]
+
+
+@pytest.mark.parametrize("drawn", [0, 1, 700])
+def test_the_states_come_back_bit_for_bit_after_a_way_through_json(drawn: int) -> None:
+    for _ in range(drawn):
+        draw()
+    states = json.loads(random_states_json({"x": random_states()}))["moments"]["x"]
+    expected = [draw(), draw()]
+    assert state_digests(random_states()) != state_digests(states)
+    restore(states)
+    assert random_states() == states
+    assert [draw(), draw()] == expected
+
+
+def test_looking_moves_nothing_on(recwarn: pytest.WarningsRecorder) -> None:
+    before = (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
+    gaps: list[Gap] = []
+    found = capture_randomness({"import": AT_IMPORT, "fit_start": random_states()}, gaps)
+    assert (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()) == before
+    assert not recwarn.list
+    assert not torch.cuda.is_initialized()
+    assert set(found.states) == {"import", "fit_start"}
+    assert set(found.states["import"]) == {"python", "numpy", "torch"}
+    assert [gap for gap in gaps if gap.fact.startswith("randomness.flags")] == []
+    assert Randomness.model_validate_json(found.model_dump_json()) == found
+
+
+def test_each_generator_has_a_digest_of_its_own() -> None:
+    before = state_digests(random_states())
+    torch.rand(1)
+    after = state_digests(random_states())
+    assert [name for name in before if before[name] != after[name]] == ["torch"]
+    assert before["torch"].startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("seed", "workers", "expected"),
+    [("7", "1", (7, True)), ("7", "0", (7, False)), ("", "", (None, None)), ("²", "x", (None, None))],
+)
+def test_the_seed(monkeypatch: pytest.MonkeyPatch, seed: str, workers: str, expected: tuple[Any, Any]) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+    monkeypatch.setenv("PL_SEED_WORKERS", workers)
+    gaps: list[Gap] = []
+    found = capture_randomness({}, gaps)
+    assert (found.global_seed, found.seed_workers) == expected
+    assert ("randomness.global_seed" in [gap.fact for gap in gaps]) == (expected[0] is None)
+
+
+def test_the_flags_follow_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = capture_randomness({}, []).flags
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float64)
+        torch.backends.cudnn.deterministic = True
+        after = capture_randomness({}, []).flags
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(torch.float32)
+        torch.backends.cudnn.deterministic = False
+    assert before["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert before["float32_matmul_precision"] == precision
+    changed = {name: after[name] for name in after if after[name] != before[name]}
+    expected = {
+        "deterministic_algorithms": True,
+        "deterministic_algorithms_warn_only": True,
+        "num_threads": 1,
+        "default_dtype": "torch.float64",
+        "cudnn.deterministic": True,
+    }
+    assert {name: changed.get(name, after[name]) for name in expected} == expected
+    assert set(changed) <= set(expected)
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one way to say it")
+def test_new_settings_for_tf32_are_read_without_an_error_or_a_warning() -> None:
+    out = run(
+        "import torch\ntorch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "from lightning_dtool.capture.randomness import capture_randomness\n"
+        "gaps = []\nflags = capture_randomness({}, gaps).flags\n"
+        "print(flags['cuda.matmul.fp32_precision'], [g.fact for g in gaps])"
+    )
+    assert out.split("\n")[0] == "tf32 ['randomness.global_seed']"
+
+
+def test_states_at_import_are_those_before_the_seed() -> None:
+    out = run(
+        "from lightning_dtool.capture.randomness import AT_IMPORT, random_states, restore, state_digests\n"
+        "import random\nhere = random_states()\nassert here == AT_IMPORT\nrandom.seed(3)\n"
+        "restore(AT_IMPORT)\nprint(random_states() == here)"
+    )
+    assert out.strip() == "True"
+
+
+class Rewind(L.Callback):
+    """Keeps the states at the start of a fit, or sets them back there."""
+
+    def __init__(self, states: Any = None) -> None:
+        self.states = states
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.states is None:
+            self.states = json.loads(json.dumps(random_states()))
+        else:
+            restore(self.states)
+
+
+def test_an_unseeded_run_from_restored_states_gives_the_same_weights(tmp_path: Path) -> None:
+    first, second, third = TinyNet(), TinyNet(), TinyNet()
+    second.load_state_dict(weights(first))
+    third.load_state_dict(weights(first))
+    keep = Rewind()
+    for net, rewound in ((first, False), (second, False), (third, True)):
+        hook = Rewind(keep.states) if rewound else (keep if net is first else Rewind())
+        trainer(tmp_path, hook, enable_checkpointing=False).fit(net, loader(shuffle=True))
+    assert same(weights(first), weights(third))
+    assert not same(weights(first), weights(second))
