@@ -124,7 +124,8 @@ def optimizer(*rates: Any) -> Optimizer:
         ([optimizer(1e-3, 1e-4)], [1e-3, 1e-4], "SGD"),
         ([optimizer(1e-3), optimizer(1e-4)], [1e-3, 1e-4], ["SGD", "SGD"]),
         ([optimizer("nan", True, 1)], 1, "SGD"),  # what is no number finds nothing
-        ([optimizer({"type": "torch:Tensor", "value": 0.1})], [], "SGD"),
+        ([optimizer({"type": "torch:Tensor", "value": 0.1})], 0.1, "SGD"),
+        ([optimizer({"type": "torch:Tensor", "repr": "?"})], [], "SGD"),
         ([], [], []),
     ],
 )

@@ -80,7 +80,9 @@ def _short(class_path: str) -> str:
 def _learning_rates(record: Provenance) -> list[float]:
     """Return the learning rates that training began with, each once: groups that share one are one answer."""
     rates = [group.options.get("lr") for optimizer in record.optimizers for group in optimizer.param_groups]
-    return list(dict.fromkeys(rate for rate in rates if isinstance(rate, int | float) and not isinstance(rate, bool)))
+    # A rate that was a tensor stands in a record as its type and its value.
+    numbers = [rate.get("value") if isinstance(rate, dict) else rate for rate in rates]
+    return list(dict.fromkeys(rate for rate in numbers if isinstance(rate, int | float) and not isinstance(rate, bool)))
 
 
 def searchable(value: Any) -> Any:
