@@ -103,6 +103,9 @@ def _parameter_names(group: Mapping[str, Any], names: dict[int, str], where: str
 def learning_rates(trainer: LightningTrainer) -> list[list[Any]]:
     """Return the present learning rate of each parameter group of each optimizer.
 
+    What a step really uses is there from `on_train_batch_start` to `on_before_optimizer_step`: when
+    `on_train_batch_end` and `on_train_epoch_end` are called, schedulers have already moved on.
+
     Args:
         trainer: The Trainer.
 
@@ -176,16 +179,19 @@ class _Walk:
         self._sources = sources
         self._gaps = gaps
         self._where = where
+        self._inside: set[int] = set()
 
     def settings(self, scheduler: Any, place: str, depth: int) -> dict[str, Any]:
         """Return a scheduler's attributes, whatever its `state_dict` leaves out."""
         found: dict[str, Any] = {}
+        self._inside.add(id(scheduler))
         for name, value in sorted(vars(scheduler).items()):
             if name in _BOOKKEEPING or name.startswith("__") or isinstance(value, TorchOptimizer):
                 continue
             here = f"{place}.{name}" if place else name
             special = self._special(value, here, depth)
             found[name] = encode(value, f"{self._where}settings.{here}", self._gaps) if special is _NOTHING else special
+        self._inside.discard(id(scheduler))
         return found
 
     def _special(self, value: Any, place: str, depth: int) -> Any:
@@ -193,8 +199,9 @@ class _Walk:
         if isinstance(value, weakref.ref):
             value = value()
         if _is_scheduler(value):
-            if depth >= _MAX_DEPTH:
-                return _NOTHING
+            if depth >= _MAX_DEPTH or id(value) in self._inside:
+                self._gap(f"{self._where}settings.{place}", "it contains itself, or lies too deep", "use flatter parts")
+                return {"type": class_path(type(value))}
             return {"type": class_path(type(value)), "settings": self.settings(value, place, depth + 1)}
         if isinstance(value, list | tuple) and any(_is_scheduler(item) or _is_function(item) for item in value):
             if len(value) > _MAX_PARTS:
@@ -220,7 +227,7 @@ class _Walk:
         if source is not None:
             self._sources[place] = source
         elif not (inspect.isbuiltin(value) or value.__class__.__module__ == "builtins"):
-            self._gap(where, "the source of the function is not at hand")
+            self._gap(where, "the source of the function is not at hand", "define it at the top of a module")
         if not inspect.isroutine(value):  # an object that can be called
             return {**described, "settings": encode_all(vars(value), where, self._gaps)}
         owner = getattr(value, "__self__", None)
@@ -233,8 +240,8 @@ class _Walk:
                 described["variables"] = encode_all(variables, f"{where}.variables", self._gaps)
         return described
 
-    def _gap(self, where: str, reason: str) -> None:
-        self._gaps.append(Gap(fact=where, reason=reason, remedy="define it at the top of a module"))
+    def _gap(self, where: str, reason: str, remedy: str) -> None:
+        self._gaps.append(Gap(fact=where, reason=reason, remedy=remedy))
 
 
 def _variables(function: types.FunctionType) -> dict[str, Any]:

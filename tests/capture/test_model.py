@@ -1,0 +1,235 @@
+"""The model: its parts and size, and where its first weights came from."""
+
+import sys
+import time
+import types
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from kit import TinyNet
+from lightning_dtool.capture.model import MAX_ARCHITECTURE, capture_initial_weights, capture_model
+from lightning_dtool.digests import state_digest
+from lightning_dtool.record import DatasetReference, Gap
+from zoo import ZOO
+
+PARENT = DatasetReference(uri="file:///x", uuid="u", name="n", content_digest="sha256:0")
+
+
+class Tied(L.LightningModule):
+    """Two children with the same weight, one frozen, one lazy, one without parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4, bias=False)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.again = self.first
+        self.frozen = nn.Sequential(nn.Linear(4, 2)).requires_grad_(False)
+        self.nothing = nn.ReLU()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.register_module("none", None)
+
+
+def test_parts_and_sizes() -> None:
+    gaps: list[Gap] = []
+    model = capture_model(Tied(), gaps)
+    children = {child.name: (child.parameters_total, child.parameters_trainable) for child in model.children}
+    assert children == {"first": (16, 16), "second": (20, 20), "again": (16, 16), "frozen": (10, 0), "nothing": (0, 0)}
+    assert model.children[0].class_path == "torch.nn.modules.linear:Linear"
+    assert (model.parameters_total, model.parameters_trainable) == (16 + 4 + 10 + 3, 16 + 4 + 3)
+    assert model.frozen == ["frozen.0.weight", "frozen.0.bias"]
+    assert "(frozen): Sequential(" in (model.architecture or "")
+    assert (model.source or "").startswith("class Tied(L.LightningModule):")
+    assert gaps == []
+
+
+def test_a_credential_in_the_source_is_not_recorded() -> None:
+    class Logged(TinyNet):
+        def __init__(self, api_key: str = "a1b2c3d4e5f6g7h8") -> None:
+            super().__init__()
+
+    gaps: list[Gap] = []
+    model = capture_model(Logged(), gaps)
+    assert "a1b2c3d4" not in (model.source or "")  # (hyperparameters are redacted where the record is put together)
+    assert "class Logged(TinyNet):" in (model.source or "")
+    assert "model.source" in [gap.fact for gap in gaps]
+
+
+class Odd(nn.Module):
+    def __repr__(self) -> str:
+        return f"Odd({object()!r})"
+
+
+class Broken(nn.Module):
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(("part", "known"), [(Odd(), True), (Broken(), False)])
+def test_an_architecture_with_odd_parts(part: nn.Module, known: bool) -> None:
+    module, gaps = TinyNet(), []  # type: ignore[var-annotated]
+    module.odd = part
+    architecture = capture_model(module, gaps).architecture
+    assert (architecture is not None) == known
+    if known:
+        assert "Odd(<object object at 0x…>)" in (architecture or "")
+    assert ([gap.fact for gap in gaps] == ["model.architecture"]) != known
+
+
+def test_a_hundred_thousand_parameters_take_no_seconds() -> None:
+    module = L.LightningModule()
+    module.many = nn.ParameterList(nn.Parameter(torch.zeros(1), requires_grad=False) for _ in range(100_000))
+    module.layers = nn.ModuleList(nn.ReLU() for _ in range(5000))
+    gaps: list[Gap] = []
+    begin = time.perf_counter()
+    model = capture_model(module, gaps)
+    assert time.perf_counter() - begin < 2
+    assert model.parameters_total == 100_000
+    assert len(model.frozen) == 1000
+    assert 0 < len(model.architecture or "") <= MAX_ARCHITECTURE
+    assert {"model.frozen", "model.architecture"} <= {gap.fact for gap in gaps}
+
+
+def test_a_long_architecture_is_cut() -> None:
+    module = L.LightningModule()
+    module.layers = nn.ModuleList(nn.Linear(1, index + 1) for index in range(2000))
+    gaps: list[Gap] = []
+    assert len(capture_model(module, gaps).architecture or "") == MAX_ARCHITECTURE
+    assert "model.architecture" in [gap.fact for gap in gaps]
+
+
+# -- initial weights ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_weights_that_were_initialised_here(name: str) -> None:
+    module, _ = ZOO[name]()
+    gaps: list[Gap] = []
+    versions = {key: value._version for key, value in module.state_dict().items()}
+    random = torch.get_rng_state()
+    found = capture_initial_weights(module, None, gaps)
+    assert (found.origin, found.names, found.checkpoint, gaps) == ("initialised", [], None, [])
+    assert found.digest == state_digest(module.state_dict())
+    assert {key: value._version for key, value in module.state_dict().items()} == versions
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_weights_of_a_checkpoint() -> None:
+    found = capture_initial_weights(TinyNet(), PARENT, [])
+    assert (found.origin, found.checkpoint) == ("checkpoint", PARENT)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Path]:
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path / "hub"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    yield tmp_path / "hub" / "checkpoints"
+    torch.hub.set_dir(before)
+
+
+class Vision(L.LightningModule):
+    """A backbone of torchvision, with a head of one's own."""
+
+    def __init__(self, weights: Any = None, **options: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        from torchvision.models import squeezenet1_1
+
+        self.backbone = squeezenet1_1(num_classes=3)
+
+
+def test_weights_that_the_hyperparameters_name() -> None:
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    for chosen in (SqueezeNet1_1_Weights.DEFAULT, "SqueezeNet1_1_Weights.IMAGENET1K_V1", [{"a": SqueezeNet1_1_Weights.DEFAULT}]):  # noqa: E501  # fmt: skip
+        found = capture_initial_weights(Vision(chosen), None, [])
+        assert (found.origin, found.names) == ("pretrained", ["SqueezeNet1_1_Weights.IMAGENET1K_V1"])
+
+
+def test_weights_that_were_downloaded_are_recognised_by_their_bits(hub: Path) -> None:
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    module, gaps = Vision(), []  # type: ignore[var-annotated]
+    assert capture_initial_weights(module, None, gaps).origin == "initialised"
+    file = hub / Path(SqueezeNet1_1_Weights.DEFAULT.url).name
+    torch.save(Vision().backbone.state_dict(), file)
+    assert capture_initial_weights(module, None, gaps).origin == "initialised"  # others than these
+    torch.save({**module.backbone.state_dict(), "classifier.1.weight": torch.ones(7)}, file)
+    found = capture_initial_weights(module, None, gaps)
+    assert (found.origin, found.names) == ("pretrained", ["SqueezeNet1_1_Weights.IMAGENET1K_V1"])
+    assert gaps == []
+    torch.save(module.backbone.state_dict(), file, _use_new_zipfile_serialization=False)
+    assert capture_initial_weights(module, None, gaps).origin == "initialised"
+    assert [gap.fact for gap in gaps] == ["model.initial_weights.backbone"]
+    file.write_bytes(b"PK")
+    gaps.clear()
+    assert capture_initial_weights(module, None, gaps).names == []
+    assert len(gaps) == 1
+
+
+def _foreign(module: str, name: str = "Net") -> type[nn.Module]:
+    return type(name, (nn.Sequential,), {"__module__": module})
+
+
+def test_libraries_that_tell_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Neither library is needed for it: this is what their modules look like.
+    class Holder(L.LightningModule):
+        def __init__(self, net: nn.Module, **hparams: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters(hparams)
+            self.net = net
+
+    timm = _foreign("timm.models.vision_transformer")(nn.Linear(2, 2))
+    timm.pretrained_cfg = {"architecture": "vit_tiny", "tag": "augreg"}  # type: ignore[assignment]
+    gaps: list[Gap] = []
+    assert capture_initial_weights(Holder(timm), None, gaps).names == []
+    assert "vit_tiny.augreg" in gaps[0].reason
+    assert capture_initial_weights(Holder(timm, pretrained=False), None, gaps[:0]).origin == "initialised"
+
+    gaps.clear()
+    bert = _foreign("transformers.models.bert")(_foreign("transformers.models.bert", "Layer")())
+    bert.config = types.SimpleNamespace(_name_or_path="bert-base-uncased")  # type: ignore[assignment]
+    found = capture_initial_weights(Holder(bert), None, gaps)
+    assert (found.origin, found.names) == ("pretrained", ["bert-base-uncased"])
+    assert [gap.fact for gap in gaps] == ["model.initial_weights.net"]
+
+
+def test_a_state_that_has_no_digest() -> None:
+    class Strange(TinyNet):
+        def __init__(self, broken: bool) -> None:
+            super().__init__()
+            self.broken = broken
+
+        def get_extra_state(self) -> Any:
+            if self.broken:
+                raise RuntimeError("no")
+            return {"when": weakref.ref(type(self))}
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    gaps: list[Gap] = []
+    assert (capture_initial_weights(Strange(False), None, gaps).digest or "").startswith("sha256:")
+    assert [gap.fact for gap in gaps] == ["model.initial_weights.digest._extra_state"]
+    gaps.clear()
+    assert capture_initial_weights(Strange(True), None, gaps).digest is None
+    assert [gap.fact for gap in gaps] == ["model.initial_weights.digest"]
+
+
+def test_torchvision_is_not_imported_for_it() -> None:
+    import subprocess
+
+    program = (
+        "import sys\nfrom kit import TinyNet\nfrom lightning_dtool.capture.model import capture_initial_weights\n"
+        "known = set(sys.modules)\ncapture_initial_weights(TinyNet(), None, [])\n"
+        "assert not [name for name in set(sys.modules) - known if name.startswith('torchvision')]"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1], timeout=60)
