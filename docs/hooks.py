@@ -7,9 +7,11 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -18,6 +20,7 @@ from lightning_dtool.cli import model
 from lightning_dtool.record import json_schema
 
 SCHEMA = "schema/provenance.schema.json"
+FACTS = Path(__file__).with_name("facts.yml")
 _MARKER = re.compile(r"<!-- generated: (\w+) -->")
 
 
@@ -41,6 +44,12 @@ def record_fields() -> str:
     return "\n\n".join(f"### {name}\n\n{_table(part, parts)}" for name, part in parts.items())
 
 
+def recorded_facts() -> str:
+    """Return a table for each part of the record: where each fact comes from, and the test that shows it."""
+    known = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
+    return "\n\n".join(f"## {part}\n\n{_facts_table(facts)}" for part, facts in known.items())
+
+
 def command_line() -> str:
     """Return every command's help, as the command itself prints it."""
     return "\n\n".join(
@@ -49,7 +58,19 @@ def command_line() -> str:
     )
 
 
-GENERATED: dict[str, Callable[[], str]] = {"record_fields": record_fields, "command_line": command_line}
+GENERATED: dict[str, Callable[[], str]] = {
+    "record_fields": record_fields,
+    "recorded_facts": recorded_facts,
+    "command_line": command_line,
+}
+
+
+def _facts_table(facts: dict[str, dict[str, Any]]) -> str:
+    rows = [
+        f"| [`{field}`](record.md#fields) | {fact['from']} | {'<br>'.join(f'`{test}`' for test in fact['tests'])} |"
+        for field, fact in facts.items()
+    ]
+    return "\n".join(["| Fact | Where it comes from | Shown by |", "|---|---|---|", *rows])
 
 
 def _in_order(part: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,156 @@
+"""The table in `docs/facts.yml` names every fact of the record, and tests that exist; plain facts of one run."""
+
+import ast
+import functools
+import getpass
+import platform
+import typing
+import uuid
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+import lightning_dtool
+import lightning_dtool.record.models as models
+from kit import TinyNet, trainer
+from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
+from lightning_dtool.packing import pack
+from lightning_dtool.record import Section
+
+TESTS = Path(__file__).parent
+FACTS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
+    (TESTS.parent / "docs" / "facts.yml").read_text(encoding="utf-8")
+)
+
+
+def holds_sections(annotation: Any) -> bool:
+    """Return True for a field that holds other parts of the record, whose own fields are the facts."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return True
+    return any(map(holds_sections, typing.get_args(annotation)))
+
+
+def facts_of_the_schema() -> dict[str, list[str]]:
+    parts = {
+        name: [field for field, facts in part.model_fields.items() if not holds_sections(facts.annotation)]
+        for name, part in vars(models).items()
+        if isinstance(part, type) and issubclass(part, Section) and part is not Section
+    }
+    return {name: fields for name, fields in parts.items() if fields}
+
+
+@functools.cache
+def names_in(file: str) -> set[str]:
+    """Return the names of the tests in a file, without running it."""
+    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+def test_the_table_names_every_fact_of_the_schema_and_no_other() -> None:
+    assert {part: list(facts) for part, facts in FACTS.items()} == {part: facts_of_the_schema()[part] for part in FACTS}
+    assert set(FACTS) == set(facts_of_the_schema())
+
+
+ROWS = [(f"{part}.{field}", fact) for part, facts in FACTS.items() for field, fact in facts.items()]
+
+
+@pytest.mark.parametrize(("name", "fact"), ROWS, ids=[name for name, _ in ROWS])
+def test_a_fact_says_where_it_comes_from_and_which_test_shows_it(name: str, fact: dict[str, Any]) -> None:
+    assert set(fact) == {"from", "tests"}
+    assert fact["from"].strip()
+    assert fact["tests"], f"{name}: name a test that shows it, in docs/facts.yml"
+    for test in fact["tests"]:
+        file, _, function = test.partition("::")
+        assert function in names_in(file), test
+
+
+# -- what needs no test of its own ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> DtoolCheckpoint:
+    """Return a checkpoint of one run on one dataset."""
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("facts")
+    for number in range(24):
+        path = folder / "vectors" / ("even", "odd")[number % 3 == 0] / f"{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.full(8, number, dtype=np.float32))
+    for name in ("data", "models"):
+        (folder / name).mkdir()
+    uri = pack(folder / "vectors", str(folder / "data"), "vectors", progress=False)
+    net = TinyNet()
+    net.layers[3].requires_grad_(False)
+    callbacks = [
+        DtoolProvenanceCallback(str(folder / "models")),
+        ModelCheckpoint(folder / "local", monitor="val_loss", filename="{epoch}"),
+        EarlyStopping("val_loss"),
+    ]
+    data = DtoolDataModule(uri, batch_size=6, val_split=0.25, seed=3)
+    trainer(folder, *callbacks, max_epochs=1).fit(net, data)
+    (path,) = (folder / "models").iterdir()
+    return DtoolCheckpoint.from_uri(str(path))
+
+
+def test_who_ran_what_when(checkpoint: DtoolCheckpoint) -> None:
+    run, saved = checkpoint.record.run, checkpoint.record.checkpoint
+    assert uuid.UUID(run.uuid).version == 4
+    assert run.lightning_dtool_version == lightning_dtool.__version__
+    assert run.creator_username == getpass.getuser()
+    assert run.started_at is not None
+    assert run.started_at <= saved.saved_at <= datetime.now(timezone.utc)
+    assert run.started_at.utcoffset() == saved.saved_at.utcoffset() == timezone.utc.utcoffset(None)
+
+
+def test_which_checkpoint(checkpoint: DtoolCheckpoint) -> None:
+    saved = checkpoint.record.checkpoint
+    state = torch.load(checkpoint.path, weights_only=True)
+    assert (saved.epoch, saved.global_step, saved.weights_only) == (state["epoch"], state["global_step"], False)
+    assert saved.filename == "epoch=0.ckpt"
+    (monitor,) = saved.monitors
+    assert (monitor.name, monitor.mode) == ("val_loss", "min")
+    assert monitor.value == checkpoint.record.metrics.at_checkpoint["val_loss"]
+
+
+def test_how_large_the_model_is(checkpoint: DtoolCheckpoint) -> None:
+    model, net = checkpoint.record.model, TinyNet()
+    head = sum(parameter.numel() for parameter in net.layers[3].parameters())
+    assert model.parameters_total == sum(parameter.numel() for parameter in net.parameters())
+    assert model.parameters_trainable == model.parameters_total - head
+
+
+def test_which_optimizer(checkpoint: DtoolCheckpoint) -> None:
+    (optimizer,) = checkpoint.record.optimizers
+    assert optimizer.class_path == "torch.optim.adam:Adam"
+    assert (optimizer.defaults["lr"], optimizer.defaults["eps"]) == (0.05, 1e-8)
+
+
+def test_which_classes_and_how_many_of_each(checkpoint: DtoolCheckpoint) -> None:
+    (train,), (val,) = (checkpoint.record.data.stages[stage] for stage in ("train", "val"))
+    assert train.classes == ["even", "odd"]
+    assert train.class_to_idx == {"even": 0, "odd": 1}
+    assert train.class_counts is not None
+    assert val.class_counts is not None
+    assert (train.count, val.count) == (18, 6)
+    assert {name: train.class_counts[name] + val.class_counts[name] for name in ("even", "odd")} == {
+        "even": 16, "odd": 8,
+    }  # fmt: skip
+    assert train.selection_digest != val.selection_digest
+
+
+def test_which_callbacks_in_which_order(checkpoint: DtoolCheckpoint) -> None:
+    names = [callback.class_path.rpartition(":")[2] for callback in checkpoint.record.trainer.callbacks]
+    assert [name for name in names if name in ("DtoolProvenanceCallback", "EarlyStopping", "ModelCheckpoint")] == [
+        "DtoolProvenanceCallback", "EarlyStopping", "ModelCheckpoint",
+    ]  # fmt: skip  # Lightning puts ModelCheckpoints last
+
+
+def test_which_python_on_which_platform(checkpoint: DtoolCheckpoint) -> None:
+    environment = checkpoint.record.environment
+    assert (environment.python, environment.platform) == (platform.python_version(), platform.platform())
