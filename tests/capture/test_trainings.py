@@ -1,0 +1,173 @@
+"""Ten kinds of training, end to end: what the captures say of each, and that a record of it is whole."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch.overrides import _get_current_function_mode_stack
+
+from kit import same, trainer, weights
+from lightning_dtool.capture.loss import LossObserver
+from lightning_dtool.capture.model import capture_initial_weights, capture_model
+from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers, learning_rates
+from lightning_dtool.digests import state_digest
+from lightning_dtool.record import Gap, Loss, Model, Optimizer, Scheduler
+from zoo import ZOO
+
+
+class Capture(L.Callback):
+    """Calls every capture of the model's room where the callback does."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.gaps: list[Gap] = []
+        self.model: Model = capture_model(pl_module, self.gaps)
+        self.initial = capture_initial_weights(pl_module, None, self.gaps)
+        self.observer = LossObserver(pl_module)
+        self.rates: list[list[list[Any]]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.optimizers: list[Optimizer] = capture_optimizers(trainer, pl_module, self.gaps)
+        self.schedulers: list[Scheduler] = capture_schedulers(trainer, self.gaps)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.rates.append(learning_rates(trainer))
+        if trainer.current_epoch == 0 and batch_idx == 0:
+            self.observer.start()
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        self.observer.before_backward(loss)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.observer.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self.observer.stop()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.loss: Loss = self.observer.loss(pl_module, self.gaps)
+        self.kind = type(trainer.strategy.precision_plugin).__name__
+
+
+def run(tmp_path: Path, name: str, *callbacks: L.Callback) -> L.LightningModule:
+    L.seed_everything(9, verbose=False)
+    module, options = ZOO[name]()
+    settings = {"max_epochs": 2, "enable_checkpointing": False, **options}
+    trainer(tmp_path, *settings.pop("callbacks", []), *callbacks, **settings).fit(module)
+    return module
+
+
+@pytest.fixture
+def captured(tmp_path: Path, request: pytest.FixtureRequest) -> Capture:
+    """Train as the test's name says, with and without capturing, and hold that both are the same."""
+    name = request.node.name.removeprefix("test_")
+    capture = Capture()
+    L.seed_everything(9, verbose=False)
+    initial = state_digest(ZOO[name]()[0].state_dict())
+    plain = weights(run(tmp_path, name))
+    stream = torch.get_rng_state()
+    module = run(tmp_path, name, capture)
+    assert same(plain, weights(module))
+    assert torch.equal(stream, torch.get_rng_state())
+    assert _get_current_function_mode_stack() == []
+    assert capture.initial.digest == initial != state_digest(module.state_dict())
+    assert capture.initial.origin == "initialised"
+    assert capture.model.parameters_total == sum(parameter.numel() for parameter in module.parameters())
+    assert capture.model.source is not None
+    assert capture.loss.training_step is not None
+    for section in (capture.model, capture.initial, capture.loss, *capture.optimizers, *capture.schedulers):
+        assert type(section).model_validate_json(section.model_dump_json()) == section
+    return capture
+
+
+def calls(capture: Capture) -> list[tuple[str, str | None]]:
+    return [(call.name.partition(":")[2], call.attribute) for call in capture.loss.calls]
+
+
+def test_cnn(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert calls(captured) == [("cross_entropy", None)]
+    assert captured.loss.calls[0].arguments["label_smoothing"] == 0.1
+    assert captured.model.hyperparameters == {"lr": 0.01}
+    assert [child.name for child in captured.model.children] == ["features", "head"]
+    assert captured.optimizers[0].class_path == "torch.optim.adam:Adam"
+    assert "Conv2d(1, 2" in (captured.model.architecture or "")
+
+
+def test_lstm(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert calls(captured) == [("CrossEntropyLoss", "criterion")]
+    arguments = captured.loss.calls[0].arguments
+    assert (arguments["ignore_index"], arguments["weight"]["value"]) == (0, [1.0, 1.0, 2.0, 2.0, 1.0])
+    (plateau,) = captured.schedulers
+    assert (plateau.monitor, plateau.settings["factor"], plateau.settings["patience"]) == ("train_loss", 0.3, 1)
+
+
+def test_transformer(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert calls(captured) == [("cross_entropy", None)]
+    (cycle,) = captured.schedulers
+    assert (cycle.interval, cycle.settings["total_steps"]) == ("step", 20)
+    assert len({rates[0][0] for rates in captured.rates}) == 6  # another rate in each of the 6 steps
+    assert all(name.startswith("frozen.") for name in captured.model.frozen)
+    assert len(captured.model.frozen) == 12
+
+
+def test_gan(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert calls(captured) == [("binary_cross_entropy_with_logits", None)] * 3
+    assert [optimizer.param_groups[0].options["lr"] for optimizer in captured.optimizers] == [2e-4, 1e-4]
+    assert captured.rates[-1] == [[2e-4], [1e-4]]
+    assert any(operation.startswith("loss 2: ") for operation in captured.loss.operations)
+
+
+def test_autoencoder(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert calls(captured) == []
+    assert {"PowBackward0", "AbsBackward0", "MeanBackward0"} <= set(captured.loss.operations)
+    assert "code.abs()" in (captured.loss.training_step or "")
+    (sequence,) = captured.schedulers
+    assert "(step + 1) / warmup" in sequence.sources["_schedulers[0].lr_lambdas[0]"]
+    assert captured.rates[0] == [[pytest.approx(0.01 / 3)]]
+
+
+def test_fine_tuning(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert calls(captured) == [("nll_loss", None)]
+    assert captured.model.frozen == ["backbone.0.weight", "backbone.0.bias"]
+    body, head = captured.optimizers[0].param_groups
+    assert (body.options["lr"], head.options["lr"]) == (1e-4, 1e-2)
+    assert body.parameters == ["backbone.2.weight", "backbone.2.bias"]
+    assert captured.rates[0] == [[1e-4, 1e-2]]
+
+
+def test_lbfgs(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert calls(captured) == [("mse_loss", None), ("mse_loss", None)]
+    assert captured.optimizers[0].defaults["max_iter"] == 6
+
+
+def test_swa(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert calls(captured) == [("cross_entropy", None)]
+    assert captured.rates[0] == [[0.01]]
+
+
+def test_accumulation(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert calls(captured) == [("cross_entropy", None)]
+    assert captured.loss.operations[0] == "DivBackward0"  # by the number of batches
+
+
+def test_bf16(captured: Capture) -> None:
+    assert captured.gaps == []
+    assert captured.kind == "MixedPrecision"
+    assert captured.loss.calls[0].arguments["input"]["dtype"] == "torch.bfloat16"
+    assert captured.loss.calls[0].arguments["label_smoothing"] == 0.1
+
+
+def test_the_zoo_is_tested_whole() -> None:
+    assert {f"test_{name}" for name in ZOO} <= set(globals())
