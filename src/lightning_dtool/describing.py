@@ -204,7 +204,7 @@ def short_repr(value: Any) -> str:
 def source_of(obj: Any) -> str | None:
     """Return the source code of a function or a class; None where there is none (built-in, or typed at a prompt).
 
-    Of several lambdas on one line it is the one that was asked for.
+    Of several lambdas on one line it is the one that was asked for, from Python 3.11 on; else the line.
     """
     try:
         if getattr(obj, "__name__", None) == "<lambda>" and (segment := _lambda_source(obj)) is not None:
@@ -253,6 +253,23 @@ def _lambda_source(function: Any) -> str | None:
 @functools.lru_cache(maxsize=4)
 def _lambdas(text: str) -> tuple[ast.Lambda, ...]:
     return tuple(node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda))
+
+
+def _is_one_lambda(source: str) -> bool:
+    try:
+        return isinstance(ast.parse(source.strip(), mode="eval").body, ast.Lambda)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+
+
+def _digest_of_code(code: types.CodeType) -> "hashlib._Hash":
+    """Tell apart what one line of source stands for; another version of Python gives another digest."""
+    plain = [repr(each) for each in code.co_consts if isinstance(each, bool | int | float | str | bytes | None)]
+    hasher = hashlib.sha256(json.dumps([code.co_code.hex(), plain, code.co_names, code.co_varnames]).encode())
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            hasher.update(_digest_of_code(each).digest())
+    return hasher
 
 
 def _spans(node: ast.expr, place: tuple[int, int]) -> bool:
@@ -439,6 +456,8 @@ class _Describer:
             self._gap(where, f"the source code of {described['callable']} is not to be had", "define it in a file")
         else:
             described["source"] = self._plain(source, where)
+            if "<lambda>" in described["callable"] and not _is_one_lambda(source):
+                described["bytecode"] = f"sha256:{_digest_of_code(function.__code__).hexdigest()}"
         for layer in (value, function) if value is not function else (function,):
             described.update(self._surroundings(layer, where, inside) if isinstance(layer, types.FunctionType) else {})
         return described

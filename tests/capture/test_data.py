@@ -423,6 +423,23 @@ def test_fingerprints_of_what_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert fingerprint(TensorDataset(x)) == (None, "nothing (tensors is too large, or no plain data)")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda: [(torch.zeros(1), 1)] * 100_000,
+        lambda: [[str(number) for number in range(100)]] * 100_000,
+        lambda: [str(number) for number in range(10**6)],
+        lambda: [{"a": object()}] * 10**6,
+        lambda: [[[[1.0] * 100] * 100] * 100] * 100,
+    ],
+)
+def test_a_fingerprint_costs_little(data: Any) -> None:
+    content = data()
+    begin = time.perf_counter()
+    assert fingerprint(content)[0] is None
+    assert time.perf_counter() - begin < 0.5  # 0.1 on a quiet machine
+
+
 def test_the_hyperparameters_of_a_foreign_datamodule(tmp_path: Path) -> None:
     class Mine(L.LightningDataModule):
         def __init__(self, batch_size: int = 8, api_key: str = "a1b2c3") -> None:

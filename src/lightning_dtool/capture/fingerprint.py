@@ -1,7 +1,6 @@
 """Which data was it, if it is no dtool dataset? A digest of what is cheap to read, and what that covers."""
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -15,8 +14,11 @@ from lightning_dtool.describing import as_text, digest_of_numbers, nbytes
 MAX_FINGERPRINT_BYTES = 64 * 2**20
 """Data in memory up to this size gets a fingerprint."""
 
-MAX_FINGERPRINT_ENTRIES = 100_000
-"""Tensors, arrays and values of one attribute that a fingerprint covers."""
+MAX_FINGERPRINT_ENTRIES = 10_000
+"""Tensors and arrays of one attribute that a fingerprint covers."""
+
+_BYTES_OF_A_VALUE = 200
+"""What a plain value counts for: to write it as text takes as long as to hash so many bytes."""
 
 MAX_FINGERPRINT_FILES = 10_000
 """Folders with up to so many files get a fingerprint."""
@@ -50,11 +52,13 @@ def fingerprint(dataset: Any) -> tuple[str | None, str]:
     for name, value in sorted(kept.items()):
         if not isinstance(value, torch.Tensor | np.ndarray | list | tuple) or not len(value):
             continue
-        lines = list(itertools.islice(_lines_of(value, left), MAX_FINGERPRINT_ENTRIES + 1))
-        if len(lines) > MAX_FINGERPRINT_ENTRIES or None in lines:
+        reader = _Reader(left)
+        try:
+            lines = list(reader.lines(value))
+        except _TooMuchError:
             omitted.append(as_text(name))
             continue
-        left -= _size_of(value)
+        left = reader.left
         covered.append(as_text(name))
         hasher.update(json.dumps([name, lines]).encode())
     if not covered:
@@ -63,29 +67,45 @@ def fingerprint(dataset: Any) -> tuple[str | None, str]:
     return f"sha256:{hasher.hexdigest()}", f"what it holds in memory: {', '.join(covered)}{rest}"
 
 
-def _lines_of(value: Any, left: int) -> Iterator[str | None]:
-    """Yield a line of text for each tensor, array or plain value; None for what is too large or has no plain bytes."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        yield digest_of_numbers(value) if nbytes(value) <= left else None
-    elif isinstance(value, list | tuple):
-        if all(type(entry) in (bool, int, float, str) for entry in value):
-            yield hashlib.sha256(json.dumps(value).encode()).hexdigest() if _size_of(value) <= left else None
-            return
-        yield f"{len(value)} entries"
-        for entry in value:
-            size = _size_of(entry)
-            yield from _lines_of(entry, left) if size <= left else (None,)
-            left -= size
-    else:
-        yield json.dumps(value) if type(value) in (bool, int, float, str) else None
+class _TooMuchError(Exception):
+    """Content is too large, or has no plain bytes."""
 
 
-def _size_of(value: Any) -> int:
-    if isinstance(value, torch.Tensor | np.ndarray):
-        return nbytes(value)
-    if isinstance(value, list | tuple):
-        return 8 * len(value) + sum(_size_of(entry) for entry in value if not isinstance(entry, bool | int | float))
-    return len(value) if isinstance(value, str) else 8
+class _Reader:
+    """Reads content as lines of text, one for each tensor, array or list of plain values, until it has read enough."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self._entries = MAX_FINGERPRINT_ENTRIES
+
+    def lines(self, value: Any) -> Iterator[str]:
+        self._entries -= 1
+        if self._entries < 0:
+            raise _TooMuchError
+        if isinstance(value, torch.Tensor | np.ndarray):
+            self._spend(nbytes(value))
+            digest = digest_of_numbers(value)
+            if digest is None:
+                raise _TooMuchError
+            yield digest
+        elif isinstance(value, list | tuple):
+            self._spend(_BYTES_OF_A_VALUE * len(value))
+            if all(type(entry) in (bool, int, float, str) for entry in value):
+                self._spend(sum(len(entry) for entry in value if isinstance(entry, str)))
+                yield hashlib.sha256(json.dumps(value).encode()).hexdigest()
+                return
+            yield f"{len(value)} entries"
+            for entry in value:
+                yield from self.lines(entry)
+        elif type(value) in (bool, int, float, str):
+            yield json.dumps(value)
+        else:
+            raise _TooMuchError
+
+    def _spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise _TooMuchError
 
 
 def _is_file_list(files: Any) -> bool:
