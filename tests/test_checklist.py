@@ -282,8 +282,9 @@ def test_factors(key: str, of: Provenance, verdict: Verdict, words: str) -> None
     assert bool(found.remedy) == (verdict is FAIL)
 
 
-def test_an_accelerator_needs_deterministic_algorithms() -> None:
-    flags = Randomness(flags={"deterministic_algorithms": False})
+@pytest.mark.parametrize("warn_only", [{}, {"deterministic_algorithms_warn_only": True}])
+def test_an_accelerator_needs_deterministic_algorithms(warn_only: dict[str, bool]) -> None:
+    flags = Randomness(flags={"deterministic_algorithms": bool(warn_only), **warn_only})
     environment = complete().environment.model_copy(update={"accelerators": ["A GPU"]})
     found = finding("run.deterministic", complete(randomness=flags, environment=environment))
     assert (found.verdict, found.remedy) == (FAIL, "Trainer(deterministic=True)")

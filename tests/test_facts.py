@@ -72,6 +72,18 @@ def test_a_fact_says_where_it_comes_from_and_which_test_shows_it(name: str, fact
 # -- what needs no test of its own ----------------------------------------------------------------
 
 
+class Net(TinyNet):
+    """Reduces its learning rate when the validation loss stays where it is, and looks every second epoch."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss", "interval": "epoch", "frequency": 2},
+        }
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> DtoolCheckpoint:
     """Return a checkpoint of one run on one dataset."""
@@ -85,7 +97,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> DtoolCheckpoint:
     for name in ("data", "models"):
         (folder / name).mkdir()
     uri = pack(folder / "vectors", str(folder / "data"), "vectors", progress=False)
-    net = TinyNet()
+    net = Net()
     net.layers[3].requires_grad_(False)
     callbacks = [
         DtoolProvenanceCallback(str(folder / "models")),
@@ -129,6 +141,12 @@ def test_which_optimizer(checkpoint: DtoolCheckpoint) -> None:
     (optimizer,) = checkpoint.record.optimizers
     assert optimizer.class_path == "torch.optim.adam:Adam"
     assert (optimizer.defaults["lr"], optimizer.defaults["eps"]) == (0.05, 1e-8)
+
+
+def test_which_scheduler(checkpoint: DtoolCheckpoint) -> None:
+    (scheduler,) = checkpoint.record.schedulers
+    assert scheduler.class_path == "torch.optim.lr_scheduler:ReduceLROnPlateau"
+    assert (scheduler.interval, scheduler.frequency, scheduler.monitor) == ("epoch", 2, "val_loss")
 
 
 def test_which_classes_and_how_many_of_each(checkpoint: DtoolCheckpoint) -> None:

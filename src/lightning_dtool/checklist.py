@@ -475,7 +475,7 @@ def _deterministic(evidence: _Evidence) -> _Result:
     flags = evidence.record.randomness.flags
     if "deterministic_algorithms" not in flags:
         return _fail("it is not recorded whether torch used deterministic algorithms only", _RECORD_AGAIN)
-    if flags["deterministic_algorithms"] is True:
+    if flags["deterministic_algorithms"] is True and not flags.get("deterministic_algorithms_warn_only"):
         return _pass("torch used deterministic algorithms only")
     if not evidence.record.environment.accelerators:
         return _not_applicable("not asked for, and there was no accelerator, whose algorithms it is about")
