@@ -353,14 +353,23 @@ def test_stopping_leaves_other_modes_where_they_are() -> None:
 
 
 def test_no_graph_and_no_module_is_kept() -> None:
-    module = ZOO["lstm"]()[0]
-    (tokens,) = module.data()
+    class Model(Stepping):
+        def __init__(self) -> None:
+            super().__init__()
+            self.criterion = nn.CrossEntropyLoss(weight=torch.ones(3))
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            x, y = batch
+            return self.criterion(self.net(x), y)
+
+    module = Model()
     observer = LossObserver(module)
     observer.start()
-    loss = module.training_step((tokens,), 0)["loss"]
+    loss = module.training_step(module.data(), 0)
     observer.before_backward(loss)
     observer.stop()
     found = observer.loss(module, [])
+    # A tensor that the graph saves for the backward pass lives as long as the graph.
     kept = weakref.ref(module), weakref.ref(loss), weakref.ref(module.criterion.weight)
     del module, loss
     gc.collect()

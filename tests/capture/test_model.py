@@ -147,7 +147,7 @@ class Vision(L.LightningModule):
 
 
 def test_weights_that_the_hyperparameters_name() -> None:
-    from torchvision.models import SqueezeNet1_1_Weights
+    SqueezeNet1_1_Weights = pytest.importorskip("torchvision.models").SqueezeNet1_1_Weights
 
     for chosen in (SqueezeNet1_1_Weights.DEFAULT, "SqueezeNet1_1_Weights.IMAGENET1K_V1", [{"a": SqueezeNet1_1_Weights.DEFAULT}]):  # noqa: E501  # fmt: skip
         found = capture_initial_weights(Vision(chosen), None, [])
@@ -155,7 +155,7 @@ def test_weights_that_the_hyperparameters_name() -> None:
 
 
 def test_weights_that_were_downloaded_are_recognised_by_their_bits(hub: Path) -> None:
-    from torchvision.models import SqueezeNet1_1_Weights
+    SqueezeNet1_1_Weights = pytest.importorskip("torchvision.models").SqueezeNet1_1_Weights
 
     module, gaps = Vision(), []  # type: ignore[var-annotated]
     assert capture_initial_weights(module, None, gaps).origin == "initialised"
