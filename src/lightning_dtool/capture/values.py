@@ -17,7 +17,6 @@ import itertools
 import json
 import math
 import os
-import re
 import types
 import uuid
 from collections.abc import Iterable, Mapping
@@ -26,10 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_dtool.describing import MAX_REPR, as_text, class_path, short_repr, source_of
 from lightning_dtool.record import MAX_INTEGER, Gap
 
-MAX_REPR = 1000
-"""Characters of a repr that a record keeps."""
+__all__ = ["MAX_REPR", "as_text", "class_path", "encode", "encode_all", "source_of"]
+"""How a class, a text and a source are written is the same everywhere: see `describing`."""
 
 MAX_ITEMS = 1000
 """Entries of one container that a record keeps; the rest is counted."""
@@ -43,32 +43,8 @@ MAX_SIZE = 300_000
 MAX_DEPTH = 40
 """Containers within containers that a record follows."""
 
-_ADDRESS = re.compile(r"(?<=\bat )0x[0-9A-Fa-f]+|\b0x[0-9A-Fa-f]{7,}")
-
 _PLAIN = datetime.date | datetime.time | datetime.timedelta | decimal.Decimal | fractions.Fraction | uuid.UUID | range
 """Types whose `str` says everything."""
-
-
-def class_path(obj: object) -> str:
-    """Return `module:qualname` of a class, a function, or an object's class.
-
-    >>> class_path(torch.nn.Linear)
-    'torch.nn.modules.linear:Linear'
-    """
-    # Not `hasattr(obj, "__qualname__")`: an object with a `__getattr__` of its own may claim to have anything.
-    named = obj if isinstance(obj, type) or inspect.isroutine(obj) else type(obj)
-    return as_text(
-        f"{getattr(named, '__module__', None) or 'builtins'}:{getattr(named, '__qualname__', type(named).__qualname__)}"
-    )
-
-
-def as_text(text: str) -> str:
-    r"""Return a text that UTF-8 can write: what it cannot (bytes of a file name, say) is escaped.
-
-    >>> as_text("leaves-\udcff.csv")
-    'leaves-\\udcff.csv'
-    """
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def encode(value: Any, where: str, gaps: list[Gap]) -> Any:
@@ -96,7 +72,7 @@ def encode_all(values: Mapping[Any, Any], where: str, gaps: list[Gap]) -> dict[s
     encoder = _Encoder(gaps)
     encoded: dict[str, Any] = {}
     for name, value in values.items():
-        text = as_text(name) if isinstance(name, str) else _short_repr(name)
+        text = as_text(name) if isinstance(name, str) else short_repr(name)
         while text in encoded:  # 1 and "1" are two names
             text += "'"
         encoded[text] = encoder.encode(value, f"{where}.{text}", ())
@@ -133,7 +109,7 @@ class _Encoder:
             return {"type": class_path(type(value)), **self._content(value, where, inside)}
         except Exception as error:  # somebody else's class may do anything when it is looked at
             self._gap(where, f"looking at it raised {type(error).__name__}", "pass plain values")
-            return {"type": class_path(type(value)), "repr": _short_repr(value)}
+            return {"type": class_path(type(value)), "repr": short_repr(value)}
 
     def _content(self, value: Any, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
         if isinstance(value, enum.Enum):
@@ -149,7 +125,7 @@ class _Encoder:
         if isinstance(value, np.generic):
             item = value.item()
             # NumPy's long double has no counterpart in Python: its item is itself.
-            plain = _short_repr(value) if isinstance(item, np.generic) else item
+            plain = short_repr(value) if isinstance(item, np.generic) else item
             return {"value": self.encode(plain, where, inside)}
         if isinstance(value, str | int | float | complex | bytes | bytearray | os.PathLike | _PLAIN):
             return {"value": self._plain(value, where)}
@@ -171,7 +147,7 @@ class _Encoder:
             f"a {class_path(value)} is known by its repr only",
             "pass plain values and build the object in __init__",
         )
-        return {"repr": self._cut(_short_repr(value))}
+        return {"repr": self._cut(short_repr(value))}
 
     def _plain(self, value: Any, where: str) -> Any:
         """Return an object that is a text or a number by inheritance, whatever its class has made of `str`."""
@@ -263,7 +239,7 @@ class _Encoder:
             return described
         content = value.tolist()
         if isinstance(content, np.generic) or (value.dtype.kind in "fc" and value.dtype.itemsize > 16):
-            content = [_short_repr(item) for item in value.ravel()]  # long doubles
+            content = [short_repr(item) for item in value.ravel()]  # long doubles
         return {**described, "value": self.encode(content, where, inside)}
 
     def _definition(self, value: Any, where: str) -> dict[str, Any]:
@@ -289,18 +265,10 @@ class _Encoder:
         self._gaps.append(Gap(fact=short, reason=reason, remedy=remedy))
 
 
-def source_of(obj: Any) -> str | None:
-    """Return an object's source code, or None where there is none (built-in, or typed at a prompt)."""
-    try:
-        return inspect.getsource(obj)
-    except Exception:  # besides OSError and TypeError: whatever the tokenizer makes of a file that has changed since
-        return None
-
-
 def _sorted_set(value: Iterable[Any]) -> Iterable[Any]:
     """Return a set's entries; of a large one, always the same come first."""
     entries = list(value)
-    return entries if len(entries) <= MAX_ITEMS else sorted(entries, key=_short_repr)
+    return entries if len(entries) <= MAX_ITEMS else sorted(entries, key=short_repr)
 
 
 def _is_plain_key(key: object) -> bool:
@@ -313,13 +281,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _short_repr(value: Any) -> str:
-    """Return a repr without memory addresses, cut to a bearable length."""
-    try:
-        text = str(repr(value))
-    except Exception as error:  # somebody else's __repr__ may do anything
-        return f"<repr failed: {type(error).__name__}>"
-    text = as_text(_ADDRESS.sub("0x…", text))
-    return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}… ({len(text)} characters)"
