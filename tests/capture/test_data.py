@@ -1,5 +1,6 @@
 """The data of every stage: which samples, how they were chosen, prepared, loaded and ordered."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -565,3 +566,60 @@ def test_a_module_that_trains_twice_has_the_orders_of_the_last_run(uri: str, tmp
     next(iter(module.train_dataloader()))  # a look at a batch changes nothing
     assert module.order_digests() == whole
     assert orders(tmp_path, module, max_epochs=1) == {"0": whole["0"]}
+
+
+class Tell(L.Callback):
+    """Leaves word of what each process has seen: of processes that were forked nothing else comes back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.gaps: list[Gap] = []
+        self.data = capture_data(trainer, pl_module, self.gaps)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        facts = {
+            "order": trainer.datamodule.order_digests(),  # type: ignore[attr-defined]
+            "sampler": self.data.stages["train"][0].loader.sampler,  # type: ignore[union-attr]
+            "gaps": [gap.reason for gap in self.gaps if gap.fact == "data.order"],
+        }
+        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*may lead to deadlocks:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*process group has NOT been destroyed.*:UserWarning")
+def test_each_process_of_a_distributed_run_has_an_order_of_its_own(uri: str, tmp_path: Path) -> None:
+    class Forked(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self(torch.ones(2, 8)).sum()
+
+    options = {"devices": 2, "strategy": "ddp_fork", "enable_checkpointing": False, "limit_val_batches": 0}
+    trainer(tmp_path, Tell(tmp_path), **options).fit(Forked(), DtoolDataModule(uri, batch_size=4))
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert sorted(first["order"]) == sorted(second["order"]) == ["0", "1"]
+    assert all(first["order"][epoch] != second["order"][epoch] for epoch in ("0", "1"))
+    assert (first["sampler"]["num_replicas"], first["sampler"]["rank"], second["sampler"]["rank"]) == (2, 0, 1)
+    assert "each of 2 processes has an order of its own" in first["gaps"][0]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*may lead to deadlocks:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*process group has NOT been destroyed.*:UserWarning")
+def test_the_sampler_that_lightning_distributes_with(tmp_path: Path) -> None:
+    class Telling(Tell):
+        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            (self.folder / "sampler.json").write_text(json.dumps(self.data.stages["train"][0].loader.sampler))  # type: ignore[union-attr]
+
+    class Forked(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self(torch.ones(2, 8)).sum()
+
+    options = {"devices": 2, "strategy": "ddp_fork", "enable_checkpointing": False, "max_epochs": 1}
+    data = TensorDataset(torch.zeros(8))
+    weighted = WeightedRandomSampler([1.0] * 8, 6)
+    trainer(tmp_path, Telling(tmp_path), **options).fit(Forked(), DataLoader(data, 2, sampler=weighted))
+    found = json.loads((tmp_path / "sampler.json").read_text())
+    assert found["class_path"] == "lightning.fabric.utilities.distributed:DistributedSamplerWrapper"
+    assert (found["num_replicas"], found["shuffle"]) == (2, True)
+    assert found["sampler"]["class_path"] == "torch.utils.data.sampler:WeightedRandomSampler"
+    assert found["sampler"]["num_samples"] == 6
