@@ -173,7 +173,7 @@ def test_a_path_has_one_name(tmp_path: Path, models: Path, monkeypatch: pytest.M
 
 @pytest.mark.filterwarnings("ignore::lightning_dtool.errors.ProvenanceWarning")
 def test_a_fact_that_cannot_be_described_costs_no_checkpoint(tmp_path: Path, models: Path, monkeypatch) -> None:
-    monkeypatch.setattr("lightning_dtool.callback.provenance", lambda *_: 1 / 0)
+    monkeypatch.setattr("lightning_dtool.capture.recorder.describe", lambda *_: 1 / 0)
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance)
     model = TinyNet()

@@ -39,7 +39,7 @@ def test_ls(published: tuple[str, TinyNet]) -> None:
 
 
 def test_summary(published: tuple[str, TinyNet]) -> None:
-    assert "number_of_items: 4" in dtool("summary", published[0])
+    assert "number_of_items: 5" in dtool("summary", published[0])
 
 
 def test_verify(published: tuple[str, TinyNet]) -> None:

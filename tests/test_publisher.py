@@ -29,7 +29,8 @@ def source() -> bytes:
 
 def staged(**parts: Any) -> Staged:
     state = {"state_dict": {"w": torch.arange(3.0)}, "epoch": 0}
-    return Staged(record(**parts), source(), "torch==2.6\n", "running", state)
+    sealed = (record(**parts), source())
+    return Staged(state, lambda: sealed, "torch==2.6\n", "{}", "running")
 
 
 @pytest.mark.parametrize("from_file", [False, True])
@@ -38,28 +39,29 @@ def test_a_checkpoint_becomes_a_dataset(base_uri: str, tmp_path: Any, from_file:
         model=Model(class_path="leaves.net:LeafNet", hyperparameters={"opt.lr": 0.1, "größe": "ä\n---\n"}),
         metrics=Metrics(at_checkpoint={"val.loss": 0.5}),
     )
+    record_, source_zip = given_.sealed()
     file = None
     if from_file:
         file = tmp_path / "a.ckpt"
         torch.save(given_.state, file)
-    dataset = publish(given_, base_uri, dataset_name(given_.record), file)
+    dataset = publish(given_, base_uri, dataset_name(record_), file)
     assert isinstance(dataset, FrozenDataset)
     dataset.verify()
     relpaths = sorted(item.relpath for item in dataset.items.values())
-    assert relpaths == ["checkpoint.ckpt", "provenance.json", "requirements.txt", "source.zip"]
+    assert relpaths == ["checkpoint.ckpt", "provenance.json", "random_states.json", "requirements.txt", "source.zip"]
     content = {item.relpath: dataset.path(item.identifier) for item in dataset.items.values()}
     loaded = torch.load(content["checkpoint.ckpt"], weights_only=True)
     assert torch.equal(loaded["state_dict"]["w"], torch.arange(3.0))
-    assert from_json(content["provenance.json"].read_bytes(), dataset.uri) == given_.record
+    assert from_json(content["provenance.json"].read_bytes(), dataset.uri) == record_
     assert content["requirements.txt"].read_text() == "torch==2.6\n"
-    assert content["source.zip"].read_bytes() == given_.source_zip
-    assert dataset.annotations() == annotations(given_.record, "running")
+    assert content["source.zip"].read_bytes() == source_zip
+    assert dataset.annotations() == annotations(record_, "running")
     assert all("." not in name for name in dataset.annotation_names())
     assert dataset.tags() == ["lightning-checkpoint"]
     assert dataset.uri in yaml.safe_load(dataset.readme())["how_to_load"]
     theirs = dtoolcore.DataSet.from_uri(dataset.uri)
     assert theirs.name == "LeafNet-epoch0-step6-6a1cf62e"
-    assert len(theirs.identifiers) == 4
+    assert len(theirs.identifiers) == 5
     assert theirs.get_annotation("model_name") == "LeafNet"
 
 

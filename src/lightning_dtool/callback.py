@@ -5,18 +5,19 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
+from torch.optim import Optimizer
 
-from lightning_dtool.capture.provenance import RUNNING, Observed, observe_run, provenance
+from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO, Publication, Retention
 from lightning_dtool.errors import (
     ConfigurationError,
@@ -26,7 +27,7 @@ from lightning_dtool.errors import (
 )
 from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
-from lightning_dtool.record import DatasetReference, Provenance
+from lightning_dtool.record import DatasetReference
 from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
 
 
@@ -81,8 +82,9 @@ class DtoolProvenanceCallback(Callback):
         # Checked here, not when the Trainer starts: a misspelt option is the user's, at this line.
         DtoolCheckpointIO(self.base_uri, retention=retention)
         self._io: DtoolCheckpointIO | None = None
-        self._observed: Observed | None = None
+        self._recorder: Recorder | None = None
         self._outcome = "finished"
+        self._ended = False
         self._checkpoint_callbacks: list[Any] = []
         self._told: _Published | None = None
         # `ddp_spawn` and `ddp_fork` train in child processes, whose callback is lost: they leave word here.
@@ -135,25 +137,70 @@ class DtoolProvenanceCallback(Callback):
         if fitting and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._check_store(trainer)
         io = self._install(trainer)
-        io.describe = lambda checkpoint, path: self._describe(trainer, pl_module, checkpoint, path)
-        if fitting:
-            self._io = io
-            self._observed = None
-            self._outcome = "finished"
-            self._told = None
-            self._checkpoint_callbacks = list(trainer.checkpoint_callbacks)
-            io.loaded = None
-            io.background = self.background and not any(map(_uploads_at_once, trainer.loggers))
-            io.on_flushed = lambda: self._finish(trainer)
+        if not fitting:
+            if self._io is not io:  # saved without training, by hand: what can be known is observed then
+                recorder = Recorder(pl_module)
+                io.describe = lambda checkpoint, path: recorder.describe(trainer, checkpoint, path)
+            return
+        self._io = io
+        self._recorder = None
+        self._outcome = "finished"
+        self._ended = False
+        self._told = None
+        self._checkpoint_callbacks = list(trainer.checkpoint_callbacks)
+        io.loaded = None
+        io.background = self.background and not any(map(_uploads_at_once, trainer.loggers))
+        io.describe = lambda checkpoint, path: self._begun(pl_module).describe(trainer, checkpoint, path)
+        io.on_flushed = lambda: self._finish(trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the random states and the weights that training begins with."""
+        quiet = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not quiet:
+            self._begun(pl_module).fit_start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe the run: model, optimizers and data are ready, and nothing has been changed yet."""
-        if trainer.is_global_zero and trainer.checkpoint_callbacks and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._observe(trainer, pl_module)
+        if self._recorder is not None:
+            self._recorder.train_start(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Watch the loss of the first batch."""
+        if self._recorder is not None:
+            self._recorder.batch_start()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        """Look at a loss of the first batch."""
+        if self._recorder is not None:
+            self._recorder.before_backward(loss)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note the learning rates that a step uses."""
+        if self._recorder is not None:
+            self._recorder.before_optimizer_step(optimizer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch."""
+        if self._recorder is not None:
+            self._recorder.batch_end()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add to the last epoch what was logged at its very end."""
+        if self._recorder is not None:
+            self._recorder.epoch_start(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what the epoch has measured."""
+        if self._recorder is not None:
+            self._recorder.epoch_end(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remember how the run ended; what is under way is finished in the CheckpointIO's teardown."""
         self._outcome = "interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed"
+        if self._recorder is not None:
+            self._recorder.stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let every rank know the URIs, so that each can load by them."""
@@ -187,25 +234,20 @@ class DtoolProvenanceCallback(Callback):
             )
         return present
 
-    def _observe(self, trainer: Trainer, module: LightningModule) -> Observed:
-        if self._observed is None:
-            self._observed = observe_run(trainer, module, _parent(self._io.loaded) if self._io is not None else None)
-        return self._observed
-
-    def _describe(
-        self, trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any], path: str
-    ) -> tuple[Observed, Provenance]:
-        observed = self._observe(trainer, module)
-        return observed, provenance(observed, checkpoint, path, trainer)
+    def _begun(self, module: LightningModule) -> Recorder:
+        if self._recorder is None:
+            self._recorder = Recorder(module, _parent(self._io.loaded) if self._io is not None else None)
+        return self._recorder
 
     def _finish(self, trainer: Trainer) -> None:
         """Everything is written: say which checkpoint is which, how the run ended, and where they are."""
-        if self._io is None or self._observed is None or self._observed.run_status != RUNNING:
+        if self._io is None or self._recorder is None or self._ended:
             return
-        self._observed = replace(self._observed, run_status=self._outcome)
+        self._ended = True
+        self._recorder.end(self._outcome)
         result = self._result()
         for publication in self._io.publications:
-            if publication.available and publication.record.run.uuid == self._observed.run.uuid:
+            if publication.available and publication.record.run.uuid == self._recorder.run_uuid:
                 self._mark(publication, _uri(publication) == result.best, _uri(publication) == result.last)
         if os.getpid() != self._home_process:
             self._handover.write_text(json.dumps(asdict(result)))

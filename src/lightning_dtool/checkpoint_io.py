@@ -18,7 +18,7 @@ from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
-from lightning_dtool.capture.provenance import Observed, observe_checkpoint, provenance
+from lightning_dtool.capture.provenance import Description, Observed, describe, observe_checkpoint
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, LightningDtoolError, ProvenanceWarning, PublishError
 from lightning_dtool.items import CHECKPOINT_ITEM, SUPERSEDED_TAG
@@ -30,7 +30,7 @@ from lightning_dtool.snapshot import same_state, snapshot
 from lightning_dtool.store import FrozenDataset, delete_dataset, is_dataset_uri, local_path, normalize_uri
 
 Retention = Literal["mirror", "all"]
-Describe = Callable[[Mapping[str, Any], str], tuple[Observed, Provenance]]
+Describe = Callable[[Mapping[str, Any], str], Description]
 
 _TRANSIENT = (".lr_find_", ".scale_batch_size_")
 """The tuner's own checkpoints begin so: it saves, reloads and removes them."""
@@ -232,7 +232,7 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def _publish_later(self, checkpoint: dict[str, Any], path: str, place: Path | None) -> None:
         try:
-            observed, record = self.describe(checkpoint, path)
+            description = self.describe(checkpoint, path)
             state = snapshot(checkpoint)
         except Exception as error:  # a fact that cannot be described, or a state that cannot be copied
             self.errors.append(error)
@@ -243,10 +243,11 @@ class DtoolCheckpointIO(CheckpointIO):
             return
         if place is not None:
             reserve(place)
+        observed, record = description.observed, description.record
         publication = Publication(record, self._free_name(record), {path})
         self.publications.append(publication)
         self._latest = (publication, state)
-        staged = Staged(record, observed.source_zip, observed.requirements, observed.run_status, state)
+        staged = Staged(state, description.sealed, observed.requirements, observed.random_states, observed.run_status)
         self._worker.submit(self._publish, publication, staged, path, place)
         self._claim(path, publication)
 
@@ -299,10 +300,10 @@ class DtoolCheckpointIO(CheckpointIO):
                 stacklevel=3,
             )
 
-    def _describe(self, checkpoint: Mapping[str, Any], path: str) -> tuple[Observed, Provenance]:
+    def _describe(self, checkpoint: Mapping[str, Any], path: str) -> Description:
         if self._observed is None:
             self._observed = observe_checkpoint(checkpoint)
-        return self._observed, provenance(self._observed, checkpoint, path)
+        return describe(self._observed, checkpoint, path)
 
     # -- in the worker --------------------------------------------------------------------------
 

@@ -12,7 +12,14 @@ from rich.console import Console
 
 from lightning_dtool.export.annotations import annotations
 from lightning_dtool.export.readme import readme
-from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
+from lightning_dtool.items import (
+    CHECKPOINT_ITEM,
+    CHECKPOINT_TAG,
+    RANDOM_STATES_ITEM,
+    RECORD_ITEM,
+    REQUIREMENTS_ITEM,
+    SOURCE_ITEM,
+)
 from lightning_dtool.record import Provenance, to_json
 from lightning_dtool.store import DatasetWriter, FrozenDataset
 
@@ -24,11 +31,12 @@ R = TypeVar("R")
 class Staged:
     """A checkpoint that is ready to be published: nothing in it changes any more."""
 
-    record: Provenance
-    source_zip: bytes
-    requirements: str
-    run_status: str
     state: Mapping[str, Any]
+    sealed: Callable[[], tuple[Provenance, bytes]]
+    """Returns the finished record and `source.zip`: packing the sources takes time, so it is done here."""
+    requirements: str
+    random_states: str
+    run_status: str
 
 
 def publish(staged: Staged, base_uri: str, name: str, file: Path | None = None) -> FrozenDataset:
@@ -46,17 +54,19 @@ def publish(staged: Staged, base_uri: str, name: str, file: Path | None = None) 
     Raises:
         StoreError: If it could not be written; nothing is then visible as frozen.
     """
-    with DatasetWriter(name, base_uri, creator_username=staged.record.run.creator_username) as writer:
+    record, source_zip = staged.sealed()
+    with DatasetWriter(name, base_uri, creator_username=record.run.creator_username) as writer:
         if file is not None:
             writer.put_file(file, CHECKPOINT_ITEM)
         else:
             with writer.open(CHECKPOINT_ITEM) as stream:
                 torch.save(staged.state, stream)
-        writer.put_bytes(to_json(staged.record).encode(), RECORD_ITEM)
-        writer.put_bytes(staged.source_zip, SOURCE_ITEM)
+        writer.put_bytes(to_json(record).encode(), RECORD_ITEM)
+        writer.put_bytes(source_zip, SOURCE_ITEM)
         writer.put_bytes(staged.requirements.encode(), REQUIREMENTS_ITEM)
-        writer.put_readme(readme(staged.record, writer.uri))
-        for key, value in annotations(staged.record, staged.run_status).items():
+        writer.put_bytes(staged.random_states.encode(), RANDOM_STATES_ITEM)
+        writer.put_readme(readme(record, writer.uri))
+        for key, value in annotations(record, staged.run_status).items():
             writer.put_annotation(key, value)
         writer.put_tag(CHECKPOINT_TAG)
         return writer.commit()

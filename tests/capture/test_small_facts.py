@@ -18,10 +18,10 @@ from lightning_dtool.capture.data import capture_data, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.model import capture_model
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
-from lightning_dtool.capture.provenance import observe_checkpoint, observe_run, provenance
+from lightning_dtool.capture.provenance import describe, observe_checkpoint, observe_run
 from lightning_dtool.capture.randomness import capture_randomness
 from lightning_dtool.capture.trainer import capture_metrics, capture_monitors, capture_trainer
-from lightning_dtool.record import Gap, from_json, to_json
+from lightning_dtool.record import Gap, Metrics, from_json, to_json
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,13 @@ class Watch(L.Callback):
     """Observes at the start, as the callback does, and again at the end."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.observed = observe_run(trainer, pl_module)
+        self.observed = observe_run(trainer, pl_module, {})
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.record = provenance(
-            self.observed, {"epoch": 1, "global_step": 2, "optimizer_states": []}, "/a/b\udcff.ckpt", trainer
-        )
+        metrics = Metrics(at_checkpoint=capture_metrics(trainer, []))
+        checkpoint = {"epoch": 1, "global_step": 2, "optimizer_states": []}
+        description = describe(self.observed, checkpoint, "/a/b\udcff.ckpt", trainer, metrics=metrics)
+        self.record, _ = description.sealed()
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_a_checkpoint_alone() -> None:
         "global_step": 1,
         "hyper_parameters": {"lr": 0.1, 1: 2, "token": "abc", "_class_path": "x"},
     }
-    record = provenance(observe_checkpoint(checkpoint), checkpoint, "a.ckpt")
+    record, _ = describe(observe_checkpoint(checkpoint), checkpoint, "a.ckpt").sealed()
     assert record.model.hyperparameters == {"lr": 0.1, "1": 2, "token": "[redacted]"}
     assert record.checkpoint.weights_only
     assert {"optimizers", "data", "metrics"} <= {gap.fact for gap in record.gaps}
@@ -175,7 +176,7 @@ def test_observing_draws_no_random_number(tmp_path: Path) -> None:
     class Check(L.Callback):
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             before = torch.get_rng_state()
-            observe_run(trainer, pl_module)
+            observe_run(trainer, pl_module, {})
             capture_trainer(trainer, [])
             capture_monitors(trainer, [])
             capture_optimizers(trainer, pl_module, [])

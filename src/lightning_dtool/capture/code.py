@@ -73,9 +73,11 @@ class Sources:
     """
 
     def __init__(self, code: Code, sources: dict[str, bytes], extra: Mapping[str, bytes], gaps: list[Gap]) -> None:
-        self._code = code
+        self.code = code
+        """The record's section; the files' digests are known when it is sealed."""
+        self.extra = extra
+        """Files that are stored as they are."""
         self._sources = sources
-        self._extra = extra
         self._gaps = gaps
         self._lock = threading.Lock()
         self._sealed: Sealed | None = None
@@ -86,10 +88,10 @@ class Sources:
             if self._sealed is None:
                 gaps = list(self._gaps)
                 files = {path: _without_secrets(path, content, gaps) for path, content in self._sources.items()}
-                files.update(self._extra)
+                files.update(self.extra)
                 digests = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())}
-                self._sealed = Sealed(self._code.model_copy(update={"files": digests}), _zip(files), gaps)
-                self._sources, self._extra = {}, {}  # packed: one copy is enough
+                self._sealed = Sealed(self.code.model_copy(update={"files": digests}), _zip(files), gaps)
+                self._sources = {}  # packed: one copy is enough
             return self._sealed
 
 

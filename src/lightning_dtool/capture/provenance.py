@@ -12,15 +12,16 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
 from lightning_dtool._version import __version__
-from lightning_dtool.capture.code import capture_code
+from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.data import capture_data, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
+from lightning_dtool.capture.guard import known
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
-from lightning_dtool.capture.randomness import capture_randomness
+from lightning_dtool.capture.randomness import capture_randomness, random_states_json
 from lightning_dtool.capture.redaction import redact_mapping, redaction_gap
-from lightning_dtool.capture.trainer import capture_metrics, capture_monitors, capture_trainer
-from lightning_dtool.capture.values import as_text
+from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
+from lightning_dtool.capture.values import as_text, class_path
 from lightning_dtool.record import (
     Checkpoint,
     Code,
@@ -28,7 +29,9 @@ from lightning_dtool.record import (
     DatasetReference,
     Environment,
     Gap,
+    InitialWeights,
     Lineage,
+    Loss,
     Metrics,
     Model,
     Optimizer,
@@ -42,7 +45,6 @@ from lightning_dtool.record import (
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
 """The class path in a record that was written without the callback: a checkpoint does not know its class."""
 
-
 RUNNING = "running"
 """The status of a run that has not ended: later it is `finished`, `interrupted` or `failed`."""
 
@@ -54,9 +56,9 @@ class Observed:
     run: Run
     model: Model
     environment: Environment
-    code: Code
-    source_zip: bytes
+    sources: Sources
     requirements: str
+    random_states: str
     optimizers: list[Optimizer] = field(default_factory=list)
     schedulers: list[Scheduler] = field(default_factory=list)
     data: Data = field(default_factory=Data)
@@ -67,28 +69,52 @@ class Observed:
     gaps: list[Gap] = field(default_factory=list)
 
 
-def observe_run(trainer: LightningTrainer, module: LightningModule, parent: DatasetReference | None = None) -> Observed:
+@dataclass(frozen=True)
+class Description:
+    """What is known of one checkpoint: its record, but for the code, which is packed in the background."""
+
+    observed: Observed
+    record: Provenance
+
+    def sealed(self) -> tuple[Provenance, bytes]:
+        """Return the finished record and `source.zip`; any thread may call it."""
+        sealed = self.observed.sources.seal()
+        return self.record.model_copy(
+            update={"code": sealed.code, "gaps": [*self.record.gaps, *sealed.gaps]}
+        ), sealed.zip
+
+
+def observe_run(
+    trainer: LightningTrainer,
+    module: LightningModule,
+    moments: Mapping[str, Any],
+    parent: DatasetReference | None = None,
+    initial_weights: InitialWeights | None = None,
+) -> Observed:
     """Observe a run. Meant for the start of training, when the optimizers are there.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule, not wrapped by a strategy.
+        moments: The states of the random number generators, by the moment at which they were taken.
         parent: The checkpoint that training resumes from, if it is a dataset.
+        initial_weights: Where the first weights came from, observed when fitting began.
     """
     gaps: list[Gap] = []
-    code, source_zip = capture_code(gaps)
+    model = known("model", gaps, lambda: capture_model(module, gaps), Model(class_path=class_path(type(module))))
+    settings = known("trainer", gaps, lambda: capture_trainer(trainer, gaps), Trainer())
     return Observed(
         run=_new_run(),
-        model=_without_secrets(capture_model(module, gaps), gaps),
-        environment=capture_environment(),
-        code=code,
-        source_zip=source_zip,
-        requirements=requirements(),
-        optimizers=capture_optimizers(trainer, module, gaps),
-        schedulers=capture_schedulers(trainer, gaps),
-        data=capture_data(trainer, module, gaps),
-        randomness=capture_randomness(gaps),
-        trainer=capture_trainer(trainer, gaps),
+        model=_without_secrets(model, gaps).model_copy(update={"initial_weights": initial_weights}),
+        environment=_environment(gaps),
+        sources=_sources({}, gaps),
+        requirements=known("environment", gaps, requirements, ""),
+        random_states=random_states_json(moments),
+        optimizers=known("optimizers", gaps, lambda: capture_optimizers(trainer, module, gaps), []),
+        schedulers=known("schedulers", gaps, lambda: capture_schedulers(trainer, gaps), []),
+        data=known("data", gaps, lambda: capture_data(trainer, module, gaps), Data()),
+        randomness=known("randomness", gaps, lambda: capture_randomness(moments, gaps), Randomness()),
+        trainer=settings,
         parent=parent,
         gaps=gaps,
     )
@@ -102,35 +128,45 @@ def observe_checkpoint(checkpoint: Mapping[str, Any]) -> Observed:
             reason="the checkpoint was saved without DtoolProvenanceCallback",
             remedy="add DtoolProvenanceCallback(base_uri) to the Trainer's callbacks",
         )
-        for fact in ("model.class_path", "optimizers", "schedulers", "data", "trainer", "metrics")
+        for fact in ("model.class_path", "loss", "optimizers", "schedulers", "data", "trainer", "metrics")
     ]
-    code, source_zip = capture_code(gaps)
     hyperparameters = encode_hyperparameters(checkpoint.get("hyper_parameters", {}), gaps)
     return Observed(
         run=_new_run(),
         model=_without_secrets(Model(class_path=ANONYMOUS_MODEL, hyperparameters=hyperparameters), gaps),
-        environment=capture_environment(),
-        code=code,
-        source_zip=source_zip,
-        requirements=requirements(),
-        randomness=capture_randomness(gaps),
+        environment=_environment(gaps),
+        sources=_sources({}, gaps),
+        requirements=known("environment", gaps, requirements, ""),
+        random_states=random_states_json({}),
+        randomness=known("randomness", gaps, lambda: capture_randomness({}, gaps), Randomness()),
         gaps=gaps,
     )
 
 
-def provenance(
-    observed: Observed, checkpoint: Mapping[str, Any], path: str, trainer: LightningTrainer | None = None
-) -> Provenance:
+def describe(
+    observed: Observed,
+    checkpoint: Mapping[str, Any],
+    path: str,
+    trainer: LightningTrainer | None = None,
+    loss: Loss | None = None,
+    metrics: Metrics | None = None,
+    order: Mapping[str, str] | None = None,
+    gaps: list[Gap] | None = None,
+) -> Description:
     """Write the record of one checkpoint.
 
     Args:
         observed: What was observed of the run.
         checkpoint: The state that Lightning saves.
         path: Where Lightning saves it.
-        trainer: The Trainer, for the metrics of the moment.
+        trainer: The Trainer, for the monitored metrics of the moment.
+        loss: What the first batch told of the loss.
+        metrics: What was measured so far.
+        order: Digests of the order of samples so far, by epoch.
+        gaps: What could not be observed since the run began.
     """
-    gaps = list(observed.gaps)
-    return Provenance(
+    gaps = [*observed.gaps, *(gaps or [])]
+    record = Provenance(
         run=observed.run,
         checkpoint=Checkpoint(
             filename=as_text(PurePath(path).name),
@@ -141,17 +177,29 @@ def provenance(
             monitors=capture_monitors(trainer, gaps) if trainer else [],
         ),
         model=observed.model,
+        loss=loss or Loss(),
         optimizers=observed.optimizers,
         schedulers=observed.schedulers,
-        data=observed.data,
+        data=observed.data.model_copy(update={"order": dict(order or {})}),
         randomness=observed.randomness,
         trainer=observed.trainer,
         environment=observed.environment,
-        code=observed.code,
-        metrics=Metrics(at_checkpoint=capture_metrics(trainer, gaps) if trainer else {}),
+        code=observed.sources.code,
+        metrics=metrics or Metrics(),
         lineage=Lineage(source_datasets=training_datasets(observed.data), parent_checkpoint=observed.parent),
         gaps=gaps,
     )
+    return Description(observed, record)
+
+
+def _environment(gaps: list[Gap]) -> Environment:
+    unknown = Environment(python="", platform="", versions={})
+    return known("environment", gaps, lambda: capture_environment(gaps), unknown)
+
+
+def _sources(extra: Mapping[str, bytes], gaps: list[Gap]) -> Sources:
+    nothing = Sources(Code(argv=[], working_directory=""), {}, extra, [])
+    return known("code", gaps, lambda: collect_code(extra), nothing)
 
 
 def _new_run() -> Run:

@@ -1,0 +1,158 @@
+"""One run, observed from its first random number to its last checkpoint."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from torch.optim import Optimizer
+
+from lightning_dtool.capture.code import collect_code, project_modules_changed
+from lightning_dtool.capture.data import warn_about_foreign_data
+from lightning_dtool.capture.guard import known
+from lightning_dtool.capture.history import History
+from lightning_dtool.capture.loss import LossObserver
+from lightning_dtool.capture.model import capture_initial_weights
+from lightning_dtool.capture.provenance import Description, Observed, describe, observe_run
+from lightning_dtool.capture.randomness import AT_IMPORT, random_states
+from lightning_dtool.capture.redaction import secrets_in_hyperparameters
+from lightning_dtool.datamodule import DtoolDataModule
+from lightning_dtool.errors import ProvenanceWarning
+from lightning_dtool.record import DatasetReference, Gap, InitialWeights, Loss, Metrics
+
+
+class Recorder:
+    """Observes a run, and tells each of its checkpoints what is known by then.
+
+    The callback says when; the other modules of this room say how. What goes wrong in here becomes a gap and never
+    reaches the training.
+
+    Args:
+        module: The LightningModule, not wrapped by a strategy.
+        parent: The checkpoint that the run resumes from, if that is a dataset.
+    """
+
+    def __init__(self, module: LightningModule, parent: DatasetReference | None = None) -> None:
+        self._module = module
+        self._parent = parent
+        self._moments: dict[str, Any] = {"import": AT_IMPORT}
+        self._initial_weights: InitialWeights | None = None
+        self._history = History()
+        self._loss_observer = LossObserver(module)
+        self._loss: Loss | None = None
+        self._batch_seen = False
+        self._observed: Observed | None = None
+        self._gaps: list[Gap] = []
+
+    # -- the run begins -------------------------------------------------------------------------
+
+    def fit_start(self) -> None:
+        """Note the random states and the weights that training begins with."""
+        states = known("randomness.states", self._gaps, random_states, None)
+        if states is not None:
+            self._moments["fit_start"] = states
+        self._initial_weights = known(
+            "model.initial_weights",
+            self._gaps,
+            lambda: capture_initial_weights(self._module, self._parent, self._gaps),
+            None,
+        )
+
+    def train_start(self, trainer: LightningTrainer) -> None:
+        """Observe what does not change any more: model, optimizers, data, Trainer, environment and code."""
+        self._observed = observe_run(trainer, self._module, self._moments, self._parent, self._initial_weights)
+        message = warn_about_foreign_data(self._observed.data)
+        if message:
+            warnings.warn(message, ProvenanceWarning, stacklevel=2)
+        for name in secrets_in_hyperparameters(self._module.hparams_initial):
+            warnings.warn(
+                f"The hyperparameter {name!r} looks like a credential. It is redacted in the record, but Lightning's "
+                "checkpoint holds it as it is, and must, to be loaded: whoever reads the checkpoint reads it. Leave it "
+                "out, save_hyperparameters(ignore=[...]), and read it from the environment.",
+                ProvenanceWarning,
+                stacklevel=2,
+            )
+            reason = "the checkpoint file itself holds what looks like a credential"
+            remedy = f"save_hyperparameters(ignore=[{name!r}])"
+            self._gaps.append(Gap(fact=f"checkpoint.hyper_parameters.{name}", reason=reason, remedy=remedy))
+
+    # -- the run goes on ------------------------------------------------------------------------
+
+    def batch_start(self) -> None:
+        """Watch the loss of the first batch."""
+        if not self._batch_seen:
+            self._loss_observer.start()
+
+    def before_backward(self, loss: torch.Tensor) -> None:
+        """Look at a loss of the first batch."""
+        if not self._batch_seen:
+            self._loss_observer.before_backward(loss)
+
+    def before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Note the learning rates."""
+        self._history.before_optimizer_step(optimizer)
+
+    def batch_end(self) -> None:
+        """Count the batch; after the first, the loss is known."""
+        self._history.after_batch()
+        if not self._batch_seen:
+            self._batch_seen = True
+            self._loss_observer.stop()
+            self._loss = known("loss", self._gaps, lambda: self._loss_observer.loss(self._module, self._gaps), None)
+
+    def stop(self) -> None:
+        """Take our hands off the training, when an exception ends it."""
+        self._loss_observer.stop()
+
+    def epoch_start(self, trainer: LightningTrainer) -> None:
+        """Add to the last epoch what was logged at its very end."""
+        known("metrics.history", self._gaps, lambda: self._history.refresh(trainer), None)
+
+    def epoch_end(self, trainer: LightningTrainer) -> None:
+        """Keep what the epoch has measured."""
+        known("metrics.history", self._gaps, lambda: self._history.after_epoch(trainer), None)
+
+    # -- a checkpoint asks ----------------------------------------------------------------------
+
+    @property
+    def run_uuid(self) -> str | None:
+        """The run's UUID, once it has begun."""
+        return self._observed.run.uuid if self._observed is not None else None
+
+    def end(self, outcome: str) -> None:
+        """Remember how the run ended, for checkpoints that are saved later by hand."""
+        if self._observed is not None:
+            self._observed = replace(self._observed, run_status=outcome)
+
+    def describe(self, trainer: LightningTrainer, checkpoint: Mapping[str, Any], path: str) -> Description:
+        """Return what is known of a checkpoint.
+
+        Args:
+            trainer: The Trainer.
+            checkpoint: The state that Lightning saves.
+            path: Where Lightning saves it.
+        """
+        if self._observed is None:  # saved without training
+            self.train_start(trainer)
+        observed = self._with_late_modules()
+        gaps = list(self._gaps)
+        metrics = known("metrics", gaps, lambda: self._history.metrics(trainer, self._module, gaps), Metrics())
+        datamodule = getattr(trainer, "datamodule", None)
+        order: dict[str, str] = {}
+        if isinstance(datamodule, DtoolDataModule):
+            order = known("data.order", gaps, datamodule.order_digests, order)
+        if self._loss is None and not any(gap.fact == "loss" for gap in gaps):
+            gaps.append(Gap(fact="loss", reason="no training batch was seen", remedy="save after training began"))
+        return describe(observed, checkpoint, path, trainer, self._loss, metrics, order, gaps)
+
+    def _with_late_modules(self) -> Observed:
+        """Collect the code again if modules were imported since: inside `forward`, or by validation."""
+        assert self._observed is not None  # noqa: S101  # train_start has set it
+        sources = self._observed.sources
+        if known("code.modules", self._gaps, lambda: project_modules_changed(sources.code), False):
+            again = known("code", self._gaps, lambda: collect_code(sources.extra), sources)
+            self._observed = replace(self._observed, sources=again)
+        return self._observed

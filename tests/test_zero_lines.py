@@ -1,0 +1,130 @@
+"""Zero lines: scripts that know nothing of this package leave records if a variable is set, and else nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit import TinyNet, loader, trainer
+from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback
+from lightning_dtool.attach import callbacks
+from lightning_dtool.store import iter_datasets
+
+SCRIPTS = Path(__file__).parent / "scripts"
+CLI = ["fit", "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+
+
+def run(script: str, folder: Path, base_uri: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "JSONARGPARSE_DEPRECATION_WARNINGS": "off"}
+    environment.pop("LIGHTNING_DTOOL_BASE_URI", None)
+    if base_uri is not None:
+        environment["LIGHTNING_DTOOL_BASE_URI"] = base_uri
+    project = folder / "project"
+    project.mkdir()
+    shutil.copy(SCRIPTS / script, project)
+    identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
+    for arguments_ in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "train"]):
+        subprocess.run(["git", *arguments_], cwd=project, check=True)
+    command = [sys.executable, str(project / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+# What a record of these scripts cannot know, and says so: their data has no URI and no order that we could see; the
+# GAN is not seeded.
+FOREIGN_DATA = {"data.stages.train[0].dataset", "data.stages.val[0].dataset", "data.order"}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "unknown"),
+    [
+        ("autoencoder.py", [], FOREIGN_DATA),
+        ("gan.py", [], FOREIGN_DATA | {"randomness.global_seed"}),
+        ("classifier_cli.py", CLI, FOREIGN_DATA),
+    ],
+    ids=["autoencoder", "GAN", "LightningCLI"],
+)
+def test_a_script_that_knows_nothing_leaves_a_record(
+    tmp_path: Path, models: Path, script: str, arguments: list[str], unknown: set[str]
+) -> None:
+    run(script, tmp_path, str(models), *arguments)
+
+    (dataset,) = iter_datasets(str(models))
+    checkpoint = DtoolCheckpoint.from_uri(dataset.uri)
+    checkpoint.verify()
+    record = checkpoint.record
+    assert {gap.fact for gap in record.gaps} <= unknown, record.gaps
+    assert checkpoint.annotations["run_status"] == "finished"
+    assert record.code.entry_point == script
+    assert record.code.git is not None
+    assert record.code.git.dirty is False
+    assert record.loss.calls or record.loss.operations
+    assert record.optimizers
+    assert len(record.metrics.history) == 2
+    assert checkpoint.load_module(trust_source=True) is not None
+
+
+def test_nothing_happens_without_the_variable(tmp_path: Path) -> None:
+    done = run("autoencoder.py", tmp_path, None)
+    assert "dtool" not in done.stdout + done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "project"}
+    assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
+
+
+def test_without_the_variable_the_entry_point_loads_nothing() -> None:
+    code = "import sys; from lightning_dtool.attach import callbacks; print(callbacks(), 'torch' in sys.modules)"
+    environment = {key: value for key, value in os.environ.items() if key != "LIGHTNING_DTOOL_BASE_URI"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[] False"
+
+
+def test_an_explicit_callback_wins(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
+    provenance = DtoolProvenanceCallback(str(tmp_path / "mine"))
+    t = trainer(tmp_path, provenance)
+    t.fit(TinyNet(), loader())
+    t.validate(TinyNet(), loader(), verbose=False)
+
+    assert len(provenance.uris) == len(list(iter_datasets(str(tmp_path / "mine")))) == 1
+    assert list(models.iterdir()) == []
+
+
+def test_a_plug_in_says_where_and_gets_the_whole_record(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
+    trainer(tmp_path, plugins=[DtoolCheckpointIO(str(tmp_path / "mine"))]).fit(TinyNet(), loader())
+
+    (dataset,) = iter_datasets(str(tmp_path / "mine"))
+    assert DtoolCheckpoint.from_uri(dataset.uri).record.model.class_path == "kit:TinyNet"
+    assert list(models.iterdir()) == []
+
+
+def test_one_trainer_after_another(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
+    monkeypatch.setenv("LIGHTNING_DTOOL_RETENTION", "all")
+    t = trainer(tmp_path, max_epochs=1)
+    t.validate(TinyNet(), loader(), verbose=False)
+    t.fit(TinyNet(), loader())
+    trainer(tmp_path / "again", max_epochs=2).fit(TinyNet(), loader())
+    assert len(list(iter_datasets(str(models)))) == 3
+
+
+def test_the_factory_makes_one_callback(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
+    (callback,) = callbacks()
+    assert isinstance(callback, DtoolProvenanceCallback)
+    assert callback.state_key != DtoolProvenanceCallback(str(models)).state_key
