@@ -19,6 +19,7 @@ import lightning_dtool
 import lightning_dtool.record.models as models
 from kit import TinyNet, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
+from lightning_dtool.capture.history import peak_accelerator_memory
 from lightning_dtool.packing import pack
 from lightning_dtool.record import Section
 
@@ -172,3 +173,11 @@ def test_which_callbacks_in_which_order(checkpoint: DtoolCheckpoint) -> None:
 def test_which_python_on_which_platform(checkpoint: DtoolCheckpoint) -> None:
     environment = checkpoint.record.environment
     assert (environment.python, environment.platform) == (platform.python_version(), platform.platform())
+
+
+def test_how_much_memory_an_accelerator_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2**20)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert peak_accelerator_memory() is None  # it is not started for that
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert peak_accelerator_memory() == 2**20
