@@ -1,11 +1,17 @@
 """How was the training loop set up?"""
 
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_dtool.capture.values import class_path, encode
+from lightning_dtool.capture.redaction import redact_mapping, redaction_gap
+from lightning_dtool.capture.values import class_path, encode, encode_all
 from lightning_dtool.record import Component, Gap, Monitor, Trainer
 
 _SETTINGS = (
@@ -24,23 +30,178 @@ _SETTINGS = (
     "val_check_interval",
     "check_val_every_n_epoch",
     "num_sanity_val_steps",
+    "log_every_n_steps",
     "reload_dataloaders_every_n_epochs",
     "num_devices",
     "num_nodes",
     "world_size",
     "precision",
+    "fast_dev_run",
+    "barebones",
 )
+"""What the Trainer keeps under the name of its parameter."""
+
+_ELSEWHERE: dict[str, Callable[[Any], Any]] = {
+    "detect_anomaly": lambda trainer: trainer._detect_anomaly,
+    "inference_mode": lambda trainer: trainer.validate_loop.inference_mode,
+    "deterministic": lambda trainer: _deterministic(),
+    "use_distributed_sampler": lambda trainer: trainer._accelerator_connector.use_distributed_sampler,
+    "sync_batchnorm": lambda trainer: trainer._accelerator_connector._layer_sync is not None,
+    "accelerator": lambda trainer: class_path(type(trainer.accelerator)),
+    "strategy": lambda trainer: class_path(type(trainer.strategy)),
+    "devices": lambda trainer: [str(device) for device in _devices(trainer)],
+    "profiler": lambda trainer: class_path(type(trainer.profiler)),
+    "plugins": lambda trainer: {
+        "precision": class_path(type(trainer.precision_plugin)),
+        "layer_sync": _class_or_none(trainer._accelerator_connector._layer_sync),
+        "cluster_environment": _class_or_none(getattr(trainer.strategy, "cluster_environment", None)),
+    },
+}
+"""What it keeps in other places, or not at all as it was given. Some are private: one that moves becomes a gap."""
+
+_OF_THE_TRAINER = frozenset(
+    {"accelerator", "checkpoint_io", "cluster_environment", "device", "parallel_devices", "precision_plugin", "plugin"}
+)
+"""Parameters of a strategy that the Trainer fills, and that are recorded by themselves."""
+
+_HOOKS = (
+    "backward", "configure_gradient_clipping", "lr_scheduler_step", "manual_backward", "optimizer_step",
+    "optimizer_zero_grad", "transfer_batch_to_device",
+)  # fmt: skip
+"""Methods of a LightningModule that take over what the Trainer would do."""
+
+_NOT_SETTINGS = frozenset({"self", "trainer", "pl_module", "parser", "config"})
 
 
-def capture_trainer(trainer: LightningTrainer, gaps: list[Gap]) -> Trainer:
-    """Return the Trainer's settings that change the result."""
-    settings: dict[str, Any] = {
-        name: encode(getattr(trainer, name, None), f"trainer.settings.{name}", gaps) for name in _SETTINGS
-    }
-    settings["strategy"] = class_path(type(trainer.strategy))
-    settings["accelerator"] = class_path(type(trainer.accelerator))
-    callbacks = [Component(class_path=class_path(type(callback))) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    return Trainer(settings=settings, callbacks=callbacks)
+def capture_trainer(trainer: LightningTrainer, gaps: list[Gap], module: LightningModule | None = None) -> Trainer:
+    """Return the Trainer's settings that change the result, its callbacks and its loggers.
+
+    Args:
+        trainer: The Trainer.
+        gaps: Receives an entry for whatever could not be read.
+        module: The LightningModule, which may take over a part of the Trainer's work.
+    """
+    settings: dict[str, Any] = {}
+    for name in _SETTINGS:
+        _read(settings, name, lambda name=name: _plain(getattr(trainer, name)), gaps)  # type: ignore[misc]
+    for name, read in _ELSEWHERE.items():
+        _read(settings, name, lambda read=read: read(trainer), gaps)  # type: ignore[misc]
+    _read(settings, "strategy_settings", lambda: _strategy_settings(trainer.strategy), gaps)
+    _read(settings, "precision_settings", lambda: _constructed(trainer.precision_plugin)[0], gaps)
+    if module is not None:
+        _read(settings, "automatic_optimization", lambda: module.automatic_optimization, gaps)
+        hooks = [name for name in _HOOKS if is_overridden(name, module)]
+        _read(settings, "hooks_of_the_module", lambda: hooks, gaps)
+    return Trainer(
+        settings=_without_secrets(settings, "trainer.settings", gaps),
+        callbacks=[
+            _component(callback, f"trainer.callbacks[{index}]", gaps, callback.state_key)
+            for index, callback in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
+        ],
+        loggers=[_component(logger, f"trainer.loggers[{index}]", gaps) for index, logger in enumerate(trainer.loggers)],
+    )
+
+
+def _read(settings: dict[str, Any], name: str, read: Callable[[], Any], gaps: list[Gap]) -> None:
+    try:
+        settings[name] = encode(read(), f"trainer.settings.{name}", gaps)
+    except Exception as error:  # another Lightning, or a Trainer of the user's own
+        reason = f"this Trainer does not tell: {type(error).__name__}"
+        gaps.append(Gap(fact=f"trainer.settings.{name}", reason=reason, remedy=""))
+
+
+def _plain(value: Any) -> Any:
+    """Return Lightning's enumerations of texts as text."""
+    return str(value.value) if isinstance(value, str) and hasattr(value, "value") else value
+
+
+def _deterministic() -> bool | str:
+    """Return the Trainer's `deterministic` as torch has it: the Trainer itself does not keep it."""
+    return (
+        "warn"
+        if torch.is_deterministic_algorithms_warn_only_enabled()
+        else torch.are_deterministic_algorithms_enabled()
+    )
+
+
+def _devices(trainer: Any) -> list[Any]:
+    parallel = getattr(trainer.strategy, "parallel_devices", None)
+    return list(parallel) if parallel else [trainer.strategy.root_device]
+
+
+def _class_or_none(plugin: object) -> str | None:
+    return class_path(type(plugin)) if plugin is not None else None
+
+
+def _strategy_settings(strategy: Any) -> dict[str, Any]:
+    kept, _ = _constructed(strategy)
+    kept = {name: value for name, value in kept.items() if name not in _OF_THE_TRAINER}
+    return kept | dict(getattr(strategy, "_ddp_kwargs", {}))  # `find_unused_parameters` and its like
+
+
+def _component(part: Any, where: str, gaps: list[Gap], state_key: str | None = None) -> Component:
+    """Describe a callback or a logger."""
+    try:
+        kept, missing = _constructed(part)
+    except Exception as error:  # somebody else's class may do anything when it is looked at
+        kept, missing = {}, [f"it cannot be looked at: {type(error).__name__}"]
+    if missing and not _is_of_lightning(type(part)):
+        gaps.append(
+            Gap(
+                fact=f"{where}.settings",
+                reason=f"a {class_path(type(part))} does not keep what it was constructed with: {', '.join(missing)}",
+                remedy="assign each parameter of __init__ to an attribute of that name",
+            )
+        )
+    settings = encode_all(kept, f"{where}.settings", gaps)
+    return Component(
+        class_path=class_path(type(part)),
+        state_key=str(state_key) if state_key is not None else None,
+        settings=_without_secrets(settings, f"{where}.settings", gaps),
+    )
+
+
+def _is_of_lightning(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in ("lightning", "pytorch_lightning", "lightning_dtool")
+
+
+def _constructed(part: object) -> tuple[dict[str, Any], list[str]]:
+    """Return the values that an object was constructed with, as far as it keeps them, and the names of the others.
+
+    An attribute `name` or `_name` is taken for the parameter `name`; properties are not asked, for they may act.
+    """
+    attributes = getattr(part, "__dict__", {})
+    kept: dict[str, Any] = {}
+    missing: list[str] = []
+    for name in _parameters(type(part)):
+        attribute = next((key for key in (name, f"_{name}") if key in attributes), None)
+        if attribute is None:
+            missing.append(name)
+        else:
+            kept[name] = attributes[attribute]
+    return kept, missing
+
+
+def _parameters(cls: type) -> Iterator[str]:
+    """Yield the names of a constructor's parameters; with `**kwargs` those of the class above, too."""
+    seen = set(_NOT_SETTINGS)
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        for parameter in parameters:
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and parameter.name not in seen:
+                seen.add(parameter.name)
+                yield parameter.name
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return
+
+
+def _without_secrets(values: dict[str, Any], where: str, gaps: list[Gap]) -> dict[str, Any]:
+    found: list[str] = []
+    redacted = redact_mapping(values, where, found)
+    gaps.extend(redaction_gap(place) for place in found)
+    return redacted
 
 
 def capture_monitors(trainer: LightningTrainer, gaps: list[Gap]) -> list[Monitor]:
