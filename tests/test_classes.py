@@ -1,9 +1,12 @@
 """From a record back to the class: imported, or from the recorded source, without training again."""
 
 import ast
+import inspect
 import os
+import pickle
 import sys
 import textwrap
+import typing
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -177,14 +180,59 @@ def test_local_modules_come_from_the_zip_and_are_forgotten(tmp_path: Path, monke
     monkeypatch.syspath_prepend(today)
     import blocks
 
-    before, path = dict(sys.modules), list(sys.meta_path)
-    net = loaded(tmp_path, "from blocks import SIZE\nfrom space.deep.low import LOW\n" + NET + "    size = SIZE, LOW\n", "Net",  # noqa: E501
-                 **{"blocks.py": "SIZE = 'recorded'", "space/deep/low.py": "from . import lower\nLOW = lower.X", "space/deep/lower.py": "X = 1"})  # fmt: skip  # noqa: E501
+    before = dict(sys.modules)
+    files = {"blocks.py": "SIZE = 'recorded'", "space/deep/low.py": "from . import lower\nLOW = lower.X",
+             "space/deep/lower.py": "X = 1"}  # fmt: skip
+    script = "from blocks import SIZE\nfrom space.deep.low import LOW\n" + NET + "    size = SIZE, LOW\n"
+    net = loaded(tmp_path, script, "Net", **files)
     assert net.size == ("recorded", 1)  # type: ignore[attr-defined]
     assert sys.modules["blocks"] is blocks
+    import importlib
+
+    assert importlib.import_module("blocks").SIZE == "today"
     new = set(sys.modules) - set(before)
     assert all(name.startswith("lightning_dtool_source_") for name in new)
-    assert sys.meta_path == path
+    assert importlib.util.find_spec("space") is None
+
+
+LATE = """
+    def late(self):
+        import blocks
+        import importlib
+        import pkg.inner as inner
+        import pkg.inner
+        from blocks import SIZE
+        from pkg import other
+        return [blocks.SIZE, SIZE, inner.X, pkg.inner.X, other.Y, importlib.import_module("pkg.third").Z,
+                inner.later(), __import__("blocks").SIZE]
+"""
+
+
+def test_imports_inside_of_methods_find_the_recorded_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    today = tmp_path / "today"
+    today.mkdir()
+    (today / "blocks.py").write_text("SIZE = 'today'")
+    monkeypatch.syspath_prepend(today)
+    files = {
+        "blocks.py": "SIZE = 'recorded'", "pkg/__init__.py": "", "pkg/inner.py": "X = 1\ndef later():\n    from .third import Z\n    import blocks\n    return Z, blocks.SIZE",  # noqa: E501
+        "pkg/other.py": "Y = 2", "pkg/third.py": "Z = 3",
+    }  # fmt: skip
+    first = loaded(tmp_path, NET + LATE, "Net", **files)
+    second = loaded(tmp_path, NET + LATE, "Net", **{**files, "blocks.py": "SIZE = 'another'"})
+    for net, size in ((first, "recorded"), (second, "another"), (first, "recorded")):
+        expected = [size, size, 1, 1, 2, 3, (3, size), size]
+        assert net().late() == expected  # type: ignore[operator]
+    assert "blocks" not in sys.modules
+
+
+def test_a_recorded_class_can_be_inspected_and_pickled_later(tmp_path: Path) -> None:
+    script = "from parts import Part\n" + NET + "    part = Part\n"
+    part = "import dataclasses\n@dataclasses.dataclass\nclass Part:\n    size: 'int' = 3\n"
+    net = loaded(tmp_path, script, "Net", **{"parts.py": part})
+    cls = net.part  # type: ignore[attr-defined]
+    assert inspect.getsource(cls).endswith("size: 'int' = 3\n")
+    assert typing.get_type_hints(cls) == {"size": int}
+    assert pickle.loads(pickle.dumps(cls(4))) == cls(4)
 
 
 @pytest.mark.parametrize("entry", ["pkg/train.py", "pkg/__init__.py"])
@@ -242,9 +290,7 @@ def test_what_gives_no_class_is_one_kind_of_error(tmp_path: Path, script: str, n
     before = set(sys.modules)
     with pytest.raises(ModuleLoadError, match=URI):
         loaded(tmp_path, script, name)
-    assert {name for name in set(sys.modules) - before if name.startswith("lightning_dtool_source")} == set() or script in (  # noqa: E501
-        "class Net: pass", "Net = 3", "import os\nNet = os.system", "def make():\n    class Net: pass\n    return Net", "",  # noqa: E501
-    )  # fmt: skip
+    assert {name for name in set(sys.modules) - before if name.startswith("lightning_dtool_source")} == set()
 
 
 def test_a_module_that_was_not_recorded(tmp_path: Path) -> None:

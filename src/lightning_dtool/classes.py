@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import builtins
 import hashlib
 import importlib
 import importlib.abc
@@ -16,7 +17,7 @@ import tempfile
 import types
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -90,17 +91,19 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
     _extract(source_zip, folder, uri)
     for path in code.modules.values():
         _refuse_outside(folder, path, uri)
+    recorded = _Recorded(code, folder)
     try:
-        with _importable(code, folder):
-            found: Any = _run_slice(folder / relpath, qualname.split(".")[0], _package(module_name, code))
-        for name in qualname.split("."):
-            found = getattr(found, name)
+        with recorded:
+            found: Any = recorded.run_slice(relpath, qualname.split(".")[0], _package(module_name, code))
+            for name in qualname.split("."):
+                found = getattr(found, name)
     except (Exception, SystemExit) as error:  # the recorded code may raise anything
         raise ModuleLoadError(
             f"{uri}: the recorded source of {class_path!r} does not run here: {type(error).__name__}: {error}. "
             "Install what it needs (see requirements.txt in the dataset), or pass the class: load_module(cls=...)."
         ) from error
     if not _is_module_class(found):
+        recorded.forget()
         raise ModuleLoadError(f"{uri}: {class_path!r} in the recorded source is no LightningModule.")
     return found  # type: ignore[no-any-return]
 
@@ -142,71 +145,142 @@ def _package(module_name: str, code: Code) -> str:
     return ""
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules of a project in the folder that its recorded source was unpacked to."""
+class _Recorded:
+    """The modules of one checkpoint, under a private package, beside whatever else has their names.
+
+    `leaves.net` of the record is `lightning_dtool_source_<digest>.leaves.net` here, for as long as the program
+    runs. The recorded code does not notice: its `import leaves.net`, at any time and also inside of a method, is
+    led there by an `__import__` of its own. All other code imports what it always did.
+
+    Args:
+        code: The record's section on code.
+        folder: Where `source.zip` was unpacked.
+    """
 
     def __init__(self, code: Code, folder: Path) -> None:
+        self.prefix = f"lightning_dtool_source_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+        self._folder = folder
+        self._argv = code.argv
         self._files = {name: folder / relpath for name, relpath in code.modules.items() if name != "__main__"}
+        self._tops = {name.partition(".")[0] for name in self._files}
+        self.builtins: dict[str, Any] = {**vars(builtins), "__import__": self._import}
+
+    def __enter__(self) -> None:
+        # A class may use what the script has read from the command line: it was this one.
+        self._own_argv, sys.argv = sys.argv, list(self._argv)
+        package = types.ModuleType(self.prefix)
+        package.__path__ = []
+        sys.modules[self.prefix] = package
+        _FINDER.checkpoints[self.prefix] = self
+        if _FINDER not in sys.meta_path:
+            sys.meta_path.insert(0, _FINDER)  # ahead of what finds modules in folders
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        sys.argv = self._own_argv
+        if kind is not None:
+            self.forget()
+
+    def forget(self) -> None:
+        """Leave nothing behind."""
+        _FINDER.checkpoints.pop(self.prefix, None)
+        for name in [name for name in sys.modules if name.partition(".")[0] == self.prefix]:
+            del sys.modules[name]
+
+    def spec(self, name: str) -> importlib.machinery.ModuleSpec | None:
+        """Return where a module lies, if it was recorded.
+
+        Args:
+            name: Its name in the record.
+        """
+        file, private = self._files.get(name), f"{self.prefix}.{name}"
+        if file is None:
+            # A namespace package has no file of its own, only modules below it.
+            inside = any(known.startswith(f"{name}.") for known in self._files)
+            return importlib.machinery.ModuleSpec(private, None, is_package=True) if inside else None
+        packages = [str(file.parent)] if file.name == "__init__.py" else None
+        loader = _Loader(private, str(file), self.builtins)
+        return importlib.util.spec_from_file_location(private, file, loader=loader, submodule_search_locations=packages)
+
+    def run_slice(self, relpath: str, name: str, package: str) -> types.ModuleType:
+        """Run the statements of a file that the definition of a name needs, as a module of its own.
+
+        Args:
+            relpath: The file.
+            name: The name.
+            package: The package that its relative imports start from.
+        """
+        file = self._folder / relpath
+        text = file.read_bytes()  # not decoded: a file may name an encoding of its own
+        tree = ast.parse(text, str(file))
+        tree.body = needed_statements(tree, name)
+        module = types.ModuleType(f"{self.prefix}.__main__")
+        module.__file__ = str(file)
+        module.__package__ = f"{self.prefix}.{package}" if package else ""
+        module.__dict__["__builtins__"] = self.builtins
+        sys.modules[module.__name__] = module  # inspect and dataclasses look a class's module up there
+        linecache.checkcache(str(file))
+        if package:
+            importlib.import_module(module.__package__)
+        code = compile(tree, str(file), "exec", dont_inherit=True)
+        exec(code, module.__dict__)  # noqa: S102  # the caller has asked the user for trust
+        return module
+
+    def _import(
+        self,
+        name: str,
+        globals: Mapping[str, Any] | None = None,
+        locals: Mapping[str, Any] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> Any:
+        """Stand in for `__import__` in the recorded code."""
+        if level == 0 and name.partition(".")[0] in self._tops:
+            module = importlib.import_module(f"{self.prefix}.{name}")
+            if not fromlist:
+                return sys.modules[f"{self.prefix}.{name.partition('.')[0]}"]
+            return builtins.__import__(module.__name__, globals, locals, fromlist)
+        module = builtins.__import__(name, globals, locals, fromlist or (), level)
+        if module is not importlib:
+            return module
+        # `importlib.import_module("leaves.net")` means the recorded one, too.
+        mine = types.ModuleType("importlib")
+        mine.__dict__.update(vars(importlib), import_module=self._import_module)
+        return mine
+
+    def _import_module(self, name: str, package: str | None = None) -> types.ModuleType:
+        recorded = not name.startswith(".") and name.partition(".")[0] in self._tops
+        return importlib.import_module(f"{self.prefix}.{name}" if recorded else name, package)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds recorded modules by their private names; no other name concerns it."""
+
+    def __init__(self) -> None:
+        self.checkpoints: dict[str, _Recorded] = {}
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Return where a module lies, if it was recorded."""
-        file = self._files.get(name)
-        if file is None:
-            # A namespace package has no file of its own, only modules below it.
-            inside = any(known.startswith(f"{name}.") for known in self._files)
-            return importlib.machinery.ModuleSpec(name, None, is_package=True) if inside else None
-        packages = [str(file.parent)] if file.name == "__init__.py" else None
-        return importlib.util.spec_from_file_location(name, file, submodule_search_locations=packages)
+        prefix, _, recorded = name.partition(".")
+        checkpoint = self.checkpoints.get(prefix)
+        return checkpoint.spec(recorded) if checkpoint is not None else None
 
 
-class _importable:  # noqa: N801  # a context manager reads better in lower case
-    """Lets the recorded modules be imported, ahead of installed ones, and forgets them afterwards."""
-
-    def __init__(self, code: Code, folder: Path) -> None:
-        self._finder = _Finder(code, folder)
-        self._argv = code.argv
-        recorded = {name for name in code.modules if name != "__main__"}
-        # With its parents: a namespace package has no file, but is a module too.
-        self._names = {
-            ".".join(parts[:end])
-            for parts in (name.split(".") for name in recorded)
-            for end in range(1, len(parts) + 1)
-        }
-
-    def __enter__(self) -> None:
-        # A class may use what the script has read from the command line: it was this one.
-        self._own_argv, sys.argv = sys.argv, list(self._argv)
-        self._set_aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name in self._names}
-        sys.meta_path.insert(0, self._finder)
-
-    def __exit__(self, *_: object) -> None:
-        sys.argv = self._own_argv
-        sys.meta_path.remove(self._finder)
-        for name in self._names:
-            sys.modules.pop(name, None)
-        sys.modules.update(self._set_aside)
+_FINDER = _Finder()
 
 
-def _run_slice(file: Path, name: str, package: str) -> types.ModuleType:
-    """Run the statements of a file that the definition of a name needs, as a module of its own."""
-    text = file.read_bytes()  # not decoded: a file may name an encoding of its own
-    tree = ast.parse(text, str(file))
-    tree.body = needed_statements(tree, name)
-    digest = hashlib.sha256(text + b"\0" + name.encode() + str(file).encode()).hexdigest()
-    module = types.ModuleType(f"lightning_dtool_source_{digest[:12]}")
-    module.__file__ = str(file)
-    module.__package__ = package
-    sys.modules[module.__name__] = module  # inspect and dataclasses look a class's module up there
-    linecache.checkcache(str(file))
-    try:
-        code = compile(tree, str(file), "exec", dont_inherit=True)
-        exec(code, module.__dict__)  # noqa: S102  # the caller has asked the user for trust
-    except BaseException:
-        del sys.modules[module.__name__]
-        raise
-    return module
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Runs a recorded module with builtins of its own, so that its imports find recorded modules."""
+
+    def __init__(self, name: str, path: str, namespace: dict[str, Any]) -> None:
+        super().__init__(name, path)
+        self._namespace = namespace
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Run the module."""
+        module.__dict__["__builtins__"] = self._namespace
+        super().exec_module(module)
 
 
 def needed_statements(tree: ast.Module, name: str) -> list[ast.stmt]:
