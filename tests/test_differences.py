@@ -36,6 +36,7 @@ from lightning_dtool.record import (
     Optimizer,
     ParameterGroup,
     Provenance,
+    Randomness,
     Run,
     Scheduler,
     Trainer,
@@ -276,6 +277,15 @@ def test_what_only_begins_like_something_incidental_matters() -> None:
         return record(model=Model(class_path="a:B", hyperparameters=hyperparameters))
 
     assert len(told(net(version=1, dirpath="a", uuid=1), net(version=2, dirpath="b", uuid=2))) == 3
+
+
+@pytest.mark.parametrize(("seed", "weight"), [(1, "incidental"), (None, "matters")])
+def test_random_numbers_before_the_seed_matter_where_there_is_none(seed: int | None, weight: str) -> None:
+    def run(state: str) -> Provenance:
+        return record(randomness=Randomness(global_seed=seed, states={"import": {"python": state}}))
+
+    (found,) = differences(run("sha256:1"), run("sha256:2"))
+    assert (found.path, found.weight) == ("randomness.states.import.python", weight)
 
 
 def test_metrics_matter() -> None:

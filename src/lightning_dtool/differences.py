@@ -127,7 +127,8 @@ def differences(a: Provenance, b: Provenance) -> list[Difference]:
         if difference.weight == "same content"
     }
     found = [difference for difference in found if not _is_told_elsewhere(difference, found, before, after)]
-    return [_weighed(difference, moved) for difference in found]
+    seeded = None not in (a.randomness.global_seed, b.randomness.global_seed)
+    return [_weighed(difference, moved, seeded) for difference in found]
 
 
 def requirement_differences(a: str, b: str) -> list[Difference]:
@@ -368,9 +369,11 @@ def _labels(parts: Sequence[Any], name: Key) -> list[str]:
 # -- what a difference weighs ---------------------------------------------------------------------
 
 
-def _weighed(difference: Difference, moved: set[tuple[str, str]]) -> Difference:
+def _weighed(difference: Difference, moved: set[tuple[str, str]], seeded: bool) -> Difference:
     """Lessen the weight of what has to differ, and of the address of data that is the same."""
-    if _INCIDENTAL.fullmatch(difference.path):
+    # Every process begins with random numbers of its own, until they are seeded.
+    before_seeding = seeded and difference.path.startswith("randomness.states.import")
+    if before_seeding or _INCIDENTAL.fullmatch(difference.path):
         return replace(difference, weight="incidental")
     if isinstance(difference.before, str) and (difference.before, difference.after) in moved:
         return replace(difference, weight="same content", note="where the same data was read from")
