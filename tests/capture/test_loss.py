@@ -3,6 +3,7 @@
 import gc
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from kit import TinyNet, same, trainer, weights
-from lightning_dtool.capture.loss import LossObserver
+from lightning_dtool.capture.loss import LossObserver, is_compiled
 from lightning_dtool.record import Gap, Loss
 from zoo import ZOO, Cnn, Exhibited
 
@@ -256,7 +257,14 @@ def test_a_large_graph_is_cut(tmp_path: Path) -> None:
     assert loss.operations[-1] == "…"
 
 
-@pytest.mark.parametrize("how", ["child", "method", "function"])
+@pytest.fixture
+def _forget_compiled() -> Iterator[None]:
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("_forget_compiled")
+@pytest.mark.parametrize("how", ["child", "method", "function", "hidden"])
 def test_compiled_parts_are_left_alone(tmp_path: Path, how: str) -> None:
     class Model(Stepping):
         def __init__(self) -> None:
@@ -266,6 +274,8 @@ def test_compiled_parts_are_left_alone(tmp_path: Path, how: str) -> None:
                 self.net = torch.compile(self.net, backend="eager")  # type: ignore[assignment]
             elif how == "method":
                 self.net.compile(backend="eager")
+            elif how == "hidden":
+                self.box = [torch.compile(lambda x: x + 1, backend="eager")]
             else:
                 self.shift = torch.compile(lambda x: x + 1, backend="eager")
 
@@ -281,6 +291,20 @@ def test_compiled_parts_are_left_alone(tmp_path: Path, how: str) -> None:
     assert watch.loss.calls[0].arguments["label_smoothing"] == 0.2
     assert "MulBackward0" in watch.loss.operations
     assert [gap.fact for gap in watch.gaps] == ["loss.calls"]
+
+
+@pytest.mark.parametrize("how", ["child", "method", "function"])
+def test_compiled_parts_are_found_without_the_compilers_notes(how: str) -> None:
+    module = Stepping()
+    assert not is_compiled(module)
+    if how == "child":
+        module.net = torch.compile(module.net, backend="eager")  # type: ignore[assignment]
+    elif how == "method":
+        module.net.compile(backend="eager")
+    else:
+        module.shift = torch.compile(lambda x: x + 1, backend="eager")  # type: ignore[assignment]
+    torch._dynamo.reset()
+    assert is_compiled(module)
 
 
 # -- that nothing is changed --------------------------------------------------------------------------

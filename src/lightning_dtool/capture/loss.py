@@ -227,8 +227,14 @@ class LossObserver:
 
     def _tell_gaps(self, gaps: list[Gap]) -> None:
         if self._compiled:
-            reason = "parts of the model are compiled, and watching functions would make them compile again"
-            gaps.append(Gap(fact="loss.calls", reason=reason, remedy="record one run without torch.compile"))
+            reason = "code in this process uses torch.compile, and watching functions would make it compile anew"
+            gaps.append(
+                Gap(
+                    fact="loss.calls",
+                    reason=reason,
+                    remedy="see loss.training_step, or record one run without torch.compile",
+                )
+            )
         elif not self._backwards:
             reason = "no backward pass was seen in the first training batch"
             remedy = "return the loss from training_step, or call self.manual_backward(loss)"
@@ -380,11 +386,18 @@ def is_loss(module: torch.nn.Module) -> bool:
 
 
 def is_compiled(module: LightningModule) -> bool:
-    """Return True if torch.compile has touched the module, a part of it, or a function beside it.
+    """Return True if torch.compile has touched the module, a part of it, or any function in this process.
+
+    Where a compiled function is kept cannot be known. While a mode is on it would be compiled in other pieces, whose
+    results may differ in their last bits: to be sure that nothing changes, what may be compiled is left alone.
 
     Args:
         module: The LightningModule.
     """
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    # torch.compile notes its backends here as soon as it is called; None stands for torch's own wrappers.
+    if any(backend is not None for backend in getattr(compiler, "cached_backends", {}).values()):
+        return True
     if getattr(module, "_compiler_ctx", None) is not None:
         return True
     if any(getattr(child, "_compiled_call_impl", None) is not None for child in module.modules()):
