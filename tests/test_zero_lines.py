@@ -56,7 +56,12 @@ FOREIGN_DATA = {"data.stages.train[0].dataset", "data.stages.val[0].dataset", "d
     ids=["autoencoder", "GAN", "LightningCLI"],
 )
 def test_a_script_that_knows_nothing_leaves_a_record(
-    tmp_path: Path, models: Path, script: str, arguments: list[str], unknown: set[str]
+    tmp_path: Path,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    arguments: list[str],
+    unknown: set[str],
 ) -> None:
     run(script, tmp_path, str(models), *arguments)
 
@@ -72,6 +77,7 @@ def test_a_script_that_knows_nothing_leaves_a_record(
     assert record.loss.calls or record.loss.operations
     assert record.optimizers
     assert len(record.metrics.history) == 2
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about how Lightning calls it
     assert checkpoint.load_module(trust_source=True) is not None
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 
 from lightning_dtool._version import __version__
 from lightning_dtool.capture.code import Sources, collect_code
+from lightning_dtool.capture.config import capture_config
 from lightning_dtool.capture.data import capture_data, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.guard import known
@@ -79,9 +80,8 @@ class Description:
     def sealed(self) -> tuple[Provenance, bytes]:
         """Return the finished record and `source.zip`; any thread may call it."""
         sealed = self.observed.sources.seal()
-        return self.record.model_copy(
-            update={"code": sealed.code, "gaps": [*self.record.gaps, *sealed.gaps]}
-        ), sealed.zip
+        gaps = [*self.record.gaps, *sealed.gaps]
+        return self.record.model_copy(update={"code": sealed.code, "gaps": gaps}), sealed.zip
 
 
 def observe_run(
@@ -102,19 +102,20 @@ def observe_run(
     """
     gaps: list[Gap] = []
     model = known("model", gaps, lambda: capture_model(module, gaps), Model(class_path=class_path(type(module))))
-    settings = known("trainer", gaps, lambda: capture_trainer(trainer, gaps), Trainer())
+    config = known("trainer.config", gaps, lambda: capture_config(trainer, gaps), None)
+    settings = known("trainer", gaps, lambda: capture_trainer(trainer, gaps, module), Trainer())
     return Observed(
         run=_new_run(),
         model=_without_secrets(model, gaps).model_copy(update={"initial_weights": initial_weights}),
         environment=_environment(gaps),
-        sources=_sources({}, gaps),
+        sources=_sources({config[1]: config[2]} if config else {}, gaps),
         requirements=known("environment", gaps, requirements, ""),
         random_states=random_states_json(moments),
         optimizers=known("optimizers", gaps, lambda: capture_optimizers(trainer, module, gaps), []),
         schedulers=known("schedulers", gaps, lambda: capture_schedulers(trainer, gaps), []),
         data=known("data", gaps, lambda: capture_data(trainer, module, gaps), Data()),
         randomness=known("randomness", gaps, lambda: capture_randomness(moments, gaps), Randomness()),
-        trainer=settings,
+        trainer=settings.model_copy(update={"config": config[0]}) if config else settings,
         parent=parent,
         gaps=gaps,
     )
