@@ -10,12 +10,13 @@ import ast
 import io
 import json
 import re
+import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lightning_dtool.capture.values import encode_all
-from lightning_dtool.record import Gap
+from lightning_dtool.record import Gap, Provenance
 
 REDACTED = "[redacted]"
 
@@ -526,3 +527,51 @@ def _redact_in_text(match: "re.Match[str]") -> str:
     is_prose = sign.strip() == ":" and not _looks_random(value)
     known = _PLACEHOLDER.fullmatch(value) or _VOCABULARY.search(match["name"]) or value == match["name"]
     return match[0] if is_code or is_prose or known else f"{match['name']}{sign}{REDACTED}"
+
+
+# -- a whole record -----------------------------------------------------------------------------
+
+_PLAIN_SECTIONS = ("run", "checkpoint", "code", "lineage", "gaps")
+"""Sections in which a name is a file's or a module's: `leaves.token` is no credential."""
+
+
+def redact_record(record: Provenance) -> Provenance:
+    """Return a record without credentials in any of its texts: the last look, before it is written.
+
+    Args:
+        record: The record, whose sections have been through their own redaction.
+
+    Returns:
+        The same record if there was nothing to hide; else a copy, with an entry in `gaps` for each place.
+    """
+    content = record.model_dump(mode="python")
+    found: list[str] = []
+    redacted = {
+        name: section if name in ("run", "checkpoint", "gaps") else _redact_texts(section, name, "", found)
+        for name, section in content.items()
+    }
+    if not found:
+        return record
+    known = {gap.fact for gap in record.gaps}
+    gaps = [*record.gaps, *(redaction_gap(place) for place in found if place not in known)]
+    return Provenance.model_validate({**redacted, "gaps": [gap.model_dump() for gap in gaps]})
+
+
+def _redact_texts(value: Any, where: str, name: str, found: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _redact_texts(item, f"{where}.{key}", key, found) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_redact_texts(item, f"{where}[{index}]", name, found) for index, item in enumerate(value)]
+    if not isinstance(value, str) or value == REDACTED:
+        return value
+    if where.partition(".")[0] not in _PLAIN_SECTIONS and _is_credential(name, value):
+        redacted = REDACTED
+    elif "\n" in value:
+        redacted = redact_source(textwrap.dedent(value))[0] if _is_suspicious(value) else value
+        if redacted == textwrap.dedent(value):
+            redacted = value
+    else:
+        redacted = _redact_inside(value)
+    if redacted != value:
+        found.append(where)
+    return redacted
