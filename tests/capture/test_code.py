@@ -1,5 +1,7 @@
 """What ran: the user's own code, all of it and nothing else."""
 
+import hashlib
+import io
 import json
 import os
 import subprocess
@@ -11,12 +13,12 @@ from typing import Any
 import pytest
 
 import lightning_dtool.capture.code as code_module
-from lightning_dtool.capture.code import capture_code
+from lightning_dtool.capture.code import capture_code, collect_code
 from lightning_dtool.record import Gap
 
 REPORT = """
 import json, os, sys
-from lightning_dtool.capture.code import capture_code
+from lightning_dtool.capture.code import capture_code, collect_code
 def report():
     gaps = []
     code, zipped = capture_code(gaps)
@@ -228,3 +230,76 @@ def test_here() -> None:
     code, zipped = capture_code([])
     assert code.files.keys() >= {"tests/capture/test_code.py"} or code.git is None
     assert zipped[:2] == b"PK"
+
+
+def test_changes_and_unknown_files_are_kept(project: Path, tmp_path: Path) -> None:
+    committed(project)
+    git(project, "config", "diff.noprefix", "true")
+    git(project, "config", "color.ui", "always")
+    write(project, {"src/leaves/net.py": "from . import blocks, new\n", "src/leaves/new.py": "X = 1"})
+    found = run(project, "scripts/train.py")["code"]
+    assert found["untracked"] == ["src/leaves/new.py"]
+    patch = zipfile.ZipFile(project.parent / "source.zip").read(found["patch"])
+    assert hashlib.sha256(patch).hexdigest() == found["files"][found["patch"]]
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(project), str(clone))
+    (tmp_path / "x.patch").write_bytes(patch)
+    git(clone, "apply", str(tmp_path / "x.patch"))
+    assert (clone / "src/leaves/net.py").read_text() == "from . import blocks, new\n"
+
+
+def test_a_clean_tree_has_no_patch(project: Path) -> None:
+    committed(project)
+    found = run(project, "scripts/train.py")["code"]
+    assert (found["patch"], found["untracked"], found["run_as_module"]) == (None, [], None)
+
+
+def test_a_huge_patch_is_a_gap(project: Path) -> None:
+    write(project, {"big.txt": ""})
+    committed(project)
+    write(project, {"big.txt": "x" * 70 + "\n" + "y" * 11 * 2**20})
+    found = run(project, "scripts/train.py")
+    assert found["code"]["patch"] is None
+    assert found["code"]["git"]["dirty"] is True
+    assert "code.patch" in [gap["fact"] for gap in found["gaps"]]
+
+
+def test_the_module_that_was_run(project: Path) -> None:
+    write(project, {"src/leaves/__main__.py": REPORT + "report()\n", "src/leaves/train.py": REPORT + "report()\n"})
+    committed(project)
+    assert run(project, "-m", "leaves")["code"]["run_as_module"] == "leaves"
+    assert run(project, "-m", "leaves.train")["code"]["run_as_module"] == "leaves.train"
+
+
+def test_the_notebook_file_goes_along_without_outputs(project: Path) -> None:
+    cells = [{"cell_type": "code", "source": ["x = 1"], "outputs": [{"text": "hunter2"}], "execution_count": 1}]
+    write(project, {"study.ipynb": json.dumps({"cells": cells, "nbformat": 4})})
+    program = f"{REPORT}\nIn = ['', 'x = 1']\nget_ipython = None\nreport()"
+    found = run(project, "-c", program, JPY_SESSION_NAME=str(project / "study.ipynb"))["code"]
+    assert found["entry_point"] == "notebook.py"
+    kept = json.loads(zipfile.ZipFile(project.parent / "source.zip").read("study.ipynb"))
+    assert kept["cells"] == [{"cell_type": "code", "source": ["x = 1"], "outputs": [], "execution_count": 1}]
+
+
+def test_more_files_and_one_seal() -> None:
+    sources = collect_code({"config.yaml": b"lr: 1\n"})
+    sealed = sources.seal()
+    assert sources.seal() is sealed
+    assert sealed.code.files["config.yaml"] == hashlib.sha256(b"lr: 1\n").hexdigest()
+    with zipfile.ZipFile(io.BytesIO(sealed.zip)) as archive:
+        assert archive.read("config.yaml") == b"lr: 1\n"
+        digests = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+    assert digests == sealed.code.files
+
+
+def test_modules_that_are_imported_later(project: Path) -> None:
+    program = REPORT + (
+        "from lightning_dtool.capture.code import project_modules_changed\nimport time\n"
+        "code, _ = capture_code([])\nassert not project_modules_changed(code)\nimport wave\n"
+        "assert not project_modules_changed(code)\nimport leaves.blocks\nassert project_modules_changed(code)\n"
+        "code, _ = capture_code([])\nassert not project_modules_changed(code)\n"
+        "began = time.perf_counter()\nfor _ in range(20): project_modules_changed(code)\n"
+        "assert (time.perf_counter() - began) / 20 < 0.001\nreport()"
+    )
+    committed(project)
+    assert "leaves.blocks" in run(project, "-c", program)["code"]["modules"]
