@@ -445,3 +445,49 @@ def test_hyperparameters_that_are_no_json_are_recorded_and_told(tmp_path: Path, 
     assert record.model.hyperparameters["sizes"] == {"type": "builtins:tuple", "value": [1, 2]}
     assert "lambda" in record.model.hyperparameters["act"]["name"]
     assert any(gap.fact == "model.hyperparameters.act" for gap in record.gaps)
+
+
+def test_a_skipped_epoch_leaves_no_mode_behind(tmp_path: Path, models: Path) -> None:
+    from torch.overrides import _get_current_function_mode_stack
+
+    class Skips(TinyNet):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1
+
+    trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=1).fit(Skips(), loader())
+    assert _get_current_function_mode_stack() == []
+
+
+def test_an_exception_leaves_no_mode_behind(tmp_path: Path, models: Path) -> None:
+    from torch.overrides import _get_current_function_mode_stack
+
+    class Breaks(TinyNet):
+        def training_step(self, batch, batch_idx):
+            raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=1).fit(Breaks(), loader())
+    assert _get_current_function_mode_stack() == []
+
+
+def test_foreign_data_is_told_once_with_the_guideline_and_the_remedy(tmp_path: Path, models: Path) -> None:
+    with pytest.warns(ProvenanceWarning, match="The record cannot say by URI") as caught:
+        trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=3).fit(TinyNet(), loader(), loader())
+    (told,) = [str(warning.message) for warning in caught if "by URI" in str(warning.message)]
+    assert "lightning-dtool pack" in told
+    assert "dtoolAI" in told
+
+
+def test_a_secret_in_the_hyperparameters_is_told_before_the_first_save(tmp_path: Path, models: Path) -> None:
+    class Careless(TinyNet):
+        def __init__(self, wandb_api_key: str, lr: float = 0.1) -> None:
+            super().__init__(lr=lr)
+            self.save_hyperparameters()
+
+    provenance = DtoolProvenanceCallback(str(models))
+    with pytest.warns(ProvenanceWarning, match="wandb_api_key"):
+        trainer(tmp_path, provenance, max_epochs=1).fit(Careless("9f8e7d6c5b4a39281706f5e4d3c2b1a0"), loader())
+
+    record = DtoolCheckpoint.from_uri(provenance.best_uri).record
+    assert record.model.hyperparameters["wandb_api_key"] == "[redacted]"
+    assert "checkpoint.hyper_parameters.wandb_api_key" in {gap.fact for gap in record.gaps}

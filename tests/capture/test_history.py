@@ -99,6 +99,16 @@ def test_two_optimizers_and_a_rate_that_is_a_tensor(tmp_path: Path) -> None:
     assert metrics.history[0].learning_rates == [[0.5], [0.25]]
 
 
+def test_a_rate_that_its_scheduler_changes_in_place(tmp_path: Path) -> None:
+    class InPlace(TinyNet):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.Adam(self.parameters(), lr=torch.tensor(0.5), foreach=False)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)]
+
+    metrics = run(tmp_path, InPlace(), max_epochs=2)
+    assert [entry.learning_rates for entry in metrics.history] == [[[0.5]], [[0.25]]]
+
+
 def test_a_metric_that_is_not_finite(tmp_path: Path) -> None:
     class Diverged(TinyNet):
         def on_train_epoch_end(self) -> None:

@@ -30,7 +30,7 @@ class History:
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note the learning rates of a step that is about to be taken; a scheduler changes them after it."""
-        self._rates[id(optimizer)] = [group.get("lr") for group in optimizer.param_groups]
+        self._rates[id(optimizer)] = [_kept(group.get("lr")) for group in optimizer.param_groups]
 
     def after_batch(self) -> None:
         """Count a training batch."""
@@ -85,6 +85,11 @@ class History:
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started
+
+
+def _kept(rate: Any) -> Any:
+    """Return a learning rate that stays what it is: a scheduler changes one that is a tensor in place."""
+    return rate.detach().clone() if isinstance(rate, torch.Tensor) else rate
 
 
 def _number(rate: Any) -> Any:

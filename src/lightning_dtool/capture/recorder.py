@@ -100,11 +100,11 @@ class Recorder:
         self._history.after_batch()
         if not self._batch_seen:
             self._batch_seen = True
-            self._loss_observer.stop()
+            self.stop()
             self._loss = known("loss", self._gaps, lambda: self._loss_observer.loss(self._module, self._gaps), None)
 
     def stop(self) -> None:
-        """Take our hands off the training, when an exception ends it."""
+        """Take our hands off the training: an exception may end a batch, or a hook skip the rest of an epoch."""
         self._loss_observer.stop()
 
     def epoch_start(self, trainer: LightningTrainer) -> None:
@@ -113,6 +113,8 @@ class Recorder:
 
     def epoch_end(self, trainer: LightningTrainer) -> None:
         """Keep what the epoch has measured."""
+        if not self._batch_seen:
+            self.stop()
         known("metrics.history", self._gaps, lambda: self._history.after_epoch(trainer), None)
 
     # -- a checkpoint asks ----------------------------------------------------------------------
