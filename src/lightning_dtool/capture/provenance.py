@@ -20,7 +20,7 @@ from lightning_dtool.capture.guard import known
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.randomness import capture_randomness, random_states_json
-from lightning_dtool.capture.redaction import redact_mapping, redaction_gap
+from lightning_dtool.capture.redaction import redact_mapping, redact_record, redaction_gap
 from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
 from lightning_dtool.capture.values import as_text, class_path
 from lightning_dtool.record import (
@@ -81,7 +81,7 @@ class Description:
         """Return the finished record and `source.zip`; any thread may call it."""
         sealed = self.observed.sources.seal()
         gaps = [*self.record.gaps, *sealed.gaps]
-        return self.record.model_copy(update={"code": sealed.code, "gaps": gaps}), sealed.zip
+        return redact_record(self.record.model_copy(update={"code": sealed.code, "gaps": gaps})), sealed.zip
 
 
 def observe_run(

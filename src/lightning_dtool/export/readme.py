@@ -42,6 +42,7 @@ def readme(record: Provenance, uri: str) -> str:
             "provenance.json": "the record: how this model came to be",
             "source.zip": "the code that ran",
             "requirements.txt": "the installed packages, pinned",
+            "random_states.json": "the states of the random number generators",
         },
     }
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -24,9 +24,13 @@ _NEW_IN_2 = (
 
 def from_1(content: dict[str, Any]) -> dict[str, Any]:
     """Schema 2 says more, of callbacks and accelerators in another shape; what schema 1 never asked is a gap."""
-    trainer = dict(content.get("trainer", {}))
-    trainer["callbacks"] = [{"class_path": path} for path in trainer.get("callbacks", [])]
-    environment = dict(content["environment"])
+    trainer, environment = content.get("trainer", {}), content["environment"]
+    if not (
+        isinstance(trainer, dict) and isinstance(environment, dict) and isinstance(trainer.get("callbacks", []), list)
+    ):
+        return content  # damaged: the models say where
+    trainer = {**trainer, "callbacks": [{"class_path": path} for path in trainer.get("callbacks", [])]}
+    environment = dict(environment)
     accelerator = environment.pop("accelerator", None)
     environment["accelerators"] = [accelerator] if accelerator else []
     unasked = [
