@@ -322,7 +322,7 @@ def test_help_tells_the_exit_codes(run: Run) -> None:
 
 def test_show_shortens_what_is_long_and_says_so(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
     record = record_of(runs[0])
-    text = "\n".join(f"line {number}" for number in range(500))
+    text = "\n".join(f"passage {number}" for number in range(500))
     record["model"] |= {
         "source": text,
         "architecture": text,
@@ -341,8 +341,8 @@ def test_show_shortens_what_is_long_and_says_so(run: Run, base_uri: str, runs: t
     ]
     uri = made(base_uri, record)
     shown = run("show", uri).stdout
-    assert "line 0 .. (500 lines; --json shows all)" in shown
-    assert "line 1" not in shown
+    assert "passage 0 .. (500 lines; --json shows all)" in shown
+    assert "passage 1" not in shown
     assert shown.count("(500 lines; --json shows all)") == 5
     assert "(10000 characters; --json shows all)" in shown
     assert re.search(r"child23 +a:B, 1 of 2 parameters trainable\n", shown)

@@ -77,12 +77,14 @@ def test_bytes_on_disk(tmp_path: Path) -> None:
 
     def run(folder: Path, *callbacks: L.Callback) -> int:
         torch.manual_seed(0)
-        trainer(folder, *callbacks, max_epochs=2).fit(TinyNet(hidden=100_000), loader())
+        trainer(folder, *callbacks, max_epochs=2).fit(TinyNet(hidden=200_000), loader())
         return disk_usage(folder)
 
     (tmp_path / "recorded" / "models").mkdir(parents=True)
     plain = run(tmp_path / "plain")
     recorded = run(tmp_path / "recorded", DtoolProvenanceCallback(str(tmp_path / "recorded" / "models")))
 
-    assert plain > 10_000_000  # a state of 14 MB; for a tiny one the record outweighs the weights
+    # A state of 29 MB. The record costs the same for every model (some 250 kB here, most of it this project's source):
+    # for a tiny one it outweighs the weights.
+    assert plain > 20_000_000
     assert recorded <= 1.02 * plain

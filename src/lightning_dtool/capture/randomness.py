@@ -122,15 +122,13 @@ def random_states_json(moments: Mapping[str, RandomStates]) -> str:
     return json.dumps({"version": VERSION, "moments": moments}, sort_keys=True, allow_nan=False) + "\n"
 
 
-def capture_randomness(moments: Any, gaps: list[Gap] | None = None) -> Randomness:
+def capture_randomness(moments: Mapping[str, RandomStates], gaps: list[Gap]) -> Randomness:
     """Return the global seed as Lightning's `seed_everything` left it, the states, and what else decides about bits.
 
     Args:
         moments: States by the moment when they were read (`import`, `fit_start`).
         gaps: Receives an entry for whatever is not known.
     """
-    if gaps is None:  # a caller that does not keep states yet
-        moments, gaps = {}, moments
     seed = _integer(os.environ.get("PL_GLOBAL_SEED", ""))
     if seed is None:
         gaps.append(
