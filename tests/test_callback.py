@@ -1,7 +1,9 @@
 """DtoolProvenanceCallback in real Trainers: the user's policy decides, and nothing else changes."""
 
+import copy
 import logging
 import os
+import pickle
 from pathlib import Path
 
 import lightning as L
@@ -491,3 +493,14 @@ def test_a_secret_in_the_hyperparameters_is_told_before_the_first_save(tmp_path:
     record = DtoolCheckpoint.from_uri(provenance.best_uri).record
     assert record.model.hyperparameters["wandb_api_key"] == "[redacted]"
     assert "checkpoint.hyper_parameters.wandb_api_key" in {gap.fact for gap in record.gaps}
+
+
+def test_a_model_can_still_be_pickled_whole_with_its_trainer(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance)
+    model = TinyNet()
+    t.fit(model, loader())
+    torch.save(model, tmp_path / "model.pt")
+
+    assert same(weights(torch.load(tmp_path / "model.pt", weights_only=False)), weights(model))
+    assert pickle.loads(pickle.dumps(provenance)).best_uri == copy.deepcopy(provenance).best_uri == provenance.best_uri

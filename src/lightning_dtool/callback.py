@@ -91,6 +91,10 @@ class DtoolProvenanceCallback(Callback):
         self._handover = Path(tempfile.gettempdir()) / f"lightning-dtool-{uuid.uuid4()}.json"
         self._home_process = os.getpid()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to a run in this process: a model that is pickled whole takes its Trainer along."""
+        return {**self.__dict__, "_io": None, "_recorder": None, "_checkpoint_callbacks": [], "_told": self._result()}
+
     # -- what users ask -------------------------------------------------------------------------
 
     @property
