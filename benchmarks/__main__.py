@@ -1,4 +1,4 @@
-"""`python -m benchmarks bytes`: what the callback costs, against the same run without it."""
+"""`python -m benchmarks bytes|capture`: what the callback costs."""
 
 import argparse
 import tempfile
@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks import capture
 from lightning_dtool import DtoolProvenanceCallback
 
 WIDTH = 64
@@ -68,11 +69,14 @@ def train(folder: Path, megabytes: int, saves: int, extra: Sequence[Callback]) -
 def main() -> None:
     """Run the benchmark that the command line names, and print its figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("benchmark", choices=["bytes"])
+    parser.add_argument("benchmark", choices=["bytes", "capture"])
     parser.add_argument("--megabytes", type=int, default=10, help="size of the model's weights (default: 10)")
     parser.add_argument("--saves", type=int, default=5, help="checkpoints, one per epoch (default: 5)")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    if arguments.benchmark == "capture":
+        capture.run(Wide(1), DataLoader(TensorDataset(torch.ones(64, WIDTH)), batch_size=8))
+        return
     figures = {}
     for name in ("without", "with"):
         with tempfile.TemporaryDirectory() as folder:

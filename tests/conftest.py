@@ -1,5 +1,6 @@
 """What several tests need: a place for datasets, small datasets, a real S3 server."""
 
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -94,3 +95,21 @@ def s3_base_uri(s3_server: S3Server) -> Iterator[str]:
         for name, value in s3_server.settings(bucket).items():
             patch.setenv(name, value)
         yield f"s3://{bucket}"
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> str:
+    """Return the URI of a dataset that holds a pair of arrays."""
+    import numpy as np
+
+    def content(array: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        return buffer.getvalue()
+
+    x = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
+    (tmp_path / "base").mkdir()
+    with DatasetWriter("arrays", str(tmp_path / "base")) as writer:
+        writer.put_bytes(content(x), "data.npy")
+        writer.put_bytes(content(x[:, :3].argmax(1)), "labels.npy")
+        return writer.commit().uri

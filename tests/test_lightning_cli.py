@@ -8,27 +8,6 @@ from lightning.pytorch.cli import LightningCLI
 
 from kit import TinyNet
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
-from lightning_dtool.store import DatasetWriter
-
-
-@pytest.fixture
-def arrays(tmp_path: Path) -> str:
-    """Return the URI of a dataset that holds a pair of arrays."""
-    import io
-
-    import numpy as np
-
-    def content(array: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        np.save(buffer, array)
-        return buffer.getvalue()
-
-    x = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
-    (tmp_path / "base").mkdir()
-    with DatasetWriter("arrays", str(tmp_path / "base")) as writer:
-        writer.put_bytes(content(x), "data.npy")
-        writer.put_bytes(content(x[:, :3].argmax(1)), "labels.npy")
-        return writer.commit().uri
 
 
 def test_class_paths_on_the_command_line(tmp_path: Path, arrays: str, monkeypatch: pytest.MonkeyPatch) -> None:

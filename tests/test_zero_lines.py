@@ -4,9 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback
@@ -77,6 +79,12 @@ def test_a_script_that_knows_nothing_leaves_a_record(
     assert record.loss.calls or record.loss.operations
     assert record.optimizers
     assert len(record.metrics.history) == 2
+    if script == "classifier_cli.py":
+        assert record.trainer.config is not None
+        with zipfile.ZipFile(dataset.path(dataset.item("source.zip").identifier)) as archive:
+            config = yaml.safe_load(archive.read(record.trainer.config.file))
+        assert config["trainer"]["max_epochs"] == 2
+        assert config["model"]["gamma"] == 0.7
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about how Lightning calls it
     assert checkpoint.load_module(trust_source=True) is not None
 
