@@ -93,7 +93,6 @@ def run(module: L.LightningModule, data: Any, repeats: int = 5) -> None:
             starts.append(callback.start)
             steps.append(hooks(callback, trainer))
         os.chdir("/")
-    print(
-        f"fit start, {FILES} files in git: first {1e3 * starts[0]:.0f} ms, median {1e3 * statistics.median(starts):.0f} ms"
-    )
+    first, median = 1e3 * starts[0], 1e3 * statistics.median(starts)
+    print(f"fit start, {FILES} files in git: first {first:.0f} ms, median {median:.0f} ms")
     print(f"our own hooks of a step: median {1e6 * statistics.median(steps):.2f} us")
