@@ -549,12 +549,12 @@ def test_the_command_line_of_lightning(uri, tmp_path, monkeypatch, capsys):
         "--trainer.enable_progress_bar=false",
         "--trainer.enable_model_summary=false",
     ]
-    cli = LightningCLI(Net, args=arguments, datamodule_class=DtoolDataModule, run=True)
+    cli = LightningCLI(Net, args=arguments, datamodule_class=DtoolDataModule, seed_everything_default=1)
     assert facts(cli.datamodule)["val"] == 8
     assert len(cli.model.seen) == 6
     data = ["fit", "--data=lightning_dtool.DtoolDataModule", *arguments[1:6]]
     with pytest.raises(SystemExit) as stopped:
-        LightningCLI(Net, args=[*data, "--print_config"])
+        LightningCLI(Net, args=[*data, "--print_config"], seed_everything_default=1)
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
     assert "class_path: lightning_dtool.DtoolDataModule" in printed
