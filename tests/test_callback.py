@@ -504,3 +504,15 @@ def test_a_model_can_still_be_pickled_whole_with_its_trainer(tmp_path: Path, mod
 
     assert same(weights(torch.load(tmp_path / "model.pt", weights_only=False)), weights(model))
     assert pickle.loads(pickle.dumps(provenance)).best_uri == copy.deepcopy(provenance).best_uri == provenance.best_uri
+
+
+def test_an_observation_that_fails_never_stops_training(tmp_path: Path, models: Path, monkeypatch) -> None:
+    monkeypatch.setattr("lightning_dtool.capture.recorder.observe_run", lambda *_: 1 / 0)
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, provenance, max_epochs=1)
+    model = TinyNet()
+    with pytest.warns(ProvenanceWarning, match="ZeroDivisionError"):
+        t.fit(model, loader())
+    assert same(
+        weights(TinyNet.load_from_checkpoint(t.checkpoint_callback.best_model_path, weights_only=True)), weights(model)
+    )

@@ -321,11 +321,11 @@ def _parent(path: str | None) -> DatasetReference | None:
         path = str(Path(path).resolve().parent.parent)
     try:
         dataset = FrozenDataset.from_uri(path)
+        return DatasetReference(
+            uri=dataset.uri, uuid=dataset.uuid, name=dataset.name, content_digest=dataset.content_digest
+        )
     except LightningDtoolError:  # a plain file
         return None
-    return DatasetReference(
-        uri=dataset.uri, uuid=dataset.uuid, name=dataset.name, content_digest=dataset.content_digest
-    )
 
 
 def _uploads_at_once(logger: Logger) -> bool:

@@ -63,11 +63,17 @@ class Recorder:
 
     def train_start(self, trainer: LightningTrainer) -> None:
         """Observe what does not change any more: model, optimizers, data, Trainer, environment and code."""
-        self._observed = observe_run(trainer, self._module, self._moments, self._parent, self._initial_weights)
-        message = warn_about_foreign_data(self._observed.data)
+        self._observed = known("run", self._gaps, lambda: self._observe(trainer), None)
+        if self._observed is None:  # tried again when a checkpoint is saved, and told then
+            return
+        data = self._observed.data
+        message = known("data", self._gaps, lambda: warn_about_foreign_data(data), None)
         if message:
             warnings.warn(message, ProvenanceWarning, stacklevel=2)
-        for name in secrets_in_hyperparameters(self._module.hparams_initial):
+        hparams = self._module.hparams_initial
+        secrets: list[str] = []
+        secrets = known("checkpoint.hyper_parameters", self._gaps, lambda: secrets_in_hyperparameters(hparams), secrets)
+        for name in secrets:
             warnings.warn(
                 f"The hyperparameter {name!r} looks like a credential. It is redacted in the record, but Lightning's "
                 "checkpoint holds it as it is, and must, to be loaded: whoever reads the checkpoint reads it. Leave it "
@@ -78,6 +84,9 @@ class Recorder:
             reason = "the checkpoint file itself holds what looks like a credential"
             remedy = f"save_hyperparameters(ignore=[{name!r}])"
             self._gaps.append(Gap(fact=f"checkpoint.hyper_parameters.{name}", reason=reason, remedy=remedy))
+
+    def _observe(self, trainer: LightningTrainer) -> Observed:
+        return observe_run(trainer, self._module, self._moments, self._parent, self._initial_weights)
 
     # -- the run goes on ------------------------------------------------------------------------
 
@@ -138,8 +147,8 @@ class Recorder:
             path: Where Lightning saves it.
         """
         if self._observed is None:  # saved without training
-            self.train_start(trainer)
-        observed = self._with_late_modules()
+            self._observed = self._observe(trainer)
+        self._observed = observed = self._with_late_modules(self._observed)
         gaps = list(self._gaps)
         metrics = known("metrics", gaps, lambda: self._history.metrics(trainer, self._module, gaps), Metrics())
         datamodule = getattr(trainer, "datamodule", None)
@@ -150,11 +159,10 @@ class Recorder:
             gaps.append(Gap(fact="loss", reason="no training batch was seen", remedy="save after training began"))
         return describe(observed, checkpoint, path, trainer, self._loss, metrics, order, gaps)
 
-    def _with_late_modules(self) -> Observed:
+    def _with_late_modules(self, observed: Observed) -> Observed:
         """Collect the code again if modules were imported since: inside `forward`, or by validation."""
-        assert self._observed is not None  # noqa: S101  # train_start has set it
-        sources = self._observed.sources
+        sources = observed.sources
         if known("code.modules", self._gaps, lambda: project_modules_changed(sources.code), False):
             again = known("code", self._gaps, lambda: collect_code(sources.extra), sources)
-            self._observed = replace(self._observed, sources=again)
-        return self._observed
+            return replace(observed, sources=again)
+        return observed
