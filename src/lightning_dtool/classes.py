@@ -183,7 +183,7 @@ class _Recorded:
     def forget(self) -> None:
         """Leave nothing behind."""
         _FINDER.checkpoints.pop(self.prefix, None)
-        for name in [name for name in sys.modules if name.partition(".")[0] == self.prefix]:
+        for name in [name for name in sys.modules.copy() if name.partition(".")[0] == self.prefix]:
             del sys.modules[name]
 
     def spec(self, name: str) -> importlib.machinery.ModuleSpec | None:

@@ -168,7 +168,7 @@ def project_modules_changed(code: Code) -> bool:
     Args:
         code: What was recorded.
     """
-    new = [name for name in sys.modules.keys() - _considered if name not in code.modules]
+    new = [name for name in sys.modules.copy().keys() - _considered if name not in code.modules]
     if not new:
         return False
     root = project_root()
@@ -184,7 +184,7 @@ def _read_modules(root: Path, gaps: list[Gap]) -> tuple[dict[str, bytes], dict[s
     """Return the files of the project's imported modules by path, and those paths by module."""
     sources: dict[str, bytes] = {}
     modules: dict[str, str] = {}
-    names = set(sys.modules)
+    names = set(sys.modules.copy())
     for name, path in _project_modules(root, gaps):
         relpath = path.relative_to(root).as_posix()
         try:
@@ -291,7 +291,8 @@ def _is_ours(name: str) -> bool:
 def _project_modules(root: Path, gaps: list[Gap]) -> Iterator[tuple[str, Path]]:
     """Yield the imported modules whose file lies inside the project, by name; tell of those of nobody's package."""
     outside = []
-    for name, module in list(sys.modules.items()):
+    # A copy in one step: another thread may be importing, and a dictionary that changes cannot be walked.
+    for name, module in sys.modules.copy().items():
         if _is_ours(name):
             continue
         path = _source_file(module)
