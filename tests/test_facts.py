@@ -3,6 +3,7 @@
 import ast
 import functools
 import getpass
+import inspect
 import platform
 import typing
 import uuid
@@ -31,7 +32,8 @@ FACTS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
 
 def holds_sections(annotation: Any) -> bool:
     """Return True for a field that holds other parts of the record, whose own fields are the facts."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    # Until Python 3.11 `list[int]` is an instance of `type`, and issubclass refuses it.
+    if inspect.isclass(annotation) and not typing.get_args(annotation) and issubclass(annotation, Section):
         return True
     return any(map(holds_sections, typing.get_args(annotation)))
 

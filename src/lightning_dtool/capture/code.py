@@ -173,7 +173,7 @@ def project_modules_changed(code: Code) -> bool:
         return False
     root = project_root()
     for name in new:
-        path = None if _is_ours(name) else _source_file(sys.modules.get(name))
+        path = None if _is_known(name) else _source_file(sys.modules.get(name))
         if path is not None and path.suffix == ".py" and path.is_relative_to(root) and not _is_installed(path):
             return True
         _considered.add(name)
@@ -283,9 +283,10 @@ def project_root() -> Path:
     return start
 
 
-def _is_ours(name: str) -> bool:
-    # A module under two names (`__mp_main__` in a spawned worker) is the same file.
-    return name.partition(".")[0] in ("lightning_dtool", "__mp_main__")
+def _is_known(name: str) -> bool:
+    # A module under two names (`__mp_main__` in a spawned worker) is the same file. The third is code that older
+    # releases of torch write into a temporary folder when they are imported.
+    return name.partition(".")[0] in ("lightning_dtool", "__mp_main__", "_remote_module_non_scriptable")
 
 
 def _project_modules(root: Path, gaps: list[Gap]) -> Iterator[tuple[str, Path]]:
@@ -293,7 +294,7 @@ def _project_modules(root: Path, gaps: list[Gap]) -> Iterator[tuple[str, Path]]:
     outside = []
     # A copy in one step: another thread may be importing, and a dictionary that changes cannot be walked.
     for name, module in sys.modules.copy().items():
-        if _is_ours(name):
+        if _is_known(name):
             continue
         path = _source_file(module)
         if path is None or _is_installed(path) or not path.is_file():
