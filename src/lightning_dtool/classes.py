@@ -58,7 +58,7 @@ def import_class(class_path: str) -> type[LightningModule] | None:
 def source_digest(cls: type) -> str | None:
     """Return the SHA-256 of a class's source, None where it has none."""
     try:
-        return hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()
+        return hashlib.sha256(inspect.getsource(cls).encode("utf-8", "surrogatepass")).hexdigest()
     except Exception:  # whatever the tokenizer makes of a file that has changed since
         return None
 

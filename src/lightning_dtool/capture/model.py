@@ -1,6 +1,5 @@
 """What is the model, and which weights did training begin with?"""
 
-import hashlib
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_dtool.capture.sources import recorded_source
 from lightning_dtool.capture.values import as_text, class_path, encode_all, source_of
+from lightning_dtool.classes import source_digest
 from lightning_dtool.digests import opaque_names, state_digest
 from lightning_dtool.record import Child, DatasetReference, Gap, InitialWeights, Model
 
@@ -65,7 +65,7 @@ def capture_model(module: LightningModule, gaps: list[Gap]) -> Model:
     return Model(
         class_path=class_path(type(module)),
         source=recorded_source(type(module), "model.source", gaps),
-        source_sha256=hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest() if source else None,
+        source_sha256=source_digest(type(module)) if source else None,
         # `hparams` silently drops what cannot be pickled; `hparams_initial` does not.
         hyperparameters=encode_hyperparameters(module.hparams_initial, gaps),
         parameters_total=total,
