@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from torch.optim import Optimizer
@@ -28,6 +29,7 @@ from lightning_dtool.errors import (
 from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import DatasetReference
+from lightning_dtool.resuming.resumption import Resumption
 from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
 
 
@@ -83,6 +85,7 @@ class DtoolProvenanceCallback(Callback):
         DtoolCheckpointIO(self.base_uri, retention=retention)
         self._io: DtoolCheckpointIO | None = None
         self._recorder: Recorder | None = None
+        self._resumption: Resumption | None = None
         self._outcome = "finished"
         self._ended = False
         self._checkpoint_callbacks: list[Any] = []
@@ -93,7 +96,8 @@ class DtoolProvenanceCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a run in this process: a model that is pickled whole takes its Trainer along."""
-        return {**self.__dict__, "_io": None, "_recorder": None, "_checkpoint_callbacks": [], "_told": self._result()}
+        gone = {"_io": None, "_recorder": None, "_resumption": None}
+        return {**self.__dict__, **gone, "_checkpoint_callbacks": [], "_told": self._result()}
 
     # -- what users ask -------------------------------------------------------------------------
 
@@ -148,6 +152,8 @@ class DtoolProvenanceCallback(Callback):
             return
         self._io = io
         self._recorder = None
+        self._resumption = Resumption()
+        self._resumption.install(trainer)
         self._outcome = "finished"
         self._ended = False
         self._told = None
@@ -200,8 +206,31 @@ class DtoolProvenanceCallback(Callback):
         if self._recorder is not None:
             self._recorder.epoch_end(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that validation is under way: what is saved before its end has more left to do."""
+        if self._resumption is not None:
+            self._resumption.validation(ended=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that validation is over."""
+        if self._resumption is not None:
+            self._resumption.validation(ended=True)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add to the checkpoint what an exact resume needs; on every rank."""
+        if self._resumption is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._resumption.save(trainer, pl_module, checkpoint)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Prepare to go on exactly where the checkpoint was saved."""
+        resumes = trainer.state.fn == TrainerFn.FITTING and not (self._io is not None and self._io.transient)
+        if self._resumption is not None and resumes:
+            self._resumption.load(trainer, checkpoint)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remember how the run ended; what is under way is finished in the CheckpointIO's teardown."""
+        if self._resumption is not None:
+            self._resumption.failed(exception)
         self._outcome = "interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed"
         if self._recorder is not None:
             self._recorder.stop()

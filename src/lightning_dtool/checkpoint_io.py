@@ -106,6 +106,8 @@ class DtoolCheckpointIO(CheckpointIO):
         """Called when everything is written, however the run ended."""
         self.loaded: str | None = None
         """The URI or path that training was last resumed from."""
+        self.transient = False
+        """Whether what was loaded last is the tuner's own: not a run that goes on, but the state before a trial."""
         self.publications: list[Publication] = []
         self.errors: list[Exception] = []
         self._owner: dict[str, Publication] = {}
@@ -170,7 +172,8 @@ class DtoolCheckpointIO(CheckpointIO):
             map_location: As in `torch.load`. Default: the CPU.
             weights_only: As in `torch.load`. For a URI `None` means `True`: a safe load.
         """
-        if not _is_transient(path):
+        self.transient = _is_transient(path)
+        if not self.transient:
             self.loaded = os.fspath(path)
         if is_dataset_uri(path):
             checkpoint = DtoolCheckpoint.from_uri(path)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from lightning_dtool.decoding import array_to_tensor, decoder_for, image_to_tensor, open_array
 from lightning_dtool.errors import (
@@ -138,6 +139,20 @@ class DtoolDataset(Dataset[Any]):
                 " Look at the item, pass decoder=... for its format, or leave it out with select=..."
             ) from error
         return value, target
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return the samples of a batch; in a worker, with random numbers that belong to this batch.
+
+        Args:
+            indices: Which samples. With a `seed`, as `StatefulDataLoader` hands them out, it is where a worker's
+                generators (Python's, NumPy's and torch's) begin.
+        """
+        seed = getattr(indices, "seed", None)
+        if seed is not None and get_worker_info() is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+        return [self[index] for index in indices]
 
     @property
     def identifiers(self) -> list[str]:

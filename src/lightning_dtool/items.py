@@ -15,6 +15,9 @@ REQUIREMENTS_ITEM = "requirements.txt"
 RANDOM_STATES_ITEM = "random_states.json"
 """The states of the random number generators, at the moments that the record names."""
 
+RESUMPTION_SECTION = "lightning_dtool"
+"""The key in a Lightning checkpoint for what an exact resume needs besides."""
+
 CHECKPOINT_TAG = "lightning-checkpoint"
 """The tag of every checkpoint dataset."""
 

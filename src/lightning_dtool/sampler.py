@@ -4,7 +4,6 @@ import hashlib
 import sys
 from array import array
 from collections.abc import Iterator, Sized
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -168,9 +167,14 @@ class StatefulDataLoader(DataLoader[Any]):
     It starts its workers when the first batch is asked for, not in `iter()`: Lightning asks for the
     iterator before it has set the epoch (https://github.com/Lightning-AI/pytorch-lightning/issues/21938),
     and workers would by then have fetched batches of another one.
+
+    To iterate moves no global random number generator on. In worker processes, a `DtoolDataset` seeds the generators
+    for each batch: by torch's seed in the training process, the epoch, and the position. So random transforms draw
+    the same numbers with any number of workers, persistent or not, and after a resume anywhere.
     """
 
     _state: dict[str, Any] | None = None
+    _before: dict[str, Any] | None = None
     _pending: dict[str, Any] | None = None
     _order_digests: dict[str, str] | None = None
 
@@ -209,20 +213,45 @@ class StatefulDataLoader(DataLoader[Any]):
                 resumes, start = True, pending
             sampler.load_state_dict(start)
             self._state = state = sampler.state_dict()
+            self._before = None
             digest = self._begin_digest(sampler.epoch, resumes)
             mine = array("q", sampler.order()[sampler.rank :: sampler.num_replicas]) if digest is not None else None
-        # The epoch has drawn its workers' seed from the global generator when it began, before it was saved;
-        # drawn a second time, it would leave that generator elsewhere than in a run that never stopped.
-        with torch.random.fork_rng(devices=[]) if resumes else nullcontext():
+        # torch draws a seed for the workers from the global generator: when it makes an iterator, and not when
+        # persistent workers begin another epoch. A resumed run makes one where the other did not.
+        with torch.random.fork_rng(devices=[], enabled=isinstance(sampler, ResumableSampler)):
             iterator = super().__iter__()
         for batch in iterator:
             if isinstance(sampler, ResumableSampler):
+                self._before = {"position": state["position"], "digest": digest}
                 if mine is not None and digest is not None:
                     first = state["position"] // sampler.num_replicas
                     digest = _chained(digest, mine[first : first + (self.batch_size or 1)])
                     self.order_digests[str(state["epoch"])] = f"sha256:{digest.hex()}"
                 state["position"] += self._step
             yield batch
+
+    @property
+    def _index_sampler(self) -> Any:
+        """What DataLoader's iterators take indices from: whole batches, each with a seed of its own."""
+        batches = super()._index_sampler
+        seeded = isinstance(self.sampler, ResumableSampler) and batches is self.batch_sampler
+        return _SeededBatches(batches, self) if seeded else batches
+
+    @property
+    def last_batch_started(self) -> bool:
+        """Whether a batch of the present epoch was handed out."""
+        return self._before is not None and self._state is not None
+
+    def state_before_last_batch(self) -> dict[str, Any]:
+        """Return the state as it was before the last batch was handed out, for one that was not finished."""
+        if self._before is None or self._state is None:
+            return self.state_dict()
+        digests = dict(self.order_digests)
+        if self._before["digest"]:
+            digests[str(self._state["epoch"])] = f"sha256:{self._before['digest'].hex()}"
+        else:
+            digests.pop(str(self._state["epoch"]), None)
+        return {**self._state, "position": self._before["position"], "order": digests}
 
     def _begin_digest(self, epoch: int, resumes: bool) -> bytes | None:
         """Return the digest of an epoch so far; None if nobody knows how it began."""
@@ -264,6 +293,42 @@ class StatefulDataLoader(DataLoader[Any]):
         if state_dict["position"] and not complete:
             self.sampler.set_epoch(state_dict["epoch"])
             self._pending = {name: value for name, value in state_dict.items() if name != "order"}
+
+
+class SeededBatch(list[int]):
+    """The indices of one batch, and the seed of the random numbers that are drawn for it in a worker."""
+
+    seed: int
+
+    def __reduce__(self) -> Any:
+        """Keep the seed on the way to a worker."""
+        return _seeded_batch, (list(self), self.seed)
+
+
+def _seeded_batch(indices: list[int], seed: int) -> SeededBatch:
+    batch = SeededBatch(indices)
+    batch.seed = seed
+    return batch
+
+
+class _SeededBatches:
+    """A loader's batches of indices, with a seed each."""
+
+    def __init__(self, batches: Any, loader: Any) -> None:
+        self._batches = batches
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[SeededBatch]:
+        loader = self._loader
+        start = loader._state or {"epoch": 0, "position": 0}
+        epoch, position, base = start["epoch"], start["position"] + loader.sampler.rank, torch.initial_seed()
+        for indices in self._batches:
+            digest = hashlib.sha256(f"{base}\0{epoch}\0{position}".encode()).digest()
+            yield _seeded_batch(indices, int.from_bytes(digest[:8], "big") >> 1)
+            position += loader._step
 
 
 def _chained(digest: bytes, indices: "array[int]") -> bytes:

@@ -49,26 +49,48 @@ def random_states() -> RandomStates:
         >>> torch.equal(first, torch.rand(2))
         True
     """
-    version, numbers, gauss = random.getstate()
-    states: RandomStates = {
-        "python": {"version": version, "state": _packed(numbers), "gauss": gauss},
-        "torch": _encoded(torch.get_rng_state()),
-    }
+    return encoded_states(raw_states())
+
+
+def raw_states() -> dict[str, Any]:
+    """Return what `random_states` encodes: this part is quick, and encoding can wait.
+
+    The states are copies, which nothing changes any more.
+    """
+    states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        name, keys, position, has_gauss, cached = numpy.random.get_state()
-        states["numpy"] = {
-            "name": str(name),
-            "state": _packed(keys.tolist()),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "gauss": float(cached),
-        }
+        states["numpy"] = numpy.random.get_state()
     for kind, module in _accelerators().items():
         for index in range(module.device_count()):
-            states[f"{kind}:{index}"] = _encoded(module.get_rng_state(index))
+            states[f"{kind}:{index}"] = module.get_rng_state(index)
     if _mps_in_use():
-        states["mps"] = _encoded(torch.mps.get_rng_state())
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def encoded_states(raw: Mapping[str, Any]) -> RandomStates:
+    """Return states as strict JSON.
+
+    Args:
+        raw: What `raw_states` returned.
+    """
+    states: RandomStates = {}
+    for kind, state in raw.items():
+        if kind == "python":
+            version, numbers, gauss = state
+            states[kind] = {"version": version, "state": _packed(numbers), "gauss": gauss}
+        elif kind == "numpy":
+            name, keys, position, has_gauss, cached = state
+            states[kind] = {
+                "name": str(name),
+                "state": _packed(keys.tolist()),
+                "position": int(position),
+                "has_gauss": int(has_gauss),
+                "gauss": float(cached),
+            }
+        else:
+            states[kind] = _encoded(state)
     return states
 
 

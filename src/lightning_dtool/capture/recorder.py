@@ -21,6 +21,7 @@ from lightning_dtool.capture.randomness import AT_IMPORT, random_states
 from lightning_dtool.capture.redaction import secrets_in_hyperparameters
 from lightning_dtool.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning
+from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.record import DatasetReference, Gap, InitialWeights, Loss, Metrics
 
 
@@ -157,6 +158,8 @@ class Recorder:
             order = known("data.order", gaps, datamodule.order_digests, order)
         if self._loss is None and not any(gap.fact == "loss" for gap in gaps):
             gaps.append(Gap(fact="loss", reason="no training batch was seen", remedy="save after training began"))
+        for reason in checkpoint.get(RESUMPTION_SECTION, {}).get("inexact", []):
+            gaps.append(Gap(fact="checkpoint.resume", reason=f"a run that goes on from here differs: {reason}"))
         return describe(observed, checkpoint, path, trainer, self._loss, metrics, order, gaps)
 
     def _with_late_modules(self, observed: Observed) -> Observed:

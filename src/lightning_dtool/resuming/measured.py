@@ -1,0 +1,139 @@
+"""What a run has measured so far: logged values and torchmetrics objects, which Lightning does not save.
+
+Schedulers and callbacks that watch a metric need them, and so does what is logged for an epoch that was interrupted.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torchmetrics import Metric, MetricCollection
+
+_SETTINGS = (
+    "fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx", "dataloader_idx",
+    "metric_attribute",
+)  # fmt: skip
+"""What `self.log` was told of a value, besides how it is reduced."""
+
+
+def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool) -> dict[str, Any]:
+    """Return what was measured so far, as tensors and plain values.
+
+    Args:
+        trainer: The Trainer.
+        module: The LightningModule.
+        inside_epoch: Whether an epoch is under way: else what it has measured is complete and reset.
+    """
+    connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
+    validated = trainer.fit_loop.epoch_loop.val_loop._results
+    # A validation's values are reset when it has ended, which is after any checkpoint.
+    reset = {id(result.value) for result in [*validated.values(), *([] if inside_epoch else results.values())]}
+    return {
+        # Not the property of the Trainer: that computes, and in a distributed run waits for the others.
+        "callback_metrics": _copied(connector._callback_metrics),
+        "logged_metrics": _copied(connector._logged_metrics),
+        "current_fx": connector._current_fx,
+        "results": {key: _result(result) for key, result in results.items() if not result.has_reset}
+        if inside_epoch
+        else {},
+        "metrics": {name: _metric(metric) for name, metric in _metrics(module) if id(metric) not in reset},
+    }
+
+
+def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, Any], inside_epoch: bool) -> None:
+    """Set back what `save_measured` returned.
+
+    Args:
+        trainer: The Trainer.
+        module: The LightningModule.
+        saved: What was saved.
+        inside_epoch: As it was when it was saved.
+    """
+    device = module.device
+    connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
+    connector._callback_metrics.update(_moved(saved["callback_metrics"], device))
+    connector._logged_metrics.update(_moved(saved["logged_metrics"], device))
+    for name, metric in _metrics(module):
+        if name in saved["metrics"]:
+            _set_metric(metric, saved["metrics"][name], device)
+    if inside_epoch:
+        # The first batch of an epoch resets what was logged; the next one here is not the first.
+        connector._first_loop_iter = True
+        connector._current_fx = saved["current_fx"]
+        for key, state in saved["results"].items():
+            results[key] = _rebuilt(state, module, trainer.strategy.reduce, device)
+
+
+def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
+    for _, child in module.named_modules():
+        if isinstance(child, MetricCollection):
+            # Metrics that share a state get it only when somebody asks.
+            child.items(copy_state=False)
+    for name, child in module.named_modules():
+        if isinstance(child, Metric):
+            yield name, child
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    states = {name: _copied(getattr(metric, name)) for name in metric._defaults}
+    return {"states": states, "update_count": metric._update_count}
+
+
+def _set_metric(metric: Metric, saved: Mapping[str, Any], device: torch.device) -> None:
+    for name, value in saved["states"].items():
+        setattr(metric, name, _moved(value, device))
+    metric._update_count = saved["update_count"]
+    metric._computed = None
+
+
+def _result(result: Any) -> dict[str, Any]:
+    meta = result.meta
+    state: dict[str, Any] = {name: getattr(meta, name) for name in _SETTINGS}
+    state["reduce_fx"] = meta.reduce_fx.__name__
+    state["sync"] = {"should": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only}
+    state["is_tensor"] = result.is_tensor
+    state["forward_cache"] = _copied(result._forward_cache)
+    state["update_count"] = result._update_count
+    if result.is_tensor:
+        state["states"] = {name: _copied(getattr(result, name)) for name in result._defaults}
+    return state
+
+
+def _rebuilt(
+    state: Mapping[str, Any], module: LightningModule, reduce: Callable[..., Any], device: torch.device
+) -> Any:
+    # Private, and the only way to hand a value to an epoch under way. Tested with the oldest and newest Lightning.
+    from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
+
+    meta = _Metadata(**{name: state[name] for name in _SETTINGS}, reduce_fx=state["reduce_fx"])
+    meta.sync = _Sync(fn=reduce, _should=state["sync"]["should"], rank_zero_only=state["sync"]["rank_zero_only"])
+    result = _ResultMetric(meta, state["is_tensor"])
+    if state["is_tensor"]:
+        for name, value in state["states"].items():
+            setattr(result, name, _moved(value, device))
+    else:
+        result.value = module.get_submodule(state["metric_attribute"])
+    result._forward_cache = _moved(state["forward_cache"], device)
+    result._update_count = state["update_count"]
+    result._computed = None
+    result.has_reset = False
+    return result
+
+
+def _copied(value: Any) -> Any:
+    return _mapped(value, lambda tensor: tensor.detach().cpu().clone())
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return _mapped(value, lambda tensor: tensor.to(device, copy=True))
+
+
+def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(item, change) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_mapped(item, change) for item in value]
+    return value

@@ -1,0 +1,339 @@
+"""Resumption: a run goes on from a checkpoint bit for bit as if it had never stopped.
+
+Lightning saves weights, optimizers, schedulers, callbacks, and the counts of its loops. It does not save random states,
+what an epoch has measured so far, gradients that are being accumulated, or what is left to do of a batch and of an
+epoch at the moment of the save (https://github.com/Lightning-AI/pytorch-lightning/issues/17543). These are kept in a
+section of their own in the checkpoint, and put back at the last moment before training goes on: after every hook and
+loader that draws random numbers when a run begins.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_dtool.capture.randomness import RandomStates, encoded_states, random_states, raw_states, restore
+from lightning_dtool.errors import ProvenanceWarning, RecordError
+from lightning_dtool.items import RESUMPTION_SECTION
+from lightning_dtool.resuming.measured import restore_measured, save_measured
+from lightning_dtool.resuming.moment import Moment, moment_of, settle
+from lightning_dtool.resuming.sources import (
+    goes_on_inside_an_epoch,
+    keeps_workers,
+    loaders,
+    restore_generators,
+    save_generators,
+)
+from lightning_dtool.sampler import StatefulDataLoader
+
+VERSION = 1
+"""Of the section in a checkpoint."""
+
+
+class Resumption:
+    """Saves in each checkpoint what an exact resume needs, and puts it back. One object serves one fit."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, RandomStates] = {}
+        self._before_batch: Any = None
+        self._before_validation: dict[str, Any] | None = None
+        self._loader_states: list[Any] = []
+        self._validated = True
+        self._exception: BaseException | None = None
+        self._moment: Moment | None = None
+        self._saved: dict[str, Any] | None = None
+        self._awaited: dict[str, RandomStates] = {}
+
+    # -- when things happen ---------------------------------------------------------------------
+
+    def install(self, trainer: Any) -> None:
+        """Take note whenever a loader is asked for, and be the last to act before training goes on.
+
+        Args:
+            trainer: The Trainer, in `setup` of a fit.
+        """
+        epoch_loop = trainer.fit_loop.epoch_loop
+        _replace(trainer.fit_loop._data_source, "dataloader", partial(self._requested, "train"))
+        _replace(epoch_loop.val_loop._data_source, "dataloader", partial(self._requested, "val"))
+        _replace(trainer.strategy, "on_train_start", partial(self._go_on, trainer))
+        if any(map(_saves_on_exception, trainer.callbacks)):
+            # It costs some microseconds a step, and is paid by those who want to resume after an exception only.
+            _replace(epoch_loop, "_on_before_fetch", self._fetching)
+            _replace(epoch_loop.val_loop, "reset", partial(self._validating, trainer))
+
+    def validation(self, ended: bool) -> None:
+        """Note that validation begins, or has ended."""
+        self._validated = ended
+
+    def failed(self, exception: BaseException) -> None:
+        """Note that a run ends by an exception: what is saved now is saved in the middle of something."""
+        self._exception = exception
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def save(self, trainer: Any, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the section to a checkpoint; called on every rank.
+
+        Args:
+            trainer: The Trainer.
+            module: The LightningModule.
+            checkpoint: What Lightning is about to save; changed in place.
+        """
+        moment = moment_of(trainer, self._validated)
+        doubts: list[str] = []
+        mine: dict[str, Any] | None = None
+        try:
+            mine = {
+                **self._changing(trainer, moment),
+                "requests": dict(self._requests),
+                "gradients": _pending_gradients(trainer, module, moment),
+            }
+            doubts += _doubts(trainer, module, moment)
+            if moment is Moment.INSIDE_BATCH:
+                _take_back_last_batch(trainer, checkpoint)
+        except (
+            Exception
+        ) as error:  # Lightning's inner parts may change, and a metric or generator of the user's do anything
+            doubts.append(f"what a run needs to go on could not be collected ({type(error).__name__}: {error})")
+        ranks = self._from_all_ranks(mine, trainer)
+        if None in ranks:
+            doubts.append("an exception ended it, when nobody could ask every process for its random states")
+        fit_loop = trainer.fit_loop
+        checkpoint[RESUMPTION_SECTION] = {
+            "version": VERSION,
+            "moment": moment.value,
+            "ranks": ranks,
+            "reloaded": {
+                "train": fit_loop._last_train_dl_reload_epoch,
+                "val": fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch,
+            },
+            "inexact": doubts,
+        }
+
+    def _changing(self, trainer: Any, moment: Moment) -> dict[str, Any]:
+        """Return what changes all the time, as it is now or was before what an exception has interrupted."""
+        if moment is Moment.INSIDE_VALIDATION and self._before_validation is not None:
+            return {**self._before_validation, "random": encoded_states(self._before_validation["random"])}
+        interrupted = self._before_batch if moment is Moment.INSIDE_BATCH else None
+        return {
+            "random": random_states() if interrupted is None else encoded_states(interrupted),
+            "generators": save_generators(trainer),
+            "measured": save_measured(trainer, trainer.lightning_module, moment.inside_epoch),
+        }
+
+    def _from_all_ranks(self, mine: dict[str, Any] | None, trainer: Any) -> list[Any]:
+        """Return every rank's state; None for those that cannot be asked."""
+        if trainer.world_size == 1 or not (dist.is_available() and dist.is_initialized()):
+            return [mine]
+        ranks: list[Any] = [None] * trainer.world_size
+        if self._exception is None or isinstance(self._exception, SIGTERMException):
+            dist.all_gather_object(ranks, mine)
+        else:  # the others may be somewhere else, and would never answer
+            ranks[trainer.global_rank] = mine
+        return ranks
+
+    # -- going on -------------------------------------------------------------------------------
+
+    def load(self, trainer: Any, checkpoint: dict[str, Any]) -> None:
+        """Take the section out of a checkpoint that training resumes from, and settle the loops' counts.
+
+        Args:
+            trainer: The Trainer.
+            checkpoint: What Lightning is about to restore; changed in place.
+        """
+        section = checkpoint.get(RESUMPTION_SECTION)
+        if section is None:
+            _warn(["it was saved without DtoolProvenanceCallback, and holds no random states"])
+            return
+        try:
+            moment, ranks, doubts = Moment(section["moment"]), list(section["ranks"]), list(section["inexact"])
+            known = next((state for state in ranks if state is not None), None)
+            if section["version"] != VERSION or known is None:
+                _warn([*doubts, f"this version of lightning-dtool reads version {VERSION} of its random states"])
+                return
+            rank, loops = trainer.global_rank, checkpoint["loops"]["fit_loop"]
+            mine = ranks[rank] if rank < len(ranks) else None
+            # What was measured and is left to do must be the same everywhere, or processes wait for each other.
+            self._saved = {**(mine or {**known, "random": None}), "reloaded": section["reloaded"]}
+            self._awaited = dict(self._saved["requests"])
+            self._loader_states = loops["state_dict"].get("combined_loader", [])
+            self._moment = moment
+            settle(loops, moment)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(
+                f"The checkpoint's section {RESUMPTION_SECTION!r} cannot be read ({type(error).__name__}: {error}). It "
+                "was not written by this package, or is damaged. To go on without it, delete this key from the file."
+            ) from error
+        if len(ranks) != trainer.world_size:
+            doubts.append(f"it was saved by {len(ranks)} processes, and {trainer.world_size} go on")
+        if doubts and trainer.is_global_zero:
+            _warn(doubts)
+
+    def _requested(self, stage: str, original: Callable[[], Any]) -> Any:
+        """Stand in for the request of a loader: making it may draw random numbers."""
+        awaited = self._awaited.pop(stage, None)
+        if awaited is not None:
+            restore(awaited)
+        self._requests[stage] = awaited or random_states()
+        return original()
+
+    def _fetching(self, original: Callable[[], Any]) -> Any:
+        self._before_batch = raw_states()
+        return original()
+
+    def _validating(self, trainer: Any, original: Callable[[], Any]) -> Any:
+        """Stand in for the beginning of a validation, which a signal may interrupt."""
+        self._before_validation = {
+            "random": raw_states(),
+            "generators": save_generators(trainer),
+            "measured": save_measured(trainer, trainer.lightning_module, inside_epoch=True),
+        }
+        return original()
+
+    def _go_on(self, trainer: Any, original: Callable[[], Any]) -> Any:
+        """Stand in for the strategy's `on_train_start`, the last hook before the first epoch."""
+        result = original()
+        saved, self._saved = self._saved, None
+        if saved is not None and self._moment is not None:
+            self._awaited = {}
+            module, moment = trainer.lightning_module, self._moment
+            restore_measured(trainer, module, saved["measured"], moment.inside_epoch)
+            _restore_gradients(module, saved["gradients"])
+            fit_loop = trainer.fit_loop
+            fit_loop._last_train_dl_reload_epoch = saved["reloaded"]["train"]
+            fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = saved["reloaded"]["val"]
+            if not moment.inside_epoch:
+                self._tell_loaders(fit_loop)
+            restore_generators(trainer, saved["generators"])
+            if saved["random"] is not None:
+                restore(saved["random"])
+            _finish(fit_loop, moment)
+        return result
+
+    def _tell_loaders(self, fit_loop: Any) -> None:
+        """Hand our loaders their account of the epochs so far: Lightning does so inside an epoch only."""
+        for loader, state in zip(fit_loop._combined_loader.flattened, self._loader_states, strict=False):
+            if isinstance(loader, StatefulDataLoader):
+                loader.load_state_dict(state)
+        self._loader_states = []
+
+
+def _replace(owner: Any, name: str, substitute: Callable[..., Any]) -> None:
+    """Let an object call our function, which is given its own, in place of one of its methods."""
+    vars(owner).pop(name, None)  # ours of an earlier fit
+    setattr(owner, name, partial(substitute, getattr(owner, name)))
+
+
+def _saves_on_exception(callback: Any) -> bool:
+    if isinstance(callback, ModelCheckpoint):
+        return bool(getattr(callback, "save_on_exception", False))
+    return type(callback).__name__ == "OnExceptionCheckpoint"
+
+
+def _warn(doubts: list[str]) -> None:
+    reasons = "; ".join(dict.fromkeys(doubts))
+    warnings.warn(
+        f"Training goes on from this checkpoint, but not bit for bit as if it had never stopped: {reasons}.",
+        ProvenanceWarning,
+        stacklevel=2,
+    )
+
+
+def _doubts(trainer: Any, module: LightningModule, moment: Moment) -> list[str]:
+    """Return why a resume from this moment cannot be exact, or cannot be known to be."""
+    doubts = []
+    for name, loader in loaders(trainer):
+        kind = type(loader).__name__
+        unfinished = name.startswith("train") and moment.inside_epoch and not _epoch_is_over(trainer, moment)
+        if unfinished and not goes_on_inside_an_epoch(loader):
+            doubts.append(
+                f"it was saved inside an epoch, and the {kind} {name} starts that epoch again "
+                "(DtoolDataModule's goes on where it was)"
+            )
+        if keeps_workers(loader):
+            doubts.append(
+                f"the workers of the {kind} {name} are persistent, and if they draw random numbers, these come from "
+                "states that cannot be saved (DtoolDataModule's workers draw by seed, epoch and position)"
+            )
+    if moment is Moment.INSIDE_BATCH:
+        changed = [name for name, _ in module.named_buffers()]
+        if changed:
+            doubts.append(f"an exception came inside a batch, which may have changed buffers already ({changed[0]}, …)")
+    if moment is Moment.ELSEWHERE:
+        doubts.append("it was saved in a hook from which Lightning does not resume")
+    return doubts
+
+
+def _epoch_is_over(trainer: Any, moment: Moment) -> bool:
+    """Return True if no batch of the epoch is left to fetch."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    return moment is not Moment.INSIDE_BATCH and bool(epoch_loop._num_ready_batches_reached())
+
+
+def _pending_gradients(trainer: Any, module: LightningModule, moment: Moment) -> dict[str, torch.Tensor]:
+    """Return the gradients that wait for an optimizer's step."""
+    if not moment.inside_epoch:
+        return {}
+    if module.automatic_optimization and not trainer.fit_loop.epoch_loop._should_accumulate():
+        return {}
+    return {
+        name: parameter.grad.detach().cpu().clone()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def _restore_gradients(module: LightningModule, gradients: dict[str, torch.Tensor]) -> None:
+    parameters = dict(module.named_parameters())
+    for name, gradient in gradients.items():
+        if name in parameters:
+            parameters[name].grad = gradient.to(parameters[name].device, copy=True)
+
+
+def _take_back_last_batch(trainer: Any, checkpoint: dict[str, Any]) -> None:
+    """Let loaders hand out again the batch that was not finished."""
+    states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+    for loader, state in zip(trainer.fit_loop._combined_loader.flattened, states, strict=False):
+        if isinstance(loader, StatefulDataLoader) and loader.last_batch_started:
+            state.update(loader.state_before_last_batch())
+
+
+def _finish(fit_loop: Any, moment: Moment) -> None:
+    """Do what was left to do at the moment of the save, and let Lightning go on without its own guesses."""
+    epoch_loop = fit_loop.epoch_loop
+    # Else epoch-wise schedulers that watch a metric would miss the end of this epoch.
+    fit_loop._restarting = False
+    epoch_loop.val_loop.restarting = False
+    if moment is Moment.BETWEEN_EPOCHS or moment is Moment.EPOCH_END:
+        for loop in (fit_loop, epoch_loop):
+            loop._restarting = loop._resuming_from_checkpoint = loop._loaded_from_state_dict = False
+            loop.reset_restart_stage()
+        if moment is Moment.EPOCH_END and epoch_loop._num_ready_batches_reached():
+            current = fit_loop.epoch_progress.current
+            current.completed -= 1  # as it was then: the frequency of a scheduler counts by it
+            try:
+                epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+            finally:
+                current.completed += 1
+        return
+    if moment is Moment.ELSEWHERE:
+        return
+    if moment in (Moment.BATCH_END, Moment.VALIDATION_END, Moment.INSIDE_VALIDATION):
+        epoch_loop._skip_next_val = moment is Moment.VALIDATION_END
+        epoch_loop.on_advance_end(fit_loop._data_fetcher)
+    # The counts stay, and Lightning does not look for something that was left over.
+    _replace(epoch_loop, "reset", partial(_reset_once, epoch_loop))
+
+
+def _reset_once(epoch_loop: Any, original: Callable[[], None]) -> None:
+    del epoch_loop.reset
+    stepped = epoch_loop._batches_that_stepped
+    original()
+    epoch_loop._batches_that_stepped = stepped
+    epoch_loop._restarting = False

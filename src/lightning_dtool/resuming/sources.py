@@ -1,0 +1,82 @@
+"""Where a run's random numbers come from, besides the global generators: loaders, samplers, and their workers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader
+
+from lightning_dtool.sampler import ResumableSampler, StatefulDataLoader
+
+
+def loaders(trainer: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the loaders that `fit` uses, by a name that stays the same in every run.
+
+    Args:
+        trainer: The Trainer.
+    """
+    fit_loop = trainer.fit_loop
+    for stage, combined in (
+        ("train", fit_loop._combined_loader),
+        ("val", fit_loop.epoch_loop.val_loop._combined_loader),
+    ):
+        for index, loader in enumerate(combined.flattened if isinstance(combined, CombinedLoader) else []):
+            yield f"{stage}[{index}]", loader
+
+
+def save_generators(trainer: Any) -> dict[str, torch.Tensor]:
+    """Return the states of the generators that loaders and samplers hold, by name.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return {name: generator.get_state() for name, generator in _generators(trainer)}
+
+
+def restore_generators(trainer: Any, states: Mapping[str, torch.Tensor]) -> None:
+    """Set generators back; one that is not there any more is passed over.
+
+    Args:
+        trainer: The Trainer.
+        states: What `save_generators` returned.
+    """
+    for name, generator in _generators(trainer):
+        if name in states:
+            generator.set_state(states[name].cpu())
+
+
+def _generators(trainer: Any) -> Iterator[tuple[str, torch.Generator]]:
+    for name, loader in loaders(trainer):
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        holders = {
+            "loader": loader,
+            "sampler": getattr(loader, "sampler", None),
+            "batch_sampler": batch_sampler,
+            "batch_sampler.sampler": getattr(batch_sampler, "sampler", None),
+        }
+        for holder, value in holders.items():
+            generator = getattr(value, "generator", None)
+            if isinstance(generator, torch.Generator):
+                yield f"{name}.{holder}", generator
+
+
+def goes_on_inside_an_epoch(loader: Any) -> bool:
+    """Return True for a loader that can be saved inside an epoch and goes on where it was.
+
+    Args:
+        loader: A training loader.
+    """
+    if isinstance(loader, StatefulDataLoader):
+        return isinstance(loader.sampler, ResumableSampler)
+    return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
+
+
+def keeps_workers(loader: Any) -> bool:
+    """Return True for a loader whose workers live on between epochs, with random generators that nobody can save.
+
+    Args:
+        loader: A loader. One of ours seeds its workers for each batch.
+    """
+    persistent = isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers > 0
+    return persistent and not isinstance(loader, StatefulDataLoader)

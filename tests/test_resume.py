@@ -1,0 +1,201 @@
+"""A run that goes on from a checkpoint's URI is the run that never stopped, bit for bit; or it says why not.
+
+`resume_matrix.py` holds the cases and how each is run. Here some of them stand for all; `-m slow` runs every one.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
+
+from kit import TinyNet, loader, same, trainer, weights
+from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
+from lightning_dtool.errors import ProvenanceWarning, RecordError
+from lightning_dtool.items import RESUMPTION_SECTION
+from resume_matrix import Case, cases, judge, run
+
+AUGMENTED = "DtoolDataModule, random augmentation"
+
+EXACT = [
+    *(Case(where, AUGMENTED) for where in (
+        "end of epoch", "end of validation", "end of epoch, check_val_every_n_epoch=2",
+        "val_check_interval=0.5, mid-epoch", "val_check_interval=0.5, end", "inside an epoch", "inside an epoch, validation due", "at the last batch",
+        "on exception in a hook", "on exception before a batch", "on exception in validation", "SIGTERM",
+    )),
+    Case("end of epoch", "DataLoader"),
+    Case("end of validation", "DataLoader with generator"),
+    Case("end of epoch", "DataLoader, random augmentation", workers="2"),
+    Case("end of validation", "train_dataloader() that draws"),
+    Case("inside an epoch", AUGMENTED, workers="2"),
+    Case("end of epoch", AUGMENTED, workers="persistent"),
+    Case("inside an epoch", AUGMENTED, workers="persistent"),
+    Case("inside an epoch", model="gradient accumulation"),
+    Case("inside an epoch", model="OneCycleLR"),
+    Case("end of epoch", model="ReduceLROnPlateau"),
+    Case("end of validation", model="ReduceLROnPlateau on validation"),
+    Case("at the last batch", model="ReduceLROnPlateau by step"),
+    Case("end of epoch", model="SWA"),
+    Case("inside an epoch", model="GAN with two optimizers"),
+    Case("end of epoch", model="LBFGS"),
+    Case("end of epoch", model="max_steps"),
+    Case("inside an epoch", processes=2),
+    Case("end of epoch", AUGMENTED, workers="2", processes=2),
+]  # fmt: skip
+
+
+def said(caught: Any) -> list[str]:
+    return [str(each.message) for each in caught if issubclass(each.category, ProvenanceWarning)]
+
+
+@pytest.mark.parametrize("case", EXACT, ids=[case.name for case in EXACT])
+def test_it_is_the_run_that_never_stopped(tmp_path: Path, case: Case) -> None:
+    assert run(case, tmp_path) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (Case("inside an epoch", "DataLoader"), "starts that epoch again"),
+        (Case("end of epoch", "DataLoader, random augmentation", workers="persistent"), "are persistent"),
+        (Case("on exception in a batch"), "may have changed buffers already (layers.1.running_mean"),
+    ],
+    ids=["plain loader inside an epoch", "persistent workers that draw", "exception inside a batch"],
+)
+def test_what_cannot_be_exact_is_said(tmp_path: Path, case: Case, reason: str) -> None:
+    differing, reasons = run(case, tmp_path)
+    assert "weights" in differing
+    assert len(reasons) == 1
+    assert reason in reasons[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases(), ids=[case.name for case in cases()])
+def test_every_row_of_the_matrix_is_equal_or_says_why_not(case: Case) -> None:
+    row = judge(case)
+    assert row["verdict"] in ("equal", "not equal, and said"), row
+
+
+# -- around it ------------------------------------------------------------------------------------
+
+
+def fit(folder: Path, epochs: int, ckpt: str | None = None, callback: bool = True, **options: Any) -> Any:
+    (folder / "models").mkdir(parents=True, exist_ok=True)
+    L.seed_everything(3, verbose=False)
+    provenance = [DtoolProvenanceCallback(str(folder / "models"), retention="all")] if callback else []
+    module = TinyNet()
+    t = trainer(folder, *provenance, max_epochs=epochs, **options)
+    t.fit(module, loader(shuffle=True), ckpt_path=ckpt)
+    return t, module, provenance[0] if provenance else None
+
+
+def test_the_local_path_resumes_as_exactly_as_the_uri(tmp_path: Path) -> None:
+    _, whole, _ = fit(tmp_path / "whole", 4)
+    stopped, _, provenance = fit(tmp_path / "stopped", 2)
+    _, by_path, _ = fit(tmp_path / "path", 4, stopped.checkpoint_callback.best_model_path)
+    _, by_uri, _ = fit(tmp_path / "uri", 4, provenance.last_uri)
+    assert same(weights(whole), weights(by_path))
+    assert same(weights(whole), weights(by_uri))
+
+
+def test_without_the_callback_lightning_does_what_it_did(tmp_path: Path) -> None:
+    """The section in the checkpoint is nobody's business but ours: no warning, no error."""
+    _, _, provenance = fit(tmp_path / "stopped", 2)
+    path = DtoolCheckpoint.from_uri(provenance.last_uri).path
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path / "resumed", 3, str(path), callback=False)
+    assert not any("callback" in str(each.message).lower() for each in caught)
+
+
+def test_a_checkpoint_of_somebody_else_is_said_to_be_inexact(tmp_path: Path) -> None:
+    stopped, _, _ = fit(tmp_path / "stopped", 1, callback=False)
+    with pytest.warns(ProvenanceWarning, match="not bit for bit .* saved without DtoolProvenanceCallback"):
+        fit(tmp_path / "resumed", 2, stopped.checkpoint_callback.best_model_path)
+
+
+def test_weights_alone_hold_no_section(tmp_path: Path) -> None:
+    policy = ModelCheckpoint(tmp_path / "ckpt", save_weights_only=True)
+    _, _, provenance = fit(tmp_path, 1, callbacks=[policy, DtoolProvenanceCallback(str(tmp_path))], callback=False)
+    assert provenance is None
+    assert RESUMPTION_SECTION not in torch.load(policy.best_model_path, weights_only=True)
+
+
+def changed(folder: Path, change: Any) -> str:
+    """Return the path of a checkpoint whose section was changed."""
+    _, _, provenance = fit(folder, 1)
+    state = torch.load(DtoolCheckpoint.from_uri(provenance.last_uri).path, weights_only=True)
+    state[RESUMPTION_SECTION] = change(state[RESUMPTION_SECTION])
+    torch.save(state, folder / "changed.ckpt")
+    return str(folder / "changed.ckpt")
+
+
+@pytest.mark.parametrize("damage", [
+    lambda section: "nothing", lambda section: {}, lambda section: {**section, "moment": "yesterday"},
+    lambda section: {**section, "ranks": [{"random": {}}]},
+])  # fmt: skip
+def test_a_damaged_section_is_an_error_before_training(tmp_path: Path, damage: Any) -> None:
+    path = changed(tmp_path / "stopped", damage)
+    with pytest.raises(RecordError, match="delete this key"):
+        fit(tmp_path / "resumed", 2, path)
+
+
+def test_a_newer_section_is_said(tmp_path: Path) -> None:
+    path = changed(tmp_path / "stopped", lambda section: {**section, "version": 99})
+    with pytest.warns(ProvenanceWarning, match="reads version 1"):
+        fit(tmp_path / "resumed", 2, path)
+
+
+def test_another_number_of_processes_is_said(tmp_path: Path) -> None:
+    path = changed(tmp_path / "stopped", lambda section: {**section, "ranks": section["ranks"] * 2})
+    with pytest.warns(ProvenanceWarning, match="saved by 2 processes, and 1 go on"):
+        fit(tmp_path / "resumed", 2, path)
+
+
+def test_the_record_says_what_cannot_be_exact(tmp_path: Path) -> None:
+    policy = ModelCheckpoint(tmp_path / "ckpt", every_n_train_steps=2, save_top_k=-1)
+    (tmp_path / "models").mkdir()
+    provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
+    trainer(tmp_path, provenance, policy, max_epochs=1).fit(TinyNet(), loader(samples=24))
+    inside, last = (DtoolCheckpoint.from_uri(uri).record for uri in provenance.uris[:2])
+    (gap,) = [gap for gap in inside.gaps if gap.fact == "checkpoint.resume"]
+    assert "DataLoader train[0] starts that epoch again" in gap.reason
+    assert inside.checkpoint.global_step == 2
+    assert last.checkpoint.global_step == 3 or any(gap.fact == "checkpoint.resume" for gap in last.gaps)
+
+
+def test_the_tuner_loads_its_own_checkpoints_as_ever(tmp_path: Path) -> None:
+    """`lr_find` saves, tries and restores: random states that we put back there would change the training."""
+
+    def tuned(*callbacks: L.Callback) -> dict[str, torch.Tensor]:
+        L.seed_everything(4, verbose=False)
+        module = TinyNet()
+        module.lr = 0.1
+        t = trainer(tmp_path, *callbacks, enable_checkpointing=bool(callbacks))
+        data = loader(shuffle=True)
+        Tuner(t).lr_find(module, data, num_training=5, max_lr=0.2)
+        t.fit(module, data)
+        return weights(module)
+
+    (tmp_path / "models").mkdir()
+    assert same(tuned(), tuned(DtoolProvenanceCallback(str(tmp_path / "models"))))
+
+
+def test_a_trainer_that_fits_again_goes_on_from_where_it_is(tmp_path: Path) -> None:
+    """Fit, and fit on: what an earlier fit has put in place does not act twice."""
+
+    def twice(*callbacks: L.Callback) -> dict[str, torch.Tensor]:
+        L.seed_everything(4, verbose=False)
+        module, data = TinyNet(), loader(shuffle=True)
+        t = trainer(tmp_path, *callbacks, max_epochs=1, enable_checkpointing=bool(callbacks))
+        t.fit(module, data)
+        t.fit_loop.max_epochs = 3
+        t.fit(module, data)
+        return weights(module)
+
+    (tmp_path / "models").mkdir()
+    assert same(twice(), twice(DtoolProvenanceCallback(str(tmp_path / "models"))))
