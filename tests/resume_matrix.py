@@ -119,7 +119,7 @@ class Plateau(Net):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.5)
-        scheduler = {"scheduler": plateau, "monitor": self.monitor, "interval": self.interval}
+        scheduler = {"scheduler": plateau, "monitor": self.monitor, "interval": self.interval, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 

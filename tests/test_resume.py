@@ -17,16 +17,15 @@ from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
-from resume_matrix import Case, cases, judge, run
+from resume_matrix import STOPS, Case, cases, judge, run
+
+# Lightning's, of a run that goes on in another folder.
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
 
 AUGMENTED = "DtoolDataModule, random augmentation"
 
 EXACT = [
-    *(Case(where, AUGMENTED) for where in (
-        "end of epoch", "end of validation", "end of epoch, check_val_every_n_epoch=2",
-        "val_check_interval=0.5, mid-epoch", "val_check_interval=0.5, end", "inside an epoch", "inside an epoch, validation due", "at the last batch",
-        "on exception in a hook", "on exception before a batch", "on exception in validation", "SIGTERM",
-    )),
+    *(Case(where, AUGMENTED) for where in STOPS if where not in ("on exception in a batch", "check_val_every_n_epoch=2")),
     Case("end of epoch", "DataLoader"),
     Case("end of validation", "DataLoader with generator"),
     Case("end of epoch", "DataLoader, random augmentation", workers="2"),
@@ -160,12 +159,12 @@ def test_the_record_says_what_cannot_be_exact(tmp_path: Path) -> None:
     policy = ModelCheckpoint(tmp_path / "ckpt", every_n_train_steps=2, save_top_k=-1)
     (tmp_path / "models").mkdir()
     provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
-    trainer(tmp_path, provenance, policy, max_epochs=1).fit(TinyNet(), loader(samples=24))
-    inside, last = (DtoolCheckpoint.from_uri(uri).record for uri in provenance.uris[:2])
+    trainer(tmp_path, provenance, policy, max_epochs=1).fit(TinyNet(), loader(samples=32))
+    inside, last = (DtoolCheckpoint.from_uri(uri).record for uri in provenance.uris)
+    assert (inside.checkpoint.global_step, last.checkpoint.global_step) == (2, 4)
     (gap,) = [gap for gap in inside.gaps if gap.fact == "checkpoint.resume"]
     assert "DataLoader train[0] starts that epoch again" in gap.reason
-    assert inside.checkpoint.global_step == 2
-    assert last.checkpoint.global_step == 3 or any(gap.fact == "checkpoint.resume" for gap in last.gaps)
+    assert not any(gap.fact == "checkpoint.resume" for gap in last.gaps)
 
 
 def test_the_tuner_loads_its_own_checkpoints_as_ever(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lightning_dtool.errors import (
     VerificationError,
 )
 from lightning_dtool.namespaces import refuse_other_namespace
-from lightning_dtool.sampler import ResumableSampler, StatefulDataLoader
+from lightning_dtool.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
 from lightning_dtool.selection import (
     STAGES,
     check_fractions,
@@ -546,7 +546,7 @@ class DtoolDataModule(pl.LightningDataModule):
         return [] if dataset is None else self._plain_loader(dataset)
 
     def _plain_loader(self, dataset: DtoolDataset) -> DataLoader[Any]:
-        return DataLoader(dataset, batch_size=self.eval_batch_size or self.batch_size, **self._loader_arguments())
+        return SeededDataLoader(dataset, batch_size=self.eval_batch_size or self.batch_size, **self._loader_arguments())
 
     def _loader_arguments(self) -> dict[str, Any]:
         return {

@@ -154,7 +154,34 @@ class ResumableSampler(DistributedSampler[int]):
         self._start = self._position = position if position < self.total_size else 0
 
 
-class StatefulDataLoader(DataLoader[Any]):
+class SeededDataLoader(DataLoader[Any]):
+    """A DataLoader that moves no global random number generator on.
+
+    In worker processes, a `DtoolDataset` seeds the generators for each batch: by torch's seed in the training process,
+    the epoch if there is one, and the position. So random transforms draw the same numbers with any number of workers,
+    persistent or not, and after a resume anywhere. Without workers they draw from the global generators, as ever.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Iterate over the batches."""
+        # torch draws a seed for the workers from the global generator: when it makes an iterator, and not when
+        # persistent workers begin again. A resumed run makes one where the other did not.
+        with torch.random.fork_rng(devices=[]):
+            return super().__iter__()
+
+    @property
+    def _index_sampler(self) -> Any:
+        """What DataLoader's iterators take indices from: whole batches, each with a seed of its own."""
+        batches = super()._index_sampler
+        return _SeededBatches(batches, self) if batches is self.batch_sampler else batches
+
+    def _place(self) -> tuple[int, int, int]:
+        """Return the epoch, the position at which an iteration begins, and by how much a batch moves it on."""
+        replicas = getattr(self.sampler, "num_replicas", 1)
+        return 0, getattr(self.sampler, "rank", 0), (self.batch_size or 1) * replicas
+
+
+class StatefulDataLoader(SeededDataLoader):
     """A DataLoader that can be saved inside an epoch and goes on at the next batch.
 
     Lightning saves and restores the state of such a loader with its loops. What counts are the
@@ -168,9 +195,6 @@ class StatefulDataLoader(DataLoader[Any]):
     iterator before it has set the epoch (https://github.com/Lightning-AI/pytorch-lightning/issues/21938),
     and workers would by then have fetched batches of another one.
 
-    To iterate moves no global random number generator on. In worker processes, a `DtoolDataset` seeds the generators
-    for each batch: by torch's seed in the training process, the epoch, and the position. So random transforms draw
-    the same numbers with any number of workers, persistent or not, and after a resume anywhere.
     """
 
     _state: dict[str, Any] | None = None
@@ -216,11 +240,7 @@ class StatefulDataLoader(DataLoader[Any]):
             self._before = None
             digest = self._begin_digest(sampler.epoch, resumes)
             mine = array("q", sampler.order()[sampler.rank :: sampler.num_replicas]) if digest is not None else None
-        # torch draws a seed for the workers from the global generator: when it makes an iterator, and not when
-        # persistent workers begin another epoch. A resumed run makes one where the other did not.
-        with torch.random.fork_rng(devices=[], enabled=isinstance(sampler, ResumableSampler)):
-            iterator = super().__iter__()
-        for batch in iterator:
+        for batch in super().__iter__():
             if isinstance(sampler, ResumableSampler):
                 self._before = {"position": state["position"], "digest": digest}
                 if mine is not None and digest is not None:
@@ -230,12 +250,10 @@ class StatefulDataLoader(DataLoader[Any]):
                 state["position"] += self._step
             yield batch
 
-    @property
-    def _index_sampler(self) -> Any:
-        """What DataLoader's iterators take indices from: whole batches, each with a seed of its own."""
-        batches = super()._index_sampler
-        seeded = isinstance(self.sampler, ResumableSampler) and batches is self.batch_sampler
-        return _SeededBatches(batches, self) if seeded else batches
+    def _place(self) -> tuple[int, int, int]:
+        if self._state is None or not isinstance(self.sampler, ResumableSampler):
+            return super()._place()
+        return self._state["epoch"], self._state["position"] + self.sampler.rank, self._step
 
     @property
     def last_batch_started(self) -> bool:
@@ -314,7 +332,7 @@ def _seeded_batch(indices: list[int], seed: int) -> SeededBatch:
 class _SeededBatches:
     """A loader's batches of indices, with a seed each."""
 
-    def __init__(self, batches: Any, loader: Any) -> None:
+    def __init__(self, batches: Any, loader: SeededDataLoader) -> None:
         self._batches = batches
         self._loader = loader
 
@@ -322,13 +340,12 @@ class _SeededBatches:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[SeededBatch]:
-        loader = self._loader
-        start = loader._state or {"epoch": 0, "position": 0}
-        epoch, position, base = start["epoch"], start["position"] + loader.sampler.rank, torch.initial_seed()
+        epoch, position, step = self._loader._place()
+        base = torch.initial_seed()
         for indices in self._batches:
             digest = hashlib.sha256(f"{base}\0{epoch}\0{position}".encode()).digest()
             yield _seeded_batch(indices, int.from_bytes(digest[:8], "big") >> 1)
-            position += loader._step
+            position += step
 
 
 def _chained(digest: bytes, indices: "array[int]") -> bytes:

@@ -28,7 +28,9 @@ from lightning_dtool.resuming.sources import (
     keeps_workers,
     loaders,
     restore_generators,
+    running_workers,
     save_generators,
+    start_workers,
 )
 from lightning_dtool.sampler import StatefulDataLoader
 
@@ -92,6 +94,7 @@ class Resumption:
             mine = {
                 **self._changing(trainer, moment),
                 "requests": dict(self._requests),
+                "running_workers": running_workers(trainer),
                 "gradients": _pending_gradients(trainer, module, moment),
             }
             doubts += _doubts(trainer, module, moment)
@@ -210,6 +213,7 @@ class Resumption:
             fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = saved["reloaded"]["val"]
             if not moment.inside_epoch:
                 self._tell_loaders(fit_loop)
+            start_workers(trainer, saved["running_workers"])
             restore_generators(trainer, saved["generators"])
             if saved["random"] is not None:
                 restore(saved["random"])
@@ -261,7 +265,8 @@ def _doubts(trainer: Any, module: LightningModule, moment: Moment) -> list[str]:
                 f"the workers of the {kind} {name} are persistent, and if they draw random numbers, these come from "
                 "states that cannot be saved (DtoolDataModule's workers draw by seed, epoch and position)"
             )
-    if moment is Moment.INSIDE_BATCH:
+    batch = trainer.fit_loop.epoch_loop.batch_progress.current
+    if moment is Moment.INSIDE_BATCH and batch.started == batch.ready:
         changed = [name for name, _ in module.named_buffers()]
         if changed:
             doubts.append(f"an exception came inside a batch, which may have changed buffers already ({changed[0]}, …)")

@@ -1,13 +1,13 @@
 """Where a run's random numbers come from, besides the global generators: loaders, samplers, and their workers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
-from lightning_dtool.sampler import ResumableSampler, StatefulDataLoader
+from lightning_dtool.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
 
 
 def loaders(trainer: Any) -> Iterator[tuple[str, Any]]:
@@ -79,4 +79,25 @@ def keeps_workers(loader: Any) -> bool:
         loader: A loader. One of ours seeds its workers for each batch.
     """
     persistent = isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers > 0
-    return persistent and not isinstance(loader, StatefulDataLoader)
+    return persistent and not isinstance(loader, SeededDataLoader)
+
+
+def running_workers(trainer: Any) -> list[str]:
+    """Return the names of the loaders whose persistent workers run.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return [name for name, loader in loaders(trainer) if keeps_workers(loader) and loader._iterator is not None]
+
+
+def start_workers(trainer: Any, names: Sequence[str]) -> None:
+    """Start persistent workers that ran when a checkpoint was saved: starting them draws a global random number.
+
+    Args:
+        trainer: The Trainer.
+        names: What `running_workers` returned.
+    """
+    for name, loader in loaders(trainer):
+        if name in names and keeps_workers(loader) and loader._iterator is None:
+            iter(loader)
