@@ -404,7 +404,7 @@ def _find_python(version: str) -> str:
         done = _run([found, "-I", "-c", program])
         if done.code == 0 and done.output.strip() == version:
             return found
-        why = f"{found} is there, and does not run: {done.output.strip()[-300:]}"
+        why = f"{found} is there, and does not run: {' '.join(done.output.split())[:300]}"
     else:
         why = f"there is no python{version} on the PATH"
     raise EnvironmentCreationError(
