@@ -75,7 +75,7 @@ def parse_requirements(text: str) -> tuple[dict[str, str], list[str]]:
         lines that are refused, as they stand, so that they can be shown. Comments and empty lines are neither.
 
     Example:
-        >>> parse_requirements("torch==2.6.0+cpu\nleaf_net @ git+https://git.example.org/leaf@main\\n-r x.txt\\n")
+        >>> parse_requirements("torch==2.6.0+cpu\nleaf_net @ git+https://git.example.org/leaf@main\n-r x.txt\n")
         ({'torch': '2.6.0+cpu'}, ['leaf_net @ git+https://git.example.org/leaf@main', '-r x.txt'])
     """
     pins: dict[str, str] = {}
