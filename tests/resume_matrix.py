@@ -172,7 +172,7 @@ MODELS: dict[str, tuple[type[Net], Callable[[], dict[str, Any]]]] = {
     "ReduceLROnPlateau": (Plateau, dict),
     "ReduceLROnPlateau on validation": (PlateauOnValidation, dict),
     "ReduceLROnPlateau by step": (PlateauByStep, dict),
-    "EarlyStopping": (Net, lambda: {"callbacks": [EarlyStopping("train_loss_epoch", patience=9)]}),
+    "EarlyStopping": (Net, lambda: {"callbacks": [EarlyStopping("val_loss", patience=9, strict=False)]}),
     "SWA": (Net, lambda: {"callbacks": [StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)]}),
     "EMA weight averaging": (Net, _ema),
     "gradient accumulation": (Net, lambda: {"accumulate_grad_batches": 4}),

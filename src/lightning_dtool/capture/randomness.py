@@ -165,11 +165,11 @@ def capture_randomness(moments: Mapping[str, RandomStates], gaps: list[Gap]) -> 
         global_seed=seed,
         seed_workers=bool(workers) if workers is not None else None,
         states={moment: state_digests(states) for moment, states in moments.items()},
-        flags=_flags(gaps),
+        flags=capture_flags(gaps),
     )
 
 
-def _flags(gaps: list[Gap]) -> dict[str, Json]:
+def capture_flags(gaps: list[Gap]) -> dict[str, Json]:
     """Return what decides about bits besides the generators. Reading changes nothing, and says nothing."""
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     readers: dict[str, Callable[[], Json]] = {
