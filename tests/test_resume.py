@@ -108,7 +108,7 @@ def test_without_the_callback_lightning_does_what_it_did(tmp_path: Path) -> None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(tmp_path / "resumed", 3, str(path), callback=False)
-    assert not any("callback" in str(each.message).lower() for each in caught)
+    assert not any("Dtool" in str(each.message) for each in caught)
 
 
 def test_a_checkpoint_of_somebody_else_is_said_to_be_inexact(tmp_path: Path) -> None:
