@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_dtool.checkpoint_io import DtoolCheckpointIO
     from lightning_dtool.datamodule import DtoolDataModule
     from lightning_dtool.dataset import DtoolDataset
+    from lightning_dtool.evaluation import evaluate
     from lightning_dtool.mixin import DtoolModelMixin
     from lightning_dtool.packing import pack
     from lightning_dtool.sampler import ResumableSampler
@@ -27,6 +28,7 @@ _HOMES = {
     "DtoolModelMixin": "mixin",
     "DtoolProvenanceCallback": "callback",
     "ResumableSampler": "sampler",
+    "evaluate": "evaluation",
     "pack": "packing",
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "DtoolProvenanceCallback",
     "ResumableSampler",
     "__version__",
+    "evaluate",
     "pack",
 ]
 
