@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
 from lightning_dtool._version import __version__
@@ -173,7 +174,8 @@ def evaluate(
         checkpoint.record, checkpoint.uri, data, part=part, select=select, readers=given, trust_source=trust_source
     )
     notes = list(chosen.notes)
-    with warnings.catch_warnings(record=True) as caught:
+    # A new module draws the random numbers of weights that it does not keep.
+    with warnings.catch_warnings(record=True) as caught, isolate_rng():
         warnings.simplefilter("always", ProvenanceWarning)
         module = checkpoint.load_module(cls, trust_source=trust_source)
     for warning in caught:
@@ -183,7 +185,8 @@ def evaluate(
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     chosen.dataset.dataset.fetch(dict.fromkeys(chosen.dataset.identifiers), progress=progress)
     run = _Run(chosen, checkpoint.record, lambda task: check_names(metrics, task) or [])
-    run.over(module, place, batch_size=batch_size or chosen.batch_size, workers=num_workers, progress=progress)
+    size = chosen.batch_size if batch_size is None else batch_size
+    run.over(module, place, batch_size=size, workers=num_workers, progress=progress)
     predictions, output = run.predictions(notes)
     scores = score(predictions, run.metrics)
     notes += [f"The metric {name} has no value: {reason}" for name, reason in scores.undefined.items()]
@@ -484,21 +487,24 @@ def _store(
             note = f"{PICTURE_ITEM} is left out: matplotlib is not installed. pip install 'lightning-dtool[report]'"
             evaluation = replace(evaluation, warnings=[*evaluation.warnings, note])
     name = dataset_name(evaluation.checkpoint["name"], evaluation.data["name"])
+    items = [METRICS_ITEM, PREDICTIONS_ITEM]
     with DatasetWriter(name, base_uri) as writer:
         with writer.open(PREDICTIONS_ITEM) as file:
             for block in _table(chosen.dataset.names, evaluation.classes, predictions):
                 file.write(block)
         if evaluation.classes is not None and evaluation.confusion is not None:
-            rows = zip(evaluation.classes, evaluation.confusion, strict=True)
-            content = [["true / predicted", *evaluation.classes], *([name, *row] for name, row in rows)]
+            content: list[list[Any]] = [["true / predicted", *evaluation.classes]]
+            content += [[name, *row] for name, row in zip(evaluation.classes, evaluation.confusion, strict=True)]
             writer.put_bytes(_csv(content), CONFUSION_ITEM)
+            items.append(CONFUSION_ITEM)
         if picture is not None:
             writer.put_bytes(picture, PICTURE_ITEM)
+            items.append(PICTURE_ITEM)
         evaluation = replace(evaluation, dataset_uri=writer.uri)
         writer.put_bytes(evaluation.to_json().encode(), METRICS_ITEM)
         facts = evaluation.as_dict()
         model = record.model.class_path.rpartition(":")[2]
-        writer.put_readme(evaluation_readme(facts, model))
+        writer.put_readme(evaluation_readme(facts, model, items))
         for key, value in evaluation_annotations(facts, model).items():
             writer.put_annotation(key, value)
         writer.put_tag(EVALUATION_TAG)

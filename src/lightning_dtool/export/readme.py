@@ -1,6 +1,6 @@
 """README.yml of a checkpoint dataset, and of an evaluation: for people, and for any YAML reader."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
@@ -58,24 +58,26 @@ _PARTS = {
 }
 
 
-def evaluation_readme(facts: Mapping[str, Any], model: str) -> str:
+_EVALUATION_ITEMS = {
+    METRICS_ITEM: "all that was measured, and with which settings",
+    PREDICTIONS_ITEM: "what the model said of each sample",
+    CONFUSION_ITEM: "how often which class (row) was taken for which (column)",
+    PICTURE_ITEM: "the same as a picture",
+}
+
+
+def evaluation_readme(facts: Mapping[str, Any], model: str, relpaths: Collection[str]) -> str:
     """Return the content of README.yml of an evaluation's dataset.
 
     Args:
         facts: The evaluation as plain values.
         model: The name of the model's class.
+        relpaths: The items of the dataset.
     """
     checkpoint, data = (
         {key: facts[source][key] for key in ("name", "uri", "uuid")} for source in ("checkpoint", "data")
     )
     seen = facts["training_items"]
-    items = {
-        METRICS_ITEM: "all that was measured, and with which settings",
-        PREDICTIONS_ITEM: "what the model said of each sample",
-    }
-    if facts["classes"] is not None:
-        items[CONFUSION_ITEM] = "how often which class (row) was taken for which (column)"
-        items[PICTURE_ITEM] = "the same as a picture, if matplotlib was there"
     return _dump(
         {
             "description": (
@@ -93,7 +95,7 @@ def evaluation_readme(facts: Mapping[str, Any], model: str) -> str:
             "task": facts["task"],
             "metrics": facts["metrics"],
             "warnings": facts["warnings"],
-            "items": items,
+            "items": {name: meaning for name, meaning in _EVALUATION_ITEMS.items() if name in relpaths},
         }
     )
 
