@@ -49,7 +49,7 @@ def model() -> None:
       0    fine
       1    content differs from its recorded size or hash; check --strict: a point failed; diff: something differs
       2    wrong usage: an option, a malformed URI or name, a table that does not fit
-      3    not found, not a checkpoint, not frozen, or metadata that cannot be read
+      3    not found, not a checkpoint, not frozen, or cannot be read; evaluate: the model cannot be run on the data
       4    the store cannot be reached, read or written
       130  interrupted
     """  # noqa: D301 - click's own marker

@@ -47,6 +47,8 @@ class Evaluation:
         checkpoint: The checkpoint: `uri`, `uuid`, `name` and `content_digest`.
         data: The dataset, likewise.
         part: Which of its samples: `test`, `val` or `train` as the record divided it, or `whole`.
+        reading: How they were chosen and read: `select`, and what was recorded or given of `decoder`, `target`,
+            `eval_transform`, `target_transform` and `collate_fn`.
         count: How many samples.
         training_items: How many of them the model was trained on; None where that could not be found out.
         task: `multiclass`, `binary` or `regression`.
@@ -66,6 +68,7 @@ class Evaluation:
     checkpoint: dict[str, str]
     data: dict[str, str]
     part: str
+    reading: dict[str, Any]
     count: int
     training_items: int | None
     task: Task
@@ -212,6 +215,7 @@ def _evaluation(
         checkpoint=_reference(checkpoint.dataset).model_dump(),
         data=_reference(chosen.dataset.dataset).model_dump(),
         part=chosen.part,
+        reading=chosen.reading,
         count=len(predictions.target),
         training_items=chosen.training_items,
         task=predictions.task,

@@ -12,7 +12,7 @@ import torch
 
 from lightning_dtool.datamodule import DtoolDataModule
 from lightning_dtool.dataset import DtoolDataset
-from lightning_dtool.describing import class_path, rebuild
+from lightning_dtool.describing import class_path, describe, rebuild
 from lightning_dtool.errors import ConfigurationError, DecodeError, LightningDtoolError, VerificationError
 from lightning_dtool.record import DataSource, Provenance
 from lightning_dtool.selection import selection_digest
@@ -36,6 +36,8 @@ class HeldOut:
         class_to_idx: The class numbers of the training; those of the data where the record has none; None for numbers.
         batch_size: The recorded one for evaluation.
         collate_fn: Makes a batch; None for torch's own.
+        reading: How samples are chosen and read, as strict JSON: `select`, and what was recorded or given of `decoder`,
+            `target`, `eval_transform`, `target_transform` and `collate_fn`.
         training_items: How many of the samples the model was trained on; None where that could not be found out.
         notes: What whoever reads the result should know.
     """
@@ -45,6 +47,7 @@ class HeldOut:
     class_to_idx: dict[Any, int] | None
     batch_size: int
     collate_fn: Callable[[Any], Any] | None
+    reading: dict[str, Any]
     training_items: int | None
     notes: list[str] = field(default_factory=list)
 
@@ -121,12 +124,14 @@ class _Chooser:
                 f"The model was trained on {trained} of these {len(dataset)} samples of {self.frozen.uri}:"
                 " what is measured says nothing about new data."
             )
+        how = {"select": select or (None if chosen == WHOLE else self._recorded("select")), **self.readers}
         return HeldOut(
             dataset=dataset,
             part=chosen,
             class_to_idx=dataset.class_to_idx,
             batch_size=self._recorded("eval_batch_size") or self._recorded("batch_size") or 32,
             collate_fn=self.readers["collate_fn"],
+            reading={name: describe(value) for name, value in how.items() if value is not None},
             training_items=trained,
             notes=self.notes,
         )

@@ -51,7 +51,7 @@ def readme(record: Provenance, uri: str) -> str:
 
 
 _PARTS = {
-    "whole": "the whole dataset, or what was selected of it",
+    "whole": "all of it, unless some was selected",
     "test": "what training held out of it for testing",
     "val": "what training held out of it for validation",
     "train": "what the model was trained on",
@@ -89,6 +89,7 @@ def evaluation_readme(facts: Mapping[str, Any], model: str, relpaths: Collection
             "data": {
                 **data,
                 "part": f"{facts['part']}: {_PARTS[facts['part']]}",
+                "read": facts["reading"],
                 "samples": facts["count"],
                 "of_these_trained_on": "not known" if seen is None else seen,
             },

@@ -162,7 +162,8 @@ def evaluation(facts: Mapping[str, Any]) -> RenderableType:
         facts: The evaluation as plain values.
     """
     checkpoint, data, seen = facts["checkpoint"], facts["data"], facts["training_items"]
-    part = "all of it, or what was selected" if facts["part"] == "whole" else f"its part for {facts['part']}"
+    whole = "a selection" if "select" in facts["reading"] else "all of it"
+    part = whole if facts["part"] == "whole" else f"its part for {facts['part']}"
     trained = "not known" if seen is None else f"{seen} of them"
     parts: list[RenderableType] = [
         _title(f"{checkpoint['name']} on {data['name']}"),
@@ -171,7 +172,7 @@ def evaluation(facts: Mapping[str, Any]) -> RenderableType:
                 ("checkpoint", printable(checkpoint["uri"])),
                 ("data", printable(data["uri"])),
                 ("samples", f"{facts['count']}, {part}"),
-                ("trained on", trained),
+                ("seen in training", trained),
                 *([] if facts["dataset_uri"] is None else [("stored as", printable(facts["dataset_uri"]))]),
             ]
         ),
