@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -243,6 +244,13 @@ def test_training_items_in_another_dataset_are_found(checkpoint: str, data: Froz
         assert evaluate(checkpoint, mixed.uri).training_items == 1
 
 
+def test_what_cannot_be_found_out_is_not_said(new_data: FrozenDataset, tmp_path: Path) -> None:
+    gone = packed(leaves(40, 7), tmp_path, "gone")
+    uri = trained(TinyNet(), DtoolDataModule(gone.uri, test_split=0.2), tmp_path, epochs=1)
+    shutil.rmtree(str(local_path(gone.uri)))
+    assert evaluate(uri, new_data.uri).training_items is None
+
+
 def test_a_copy_at_another_address_is_the_same_data(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
     again = packed(leaves(150, 0), folder, "leaves-again")
     assert again.uuid != data.uuid
@@ -452,6 +460,20 @@ def test_one_output_and_two_classes(folder: Path, tmp_path: Path, probabilities:
     assert {name: found.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-5)
     assert found.confusion == sk.confusion_matrix(truth, predicted, labels=["elm", "oak"]).tolist()
     assert found.per_class["oak"]["accuracy"] == pytest.approx(expected["recall"])
+
+
+def test_a_loss_tells_two_classes_from_numbers(tmp_path: Path) -> None:
+    """Labels that are 0.0 and 1.0: whoever trains with binary cross-entropy means classes."""
+    x = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    with DatasetWriter("arrays", tmp_path) as writer:
+        writer.put_bytes(npy(x), "data.npy")
+        writer.put_bytes(npy((x[:, 0] > 0).astype(np.float32)), "labels.npy")
+        arrays = writer.commit()
+    for loss, task in (("binary_cross_entropy_with_logits", "binary"), ("mse_loss", "regression")):
+        uri = trained(OneOutput(loss), DtoolDataModule(arrays.uri, test_split=0.5), tmp_path, epochs=1)
+        found = quietly(uri, arrays.uri, cls=OneOutput)
+        assert found.task == task
+        assert found.classes == (["0", "1"] if task == "binary" else None)
 
 
 def table(folder: Path, name: str, seed: int, whole: bool = False) -> FrozenDataset:
@@ -775,8 +797,6 @@ def test_code_from_a_checkpoint_runs_only_on_trust(
 
 
 def test_a_damaged_checkpoint_is_refused(checkpoint: str, new_data: FrozenDataset, tmp_path: Path) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(str(local_path(checkpoint)), tmp_path / "copy"))
     weights = copy / "data" / "checkpoint.ckpt"
     content = bytearray(weights.read_bytes())
