@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from conftest import MakeDataset
 from kit import TinyNet, loader, trainer
-from lightning_dtool import DtoolProvenanceCallback
+from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.cli import model
 from lightning_dtool.export.text import MAX_CELL, listing, printable
 from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
@@ -499,10 +500,77 @@ def test_any_locale(base_uri: str, checkpoint: str, encoding: str) -> None:
             assert ("\\u03b2" in text) == (encoding != "utf-8")
 
 
+# -- evaluate -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
+    """Return a checkpoint, the rows of arrays that it was trained on, and a folder for results."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "models").mkdir()
+    x = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
+    with DatasetWriter("rows", folder) as writer:
+        for relpath, array in (("data.npy", x), ("labels.npy", x[:, :3].argmax(1))):
+            with writer.open(relpath) as file:
+                np.save(file, array)
+        data = writer.commit().uri
+    provenance = DtoolProvenanceCallback(str(folder / "models"))
+    trainer(folder, provenance, max_epochs=1).fit(TinyNet(), DtoolDataModule(data, test_split=0.25))
+    assert provenance.last_uri is not None
+    return provenance.last_uri, data, folder
+
+
+def test_evaluate_prints_a_table_and_says_that_nothing_was_stored(run: Run, trained: tuple[str, str, Path]) -> None:
+    uri, data, folder = trained
+    before = sorted(folder.iterdir())
+    result = run("evaluate", uri, "--data", data, "--metrics", "accuracy,f1")
+    assert "6, its part for test" in result.stdout
+    assert "0 of them" in result.stdout
+    assert [name for name in ("accuracy", "f1", "auroc") if f"  {name} " in result.stdout] == ["accuracy", "f1"]
+    assert "Nothing was stored" in result.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+def test_evaluate_json_and_store(run: Run, trained: tuple[str, str, Path]) -> None:
+    uri, data, folder = trained
+    result = run("evaluate", uri, "--data", data, "--into", folder, "--batch-size", 5, "--json")
+    found = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert found["count"] == 6
+    assert "Nothing was stored" not in result.stderr
+    stored = FrozenDataset.from_uri(found["dataset_uri"])
+    stored.verify()
+    assert json.loads(stored.read_bytes(stored.item("metrics.json").identifier)) == found
+    assert "stored as" in run("evaluate", uri, "--data", data, "--into", folder).stdout
+
+
+def test_evaluate_says_loudly_what_was_trained_on(run: Run, trained: tuple[str, str, Path]) -> None:
+    uri, data, _ = trained
+    result = run("evaluate", uri, "--data", data, "--part", "whole", "--workers", 1)
+    assert "Warning: The model was trained on 18 of these 24 samples" in result.stderr
+    assert "18 of them" in result.stdout
+
+
+def test_evaluate_ends_with_the_code_that_the_help_promises(
+    run: Run, trained: tuple[str, str, Path], base_uri: str, make_dataset: MakeDataset
+) -> None:
+    uri, data, folder = trained
+    assert "balanced_accuracy" in run("evaluate", uri, "--data", data, "--metrics", "nonsense", code=2).stderr
+    assert "--data" in run("evaluate", uri, code=2).stderr
+    run("evaluate", uri, "--data", data, "--device", "warp", code=2)
+    run("evaluate", data, "--data", data, code=3)
+    run("evaluate", uri, "--data", f"{base_uri}/nothing", code=3)
+    run("evaluate", uri, "--data", data, "--into", folder / "nowhere", code=4)
+    error = json.loads(run("evaluate", uri, "--data", make_dataset().uri, "--json", code=2).stdout)["error"]
+    assert error["type"] == "ConfigurationError"
+    assert "no targets" in error["message"]
+
+
 # -- what it loads --------------------------------------------------------------------------------
 
 
-def test_no_command_loads_torch_or_lightning(models: Path, checkpoint: str, leaves: Path, base_uri: str) -> None:
+def test_no_command_but_evaluate_loads_torch_or_lightning(
+    models: Path, checkpoint: str, leaves: Path, base_uri: str
+) -> None:
     program = """
 import sys
 from click.testing import CliRunner

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_dtool.checkpoint_io import DtoolCheckpointIO
     from lightning_dtool.datamodule import DtoolDataModule
     from lightning_dtool.dataset import DtoolDataset
+    from lightning_dtool.evaluation import evaluate
     from lightning_dtool.mixin import DtoolModelMixin
     from lightning_dtool.packing import pack
     from lightning_dtool.reproduction.comparison import compare
@@ -29,6 +30,7 @@ _HOMES = {
     "DtoolProvenanceCallback": "callback",
     "ResumableSampler": "sampler",
     "compare": "reproduction.comparison",
+    "evaluate": "evaluation",
     "pack": "packing",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "ResumableSampler",
     "__version__",
     "compare",
+    "evaluate",
     "pack",
 ]
 

@@ -105,6 +105,10 @@ class PublishError(LightningDtoolError, RuntimeError):
     """A checkpoint that could not be published (raised only with `strict=True`)."""
 
 
+class EvaluationError(LightningDtoolError, RuntimeError):
+    """A model that could not be run on some data, or whose output cannot be understood."""
+
+
 # -- how it is used -----------------------------------------------------------------------------
 
 

@@ -24,3 +24,18 @@ CHECKPOINT_TAG = "lightning-checkpoint"
 BEST_TAG = "best"
 LAST_TAG = "last"
 SUPERSEDED_TAG = "superseded"
+
+METRICS_ITEM = "metrics.json"
+"""What an evaluation measured, and how."""
+
+PREDICTIONS_ITEM = "predictions.csv"
+"""What the model said of each sample."""
+
+CONFUSION_ITEM = "confusion_matrix.csv"
+"""How often which class was taken for which."""
+
+PICTURE_ITEM = "confusion_matrix.png"
+"""The same as a picture."""
+
+EVALUATION_TAG = "lightning-evaluation"
+"""The tag of every dataset that holds an evaluation."""

@@ -8,7 +8,7 @@ where there are several: a Mongo query, and so `{"annotations.learning_rate": {"
 element of a list alike, and a table shows a number as a number.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_dtool.record import DatasetReference, Provenance
@@ -56,6 +56,31 @@ def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
     if numbers is not None:
         found["category_encoding"] = searchable(numbers)
     return found
+
+
+def evaluation_annotations(facts: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return the annotations of an evaluation's dataset.
+
+    Args:
+        facts: The evaluation as plain values.
+        model: The name of the model's class.
+
+    Returns:
+        Values by name. `source_dataset_uuid` lists the checkpoint and the data, in this order: a dserver draws both.
+    """
+    checkpoint, data = facts["checkpoint"], facts["data"]
+    return {
+        **source_annotations([DatasetReference(**checkpoint), DatasetReference(**data)]),
+        "model_name": model,
+        "metrics": searchable(facts["metrics"]),
+        "evaluated_checkpoint_uri": checkpoint["uri"],
+        "evaluated_checkpoint_uuid": checkpoint["uuid"],
+        "evaluated_part": facts["part"],
+        "evaluated_task": facts["task"],
+        "evaluated_samples": facts["count"],
+        "evaluated_training_items": facts["training_items"],
+        "lightning_dtool_version": facts["versions"]["lightning_dtool"],
+    }
 
 
 def source_annotations(datasets: Sequence[DatasetReference]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""README.yml of a checkpoint dataset: for people, and for any YAML reader."""
+"""README.yml of a checkpoint dataset, and of an evaluation: for people, and for any YAML reader."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
+from lightning_dtool.items import CONFUSION_ITEM, METRICS_ITEM, PICTURE_ITEM, PREDICTIONS_ITEM
 from lightning_dtool.record import Provenance
 
 
@@ -45,7 +47,62 @@ def readme(record: Provenance, uri: str) -> str:
             "random_states.json": "the states of the random number generators",
         },
     }
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return _dump(content)
+
+
+_PARTS = {
+    "whole": "all of it, unless some was selected",
+    "test": "what training held out of it for testing",
+    "val": "what training held out of it for validation",
+    "train": "what the model was trained on",
+}
+
+
+_EVALUATION_ITEMS = {
+    METRICS_ITEM: "all that was measured, and with which settings",
+    PREDICTIONS_ITEM: "what the model said of each sample",
+    CONFUSION_ITEM: "how often which class (row) was taken for which (column)",
+    PICTURE_ITEM: "the same as a picture",
+}
+
+
+def evaluation_readme(facts: Mapping[str, Any], model: str, relpaths: Collection[str]) -> str:
+    """Return the content of README.yml of an evaluation's dataset.
+
+    Args:
+        facts: The evaluation as plain values.
+        model: The name of the model's class.
+        relpaths: The items of the dataset.
+    """
+    checkpoint, data = (
+        {key: facts[source][key] for key in ("name", "uri", "uuid")} for source in ("checkpoint", "data")
+    )
+    seen = facts["training_items"]
+    return _dump(
+        {
+            "description": (
+                f"Evaluation of {model} on {facts['count']} samples of {data['name']}, written by lightning-dtool"
+                f" {facts['versions']['lightning_dtool']}."
+            ),
+            "creation_date": facts["evaluated_at"][:10],
+            "checkpoint": checkpoint,
+            "data": {
+                **data,
+                "part": f"{facts['part']}: {_PARTS[facts['part']]}",
+                "read": facts["reading"],
+                "samples": facts["count"],
+                "of_these_trained_on": "not known" if seen is None else seen,
+            },
+            "task": facts["task"],
+            "metrics": facts["metrics"],
+            "warnings": facts["warnings"],
+            "items": {name: meaning for name, meaning in _EVALUATION_ITEMS.items() if name in relpaths},
+        }
+    )
+
+
+def _dump(content: Mapping[str, Any]) -> str:
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 _OTHER_LINE_BREAKS = "\r\x85\u2028\u2029"

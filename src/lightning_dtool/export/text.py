@@ -221,6 +221,49 @@ def _order(order: "OrderComparison") -> str:
     return f"{len(order.epochs)} epochs{differs}" if order.epochs else ""
 
 
+def evaluation(facts: Mapping[str, Any]) -> RenderableType:
+    """Return what an evaluation found.
+
+    Args:
+        facts: The evaluation as plain values.
+    """
+    checkpoint, data, seen = facts["checkpoint"], facts["data"], facts["training_items"]
+    whole = "a selection" if "select" in facts["reading"] else "all of it"
+    part = whole if facts["part"] == "whole" else f"its part for {facts['part']}"
+    trained = "not known" if seen is None else f"{seen} of them"
+    parts: list[RenderableType] = [
+        _title(f"{checkpoint['name']} on {data['name']}"),
+        _grid(
+            [
+                ("checkpoint", printable(checkpoint["uri"])),
+                ("data", printable(data["uri"])),
+                ("samples", f"{facts['count']}, {part}"),
+                ("seen in training", trained),
+                *([] if facts["dataset_uri"] is None else [("stored as", printable(facts["dataset_uri"]))]),
+            ]
+        ),
+        Text("\nMETRICS", "bold"),
+        _grid((name, "not defined" if value is None else _inline(value)) for name, value in facts["metrics"].items()),
+    ]
+    if facts["per_class"]:
+        parts += [Text("\nCLASSES", "bold"), _classes(facts["per_class"])]
+    return Group(*parts)
+
+
+def _classes(per_class: Mapping[str, Mapping[str, Any]]) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    for _ in range(3):
+        grid.add_column(no_wrap=True, justify="right")
+    grid.add_row(*(Text(title, "dim") for title in ("", "accuracy", "samples", "predicted")))
+    for name, facts in list(per_class.items())[:MAX_ENTRIES]:
+        accuracy = "none" if facts["accuracy"] is None else f"{facts['accuracy']:.4f}"
+        grid.add_row(*map(Text, (f"  {_short(name)}", accuracy, str(facts["count"]), str(facts["predicted"]))))
+    if len(per_class) > MAX_ENTRIES:
+        grid.add_row(Text(f"  and {len(per_class) - MAX_ENTRIES} more (--json shows all)"))
+    return grid
+
+
 def _difference(difference: Difference) -> Iterator[RenderableType]:
     path, note = printable(difference.path), f"  ({_short(difference.note)})" if difference.note else ""
     if difference.patch:

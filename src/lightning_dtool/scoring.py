@@ -1,0 +1,283 @@
+"""What a prediction is worth: metrics by name, all of them torchmetrics'.
+
+Everything here is a pure function of arrays. What torchmetrics leaves undefined (the ROC curve of a class that the data
+lacks) is None here, and never a number that looks like one.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torchmetrics.functional as regression
+import torchmetrics.functional.classification as classification
+
+from lightning_dtool.errors import ConfigurationError
+
+Task = Literal["multiclass", "binary", "regression"]
+
+DEFAULTS: Mapping[Task, tuple[str, ...]] = {
+    "multiclass": ("accuracy", "balanced_accuracy", "f1", "auroc", "calibration_error"),
+    "binary": ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "calibration_error"),
+    "regression": ("rmse", "mae", "r2", "pearson"),
+}
+"""What is measured where nobody says what."""
+
+_BINS = 15
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of every sample, and what is true of it.
+
+    Attributes:
+        task: `multiclass`, `binary` (one output; class number 1 is the positive one) or `regression`.
+        target: The class number of each sample; for regression a row of numbers.
+        predicted: The same, as the model has it.
+        probabilities: A row for each sample: of every class (`multiclass`) or of class number 1 alone (`binary`).
+    """
+
+    task: Task
+    target: "np.ndarray[Any, Any]"
+    predicted: "np.ndarray[Any, Any]"
+    probabilities: "np.ndarray[Any, Any] | None" = None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the model tells apart."""
+        return 2 if self.task == "binary" or self.probabilities is None else int(self.probabilities.shape[1])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured.
+
+    Attributes:
+        metrics: A value for each metric; None where it is not defined for this data.
+        settings: For each metric the function of torchmetrics, and with which settings it was called.
+        per_class: By class number: `accuracy` (the part of its samples that was recognised; None if the data has
+            none), `count` (its samples) and `predicted` (how often the model named it). Empty for regression.
+        confusion: Row by row for each true class, how often each class was predicted. None for regression.
+        undefined: Why a metric is None.
+    """
+
+    metrics: dict[str, float | None]
+    settings: dict[str, dict[str, Any]]
+    per_class: list[dict[str, Any]] = field(default_factory=list)
+    confusion: list[list[int]] | None = None
+    undefined: dict[str, str] = field(default_factory=dict)
+
+
+def metric_names(task: Task) -> list[str]:
+    """Return the names of the metrics for a task.
+
+    Example:
+        >>> metric_names("regression")
+        ['mse', 'rmse', 'mae', 'r2', 'pearson', 'spearman']
+    """
+    return list(_METRICS["regression" if task == "regression" else "classification"])
+
+
+def check_names(names: str | Sequence[str] | None, task: Task | None = None) -> list[str] | None:
+    """Check the names of metrics.
+
+    Args:
+        names: The names, or one text with commas; None for the default ones.
+        task: The task, once it is known.
+
+    Returns:
+        The names, each once; None if nobody named one.
+
+    Raises:
+        ConfigurationError: If a name is not known, or is none for this task.
+
+    Example:
+        >>> check_names("f1, accuracy")
+        ['f1', 'accuracy']
+    """
+    if names is None:
+        return None if task is None else list(DEFAULTS[task])
+    chosen = names.split(",") if isinstance(names, str) else list(names)
+    chosen = list(dict.fromkeys(str(name).strip() for name in chosen))
+    known = {name: kind for kind, metrics in _METRICS.items() for name in metrics}
+    listed = "; ".join(f"for {kind}: {', '.join(metrics)}" for kind, metrics in _METRICS.items())
+    if not any(chosen):
+        raise ConfigurationError(f"metrics={names!r} names no metric. Known are, {listed}.")
+    for name in chosen:
+        if name not in known:
+            raise ConfigurationError(f"There is no metric {name!r}. Known are, {listed}.")
+        if task is not None and name not in metric_names(task):
+            raise ConfigurationError(
+                f"The metric {name!r} is for {known[name]}, and what the model does on this data is {task}:"
+                f" choose from {', '.join(metric_names(task))}."
+            )
+    return chosen
+
+
+def score(predictions: Predictions, names: Sequence[str]) -> Scores:
+    """Measure predictions.
+
+    Args:
+        predictions: What the model said.
+        names: Which metrics; see `check_names`.
+    """
+    task = predictions.task
+    metrics: dict[str, float | None] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    undefined: dict[str, str] = {}
+    for name in names:
+        measure = _METRICS["regression" if task == "regression" else "classification"][name]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                value, settings[name] = measure(predictions)
+            except ValueError as error:  # r2 of a single sample, for one
+                value, settings[name], reason = math.nan, {}, str(error)
+            else:
+                reason = " ".join(str(warning.message) for warning in caught)
+        metrics[name] = value if math.isfinite(value) else None
+        if metrics[name] is None:
+            undefined[name] = reason or "it is not defined for this data"
+    if task == "regression":
+        return Scores(metrics, settings, undefined=undefined)
+    matrix = confusion(predictions)
+    # What a sample counts for is torchmetrics' own; its answer for a class without samples is 0, and ours none.
+    recalls = classification.multiclass_accuracy(*_labels(predictions), average="none").tolist()
+    counts, predicted = matrix.sum(1).tolist(), matrix.sum(0).tolist()
+    per_class = [
+        {"accuracy": recall if count else None, "count": count, "predicted": named}
+        for recall, count, named in zip(recalls, counts, predicted, strict=True)
+    ]
+    return Scores(metrics, settings, per_class, matrix.tolist(), undefined)
+
+
+def confusion(predictions: Predictions) -> torch.Tensor:
+    """Return the confusion matrix: a row for each true class."""
+    return classification.multiclass_confusion_matrix(*_labels(predictions))
+
+
+# -- classification -------------------------------------------------------------------------------
+
+Measure = Callable[[Predictions], tuple[float, dict[str, Any]]]
+
+
+def _labels(predictions: Predictions) -> tuple[torch.Tensor, torch.Tensor, int]:
+    return torch.from_numpy(predictions.predicted), torch.from_numpy(predictions.target), predictions.num_classes
+
+
+def _settings(function: Callable[..., Any], **settings: Any) -> dict[str, Any]:
+    return {"function": f"torchmetrics.functional.{function.__name__}", **settings}
+
+
+def _by_label(name: str, binary: str | None = None, **settings: Any) -> Measure:
+    """Return a metric of labels: torchmetrics' multiclass one, and for one output perhaps its binary one."""
+
+    def measure(predictions: Predictions) -> tuple[float, dict[str, Any]]:
+        predicted, target, classes = _labels(predictions)
+        if binary is not None and predictions.task == "binary":
+            function = getattr(classification, binary)
+            return float(function(predicted, target)), _settings(function, positive_class=1)
+        function = getattr(classification, name)
+        return float(function(predicted, target, classes, **settings)), _settings(function, **settings)
+
+    return measure
+
+
+def _balanced_accuracy(predictions: Predictions) -> tuple[float, dict[str, Any]]:
+    predicted, target, classes = _labels(predictions)
+    recalls = classification.multiclass_recall(predicted, target, classes, average="none")
+    # torchmetrics' own mean counts a class that the data lacks, and that was predicted once, as never recognised.
+    present = torch.bincount(target, minlength=classes) > 0
+    settings = _settings(classification.multiclass_recall, average="macro", over="classes that the data has")
+    return float(recalls[present].mean()), settings
+
+
+def _auroc(predictions: Predictions) -> tuple[float, dict[str, Any]]:
+    probabilities, target = torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.target)
+    if predictions.task == "binary":
+        settings = _settings(classification.binary_auroc, thresholds=None, positive_class=1)
+        if len(torch.unique(target)) < 2:
+            raise ValueError("the data has samples of one class only")
+        return float(classification.binary_auroc(probabilities[:, 0], target)), settings
+    # One class against the rest, and only where both have samples: for the others torchmetrics takes 0 into the mean.
+    counts = torch.bincount(target, minlength=predictions.num_classes)
+    present = torch.nonzero((counts > 0) & (counts < len(target))).flatten().tolist()
+    if not present:
+        raise ValueError("the data has samples of one class only")
+    areas = [float(classification.binary_auroc(probabilities[:, one], (target == one).long())) for one in present]
+    settings = _settings(
+        classification.binary_auroc, thresholds=None, average="macro, one against the rest", over="classes of the data"
+    )
+    return sum(areas) / len(areas), settings
+
+
+def _calibration_error(predictions: Predictions) -> tuple[float, dict[str, Any]]:
+    probabilities, target = torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.target)
+    settings: dict[str, Any] = {"n_bins": _BINS, "norm": "l1"}
+    if predictions.task == "binary":
+        value = classification.binary_calibration_error(probabilities[:, 0], target, **settings)
+        return float(value), _settings(classification.binary_calibration_error, **settings)
+    value = classification.multiclass_calibration_error(probabilities, target, predictions.num_classes, **settings)
+    return float(value), _settings(classification.multiclass_calibration_error, **settings)
+
+
+# -- regression -----------------------------------------------------------------------------------
+
+
+def _columns(predictions: Predictions) -> tuple[torch.Tensor, torch.Tensor]:
+    # float64: the sum of a million squares has to be right to more than a few digits.
+    predicted, target = (
+        torch.from_numpy(np.asarray(values, dtype=np.float64)) for values in (predictions.predicted, predictions.target)
+    )
+    one = predicted.shape[1] == 1
+    return (predicted[:, 0], target[:, 0]) if one else (predicted, target)
+
+
+def _of_numbers(name: str, **settings: Any) -> Measure:
+    def measure(predictions: Predictions) -> tuple[float, dict[str, Any]]:
+        function = getattr(regression, name)
+        return float(function(*_columns(predictions), **settings).mean()), _settings(function, **settings)
+
+    return measure
+
+
+def _spearman(predictions: Predictions) -> tuple[float, dict[str, Any]]:
+    """Correlate ranks. torchmetrics adds those of ties in 32 bits, which a million samples with few values exceed."""
+    predicted, target = (_ranks(column) for column in _columns(predictions))
+    settings = _settings(regression.pearson_corrcoef, of="ranks, ties as their mean")
+    return float(regression.pearson_corrcoef(predicted, target).mean()), settings
+
+
+def _ranks(values: torch.Tensor) -> torch.Tensor:
+    """Return the rank of each value in its column, from 1; equal ones share their mean."""
+    if values.ndim == 2:
+        return torch.stack([_ranks(column) for column in values.T], dim=1)
+    _, inverse, counts = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
+    ranks: torch.Tensor = counts.cumsum(0).double() - (counts.double() - 1) / 2
+    return ranks[inverse]
+
+
+_METRICS: Mapping[str, Mapping[str, Measure]] = {
+    "classification": {
+        "accuracy": _by_label("multiclass_accuracy", average="micro"),
+        "balanced_accuracy": _balanced_accuracy,
+        "precision": _by_label("multiclass_precision", "binary_precision", average="macro"),
+        "recall": _by_label("multiclass_recall", "binary_recall", average="macro"),
+        "f1": _by_label("multiclass_f1_score", "binary_f1_score", average="macro"),
+        "auroc": _auroc,
+        "cohen_kappa": _by_label("multiclass_cohen_kappa"),
+        "matthews": _by_label("multiclass_matthews_corrcoef"),
+        "calibration_error": _calibration_error,
+    },
+    "regression": {
+        "mse": _of_numbers("mean_squared_error"),
+        "rmse": _of_numbers("mean_squared_error", squared=False),
+        "mae": _of_numbers("mean_absolute_error"),
+        "r2": _of_numbers("r2_score", multioutput="uniform_average"),
+        "pearson": _of_numbers("pearson_corrcoef"),
+        "spearman": _spearman,
+    },
+}
