@@ -33,6 +33,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.parsing import parse
 from lightning_dtool.record import MAX_INTEGER, Gap
 
 MAX_REPR = 1000
@@ -252,12 +253,12 @@ def _lambda_source(function: Any) -> str | None:
 
 @functools.lru_cache(maxsize=4)
 def _lambdas(text: str) -> tuple[ast.Lambda, ...]:
-    return tuple(node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda))
+    return tuple(node for node in ast.walk(parse(text)) if isinstance(node, ast.Lambda))
 
 
 def _is_one_lambda(source: str) -> bool:
     try:
-        return isinstance(ast.parse(source.strip(), mode="eval").body, ast.Lambda)
+        return isinstance(parse(source.strip(), mode="eval").body, ast.Lambda)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 

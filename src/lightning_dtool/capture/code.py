@@ -1,6 +1,5 @@
 """What ran? The entry script or the notebook's cells, the project's own modules, and the state of git."""
 
-import ast
 import functools
 import hashlib
 import io
@@ -30,6 +29,7 @@ from lightning_dtool.capture.redaction import (
     redaction_gap,
 )
 from lightning_dtool.capture.values import as_text
+from lightning_dtool.parsing import parse
 from lightning_dtool.record import Code, Gap, Git
 
 NOTEBOOK = "notebook.py"
@@ -337,7 +337,7 @@ def _standard_library() -> tuple[str, ...]:
 def _is_text(path: Path) -> bool:
     """Return True for a script without the usual suffix."""
     try:
-        ast.parse(path.read_bytes())
+        parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
@@ -368,7 +368,7 @@ def _without_magics(cell: str) -> str:
     magics = re.sub(r"^([ \t]*)([%!?].*)$", r"\1pass  # \2", cell, flags=re.MULTILINE)
     for text in (cell, magics):
         try:
-            ast.parse(text)
+            parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         return text

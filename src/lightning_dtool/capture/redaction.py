@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lightning_dtool.capture.values import encode_all
+from lightning_dtool.parsing import parse
 from lightning_dtool.record import Gap, Provenance
 
 REDACTED = "[redacted]"
@@ -358,7 +359,7 @@ def _redact_fragment(line: str) -> str:
 
 def _is_python(text: str) -> bool:
     try:
-        ast.parse(text)
+        parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
@@ -417,7 +418,7 @@ def _named_literals(text: str) -> dict[Place, tuple[str, str]]:
             give(name, node.left)
             give(name, node.right)
 
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(text)):
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 give(_name_of(target), node.value)
