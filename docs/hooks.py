@@ -21,6 +21,7 @@ from lightning_dtool.record import json_schema
 
 SCHEMA = "schema/provenance.schema.json"
 FACTS = Path(__file__).with_name("facts.yml")
+RESUME = Path(__file__).with_name("resume")
 _MARKER = re.compile(r"<!-- generated: (\w+) -->")
 
 
@@ -58,10 +59,35 @@ def command_line() -> str:
     )
 
 
+def resume_matrix() -> str:
+    """Return a table of every configuration: does a run that goes on equal the one that never stopped?"""
+    stacks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESUME.glob("*.json"), reverse=True)]
+    titles = [f"Lightning {stack['versions']['lightning']}, torch {stack['versions']['torch']}" for stack in stacks]
+    found: dict[tuple[Any, ...], list[dict[str, Any] | None]] = {}
+    for index, stack in enumerate(stacks):
+        for row in stack["rows"]:
+            key = tuple(row[name] for name in ("where", "data", "model", "workers", "processes"))
+            found.setdefault(key, [None] * len(stacks))[index] = row
+    columns = ["Saved", "Data", "Training", "Workers", "Processes", *titles]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for key, rows in found.items():
+        lines.append("| " + " | ".join([*map(str, key), *map(_resumed, rows)]) + " |")
+    return "\n".join(lines)
+
+
+def _resumed(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "not in this release"
+    if row["verdict"] == "equal":
+        return "equal, but doubted: " + row["reasons"][0] if row["reasons"] else "**equal**"
+    return f"{', '.join(row['differing'])} differ: {'; '.join(row['reasons'])}"
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "record_fields": record_fields,
     "recorded_facts": recorded_facts,
     "command_line": command_line,
+    "resume_matrix": resume_matrix,
 }
 
 
