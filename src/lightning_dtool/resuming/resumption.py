@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_dtool.capture.randomness import RandomStates, encoded_states, random_states, raw_states, restore
@@ -28,8 +28,10 @@ from lightning_dtool.resuming.sources import (
     keeps_workers,
     loaders,
     restore_generators,
+    restore_seeds,
     running_workers,
     save_generators,
+    save_seeds,
     start_workers,
 )
 from lightning_dtool.sampler import StatefulDataLoader
@@ -95,6 +97,7 @@ class Resumption:
                 **self._changing(trainer, moment),
                 "requests": dict(self._requests),
                 "running_workers": running_workers(trainer),
+                "seeds": save_seeds(trainer),
                 "gradients": _pending_gradients(trainer, module, moment),
             }
             doubts += _doubts(trainer, module, moment)
@@ -214,6 +217,9 @@ class Resumption:
             if not moment.inside_epoch:
                 self._tell_loaders(fit_loop)
             start_workers(trainer, saved["running_workers"])
+            restore_seeds(trainer, saved["seeds"])
+            if moment.inside_epoch:
+                _begin_averaging(trainer)
             restore_generators(trainer, saved["generators"])
             if saved["random"] is not None:
                 restore(saved["random"])
@@ -270,6 +276,16 @@ def _doubts(trainer: Any, module: LightningModule, moment: Moment) -> list[str]:
         changed = [name for name, _ in module.named_buffers()]
         if changed:
             doubts.append(f"an exception came inside a batch, which may have changed buffers already ({changed[0]}, …)")
+        if module.automatic_optimization and _accumulates(trainer, moment):
+            doubts.append("an exception came inside a batch, which may have added to the gradients that wait")
+    for callback in trainer.callbacks:
+        if moment is Moment.INSIDE_VALIDATION and callable(getattr(callback, "_swap_models", None)):
+            doubts.append(
+                f"{type(callback).__name__} had exchanged the weights for a validation, which was interrupted"
+            )
+        ending = isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end
+        if ending and moment.inside_epoch:
+            doubts.append("it was saved in the epoch in which StochasticWeightAveraging updates batch norm")
     if moment is Moment.ELSEWHERE:
         doubts.append("it was saved in a hook from which Lightning does not resume")
     return doubts
@@ -285,7 +301,7 @@ def _pending_gradients(trainer: Any, module: LightningModule, moment: Moment) ->
     """Return the gradients that wait for an optimizer's step."""
     if not moment.inside_epoch:
         return {}
-    if module.automatic_optimization and not trainer.fit_loop.epoch_loop._should_accumulate():
+    if module.automatic_optimization and not _accumulates(trainer, moment):
         return {}
     return {
         name: parameter.grad.detach().cpu().clone()
@@ -294,11 +310,32 @@ def _pending_gradients(trainer: Any, module: LightningModule, moment: Moment) ->
     }
 
 
+def _accumulates(trainer: Any, moment: Moment) -> bool:
+    """Return True if gradients of finished batches wait for those of others."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    if moment is Moment.INSIDE_BATCH:
+        return bool(epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches)
+    return bool(epoch_loop._should_accumulate())
+
+
 def _restore_gradients(module: LightningModule, gradients: dict[str, torch.Tensor]) -> None:
     parameters = dict(module.named_parameters())
     for name, gradient in gradients.items():
         if name in parameters:
             parameters[name].grad = gradient.to(parameters[name].device, copy=True)
+
+
+def _begin_averaging(trainer: Any) -> None:
+    """Let StochasticWeightAveraging put its scheduler in place: it does so when an epoch begins, and this one has."""
+    for callback in trainer.callbacks:
+        if not isinstance(callback, StochasticWeightAveraging) or callback._initialized:
+            continue
+        if callback.swa_start <= trainer.current_epoch <= callback.swa_end:
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+            callback.on_train_epoch_start(trainer, trainer.lightning_module)
+            for group, option in zip(groups, options, strict=True):
+                group.update(option)  # a new scheduler begins by setting rates
 
 
 def _take_back_last_batch(trainer: Any, checkpoint: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from lightning_dtool.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
 
@@ -59,6 +60,34 @@ def _generators(trainer: Any) -> Iterator[tuple[str, torch.Generator]]:
             generator = getattr(value, "generator", None)
             if isinstance(generator, torch.Generator):
                 yield f"{name}.{holder}", generator
+
+
+def save_seeds(trainer: Any) -> dict[str, int]:
+    """Return the seeds of the samplers that distributed runs have, by loader: Lightning takes them from the process.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return {name: sampler.seed for name, sampler in _seeded_samplers(trainer)}
+
+
+def restore_seeds(trainer: Any, seeds: Mapping[str, int]) -> None:
+    """Set the seeds back.
+
+    Args:
+        trainer: The Trainer.
+        seeds: What `save_seeds` returned.
+    """
+    for name, sampler in _seeded_samplers(trainer):
+        sampler.seed = seeds.get(name, sampler.seed)
+
+
+def _seeded_samplers(trainer: Any) -> Iterator[tuple[str, Any]]:
+    for name, loader in loaders(trainer):
+        sampler = getattr(loader, "sampler", None)
+        # One of ours goes by the DataModule's seed, and says so itself if it is another.
+        if isinstance(sampler, DistributedSampler) and not isinstance(sampler, ResumableSampler):
+            yield name, sampler
 
 
 def goes_on_inside_an_epoch(loader: Any) -> bool:
