@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
+from lightning_dtool import rerun
 from lightning_dtool.dataset import DtoolDataset
 from lightning_dtool.describing import describe, rebuild
 from lightning_dtool.errors import (
@@ -271,7 +272,7 @@ class DtoolDataModule(pl.LightningDataModule):
         loader = StatefulDataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=ResumableSampler(dataset, seed=self.seed),
+            sampler=ResumableSampler(dataset, seed=self.seed + rerun.order_offset()),
             drop_last=self.drop_last,
             **self._loader_arguments(),
         )

@@ -1,0 +1,65 @@
+"""What a rerun writes stays inside of its scratch folder: the originals are not touched.
+
+This module is imported when Lightning's Trainer is, which may be long before the script imports our package. So it
+must not import what reads the random states.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from lightning_dtool import rerun
+
+_LOGGER_FOLDERS = ("_root_dir", "_save_dir")
+"""Where the loggers of Lightning that write files (TensorBoard, CSV) keep their folder."""
+
+
+def patch_trainer() -> None:
+    """Let every Trainer that is made from now on write into the scratch folder, and use the planned device."""
+    plan = rerun.plan()
+    original = Trainer.__init__
+    if plan is None or hasattr(original, "lightning_dtool_original"):
+        return
+
+    @functools.wraps(original)
+    def initialise(self: Trainer, *args: Any, **kwargs: Any) -> None:
+        if plan.device is not None:
+            kwargs["accelerator"] = plan.device
+            devices = kwargs.get("devices", "auto")
+            if isinstance(devices, list | tuple):  # numbers of devices that are not there
+                kwargs["devices"] = len(devices)
+        original(self, *args, **kwargs)
+        keep_inside(self, Path(plan.scratch))
+
+    initialise.lightning_dtool_original = original  # type: ignore[attr-defined]
+    Trainer.__init__ = initialise  # type: ignore[method-assign]
+
+
+def keep_inside(trainer: Any, scratch: Path) -> None:
+    """Redirect a Trainer's folders, unless they lie in the scratch folder already.
+
+    Args:
+        trainer: The Trainer.
+        scratch: The folder.
+    """
+    trainer._default_root_dir = _inside(trainer._default_root_dir, scratch)
+    for callback in trainer.checkpoint_callbacks:
+        if getattr(callback, "dirpath", None) is not None:
+            callback.dirpath = _inside(callback.dirpath, scratch)
+    for logger in trainer.loggers:
+        for name in _LOGGER_FOLDERS:
+            if isinstance(getattr(logger, name, None), str | os.PathLike):
+                setattr(logger, name, _inside(getattr(logger, name), scratch))
+
+
+def _inside(folder: str | os.PathLike[str], scratch: Path) -> str:
+    text = os.fspath(folder)
+    path = Path(os.path.abspath(text))
+    if "://" not in text and path.is_relative_to(scratch):
+        return text
+    # The same folder for the same folder: a logger and a ModelCheckpoint may share it.
+    name = text.replace("://", "/").strip("/\\").replace(":", "_")
+    return str(scratch / "outside" / name)
