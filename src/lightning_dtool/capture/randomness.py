@@ -303,4 +303,4 @@ AT_IMPORT: RandomStates = random_states()
 """The states when this module was imported."""
 
 FRESH_AT_IMPORT = nothing_drawn()
-"""Whether these are the states of generators that had not given a number yet: then they decide about all that follow."""
+"""Whether these are the states of generators that had given no number yet: then they decide about all that follow."""

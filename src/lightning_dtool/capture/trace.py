@@ -1,4 +1,4 @@
-"""Step by step: digests of all parameters, by which two runs can be told apart at the first step that is not the same."""
+"""Step by step: digests of all parameters, by which two runs can be told apart at the first step that differs."""
 
 import json
 import math
