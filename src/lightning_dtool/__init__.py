@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_dtool.dataset import DtoolDataset
     from lightning_dtool.mixin import DtoolModelMixin
     from lightning_dtool.packing import pack
+    from lightning_dtool.reproduction.comparison import compare
     from lightning_dtool.sampler import ResumableSampler
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "DtoolModelMixin": "mixin",
     "DtoolProvenanceCallback": "callback",
     "ResumableSampler": "sampler",
+    "compare": "reproduction.comparison",
     "pack": "packing",
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "DtoolProvenanceCallback",
     "ResumableSampler",
     "__version__",
+    "compare",
     "pack",
 ]
 

@@ -79,12 +79,12 @@ class DtoolCheckpoint:
     @cached_property
     def record(self) -> Provenance:
         """How this model came to be."""
-        return from_json(self._item_path(RECORD_ITEM).read_bytes(), self.uri)
+        return from_json(self.item_path(RECORD_ITEM).read_bytes(), self.uri)
 
     @property
     def path(self) -> Path:
         """A local file with the checkpoint, verified against its hashes; fetched if the store is remote."""
-        return self._item_path(CHECKPOINT_ITEM)
+        return self.item_path(CHECKPOINT_ITEM)
 
     @property
     def annotations(self) -> dict[str, Any]:
@@ -95,6 +95,27 @@ class DtoolCheckpoint:
     def tags(self) -> list[str]:
         """The dataset's tags, such as `best` and `last`."""
         return self.dataset.tags()
+
+    def item_path(self, relpath: str) -> Path:
+        """Return a local file with an item of the dataset, verified against its hashes.
+
+        Args:
+            relpath: The item's path, such as `source.zip`.
+
+        Raises:
+            MissingItemError: If there is no such item.
+            VerificationError: If it differs from its hashes.
+        """
+        item = self.dataset.item(relpath)
+        path = self.dataset.path(item.identifier)
+        # What the cache of a remote store hands out was verified there.
+        if local_path(self.uri) is not None:
+            status = path.stat()
+            seen = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen not in _verified:
+                self.dataset.verify([item.identifier])
+                _verified.add(seen)
+        return path
 
     def load(self, map_location: Any = "cpu", weights_only: bool = True, mmap: bool = False) -> dict[str, Any]:
         """Return the whole checkpoint, as Lightning saved it.
@@ -181,18 +202,6 @@ class DtoolCheckpoint:
         """Delete the dataset. There is no way back."""
         delete_dataset(self.uri)
 
-    def _item_path(self, relpath: str) -> Path:
-        """Return a local, verified file; what the cache of a remote store hands out was verified there."""
-        item = self.dataset.item(relpath)
-        path = self.dataset.path(item.identifier)
-        if local_path(self.uri) is not None:
-            status = path.stat()
-            seen = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen not in _verified:
-                self.dataset.verify([item.identifier])
-                _verified.add(seen)
-        return path
-
     def _find_class(self, trust_source: bool) -> type[LightningModule]:
         class_path = self.record.model.class_path
         found = import_class(class_path)
@@ -207,7 +216,7 @@ class DtoolCheckpoint:
                 )
             return found
         if trust_source:
-            return class_from_source(class_path, self.record.code, self._item_path(SOURCE_ITEM), self.uri)
+            return class_from_source(class_path, self.record.code, self.item_path(SOURCE_ITEM), self.uri)
         raise ModuleLoadError(
             f"{self.uri}: its class {class_path} cannot be imported here. Pass the class, load_module(cls=...); or, if "
             "you trust whoever made this checkpoint, run the source that it carries: load_module(trust_source=True)."

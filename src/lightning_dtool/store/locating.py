@@ -1,0 +1,172 @@
+"""Where is a dataset now? A record knows where it was, which UUID it has, and what is in it."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from lightning_dtool.errors import DatasetNotFoundError, LightningDtoolError, VerificationError
+from lightning_dtool.store.dataset import FrozenDataset
+from lightning_dtool.store.places import iter_datasets
+
+LOOKUP_MODULE = "dtool_lookup_api"
+"""The client of dserver: the extra `dserver`."""
+
+
+def locate(
+    uri: str | None,
+    uuid: str | None,
+    *,
+    content_digest: str | None = None,
+    search: Sequence[str] = (),
+    lookup: bool = True,
+) -> FrozenDataset:
+    """Find a dataset: where it was, else by its UUID and then by its content in other places, else by asking dserver.
+
+    Metadata is read and no item's content: that is compared with its hashes when it is used.
+
+    Args:
+        uri: Where it was; None if nobody knows.
+        uuid: Its UUID, which copies share; None if nobody knows.
+        content_digest: The identity of its content. With it a dataset that was packed again is found, too, and one
+            that has the UUID and other content is refused.
+        search: Base URIs to look in.
+        lookup: Whether to ask dserver, if `dtool_lookup_api` is installed.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        VerificationError: If there is one with this UUID whose content is not that of the digest, and no other.
+        DatasetNotFoundError: If there is none; the message says everywhere it was looked for.
+
+    Example:
+        ```python
+        dataset = locate("s3://old-bucket/6a1c…", "6a1c…", search=["s3://archive", "/data"])
+        ```
+    """
+    finder = _Finder(uuid, content_digest)
+    found = (
+        (finder.at(uri, "where it was") if uri else None)
+        or finder.below(search)
+        or (finder.by_dserver() if lookup and uuid else None)
+    )
+    if found is not None:
+        return found
+    wanted = " or ".join(
+        [
+            *([f"the UUID {uuid}"] if uuid else []),
+            *([f"the content {content_digest}"] if content_digest else []),
+        ]
+    )
+    looked = "".join(f"\n  {line}" for line in finder.notes) or " nowhere"
+    if finder.changed is not None:
+        raise VerificationError(
+            f"{finder.changed.uri}: expected the dataset {uuid} with the content {content_digest}, found other content "
+            f"under that UUID: {finder.changed.content_digest}. It was changed after it was frozen, or is damaged. "
+            f"Give a place with an unchanged copy: --search BASE_URI. Looked in:{looked}"
+        )
+    raise DatasetNotFoundError(
+        f"{uri or uuid or content_digest}: expected a dataset with {wanted or 'this URI'}, found none. Say where to "
+        f"look, --search BASE_URI, or what to take for it, --data OLD=NEW. Looked in:{looked}"
+    )
+
+
+class _Finder:
+    """Looks for one dataset, and notes what was found instead."""
+
+    def __init__(self, uuid: str | None, content_digest: str | None) -> None:
+        self._uuid = uuid
+        self._content_digest = content_digest
+        self.notes: list[str] = []
+        self.changed: FrozenDataset | None = None
+
+    def at(self, uri: str, why: str) -> FrozenDataset | None:
+        """Return the dataset at a URI, if it is the one."""
+        try:
+            dataset = FrozenDataset.from_uri(uri)
+            if self._is_it(dataset):
+                return dataset
+        except LightningDtoolError as error:
+            self.notes.append(f"{uri} ({why}): {_reason(uri, error)}")
+            return None
+        if dataset is not self.changed:
+            self.notes.append(f"{uri} ({why}): another dataset, with the UUID {dataset.uuid}")
+        return None
+
+    def below(self, base_uris: Sequence[str]) -> FrozenDataset | None:
+        """Return the dataset from the first base URI that has it by UUID, else the first that has its content."""
+        others: list[FrozenDataset] = []
+        for base_uri in base_uris:
+            found = len(others)
+            damaged: list[str] = []
+            try:
+                for dataset in iter_datasets(base_uri, _noting(damaged)):
+                    if self._uuid is None or dataset.uuid != self._uuid:
+                        others.append(dataset)
+                    elif self._passes(dataset):
+                        return dataset
+            except LightningDtoolError as error:
+                self.notes.append(f"{base_uri}: {_reason(base_uri, error)}")
+                continue
+            self.notes.append(f"{base_uri}: {len(others) - found} other datasets")
+            self.notes += [f"{line} (passed over)" for line in damaged]
+        # Only now: the content of each takes the reading of its manifest.
+        return next(filter(self._passes, others), None) if self._content_digest is not None else None
+
+    def _passes(self, dataset: FrozenDataset) -> bool:
+        """Tell whether a dataset is the one; one whose manifest cannot be read is noted, and is not."""
+        try:
+            return self._is_it(dataset)
+        except LightningDtoolError as error:
+            self.notes.append(f"{dataset.uri}: {_reason(dataset.uri, error)} (passed over)")
+            return False
+
+    def by_dserver(self) -> FrozenDataset | None:
+        """Return the dataset from where dserver says that it is. Whatever fails in asking is noted."""
+        try:
+            client = import_module(LOOKUP_MODULE)
+        except Exception as error:  # it may be there and broken
+            missing = isinstance(error, ModuleNotFoundError) and error.name == LOOKUP_MODULE
+            self.notes.append(
+                "dserver: not asked, its client is not installed (pip install 'lightning-dtool[dserver]')"
+                if missing
+                else f"dserver: not asked, {_reason('', error)}"
+            )
+            return None
+        try:
+            answers = client.get_datasets_by_uuid(self._uuid)
+            uris = [str(answer["uri"]) for answer in answers]
+        except Exception as error:  # no settings, no token, no network, an answer of another version
+            self.notes.append(f"dserver: {_reason('', error)}")
+            return None
+        if not uris:
+            self.notes.append("dserver: it does not know this UUID")
+        for uri in uris:
+            found = self.at(uri, "as dserver says")
+            if found is not None:
+                return found
+        return None
+
+    def _is_it(self, dataset: FrozenDataset) -> bool:
+        """Tell whether a dataset is the one, by UUID and by content; note one that was changed."""
+        if self._uuid is None or dataset.uuid != self._uuid:
+            # Nothing is known of it but its URI: then that has to do.
+            unknown = self._uuid is None and self._content_digest is None
+            return unknown or self._has_content(dataset)
+        if self._content_digest is None or self._has_content(dataset):
+            return True
+        self.changed = dataset
+        self.notes.append(f"{dataset.uri}: the UUID is right, the content is not: {dataset.content_digest}")
+        return False
+
+    def _has_content(self, dataset: FrozenDataset) -> bool:
+        return self._content_digest is not None and dataset.content_digest == self._content_digest
+
+
+def _noting(notes: list[str]) -> Callable[[str, LightningDtoolError], None]:
+    return lambda uri, error: notes.append(f"{uri}: {_reason(uri, error)}")
+
+
+def _reason(uri: str, error: Exception) -> str:
+    """Return an error in one line, without the URI that stands before it already."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.removeprefix(f"{uri}: ")
