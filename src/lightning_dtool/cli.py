@@ -1,7 +1,7 @@
 """The command line: `lightning-dtool`, and the same commands as `dtool model`.
 
-Results go to standard output, everything else to standard error. No command here loads torch or Lightning:
-what a command needs is imported when it runs.
+Results go to standard output, everything else to standard error. No module here loads torch or Lightning: what a
+command needs is imported when it runs, and only `compare` needs them.
 """
 
 import os
@@ -47,7 +47,7 @@ def model() -> None:
     \b
     Exit codes:
       0    fine
-      1    content differs from its recorded size or hash; check --strict: a point failed; diff: something differs
+      1    content differs from its recorded size or hash; check --strict: a point failed; diff, compare: they differ
       2    wrong usage: an option, a malformed URI or name, a table that does not fit
       3    not found, not a checkpoint, not frozen, or metadata that cannot be read
       4    the store cannot be reached, read or written
@@ -190,6 +190,32 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
         one, two = datasets
         print_rich(lambda _: comparison(shown, (one.name, two.name), (one.uri, two.uri), metrics))
     raise click.exceptions.Exit(0 if same else 1)
+
+
+@model.command()
+@click.argument("uri_a")
+@click.argument("uri_b")
+@json_option
+def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
+    """Compare the models of the checkpoints URI_A and URI_B, bit by bit.
+
+    Their weights, the states of optimizers and schedulers, the metrics and the order of samples epoch by epoch; where
+    they parted first; and which recorded factors differ, so that they could explain it. What is read is verified.
+    `diff` shows all that differs between two records, and reads no weights.
+
+    Exits with 0 if the two are identical, as far as both hold these, and with 1 if not.
+    """
+    import lightning_dtool  # its names are resolved when they are used: this one loads torch
+
+    with status("Comparing"):
+        found = lightning_dtool.compare(uri_a, uri_b)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        from lightning_dtool.export.text import outcome
+
+        print_rich(lambda _: outcome(found))
+    raise click.exceptions.Exit(0 if found.identical else 1)
 
 
 @model.command()

@@ -6,7 +6,7 @@ escape. What this module adds is ASCII, so that it reads the same in every local
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from rich.cells import cell_len, set_cell_size
@@ -19,6 +19,9 @@ from lightning_dtool.checklist import Finding, Verdict, by_group
 from lightning_dtool.differences import Difference
 from lightning_dtool.items import CHECKPOINT_TAG
 from lightning_dtool.record import Child, DatasetReference, Epoch, Gap, Provenance
+
+if TYPE_CHECKING:
+    from lightning_dtool.reproduction.comparison import Comparison, MetricsComparison, OrderComparison, Weights
 
 MAX_ENTRIES = 24
 """Entries of one list or dictionary that are shown; the rest is counted."""
@@ -33,6 +36,8 @@ MAX_PATCH_LINES = 200
 """Lines of one patch that are shown."""
 
 _VERDICT_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.NOT_CHECKED: "yellow"}
+
+_OUTCOME_STYLES = {"identical": "green", "different": "bold red", "not recorded": "yellow"}
 
 _HEADER = ("NAME", "DATE (UTC)", "EPOCH", "MONITOR", "STATUS", "TAGS")
 _MIN_NAME = 12
@@ -153,6 +158,67 @@ def comparison(
     if all(difference.weight != "matters" for difference in found):
         parts.append(Text("\nNothing that matters differs."))
     return Group(*parts)
+
+
+def outcome(found: "Comparison") -> RenderableType:
+    """Return what was found when two models were compared, part by part, and what could explain it.
+
+    Args:
+        found: The comparison.
+    """
+    rows = [
+        ("weights", found.weights.verdict, _weights(found.weights)),
+        ("optimizers", found.optimizers.verdict, ""),
+        ("schedulers", found.schedulers.verdict, ""),
+        ("metrics", found.metrics.verdict, _metrics(found.metrics)),
+        ("order of samples", found.order.verdict, _order(found.order)),
+    ]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for column in range(3):
+        grid.add_column(no_wrap=column < 2, overflow="fold")
+    for label, verdict, detail in rows:
+        grid.add_row(Text(f"  {label}"), Text(verdict, _OUTCOME_STYLES[verdict]), Text(_short(detail)))
+    parts: list[RenderableType] = [_address(f"- {found.uri_a}"), _address(f"+ {found.uri_b}"), Text(""), grid]
+    first = found.first_difference
+    if first is not None:
+        parts.append(Text(f"\nThey part first in {_short(first)}."))
+    elif not found.identical:
+        parts.append(Text("\nNo epoch that both recorded tells where they parted."))
+    if found.factors:
+        parts.append(Text(f"\nRECORDED FACTORS THAT DIFFER ({len(found.factors)})", "bold"))
+        for factor in found.factors[:MAX_ENTRIES]:
+            parts += _difference(factor)
+        if len(found.factors) > MAX_ENTRIES:
+            parts.append(Text(f"  and {len(found.factors) - MAX_ENTRIES} more (--json shows all)"))
+    elif not found.identical:
+        parts.append(Text("\nNo recorded factor differs: the reason is none that is recorded."))
+    identical = "The two are identical." if found.identical else "The two are not identical."
+    return Group(*parts, Text(f"\n{identical}", "bold"))
+
+
+def _weights(weights: "Weights") -> str:
+    if weights.verdict != "different":
+        return f"{weights.tensor_count} tensors"
+    if weights.greatest_absolute is None or weights.greatest_relative is None:
+        size = ""
+    else:
+        size = f"; by at most {weights.greatest_absolute:.3g}, {100 * weights.greatest_relative:.3g} % of the larger"
+    return f"{weights.differing_count} of {weights.tensor_count} tensors{size}"
+
+
+def _metrics(metrics: "MetricsComparison") -> str:
+    places = (
+        f"{entry.name} {'at the checkpoint' if entry.epoch is None else f'in epoch {entry.epoch}'}"
+        for entry in metrics.differing[:3]
+    )
+    more = len(metrics.differing) - 3
+    told = ", ".join([f"{len(metrics.epochs)} epochs", *places])
+    return f"{told}, and {more} more (--json shows all)" if more > 0 else told
+
+
+def _order(order: "OrderComparison") -> str:
+    differs = f", another in {len(order.differing)} of them, from epoch {order.differing[0]}" if order.differing else ""
+    return f"{len(order.epochs)} epochs{differs}" if order.epochs else ""
 
 
 def _difference(difference: Difference) -> Iterator[RenderableType]:
