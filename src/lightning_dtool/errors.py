@@ -105,6 +105,10 @@ class PublishError(LightningDtoolError, RuntimeError):
     """A checkpoint that could not be published (raised only with `strict=True`)."""
 
 
+class ReproductionError(LightningDtoolError, RuntimeError):
+    """A recorded training that could not be run again."""
+
+
 # -- how it is used -----------------------------------------------------------------------------
 
 

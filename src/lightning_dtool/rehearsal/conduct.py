@@ -221,4 +221,5 @@ def _counters(state: Any, path: str = "", inside: bool = False) -> Iterator[tupl
         yield path, int(state)
 
 
-patch_trainer()
+# A process that another rank has started has no bootstrap.
+patch_trainer(Trainer)

@@ -1,7 +1,7 @@
 """What a rerun writes stays inside of its scratch folder: the originals are not touched.
 
-This module is imported when Lightning's Trainer is, which may be long before the script imports our package. So it
-must not import what reads the random states.
+This module is imported while Lightning is, which may be long before the script imports our package. So it must import
+neither Lightning nor what reads the random states.
 """
 
 import functools
@@ -9,23 +9,25 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-
 from lightning_dtool import rerun
 
 _LOGGER_FOLDERS = ("_root_dir", "_save_dir")
 """Where the loggers of Lightning that write files (TensorBoard, CSV) keep their folder."""
 
 
-def patch_trainer() -> None:
-    """Let every Trainer that is made from now on write into the scratch folder, and use the planned device."""
+def patch_trainer(trainer_class: Any) -> None:
+    """Let every Trainer that is made from now on write into the scratch folder, and use the planned device.
+
+    Args:
+        trainer_class: Lightning's Trainer.
+    """
     plan = rerun.plan()
-    original = Trainer.__init__
+    original = trainer_class.__init__
     if plan is None or hasattr(original, "lightning_dtool_original"):
         return
 
     @functools.wraps(original)
-    def initialise(self: Trainer, *args: Any, **kwargs: Any) -> None:
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
         if plan.device is not None:
             kwargs["accelerator"] = plan.device
             devices = kwargs.get("devices", "auto")
@@ -35,7 +37,7 @@ def patch_trainer() -> None:
         keep_inside(self, Path(plan.scratch))
 
     initialise.lightning_dtool_original = original  # type: ignore[attr-defined]
-    Trainer.__init__ = initialise  # type: ignore[method-assign]
+    trainer_class.__init__ = initialise
 
 
 def keep_inside(trainer: Any, scratch: Path) -> None:

@@ -1,0 +1,243 @@
+"""Is a recorded metric one that a rerun with another seed could have given?
+
+No tolerance is chosen: it is derived from how much reruns differ among themselves. They are taken to be a sample from
+one normal population, and the recorded value to be one more observation from it, if the recorded training is what
+the reruns did. The interval that such an observation falls into with a given probability is the prediction interval,
+which is wider than a confidence interval of the mean: one further run varies as each run does.
+
+Pure functions of numbers; nothing here knows torch or a store.
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Real
+from typing import Any
+
+from lightning_dtool.errors import ConfigurationError
+
+MIN_VALUES = 3
+"""Reruns below which no interval is given."""
+
+_LARGEST = Fraction(sys.float_info.max)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where one further value is expected.
+
+    Attributes:
+        low: Its lower end.
+        high: Its upper end.
+        mean: The mean of the values.
+        standard_deviation: Their standard deviation (with n - 1).
+        count: How many values there are.
+        level: The probability that one further value of the same normal population lies inside.
+    """
+
+    low: float
+    high: float
+    mean: float
+    standard_deviation: float
+    count: int
+    level: float
+
+    def __contains__(self, value: float) -> bool:
+        """Tell whether a value lies inside; the ends belong to it, NaN never does."""
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class MetricJudgement:
+    """Whether one recorded metric is what reruns predict.
+
+    Attributes:
+        name: The metric's name.
+        recorded: Its recorded value, as it is recorded; None if the record has none.
+        interval: Where reruns predict it; None if it cannot be told. Its `level` is the metric's own.
+        inside: Whether it lies there. False whenever it cannot be told: nothing is taken for granted.
+        comparable: Whether it could be told at all.
+        note: What a reader should know: why it cannot be told, or on which side it lies outside.
+        level: The probability that all judged metrics together lie inside, if nothing differs.
+    """
+
+    name: str
+    recorded: Any
+    interval: Interval | None
+    inside: bool
+    comparable: bool
+    note: str
+    level: float
+
+
+def prediction_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Return the interval that one further observation of the same normal population falls into.
+
+    Two-sided: mean ± t((1 + level) / 2, n - 1) · s · sqrt(1 + 1/n), with the quantile t of Student's distribution.
+
+    Source: G. J. Hahn and W. Q. Meeker, *Statistical Intervals*, Wiley 1991, chapter 4; G. J. Hahn, "Factors for
+    calculating two-sided prediction intervals for samples from a normal distribution", *Journal of the American
+    Statistical Association* 64 (1969), 878-888.
+
+    Args:
+        values: What was observed, at least 3 finite numbers.
+        level: The probability that a further observation lies inside. Between 0 and 1.
+
+    Returns:
+        The interval. If all values are equal it is that one point.
+
+    Raises:
+        ConfigurationError: If there are too few values, one is not finite, the level is no probability, or SciPy is
+            not installed.
+
+    Example:
+        >>> interval = prediction_interval([0.91, 0.93, 0.92, 0.90, 0.94])
+        >>> f"{interval.low:.3f} to {interval.high:.3f}"
+        '0.872 to 0.968'
+    """
+    values = [float(value) for value in values]
+    count = len(values)
+    if not 0 < level < 1:
+        raise ConfigurationError(f"level: expected a probability between 0 and 1, found {level}.")
+    if count < MIN_VALUES:
+        raise ConfigurationError(
+            f"expected at least {MIN_VALUES} values to predict a further one, found {count}: the spread of two says "
+            "next to nothing (the interval of 95 % is 15.6 standard deviations to either side), and one has none. Make "
+            "more reruns; 5 are better than 3."
+        )
+    odd = [value for value in values if not math.isfinite(value)]
+    if odd:
+        raise ConfigurationError(
+            f"expected finite values, found {', '.join(map(str, odd))}: what is not finite has no spread. Find out why "
+            "these runs diverged."
+        )
+    if min(values) == max(values):
+        # Not by way of the mean, which rounding moves off the point.
+        point = values[0]
+        return Interval(point, point, point, 0.0, count, level)
+    mean, deviation = _mean_and_deviation(values)
+    reach = width_factor(count, level) * deviation
+    return Interval(mean - reach, mean + reach, mean, deviation, count, level)
+
+
+def width_factor(count: int, level: float = 0.95) -> float:
+    """Return half of a prediction interval's width in standard deviations: t((1 + level) / 2, n - 1) · sqrt(1 + 1/n).
+
+    Args:
+        count: The number of values, n, at least 2.
+        level: The interval's probability.
+
+    Raises:
+        ConfigurationError: If SciPy is not installed.
+
+    Example:
+        >>> [round(width_factor(n), 2) for n in (3, 5, 8, 10, 20)]
+        [4.97, 3.04, 2.51, 2.37, 2.14]
+    """
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise ConfigurationError(
+            "judging reruns takes SciPy for the quantiles of Student's distribution, and it cannot be imported "
+            f"({error}). Remedy: pip install 'lightning-dtool[reproduce]'."
+        ) from error
+    # The upper tail's own function: 1 - (1 - level) / 2 loses the digits of a level near 1.
+    return float(t.isf((1 - level) / 2, count - 1)) * math.sqrt(1 + 1 / count)
+
+
+def judge(recorded: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], level: float = 0.95) -> list[MetricJudgement]:
+    """Judge whether recorded metrics are what reruns predict, all of them together.
+
+    With m metrics each is judged at the level 1 - (1 - level) / m (Bonferroni), so that a recorded training of which
+    nothing differs has all of them inside with at least the probability `level`, however they depend on each other. m
+    counts the metrics that can be judged. Both sides count: a value that is better than predicted is outside, too.
+
+    Args:
+        recorded: The recorded metrics, by name. A name such as `accuracy[3]` is just a name.
+        runs: What each rerun measured.
+        level: The probability that all metrics lie inside if nothing differs.
+
+    Returns:
+        A judgement for each metric that is recorded or that a rerun measured, in the order of their names' first
+        appearance. What cannot be judged (missing, no number, not finite, too few reruns) is there and says so.
+
+    Raises:
+        ConfigurationError: If the level is no probability, or SciPy is not installed.
+
+    Example:
+        >>> runs = [{"acc": 0.91}, {"acc": 0.93}, {"acc": 0.92}, {"acc": 0.90}]
+        >>> [(entry.name, entry.inside) for entry in judge({"acc": 0.99}, runs)]
+        [('acc', False)]
+    """
+    if not 0 < level < 1:
+        raise ConfigurationError(f"level: expected a probability between 0 and 1, found {level}.")
+    names = dict.fromkeys([*recorded, *(name for run in runs for name in run)])
+    problems = {name: _problem(name, recorded, runs) for name in names}
+    judged = sum(not problem for problem in problems.values())
+    found = []
+    for name, problem in problems.items():
+        if problem:
+            found.append(MetricJudgement(name, recorded.get(name), None, False, False, problem, level))
+            continue
+        numbers = [float(run[name]) for run in runs if name in run]
+        interval = prediction_interval(numbers, 1 - (1 - level) / judged)
+        value = float(recorded[name])
+        note = _note(value, interval, len(runs))
+        found.append(MetricJudgement(name, recorded[name], interval, value in interval, True, note, level))
+    return found
+
+
+def _problem(name: str, recorded: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return why a metric cannot be judged, or nothing."""
+    measured = [run[name] for run in runs if name in run]
+    if name not in recorded:
+        return "not comparable: it is not recorded"
+    for whose, values in (("the recorded value", [recorded[name]]), ("the value of a rerun", measured)):
+        for value in values:
+            if not _is_number(value):
+                return f"not comparable: {whose} is no finite number ({_shown(value)})"
+    if len(measured) < MIN_VALUES:
+        return (
+            f"not comparable: {len(measured)} of {len(runs)} reruns measured it, and an interval takes at least "
+            f"{MIN_VALUES}"
+        )
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _shown(value: Any) -> str:
+    """Return a value in short; a record writes NaN as an object with its text."""
+    if isinstance(value, Mapping) and "value" in value:
+        value = value["value"]
+    return str(value)[:40]
+
+
+def _note(value: float, interval: Interval, runs: int) -> str:
+    notes = []
+    if value < interval.low:
+        notes.append("below what reruns predict")
+    elif value > interval.high:
+        notes.append("above what reruns predict")
+    if interval.standard_deviation == 0:
+        notes.append("all reruns measured the same, so that only that value is inside")
+    if interval.count < runs:
+        notes.append(f"only {interval.count} of {runs} reruns measured it")
+    return "; ".join(notes)
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and standard deviation, computed exactly: a spread that is tiny beside the mean is not lost."""
+    exact = [Fraction(value) for value in values]
+    mean = sum(exact, Fraction()) / len(exact)
+    largest = max(abs(value - mean) for value in exact)
+    # In units of the largest deviation, whose square may be more, or less, than a float holds.
+    variance = sum(((value - mean) / largest) ** 2 for value in exact) / (len(exact) - 1)
+    return float(mean), float(min(largest, _LARGEST)) * math.sqrt(float(variance))
