@@ -1,0 +1,235 @@
+"""The tolerance is derived: what reruns predict, and what their interval promises, it holds."""
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.reproduction.tolerance import Interval, judge, prediction_interval, width_factor
+
+NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=12)
+LEVELS = st.floats(0.5, 0.999)
+
+# -- the interval ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [3, 8, 20])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_the_interval_holds_one_more_observation_as_often_as_it_says(n: int, level: float) -> None:
+    """Of many samples: the share of those whose next observation lies inside is the level, but for chance."""
+    trials = 20_000
+    sample = np.random.default_rng(n).normal(0.9, 0.01, size=(trials, n + 1))
+    seen, further = sample[:, :n], sample[:, n]
+    reach = width_factor(n, level) * seen.std(axis=1, ddof=1)
+    share = float((abs(further - seen.mean(axis=1)) <= reach).mean())
+    assert share == pytest.approx(level, abs=4 * math.sqrt(level * (1 - level) / trials))
+
+
+@pytest.mark.parametrize("n", [3, 8, 20])
+def test_the_function_itself_covers_as_it_says(n: int) -> None:
+    trials = 1000
+    sample = np.random.default_rng(100 + n).normal(5.0, 2.0, size=(trials, n + 1)).tolist()
+    share = sum(row[n] in prediction_interval(row[:n], 0.9) for row in sample) / trials
+    assert share == pytest.approx(0.9, abs=4 * math.sqrt(0.9 * 0.1 / trials))
+
+
+def test_known_values() -> None:
+    """Hahn (1969): the factors for one further observation, 95 %."""
+    for n, factor in ((4, 3.56), (5, 3.04), (10, 2.37), (20, 2.14), (60, 2.02)):
+        assert width_factor(n) == pytest.approx(factor, abs=0.006)
+    interval = prediction_interval([1.0, 2.0, 3.0])
+    assert (interval.mean, interval.standard_deviation, interval.count, interval.level) == (2.0, 1.0, 3, 0.95)
+    assert interval.high - interval.mean == pytest.approx(4.302653 * math.sqrt(4 / 3), rel=1e-6)
+    assert interval.mean - interval.low == pytest.approx(interval.high - interval.mean)
+
+
+@given(NUMBERS, st.floats(-1e6, 1e6), st.sampled_from([2.0**power for power in range(-8, 9)]), LEVELS)
+def test_it_moves_and_grows_with_its_values(values: list[float], shift: float, scale: float, level: float) -> None:
+    plain = prediction_interval(values, level)
+    grown = prediction_interval([value * scale for value in values], level)
+    moved = prediction_interval([value + shift for value in values], level)
+    mirrored = prediction_interval([-value for value in values], level)
+    slack = 1e-9 * (max(map(abs, values)) + abs(shift) + plain.high - plain.low + 1e-300)
+    assert (grown.low, grown.high) == pytest.approx((plain.low * scale, plain.high * scale), abs=slack * scale)
+    assert (moved.low, moved.high) == pytest.approx((plain.low + shift, plain.high + shift), abs=slack * 100)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-plain.high, -plain.low), abs=slack)
+
+
+@given(NUMBERS, LEVELS, LEVELS)
+def test_it_is_wider_the_more_it_promises(values: list[float], a: float, b: float) -> None:
+    narrow, wide = (prediction_interval(values, level) for level in sorted((a, b)))
+    assert wide.low <= narrow.low <= narrow.high <= wide.high
+
+
+@given(NUMBERS, st.randoms(use_true_random=False))
+def test_the_order_of_the_values_is_nothing(values: list[float], random: Any) -> None:
+    shuffled = random.sample(values, len(values))
+    assert prediction_interval(shuffled) == prediction_interval(values)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(3, 20))
+def test_no_spread_is_a_point(value: float, count: int) -> None:
+    interval = prediction_interval([value] * count)
+    assert interval.low == interval.high == interval.mean == value
+    assert interval.standard_deviation == 0
+    assert value in interval
+    assert math.nextafter(value, math.inf) not in interval
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=5))
+@settings(max_examples=200)
+def test_no_finite_values_are_too_large_or_too_small(values: list[float]) -> None:
+    interval = prediction_interval(values)
+    assert interval.low <= interval.high
+    assert interval.mean in interval
+    assert not math.isnan(interval.standard_deviation)
+
+
+def test_a_spread_that_is_tiny_beside_the_mean_is_seen() -> None:
+    values = [1.0, 1.0 + 2**-52, 1.0 + 2**-51]
+    assert prediction_interval(values).standard_deviation == pytest.approx(2**-52)
+
+
+@pytest.mark.parametrize(
+    ("values", "level", "message"),
+    [
+        ([], 0.95, "at least 3 values.*found 0"),
+        ([1.0, 2.0], 0.95, "at least 3 values.*found 2.*5 are better than 3"),
+        ([1.0, math.nan, 2.0], 0.95, "expected finite values, found nan"),
+        ([1.0, math.inf, -math.inf], 0.95, "found inf, -inf"),
+        ([1.0, 2.0, 3.0], 0.0, "expected a probability between 0 and 1, found 0.0"),
+        ([1.0, 2.0, 3.0], 1.0, "found 1.0"),
+        ([1.0, 2.0, 3.0], math.nan, "found nan"),
+    ],
+)
+def test_what_no_interval_can_be_made_of(values: list[float], level: float, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        prediction_interval(values, level)
+
+
+def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("scipy", "scipy.stats"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'lightning-dtool\[reproduce\]'"):
+        prediction_interval([1.0, 2.0, 3.0])
+    with pytest.raises(ConfigurationError, match="SciPy"):
+        judge({"x": 1.0}, [{"x": float(number)} for number in range(3)])
+
+
+def test_nan_is_in_no_interval() -> None:
+    assert math.nan not in Interval(-math.inf, math.inf, 0.0, 1.0, 3, 0.95)
+
+
+# -- the judgement --------------------------------------------------------------------------------
+
+RUNS = [{"acc": 0.90}, {"acc": 0.91}, {"acc": 0.92}, {"acc": 0.93}, {"acc": 0.94}]
+
+
+@pytest.mark.parametrize(
+    ("value", "inside", "note"),
+    [
+        (0.92, True, ""),
+        (0.87, False, "below what reruns predict"),
+        (0.97, False, "above what reruns predict"),
+        (1, False, "above what reruns predict"),
+    ],
+)
+def test_better_is_outside_too(value: float, inside: bool, note: str) -> None:
+    (entry,) = judge({"acc": value}, RUNS)
+    assert (entry.name, entry.recorded, entry.inside, entry.comparable, entry.note) == (
+        "acc",
+        value,
+        inside,
+        True,
+        note,
+    )
+    assert entry.interval == prediction_interval([run["acc"] for run in RUNS])
+
+
+def test_several_metrics_share_one_level() -> None:
+    """Bonferroni; a metric that cannot be judged takes no share."""
+    runs = [{"a": 1.0 + n, "accuracy[3]": 2.0 + n, "accuracy[4]": 1.0 * n, "text": "x"} for n in range(4)]
+    found = {entry.name: entry for entry in judge({**runs[0], "other": 1}, runs, 0.9)}
+    assert list(found) == ["a", "accuracy[3]", "accuracy[4]", "text", "other"]
+    for name in ("a", "accuracy[3]", "accuracy[4]"):
+        assert found[name].interval.level == pytest.approx(1 - 0.1 / 3)
+        assert found[name].level == 0.9
+    assert found["text"].interval is None
+
+
+@given(st.integers(1, 6), st.integers(3, 8), st.integers(0, 2**32 - 1))
+@settings(max_examples=30)
+def test_more_metrics_make_each_interval_wider(metrics: int, runs: int, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=(runs, metrics))
+    measured = [{f"m{index}": float(value) for index, value in enumerate(row)} for row in values]
+    for entry in judge(measured[0], measured):
+        alone = prediction_interval([run[entry.name] for run in measured])
+        assert entry.interval.low <= alone.low
+        assert entry.interval.high >= alone.high
+
+
+def test_all_metrics_together_lie_inside_as_often_as_promised() -> None:
+    """Whether they depend on each other or not: at least the level, but for chance."""
+    generator, trials, n, m = np.random.default_rng(5), 400, 4, 3
+    for mixing in (np.eye(m), np.ones((m, m)) + 0.1 * np.eye(m)):
+        together = 0
+        for _ in range(trials):
+            rows = [
+                dict(zip("abc", map(float, row), strict=True)) for row in generator.normal(size=(n + 1, m)) @ mixing
+            ]
+            together += all(entry.inside for entry in judge(rows[n], rows[:n], 0.9))
+        assert together / trials >= 0.9 - 4 * math.sqrt(0.09 / trials)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "runs", "note"),
+    [
+        ({}, RUNS, "not comparable: it is not recorded"),
+        ({"acc": math.nan}, RUNS, r"the recorded value is no finite number (nan)"),
+        ({"acc": {"type": "builtins:float", "value": "nan"}}, RUNS, "the recorded value is no finite number (nan)"),
+        ({"acc": None}, RUNS, "the recorded value is no finite number (None)"),
+        ({"acc": True}, RUNS, "the recorded value is no finite number (True)"),
+        ({"acc": 10**400}, RUNS, "the recorded value is no finite number (1000"),
+        ({"acc": 0.9}, [*RUNS, {"acc": math.inf}], "the value of a rerun is no finite number (inf)"),
+        ({"acc": 0.9}, [*RUNS, {"acc": "good"}], "the value of a rerun is no finite number (good)"),
+        ({"acc": 0.9}, RUNS[:2], "2 of 2 reruns measured it, and an interval takes at least 3"),
+        ({"acc": 0.9}, [*RUNS[:2], {}, {}], "2 of 4 reruns measured it"),
+        ({"acc": 0.9}, [], "0 of 0 reruns measured it"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_and_is_not_inside(recorded: Any, runs: Any, note: str) -> None:
+    (entry,) = judge(recorded, runs)
+    assert not entry.inside
+    assert not entry.comparable
+    assert entry.interval is None
+    assert note in entry.note
+
+
+def test_a_metric_that_some_reruns_lack_is_judged_by_the_others() -> None:
+    (entry,) = judge({"acc": 0.92}, [*RUNS, {}])
+    assert entry.inside
+    assert entry.note == "only 5 of 6 reruns measured it"
+
+
+def test_reruns_that_all_measure_the_same() -> None:
+    runs = [{"x": 0.5}] * 3
+    note = "all reruns measured the same, so that only that value is inside"
+    same, other = judge({"x": 0.5}, runs)[0], judge({"x": 0.6}, runs)[0]
+    assert (same.inside, same.note) == (True, note)
+    assert (other.inside, other.note) == (False, f"above what reruns predict; {note}")
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    (entry,) = judge({"x": np.float32(0.5)}, [{"x": np.float32(value)} for value in (0.4, 0.5, 0.6)])
+    assert entry.inside
+
+
+def test_a_level_that_is_none() -> None:
+    for level in (0, 1, 95, -0.1):
+        with pytest.raises(ConfigurationError, match="probability"):
+            judge({}, [], level)
