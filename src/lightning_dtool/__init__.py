@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_dtool.mixin import DtoolModelMixin
     from lightning_dtool.packing import pack
     from lightning_dtool.reproduction.comparison import compare
+    from lightning_dtool.reproduction.reproducing import replicate, reproduce
     from lightning_dtool.sampler import ResumableSampler
 
 _HOMES = {
@@ -30,6 +31,8 @@ _HOMES = {
     "ResumableSampler": "sampler",
     "compare": "reproduction.comparison",
     "pack": "packing",
+    "replicate": "reproduction.reproducing",
+    "reproduce": "reproduction.reproducing",
 }
 
 __all__ = [
@@ -43,6 +46,8 @@ __all__ = [
     "__version__",
     "compare",
     "pack",
+    "replicate",
+    "reproduce",
 ]
 
 

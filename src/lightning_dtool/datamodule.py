@@ -122,6 +122,17 @@ class DtoolDataModule(pl.LightningDataModule):
         collate_fn: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
+        uri, train_uri, val_uri, test_uri, val_split, test_split, split_overlay = rerun.replaced_data(
+            {
+                "uri": uri,
+                "train_uri": train_uri,
+                "val_uri": val_uri,
+                "test_uri": test_uri,
+                "val_split": val_split,
+                "test_split": test_split,
+                "split_overlay": split_overlay,
+            }
+        ).values()
         # Plain values, because they become hyperparameters in checkpoints, which load safely only if they are.
         # Whole URIs, because a record is read in other working directories.
         uri, train_uri, val_uri, test_uri, predict_uri = (

@@ -144,3 +144,33 @@ def order_offset() -> int:
     present = plan()
     # Training that stopped inside an epoch goes on in the order that it began with.
     return 0 if present is None or present.parent is not None else present.seed_offset or 0
+
+
+def replaced_data(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return which data a DataModule reads: as it was asked to, unless a plan says that it is a replication.
+
+    Args:
+        arguments: `uri`, `train_uri`, `val_uri`, `test_uri`, `val_split`, `test_split` and `split_overlay`.
+
+    Returns:
+        The same names.
+    """
+    present = plan()
+    data = present.data if present is not None else {}
+    if not data:
+        return arguments
+    found = dict(arguments)
+    if found["uri"] is not None:
+        found["uri"] = data["train"]
+        own = [stage for stage in ("val", "test") if stage in data]
+        if own and found["split_overlay"] is not None:  # it divides the one dataset, and there are others now
+            found |= {"uri": None, "train_uri": data["train"], "split_overlay": None}
+        elif len(own) == 2 or (own and not found[f"{({'val', 'test'} - set(own)).pop()}_split"]):
+            found |= {"uri": None, "train_uri": data["train"]}
+    else:
+        found["train_uri"] = data["train"]
+    for stage in ("val", "test"):
+        if stage in data:
+            found[f"{stage}_uri"] = data[stage]
+            found[f"{stage}_split"] = 0.0
+    return found

@@ -32,7 +32,7 @@ from lightning_dtool.reproduction.verdict import (
     write_verdict,
 )
 from lightning_dtool.rerun import REPLICATE, REPRODUCE
-from lightning_dtool.store import ensure_writable, local_path, normalize_uri
+from lightning_dtool.store import FrozenDataset, ensure_writable, local_path, locate, normalize_uri
 
 Environments = Literal["current", "create"]
 Ancestors = Literal["first", "parent"]
@@ -112,6 +112,71 @@ def reproduce(
     return request.carry_out(uri, into)
 
 
+def replicate(
+    uri: str | os.PathLike[str],
+    train: str | os.PathLike[str],
+    val: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
+    *,
+    into: str | os.PathLike[str] | None = None,
+    env: Environments = "current",
+    device: str | None = None,
+    runs: int = 0,
+    level: float = 0.95,
+    source: str | os.PathLike[str] | None = None,
+    data: Mapping[str, str] | None = None,
+    search: Sequence[str] = (),
+    threads: int | None = None,
+    from_: Ancestors = "first",
+    trace: bool = False,
+    timeout: float | None = None,
+    progress: Say | None = None,
+) -> Replication:
+    """Train as a checkpoint was trained, on new data: does it come to the same result?
+
+    As `reproduce`, but for the data. The new dataset takes the place of the recorded one and is divided as that was,
+    by fractions or by its overlay, unless there is a dataset for validation or testing. Classes are numbered by the new
+    training data. The weights will differ; with `runs` the recorded metrics are judged by trainings on the new data.
+
+    Args:
+        uri: The checkpoint's URI, or its folder.
+        train: The new dataset to train on.
+        val: The new dataset to validate on. Default: a part of `train`, as recorded.
+        test: The new dataset to test on. Default: a part of `train`, as recorded.
+        into: As in `reproduce`, and so for all that follow.
+        env: Where it runs.
+        device: The device to train on.
+        runs: Further trainings with other seeds.
+        level: The probability of the intervals.
+        source: Code that replaces the recorded one.
+        data: Other datasets that the script opens besides.
+        search: Base URIs to look for data in.
+        threads: Another number of threads.
+        from_: What a resumed training begins with.
+        trace: Find the first step at which the two trainings part.
+        timeout: Seconds that each training has.
+        progress: Called with what is going on.
+
+    Returns:
+        The verdict, why, and the new checkpoint, whose record says that it replicates the other.
+
+    Example:
+        ```python
+        outcome = lightning_dtool.replicate("s3://lab-models/6a1c…", "s3://lab-data/leaves-2025", runs=5)
+        outcome.verdict             # <Verdict.WITHIN_TOLERANCE: 'within tolerance'>
+        ```
+    """
+    stages = {"train": train, "val": val, "test": test}
+    request = _Request(
+        kind=REPLICATE, env=env, device=device, runs=runs, level=level, source=source, data=dict(data or {}),
+        search=tuple(search), threads=threads, from_=from_, trace=trace, timeout=timeout, say=progress or _silent,
+        stages={stage: FrozenDataset.from_uri(given).uri for stage, given in stages.items() if given is not None},
+    )  # fmt: skip
+    found = request.carry_out(uri, into)
+    assert isinstance(found, Replication)  # noqa: S101  # by the kind of the request
+    return found
+
+
 @dataclass(frozen=True)
 class _Request:
     """What was asked for."""
@@ -134,9 +199,7 @@ class _Request:
 
     def __post_init__(self) -> None:
         if self.runs and self.runs < MIN_VALUES:
-            raise ConfigurationError(
-                f"runs={self.runs}: expected 0, or at least {MIN_VALUES}: fewer show no spread."
-            )
+            raise ConfigurationError(f"runs={self.runs}: expected 0, or at least {MIN_VALUES}: fewer show no spread.")
         if not 0 < self.level < 1:
             raise ConfigurationError(f"level={self.level}: expected a probability between 0 and 1.")
         if self.env not in ("current", "create"):
@@ -185,6 +248,8 @@ class _Session:
         options = self._options()
         replaced = [normal(entry.uri) for entry in datasets_of(recorded.record)] if request.kind == REPLICATE else []
         data = locate_data(recorded.record, request.data, request.search, skip=replaced)
+        if request.kind == REPLICATE:
+            data = self._new_data(data)
         parent = self._parent(recorded, options, 0)
         first = rerun(
             recorded, data, self.scratch / "rerun", options, parent=parent, trace=self._traces(), what=request.kind
@@ -218,6 +283,19 @@ class _Session:
             comparison=comparison,
         )
 
+    def _new_data(self, data: LocatedData) -> LocatedData:
+        """Let the new datasets stand where a script opens the recorded ones without a DtoolDataModule."""
+        stages, uris = self.request.stages, dict(data.uris)
+        if not datasets_of(self.recorded.record):
+            raise ReproductionError(
+                "the recorded training did not read dtool datasets, so that there is nothing to put others in place of"
+            )
+        for stage, sources in self.recorded.record.data.stages.items():
+            for entry in sources:
+                if entry.dataset is not None and (new := stages.get(stage) or stages["train"]):
+                    uris.setdefault(normal(entry.dataset.uri), new)
+        return LocatedData(uris, data.notes)
+
     def _options(self) -> Options:
         request = self.request
         source = Path(request.source).resolve() if request.source is not None else None
@@ -249,7 +327,31 @@ class _Session:
 
     def _parent(self, recorded: Recorded, options: Options, generation: int) -> str | None:
         """Return the checkpoint that a resumed training begins with: reproduced first, or as it is recorded."""
-        return None
+        reference = recorded.record.lineage.parent_checkpoint
+        if reference is None:
+            return None
+        if generation >= MAX_GENERATIONS:
+            raise ReproductionError(
+                f"{recorded.uri}: more than {MAX_GENERATIONS} trainings, each resumed from another."
+            )
+        search = [*self.request.search, *_beside(recorded.uri)]
+        located = locate(reference.uri, reference.uuid, content_digest=reference.content_digest, search=search)
+        parent = Recorded(located)
+        if _same_process(parent, recorded):
+            return None  # the script trains it itself
+        if self.request.from_ == "parent":
+            self._notes.append(f"resumed from the recorded parent as it is: {parent.uri}")
+            return parent.uri
+        before = self._parent(parent, options, generation + 1)
+        data = locate_data(parent.record, self.request.data, self.request.search)
+        folder = self.scratch / f"parent-{generation + 1}"
+        name = f"parent {parent.dataset.name}"
+        made = rerun(parent, data, folder, replace(options, kind=REPRODUCE), parent=before, what=name)
+        self._notes += made.notes
+        same = _compare(parent.uri, made.dataset.uri)
+        told = "identical to the recorded one" if same.weights_identical else "NOT identical to the recorded one"
+        self._notes.append(f"resumed from the reproduced parent, which is {told}: {parent.uri}")
+        return made.dataset.uri
 
     def _step(
         self, recorded: Recorded, first: Rerun, data: LocatedData, options: Options, parent: str | None
@@ -273,6 +375,25 @@ class _Session:
             "training is deterministic here (two reruns are the same in every step), so a difference comes from what "
             "differs between then and now"
         )
+
+
+def _same_process(parent: Recorded, recorded: Recorded) -> bool:
+    """Return True if one script trained both, one `fit` after another.
+
+    Python seeds its generator from the operating system when a process starts: where this package found the same
+    state, it was the same process.
+    """
+    one, two = (entry.record for entry in (parent, recorded))
+    states = [record.randomness.states.get("import", {}).get("python") for record in (one, two)]
+    if None in states or states[0] != states[1] or one.run.uuid == two.run.uuid:
+        return False
+    return (one.run.fit_index or 0) < (two.run.fit_index or 0)
+
+
+def _beside(uri: str) -> list[str]:
+    """Return the place that a checkpoint lies in: its parent is often there, too."""
+    folder = local_path(uri)
+    return [str(folder.parent)] if folder is not None else [uri.rpartition("/")[0]]
 
 
 def _decide(comparison: Any, rows: tuple[MetricRow, ...], request: _Request) -> tuple[Verdict, str]:
