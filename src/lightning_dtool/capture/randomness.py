@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,6 +25,9 @@ from lightning_dtool.record import MAX_INTEGER, Gap, Randomness
 Json = Any
 RandomStates = dict[str, Json]
 """The state of each generator by name, as strict JSON."""
+
+_RICH_LINKS = 10_000
+"""Links that rich may have counted by the time it is asked."""
 
 VERSION = 1
 """Of the item random_states.json."""
@@ -164,17 +168,31 @@ def capture_randomness(
 def nothing_drawn() -> bool:
     """Return True if no generator of this process has given a number since it was seeded.
 
-    Torch's is compared with a new one of the same seed; the other two say how far they are in a block of numbers that
-    they make at once.
+    Torch's is compared with a new one of the same seed; the other two say how far they are in a block of 624 numbers
+    that they make at once (NumPy counts one less if the operating system has seeded it).
     """
     fresh = torch.Generator().manual_seed(torch.initial_seed()).get_state()
-    if not torch.equal(torch.get_rng_state(), fresh) or random.getstate()[1][-1] != 624:
+    if not torch.equal(torch.get_rng_state(), fresh) or not _python_untouched():
         return False
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return True
     _, _, position, has_gauss, _ = numpy.random.get_state()
-    return bool(position == 624 and not has_gauss)
+    return position in (623, 624) and not has_gauss
+
+
+def _python_untouched() -> bool:
+    """Return True if Python's generator has given no number, but for the one that rich draws when it is imported."""
+    version, numbers, _ = random.getstate()
+    if numbers[-1] == 624:
+        return True
+    # rich 15 (Lightning's progress bar imports it) begins to count its links with one draw of 24 bits.
+    counter = re.fullmatch(r"count\((\d+)\)", repr(getattr(sys.modules.get("rich.style"), "_id_generator", None)))
+    if numbers[-1] != 1 or counter is None:
+        return False
+    again = random.Random()  # noqa: S311  # no secret: it gives the drawn number once more
+    again.setstate((version, (*numbers[:-1], 0), None))
+    return 0 <= int(counter[1]) - again.getrandbits(24) < _RICH_LINKS
 
 
 def _repeatable_by(seed: int | None, moments: Mapping[str, RandomStates], weights_stored: bool) -> str | None:

@@ -21,7 +21,7 @@ from lightning_dtool.reproduction.publishing import publish_copy
 from lightning_dtool.reproduction.recorded import LocatedData, Recorded, datasets_of, locate_data, normal
 from lightning_dtool.reproduction.rerunning import Options, Rerun, rerun
 from lightning_dtool.reproduction.running import ended_by_signals
-from lightning_dtool.reproduction.tolerance import MIN_VALUES, judge
+from lightning_dtool.reproduction.tolerance import MIN_VALUES, judge, width_factor
 from lightning_dtool.reproduction.tracing import first_parting
 from lightning_dtool.reproduction.verdict import (
     MetricRow,
@@ -202,6 +202,8 @@ class _Request:
             raise ConfigurationError(f"runs={self.runs}: expected 0, or at least {MIN_VALUES}: fewer show no spread.")
         if not 0 < self.level < 1:
             raise ConfigurationError(f"level={self.level}: expected a probability between 0 and 1.")
+        if self.runs:
+            width_factor(MIN_VALUES, self.level)  # says so now, and not after hours, if SciPy is not installed
         if self.env not in ("current", "create"):
             raise ConfigurationError(f"env={self.env!r}: expected 'current' or 'create'.")
         if self.from_ not in ("first", "parent"):
