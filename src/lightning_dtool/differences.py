@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lightning_dtool.errors import RecordError
-from lightning_dtool.record import Provenance
+from lightning_dtool.record import Environment, Provenance
 
 Kind = Literal["changed", "added", "removed"]
 Weight = Literal["matters", "same content", "incidental"]
@@ -96,10 +96,7 @@ def compare(a: Content, b: Content) -> list[Difference]:
     """
     found = differences(a.record, b.record)
     if a.requirements is not None and b.requirements is not None:
-        packages = requirement_differences(a.requirements, b.requirements)
-        told = {difference.path.replace("packages", "versions", 1) for difference in packages}
-        found = [difference for difference in found if _canonical_version(difference.path) not in told]
-        found = _after_section(found, "environment", packages)
+        found = _with_packages(found, a.requirements, b.requirements)
     if a.sources is not None and b.sources is not None:
         found = [difference for difference in found if not difference.path.startswith("code.files")]
         found = _after_section(found, "code", source_differences(a.sources, b.sources))
@@ -129,6 +126,37 @@ def differences(a: Provenance, b: Provenance) -> list[Difference]:
     found = [difference for difference in found if not _is_told_elsewhere(difference, found, before, after)]
     seeded = None not in (a.randomness.global_seed, b.randomness.global_seed)
     return [_weighed(difference, moved, seeded) for difference in found]
+
+
+def environment_differences(
+    a: Environment, b: Environment, requirements_a: str | None = None, requirements_b: str | None = None
+) -> list[Difference]:
+    """Return what differs between two environments.
+
+    Args:
+        a: The first.
+        b: The second.
+        requirements_a: The first's requirements.txt; None if it is not known.
+        requirements_b: The second's.
+
+    Returns:
+        The differences. What the packages tell is not told again by the list of versions.
+    """
+    before, after = a.model_dump(mode="json"), b.model_dump(mode="json")
+    found = [_weighed(difference, set(), False) for difference in _compare("environment", before, after, 0)]
+    if requirements_a is not None and requirements_b is not None:
+        found = _with_packages(found, requirements_a, requirements_b)
+    return found
+
+
+def flag_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+    """Return which flags that decide about bits differ: deterministic algorithms, precision, threads and so on.
+
+    Args:
+        a: The first's, as `randomness.flags` of a record has them.
+        b: The second's.
+    """
+    return list(_compare("randomness.flags", dict(a), dict(b), 0))
 
 
 def requirement_differences(a: str, b: str) -> list[Difference]:
@@ -399,6 +427,14 @@ def _canonical_version(path: str) -> str:
     """Return the path of a version as `requirement_differences` would give it; any other path as it is."""
     found = re.fullmatch(r"environment\.versions(?:\.|\[)(.+?)\]?", path)
     return _join("environment.versions", _canonical(found[1])) if found else path
+
+
+def _with_packages(found: list[Difference], a: str, b: str) -> list[Difference]:
+    """Put the packages behind what else differs in the environment, and take out the versions that they tell."""
+    packages = requirement_differences(a, b)
+    told = {difference.path.replace("packages", "versions", 1) for difference in packages}
+    kept = [difference for difference in found if _canonical_version(difference.path) not in told]
+    return _after_section(kept, "environment", packages)
 
 
 def _after_section(found: list[Difference], section: str, more: list[Difference]) -> list[Difference]:

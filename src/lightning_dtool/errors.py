@@ -124,5 +124,9 @@ class UnsupportedStrategyError(LightningDtoolError, RuntimeError):
     """A Trainer strategy whose checkpoints do not pass through Lightning's CheckpointIO."""
 
 
+class EnvironmentCreationError(LightningDtoolError, RuntimeError):
+    """A virtual environment with recorded packages that could not be built."""
+
+
 class ProvenanceWarning(UserWarning):
     """Something that was not recorded or not published, and did not stop the training."""

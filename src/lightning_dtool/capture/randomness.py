@@ -161,7 +161,7 @@ def capture_randomness(
         global_seed=seed,
         seed_workers=bool(workers) if workers is not None else None,
         states={moment: state_digests(states) for moment, states in moments.items()},
-        flags=_flags(gaps),
+        flags=capture_flags(gaps),
     )
 
 
@@ -203,7 +203,7 @@ def _repeatable_by(seed: int | None, moments: Mapping[str, RandomStates], weight
     return "initial_weights" if weights_stored and "fit_start" in moments else None
 
 
-def _flags(gaps: list[Gap]) -> dict[str, Json]:
+def capture_flags(gaps: list[Gap]) -> dict[str, Json]:
     """Return what decides about bits besides the generators. Reading changes nothing, and says nothing."""
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     readers: dict[str, Callable[[], Json]] = {
