@@ -22,7 +22,9 @@ class Net(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         x, y = batch
-        loss = nn.functional.cross_entropy(self(x), y)
+        # The sum of many numbers depends on how many threads share it.
+        size = sum(parameter.pow(2).sum() for parameter in self.parameters())
+        loss = nn.functional.cross_entropy(self(x), y) * (1 + 1e-3 * size)
         self.log("train_loss", loss)
         return loss
 

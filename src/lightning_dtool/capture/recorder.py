@@ -84,6 +84,8 @@ class Recorder:
 
     def train_start(self, trainer: LightningTrainer) -> None:
         """Observe what does not change any more: model, optimizers, data, Trainer, environment and code."""
+        if self._tracer is not None:
+            self._tracer.begin(trainer)
         self._observed = known("run", self._gaps, lambda: self._observe(trainer), None)
         if self._observed is None:  # tried again when a checkpoint is saved, and told then
             return

@@ -25,7 +25,15 @@ class Tracer:
     def __init__(self, fit_index: int) -> None:
         self._fit_index = fit_index
         self._lines: list[str] = []
-        self._step = -1
+        self._step = 0
+
+    def begin(self, trainer: LightningTrainer) -> None:
+        """Note how many steps there were before: a resumed training does not begin at 0.
+
+        Args:
+            trainer: The Trainer.
+        """
+        self._step = trainer.global_step
 
     def after_batch(self, trainer: LightningTrainer, module: LightningModule, outputs: Any) -> None:
         """Note the batch, if it ended in an optimizer step.

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from lightning_dtool.errors import (
     ReproductionError,
     UnsafeCheckpointError,
 )
-from lightning_dtool.items import TRACE_ITEM
+from lightning_dtool.items import REQUIREMENTS_ITEM, TRACE_ITEM
 from lightning_dtool.reproduction.publishing import publish_copy
 from lightning_dtool.reproduction.recorded import LocatedData, Recorded, datasets_of, locate_data, normal
 from lightning_dtool.reproduction.rerunning import Options, Rerun, rerun
@@ -305,6 +306,7 @@ class _Session:
             self._notes.append(f"every Trainer got accelerator={request.device!r}, whatever the script asked for")
         return Options(
             kind=request.kind,
+            python=self._python(),
             source=source,
             threads=request.threads,
             device=request.device,
@@ -312,6 +314,31 @@ class _Session:
             data=request.stages,
             say=request.say,
         )
+
+    def _python(self) -> str:
+        """Return the interpreter to run with, and note how its environment differs from the recorded one."""
+        # Here, because it takes torch to look at an environment.
+        from lightning_dtool.reproduction.environment import create_environment, environment_differences
+
+        record, path = self.recorded.record, self.recorded.optional_path(REQUIREMENTS_ITEM)
+        pinned = path.read_text(encoding="utf-8", errors="replace") if path is not None else None
+        if self.request.env == "create":
+            if pinned is None:
+                raise ReproductionError(
+                    f"{self.recorded.uri}: expected an item {REQUIREMENTS_ITEM} to make an environment of, found none."
+                )
+            made = create_environment(pinned, self.scratch / "environment", record.environment.python, self.request.say)
+            self._environment += [f"left out: {name}: {why}" for name, why in made.skipped.items()]
+            self._environment += [f"replaced: {name}: {change}" for name, change in made.replaced.items()]
+            self._environment += made.conflicts
+            return str(made.python)
+        found = environment_differences(pinned, record.environment)
+        self._environment += [
+            _one_line(entry) for entry in found if entry.weight == "matters" and not _OF_A_RERUN.fullmatch(entry.path)
+        ]
+        if self._environment:
+            self.request.say(f"the environment differs from the recorded one in {len(self._environment)} points")
+        return sys.executable
 
     def _traces(self) -> bool:
         return self.request.trace or TRACE_ITEM in self.recorded.items
@@ -435,9 +462,11 @@ def _decide(comparison: Any, rows: tuple[MetricRow, ...], request: _Request) -> 
 
 
 _OF_A_RERUN = re.compile(
-    r"environment\.variables(\.|\[).*(LIGHTNING_DTOOL|PYTHONPATH|PYTHONUNBUFFERED|DTOOL_CACHE|WANDB|PL_|PYTEST).*"
-    r"|code\.(argv|git|working_directory|untracked|run_as_module|patch).*|run\..*|lineage\.(reproduces|replicates).*"
-    r"|trainer\.(callbacks|config).*(Rehearsal|RerunCallback).*",
+    r"environment\.variables\W+(?!CU|NVIDIA|TORCH|PYTORCH|OMP|MKL|KMP|OPENBLAS|ONEDNN|DNNL|PYTHONHASHSEED).*"
+    r"|code\.(argv|git|working_directory|untracked|run_as_module|patch)\b.*|run\..*"
+    r"|lineage\.(reproduces|replicates|parent_checkpoint)\b.*|model\.initial_weights\.checkpoint\b.*"
+    r"|data\.datamodule\.arguments\.\w*uri|trainer\.callbacks.*(Rehearsal|ProvenanceCallback|dirpath).*"
+    r"|trainer\.(loggers.*(dir|path)|settings\.\w*dir|config)\b.*",
     re.DOTALL,
 )
 """What differs because it is a rerun, and explains nothing."""
