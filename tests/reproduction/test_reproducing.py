@@ -172,6 +172,9 @@ def test_the_step_at_which_present_code_parts_is_named(seeded: str, tmp_path: Pa
 def test_the_same_data_at_a_relative_path(images: tuple[str, Path], tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(images[0], into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
+    recalls = {row.name: row for row in found.metrics if row.name.startswith("recall")}
+    assert set(recalls) == {"recall[elm]", "recall[oak]"}
+    assert all(row.recorded == row.rerun for row in recalls.values())
 
 
 def test_data_that_has_moved_is_found_by_its_uuid(images: tuple[str, Path], tmp_path: Path) -> None:

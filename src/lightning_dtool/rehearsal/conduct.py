@@ -12,6 +12,7 @@ from lightning_dtool.capture.randomness import restore
 from lightning_dtool.capture.rerunning import recorded_states, set_threads
 from lightning_dtool.digests import state_digest
 from lightning_dtool.rehearsal.outputs import patch_trainer
+from lightning_dtool.rehearsal.recall import recall_by_class
 
 _present: list["Rehearsal"] = []
 """The rehearsal whose fit is the recorded one."""
@@ -150,6 +151,9 @@ class Rehearsal(Callback):
     def _stop_if_reached(self, trainer: Trainer) -> None:
         if self._reached:
             self.tell()
+            if self._plan.recall and trainer.is_global_zero:
+                found = recall_by_class(trainer, trainer.lightning_module, self._plan.checkpoint)
+                rerun.report("recall", **found)
             raise rerun.TargetReachedError
 
     def tell(self) -> None:

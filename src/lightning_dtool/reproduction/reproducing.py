@@ -254,16 +254,17 @@ class _Session:
         if request.kind == REPLICATE:
             data = self._new_data(data)
         parent = self._parent(recorded, options, 0)
+        folder = self.scratch / "rerun"
         first = rerun(
-            recorded, data, self.scratch / "rerun", options, parent=parent, trace=self._traces(), what=request.kind
+            recorded, data, folder, options, parent=parent, trace=self._traces(), recall=True, what=request.kind
         )
         self.log = first.log
         self._notes += first.notes
         kept = publish_copy(first.dataset, self.base_uri)
         comparison = _compare(recorded.uri, kept.uri)
         measured = [self._measured(first, data, options, parent, number) for number in range(1, request.runs + 1)]
-        again = Recorded(kept).record.metrics.at_checkpoint
-        before = recorded.record.metrics.at_checkpoint
+        again = {**Recorded(kept).record.metrics.at_checkpoint, **_recalls(first, "rerun")}
+        before = {**recorded.record.metrics.at_checkpoint, **_recalls(first, "recorded")}
         judgements = judge(before, measured, request.level) if measured else []
         rows = judged_rows(before, again, judgements)
         verdict, reason = _decide(comparison, rows, request)
@@ -349,8 +350,8 @@ class _Session:
         """Return what a rerun with another seed has measured; its checkpoint goes."""
         folder = self.scratch / f"seed-{number}"
         what = f"seed {number} of {self.request.runs}"
-        other = rerun(self.recorded, data, folder, options, parent=parent, seed_offset=number, what=what)
-        metrics = Recorded(other.dataset).record.metrics.at_checkpoint
+        other = rerun(self.recorded, data, folder, options, parent=parent, seed_offset=number, recall=True, what=what)
+        metrics = {**Recorded(other.dataset).record.metrics.at_checkpoint, **_recalls(other, "rerun")}
         shutil.rmtree(folder, ignore_errors=True)
         return dict(metrics)
 
@@ -404,6 +405,12 @@ class _Session:
             "training is deterministic here (two reruns are the same in every step), so a difference comes from what "
             "differs between then and now"
         )
+
+
+def _recalls(made: Rerun, whose: str) -> dict[str, float]:
+    """Return the recall of each class as metrics, where the rerun could compute it."""
+    event = made.outcome.last("recall") or {}
+    return {f"recall[{name}]": value for name, value in event.get(whose, {}).items()}
 
 
 def _same_process(parent: Recorded, recorded: Recorded) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-GRACE = 60.0
+GRACE = 300.0
 """Seconds that a process has to end by itself once the checkpoint is there."""
 
 Event = dict[str, Any]
