@@ -13,6 +13,8 @@ from lightning_dtool.store import DatasetWriter, FrozenDataset
 from reproduction.runs import SCRIPTS, ZOO, only_checkpoint, places, project, train
 from zoo import ZOO as KINDS
 
+LOADERS = "loader(1, shuffle=True), loader(2, shuffle=False)"
+
 pytestmark = pytest.mark.slow
 
 
