@@ -264,6 +264,9 @@ _INCIDENTAL = re.compile(
     r"|trainer\.(settings|callbacks|loggers)\b.*\.(default_root_dir|dirpath|save_dir|root_dir|log_dir)"
     r"|trainer\.loggers\[.*\]\.settings\.version"
     r"|trainer\.callbacks\[lightning_dtool\..*"
+    r"|environment\.variables\W+LIGHTNING_DTOOL_\w+\]?|model\.initial_weights\.stored"
+    # That one is a rerun of another is no difference of what was done.
+    r"|lineage\.(reproduces|replicates)\b.*"
 )
 
 _IS_REFERENCE = {"uri", "uuid", "name", "content_digest"}

@@ -72,10 +72,19 @@ def test_a_configuration_takes_the_place_of_what_made_it(root: Path, tmp_path: P
     assert arguments[4].startswith(f"hydra.run.dir={tmp_path}")
 
 
-@pytest.mark.parametrize("entry", [None, "gone.py"])
+@pytest.mark.parametrize("entry", [None, "gone.py", "../outside.py"])
 def test_nothing_to_run(root: Path, tmp_path: Path, entry: str | None) -> None:
+    (tmp_path / "outside.py").write_text("")
     with pytest.raises(ReproductionError, match="interactive prompt"):
         command(record([""], entry), root, tmp_path)
+
+
+def test_a_record_that_names_places_outside(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.yaml").write_text("a: 1")
+    config = Trainer(config=Config(kind="Hydra", file="../secret.yaml"))
+    found = command(record(["train.py"], "train.py", "/home/ada/leaves/../../../etc", trainer=config), root, tmp_path)
+    assert found.folder == root
+    assert found.arguments[3:] == []
 
 
 def test_a_record_that_does_not_say_where_it_was() -> None:

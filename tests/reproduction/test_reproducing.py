@@ -228,6 +228,25 @@ def test_a_resumed_training_begins_with_its_parent_which_is_made_again(tmp_path:
     assert not folder.exists()
 
 
+def test_a_checkpoint_from_the_middle_and_folders_that_are_not_touched(tmp_path: Path) -> None:
+    made, (models, outputs) = project(tmp_path, "in_the_middle.py", "seeded.py"), places(tmp_path, "models", "outputs")
+    train(made, "in_the_middle.py", str(models), str(outputs))
+    before = content(outputs)
+    datasets = {(data.annotation("global_step"), data.name): data for data in iter_datasets(str(models))}
+    (eighth,) = [data for (step, _), data in datasets.items() if step == 8]
+    found = lightning_dtool.reproduce(eighth.uri, into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert found.comparison is not None
+    assert found.comparison.identical
+
+    # The present code saves none by step: the moment is there all the same.
+    text = (made / "in_the_middle.py").read_text()
+    (made / "in_the_middle.py").write_text(text.replace("[by_step, by_metric, ", "[by_metric, "))
+    found = lightning_dtool.reproduce(eighth.uri, into=tmp_path / "into", source=made)
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert content(outputs) == before
+
+
 @pytest.mark.parametrize("killed", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_it_leaves_nothing_behind(seeded: str, tmp_path: Path, killed: signal.Signals) -> None:
     (temporary,) = places(tmp_path, "temporary")

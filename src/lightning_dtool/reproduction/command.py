@@ -68,7 +68,7 @@ def command(record: Provenance, root: Path, scratch: Path) -> Command:
         ReproductionError: If the record does not say what ran.
     """
     code = record.code
-    if code.entry_point is None or not (root / code.entry_point).is_file():
+    if code.entry_point is None or not _inside(root, code.entry_point):
         raise ReproductionError(
             "the record does not hold the program that ran (an interactive prompt, or an installed command): "
             f"expected code.entry_point in source.zip, found {code.entry_point!r}. Train with a script, a notebook, "
@@ -115,7 +115,7 @@ def working_directory(record: Provenance, recorded_root: PurePath | None, root: 
         recorded_root: The folder that was the project's.
         root: The folder that is it now.
     """
-    recorded = PurePosixPath(record.code.working_directory or "/")
+    recorded = PurePosixPath(os.path.normpath(record.code.working_directory or "/"))
     if recorded_root is not None and recorded.is_relative_to(recorded_root):
         return root / recorded.relative_to(recorded_root)
     return root
@@ -160,9 +160,9 @@ def _relocated(argument: str, recorded_root: PurePath | None, root: Path) -> str
 def _configured(record: Provenance, given: list[str], root: Path, scratch: Path) -> list[str]:
     """Return the arguments; where a configuration was recorded whole, that one in place of those that made it."""
     config = record.trainer.config
-    file = root / config.file if config is not None else None
-    if config is None or file is None or not file.is_file():
+    if config is None or not _inside(root, config.file):
         return given
+    file = root / config.file
     if config.kind == "LightningCLI":
         subcommand = next((argument for argument in given if argument in _SUBCOMMANDS), None)
         return [*([subcommand] if subcommand else []), "--config", str(file)]
@@ -173,6 +173,12 @@ def _configured(record: Provenance, given: list[str], root: Path, scratch: Path)
         run = scratch / "hydra-run"
         return ["--config-path", str(folder), "--config-name", "config", f"hydra.run.dir={run}"]
     return given
+
+
+def _inside(root: Path, relpath: str) -> bool:
+    """Return True for a file of the unpacked source: a stranger's record may name any."""
+    path = (root / relpath).resolve()
+    return path.is_relative_to(root.resolve()) and path.is_file()
 
 
 def _import_paths(record: Provenance, root: Path) -> list[Path]:
