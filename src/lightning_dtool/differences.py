@@ -255,7 +255,7 @@ _IDENTITIES: tuple[tuple[str, tuple[Key, ...], Key], ...] = (
 )
 
 _INCIDENTAL = re.compile(
-    r"run\.(uuid|started_at|creator_username|lightning_dtool_version)"
+    r"run\.(uuid|started_at|creator_username|lightning_dtool_version|fit_index)"
     r"|checkpoint\.(filename|saved_at)"
     r"|metrics\.(seconds|steps_per_second|peak_memory_bytes|peak_accelerator_memory_bytes)"
     r"|metrics\.history\[.*\]\.seconds"

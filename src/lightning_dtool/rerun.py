@@ -56,6 +56,7 @@ class Plan:
         scratch: A folder for everything else that the training writes.
         report: The file that events are appended to.
         target: The moment to reach.
+        root: Where the recorded source was unpacked: the project's folder.
         automatic: Whether the recorded callback had attached itself.
         random_states: The recorded item random_states.json, if there is one.
         initial_digest: The digest of the weights that the recorded training began with.
@@ -79,6 +80,7 @@ class Plan:
     scratch: str
     report: str
     target: Target
+    root: str | None = None
     automatic: bool = True
     random_states: str | None = None
     initial_digest: str | None = None

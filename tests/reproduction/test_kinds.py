@@ -78,8 +78,14 @@ def test_a_module_of_a_package_with_relative_imports(tmp_path: Path) -> None:
     train(made / "src", "-m", "leaves.train", str(models))
     shutil.rmtree(made)
 
-    found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into")
+    uri = only_checkpoint(models)
+    found = lightning_dtool.reproduce(uri, into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, (found, found.factors)
+    assert found.rerun is not None
+    before, after = (DtoolCheckpoint.from_uri(place).record.code for place in (uri, found.rerun.uri))
+    assert after.files == before.files
+    assert after.modules == before.modules
+    assert after.run_as_module == before.run_as_module == "leaves.train"
 
 
 def test_the_cells_of_a_notebook(tmp_path: Path) -> None:

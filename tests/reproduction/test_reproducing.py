@@ -157,6 +157,7 @@ def test_my_present_code_gives_another_model(seeded: str, tmp_path: Path, before
     assert any("1 recorded files differ" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_the_step_at_which_present_code_parts_is_named(seeded: str, tmp_path: Path) -> None:
     made = project(tmp_path, "seeded.py")
     text = (made / "seeded.py").read_text()
@@ -177,6 +178,7 @@ def test_the_same_data_at_a_relative_path(images: tuple[str, Path], tmp_path: Pa
     assert all(row.recorded == row.rerun for row in recalls.values())
 
 
+@pytest.mark.slow
 def test_data_that_has_moved_is_found_by_its_uuid(images: tuple[str, Path], tmp_path: Path) -> None:
     moved = tmp_path / "archive" / "leaves"
     shutil.copytree(images[1], moved)
@@ -228,6 +230,7 @@ def test_a_resumed_training_begins_with_its_parent_which_is_made_again(tmp_path:
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_the_middle_and_folders_that_are_not_touched(tmp_path: Path) -> None:
     made, (models, outputs) = project(tmp_path, "in_the_middle.py", "seeded.py"), places(tmp_path, "models", "outputs")
     train(made, "in_the_middle.py", str(models), str(outputs))
@@ -245,6 +248,24 @@ def test_a_checkpoint_from_the_middle_and_folders_that_are_not_touched(tmp_path:
     found = lightning_dtool.reproduce(eighth.uri, into=tmp_path / "into", source=made)
     assert found.verdict is Verdict.IDENTICAL, found
     assert content(outputs) == before
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_the_script_saves_when_all_is_over(tmp_path: Path) -> None:
+    made, (models,) = project(tmp_path, "saves_at_the_end.py", "seeded.py"), places(tmp_path, "models")
+    train(made, "saves_at_the_end.py", str(models))
+    shutil.rmtree(made)
+    (last,) = [
+        data.uri
+        for data in iter_datasets(str(models))
+        if DtoolCheckpoint.from_uri(data.uri).record.checkpoint.filename == "final.ckpt"
+    ]
+    record = DtoolCheckpoint.from_uri(last).record
+    assert record.run.fit_index == 1
+    assert record.lineage.parent_checkpoint is not None
+    found = lightning_dtool.reproduce(last, into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert any("left to the script" in note for note in found.notes)  # ModelCheckpoint had dropped it
 
 
 @pytest.mark.parametrize("killed", [signal.SIGTERM, signal.SIGKILL])

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from lightning_dtool.errors import (
     ConfigurationError,
+    DatasetNotFoundError,
     LightningDtoolError,
     ReproductionError,
     UnsafeCheckpointError,
@@ -365,7 +366,16 @@ class _Session:
                 f"{recorded.uri}: more than {MAX_GENERATIONS} trainings, each resumed from another."
             )
         search = [*self.request.search, *_beside(recorded.uri)]
-        located = locate(reference.uri, reference.uuid, content_digest=reference.content_digest, search=search)
+        try:
+            located = locate(reference.uri, reference.uuid, content_digest=reference.content_digest, search=search)
+        except DatasetNotFoundError:
+            if not recorded.record.run.fit_index:
+                raise
+            # The script had fitted before, and so may have made it: what comes out is compared in any case.
+            self._notes.append(
+                f"the parent is gone, and is left to the script, which had fitted before: {reference.uri}"
+            )
+            return None
         parent = Recorded(located)
         if _same_process(parent, recorded):
             return None  # the script trains it itself

@@ -125,6 +125,7 @@ def rerun(
         scratch=str(folder),
         report=str(folder / "report.jsonl"),
         target=target_of(record),
+        root=str(root),
         automatic=_attached_itself(record),
         random_states=_text(recorded.optional_path(RANDOM_STATES_ITEM)),
         initial_digest=initial.digest if initial is not None else None,
