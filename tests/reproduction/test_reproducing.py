@@ -211,23 +211,32 @@ def test_another_number_of_threads_is_named(images: tuple[str, Path], tmp_path: 
     assert any("num_threads: 1 -> 2" in line for line in found.factors), found.factors
 
 
-def test_a_resumed_training_begins_with_its_parent_which_is_made_again(tmp_path: Path) -> None:
-    made, (models, folder) = project(tmp_path, "resumable.py"), places(tmp_path, "models", "checkpoints")
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the URI of a checkpoint of a training that went on from another's, whose files are gone."""
+    folder = tmp_path_factory.mktemp("resumed")
+    made, (models, checkpoints) = project(folder, "resumable.py"), places(folder, "models", "checkpoints")
     for epochs in ("1", "3"):
-        train(made, "resumable.py", str(models), str(folder), epochs)
+        train(made, "resumable.py", str(models), str(checkpoints), epochs)
     shutil.rmtree(made)
-    shutil.rmtree(folder)
+    shutil.rmtree(checkpoints)
     last = max((dataset for dataset in iter_datasets(str(models))), key=lambda dataset: dataset.annotation("epoch"))
-    record = DtoolCheckpoint.from_uri(last.uri).record
-    assert record.lineage.parent_checkpoint is not None
+    assert DtoolCheckpoint.from_uri(last.uri).record.lineage.parent_checkpoint is not None
+    return last.uri
 
-    found = lightning_dtool.reproduce(last.uri, into=tmp_path / "into")
+
+def test_a_resumed_training_begins_with_its_parent_which_is_made_again(resumed: str, tmp_path: Path) -> None:
+    found = lightning_dtool.reproduce(resumed, into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
     assert any("reproduced parent, which is identical" in note for note in found.notes)
-    found = lightning_dtool.reproduce(last.uri, into=tmp_path / "into", from_="parent")
+    assert not (folder_of(resumed).parents[1] / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_a_resumed_training_begins_with_the_recorded_parent(resumed: str, tmp_path: Path) -> None:
+    found = lightning_dtool.reproduce(resumed, into=tmp_path / "into", from_="parent")
     assert found.verdict is Verdict.IDENTICAL, found
     assert any("recorded parent as it is" in note for note in found.notes)
-    assert not folder.exists()
 
 
 @pytest.mark.slow
