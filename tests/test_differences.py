@@ -272,6 +272,17 @@ def test_two_runs_of_one_script_do_not_differ_in_what_matters() -> None:
     }  # fmt: skip
 
 
+def test_that_one_is_a_rerun_of_the_other_does_not_matter() -> None:
+    original = DatasetReference(uri="s3://a/b", uuid="b", name="net", content_digest="sha256:0")
+    variables = {"LIGHTNING_DTOOL_BASE_URI": "s3://a", "OMP_NUM_THREADS": "1"}
+    one = record()
+    two = record(
+        lineage=Lineage(reproduces=original),
+        environment=record().environment.model_copy(update={"variables": variables}),
+    )
+    assert [path for path, *_ in told(one, two)] == ["environment.variables.OMP_NUM_THREADS"]
+
+
 def test_what_only_begins_like_something_incidental_matters() -> None:
     def net(**hyperparameters: Any) -> Provenance:
         return record(model=Model(class_path="a:B", hyperparameters=hyperparameters))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_dtool.mixin import DtoolModelMixin
     from lightning_dtool.packing import pack
     from lightning_dtool.reproduction.comparison import compare
+    from lightning_dtool.reproduction.reproducing import replicate, reproduce
     from lightning_dtool.sampler import ResumableSampler
 
 _HOMES = {
@@ -32,6 +33,8 @@ _HOMES = {
     "compare": "reproduction.comparison",
     "evaluate": "evaluation",
     "pack": "packing",
+    "replicate": "reproduction.reproducing",
+    "reproduce": "reproduction.reproducing",
 }
 
 __all__ = [
@@ -46,6 +49,8 @@ __all__ = [
     "compare",
     "evaluate",
     "pack",
+    "replicate",
+    "reproduce",
 ]
 
 

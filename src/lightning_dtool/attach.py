@@ -9,6 +9,7 @@ from typing import Any
 
 BASE_URI_VARIABLE = "LIGHTNING_DTOOL_BASE_URI"
 RETENTION_VARIABLE = "LIGHTNING_DTOOL_RETENTION"
+SAVE_INITIAL_WEIGHTS_VARIABLE = "LIGHTNING_DTOOL_SAVE_INITIAL_WEIGHTS"
 
 
 def callbacks() -> list[Any]:
@@ -20,4 +21,5 @@ def callbacks() -> list[Any]:
 
     # A misspelt retention is an error when the callback is made.
     retention: Any = os.environ.get(RETENTION_VARIABLE) or "mirror"
-    return [AutomaticProvenanceCallback(base_uri, retention)]
+    save_initial_weights = os.environ.get(SAVE_INITIAL_WEIGHTS_VARIABLE, "") not in ("", "0")
+    return [AutomaticProvenanceCallback(base_uri, retention, save_initial_weights=save_initial_weights)]

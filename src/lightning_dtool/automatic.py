@@ -4,7 +4,7 @@ import warnings
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_dtool.callback import DtoolProvenanceCallback
+from lightning_dtool.callback import DtoolProvenanceCallback, _fits
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO
 from lightning_dtool.errors import ProvenanceWarning, UnsupportedStrategyError
 
@@ -30,6 +30,12 @@ class AutomaticProvenanceCallback(DtoolProvenanceCallback):
         except UnsupportedStrategyError as error:
             warnings.warn(f"Nothing is recorded of this run. {error}", ProvenanceWarning, stacklevel=2)
             self._step_back(trainer)
+
+    def _count_fit(self) -> int:
+        """Return which fit of this process it is, counted over all callbacks."""
+        number = _fits["all"]
+        _fits["all"] += 1
+        return number
 
     def _step_back(self, trainer: Trainer) -> None:
         # Another list: Lightning is walking through this one.

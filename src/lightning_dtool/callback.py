@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
+from lightning_dtool import rerun
 from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO, Publication, Retention
 from lightning_dtool.errors import (
@@ -29,8 +30,12 @@ from lightning_dtool.errors import (
 from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import DatasetReference
+from lightning_dtool.rehearsal.conduct import Rehearsal, rehearse
 from lightning_dtool.resuming.resumption import Resumption
 from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
+
+_fits = {"explicit": 0, "all": 0}
+"""Recorded fits of this process so far: of callbacks that scripts have made themselves, and of all."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,12 @@ class DtoolProvenanceCallback(Callback):
         strict: Raise when a checkpoint could not be published. Default: warn and go on training; the plain
             checkpoint file is kept in its place.
         background: Publish while training goes on (default). `False` waits for each dataset.
+        save_initial_weights: Keep the weights that training begins with, as an item of every checkpoint's dataset:
+            then a run can be repeated that was never seeded. Costs a copy of the weights in memory, and their size
+            in every dataset.
+        trace: Keep digests of all parameters after each optimizer step, as an item of every checkpoint's dataset:
+            then `lightning-dtool reproduce` can say at which step another training parted. Costs a pass over all
+            weights in each step.
 
     Example:
         ```python
@@ -75,17 +86,23 @@ class DtoolProvenanceCallback(Callback):
         name: str | None = None,
         strict: bool = False,
         background: bool = True,
+        save_initial_weights: bool = False,
+        trace: bool = False,
     ) -> None:
-        self.base_uri = normalize_uri(base_uri)
+        self.base_uri = normalize_uri(rerun.base_uri(base_uri))
         self.retention: Retention = retention
         self.name = name
         self.strict = strict
         self.background = background
+        self.save_initial_weights = save_initial_weights
+        self.trace = trace
         # Checked here, not when the Trainer starts: a misspelt option is the user's, at this line.
         DtoolCheckpointIO(self.base_uri, retention=retention)
         self._io: DtoolCheckpointIO | None = None
         self._recorder: Recorder | None = None
         self._resumption: Resumption | None = None
+        self._rehearsal: Rehearsal | None = None
+        self._fit_index: int | None = None
         self._outcome = "finished"
         self._ended = False
         self._checkpoint_callbacks: list[Any] = []
@@ -96,7 +113,7 @@ class DtoolProvenanceCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a run in this process: a model that is pickled whole takes its Trainer along."""
-        gone = {"_io": None, "_recorder": None, "_resumption": None}
+        gone = dict.fromkeys(("_io", "_recorder", "_resumption", "_rehearsal"))
         return {**self.__dict__, **gone, "_checkpoint_callbacks": [], "_told": self._result()}
 
     # -- what users ask -------------------------------------------------------------------------
@@ -154,6 +171,8 @@ class DtoolProvenanceCallback(Callback):
         self._recorder = None
         self._resumption = Resumption()
         self._resumption.install(trainer)
+        self._fit_index = self._count_fit()
+        self._rehearsal = rehearse(trainer, io, self._fit_index)
         self._outcome = "finished"
         self._ended = False
         self._told = None
@@ -165,6 +184,8 @@ class DtoolProvenanceCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the random states and the weights that training begins with."""
+        if self._rehearsal is not None:
+            self._rehearsal.begin_as_recorded(pl_module)
         quiet = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
         if trainer.is_global_zero and not quiet:
             self._begun(pl_module).fit_start()
@@ -194,7 +215,7 @@ class DtoolProvenanceCallback(Callback):
     ) -> None:
         """Count the batch."""
         if self._recorder is not None:
-            self._recorder.batch_end()
+            self._recorder.batch_end(trainer, outputs)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add to the last epoch what was logged at its very end."""
@@ -232,6 +253,8 @@ class DtoolProvenanceCallback(Callback):
         if self._resumption is not None:
             self._resumption.failed(exception)
         self._outcome = "interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed"
+        if isinstance(exception, rerun.TargetReachedError):
+            self._outcome = "finished"
         if self._recorder is not None:
             self._recorder.stop()
 
@@ -267,9 +290,18 @@ class DtoolProvenanceCallback(Callback):
             )
         return present
 
+    def _count_fit(self) -> int:
+        """Return which fit of this process it is, counted over the callbacks that scripts have made themselves."""
+        number = _fits["explicit"]
+        _fits["explicit"] += 1
+        _fits["all"] += 1
+        return number
+
     def _begun(self, module: LightningModule) -> Recorder:
         if self._recorder is None:
-            self._recorder = Recorder(module, _parent(self._io.loaded) if self._io is not None else None)
+            parent = _parent(self._io.loaded) if self._io is not None else None
+            trace = self.trace or (self._rehearsal is not None and self._rehearsal.traces)
+            self._recorder = Recorder(module, parent, self._fit_index, self.save_initial_weights, trace)
         return self._recorder
 
     def _finish(self, trainer: Trainer) -> None:

@@ -18,6 +18,7 @@ from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
+from lightning_dtool import rerun
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_checkpoint
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, LightningDtoolError, ProvenanceWarning, PublishError
@@ -31,6 +32,7 @@ from lightning_dtool.store import FrozenDataset, delete_dataset, is_dataset_uri,
 
 Retention = Literal["mirror", "all"]
 Describe = Callable[[Mapping[str, Any], str], Description]
+Wanted = Callable[[Mapping[str, Any]], bool]
 
 _TRANSIENT = (".lr_find_", ".scale_batch_size_")
 """The tuner's own checkpoints begin so: it saves, reloads and removes them."""
@@ -91,7 +93,7 @@ class DtoolCheckpointIO(CheckpointIO):
             raise ConfigurationError(f"retention={retention!r}: expected 'mirror' or 'all'.")
         if checkpoint_io is not None:
             refuse_other_namespace(checkpoint_io, "checkpoint_io")
-        self.base_uri = normalize_uri(base_uri)
+        self.base_uri = normalize_uri(rerun.base_uri(base_uri))
         self.checkpoint_io = _without_async(checkpoint_io)
         self.retention = retention
         self.name = name
@@ -104,6 +106,10 @@ class DtoolCheckpointIO(CheckpointIO):
         """Says what is known of the run; the callback puts its own here, which knows more."""
         self.on_flushed: Callable[[], None] = _nothing
         """Called when everything is written, however the run ended."""
+        self.wanted: Wanted = _always
+        """Whether a checkpoint becomes a dataset; a rerun wants one of them."""
+        self.instead: str | None = None
+        """What the next load reads in place of what was asked for: in a rerun, the reproduced parent."""
         self.loaded: str | None = None
         """The URI or path that training was last resumed from."""
         self.transient = False
@@ -140,7 +146,7 @@ class DtoolCheckpointIO(CheckpointIO):
             storage_options: Passed on to the plain checkpoint IO.
         """
         path = _absolute(path)
-        if not _is_training_checkpoint(checkpoint, path):
+        if not (_is_training_checkpoint(checkpoint, path) and self.wanted(checkpoint)):
             self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
             return
         place = self._place(path) if storage_options is None else None
@@ -172,6 +178,8 @@ class DtoolCheckpointIO(CheckpointIO):
             map_location: As in `torch.load`. Default: the CPU.
             weights_only: As in `torch.load`. For a URI `None` means `True`: a safe load.
         """
+        if self.instead is not None:
+            path, self.instead = self.instead, None
         self.transient = _is_transient(path)
         if not self.transient:
             self.loaded = os.fspath(path)
@@ -250,7 +258,14 @@ class DtoolCheckpointIO(CheckpointIO):
         publication = Publication(record, self._free_name(record), {path})
         self.publications.append(publication)
         self._latest = (publication, state)
-        staged = Staged(state, description.sealed, observed.requirements, observed.random_states, observed.run_status)
+        staged = Staged(
+            state,
+            description.sealed,
+            observed.requirements,
+            observed.random_states,
+            observed.run_status,
+            description.attachments,
+        )
         self._worker.submit(self._publish, publication, staged, path, place)
         self._claim(path, publication)
 
@@ -368,6 +383,10 @@ class DtoolCheckpointIO(CheckpointIO):
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def _always(_: Mapping[str, Any]) -> bool:
+    return True
 
 
 def _without_async(checkpoint_io: CheckpointIO | None) -> CheckpointIO:

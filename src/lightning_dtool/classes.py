@@ -15,19 +15,15 @@ import symtable
 import sys
 import tempfile
 import types
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from lightning_dtool.errors import CorruptDatasetError, ModuleLoadError, UnsafeDatasetError
+from lightning_dtool.errors import ModuleLoadError
 from lightning_dtool.record import Code
-
-MAX_EXTRACTED_BYTES = 500 * 2**20
-"""What source.zip may unpack to."""
+from lightning_dtool.unpacking import refuse_outside, unpack
 
 
 def import_class(class_path: str) -> type[LightningModule] | None:
@@ -88,9 +84,9 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
         )
     folder = Path(tempfile.mkdtemp(prefix="lightning-dtool-source-"))  # stays as long as tracebacks may show its lines
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _extract(source_zip, folder, uri)
+    unpack(source_zip, folder, uri)
     for path in code.modules.values():
-        _refuse_outside(folder, path, uri)
+        refuse_outside(folder, path, uri)
     recorded = _Recorded(code, folder)
     try:
         with recorded:
@@ -110,28 +106,6 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
 
 def _is_module_class(found: object) -> bool:
     return isinstance(found, type) and issubclass(found, LightningModule)
-
-
-def _extract(source_zip: Path, folder: Path, uri: str) -> None:
-    try:
-        with zipfile.ZipFile(source_zip) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-            if size > MAX_EXTRACTED_BYTES:
-                raise UnsafeDatasetError(
-                    f"{uri}: source.zip unpacks to {size} bytes, expected at most {MAX_EXTRACTED_BYTES}. Do not use it."
-                )
-            for name in archive.namelist():
-                _refuse_outside(folder, name, uri)
-            archive.extractall(folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CorruptDatasetError(
-            f"{uri}: source.zip cannot be unpacked ({error}). The dataset is damaged; restore it from a copy."
-        ) from error
-
-
-def _refuse_outside(folder: Path, name: str, uri: str) -> None:
-    if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise UnsafeDatasetError(f"{uri}: source.zip names {name!r}, which lies outside of it. Do not use it.")
 
 
 def _package(module_name: str, code: Code) -> str:

@@ -20,6 +20,7 @@ from lightning_dtool.errors import (
     InvalidURIError,
     LightningDtoolError,
     MetadataKeyError,
+    ReproductionError,
     StoreError,
     VerificationError,
 )
@@ -31,6 +32,7 @@ EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
     (1, (VerificationError,)),
     (2, (InvalidURIError, InvalidNameError, ConfigurationError, MetadataKeyError)),
     (4, (StoreError, DatasetExistsError)),
+    (5, (ReproductionError,)),
     (3, (LightningDtoolError,)),
 )
 """The first that fits counts; the help of `model` tells users."""

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
+from lightning_dtool import rerun
 from lightning_dtool.dataset import DtoolDataset
 from lightning_dtool.describing import describe, rebuild
 from lightning_dtool.errors import (
@@ -121,6 +122,17 @@ class DtoolDataModule(pl.LightningDataModule):
         collate_fn: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
+        uri, train_uri, val_uri, test_uri, val_split, test_split, split_overlay = rerun.replaced_data(
+            {
+                "uri": uri,
+                "train_uri": train_uri,
+                "val_uri": val_uri,
+                "test_uri": test_uri,
+                "val_split": val_split,
+                "test_split": test_split,
+                "split_overlay": split_overlay,
+            }
+        ).values()
         # Plain values, because they become hyperparameters in checkpoints, which load safely only if they are.
         # Whole URIs, because a record is read in other working directories.
         uri, train_uri, val_uri, test_uri, predict_uri = (
@@ -271,7 +283,7 @@ class DtoolDataModule(pl.LightningDataModule):
         loader = StatefulDataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=ResumableSampler(dataset, seed=self.seed),
+            sampler=ResumableSampler(dataset, seed=self.seed + rerun.order_offset()),
             drop_last=self.drop_last,
             **self._loader_arguments(),
         )

@@ -255,7 +255,7 @@ _IDENTITIES: tuple[tuple[str, tuple[Key, ...], Key], ...] = (
 )
 
 _INCIDENTAL = re.compile(
-    r"run\.(uuid|started_at|creator_username|lightning_dtool_version)"
+    r"run\.(uuid|started_at|creator_username|lightning_dtool_version|fit_index)"
     r"|checkpoint\.(filename|saved_at)"
     r"|metrics\.(seconds|steps_per_second|peak_memory_bytes|peak_accelerator_memory_bytes)"
     r"|metrics\.history\[.*\]\.seconds"
@@ -264,6 +264,9 @@ _INCIDENTAL = re.compile(
     r"|trainer\.(settings|callbacks|loggers)\b.*\.(default_root_dir|dirpath|save_dir|root_dir|log_dir)"
     r"|trainer\.loggers\[.*\]\.settings\.version"
     r"|trainer\.callbacks\[lightning_dtool\..*"
+    r"|environment\.variables\W+LIGHTNING_DTOOL_\w+\]?|model\.initial_weights\.stored"
+    # That one is a rerun of another is no difference of what was done.
+    r"|lineage\.(reproduces|replicates)\b.*"
 )
 
 _IS_REFERENCE = {"uri", "uuid", "name", "content_digest"}

@@ -109,6 +109,10 @@ class EvaluationError(LightningDtoolError, RuntimeError):
     """A model that could not be run on some data, or whose output cannot be understood."""
 
 
+class ReproductionError(LightningDtoolError, RuntimeError):
+    """A recorded training that could not be run again."""
+
+
 # -- how it is used -----------------------------------------------------------------------------
 
 

@@ -18,8 +18,20 @@ RANDOM_STATES_ITEM = "random_states.json"
 RESUMPTION_SECTION = "lightning_dtool"
 """The key in a Lightning checkpoint for what an exact resume needs besides."""
 
+INITIAL_WEIGHTS_ITEM = "initial_weights.ckpt"
+"""The weights that training began with, a plain torch file; only if the user asked for it."""
+
+TRACE_ITEM = "trace.jsonl"
+"""Digests of the parameters after each optimizer step; only if the user asked for it."""
+
+VERDICT_ITEM = "verdict.json"
+"""What a rerun has shown, in a dataset of its own."""
+
 CHECKPOINT_TAG = "lightning-checkpoint"
 """The tag of every checkpoint dataset."""
+
+REPRODUCTION_TAG = "lightning-reproduction"
+"""The tag of every verdict."""
 
 BEST_TAG = "best"
 LAST_TAG = "last"

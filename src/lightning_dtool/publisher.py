@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -37,6 +37,8 @@ class Staged:
     requirements: str
     random_states: str
     run_status: str
+    attachments: Mapping[str, Any] = field(default_factory=dict)
+    """More items: bytes as they are, anything else as torch saves it."""
 
 
 def publish(staged: Staged, base_uri: str, name: str, file: Path | None = None) -> FrozenDataset:
@@ -65,6 +67,12 @@ def publish(staged: Staged, base_uri: str, name: str, file: Path | None = None) 
         writer.put_bytes(source_zip, SOURCE_ITEM)
         writer.put_bytes(staged.requirements.encode(), REQUIREMENTS_ITEM)
         writer.put_bytes(staged.random_states.encode(), RANDOM_STATES_ITEM)
+        for relpath, content in staged.attachments.items():
+            with writer.open(relpath) as stream:
+                if isinstance(content, bytes):
+                    stream.write(content)
+                else:
+                    torch.save(content, stream)
         writer.put_readme(readme(record, writer.uri))
         for key, value in annotations(record, staged.run_status).items():
             writer.put_annotation(key, value)

@@ -131,7 +131,7 @@ def test_new_settings_for_tf32_are_read_without_an_error_or_a_warning() -> None:
         "gaps = []\nflags = capture_randomness({}, gaps).flags\n"
         "print(flags['cuda.matmul.fp32_precision'], [g.fact for g in gaps])"
     )
-    assert out.split("\n")[0] == "tf32 ['randomness.global_seed']"
+    assert out.split("\n")[0] == "tf32 ['randomness.global_seed', 'randomness.repeatable_by']"
 
 
 def test_states_at_import_are_those_before_the_seed() -> None:

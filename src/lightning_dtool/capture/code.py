@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lightning_dtool import rerun
 from lightning_dtool.capture.redaction import (
     redact_argv,
     redact_notebook,
@@ -271,6 +272,9 @@ def project_root() -> Path:
     That is the git work tree of the main program; without git the folder around it that says how to build a
     package (`pyproject.toml` or its elders); else its own folder.
     """
+    plan = rerun.plan()
+    if plan is not None and plan.root is not None:  # neither git nor a pyproject.toml came along
+        return Path(plan.root)
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if isinstance(main, str) and not _is_installed(Path(main).resolve()):
         start = Path(main).resolve().parent

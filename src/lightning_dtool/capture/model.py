@@ -84,7 +84,7 @@ def encode_hyperparameters(hparams: Mapping[str, Any], gaps: list[Gap]) -> dict[
 
 
 def capture_initial_weights(
-    module: LightningModule, parent: DatasetReference | None, gaps: list[Gap]
+    module: LightningModule, parent: DatasetReference | None, gaps: list[Gap], stored: bool = False
 ) -> InitialWeights:
     """Tell where the weights come from, and give them a digest. Meant for the start of fitting.
 
@@ -96,6 +96,7 @@ def capture_initial_weights(
         module: The LightningModule, not wrapped by a strategy.
         parent: The checkpoint that the weights were loaded from, if it is a dataset.
         gaps: Receives an entry for whatever could not be known.
+        stored: Whether the dataset holds them.
     """
     names: list[str] = []
     try:
@@ -104,7 +105,7 @@ def capture_initial_weights(
         reason = f"looking for pretrained weights raised {type(error).__name__}"
         gaps.append(Gap(fact="model.initial_weights.names", reason=reason, remedy=""))
     origin = "checkpoint" if parent is not None else "pretrained" if names else "initialised"
-    return InitialWeights(origin=origin, names=names, checkpoint=parent, digest=_digest(module, gaps))
+    return InitialWeights(origin=origin, names=names, checkpoint=parent, digest=_digest(module, gaps), stored=stored)
 
 
 def _digest(module: LightningModule, gaps: list[Gap]) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
+from lightning_dtool import rerun
 from lightning_dtool._version import __version__
 from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.config import capture_config
@@ -76,6 +77,8 @@ class Description:
 
     observed: Observed
     record: Provenance
+    attachments: Mapping[str, Any] = field(default_factory=dict)
+    """More items for the dataset, by path: bytes, or what torch saves."""
 
     def sealed(self) -> tuple[Provenance, bytes]:
         """Return the finished record and `source.zip`; any thread may call it."""
@@ -90,6 +93,7 @@ def observe_run(
     moments: Mapping[str, Any],
     parent: DatasetReference | None = None,
     initial_weights: InitialWeights | None = None,
+    fit_index: int | None = None,
 ) -> Observed:
     """Observe a run. Meant for the start of training, when the optimizers are there.
 
@@ -99,13 +103,15 @@ def observe_run(
         moments: The states of the random number generators, by the moment at which they were taken.
         parent: The checkpoint that training resumes from, if it is a dataset.
         initial_weights: Where the first weights came from, observed when fitting began.
+        fit_index: Which recorded `fit` of this process it is.
     """
     gaps: list[Gap] = []
     model = known("model", gaps, lambda: capture_model(module, gaps), Model(class_path=class_path(type(module))))
     config = known("trainer.config", gaps, lambda: capture_config(trainer, gaps), None)
     settings = known("trainer", gaps, lambda: capture_trainer(trainer, gaps, module), Trainer())
+    stored = initial_weights is not None and initial_weights.stored
     return Observed(
-        run=_new_run(),
+        run=_new_run().model_copy(update={"fit_index": fit_index}),
         model=_without_secrets(model, gaps).model_copy(update={"initial_weights": initial_weights}),
         environment=_environment(gaps),
         sources=_sources({config[1]: config[2]} if config else {}, gaps),
@@ -114,7 +120,7 @@ def observe_run(
         optimizers=known("optimizers", gaps, lambda: capture_optimizers(trainer, module, gaps), []),
         schedulers=known("schedulers", gaps, lambda: capture_schedulers(trainer, gaps), []),
         data=known("data", gaps, lambda: capture_data(trainer, module, gaps), Data()),
-        randomness=known("randomness", gaps, lambda: capture_randomness(moments, gaps), Randomness()),
+        randomness=known("randomness", gaps, lambda: capture_randomness(moments, gaps, stored), Randomness()),
         trainer=settings.model_copy(update={"config": config[0]}) if config else settings,
         parent=parent,
         gaps=gaps,
@@ -187,10 +193,20 @@ def describe(
         environment=observed.environment,
         code=observed.sources.code,
         metrics=metrics or Metrics(),
-        lineage=Lineage(source_datasets=training_datasets(observed.data), parent_checkpoint=observed.parent),
+        lineage=Lineage(
+            source_datasets=training_datasets(observed.data), parent_checkpoint=observed.parent, **_original()
+        ),
         gaps=gaps,
     )
     return Description(observed, record)
+
+
+def _original() -> dict[str, DatasetReference]:
+    """Return the checkpoint whose training is rerun, if this is a rerun."""
+    plan = rerun.plan()
+    if plan is None:
+        return {}
+    return {"reproduces" if plan.kind == rerun.REPRODUCE else "replicates": DatasetReference(**plan.original)}
 
 
 def _environment(gaps: list[Gap]) -> Environment:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,11 +19,15 @@ from typing import Any
 
 import torch
 
+from lightning_dtool.capture.rerunning import begin_as_recorded
 from lightning_dtool.record import MAX_INTEGER, Gap, Randomness
 
 Json = Any
 RandomStates = dict[str, Json]
 """The state of each generator by name, as strict JSON."""
+
+_RICH_LINKS = 10_000
+"""Links that rich may have counted by the time it is asked."""
 
 VERSION = 1
 """Of the item random_states.json."""
@@ -144,12 +149,15 @@ def random_states_json(moments: Mapping[str, RandomStates]) -> str:
     return json.dumps({"version": VERSION, "moments": moments}, sort_keys=True, allow_nan=False) + "\n"
 
 
-def capture_randomness(moments: Mapping[str, RandomStates], gaps: list[Gap]) -> Randomness:
+def capture_randomness(
+    moments: Mapping[str, RandomStates], gaps: list[Gap], weights_stored: bool = False
+) -> Randomness:
     """Return the global seed as Lightning's `seed_everything` left it, the states, and what else decides about bits.
 
     Args:
         moments: States by the moment when they were read (`import`, `fit_start`).
         gaps: Receives an entry for whatever is not known.
+        weights_stored: Whether the weights that training began with are kept.
     """
     seed = _integer(os.environ.get("PL_GLOBAL_SEED", ""))
     if seed is None:
@@ -161,12 +169,60 @@ def capture_randomness(moments: Mapping[str, RandomStates], gaps: list[Gap]) -> 
             )
         )
     workers = _integer(os.environ.get("PL_SEED_WORKERS", ""))
+    source = _repeatable_by(seed, moments, weights_stored)
+    if source is None:
+        gaps.append(
+            Gap(
+                fact="randomness.repeatable_by",
+                reason="random numbers were drawn without a seed before this package was imported",
+                remedy="import lightning_dtool first, call seed_everything, or save_initial_weights=True",
+            )
+        )
     return Randomness(
+        repeatable_by=source,
         global_seed=seed,
         seed_workers=bool(workers) if workers is not None else None,
         states={moment: state_digests(states) for moment, states in moments.items()},
         flags=capture_flags(gaps),
     )
+
+
+def nothing_drawn() -> bool:
+    """Return True if no generator of this process has given a number since it was seeded.
+
+    Torch's is compared with a new one of the same seed; the other two say how far they are in a block of 624 numbers
+    that they make at once (NumPy counts one less if the operating system has seeded it).
+    """
+    fresh = torch.Generator().manual_seed(torch.initial_seed()).get_state()
+    if not torch.equal(torch.get_rng_state(), fresh) or not _python_untouched():
+        return False
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return True
+    _, _, position, has_gauss, _ = numpy.random.get_state()
+    return position in (623, 624) and not has_gauss
+
+
+def _python_untouched() -> bool:
+    """Return True if Python's generator has given no number, but for the one that rich draws when it is imported."""
+    version, numbers, _ = random.getstate()
+    if numbers[-1] == 624:
+        return True
+    # rich 15 (Lightning's progress bar imports it) begins to count its links with one draw of 24 bits.
+    counter = re.fullmatch(r"count\((\d+)\)", repr(getattr(sys.modules.get("rich.style"), "_id_generator", None)))
+    if numbers[-1] != 1 or counter is None:
+        return False
+    again = random.Random()  # noqa: S311  # no secret: it gives the drawn number once more
+    again.setstate((version, (*numbers[:-1], 0), None))
+    return 0 <= int(counter[1]) - again.getrandbits(24) < _RICH_LINKS
+
+
+def _repeatable_by(seed: int | None, moments: Mapping[str, RandomStates], weights_stored: bool) -> str | None:
+    if seed is not None:
+        return "seed"
+    if FRESH_AT_IMPORT and "import" in moments:
+        return "states"
+    return "initial_weights" if weights_stored and "fit_start" in moments else None
 
 
 def capture_flags(gaps: list[Gap]) -> dict[str, Json]:
@@ -281,5 +337,10 @@ def _integer(text: str) -> int | None:
     return number if abs(number) <= MAX_INTEGER else None
 
 
+begin_as_recorded(restore)  # in a rerun only
+
 AT_IMPORT: RandomStates = random_states()
 """The states when this module was imported."""
+
+FRESH_AT_IMPORT = nothing_drawn()
+"""Whether these are the states of generators that had given no number yet: then they decide about all that follow."""

@@ -19,10 +19,12 @@ from lightning_dtool.capture.model import capture_initial_weights
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_run
 from lightning_dtool.capture.randomness import AT_IMPORT, random_states
 from lightning_dtool.capture.redaction import secrets_in_hyperparameters
+from lightning_dtool.capture.trace import Tracer
 from lightning_dtool.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning
-from lightning_dtool.items import RESUMPTION_SECTION
+from lightning_dtool.items import INITIAL_WEIGHTS_ITEM, RESUMPTION_SECTION, TRACE_ITEM
 from lightning_dtool.record import DatasetReference, Gap, InitialWeights, Loss, Metrics
+from lightning_dtool.snapshot import snapshot
 
 
 class Recorder:
@@ -34,10 +36,24 @@ class Recorder:
     Args:
         module: The LightningModule, not wrapped by a strategy.
         parent: The checkpoint that the run resumes from, if that is a dataset.
+        fit_index: Which recorded `fit` of this process it is.
+        keep_weights: Whether the weights that training begins with go into every checkpoint's dataset.
+        trace: Whether digests of all parameters after each optimizer step do.
     """
 
-    def __init__(self, module: LightningModule, parent: DatasetReference | None = None) -> None:
+    def __init__(
+        self,
+        module: LightningModule,
+        parent: DatasetReference | None = None,
+        fit_index: int | None = None,
+        keep_weights: bool = False,
+        trace: bool = False,
+    ) -> None:
         self._module = module
+        self._fit_index = fit_index
+        self._keep_weights = keep_weights
+        self._kept: Mapping[str, Any] | None = None
+        self._tracer = Tracer(fit_index or 0) if trace else None
         self._parent = parent
         self._moments: dict[str, Any] = {"import": AT_IMPORT}
         self._initial_weights: InitialWeights | None = None
@@ -55,15 +71,21 @@ class Recorder:
         states = known("randomness.states", self._gaps, random_states, None)
         if states is not None:
             self._moments["fit_start"] = states
+        if self._keep_weights:
+            self._kept = known(
+                "model.initial_weights.stored", self._gaps, lambda: snapshot(self._module.state_dict()), None
+            )
         self._initial_weights = known(
             "model.initial_weights",
             self._gaps,
-            lambda: capture_initial_weights(self._module, self._parent, self._gaps),
+            lambda: capture_initial_weights(self._module, self._parent, self._gaps, self._kept is not None),
             None,
         )
 
     def train_start(self, trainer: LightningTrainer) -> None:
         """Observe what does not change any more: model, optimizers, data, Trainer, environment and code."""
+        if self._tracer is not None:
+            self._tracer.begin(trainer)
         self._observed = known("run", self._gaps, lambda: self._observe(trainer), None)
         if self._observed is None:  # tried again when a checkpoint is saved, and told then
             return
@@ -87,7 +109,7 @@ class Recorder:
             self._gaps.append(Gap(fact=f"checkpoint.hyper_parameters.{name}", reason=reason, remedy=remedy))
 
     def _observe(self, trainer: LightningTrainer) -> Observed:
-        return observe_run(trainer, self._module, self._moments, self._parent, self._initial_weights)
+        return observe_run(trainer, self._module, self._moments, self._parent, self._initial_weights, self._fit_index)
 
     # -- the run goes on ------------------------------------------------------------------------
 
@@ -105,8 +127,10 @@ class Recorder:
         """Note the learning rates."""
         self._history.before_optimizer_step(optimizer)
 
-    def batch_end(self) -> None:
+    def batch_end(self, trainer: LightningTrainer, outputs: Any) -> None:
         """Count the batch; after the first, the loss is known."""
+        if self._tracer is not None:
+            known("trace", self._gaps, lambda: self._trace(trainer, outputs), None)
         self._history.after_batch()
         if not self._batch_seen:
             self._batch_seen = True
@@ -160,7 +184,20 @@ class Recorder:
             gaps.append(Gap(fact="loss", reason="no training batch was seen", remedy="save after training began"))
         for reason in checkpoint.get(RESUMPTION_SECTION, {}).get("inexact", []):
             gaps.append(Gap(fact="checkpoint.resume", reason=f"a run that goes on from here differs: {reason}"))
-        return describe(observed, checkpoint, path, trainer, self._loss, metrics, order, gaps)
+        description = describe(observed, checkpoint, path, trainer, self._loss, metrics, order, gaps)
+        return replace(description, attachments=self._attachments())
+
+    def _attachments(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self._kept is not None:
+            found[INITIAL_WEIGHTS_ITEM] = self._kept
+        if self._tracer is not None:
+            found[TRACE_ITEM] = self._tracer.content()
+        return found
+
+    def _trace(self, trainer: LightningTrainer, outputs: Any) -> None:
+        if self._tracer is not None:
+            self._tracer.after_batch(trainer, self._module, outputs)
 
     def _with_late_modules(self, observed: Observed) -> Observed:
         """Collect the code again if modules were imported since: inside `forward`, or by validation."""

@@ -52,6 +52,9 @@ def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
     if record.lineage.parent_checkpoint is not None:
         found["parent_checkpoint_uri"] = record.lineage.parent_checkpoint.uri
         found["parent_checkpoint_uuid"] = record.lineage.parent_checkpoint.uuid
+    for name, original in (("reproduces", record.lineage.reproduces), ("replicates", record.lineage.replicates)):
+        if original is not None:
+            found |= {f"{name}_uri": original.uri, f"{name}_uuid": original.uuid}
     numbers = next((source.class_to_idx for source in record.data.stages.get("train", []) if source.class_to_idx), None)
     if numbers is not None:
         found["category_encoding"] = searchable(numbers)

@@ -33,19 +33,34 @@ def from_1(content: dict[str, Any]) -> dict[str, Any]:
     environment = dict(environment)
     accelerator = environment.pop("accelerator", None)
     environment["accelerators"] = [accelerator] if accelerator else []
-    unasked = [
-        {
-            "fact": fact,
-            "reason": "the record was written with schema 1, which did not ask for it",
-            "remedy": "train again with this version",
-        }
-        for fact in _NEW_IN_2
-    ]
-    gaps = [*content.get("gaps", []), *unasked]
+    gaps = [*content.get("gaps", []), *(_unasked(fact, 1) for fact in _NEW_IN_2)]
     return {**content, "trainer": trainer, "environment": environment, "gaps": gaps}
 
 
-MIGRATIONS: dict[int, Migration] = {1: from_1}
+_NEW_IN_3 = ("run.fit_index", "randomness.repeatable_by")
+
+
+def from_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Schema 3 says what a rerun needs: which `fit` it was, and where the random numbers can come from."""
+    randomness, gaps = content.get("randomness", {}), content.get("gaps", [])
+    if not isinstance(randomness, dict) or not isinstance(gaps, list):
+        return content  # damaged: the models say where
+    unasked = [_unasked(fact, 2) for fact in _NEW_IN_3]
+    if randomness.get("global_seed") is not None:  # this follows from what schema 2 knew
+        content = {**content, "randomness": {**randomness, "repeatable_by": "seed"}}
+        unasked = unasked[:1]
+    return {**content, "gaps": [*gaps, *unasked]}
+
+
+def _unasked(fact: str, version: int) -> dict[str, str]:
+    return {
+        "fact": fact,
+        "reason": f"the record was written with schema {version}, which did not ask for it",
+        "remedy": "train again with this version",
+    }
+
+
+MIGRATIONS: dict[int, Migration] = {1: from_1, 2: from_2}
 
 
 def migrate(content: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer that an 8-byte reader (a Mongo database, for one) can hold."""
@@ -84,6 +84,9 @@ class Run(Section):
     started_at: AwareDatetime | None = Field(description="When fitting began (UTC).")
     creator_username: str = Field(description="Who ran it, as the operating system knows them.")
     lightning_dtool_version: str = Field(description="The version of this package that wrote the record.")
+    fit_index: Integer | None = Field(
+        default=None, description="Which recorded `fit` of its process it was, from 0: a script may fit several times."
+    )
 
 
 class Monitor(Section):
@@ -138,6 +141,7 @@ class InitialWeights(Section):
     digest: str | None = Field(
         default=None, description="`sha256:…` over the sorted names, dtypes, shapes and bytes of the state dict."
     )
+    stored: bool = Field(default=False, description="Whether the dataset holds them, as `initial_weights.ckpt`.")
 
 
 class Model(Section):
@@ -286,6 +290,13 @@ class Randomness(Section):
         default={},
         description="What else decides about bits: deterministic algorithms, matmul precision, threads and so on.",
     )
+    repeatable_by: str | None = Field(
+        default=None,
+        description=(
+            "What a rerun can rely on: `seed` (`seed_everything` was called), `states` (nothing had been drawn when "
+            "this package was imported), `initial_weights` (they are stored); null if nothing (see `gaps`)."
+        ),
+    )
 
 
 class Component(Section):
@@ -410,6 +421,12 @@ class Lineage(Section):
     source_datasets: list[DatasetReference] = Field(default=[], description="The training data.")
     parent_checkpoint: DatasetReference | None = Field(
         default=None, description="The checkpoint that training started from."
+    )
+    reproduces: DatasetReference | None = Field(
+        default=None, description="The checkpoint whose training was rerun, by `lightning-dtool reproduce`."
+    )
+    replicates: DatasetReference | None = Field(
+        default=None, description="The checkpoint whose training was rerun on new data, by `lightning-dtool replicate`."
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from lightning_dtool import rerun
 from lightning_dtool.errors import (
     CorruptDatasetError,
     DatasetNotFoundError,
@@ -66,7 +67,7 @@ class FrozenDataset:
             CorruptDatasetError: If its administrative metadata is damaged.
             StoreError: If the store cannot be read.
         """
-        normal = normalize_uri(uri)
+        normal = rerun.redirected(normalize_uri(uri))
         broker = open_broker(normal)
         dataset = cls(normal, read_admin_metadata(normal, broker))
         dataset._opened = (os.getpid(), broker)

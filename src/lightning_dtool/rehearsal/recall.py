@@ -1,0 +1,65 @@
+"""Which part of each class is recognised? An accuracy that is within tolerance may hide a class that is lost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_dtool.datamodule import DtoolDataModule
+
+MAX_CLASSES = 200
+"""More classes than this are not told apart."""
+
+
+def recall_by_class(trainer: Trainer, module: LightningModule, recorded: str | None) -> dict[str, dict[str, float]]:
+    """Return the recall of each class on the data for validation, else for testing.
+
+    It takes a DtoolDataModule with classes, and a module whose `forward` gives a score for each class. Where there is
+    anything else, nothing is returned. The module's weights are not the same afterwards.
+
+    Args:
+        trainer: The Trainer.
+        module: The LightningModule.
+        recorded: A file with the recorded checkpoint, to be judged on the same data.
+
+    Returns:
+        `rerun` and, if it can be loaded safely, `recorded`: by the class's name its recall.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, DtoolDataModule):
+        return {}
+    try:
+        classes = data.classes
+        loader = data.val_dataloader() or data.test_dataloader()
+        if not classes or len(classes) > MAX_CLASSES or isinstance(loader, list):
+            return {}
+        numbers = _numbers(data)
+        found = {"rerun": _recall(module, loader, numbers)}
+        if recorded is not None:
+            content = torch.load(recorded, map_location="cpu", weights_only=True, mmap=True)
+            module.load_state_dict(content["state_dict"])
+            found["recorded"] = _recall(module, loader, numbers)
+    except Exception:  # somebody else's forward, or batches of another shape: then this is not a classifier as we know
+        return {}
+    return found
+
+
+def _numbers(data: DtoolDataModule) -> Mapping[int, str]:
+    facts: dict[str, int] = data.description()["stages"]["train"]["class_to_idx"] or {}
+    return {number: name for name, number in facts.items()}
+
+
+@torch.no_grad()
+def _recall(module: LightningModule, loader: Any, names: Mapping[int, str]) -> dict[str, float]:
+    module.eval()
+    right: dict[int, int] = dict.fromkeys(names, 0)
+    all_: dict[int, int] = dict.fromkeys(names, 0)
+    for x, y in loader:
+        scores = module(x.to(module.device))
+        if scores.dim() != 2 or scores.shape[1] < len(names):
+            raise ValueError("no score for each class")
+        for truth, guess in zip(y.tolist(), scores.argmax(1).tolist(), strict=True):
+            all_[truth] += 1
+            right[truth] += truth == guess
+    return {name: right[number] / all_[number] for number, name in names.items() if all_[number]}

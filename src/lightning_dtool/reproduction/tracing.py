@@ -1,0 +1,48 @@
+"""Two traces, step by step: where did two trainings part?"""
+
+import json
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+
+def first_parting(one: Path, two: Path) -> str | None:
+    """Return the first step, and the first parameter in it, that differ; None if the traces are the same.
+
+    A trace that ends early is no difference: the other checkpoint was saved later, or not traced so far.
+
+    Args:
+        one: A file with a line for each step, as the callback's `trace=True` stores it.
+        two: Another.
+    """
+    for a, b in zip_longest(_lines(one), _lines(two)):
+        if a is None or b is None:
+            return None
+        if a == b:
+            continue
+        where = f"epoch {b.get('epoch')}, step {b.get('step')}"
+        if (a.get("epoch"), a.get("step")) != (b.get("epoch"), b.get("step")):
+            return f"epoch {a.get('epoch')}, step {a.get('step')}, where the other is at {where}"
+        mine, theirs = a.get("parameters", {}), b.get("parameters", {})
+        names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
+        if not names:
+            return f"{where}: the loss ({_shown(a.get('loss'))} and {_shown(b.get('loss'))}), not yet a parameter"
+        more = f" and {len(names) - 1} more" if names[1:] else ""
+        return f"{where}: parameter {names[0]}{more}"
+    return None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                yield entry
+
+
+def _shown(loss: Any) -> str:
+    try:
+        return repr(float.fromhex(loss))
+    except (TypeError, ValueError):
+        return str(loss)

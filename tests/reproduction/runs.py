@@ -1,0 +1,50 @@
+"""Scripts run in a process of their own, as people run them: what `reproduce` then has to do without."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lightning_dtool.store import iter_datasets
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+ZOO = Path(__file__).parent.parent / "zoo.py"
+
+
+def project(folder: Path, *scripts: str) -> Path:
+    """Return a new project with some of the tests' scripts."""
+    made = folder / "project"
+    made.mkdir(parents=True)
+    for script in scripts:
+        shutil.copy(SCRIPTS / script, made)
+    return made
+
+
+def train(folder: Path, *command: str, **variables: str) -> None:
+    """Run a command of Python in a folder, without anything of this process's seeds."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
+    environment |= {"PYTHONWARNINGS": "ignore", "JSONARGPARSE_DEPRECATION_WARNINGS": "off", **variables}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def only_checkpoint(models: Path) -> str:
+    """Return the URI of the one dataset in a folder."""
+    (dataset,) = iter_datasets(str(models))
+    return dataset.uri
+
+
+def places(folder: Path, *names: str) -> list[Path]:
+    """Return new folders."""
+    made = [folder / name for name in names]
+    for place in made:
+        place.mkdir(parents=True)
+    return made
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,223 @@
+"""The command of a rerun, from records that strangers wrote."""
+
+from pathlib import Path
+
+import pytest
+
+from lightning_dtool import rerun
+from lightning_dtool.errors import ReproductionError
+from lightning_dtool.record import Code, Config, Environment, Provenance, Randomness, Trainer
+from lightning_dtool.reproduction.command import command, project_root, recorded_threads, variables
+from lightning_dtool.reproduction.failure import explain
+from lightning_dtool.reproduction.recorded import normal, relocated
+from lightning_dtool.reproduction.running import Outcome
+from lightning_dtool.reproduction.tracing import first_parting
+from record.samples import record as sample
+
+
+def record(argv: list[str], entry: str | None, folder: str = "/home/ada/leaves", **parts: object) -> Provenance:
+    code = Code(argv=argv, working_directory=folder, entry_point=entry, **parts.pop("code", {}))  # type: ignore[arg-type]
+    return sample(code=code, **parts)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "source" / "scripts").mkdir(parents=True)
+    for name in ("train.py", "scripts/train.py", "notebook.py"):
+        (tmp_path / "source" / name).write_text("")
+    return tmp_path / "source"
+
+
+def test_a_script_in_its_folder(root: Path, tmp_path: Path) -> None:
+    found = command(record(["train.py", "--lr", "0.1"], "train.py"), root, tmp_path)
+    assert found.arguments == ["script", str(root / "train.py"), "train.py", "--lr", "0.1"]
+    assert found.folder == root
+    assert str(found.recorded_root) == "/home/ada/leaves"
+
+
+def test_a_script_started_from_elsewhere(root: Path, tmp_path: Path) -> None:
+    found = command(record(["/home/ada/leaves/scripts/train.py"], "scripts/train.py", "/home/ada"), root, tmp_path)
+    assert found.arguments == ["script", str(root / "scripts/train.py"), str(root / "scripts/train.py")]
+    assert found.folder == root  # the recorded one lies outside of the project
+
+
+def test_the_place_inside_of_the_project_and_paths_into_it(root: Path, tmp_path: Path) -> None:
+    arguments = ["../train.py", "--config=/home/ada/leaves/a.yaml", "/home/ada/leaves/b", "/data"]
+    found = command(record(arguments, "train.py", "/home/ada/leaves/scripts"), root, tmp_path)
+    assert found.folder == root / "scripts"
+    assert found.arguments[2:] == ["../train.py", f"--config={root}/a.yaml", f"{root}/b", "/data"]
+
+
+def test_a_module_and_where_its_modules_come_from(root: Path, tmp_path: Path) -> None:
+    modules = {"leaves.net": "src/leaves/net.py", "leaves": "src/leaves/__init__.py", "__main__": "train.py",
+               "evil": "../../evil.py", "odd": "elsewhere/other.py"}  # fmt: skip
+    parts = {"run_as_module": "leaves.train", "modules": modules}
+    found = command(record(["/home/ada/leaves/train.py"], "train.py", code=parts), root, tmp_path)
+    assert found.arguments[:2] == ["module", "leaves.train"]
+    assert found.paths == [root, root / "src"]
+
+
+def test_a_configuration_takes_the_place_of_what_made_it(root: Path, tmp_path: Path) -> None:
+    (root / "config.yaml").write_text("a: 1")
+    cli = record(
+        ["train.py", "--config", "mine.yaml", "fit", "--lr=1"],
+        "train.py",
+        trainer=Trainer(config=Config(kind="LightningCLI", file="config.yaml")),
+    )
+    assert command(cli, root, tmp_path).arguments[3:] == ["fit", "--config", str(root / "config.yaml")]
+    hydra = record(["train.py", "lr=1"], "train.py", trainer=Trainer(config=Config(kind="Hydra", file="config.yaml")))
+    arguments = command(hydra, root, tmp_path).arguments[3:]
+    assert arguments[:4] == ["--config-path", str(tmp_path / "hydra"), "--config-name", "config"]
+    assert (tmp_path / "hydra" / "config.yaml").read_text() == "a: 1"
+    assert arguments[4].startswith(f"hydra.run.dir={tmp_path}")
+
+
+@pytest.mark.parametrize("entry", [None, "gone.py", "../outside.py"])
+def test_nothing_to_run(root: Path, tmp_path: Path, entry: str | None) -> None:
+    (tmp_path / "outside.py").write_text("")
+    with pytest.raises(ReproductionError, match="interactive prompt"):
+        command(record([""], entry), root, tmp_path)
+
+
+def test_a_record_that_names_places_outside(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.yaml").write_text("a: 1")
+    config = Trainer(config=Config(kind="Hydra", file="../secret.yaml"))
+    found = command(record(["train.py"], "train.py", "/home/ada/leaves/../../../etc", trainer=config), root, tmp_path)
+    assert found.folder == root
+    assert found.arguments[3:] == []
+
+
+def test_a_record_that_does_not_say_where_it_was() -> None:
+    assert project_root(record(["/elsewhere/other.py"], "train.py")) is None
+    assert project_root(record([], "train.py")) is None
+
+
+def test_a_record_sets_what_decides_about_bits_and_nothing_else() -> None:
+    recorded = {
+        "OMP_NUM_THREADS": "3",
+        "MKL_NUM_THREADS": "$(touch /x)",
+        "LD_PRELOAD": "/evil.so",
+        "PYTHONPATH": "/evil",
+        "PATH": "/evil",
+        "PYTHONSTARTUP": "/evil.py",
+        "CUDA_VISIBLE_DEVICES": "7",
+    }
+    environment = Environment(python="3.11", platform="", versions={}, variables=recorded)
+    flags = Randomness(flags={"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONHASHSEED": None, "num_threads": 3})
+    found = sample(environment=environment, randomness=flags)
+    present = {"PATH": "/bin", "PYTHONHASHSEED": "5", "PL_GLOBAL_SEED": "9", "HOME": "/home/ada"}
+    assert variables(found, present) == {
+        "PATH": "/bin",
+        "HOME": "/home/ada",
+        "OMP_NUM_THREADS": "3",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    assert variables(found, present, threads=2)["OMP_NUM_THREADS"] == "2"
+    assert recorded_threads(found) == 3
+    assert recorded_threads(sample(randomness=Randomness(flags={"num_threads": -1}))) is None
+
+
+def test_data_is_known_by_the_names_that_a_moved_script_gives_it(tmp_path: Path) -> None:
+    uri = normal("/home/ada/leaves/data/oak")
+    found = relocated({uri: "s3://x/y", "s3://a/b": "s3://c/d"}, [(Path("/home/ada/leaves/scripts"), tmp_path / "s")])
+    assert found == {uri: "s3://x/y", "s3://a/b": "s3://c/d", normal(str(tmp_path / "data" / "oak")): "s3://x/y"}
+
+
+@pytest.mark.parametrize(
+    ("events", "code", "expected"),
+    [
+        ([], 1, "could not begin"),
+        ([{"event": "started"}], -9, "signal 9"),
+        ([{"event": "started"}], 0, "made 0 recorded fits"),
+        ([{"event": "started"}, {"event": "fit", "is_target": True}], 0, "ended at its first epoch"),
+        (
+            [{"event": "started"}, {"event": "fit", "is_target": True}, {"event": "end", "epoch": 1, "global_step": 7}],
+            0,
+            "ended at epoch 1, step 7 and never came to the moment of the checkpoint (epoch 2, step 9, a.ckpt)",
+        ),
+        (
+            [{"event": "error", "chain": [{"type": "X"}, {"type": "FileNotFoundError", "filename": "/s/a.txt"}]}],
+            1,
+            "not here: a.txt",
+        ),
+        (
+            [{"event": "error", "chain": [{"type": "ModuleNotFoundError", "module": "leaf"}]}],
+            1,
+            "'leaf' is not installed",
+        ),
+        ([{"event": "error", "chain": [{"type": "DatasetNotFoundError", "message": "s3://x"}]}], 1, "not here: s3://x"),
+        ([{"event": "error", "chain": [{"type": "E", "message": "boom"}]}], 1, "ended with E: boom"),
+    ],
+)
+def test_why_nothing_came_out(tmp_path: Path, events: list[dict[str, object]], code: int, expected: str) -> None:
+    log = tmp_path / "log"
+    log.write_text("one\n\ntwo\n")
+    text = explain(Outcome(code, events), rerun.Target(0, 2, 9, "a.ckpt"), log, None, Path("/s"))
+    assert expected in text
+    assert text.endswith("The last lines of its output:\n  one\n  two")
+
+
+def test_too_slow(tmp_path: Path) -> None:
+    text = explain(Outcome(-15, [], timed_out=True), rerun.Target(0, 2, 9, "a"), tmp_path / "none", 5, tmp_path)
+    assert text == "it did not reach the checkpoint within 5 seconds. Give it more time: --timeout"
+
+
+def test_two_traces(tmp_path: Path) -> None:
+    def trace(name: str, *lines: str) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return path
+
+    first = '{"epoch": 0, "step": 1, "loss": "0x1p0", "parameters": {"w": "a", "b": "c"}}'
+    a = trace("a", first, '{"epoch": 0, "step": 2, "loss": "0x1p1", "parameters": {"w": "a", "b": "c"}}')
+    b = trace("b", first, '{"epoch": 0, "step": 2, "loss": "0x1p1", "parameters": {"w": "a", "b": "d"}}')
+    c = trace("c", first, '{"epoch": 0, "step": 2, "loss": "0x1p2", "parameters": {"w": "a", "b": "c"}}')
+    d = trace("d", first, '{"epoch": 1, "step": 2, "loss": "0x1p1", "parameters": {"w": "a", "b": "c"}}')
+    assert first_parting(a, a) is None
+    assert first_parting(a, trace("short", first)) is None
+    assert first_parting(a, b) == "epoch 0, step 2: parameter b"
+    assert first_parting(a, c) == "epoch 0, step 2: the loss (2.0 and 4.0), not yet a parameter"
+    assert first_parting(a, d) == "epoch 0, step 2, where the other is at epoch 1, step 2"
+
+
+NOTHING = dict.fromkeys(("uri", "train_uri", "val_uri", "test_uri", "split_overlay")) | {
+    "val_split": 0,
+    "test_split": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "expected"),
+    [
+        ({"train": "T"}, {"uri": "U", "val_split": 0.2}, {"uri": "T", "val_split": 0.2}),
+        ({"train": "T", "val": "V"}, {"uri": "U", "val_split": 0.2}, {"train_uri": "T", "val_uri": "V"}),
+        (
+            {"train": "T", "val": "V"},
+            {"uri": "U", "val_split": 0.2, "test_split": 0.1},
+            {"uri": "T", "val_uri": "V", "test_split": 0.1},
+        ),
+        ({"train": "T", "val": "V"}, {"uri": "U", "split_overlay": "use"}, {"train_uri": "T", "val_uri": "V"}),
+        ({"train": "T"}, {"uri": "U", "split_overlay": "use"}, {"uri": "T", "split_overlay": "use"}),
+        (
+            {"train": "T", "test": "E"},
+            {"train_uri": "U", "val_uri": "W"},
+            {"train_uri": "T", "val_uri": "W", "test_uri": "E"},
+        ),
+    ],
+)
+def test_new_data_takes_the_place_of_the_old(
+    monkeypatch: pytest.MonkeyPatch, data: dict[str, str], asked: dict[str, object], expected: dict[str, object]
+) -> None:
+    plan = rerun.Plan({}, rerun.REPLICATE, "", "", "", rerun.Target(0, 0, 0, ""), data=data)
+    assert rerun.replaced_data({**NOTHING, **asked}) == {**NOTHING, **asked}  # without a plan
+    monkeypatch.setattr(rerun, "plan", lambda: plan)
+    found = rerun.replaced_data({**NOTHING, **asked})
+    assert {name: value for name, value in found.items() if value} == expected
+    assert list(found) == list({**NOTHING, **asked})
+
+
+def test_a_plan_goes_through_its_file(tmp_path: Path) -> None:
+    target = rerun.Target(1, 2, 3, "a.ckpt")
+    plan = rerun.Plan({"uri": "u"}, rerun.REPRODUCE, "i", "s", "r", target, uris={"a": "b"}, threads=2)
+    plan.write(tmp_path / "plan.json")
+    assert rerun.Plan.read(tmp_path / "plan.json") == plan

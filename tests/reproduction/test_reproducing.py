@@ -1,0 +1,332 @@
+"""The proof: a script is run, its files are taken away, and its checkpoint's URI gives the same model again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lightning_dtool
+from lightning_dtool import DtoolCheckpoint
+from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.packing import pack
+from lightning_dtool.reproduction.verdict import Reproduction, Verdict
+from lightning_dtool.store import FrozenDataset, iter_datasets, local_path
+from reproduction.runs import content, only_checkpoint, places, project, train
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the URI of a checkpoint of a seeded training, whose project is gone."""
+    folder = tmp_path_factory.mktemp("seeded")
+    made, (models,) = project(folder, "seeded.py"), places(folder, "models")
+    train(made, "seeded.py", str(models), "trace")
+    shutil.rmtree(made)
+    return only_checkpoint(models)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Return the URI of a checkpoint that was trained on images, and the folder of the images' dataset."""
+    folder = tmp_path_factory.mktemp("images")
+    made, (models,) = project(folder, "on_images.py"), places(folder, "models")
+    pack(image_folder(folder / "pictures"), str(made), name="leaves")
+    train(made, "on_images.py", str(models), OMP_NUM_THREADS="1")
+    return only_checkpoint(models), made / "leaves"
+
+
+def folder_of(uri: str) -> Path:
+    folder = local_path(uri)
+    assert folder is not None
+    return folder
+
+
+def image_folder(folder: Path, changed: bool = False) -> Path:
+    numbers = np.random.default_rng(0)
+    for number in range(64):
+        place = folder / ("oak" if number % 2 else "elm")
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = numbers.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        if changed and number == 5:
+            pixels[0, 0, 0] ^= 255
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    return folder
+
+
+def test_a_seeded_training_gives_the_same_bits_in_another_process(seeded: str, tmp_path: Path) -> None:
+    before = content(
+        Path(FrozenDataset.from_uri(seeded).path(next(iter(FrozenDataset.from_uri(seeded).items)))).parents[1]
+    )
+    said: list[str] = []
+    found = lightning_dtool.reproduce(seeded, into=tmp_path / "into", progress=said.append)
+
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert found.successful
+    assert found.comparison is not None
+    assert found.comparison.identical
+    assert found.factors == ()
+    assert found.rerun is not None
+    again = DtoolCheckpoint.from_uri(found.rerun.uri)
+    again.verify()
+    assert again.record.lineage.reproduces == found.original
+    assert again.annotations["reproduces_uuid"] == found.original.uuid
+    assert again.annotations["run_status"] == "finished"
+    assert again.dataset.readme().count(again.uri)
+    assert "lightning-dtool-rerun" not in again.dataset.readme()
+    assert any("epoch 1" in text for text in said)
+    after = content(
+        Path(FrozenDataset.from_uri(seeded).path(next(iter(FrozenDataset.from_uri(seeded).items)))).parents[1]
+    )
+    assert after == before
+
+
+def test_the_verdict_is_a_dataset_that_points_at_both(seeded: str, tmp_path: Path) -> None:
+    found = lightning_dtool.reproduce(seeded, into=tmp_path / "into", trace=True)
+
+    assert found.uri is not None
+    assert found.rerun is not None
+    kept = FrozenDataset.from_uri(found.uri)
+    assert kept.tags() == ["lightning-reproduction"]
+    assert kept.annotation("verdict") == "identical"
+    assert kept.annotation("source_dataset_uuid") == [found.original.uuid, found.rerun.uuid]
+    told = json.loads(kept.path(kept.item("verdict.json").identifier).read_text())
+    assert told["verdict"] == "identical"
+    assert told["uri"] == kept.uri
+    assert told["metrics"][0]["recorded"] == told["metrics"][0]["rerun"]
+    assert "Seed set to 1" in kept.path(kept.item("log.txt").identifier).read_text()
+    assert found.step == "no step parted"  # the recorded training was traced, too
+
+
+def test_a_training_that_nobody_seeded(tmp_path: Path) -> None:
+    made, models = project(tmp_path, "unseeded.py"), places(tmp_path, "first", "second")
+    train(made, "unseeded.py", *map(str, models))
+    shutil.rmtree(made)
+    uri = only_checkpoint(models[1])
+    record = DtoolCheckpoint.from_uri(uri).record
+    assert record.run.fit_index == 1
+    assert record.randomness.repeatable_by == "states"
+    assert record.randomness.global_seed is None
+
+    found = lightning_dtool.reproduce(uri, into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert len(list(models[0].iterdir())) == 1  # the rerun's first fit went elsewhere
+
+
+def test_a_file_that_is_missing_is_named_though_the_script_hides_it(tmp_path: Path) -> None:
+    made, (models,) = project(tmp_path, "reads_a_file.py"), places(tmp_path, "models")
+    (made / "settings.txt").write_text("0.1")
+    train(made, "reads_a_file.py", str(models))
+
+    found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into")
+    assert found.verdict is Verdict.COULD_NOT_RUN
+    assert not found.successful
+    assert "settings.txt" in found.reason.split("\n")[0]
+    assert "this project is not set up" in found.reason
+    (kept,) = iter_datasets(str(tmp_path / "into"))
+    assert kept.uri == found.uri
+    assert kept.annotation("verdict") == "could not run"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "factor"),
+    [
+        ("lr: float = 0.01", "lr: float = 0.02", "optimizers[0].param_groups[0].options.lr: 0.01 -> 0.02"),
+        ("nn.ReLU()", "nn.Tanh()", "code.files[seeded.py]"),
+    ],
+    ids=["learning rate", "a line of code"],
+)
+def test_my_present_code_gives_another_model(seeded: str, tmp_path: Path, before: str, after: str, factor: str) -> None:
+    made = project(tmp_path, "seeded.py")
+    text = (made / "seeded.py").read_text()
+    assert before in text
+    (made / "seeded.py").write_text(text.replace(before, after))
+
+    found = lightning_dtool.reproduce(seeded, into=tmp_path / "into", source=made)
+    assert found.verdict is Verdict.DIFFERENT
+    assert any(line.startswith(factor) for line in found.factors), found.factors
+    assert found.first_difference is not None
+    assert found.first_difference.startswith("epoch 0")
+    assert any("1 recorded files differ" in note for note in found.notes)
+
+
+@pytest.mark.slow
+def test_the_step_at_which_present_code_parts_is_named(seeded: str, tmp_path: Path) -> None:
+    made = project(tmp_path, "seeded.py")
+    text = (made / "seeded.py").read_text()
+    # From the third step on: everything that is recorded before training is the same.
+    changed = text.replace("        return loss\n", "        return loss * (2 if self.global_step == 2 else 1)\n")
+    (made / "seeded.py").write_text(changed)
+
+    found = lightning_dtool.reproduce(seeded, into=tmp_path / "into", source=made, trace=True)
+    assert found.verdict is Verdict.DIFFERENT
+    assert found.step == "parted from the recorded training at epoch 0, step 3: parameter layers.0.weight and 3 more"
+
+
+def test_the_same_data_at_a_relative_path(images: tuple[str, Path], tmp_path: Path) -> None:
+    found = lightning_dtool.reproduce(images[0], into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, found
+    recalls = {row.name: row for row in found.metrics if row.name.startswith("recall")}
+    assert set(recalls) == {"recall[elm]", "recall[oak]"}
+    assert all(row.recorded == row.rerun for row in recalls.values())
+
+
+@pytest.mark.slow
+def test_data_that_has_moved_is_found_by_its_uuid(images: tuple[str, Path], tmp_path: Path) -> None:
+    moved = tmp_path / "archive" / "leaves"
+    shutil.copytree(images[1], moved)
+    hidden = images[1].rename(images[1].with_name("gone"))
+    try:
+        lost = lightning_dtool.reproduce(images[0], into=tmp_path / "into")
+        assert lost.verdict is Verdict.COULD_NOT_RUN
+        assert str(images[1]) in lost.reason
+        found = lightning_dtool.reproduce(images[0], into=tmp_path / "into", search=[str(moved.parent)])
+    finally:
+        hidden.rename(images[1])
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert any(str(moved) in note for note in found.notes)
+
+
+def test_another_image_is_named(images: tuple[str, Path], tmp_path: Path) -> None:
+    places(tmp_path, "data")
+    other = pack(image_folder(tmp_path / "pictures", changed=True), str(tmp_path / "data"), name="leaves")
+    uuid = FrozenDataset.from_uri(str(images[1])).uuid
+
+    found = lightning_dtool.reproduce(images[0], into=tmp_path / "into", data={uuid: other})
+    assert found.verdict is Verdict.DIFFERENT
+    assert found.factors[0].startswith("data.stages"), found.factors
+    assert any(other in note for note in found.notes)
+
+
+def test_another_number_of_threads_is_named(images: tuple[str, Path], tmp_path: Path) -> None:
+    found = lightning_dtool.reproduce(images[0], into=tmp_path / "into", threads=2)
+    assert found.verdict is Verdict.DIFFERENT
+    assert any("num_threads: 1 -> 2" in line for line in found.factors), found.factors
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the URI of a checkpoint of a training that went on from another's, whose files are gone."""
+    folder = tmp_path_factory.mktemp("resumed")
+    made, (models, checkpoints) = project(folder, "resumable.py"), places(folder, "models", "checkpoints")
+    for epochs in ("1", "3"):
+        train(made, "resumable.py", str(models), str(checkpoints), epochs)
+    shutil.rmtree(made)
+    shutil.rmtree(checkpoints)
+    last = max((dataset for dataset in iter_datasets(str(models))), key=lambda dataset: dataset.annotation("epoch"))
+    assert DtoolCheckpoint.from_uri(last.uri).record.lineage.parent_checkpoint is not None
+    return last.uri
+
+
+def test_a_resumed_training_begins_with_its_parent_which_is_made_again(resumed: str, tmp_path: Path) -> None:
+    found = lightning_dtool.reproduce(resumed, into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert any("reproduced parent, which is identical" in note for note in found.notes)
+    assert not (folder_of(resumed).parents[1] / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_a_resumed_training_begins_with_the_recorded_parent(resumed: str, tmp_path: Path) -> None:
+    found = lightning_dtool.reproduce(resumed, into=tmp_path / "into", from_="parent")
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert any("recorded parent as it is" in note for note in found.notes)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_from_the_middle_and_folders_that_are_not_touched(tmp_path: Path) -> None:
+    made, (models, outputs) = project(tmp_path, "in_the_middle.py", "seeded.py"), places(tmp_path, "models", "outputs")
+    train(made, "in_the_middle.py", str(models), str(outputs))
+    before = content(outputs)
+    datasets = {(data.annotation("global_step"), data.name): data for data in iter_datasets(str(models))}
+    (eighth,) = [data for (step, _), data in datasets.items() if step == 8]
+    found = lightning_dtool.reproduce(eighth.uri, into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert found.comparison is not None
+    assert found.comparison.identical
+
+    # The present code saves none by step: the moment is there all the same.
+    text = (made / "in_the_middle.py").read_text()
+    (made / "in_the_middle.py").write_text(text.replace("[by_step, by_metric, ", "[by_metric, "))
+    found = lightning_dtool.reproduce(eighth.uri, into=tmp_path / "into", source=made)
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert content(outputs) == before
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_the_script_saves_when_all_is_over(tmp_path: Path) -> None:
+    made, (models,) = project(tmp_path, "saves_at_the_end.py", "seeded.py"), places(tmp_path, "models")
+    train(made, "saves_at_the_end.py", str(models))
+    shutil.rmtree(made)
+    (last,) = [
+        data.uri
+        for data in iter_datasets(str(models))
+        if DtoolCheckpoint.from_uri(data.uri).record.checkpoint.filename == "final.ckpt"
+    ]
+    record = DtoolCheckpoint.from_uri(last).record
+    assert record.run.fit_index == 1
+    assert record.lineage.parent_checkpoint is not None
+    found = lightning_dtool.reproduce(last, into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert any("left to the script" in note for note in found.notes)  # ModelCheckpoint had dropped it
+
+
+@pytest.mark.parametrize("killed", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_it_leaves_nothing_behind(seeded: str, tmp_path: Path, killed: signal.Signals) -> None:
+    (temporary,) = places(tmp_path, "temporary")
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    code = "import sys, lightning_dtool; lightning_dtool.reproduce(sys.argv[1], into=sys.argv[2])"
+    process = subprocess.Popen([sys.executable, "-c", code, seeded, str(tmp_path / "into")], env=environment)
+    reports = lambda: list(temporary.glob("lightning-dtool-rerun-*/rerun/report.jsonl"))  # noqa: E731
+    _wait(lambda: bool(reports()) and "started" in reports()[0].read_text())
+    plan = json.loads(reports()[0].with_name("plan.json").read_text())
+    assert plan["parent_process"] == process.pid
+    process.send_signal(killed)
+    process.wait(30)
+
+    assert list(iter_datasets(str(tmp_path / "into"))) == []
+    assert not [path for path in (tmp_path / "into").iterdir() if not path.name.startswith(".")]
+    _wait(lambda: not _mentions(str(temporary)))
+    if killed is signal.SIGTERM:
+        assert not reports()
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _mentions(text: str) -> list[int]:
+    """Return the processes whose command line names a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if text in entry.read_bytes().decode(errors="replace"):
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    "options", [{"runs": 2}, {"level": 1}, {"env": "other"}, {"from_": "last"}, {"device": "tpu"}, {"threads": 0}]
+)
+def test_options_that_make_no_sense(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match="expected"):
+        lightning_dtool.reproduce("/nowhere", **options)  # type: ignore[arg-type]
+
+
+def test_a_result_tells_whether_it_succeeded(seeded: str) -> None:
+    reference = DtoolCheckpoint.from_uri(seeded).record.lineage.reproduces
+    assert reference is None
+    original = lightning_dtool.record.DatasetReference(uri="u", uuid="i", name="n", content_digest="sha256:0")
+    assert Reproduction(Verdict.WITHIN_TOLERANCE, "", original).successful
+    assert not Reproduction(Verdict.DIFFERENT, "", original).successful
