@@ -136,9 +136,21 @@ def base_uri(asked: Any) -> Any:
 
 
 def redirected(uri: str) -> str:
-    """Return the URI to use in place of a normalized one; without a plan the very same."""
+    """Return the URI to use in place of a normalized one; without a plan the very same.
+
+    A script may make its dataset itself, at a place where the recorded one was: then it gets its own.
+    """
     present = plan()
-    return uri if present is None else present.uris.get(uri, uri)
+    if present is None or uri not in present.uris or _is_in(uri, present.scratch):
+        return uri
+    return present.uris[uri]
+
+
+def _is_in(uri: str, folder: str) -> bool:
+    """Return True if a URI names something that is there, in a folder of this machine."""
+    scheme, _, rest = uri.partition("://")
+    path = Path(f"/{rest.partition('/')[2]}")
+    return scheme == "file" and path.is_relative_to(folder) and path.exists()
 
 
 def order_offset() -> int:
