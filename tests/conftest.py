@@ -11,6 +11,9 @@ import pytest
 from lightning_dtool.store import DatasetWriter, FrozenDataset, normalize_uri
 from s3_server import S3Server, running_s3_server
 
+collect_ignore = ["scripts"]
+"""Programs that tests run: some import one another, from the folder that they are copied to."""
+
 MakeDataset = Callable[..., FrozenDataset]
 
 
