@@ -61,7 +61,7 @@ def test_it_is_the_run_that_never_stopped(tmp_path: Path, case: Case) -> None:
     [
         (Case("inside an epoch", "DataLoader"), "starts that epoch again"),
         (Case("end of epoch", "DataLoader, random augmentation", workers="persistent"), "are persistent"),
-        (Case("on exception in a batch"), "may have changed buffers already (layers.1.running_mean"),
+        (Case("on exception in a batch"), "saved inside a batch, which begins again: what it had changed already"),
     ],
     ids=["plain loader inside an epoch", "persistent workers that draw", "exception inside a batch"],
 )
@@ -145,7 +145,7 @@ def test_a_damaged_section_is_an_error_before_training(tmp_path: Path, damage: A
 
 def test_a_newer_section_is_said(tmp_path: Path) -> None:
     path = changed(tmp_path / "stopped", lambda section: {**section, "version": 99})
-    with pytest.warns(ProvenanceWarning, match="reads version 1"):
+    with pytest.warns(ProvenanceWarning, match="reads version 1 of what it holds, not 99"):
         fit(tmp_path / "resumed", 2, path)
 
 
@@ -165,6 +165,42 @@ def test_the_record_says_what_cannot_be_exact(tmp_path: Path) -> None:
     (gap,) = [gap for gap in inside.gaps if gap.fact == "checkpoint.resume"]
     assert "DataLoader train[0] starts that epoch again" in gap.reason
     assert not any(gap.fact == "checkpoint.resume" for gap in last.gaps)
+
+
+class SavesInHook(L.Callback):
+    """Saves by hand, in a hook of its user's choice."""
+
+    def __init__(self, hook: str, path: Path) -> None:
+        self.path = path
+        setattr(self, hook, self.save)
+
+    def save(self, t: L.Trainer, *_: Any) -> None:
+        if not t.sanity_checking and t.current_epoch == 1 and not self.path.exists():
+            t.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("hook", ["on_validation_epoch_end", "on_validation_batch_end", "on_train_epoch_end"])
+def test_a_checkpoint_that_is_saved_by_hand_in_a_hook(tmp_path: Path, hook: str) -> None:
+    def validated(folder: Path, *callbacks: L.Callback, ckpt: str | None = None) -> dict[str, torch.Tensor]:
+        (folder / "models").mkdir(parents=True)
+        L.seed_everything(3, verbose=False)
+        module = TinyNet()
+        t = trainer(folder, *callbacks, DtoolProvenanceCallback(str(folder / "models")), max_epochs=3)
+        t.fit(module, loader(shuffle=True), loader(samples=16), ckpt_path=ckpt)
+        return weights(module)
+
+    path = tmp_path / "by-hand.ckpt"
+    whole = validated(tmp_path / "whole", SavesInHook(hook, path))
+    assert same(whole, validated(tmp_path / "resumed", ckpt=str(path)))
+
+
+def test_a_checkpoint_that_is_saved_by_hand_inside_a_batch_is_said_to_be_inexact(tmp_path: Path) -> None:
+    path = tmp_path / "by-hand.ckpt"
+    (tmp_path / "models").mkdir()
+    callbacks = [SavesInHook("on_train_batch_start", path), DtoolProvenanceCallback(str(tmp_path / "models"))]
+    trainer(tmp_path, *callbacks).fit(TinyNet(), loader())
+    with pytest.warns(ProvenanceWarning, match="inside a batch, which begins again with other random numbers"):
+        fit(tmp_path / "resumed", 3, str(path))
 
 
 def test_the_tuner_loads_its_own_checkpoints_as_ever(tmp_path: Path) -> None:

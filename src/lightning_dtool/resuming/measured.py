@@ -81,8 +81,9 @@ def _metric(metric: Metric) -> dict[str, Any]:
 
 
 def _set_metric(metric: Metric, saved: Mapping[str, Any], device: torch.device) -> None:
-    for name, value in saved["states"].items():
-        setattr(metric, name, _moved(value, device))
+    for name in metric._defaults:
+        if name in saved["states"]:
+            setattr(metric, name, _moved(saved["states"][name], device))
     metric._update_count = saved["update_count"]
     metric._computed = None
 
@@ -110,8 +111,8 @@ def _rebuilt(
     meta.sync = _Sync(fn=reduce, _should=state["sync"]["should"], rank_zero_only=state["sync"]["rank_zero_only"])
     result = _ResultMetric(meta, state["is_tensor"])
     if state["is_tensor"]:
-        for name, value in state["states"].items():
-            setattr(result, name, _moved(value, device))
+        for name in result._defaults:
+            setattr(result, name, _moved(state["states"][name], device))
     else:
         result.value = module.get_submodule(state["metric_attribute"])
     result._forward_cache = _moved(state["forward_cache"], device)

@@ -65,11 +65,11 @@ class Resumption:
         epoch_loop = trainer.fit_loop.epoch_loop
         _replace(trainer.fit_loop._data_source, "dataloader", partial(self._requested, "train"))
         _replace(epoch_loop.val_loop._data_source, "dataloader", partial(self._requested, "val"))
+        _replace(epoch_loop.val_loop, "reset", partial(self._validating, trainer))
         _replace(trainer.strategy, "on_train_start", partial(self._go_on, trainer))
         if any(map(_saves_on_exception, trainer.callbacks)):
             # It costs some microseconds a step, and is paid by those who want to resume after an exception only.
             _replace(epoch_loop, "_on_before_fetch", self._fetching)
-            _replace(epoch_loop.val_loop, "reset", partial(self._validating, trainer))
 
     def validation(self, ended: bool) -> None:
         """Note that validation begins, or has ended."""
@@ -100,12 +100,12 @@ class Resumption:
                 "seeds": save_seeds(trainer),
                 "gradients": _pending_gradients(trainer, module, moment),
             }
-            doubts += _doubts(trainer, module, moment)
+            doubts += _doubts(trainer, moment)
+            if moment is Moment.INSIDE_BATCH and self._before_batch is None:
+                doubts.append("it was saved inside a batch, which begins again with other random numbers")
             if moment is Moment.INSIDE_BATCH:
                 _take_back_last_batch(trainer, checkpoint)
-        except (
-            Exception
-        ) as error:  # Lightning's inner parts may change, and a metric or generator of the user's do anything
+        except Exception as error:  # Lightning's inner parts may change, and a metric of the user's do anything
             doubts.append(f"what a run needs to go on could not be collected ({type(error).__name__}: {error})")
         ranks = self._from_all_ranks(mine, trainer)
         if None in ranks:
@@ -160,8 +160,12 @@ class Resumption:
         try:
             moment, ranks, doubts = Moment(section["moment"]), list(section["ranks"]), list(section["inexact"])
             known = next((state for state in ranks if state is not None), None)
+            if section["version"] != VERSION:
+                doubts.append(
+                    f"this lightning-dtool reads version {VERSION} of what it holds, not {section['version']}"
+                )
             if section["version"] != VERSION or known is None:
-                _warn([*doubts, f"this version of lightning-dtool reads version {VERSION} of its random states"])
+                _warn(doubts)
                 return
             rank, loops = trainer.global_rank, checkpoint["loops"]["fit_loop"]
             mine = ranks[rank] if rank < len(ranks) else None
@@ -194,7 +198,7 @@ class Resumption:
         return original()
 
     def _validating(self, trainer: Any, original: Callable[[], Any]) -> Any:
-        """Stand in for the beginning of a validation, which a signal may interrupt."""
+        """Stand in for the beginning of a validation, in the middle of which something may be saved."""
         self._before_validation = {
             "random": raw_states(),
             "generators": save_generators(trainer),
@@ -255,7 +259,7 @@ def _warn(doubts: list[str]) -> None:
     )
 
 
-def _doubts(trainer: Any, module: LightningModule, moment: Moment) -> list[str]:
+def _doubts(trainer: Any, moment: Moment) -> list[str]:
     """Return why a resume from this moment cannot be exact, or cannot be known to be."""
     doubts = []
     for name, loader in loaders(trainer):
@@ -273,11 +277,11 @@ def _doubts(trainer: Any, module: LightningModule, moment: Moment) -> list[str]:
             )
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
     if moment is Moment.INSIDE_BATCH and batch.started == batch.ready:
-        changed = [name for name, _ in module.named_buffers()]
-        if changed:
-            doubts.append(f"an exception came inside a batch, which may have changed buffers already ({changed[0]}, …)")
-        if module.automatic_optimization and _accumulates(trainer, moment):
-            doubts.append("an exception came inside a batch, which may have added to the gradients that wait")
+        buffer = next((f", such as {name}" for name, _ in trainer.lightning_module.named_buffers()), "")
+        doubts.append(
+            "it was saved inside a batch, which begins again: what it had changed already (weights, gradients, "
+            f"metrics, buffers{buffer}) stays"
+        )
     for callback in trainer.callbacks:
         if moment is Moment.INSIDE_VALIDATION and callable(getattr(callback, "_swap_models", None)):
             doubts.append(
