@@ -567,7 +567,11 @@ def judge(case: Case) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="Run the cases whose name holds this text.")
-    parser.add_argument("--write", type=Path, help="Write what was found as JSON, for the documentation.")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        help="Write what was found as JSON, for the documentation; rows that were not run again stay.",
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -586,7 +590,14 @@ def main() -> None:
     print({verdict: sum(row["verdict"] == verdict for row in rows) for verdict in {row["verdict"] for row in rows}})
     if options.write:
         versions = {"python": platform.python_version(), "lightning": L.__version__, "torch": torch.__version__}
-        options.write.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        known = json.loads(options.write.read_text(encoding="utf-8"))["rows"] if options.write.exists() else []
+        found = {_key(row): row for row in [*known, *rows]}
+        kept = [found[key] for key in map(_key, map(asdict, cases())) if key in found]
+        options.write.write_text(json.dumps({"versions": versions, "rows": kept}, indent=1) + "\n", encoding="utf-8")
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in Case.__annotations__)
 
 
 if __name__ == "__main__":
