@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -256,11 +255,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(params=["pip", "uv"])
 def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Return the name of the tool that builds; the other one is not there."""
-    which = shutil.which
-    if request.param == "uv" and which("uv") is None:
-        pytest.skip("uv is not installed")
     if request.param == "pip":
-        monkeypatch.setattr(shutil, "which", lambda name, *a, **k: None if name == "uv" else which(name, *a, **k))
+        monkeypatch.setattr(environment, "_find_uv", lambda: None)
     return request.param
 
 
@@ -356,6 +352,7 @@ def test_another_python_that_is_not_there(tool: str, index: Path, tmp_path: Path
 def test_without_uv_the_path_is_looked_at(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of the right name that does not run is no Python."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(environment, "_find_uv", lambda: None)
     (tmp_path / "bin").mkdir()
     with pytest.raises(EnvironmentCreationError, match=r"there is no python3\.99 on the PATH.*uv, which fetches it"):
         create_environment("", tmp_path / "env", python="3.99")

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -215,7 +216,8 @@ def create_environment(
     pins, skipped = _wanted(requirements)
     for name, why in skipped.items():
         report(f"left out: {name}: {why}")
-    tool = _Uv() if shutil.which("uv") else _Pip()
+    uv = _find_uv()
+    tool: _Tool = _Uv(uv) if uv is not None else _Pip()
     try:
         report(f"building an environment with {tool.name} in {folder}")
         interpreter = tool.create(folder, _wanted_python(python))
@@ -330,39 +332,47 @@ class _Done:
     output: str
 
 
-class _Tool:
+class _Tool(ABC):
     """What makes environments and installs packages."""
 
     name: str
 
+    @abstractmethod
     def create(self, folder: Path, version: str) -> Path:
         """Make an environment for a version of Python (`3.11`); return its interpreter."""
-        raise NotImplementedError
 
+    @abstractmethod
     def install(self, interpreter: Path, arguments: Sequence[str]) -> _Done:
         """Install without dependencies."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, interpreter: Path) -> list[str]:
         """Return the command that looks for packages that do not fit each other."""
-        raise NotImplementedError
+
+
+def _find_uv() -> str | None:
+    """Return the program uv; beside this interpreter, it is on no path while its environment is not activated."""
+    return shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
 
 
 class _Uv(_Tool):
     name = "uv"
 
+    def __init__(self, program: str) -> None:
+        self._program = program
+
     def create(self, folder: Path, version: str) -> Path:
         # This very interpreter where it fits; else uv looks for one, and fetches it if there is none.
         python = sys.executable if version == _here() else version
-        done = _run(["uv", "venv", "--python", python, str(folder)])
+        done = _run([self._program, "venv", "--python", python, str(folder)])
         _checked(done, f"an environment with Python {version} could not be made")
         return _interpreter(folder)
 
     def install(self, interpreter: Path, arguments: Sequence[str]) -> _Done:
-        return _run(["uv", "pip", "install", "--python", str(interpreter), "--no-deps", *arguments])
+        return _run([self._program, "pip", "install", "--python", str(interpreter), "--no-deps", *arguments])
 
     def check(self, interpreter: Path) -> list[str]:
-        return ["uv", "pip", "check", "--python", str(interpreter)]
+        return [self._program, "pip", "check", "--python", str(interpreter)]
 
 
 class _Pip(_Tool):
