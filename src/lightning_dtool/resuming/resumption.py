@@ -90,6 +90,7 @@ class Resumption:
             checkpoint: What Lightning is about to save; changed in place.
         """
         moment = moment_of(trainer, self._validated)
+        _leave_out_functions(checkpoint)
         doubts: list[str] = []
         mine: dict[str, Any] | None = None
         try:
@@ -340,6 +341,14 @@ def _begin_averaging(trainer: Any) -> None:
             callback.on_train_epoch_start(trainer, trainer.lightning_module)
             for group, option in zip(groups, options, strict=True):
                 group.update(option)  # a new scheduler begins by setting rates
+
+
+def _leave_out_functions(checkpoint: dict[str, Any]) -> None:
+    """Leave out of SWALR's state a method of its own, which a safe load refuses: later releases of torch do so too."""
+    callbacks = [state for state in checkpoint.get("callbacks", {}).values() if isinstance(state, dict)]
+    for state in [*checkpoint.get("lr_schedulers", []), *(state.get("scheduler_state") for state in callbacks)]:
+        if isinstance(state, dict) and callable(state.get("anneal_func")):
+            del state["anneal_func"]
 
 
 def _take_back_last_batch(trainer: Any, checkpoint: dict[str, Any]) -> None:
