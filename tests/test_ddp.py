@@ -36,6 +36,17 @@ def test_one_dataset_for_each_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.record.trainer.settings["world_size"] == 2
 
 
+def test_a_second_fit_tells_its_own_uris(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
+    found = []
+    for name in ("one", "two"):
+        trainer(tmp_path / name, provenance, devices=2, strategy="ddp_fork", max_epochs=1).fit(TinyNet(), loader())
+        found.append(provenance.last_uri)
+    assert None not in found
+    assert found[0] != found[1]
+
+
 def test_a_bad_base_uri_fails_on_every_rank(tmp_path: Path) -> None:
     provenance = DtoolProvenanceCallback(str(tmp_path / "nowhere"))
     with pytest.raises(Exception, match="nowhere") as caught:

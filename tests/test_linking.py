@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lightning_dtool.linking import duplicate, link, reserve
+from lightning_dtool.linking import duplicate, forget_link, link, reserve
 
 
 def refuse(*_: Any, **__: Any) -> None:
@@ -88,3 +88,19 @@ def test_a_reserved_path_counts_as_taken_and_keeps_what_is_there(tmp_path: Path)
     reserve(dangling)
     assert dangling.is_symlink()
     assert not (tmp_path / "gone").exists()
+
+
+def test_what_is_written_at_a_link_does_not_reach_what_is_behind_it(tmp_path: Path) -> None:
+    item = tmp_path / "item"
+    for make in (os.symlink, os.link):
+        item.write_text("frozen")
+        place = tmp_path / "last.ckpt"
+        make(item, place)
+        forget_link(place)
+        place.write_text("plain")
+        assert item.read_text() == "frozen"
+        forget_link(place)
+        assert place.read_text() == "plain"
+        place.unlink()
+    forget_link(place)
+    forget_link("s3://lab/last.ckpt")

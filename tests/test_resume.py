@@ -179,7 +179,9 @@ class SavesInHook(L.Callback):
             t.save_checkpoint(self.path)
 
 
-@pytest.mark.parametrize("hook", ["on_validation_epoch_end", "on_validation_batch_end", "on_train_epoch_end"])
+@pytest.mark.parametrize(
+    "hook", ["on_validation_end", "on_validation_epoch_end", "on_validation_batch_end", "on_train_epoch_end"]
+)
 def test_a_checkpoint_that_is_saved_by_hand_in_a_hook(tmp_path: Path, hook: str) -> None:
     def validated(folder: Path, *callbacks: L.Callback, ckpt: str | None = None) -> dict[str, torch.Tensor]:
         (folder / "models").mkdir(parents=True)

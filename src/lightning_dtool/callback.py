@@ -68,7 +68,7 @@ class DtoolProvenanceCallback(Callback):
             in every dataset.
         trace: Keep digests of all parameters after each optimizer step, as an item of every checkpoint's dataset:
             then `lightning-dtool reproduce` can say at which step another training parted. Costs a pass over all
-            weights in each step.
+            weights in each step, and memory and space that grow with the steps: for short trainings.
 
     Example:
         ```python
@@ -227,16 +227,6 @@ class DtoolProvenanceCallback(Callback):
         if self._recorder is not None:
             self._recorder.epoch_end(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that validation is under way: what is saved before its end has more left to do."""
-        if self._resumption is not None:
-            self._resumption.validation(ended=False)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that validation is over."""
-        if self._resumption is not None:
-            self._resumption.validation(ended=True)
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add to the checkpoint what an exact resume needs; on every rank."""
         if self._resumption is not None and trainer.state.fn == TrainerFn.FITTING:
@@ -348,7 +338,7 @@ class DtoolProvenanceCallback(Callback):
         """Return what was published, from wherever word of it came."""
         if self._io is not None and self._io.publications:
             return self._account(self._io)
-        if self._told is None and self._handover.exists():
+        if self._handover.exists():  # newer than what an earlier fit has told
             self._told = _Published(**json.loads(self._handover.read_text()))
             self._handover.unlink()
         return self._told or _Published()

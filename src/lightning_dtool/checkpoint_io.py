@@ -23,7 +23,7 @@ from lightning_dtool.capture.provenance import Description, Observed, describe, 
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, LightningDtoolError, ProvenanceWarning, PublishError
 from lightning_dtool.items import CHECKPOINT_ITEM, SUPERSEDED_TAG
-from lightning_dtool.linking import duplicate, link, reserve
+from lightning_dtool.linking import duplicate, forget_link, link, reserve
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.publisher import Staged, Worker, dataset_name, publish
 from lightning_dtool.record import Provenance
@@ -145,14 +145,14 @@ class DtoolCheckpointIO(CheckpointIO):
             path: Where the Trainer wants the checkpoint.
             storage_options: Passed on to the plain checkpoint IO.
         """
-        path = _absolute(path)
+        path = rerun.kept_inside(_absolute(path))
         if not (_is_training_checkpoint(checkpoint, path) and self.wanted(checkpoint)):
-            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
+            self._save_plainly(checkpoint, path, storage_options)
             return
         place = self._place(path) if storage_options is None else None
         if place is None:
             # A remote path, or a CheckpointIO with a format or options of its own: the user gets exactly that file.
-            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
+            self._save_plainly(checkpoint, path, storage_options)
         same = self._same_as_latest(checkpoint)
         if same is None:
             # One copy in memory at a time: when saving outruns the disk, training waits here.
@@ -187,6 +187,9 @@ class DtoolCheckpointIO(CheckpointIO):
             checkpoint = DtoolCheckpoint.from_uri(path)
             return checkpoint.load(map_location=map_location or "cpu", weights_only=weights_only is not False)
         path = _absolute(path)
+        inside = rerun.kept_inside(path)
+        if Path(inside).exists():  # in a rerun, what it has saved itself
+            path = inside
         if self._owner.get(path):
             self._worker.wait()
         options: dict[str, Any] = {} if map_location is None else {"map_location": map_location}
@@ -197,7 +200,7 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Remove what stands at a path, and with `retention="mirror"` its dataset if no other path leads there."""
-        path = _absolute(path)
+        path = rerun.kept_inside(_absolute(path))
         place = self._place(path)
         if path not in self._owner or place is None:
             self.checkpoint_io.remove_checkpoint(path)
@@ -249,7 +252,7 @@ class DtoolCheckpointIO(CheckpointIO):
             self.errors.append(error)
             self._release(path)
             if place is not None:
-                self.checkpoint_io.save_checkpoint(checkpoint, path)
+                self._save_plainly(checkpoint, path)
             self._report(raising=self.strict)
             return
         if place is not None:
@@ -349,8 +352,13 @@ class DtoolCheckpointIO(CheckpointIO):
             return None
 
     def _write_file(self, staged: Staged, place: Path) -> Path:
-        self.checkpoint_io.save_checkpoint(dict(staged.state), place)
+        self._save_plainly(dict(staged.state), place)
         return place
+
+    def _save_plainly(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a file as Lightning does, but never through a link: behind it lies an item of a frozen dataset."""
+        forget_link(path)
+        self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
 
     def _show(self, publication: Publication, path: str, place: Path | None) -> None:
         """Let a path lead to a publication, unless it was given up in the meantime."""

@@ -51,3 +51,14 @@ def _replace(source: Path, path: Path, ways: tuple[Callable[..., Any], ...]) -> 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def forget_link(path: str | os.PathLike[str]) -> None:
+    """Remove what leads to another file, so that writing there does not write into that one.
+
+    Args:
+        path: A path, also of a file that is not there, or a remote address.
+    """
+    place = os.fspath(path)
+    if "://" not in place and (os.path.islink(place) or (os.path.isfile(place) and os.stat(place).st_nlink > 1)):
+        os.unlink(place)

@@ -153,6 +153,31 @@ def _is_in(uri: str, folder: str) -> bool:
     return scheme == "file" and path.is_relative_to(folder) and path.exists()
 
 
+def kept_inside(path: str) -> str:
+    """Return where a rerun writes instead of at a local path outside of its scratch folder.
+
+    Args:
+        path: A path or a remote address. Without a plan it is returned as it is.
+    """
+    present = plan()
+    return path if present is None or "://" in path else inside(path, Path(present.scratch))
+
+
+def inside(folder: str | os.PathLike[str], scratch: Path) -> str:
+    """Return a path in the scratch folder: the very same one if it lies there, else one for it alone.
+
+    Args:
+        folder: A path or a remote address.
+        scratch: The scratch folder.
+    """
+    text = os.fspath(folder)
+    if "://" not in text and Path(os.path.abspath(text)).is_relative_to(scratch):
+        return text
+    # The same for the same: a logger and a ModelCheckpoint may share a folder.
+    name = text.replace("://", "/").strip("/\\").replace(":", "_")
+    return str(scratch / "outside" / name)
+
+
 def order_offset() -> int:
     """Return what is added to the seed of a training order, for reruns with other seeds."""
     present = plan()

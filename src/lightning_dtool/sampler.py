@@ -160,6 +160,7 @@ class SeededDataLoader(DataLoader[Any]):
     In worker processes, a `DtoolDataset` seeds the generators for each batch: by torch's seed in the training process,
     the epoch if there is one, and the position. So random transforms draw the same numbers with any number of workers,
     persistent or not, and after a resume anywhere. Without workers they draw from the global generators, as ever.
+    Any other dataset has to see to its workers' random numbers itself: they begin every epoch with the same.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

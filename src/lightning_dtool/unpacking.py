@@ -32,7 +32,7 @@ def unpack(source_zip: Path, folder: Path, uri: str) -> None:
             for name in archive.namelist():
                 refuse_outside(folder, name, uri)
             archive.extractall(folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise CorruptDatasetError(
             f"{uri}: source.zip cannot be unpacked ({error}). The dataset is damaged; restore it from a copy."
         ) from error

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from lightning_dtool.capture.rerunning import begin_as_recorded
 from lightning_dtool.record import MAX_INTEGER, Gap, Randomness
@@ -220,6 +221,8 @@ def _python_untouched() -> bool:
 def _repeatable_by(seed: int | None, moments: Mapping[str, RandomStates], weights_stored: bool) -> str | None:
     if seed is not None:
         return "seed"
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return None  # the states are those of one process
     if FRESH_AT_IMPORT and "import" in moments:
         return "states"
     return "initial_weights" if weights_stored and "fit_start" in moments else None

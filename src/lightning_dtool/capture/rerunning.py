@@ -90,8 +90,14 @@ def _derive(module: Any, name: str, offset: int) -> None:
     if hasattr(original, "lightning_dtool_original"):  # torch has it in two places
         return
 
-    def derived(seed: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return original(seed if seed is None else derived_seed(seed, offset), *args, **kwargs)
+    parameter = "a" if module.__name__ == "random" else "seed"
+
+    def derived(*args: Any, **kwargs: Any) -> Any:
+        if args and args[0] is not None:
+            args = (derived_seed(args[0], offset), *args[1:])
+        elif kwargs.get(parameter) is not None:
+            kwargs[parameter] = derived_seed(kwargs[parameter], offset)
+        return original(*args, **kwargs)
 
     derived.lightning_dtool_original = original  # type: ignore[attr-defined]
     setattr(module, name, derived)

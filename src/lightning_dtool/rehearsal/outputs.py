@@ -47,21 +47,14 @@ def keep_inside(trainer: Any, scratch: Path) -> None:
         trainer: The Trainer.
         scratch: The folder.
     """
-    trainer._default_root_dir = _inside(trainer._default_root_dir, scratch)
+    trainer._default_root_dir = rerun.inside(trainer._default_root_dir, scratch)
     for callback in trainer.checkpoint_callbacks:
         if getattr(callback, "dirpath", None) is not None:
-            callback.dirpath = _inside(callback.dirpath, scratch)
+            callback.dirpath = rerun.inside(callback.dirpath, scratch)
     for logger in trainer.loggers:
         for name in _LOGGER_FOLDERS:
             if isinstance(getattr(logger, name, None), str | os.PathLike):
-                setattr(logger, name, _inside(getattr(logger, name), scratch))
-
-
-def _inside(folder: str | os.PathLike[str], scratch: Path) -> str:
-    text = os.fspath(folder)
-    path = Path(os.path.abspath(text))
-    if "://" not in text and path.is_relative_to(scratch):
-        return text
-    # The same folder for the same folder: a logger and a ModelCheckpoint may share it.
-    name = text.replace("://", "/").strip("/\\").replace(":", "_")
-    return str(scratch / "outside" / name)
+                setattr(logger, name, rerun.inside(getattr(logger, name), scratch))
+    profiler = trainer.profiler
+    if getattr(profiler, "dirpath", None) is not None:
+        profiler.dirpath = rerun.inside(profiler.dirpath, scratch)

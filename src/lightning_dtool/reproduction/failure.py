@@ -53,7 +53,7 @@ def _reason(outcome: Outcome, target: Target, timeout: float | None, folder: Pat
             f"{target.fit_index or 0}, from 0): is DtoolProvenanceCallback still among the Trainer's callbacks?"
         )
     where = outcome.last("end") or outcome.last("epoch")
-    reached = f"epoch {where['epoch']}, step {where['global_step']}" if where else "its first epoch"
+    reached = f"epoch {where.get('epoch')}, step {where.get('global_step')}" if where else "its first epoch"
     return (
         f"training ended at {reached} and never came to the moment of the checkpoint (epoch {target.epoch}, step "
         f"{target.global_step}, {target.filename}). Exit code {outcome.exit_code}"

@@ -220,6 +220,12 @@ class _Request:
         base_uri = _prepared(into)
         self.say("verifying the checkpoint")
         recorded = Recorded.from_uri(uri)
+        processes = recorded.record.trainer.settings.get("world_size", 1)
+        if self.runs and processes != 1:
+            raise ConfigurationError(
+                f"runs={self.runs}: {recorded.uri} was trained by {processes} processes, and other seeds can be given "
+                "to a training of one process only. Reproduce it without runs."
+            )
         kind = Reproduction if self.kind == REPRODUCE else Replication
         with ended_by_signals(), _scratch() as scratch:
             log: Path | None = None
@@ -262,8 +268,8 @@ class _Session:
         self.log = first.log
         self._notes += first.notes
         kept = publish_copy(first.dataset, self.base_uri)
-        comparison = _compare(recorded.uri, kept.uri)
-        measured = [self._measured(first, data, options, parent, number) for number in range(1, request.runs + 1)]
+        comparison = self._compare(recorded.uri, kept.uri)
+        measured = self._all_measured(first, data, options, parent)
         again = {**Recorded(kept).record.metrics.at_checkpoint, **_recalls(first, "rerun")}
         before = {**recorded.record.metrics.at_checkpoint, **_recalls(first, "recorded")}
         judgements = judge(before, measured, request.level) if measured else []
@@ -287,6 +293,32 @@ class _Session:
             seconds=first.outcome.seconds,
             comparison=comparison,
         )
+
+    def _compare(self, one: str, two: str) -> Any:
+        # Here, because it takes torch, which the command line does not load before something has run.
+        from lightning_dtool.reproduction.comparison import compare
+
+        try:
+            return compare(one, two)
+        except UnsafeCheckpointError:
+            if self.request.source is not None:  # the code of the dataset has not run, and must not by being read
+                raise
+            return compare(one, two, weights_only=False)  # its code has just run with the user's rights
+
+    def _all_measured(
+        self, first: Rerun, data: LocatedData, options: Options, parent: str | None
+    ) -> list[dict[str, float]]:
+        """Return what trainings with other seeds measured; one that fails costs itself alone."""
+        measured = []
+        for number in range(1, self.request.runs + 1):
+            try:
+                measured.append(self._measured(first, data, options, parent, number))
+            except ReproductionError as error:
+                self._notes.append(f"seed {number} gave no checkpoint: {str(error).splitlines()[0]}")
+        if 0 < len(measured) < MIN_VALUES:
+            self._notes.append(f"{len(measured)} trainings with other seeds show no spread, and nothing is judged")
+            return []
+        return measured
 
     def _new_data(self, data: LocatedData) -> LocatedData:
         """Let the new datasets stand where a script opens the recorded ones without a DtoolDataModule."""
@@ -388,7 +420,7 @@ class _Session:
         name = f"parent {parent.dataset.name}"
         made = rerun(parent, data, folder, replace(options, kind=REPRODUCE), parent=before, what=name)
         self._notes += made.notes
-        same = _compare(parent.uri, made.dataset.uri)
+        same = self._compare(parent.uri, made.dataset.uri)
         told = "identical to the recorded one" if same.weights_identical else "NOT identical to the recorded one"
         self._notes.append(f"resumed from the reproduced parent, which is {told}: {parent.uri}")
         return made.dataset.uri
@@ -510,17 +542,6 @@ def _one_line(factor: Any) -> str:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
-
-
-def _compare(one: str, two: str) -> Any:
-    # Here, because it takes torch, which the command line does not load before something has run.
-    from lightning_dtool.reproduction.comparison import compare
-
-    try:
-        return compare(one, two)
-    except UnsafeCheckpointError:
-        # Its code has just run with the user's rights.
-        return compare(one, two, weights_only=False)
 
 
 def _prepared(into: str | os.PathLike[str] | None) -> str:

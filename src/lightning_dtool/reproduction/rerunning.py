@@ -18,7 +18,7 @@ from lightning_dtool.reproduction.failure import explain
 from lightning_dtool.reproduction.recorded import LocatedData, Recorded, relocated
 from lightning_dtool.reproduction.running import Event, Outcome, run
 from lightning_dtool.rerun import PLAN_VARIABLE, REPRODUCE, Plan, Target
-from lightning_dtool.store import FrozenDataset
+from lightning_dtool.store import FrozenDataset, local_path
 from lightning_dtool.unpacking import refuse_outside, unpack
 
 _AUTOMATIC = "lightning_dtool.automatic:AutomaticProvenanceCallback"
@@ -153,7 +153,8 @@ def rerun(
     arguments = [options.python, str(Path(child.__file__).resolve()), *to_run.arguments]
     outcome = run(arguments, to_run.folder, environment, log, Path(plan.report), on_event, options.timeout)
     reached = outcome.last("target")
-    if reached is None or not reached.get("uri"):
+    landed = local_path(str(reached["uri"])) if reached is not None and reached.get("uri") else None
+    if reached is None or landed is None or landed.parent != models:  # a script may write into the report, too
         raise ReproductionError(explain(outcome, plan.target, log, options.timeout, root))
     begun = outcome.last("begin")
     if begun is not None and begun.get("initial_weights") == "different" and parent is None:
@@ -213,7 +214,8 @@ def _environment(
         PLAN_VARIABLE: str(plan_file),
         "PYTHONPATH": os.pathsep.join(searched),
         "PYTHONUNBUFFERED": "1",
-        # What a script logs to a service goes nowhere: it would be a second run under the first one's name.
+        # What a script logs to a service should go nowhere: it would be a second run under the first one's name. A
+        # tracking server that the script names itself is beyond these variables.
         "WANDB_MODE": "offline",
         "WANDB_DIR": str(folder),
         "MLFLOW_TRACKING_URI": (folder / "mlruns").as_uri(),

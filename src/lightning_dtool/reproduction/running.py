@@ -15,6 +15,9 @@ from typing import Any
 GRACE = 300.0
 """Seconds that a process has to end by itself once the checkpoint is there."""
 
+SHORT_GRACE = 10.0
+"""Seconds that it has when it has nothing left to tell: a launcher may wait for ever for a process that has ended."""
+
 Event = dict[str, Any]
 
 
@@ -83,8 +86,8 @@ def run(
                 for event in _events(lines):
                     events.append(event)
                     on_event(event)
-                    if event["event"] == "target":
-                        deadline = time.monotonic() + GRACE
+                    if event["event"] in ("target", "done"):
+                        deadline = time.monotonic() + (GRACE if event["event"] == "target" else SHORT_GRACE)
                 if not running:
                     break
                 timed_out = timeout is not None and deadline is None and time.monotonic() - began > timeout

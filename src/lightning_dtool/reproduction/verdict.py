@@ -182,7 +182,7 @@ def write_verdict(found: Reproduction, base_uri: str, log: Path | None) -> Froze
     with DatasetWriter(name, base_uri) as writer:
         content = {**found.to_dict(), "uri": writer.uri}
         writer.put_bytes((json.dumps(content, indent=1, allow_nan=False) + "\n").encode(), VERDICT_ITEM)
-        writer.put_bytes(_end_of(log), LOG_ITEM)
+        writer.put_bytes(_without_secrets(_end_of(log)), LOG_ITEM)
         for key, value in source_annotations(sources).items():
             writer.put_annotation(key, value)
         writer.put_annotation("verdict", found.verdict.value)
@@ -204,6 +204,14 @@ def _end_of(log: Path | None) -> bytes:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - MAX_LOG_BYTES))
         return file.read()
+
+
+def _without_secrets(log: bytes) -> bytes:
+    """Return a log without what looks like a credential: a training may print its whole environment."""
+    # Here, because that room takes torch, which the command line does not load before something has run.
+    from lightning_dtool.capture.redaction import redact_text
+
+    return redact_text(log.decode("utf-8", "replace")).encode()
 
 
 def _readme(found: Reproduction, kind: str, uri: str) -> str:

@@ -66,14 +66,11 @@ class Resumption:
         _replace(trainer.fit_loop._data_source, "dataloader", partial(self._requested, "train"))
         _replace(epoch_loop.val_loop._data_source, "dataloader", partial(self._requested, "val"))
         _replace(epoch_loop.val_loop, "reset", partial(self._validating, trainer))
+        _replace(epoch_loop.val_loop, "_on_evaluation_end", self._validation_ends)
         _replace(trainer.strategy, "on_train_start", partial(self._go_on, trainer))
         if any(map(_saves_on_exception, trainer.callbacks)):
             # It costs some microseconds a step, and is paid by those who want to resume after an exception only.
             _replace(epoch_loop, "_on_before_fetch", self._fetching)
-
-    def validation(self, ended: bool) -> None:
-        """Note that validation begins, or has ended."""
-        self._validated = ended
 
     def failed(self, exception: BaseException) -> None:
         """Note that a run ends by an exception: what is saved now is saved in the middle of something."""
@@ -109,7 +106,7 @@ class Resumption:
         except Exception as error:  # Lightning's inner parts may change, and a metric of the user's do anything
             doubts.append(f"what a run needs to go on could not be collected ({type(error).__name__}: {error})")
         ranks = self._from_all_ranks(mine, trainer)
-        if None in ranks:
+        if trainer.is_global_zero and None in ranks:
             doubts.append("an exception ended it, when nobody could ask every process for its random states")
         fit_loop = trainer.fit_loop
         checkpoint[RESUMPTION_SECTION] = {
@@ -140,7 +137,8 @@ class Resumption:
             return [mine]
         ranks: list[Any] = [None] * trainer.world_size
         if self._exception is None or isinstance(self._exception, SIGTERMException):
-            dist.all_gather_object(ranks, mine)
+            # To the one that writes: every rank's gradients on every rank would be too much.
+            dist.gather_object(mine, ranks if dist.get_rank() == 0 else None, dst=0)
         else:  # the others may be somewhere else, and would never answer
             ranks[trainer.global_rank] = mine
         return ranks
@@ -205,7 +203,13 @@ class Resumption:
             "generators": save_generators(trainer),
             "measured": save_measured(trainer, trainer.lightning_module, inside_epoch=True),
         }
+        self._validated = False
         return original()
+
+    def _validation_ends(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Stand in for what calls the hooks `on_validation_end`, whichever callback comes first there."""
+        self._validated = True
+        return original(*args, **kwargs)
 
     def _go_on(self, trainer: Any, original: Callable[[], Any]) -> Any:
         """Stand in for the strategy's `on_train_start`, the last hook before the first epoch."""
