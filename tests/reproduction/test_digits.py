@@ -25,6 +25,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
     return only_checkpoint(folder / "quickstart" / "models")
 
 
+@pytest.mark.slow
 def test_a_script_that_makes_its_dataset_makes_it_again(digits: str, tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(digits, into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
