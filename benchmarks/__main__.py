@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import pkgutil
 import tempfile
 import warnings
@@ -34,6 +35,7 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     console = Console()
     for name in arguments.names or names:

@@ -91,7 +91,7 @@ def interleaved(
     Returns:
         The figures by name, in the order of the cases.
     """
-    shuffled = random.Random(seed)  # noqa: S311 - an order, no secret
+    shuffled = random.Random(seed)
     figures: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(warmup + rounds):
         for name in shuffled.sample(sorted(cases), len(cases)):

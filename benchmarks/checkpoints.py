@@ -1,0 +1,202 @@
+"""What a checkpoint costs: for how long training stands still, what a fit takes longer, bytes on disk, memory."""
+
+import json
+import multiprocessing
+import shutil
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+
+from benchmarks.measuring import Bar, Comparison, Settings, interleaved
+from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
+from lightning_dtool import DtoolProvenanceCallback
+from lightning_dtool.store.digest import hash_file
+
+NONE = "no checkpoints"
+PLAIN = "ModelCheckpoint"
+ASYNC = "ModelCheckpoint + AsyncCheckpointIO"
+NAIVE = "save, then dtoolcore's put_item and freeze"
+OURS = "DtoolProvenanceCallback"
+BLOCKING = "DtoolProvenanceCallback(background=False)"
+MLFLOW = 'MLFlowLogger(log_model="all")'
+DVC = 'DVCLiveLogger(log_model="all")'
+EPOCHS = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one fit has shown: seconds of each save and of the whole, and bytes left on disk."""
+
+    saves: list[float]
+    fit: float
+    size: int
+
+
+class Naive(Callback):
+    """What one would write without this package: each checkpoint is copied into a dataset, and frozen."""
+
+    def __init__(self, base: Path, checkpoints: TimedCheckpoint) -> None:
+        self.base = base
+        self.checkpoints = checkpoints
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save, copy, freeze."""
+        from dtoolcore import create_proto_dataset
+
+        begun = time.perf_counter()
+        file = self.base / f"{trainer.current_epoch}.ckpt"
+        trainer.save_checkpoint(file)
+        proto = create_proto_dataset(f"m-{uuid.uuid4()}", self.base.as_uri())
+        proto.put_item(str(file), "checkpoint.ckpt")
+        proto.freeze()
+        file.unlink()
+        self.checkpoints.seconds.append(time.perf_counter() - begun)
+
+
+def run(settings: Settings) -> Iterator[Comparison]:
+    """Compare fits with a checkpoint of 100 MB and of 1 GB after every epoch, and their memory."""
+    sizes = {"1 MB": (1, 4, 1)} if settings.short else {"100 MB": (100, 30, 5), "1 GB": (1024, 10, 3)}
+    for shown, (megabytes, steps, rounds) in sizes.items():
+        yield from _compare(settings, shown, megabytes, steps, rounds)
+    yield _memory(settings, 8 if settings.short else 512)
+
+
+def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds: int) -> Iterator[Comparison]:
+    runs: dict[str, list[Run]] = {}
+    epochs = 2 if settings.short else EPOCHS
+    large = megabytes > 500
+
+    def case(name: str) -> Callable[[], float]:
+        def fit() -> float:
+            folder = settings.folder / f"{uuid.uuid4()}"
+            measured = _fit(name, folder, megabytes, steps, epochs)
+            shutil.rmtree(folder)
+            runs.setdefault(name, []).append(measured)
+            return measured.fit
+
+        return fit
+
+    names = [NONE, PLAIN, ASYNC, OURS, BLOCKING] + ([] if large else [NAIVE])
+    peers = [] if large else [peer for peer, module in ((MLFLOW, "mlflow"), (DVC, "dvclive")) if find_spec(module)]
+    interleaved({name: case(name) for name in names + peers}, rounds)
+    kept = {name: runs[name][-rounds:] for name in names + peers}
+    none = statistics.median(run.fit for run in kept.pop(NONE))
+    epoch = f"an epoch takes {none / epochs:.2f} s; {epochs} epochs, a checkpoint after each, all kept"
+
+    later = {name: [statistics.median(run.saves[1:]) for run in values] for name, values in kept.items()}
+    yield Comparison(
+        f"Training stands still per checkpoint of {shown}, from the second one on",
+        "s",
+        later,
+        PLAIN,
+        [Bar(OURS, 0.05), Bar(OURS, 0.25, against=ASYNC)],
+        [epoch],
+    )
+    first = {name: [run.saves[0] for run in values] for name, values in kept.items()}
+    yield Comparison(f"The first checkpoint of {shown}", "s", first, PLAIN, [Bar(OURS, 0.3)])
+    added = {name: [max(0.0, run.fit - none) for run in values] for name, values in kept.items()}
+    yield Comparison(
+        f"What {epochs} checkpoints of {shown} add to a fit", "s", added, PLAIN, [Bar(OURS, 0.5), Bar(BLOCKING, 1.0)]
+    )
+    size = {name: [run.size / 2**20 for run in values] for name, values in kept.items()}
+    yield Comparison(f"Bytes on disk after {epochs} checkpoints of {shown}", "MiB", size, PLAIN, [Bar(OURS, 1.005)])
+    if large or settings.short:
+        yield _against_md5(settings, shown, megabytes, rounds, later[BLOCKING])
+
+
+def _against_md5(settings: Settings, shown: str, megabytes: int, rounds: int, blocked: Sequence[float]) -> Comparison:
+    """Compare the synchronous way with the hash that dtool asks for, of the same bytes, in memory already."""
+    file = settings.folder / "bytes"
+    torch.save(torch.randn(megabytes * 2**18), file)
+
+    def timed(algorithm: str) -> float:
+        begun = time.perf_counter()
+        hash_file(file, algorithm)
+        return time.perf_counter() - begun
+
+    hashes = interleaved({name: lambda name=name: timed(name) for name in ("md5", "sha256")}, rounds)
+    file.unlink()
+    return Comparison(
+        f"A synchronous checkpoint of {shown} against hashing as much",
+        "s",
+        {**hashes, BLOCKING: blocked},
+        "md5",
+        [Bar(BLOCKING, 1.25)],
+    )
+
+
+def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int) -> Run:
+    """Train once, with a checkpoint after every epoch, all kept."""
+    (folder / "models").mkdir(parents=True)
+    checkpoints = TimedCheckpoint(dirpath=folder / "checkpoints", save_top_k=-1)
+    callbacks: list[Callback] = [] if name in (NONE, NAIVE) else [checkpoints]
+    options: dict[str, Any] = {"enable_checkpointing": name not in (NONE, NAIVE)}
+    if name == NAIVE:
+        callbacks.append(Naive(folder / "models", checkpoints))
+    if name in (OURS, BLOCKING):
+        callbacks.append(DtoolProvenanceCallback(str(folder / "models"), background=name == OURS))
+    if name == ASYNC:
+        options["plugins"] = [AsyncCheckpointIO()]
+    if name == MLFLOW:
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        database = f"sqlite:///{folder / 'mlflow.db'}"
+        options["logger"] = MLFlowLogger(tracking_uri=database, artifact_location=str(folder / "ml"), log_model="all")
+    if name == DVC:
+        from dvclive.lightning import DVCLiveLogger
+
+        options["logger"] = DVCLiveLogger(dir=str(folder / "dvclive"), log_model="all", save_dvc_exp=False)
+    trainer = quiet_trainer(folder, callbacks, max_epochs=epochs, **options)
+    torch.manual_seed(0)
+    module, data = Wide(megabytes), batches(steps)
+    begun = time.perf_counter()
+    trainer.fit(module, data)
+    seconds = time.perf_counter() - begun
+    return Run(checkpoints.seconds or [0.0], seconds, _bytes_below(folder))
+
+
+def _bytes_below(folder: Path) -> int:
+    """Return what the files below a folder take; a link counts as a link."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+
+
+def _memory(settings: Settings, megabytes: int) -> Comparison:
+    """Compare peaks of memory, each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    peaks: dict[str, float] = {}
+    for name in (NONE, PLAIN, OURS, BLOCKING):
+        folder = settings.folder / f"{uuid.uuid4()}"
+        child = context.Process(target=_measure_peak, args=(name, folder, megabytes))
+        child.start()
+        child.join()
+        peaks[name] = json.loads((folder / "peak.json").read_text())
+        shutil.rmtree(folder)
+    none = peaks.pop(NONE)
+    above: Mapping[str, list[float]] = {name: [peak - none] for name, peak in peaks.items()}
+    return Comparison(
+        f"Peak memory above that of training, for a state of {megabytes} MiB",
+        "MiB",
+        above,
+        PLAIN,
+        [Bar(OURS, 1.1 * megabytes, absolute=True), Bar(BLOCKING, 64, absolute=True)],
+    )
+
+
+def _measure_peak(name: str, folder: Path, megabytes: int) -> None:
+    torch.set_num_threads(1)
+    _fit(name, folder / "warm", 1, 2, 2)  # what is imported and made once is not the state's
+    Path("/proc/self/clear_refs").write_text("5")
+    _fit(name, folder / "run", megabytes, 2, 3)
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    (folder / "peak.json").write_text(json.dumps(peak / 1024))
