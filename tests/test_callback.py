@@ -173,6 +173,7 @@ def test_resuming_from_a_shared_last_goes_on_with_last(tmp_path: Path, models: P
 
 
 def test_last_as_a_link(tmp_path: Path, models: Path) -> None:
+    torch.manual_seed(0)
     policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last="link", monitor="train_loss", save_top_k=2)
     provenance = DtoolProvenanceCallback(str(models))
     trainer(tmp_path, provenance, policy, max_epochs=3).fit(TinyNet(), loader())

@@ -62,7 +62,11 @@ class DtoolProvenanceCallback(Callback):
         name: Beginning of the datasets' names. Default: the name of the LightningModule's class.
         strict: Raise when a checkpoint could not be published. Default: warn and go on training; the plain
             checkpoint file is kept in its place.
-        background: Publish while training goes on (default). `False` waits for each dataset.
+        background: Publish while training goes on (default). `False` waits for each dataset, which is streamed into
+            the store and needs no memory for a copy.
+        staging_memory: The most bytes that the copy of a checkpoint may take, which is published in the background.
+            One that is larger is published as with `background=False`. Default: what the machine, or the container,
+            has available at the time. There is one copy at a time: when saving outruns the store, training waits.
         save_initial_weights: Keep the weights that training begins with, as an item of every checkpoint's dataset:
             then a run can be repeated that was never seeded. Costs a copy of the weights in memory, and their size
             in every dataset.
@@ -88,6 +92,7 @@ class DtoolProvenanceCallback(Callback):
         background: bool = True,
         save_initial_weights: bool = False,
         trace: bool = False,
+        staging_memory: int | None = None,
     ) -> None:
         self.base_uri = normalize_uri(rerun.base_uri(base_uri))
         self.retention: Retention = retention
@@ -96,8 +101,9 @@ class DtoolProvenanceCallback(Callback):
         self.background = background
         self.save_initial_weights = save_initial_weights
         self.trace = trace
+        self.staging_memory = staging_memory
         # Checked here, not when the Trainer starts: a misspelt option is the user's, at this line.
-        DtoolCheckpointIO(self.base_uri, retention=retention)
+        DtoolCheckpointIO(self.base_uri, retention=retention, staging_memory=staging_memory)
         self._io: DtoolCheckpointIO | None = None
         self._recorder: Recorder | None = None
         self._resumption: Resumption | None = None
@@ -105,6 +111,7 @@ class DtoolProvenanceCallback(Callback):
         self._fit_index: int | None = None
         self._outcome = "finished"
         self._ended = False
+        self._unprepared = False
         self._checkpoint_callbacks: list[Any] = []
         self._told: _Published | None = None
         # `ddp_spawn` and `ddp_fork` train in child processes, whose callback is lost: they leave word here.
@@ -194,6 +201,8 @@ class DtoolProvenanceCallback(Callback):
         """Observe the run: model, optimizers and data are ready, and nothing has been changed yet."""
         if self._recorder is not None:
             self._recorder.train_start(trainer)
+        self._unprepared = trainer.is_global_zero and bool(self._checkpoint_callbacks)
+        self._prepare(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Watch the loss of the first batch."""
@@ -216,6 +225,8 @@ class DtoolProvenanceCallback(Callback):
         """Count the batch."""
         if self._recorder is not None:
             self._recorder.batch_end(trainer, outputs)
+        if self._unprepared and trainer.global_step:
+            self._prepare(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add to the last epoch what was logged at its very end."""
@@ -255,6 +266,16 @@ class DtoolProvenanceCallback(Callback):
 
     # -- how ------------------------------------------------------------------------------------
 
+    def _prepare(self, trainer: Trainer) -> None:
+        """Let memory for checkpoints be made ready: when training starts, and when optimizers have their states."""
+        if not self._unprepared or self._io is None:
+            return
+        expected: list[Any] = [trainer.lightning_module.state_dict()]
+        if not all(getattr(callback, "save_weights_only", False) for callback in self._checkpoint_callbacks):
+            expected += [list(optimizer.state.values()) for optimizer in trainer.optimizers]
+        self._io.expect(expected)
+        self._unprepared = not trainer.global_step
+
     def _check_store(self, trainer: Trainer) -> None:
         """Find out on rank 0 whether the store can be written, and fail on every rank if not."""
         error: Exception | None = None
@@ -270,7 +291,15 @@ class DtoolProvenanceCallback(Callback):
     def _install(self, trainer: Trainer) -> DtoolCheckpointIO:
         present = trainer.strategy.checkpoint_io
         if not isinstance(present, DtoolCheckpointIO):
-            mine = DtoolCheckpointIO(self.base_uri, present, self.retention, self.name, self.strict, self.background)
+            mine = DtoolCheckpointIO(
+                self.base_uri,
+                present,
+                self.retention,
+                self.name,
+                self.strict,
+                self.background,
+                self.staging_memory,
+            )
             trainer.strategy.checkpoint_io = mine
             return mine
         if present.base_uri != self.base_uri:

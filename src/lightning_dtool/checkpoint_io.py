@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
@@ -23,11 +24,12 @@ from lightning_dtool.capture.provenance import Description, Observed, describe, 
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, LightningDtoolError, ProvenanceWarning, PublishError
 from lightning_dtool.items import CHECKPOINT_ITEM, SUPERSEDED_TAG
-from lightning_dtool.linking import duplicate, forget_link, link, reserve
+from lightning_dtool.linking import duplicate, forget_link, free, link, reserve
 from lightning_dtool.namespaces import refuse_other_namespace
-from lightning_dtool.publisher import Staged, Worker, dataset_name, publish
+from lightning_dtool.publisher import Staged, Worker, dataset_name, publish, write_file
 from lightning_dtool.record import Provenance
-from lightning_dtool.snapshot import same_state, snapshot
+from lightning_dtool.snapshot import same_state, snapshot, storage_sizes
+from lightning_dtool.staging import Staging
 from lightning_dtool.store import FrozenDataset, delete_dataset, is_dataset_uri, local_path, normalize_uri
 
 Retention = Literal["mirror", "all"]
@@ -72,7 +74,11 @@ class DtoolCheckpointIO(CheckpointIO):
         name: Beginning of the datasets' names. Default: the name of the LightningModule's class.
         strict: Raise `PublishError` when a checkpoint could not be published. Default: warn, and keep a
             plain checkpoint file at Lightning's path.
-        background: Publish while training goes on (default). `False` waits for each dataset.
+        background: Publish while training goes on (default). `False` waits for each dataset, which is streamed into
+            the store and needs no memory for a copy.
+        staging_memory: The most bytes that the copy of a checkpoint may take, which is published in the background.
+            One that is larger is published as with `background=False`. Default: what the machine, or the container,
+            has available at the time. There is one copy at a time: when saving outruns the store, training waits.
 
     Example:
         ```python
@@ -88,9 +94,12 @@ class DtoolCheckpointIO(CheckpointIO):
         name: str | None = None,
         strict: bool = False,
         background: bool = True,
+        staging_memory: int | None = None,
     ) -> None:
         if retention not in ("mirror", "all"):
             raise ConfigurationError(f"retention={retention!r}: expected 'mirror' or 'all'.")
+        if staging_memory is not None and staging_memory < 0:
+            raise ConfigurationError(f"staging_memory={staging_memory!r}: expected a number of bytes.")
         if checkpoint_io is not None:
             refuse_other_namespace(checkpoint_io, "checkpoint_io")
         self.base_uri = normalize_uri(rerun.base_uri(base_uri))
@@ -99,6 +108,7 @@ class DtoolCheckpointIO(CheckpointIO):
         self.name = name
         self.strict = strict
         self.background = background
+        self.staging_memory = staging_memory
         self._start()
 
     def _start(self) -> None:
@@ -117,7 +127,8 @@ class DtoolCheckpointIO(CheckpointIO):
         self.publications: list[Publication] = []
         self.errors: list[Exception] = []
         self._owner: dict[str, Publication] = {}
-        self._latest: tuple[Publication, Mapping[str, Any]] | None = None
+        self._latest: tuple[Publication, Mapping[str, Any] | None] | None = None
+        self._staging = Staging(self.staging_memory)
         self._observed: Observed | None = None
         self._reported = 0
         self._lock = threading.Lock()
@@ -125,7 +136,7 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process: a spawned one begins anew."""
-        kept = ("base_uri", "checkpoint_io", "retention", "name", "strict", "background")
+        kept = ("base_uri", "checkpoint_io", "retention", "name", "strict", "background", "staging_memory")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -158,7 +169,7 @@ class DtoolCheckpointIO(CheckpointIO):
             # One copy in memory at a time: when saving outruns the disk, training waits here.
             self._worker.wait()
             self._report(raising=self.strict)
-            self._publish_later(checkpoint, path, place)
+            self._publish_new(checkpoint, path, place)
         else:
             self._claim(path, same)
             if place is not None:
@@ -216,12 +227,22 @@ class DtoolCheckpointIO(CheckpointIO):
         finally:
             self.on_flushed()
             self._worker.close()
-            self._latest = None  # and with it the copy of the state
+            self._latest = None
+            self._staging.release()
             # What is saved after a run has no end of a run that it could wait for.
             self.background = False
             self.checkpoint_io.teardown()
 
     # -- for the callback and for users ---------------------------------------------------------
+
+    def expect(self, state: Any) -> None:
+        """Prepare, in the background, the memory for a copy of a state like this one.
+
+        Args:
+            state: What a checkpoint will hold, or a part of it, in nested containers.
+        """
+        if self.background:
+            self._worker.submit(self._staging.reserve, storage_sizes(state))
 
     def flush(self) -> None:
         """Wait until every checkpoint so far is a dataset.
@@ -244,11 +265,10 @@ class DtoolCheckpointIO(CheckpointIO):
 
     # -- in the training thread -----------------------------------------------------------------
 
-    def _publish_later(self, checkpoint: dict[str, Any], path: str, place: Path | None) -> None:
+    def _publish_new(self, checkpoint: dict[str, Any], path: str, place: Path | None) -> None:
         try:
             description = self.describe(checkpoint, path)
-            state = snapshot(checkpoint)
-        except Exception as error:  # a fact that cannot be described, or a state that cannot be copied
+        except Exception as error:  # a fact that cannot be described
             self.errors.append(error)
             self._release(path)
             if place is not None:
@@ -260,25 +280,46 @@ class DtoolCheckpointIO(CheckpointIO):
         observed, record = description.observed, description.record
         publication = Publication(record, self._free_name(record), {path})
         self.publications.append(publication)
-        self._latest = (publication, state)
+        copied = self._copied(checkpoint)
+        self._latest = (publication, copied)
         staged = Staged(
-            state,
+            checkpoint if copied is None else copied,
             description.sealed,
             observed.requirements,
             observed.random_states,
             observed.run_status,
             description.attachments,
         )
-        self._worker.submit(self._publish, publication, staged, path, place)
+        if copied is not None:
+            self._worker.submit(self._publish, publication, staged, path, place)
+        else:
+            # In this thread: as long as it is read, nobody else can change it.
+            self._publish(publication, staged, path, place)
         self._claim(path, publication)
+
+    def _copied(self, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return a copy to publish while training goes on; None if there shall be none, or cannot be."""
+        if not self.background:
+            return None
+        try:
+            fits = self._staging.fits(sum(storage_sizes(checkpoint)))
+            return snapshot(checkpoint, self._staging) if fits else None
+        except Exception:  # no memory after all, or an object of somebody else's that cannot be copied
+            self._staging.release()
+            return None
 
     def _same_as_latest(self, checkpoint: Mapping[str, Any]) -> Publication | None:
         """Return the latest publication if it holds this very state: best and last of one step are one dataset."""
         if self._latest is None:
             return None
         publication, state = self._latest
-        usable = publication.paths and not (publication.failed or publication.deleted)
-        return publication if usable and same_state(state, checkpoint) else None
+        if not publication.paths or publication.failed or publication.deleted:
+            return None
+        if state is None:
+            state = _stored(publication, checkpoint)
+        else:
+            self._staging.wait()
+        return publication if state is not None and same_state(state, checkpoint) else None
 
     def _free_name(self, record: Provenance) -> str:
         name = dataset_name(record, self.name)
@@ -330,6 +371,7 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def _publish(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
         try:
+            self._staging.wait()
             if place is not None and local_path(self.base_uri) is None:
                 # The dataset goes to a remote store: the user's path holds a file, and the store gets that.
                 publication.file = self._write_file(staged, place)
@@ -342,6 +384,11 @@ class DtoolCheckpointIO(CheckpointIO):
             self.errors.append(error)
             if place is not None and publication.file is None:
                 publication.file = self._keep_file(staged, place)
+        except BaseException:  # Ctrl-C, where training waits for this: what takes the place of a file must not stay
+            publication.failed = True
+            if place is not None and publication.file is None:
+                free(place)
+            raise
 
     def _keep_file(self, staged: Staged, place: Path) -> Path | None:
         """Write the plain file that Lightning would have written; without a dataset it is all there is."""
@@ -352,7 +399,7 @@ class DtoolCheckpointIO(CheckpointIO):
             return None
 
     def _write_file(self, staged: Staged, place: Path) -> Path:
-        self._save_plainly(dict(staged.state), place)
+        write_file(staged.state, place)
         return place
 
     def _save_plainly(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -387,6 +434,20 @@ class DtoolCheckpointIO(CheckpointIO):
             publication.dataset.put_tag(SUPERSEDED_TAG)
         except LightningDtoolError as error:
             self.errors.append(error)
+
+
+def _stored(publication: Publication, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the state that a publication has written, mapped from its file, if it may be that of a checkpoint."""
+    record = publication.record.checkpoint
+    if (record.epoch, record.global_step) != (checkpoint.get("epoch"), checkpoint.get("global_step")):
+        return None
+    try:
+        path = publication.file
+        if path is None and publication.dataset is not None and local_path(publication.dataset.uri) is not None:
+            path = publication.dataset.path(publication.dataset.item(CHECKPOINT_ITEM).identifier)
+        return None if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # what cannot be read, or not safely, is written once more
+        return None
 
 
 def _nothing() -> None:

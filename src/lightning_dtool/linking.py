@@ -19,6 +19,16 @@ def reserve(path: Path) -> None:
         path.touch()
 
 
+def free(path: Path) -> None:
+    """Remove what `reserve` has put at a path; anything else stays.
+
+    Args:
+        path: The path.
+    """
+    if path.is_file() and not path.is_symlink() and not path.stat().st_size:
+        path.unlink()
+
+
 def link(target: Path, path: Path) -> None:
     """Let a path lead to an item: by a symbolic link, else a hard link, else a copy.
 

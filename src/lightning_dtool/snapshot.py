@@ -13,33 +13,51 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_dtool.staging import Staging
+
 _BOOKKEEPING = ("ModelCheckpoint", "ModelCheckpoint{")
 """A state key that is the first or begins with the second holds a ModelCheckpoint's notes on paths, which differ
 between best and last. A subclass of another name may hold more, and counts."""
 
 
-def snapshot(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> dict[str, Any]:
     """Return a copy of a checkpoint that training cannot change any more.
 
     Args:
         checkpoint: What Lightning's `dump_checkpoint` gives.
+        staging: Where the tensors are copied to. The copy before, in the same memory, is then lost; and this one
+            may be read after `staging.wait()`. Default: new memory.
 
     Returns:
         The same structure, with tensors on the CPU.
     """
+    copies = staging if staging is not None else Staging()
+    copies.recycle()
     storages: dict[int, torch.UntypedStorage] = {}
     # deepcopy copies what it does not find in its memory: with the tensors already there, it copies the
     # rest, and it knows how (attributes of an OrderedDict, dataclasses, tuples that hold tensors).
     # The list keeps every tensor alive: an id is worth nothing once its object is gone.
     found = list(_tensors(checkpoint, set()))
-    memory: dict[Any, Any] = {id(tensor): _copy(tensor, storages) for tensor in found}
+    memory: dict[Any, Any] = {id(tensor): _copy(tensor, storages, copies) for tensor in found}
     # Tensors in places where only deepcopy looks share the copied storages: here torch looks for them.
     memory["torch"] = {
         tensor.untyped_storage()._cdata: storages[tensor.untyped_storage()._cdata]
         for tensor in found
         if tensor.device.type == "cpu"
     }
+    if staging is None:
+        copies.wait()
     return copy.deepcopy(dict(checkpoint), memory)
+
+
+def storage_sizes(value: Any) -> list[int]:
+    """Return the bytes of each storage behind the tensors in nested containers.
+
+    Args:
+        value: A checkpoint, or a part of one.
+    """
+    storages = (tensor.untyped_storage() for tensor in _tensors(value, set()))
+    return list({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
@@ -62,10 +80,10 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
-def _copy(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+def _copy(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage], copies: Staging) -> torch.Tensor:
     storage = tensor.untyped_storage()
     if storage._cdata not in storages:
-        storages[storage._cdata] = torch.UntypedStorage(storage.nbytes()).copy_(storage)  # type: ignore[no-untyped-call]
+        storages[storage._cdata] = copies.copy(storage)
     copied = torch.empty(0, dtype=tensor.dtype)
     copied.set_(storages[storage._cdata], tensor.storage_offset(), tensor.size(), tensor.stride())
     if isinstance(tensor, torch.nn.Parameter):

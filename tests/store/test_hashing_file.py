@@ -29,6 +29,7 @@ def test_everything_is_written_and_hashed(tmp_path: Path) -> None:
         assert not file.seekable()
         pickle.dump(["x" * 100_000], file)
         size = file.tell()
+        file.finish()
     content = path.read_bytes()
     assert content.startswith(b"12345678\x01\x02\x03\x04")
     assert len(content) == size

@@ -308,7 +308,9 @@ class DatasetWriter:
         file = HashingFile(raw, partial(store_errors, self._uri, action))
         try:
             yield cast("BinaryIO", file)
+            file.finish()
         except BaseException:
+            file.discard()
             raw.close()
             path.unlink(missing_ok=True)
             raise

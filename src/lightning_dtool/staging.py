@@ -1,0 +1,141 @@
+"""Memory for the copy of a checkpoint, kept from one checkpoint to the next.
+
+To touch new memory takes longer than to copy into it. So the copy of a checkpoint goes where the one before it was,
+and what the first one needs can be touched before it comes, while training goes on.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+
+from lightning_dtool.memory import available_memory
+
+_SMALL = 64 * 1024
+"""Bytes below which the allocator has memory at hand."""
+
+
+_SHARE = 0.8
+"""Of the memory that is available: training may need more later."""
+
+
+class Staging:
+    """Holds one copy of a state at a time, in memory that is used again for the next one.
+
+    It never holds more than the largest state so far needed. Tensors on a CUDA device are copied on a stream of their
+    own into pinned memory: training waits for none of it, and `wait` does.
+
+    Args:
+        limit: The most bytes that it may hold. Default: what the machine, or the container, has available.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self._free: dict[tuple[int, bool], list[torch.UntypedStorage]] = {}
+        self._used: list[torch.UntypedStorage] = []
+        self._held = 0
+        self._largest = 0
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held, in use or not."""
+        return self._held
+
+    def fits(self, nbytes: int) -> bool:
+        """Return True if a state of so many bytes may be copied.
+
+        Args:
+            nbytes: The size of its tensors.
+        """
+        limit = self.limit
+        if limit is None:
+            available = available_memory()
+            limit = None if available is None else self._held + int(_SHARE * available)
+        return limit is None or nbytes <= limit
+
+    def reserve(self, sizes: Iterable[int]) -> None:
+        """Touch the memory that a state will need; any thread may do it, while no other uses this object.
+
+        Args:
+            sizes: The bytes of each of its storages on the CPU.
+        """
+        missing = Counter(size for size in sizes if size >= _SMALL)
+        for storage in self._used:
+            missing[storage.nbytes()] -= 1
+        for (size, _), storages in self._free.items():
+            missing[size] -= len(storages)
+        needed = sum(size * count for size, count in missing.items() if count > 0)
+        if not self.fits(self._held + needed):
+            return
+        for size, count in missing.items():
+            for _ in range(count):
+                self._give_back(torch.empty(size, dtype=torch.uint8).fill_(0).untyped_storage())
+                self._held += size
+        self._largest = max(self._largest, self._held)
+
+    def recycle(self) -> None:
+        """Give up the last copy: its memory may be used for the next one."""
+        for storage in self._used:
+            self._give_back(storage)
+        self._used = []
+
+    def copy(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        """Return a copy on the CPU; from a CUDA device it is complete after `wait`.
+
+        Args:
+            storage: On any device.
+        """
+        if storage.nbytes() < _SMALL:
+            return torch.UntypedStorage(storage.nbytes()).copy_(storage)  # type: ignore[no-untyped-call]
+        if storage.device.type != "cuda":
+            return self._take(storage.nbytes(), pinned=False).copy_(storage)
+        stream = self._streams.get(storage.device)
+        if stream is None:
+            stream = self._streams[storage.device] = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
+        target = self._take(storage.nbytes(), pinned=True)
+        training = torch.cuda.current_stream(storage.device)
+        stream.wait_stream(training)
+        with torch.cuda.stream(stream):
+            target.copy_(storage, non_blocking=True)
+        # What training does next on the device comes after the copy; the program itself goes on.
+        training.wait_stream(stream)
+        return target
+
+    def wait(self) -> None:
+        """Wait until copies from devices have arrived."""
+        for stream in self._streams.values():
+            stream.synchronize()
+
+    def release(self) -> None:
+        """Give all memory back to the system; a copy that somebody still holds keeps its own."""
+        self.wait()
+        self._free, self._used, self._streams = {}, [], {}
+        self._held = self._largest = 0
+
+    def _take(self, size: int, pinned: bool) -> torch.UntypedStorage:
+        known = self._free.get((size, pinned))
+        if known:
+            storage = known.pop()
+        else:
+            self._make_room(size)
+            storage = _new(size, pinned)
+            self._held += size
+        self._used.append(storage)
+        return storage
+
+    def _make_room(self, size: int) -> None:
+        """Drop memory of other sizes, as far as this one would make it more than any state has needed."""
+        used = sum(storage.nbytes() for storage in self._used)
+        self._largest = max(self._largest, used + size)
+        for other, storages in self._free.items():
+            while storages and self._held + size > self._largest:
+                storages.pop()
+                self._held -= other[0]
+
+    def _give_back(self, storage: torch.UntypedStorage) -> None:
+        self._free.setdefault((storage.nbytes(), storage.is_pinned()), []).append(storage)
+
+
+def _new(size: int, pinned: bool) -> torch.UntypedStorage:
+    return torch.empty(size, dtype=torch.uint8, pin_memory=pinned).untyped_storage()
