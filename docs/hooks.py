@@ -6,6 +6,7 @@
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lightning_dtool.record import json_schema
 SCHEMA = "schema/provenance.schema.json"
 FACTS = Path(__file__).with_name("facts.yml")
 RESUME = Path(__file__).with_name("resume")
+BENCHMARKS = Path(__file__).with_name("benchmarks")
 _MARKER = re.compile(r"<!-- generated: (\w+) -->")
 
 
@@ -83,11 +85,55 @@ def _resumed(row: dict[str, Any] | None) -> str:
     return f"{', '.join(row['differing'])} differ: {'; '.join(row['reasons'])}"
 
 
+def benchmark_tables() -> str:
+    """Return a table for each comparison that `python -m benchmarks --write docs/benchmarks` has measured."""
+    parts = []
+    for path in sorted(BENCHMARKS.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts.append(f"## {path.stem.capitalize()}\n\n{_machine(content['machine'])}")
+        parts += map(_comparison, content["comparisons"])
+    return "\n\n".join(parts)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"Measured on {machine['date']}: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"{machine['system']}; Python {machine['python']}, {versions}."
+    )
+
+
+def _comparison(comparison: dict[str, Any]) -> str:
+    def figure(name: str, statistic: str) -> float:
+        values: list[float] = comparison["series"][name]
+        return {"first": values[0], "min": min(values), "median": statistics.median(values)}[statistic]
+
+    baseline, unit = comparison["baseline"], comparison["unit"]
+    lines = [f"### {comparison['title']}", "", f"| | median ({unit}) | min | max | ratio |", "|---|---|---|---|---|"]
+    for name, values in comparison["series"].items():
+        median = figure(name, "median")
+        ratio = median / figure(baseline, "median")
+        lines.append(f"| {name} | {median:.4g} | {min(values):.4g} | {max(values):.4g} | {ratio:.3g} |")
+    lines.append("")
+    for bar in comparison["bars"]:
+        reached = figure(bar["series"], bar["statistic"])
+        against = f" {unit}"
+        if not bar["absolute"]:
+            reached /= figure(bar["against"] or baseline, bar["statistic"])
+            against = f" of {bar['against'] or baseline}"
+        met = "met" if reached <= bar["at_most"] else "**not met**"
+        lines.append(
+            f"- {bar['series']} ({bar['statistic']}): {reached:.3g}{against}, at most {bar['at_most']:g}: {met}"
+        )
+    return "\n".join([*lines, *(f"- {note}" for note in comparison["notes"])])
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "record_fields": record_fields,
     "recorded_facts": recorded_facts,
     "command_line": command_line,
     "resume_matrix": resume_matrix,
+    "benchmark_tables": benchmark_tables,
 }
 
 

@@ -182,3 +182,94 @@ def test_a_fact_that_cannot_be_described_costs_no_checkpoint(tmp_path: Path, mod
     assert [type(error) for error in provenance.errors] == [ZeroDivisionError] * 2
     path = t.checkpoint_callback.best_model_path
     assert same(weights(TinyNet.load_from_checkpoint(path, weights_only=True)), weights(model))
+
+
+@pytest.mark.parametrize("options", [{"background": False}, {"staging_memory": 0}])
+def test_without_memory_for_a_copy_a_checkpoint_is_streamed(
+    tmp_path: Path, models: Path, options: dict[str, Any]
+) -> None:
+    provenance = DtoolProvenanceCallback(str(models), **options)
+    policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
+    t = trainer(tmp_path, provenance, policy)
+    frozen: list[bool] = []
+
+    class Watch(ModelCheckpoint):
+        def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
+            super()._save_checkpoint(trainer, filepath)
+            frozen.append(provenance.uri_for(filepath) is not None)
+
+    t.callbacks.append(watch := Watch(dirpath=tmp_path / "watched", save_top_k=-1))
+    model = TinyNet()
+    t.fit(model, loader())
+
+    # A dataset is there as soon as the save has ended, and the states of one step are one dataset.
+    assert frozen == [True, True]
+    assert provenance.uri_for(policy.last_model_path) == provenance.uri_for(policy.best_model_path)
+    assert provenance.uri_for(watch.best_model_path) is not None
+    assert t.strategy.checkpoint_io._staging.nbytes == 0
+    assert same(weights(DtoolCheckpoint.from_uri(provenance.last_uri).load_module(TinyNet)), weights(model))
+    DtoolCheckpoint.from_uri(provenance.last_uri).verify()
+
+
+class Uncopyable:
+    """Can be saved, and not copied."""
+
+    def __deepcopy__(self, memory: Any) -> "Uncopyable":
+        raise TypeError("no copies, please")
+
+
+def test_a_state_that_cannot_be_copied_is_streamed(tmp_path: Path, models: Path) -> None:
+    io = DtoolCheckpointIO(str(models))
+    state = {"pytorch-lightning_version": "2", "epoch": 0, "global_step": 1, "state_dict": {}, "mine": Uncopyable()}
+    io.save_checkpoint(state, tmp_path / "a.ckpt")
+    io.teardown()
+    assert io.errors == []
+    assert isinstance(torch.load(tmp_path / "a.ckpt", weights_only=False)["mine"], Uncopyable)
+
+
+def test_ctrl_c_while_a_checkpoint_is_streamed(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_dtool.checkpoint_io.publish", interrupted)
+    io = DtoolCheckpointIO(str(models), background=False)
+    state = {"pytorch-lightning_version": "2", "epoch": 0, "global_step": 1, "state_dict": {}}
+    with pytest.raises(KeyboardInterrupt):
+        io.save_checkpoint(state, tmp_path / "a.ckpt")
+    io.teardown()
+    # Neither an empty file, which would look like a checkpoint, nor a dataset.
+    assert not (tmp_path / "a.ckpt").exists()
+    assert list(iter_datasets(str(models))) == []
+    assert io.publication_for(tmp_path / "a.ckpt") is None
+
+
+def test_a_wrong_size_of_memory_is_refused(models: Path) -> None:
+    with pytest.raises(ConfigurationError, match="staging_memory"):
+        DtoolProvenanceCallback(str(models), staging_memory=-1)
+
+
+def test_memory_is_ready_before_the_first_checkpoint_and_returned_at_the_end(tmp_path: Path, models: Path) -> None:
+    class Wide(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.zeros(64, 1024))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + self.table[0, :3]
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters())
+
+    held: list[int] = []
+
+    class Watch(ModelCheckpoint):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            io = trainer.strategy.checkpoint_io
+            io.flush()
+            held.append(io._staging.nbytes)
+            super().on_train_epoch_end(trainer, pl_module)
+
+    t = trainer(tmp_path, DtoolProvenanceCallback(str(models)), Watch(dirpath=tmp_path / "ckpt"))
+    t.fit(Wide(), loader())
+    assert held == [3 * 64 * 1024 * 4] * 2
+    assert t.strategy.checkpoint_io._staging.nbytes == 0

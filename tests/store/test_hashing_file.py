@@ -1,13 +1,20 @@
 """A file to write that hashes what passes through it."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import io
+import os
 import pickle
+import random
+import threading
 from pathlib import Path
 from typing import Any
 
-from lightning_dtool.store.hashing_file import HashingFile
+import pytest
+
+from lightning_dtool.store.hashing_file import BLOCK, HashingFile
 
 
 class Reluctant(io.FileIO):
@@ -35,3 +42,64 @@ def test_everything_is_written_and_hashed(tmp_path: Path) -> None:
     assert len(content) == size
     assert file.md5.hexdigest() == hashlib.md5(content).hexdigest()
     assert file.sha256.hexdigest() == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("size", [BLOCK, BLOCK + 1, 3 * BLOCK, 6 * BLOCK + 4096, 6 * BLOCK + 4097])
+@pytest.mark.parametrize("piece", [BLOCK // 3, 7 * BLOCK])
+def test_large_content_is_the_same(tmp_path: Path, size: int, piece: int) -> None:
+    content = random.Random(size).randbytes(size)
+    with (tmp_path / "x").open("wb", buffering=0) as raw:
+        file = HashingFile(raw, contextlib.nullcontext)
+        for start in range(0, size, piece):
+            buffer = bytearray(content[start : start + piece])
+            file.write(buffer)
+            buffer[:] = bytes(len(buffer))  # the caller may use its memory again
+        file.finish()
+    assert (tmp_path / "x").read_bytes() == content
+    assert file.tell() == size
+    assert file.md5.hexdigest() == hashlib.md5(content).hexdigest()
+    assert file.sha256.hexdigest() == hashlib.sha256(content).hexdigest()
+
+
+class Undirected(io.FileIO):
+    """A file on a file system that takes the flag for direct writes and then refuses such a write."""
+
+    refused = 0
+
+    def write(self, data: Any) -> int:
+        if fcntl.fcntl(self, fcntl.F_GETFL) & os.O_DIRECT:
+            self.refused += 1
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return super().write(data)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="there are no direct writes on this system")
+def test_a_file_system_without_direct_writes(tmp_path: Path) -> None:
+    content = random.Random(0).randbytes(2 * BLOCK + 5)
+    with Undirected(tmp_path / "x", "w") as raw:
+        file = HashingFile(raw, contextlib.nullcontext)
+        file.write(content)
+        file.finish()
+    assert raw.refused <= 1  # none where the flag itself was refused
+    assert (tmp_path / "x").read_bytes() == content
+
+
+class Full(io.FileIO):
+    """A disk that is full after some bytes."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() >= BLOCK:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+@pytest.mark.parametrize("size", [10, 20 * BLOCK])
+def test_a_full_disk_is_told_at_the_end_at_the_latest(tmp_path: Path, size: int) -> None:
+    with Full(tmp_path / "x", "w") as raw:
+        raw.seek(0 if size > BLOCK else BLOCK)
+        file = HashingFile(raw, contextlib.nullcontext)
+        with pytest.raises(OSError, match="No space left"):
+            file.write(bytes(size))
+            file.finish()
+        file.discard()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lightning-dtool-write")]

@@ -1,0 +1,78 @@
+"""A model from its checkpoint: by URI and verified, against Lightning's way from the plain file."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.measuring import Bar, Comparison, Settings, interleaved
+from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
+from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback, checkpoint
+
+PLAIN = "load_from_checkpoint of the plain file"
+FIRST = "from_uri and load_module, the first time in a process"
+AGAIN = "from_uri and load_module, again"
+UNVERIFIED = "torch.load of the plain file alone"
+
+
+def run(settings: Settings) -> Iterator[Comparison]:
+    """Compare loading a checkpoint with Adam's state inside, its file in the page cache."""
+    for shown, megabytes in {"1 MB": 1}.items() if settings.short else {"100 MB": 100, "1 GB": 1024}.items():
+        yield _compare(settings, shown, megabytes)
+    yield _import_time(settings)
+
+
+def _compare(settings: Settings, shown: str, megabytes: int) -> Comparison:
+    folder = settings.folder / shown.replace(" ", "")
+    (folder / "models").mkdir(parents=True)
+    provenance = DtoolProvenanceCallback(str(folder / "models"))
+    policy = TimedCheckpoint(dirpath=folder / "checkpoints")
+    quiet_trainer(folder, [policy, provenance], max_epochs=1).fit(Wide(megabytes), batches(2))
+    uri, file = str(provenance.last_uri), folder / "plain.ckpt"
+    file.write_bytes(Path(policy.best_model_path).read_bytes())
+
+    def plain() -> float:
+        begun = time.perf_counter()
+        Wide.load_from_checkpoint(file, weights_only=True)
+        return time.perf_counter() - begun
+
+    def read() -> float:
+        begun = time.perf_counter()
+        torch.load(file, weights_only=True)
+        return time.perf_counter() - begun
+
+    def ours(forget: bool) -> float:
+        if forget:
+            checkpoint._verified.clear()
+        begun = time.perf_counter()
+        DtoolCheckpoint.from_uri(uri).load_module(Wide)
+        return time.perf_counter() - begun
+
+    cases = {PLAIN: plain, UNVERIFIED: read, FIRST: lambda: ours(forget=True), AGAIN: lambda: ours(forget=False)}
+    return Comparison(
+        f"A model from a checkpoint of {shown}, a third of it weights and the rest Adam's state",
+        "s",
+        interleaved(cases, 1 if settings.short else 7),
+        PLAIN,
+        [Bar(FIRST, 1.2), Bar(AGAIN, 0.6)],
+        ["verified: the whole file is hashed the first time"],
+    )
+
+
+def _import_time(settings: Settings) -> Comparison:
+    def timed(statement: str) -> float:
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", statement], check=True)
+        return time.perf_counter() - begun
+
+    cases = {
+        "import lightning.pytorch": lambda: timed("import lightning.pytorch"),
+        "and lightning_dtool's callback": lambda: timed(
+            "import lightning.pytorch; from lightning_dtool import DtoolProvenanceCallback"
+        ),
+    }
+    figures = interleaved(cases, 1 if settings.short else 5)
+    return Comparison("Starting Python", "s", figures, "import lightning.pytorch")
