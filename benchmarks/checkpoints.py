@@ -88,7 +88,7 @@ def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds:
 
     names = [NONE, PLAIN, ASYNC, OURS, BLOCKING] + ([] if large else [NAIVE])
     peers = [] if large else [peer for peer, module in ((MLFLOW, "mlflow"), (DVC, "dvclive")) if find_spec(module)]
-    interleaved({name: case(name) for name in names + peers}, rounds)
+    interleaved({name: case(name) for name in names + peers}, rounds, warmup=0 if settings.short else 1)
     kept = {name: runs[name][-rounds:] for name in names + peers}
     none = statistics.median(run.fit for run in kept.pop(NONE))
     epoch = f"an epoch takes {none / epochs:.2f} s; {epochs} epochs, a checkpoint after each, all kept"
@@ -174,7 +174,7 @@ def _memory(settings: Settings, megabytes: int) -> Comparison:
     """Compare peaks of memory, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
     peaks: dict[str, float] = {}
-    for name in (NONE, PLAIN, OURS, BLOCKING):
+    for name in (NONE, PLAIN, OURS) if settings.short else (NONE, PLAIN, OURS, BLOCKING):
         folder = settings.folder / f"{uuid.uuid4()}"
         child = context.Process(target=_measure_peak, args=(name, folder, megabytes))
         child.start()
@@ -183,12 +183,13 @@ def _memory(settings: Settings, megabytes: int) -> Comparison:
         shutil.rmtree(folder)
     none = peaks.pop(NONE)
     above: Mapping[str, list[float]] = {name: [peak - none] for name, peak in peaks.items()}
+    bars = [Bar(OURS, 1.1 * megabytes, absolute=True), Bar(BLOCKING, 64, absolute=True)]
     return Comparison(
         f"Peak memory above that of training, for a state of {megabytes} MiB",
         "MiB",
         above,
         PLAIN,
-        [Bar(OURS, 1.1 * megabytes, absolute=True), Bar(BLOCKING, 64, absolute=True)],
+        [bar for bar in bars if bar.series in above],
     )
 
 
@@ -196,7 +197,11 @@ def _measure_peak(name: str, folder: Path, megabytes: int) -> None:
     torch.set_num_threads(1)
     _fit(name, folder / "warm", 1, 2, 2)  # what is imported and made once is not the state's
     Path("/proc/self/clear_refs").write_text("5")
+    before = _kilobytes("VmRSS")
     _fit(name, folder / "run", megabytes, 2, 3)
+    (folder / "peak.json").write_text(json.dumps((_kilobytes("VmHWM") - before) / 1024))
+
+
+def _kilobytes(field: str) -> int:
     status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    (folder / "peak.json").write_text(json.dumps(peak / 1024))
+    return next(int(line.split()[1]) for line in status if line.startswith(field))
