@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-
 from benchmarks.measuring import Bar, Comparison, interleaved
 from benchmarks.reporting import show, write
+from rich.console import Console
 
 COMPARISON = Comparison(
     "Reading",

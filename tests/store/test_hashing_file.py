@@ -98,8 +98,12 @@ def test_a_full_disk_is_told_at_the_end_at_the_latest(tmp_path: Path, size: int)
     with Full(tmp_path / "x", "w") as raw:
         raw.seek(0 if size > BLOCK else BLOCK)
         file = HashingFile(raw, contextlib.nullcontext)
-        with pytest.raises(OSError, match="No space left"):
+
+        def write() -> None:
             file.write(bytes(size))
             file.finish()
+
+        with pytest.raises(OSError, match="No space left"):
+            write()
         file.discard()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lightning-dtool-write")]
