@@ -44,7 +44,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="benchmark-", dir=arguments.folder) as folder:
             comparisons = []
             for comparison in module.run(Settings(Path(folder), arguments.short)):
-                show(console, comparison)
+                show(console, comparison, judge=not arguments.short)
                 comparisons.append(comparison)
         if arguments.write is not None:
             write(arguments.write, name, comparisons)

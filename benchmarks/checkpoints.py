@@ -2,8 +2,11 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -104,7 +107,7 @@ def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds:
     )
     first = {name: [run.saves[0] for run in values] for name, values in kept.items()}
     yield Comparison(f"The first checkpoint of {shown}", "s", first, PLAIN, [Bar(OURS, 0.3)])
-    added = {name: [max(0.0, run.fit - none) for run in values] for name, values in kept.items()}
+    added = {name: [max(1e-6, run.fit - none) for run in values] for name, values in kept.items()}
     yield Comparison(
         f"What {epochs} checkpoints of {shown} add to a fit", "s", added, PLAIN, [Bar(OURS, 0.5), Bar(BLOCKING, 1.0)]
     )
@@ -137,6 +140,7 @@ def _against_md5(settings: Settings, shown: str, megabytes: int, rounds: int, bl
 
 def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int) -> Run:
     """Train once, with a checkpoint after every epoch, all kept."""
+    home = Path.cwd()
     (folder / "models").mkdir(parents=True)
     checkpoints = TimedCheckpoint(dirpath=folder / "checkpoints", save_top_k=-1)
     callbacks: list[Callback] = [] if name in (NONE, NAIVE) else [checkpoints]
@@ -155,6 +159,10 @@ def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int) -> 
     if name == DVC:
         from dvclive.lightning import DVCLiveLogger
 
+        # It wants a project that is kept by git and DVC, and to run inside it.
+        for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+            subprocess.run(command, cwd=folder, check=True)
+        os.chdir(folder)
         options["logger"] = DVCLiveLogger(dir=str(folder / "dvclive"), log_model="all", save_dvc_exp=False)
     trainer = quiet_trainer(folder, callbacks, max_epochs=epochs, **options)
     torch.manual_seed(0)
@@ -162,6 +170,7 @@ def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int) -> 
     begun = time.perf_counter()
     trainer.fit(module, data)
     seconds = time.perf_counter() - begun
+    os.chdir(home)
     return Run(checkpoints.seconds or [0.0], seconds, _bytes_below(folder))
 
 

@@ -28,8 +28,8 @@ _PACKAGES = (
 )
 
 
-def show(console: Console, comparison: Comparison) -> None:
-    """Print a comparison as a table."""
+def show(console: Console, comparison: Comparison, *, judge: bool = True) -> None:
+    """Print a comparison as a table, and with `judge` what of its bars is met."""
     table = Table(title=comparison.title, title_justify="left")
     for heading in ("", f"median ({comparison.unit})", "min", "max", "ratio"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -37,7 +37,7 @@ def show(console: Console, comparison: Comparison) -> None:
         ratio = comparison.figure(name) / comparison.figure(comparison.baseline)
         table.add_row(name, *(f"{figure:.4g}" for figure in (comparison.figure(name), min(values), max(values), ratio)))
     console.print(table)
-    for bar in comparison.bars:
+    for bar in comparison.bars if judge else ():
         reached = comparison.reached(bar)
         verdict = "met" if reached <= bar.at_most else "NOT MET"
         against = "" if bar.absolute else f" against {bar.against or comparison.baseline}"
