@@ -160,7 +160,9 @@ def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int) -> 
         from dvclive.lightning import DVCLiveLogger
 
         # It wants a project that is kept by git and DVC, and to run inside it.
-        for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        identity = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org"]
+        commit = ["git", *identity, "commit", "-q", "--allow-empty", "-m", "begin"]
+        for command in (["git", "init", "-q"], commit, [sys.executable, "-m", "dvc", "init", "-q"]):
             subprocess.run(command, cwd=folder, check=True)
         os.chdir(folder)
         options["logger"] = DVCLiveLogger(dir=str(folder / "dvclive"), log_model="all", save_dvc_exp=False)
