@@ -91,7 +91,8 @@ def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds:
 
     names = [NONE, PLAIN, ASYNC, OURS, BLOCKING] + ([] if large else [NAIVE])
     peers = [] if large else [peer for peer, module in ((MLFLOW, "mlflow"), (DVC, "dvclive")) if find_spec(module)]
-    interleaved({name: case(name) for name in names + peers}, rounds, warmup=0 if settings.short else 1)
+    # A round of large ones takes minutes, and nothing in it is quicker for having been done before.
+    interleaved({name: case(name) for name in names + peers}, rounds, warmup=0 if settings.short or large else 1)
     kept = {name: runs[name][-rounds:] for name in names + peers}
     none = statistics.median(run.fit for run in kept.pop(NONE))
     epoch = f"an epoch takes {none / epochs:.2f} s; {epochs} epochs, a checkpoint after each, all kept"
