@@ -2,19 +2,36 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from lightning_dtool.cli import model
 from lightning_dtool.store import DatasetWriter, FrozenDataset, normalize_uri
 from s3_server import S3Server, running_s3_server
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: as many tests run at once as there are cores
 
 collect_ignore = ["scripts"]
 """Programs that tests run: some import one another, from the folder that they are copied to."""
 
 MakeDataset = Callable[..., FrozenDataset]
+Run = Callable[..., Result]
+
+MAX_WORKERS = 8
+"""Each takes a gigabyte of memory, and ten seconds until it has torch and the tests in it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
+    """Say how many processes run tests: as many as there are cores; none but this one for files that are named."""
+    workers = yield
+    if all(Path(argument.partition("::")[0]).is_file() for argument in config.args):
+        return 0
+    return min(workers, MAX_WORKERS)
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +94,18 @@ def make_dataset(base_uri: str) -> MakeDataset:
             return writer.commit()
 
     return make
+
+
+@pytest.fixture
+def run() -> Run:
+    """Return a function that runs a command and wants a certain exit code."""
+
+    def run(*arguments: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(model, [str(argument) for argument in arguments])
+        assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+        return result
+
+    return run
 
 
 @pytest.fixture(scope="session")

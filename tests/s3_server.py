@@ -13,7 +13,7 @@ from pathlib import Path
 
 ACCESS_KEY = "tests"
 SECRET_KEY = "tests-secret"
-_SECONDS_TO_START = 40
+_SECONDS_TO_START = 120
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 
+import programs
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolModelMixin, DtoolProvenanceCallback
 from lightning_dtool.errors import (
@@ -234,34 +234,31 @@ READER = """
 """
 
 
-@pytest.fixture
-def script_run(tmp_path: Path) -> tuple[str, str]:
+@pytest.fixture(scope="module")
+def script_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Train in a script of its own, with a local module; return the URI and the test loss."""
+    tmp_path = tmp_path_factory.mktemp("script")
     project = tmp_path / "project"
     project.mkdir()
     (tmp_path / "models").mkdir()
     (project / "layers.py").write_text(textwrap.dedent(LAYERS))
     (project / "train.py").write_text(textwrap.dedent(SCRIPT))
-    done = run([str(project / "train.py"), str(tmp_path)], tmp_path)
-    assert done.returncode == 0, done.stderr
+    run(project / "train.py", tmp_path, cwd=tmp_path)
     uri, loss = (tmp_path / "result").read_text().split()
     (project / "layers.py").unlink()  # the reader has nothing but the URI
     (project / "train.py").unlink()
     return uri, loss
 
 
-def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
+def run(*arguments: str | Path, cwd: Path, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    return programs.run(*arguments, cwd=cwd, env=environment, fresh=fresh)
 
 
 def test_a_fresh_process_gets_the_recorded_metric_exactly(tmp_path: Path, script_run: tuple[str, str]) -> None:
     uri, loss = script_run
     (tmp_path / "read.py").write_text(textwrap.dedent(READER))
-    done = run([str(tmp_path / "read.py"), uri, str(tmp_path)], tmp_path)
-
-    assert done.returncode == 0, done.stderr
+    done = run(tmp_path / "read.py", uri, tmp_path, cwd=tmp_path, fresh=True)
     # The script's training code stands at its top level and would fail here if it ran again.
     assert done.stdout.split()[-1] == loss
 

@@ -6,7 +6,7 @@ import pty
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from conftest import MakeDataset
+from conftest import MakeDataset, Run
 from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
-from lightning_dtool.cli import model
 from lightning_dtool.export.text import MAX_CELL, listing, printable
 from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
 from lightning_dtool.record import Provenance
@@ -51,21 +49,6 @@ def checkpoint(models: Path) -> str:
 def damaged(checkpoint: str, tmp_path: Path) -> Path:
     """Return a copy of the checkpoint's folder, to be damaged."""
     return Path(shutil.copytree(local_path(checkpoint), tmp_path / "copy"))  # type: ignore[arg-type]
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run() -> Run:
-    """Return a function that runs a command and wants a certain exit code."""
-
-    def run(*arguments: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(model, [str(argument) for argument in arguments])
-        assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-        return result
-
-    return run
 
 
 def checkpoint_dataset(base_uri: str, record: object, name: str = "made", **annotations: Any) -> str:

@@ -5,18 +5,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from conftest import Run
 from kit import TinyNet, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.checklist import Verdict
-from lightning_dtool.cli import model
 from lightning_dtool.export.text import MAX_ENTRIES, MAX_PATCH_LINES, MAX_TEXT
 from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
 from lightning_dtool.packing import pack
@@ -25,7 +24,6 @@ from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path
 from test_differences import archive
 
 HOSTILE = "[red]x[bold]\x1b[2J\x9b31m\u202e:smile:"
-Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +59,6 @@ def runs(folder: Path, data: str) -> tuple[str, str]:
         (path,) = base.iterdir()
         uris.append(FrozenDataset.from_uri(path).uri)
     return uris[0], uris[1]
-
-
-@pytest.fixture
-def run() -> Run:
-    """Return a function that runs a command and wants a certain exit code."""
-
-    def run(*arguments: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(model, [str(argument) for argument in arguments])
-        assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-        return result
-
-    return run
 
 
 def record_of(uri: str) -> dict[str, Any]:

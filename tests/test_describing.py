@@ -4,7 +4,6 @@ import collections
 import enum
 import json
 import os
-import subprocess
 import sys
 import time
 from functools import partial
@@ -18,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import programs
 from lightning_dtool.describing import describe, describe_in_detail, rebuild, unbuildable
 from lightning_dtool.errors import ConfigurationError
 from lightning_dtool.record import DataModule, Gap
@@ -158,10 +158,10 @@ def test_size_and_depth_are_bounded() -> None:
         {object() for _ in range(9999)},
     ):
         gaps: list[Gap] = []
-        begin = time.perf_counter()
+        begin = time.process_time()
         described = describe_in_detail(value, "here", gaps)
         assert len(json.dumps(described)) < 3_000_000
-        assert time.perf_counter() - begin < 5
+        assert time.process_time() - begin < 5
         assert gaps or isinstance(value, torch.Tensor)
         assert all(gap.fact.startswith("here") for gap in gaps)
         assert unbuildable(described) is not None
@@ -287,15 +287,15 @@ def pipeline():
 def test_two_processes_write_the_same(tmp_path: Path) -> None:
     (tmp_path / "user_code.py").write_text(USER_CODE)
     written = [
-        subprocess.run(
-            [sys.executable, "-c", PROCESS, str(tmp_path)],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONWARNINGS": "ignore"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
+        programs.run(
+            "-c",
+            PROCESS,
+            str(tmp_path),
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            fresh=seed != programs.HASH_SEED,
         ).stdout
-        for seed in ("1", "2")
+        for seed in ("1", programs.HASH_SEED)
     ]
     assert written[0] == written[1]
     described, _, gaps = json.loads(written[0])

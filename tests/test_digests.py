@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import programs
 from kit import TinyNet
 from lightning_dtool.digests import opaque_names, state_digest
 
@@ -118,7 +118,5 @@ def test_it_holds_across_processes_and_touches_nothing() -> None:
         "from lightning_dtool.digests import state_digest\n"
         "print(state_digest(TinyNet().state_dict()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd="tests", timeout=60
-    )
+    done = programs.run("-c", program, cwd=Path(__file__).parent)
     assert done.stdout.strip() == digest

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+import programs
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
@@ -82,12 +84,11 @@ def test_a_page_can_be_followed(page: Path, tmp_path: Path) -> None:
         if step.language == "python":
             script = tmp_path / f"step{number}.py"
             script.write_text(step.code, encoding="utf-8")
-            command = [sys.executable, script.name]
-        else:
-            assert step.language == "bash", f"{page} wants to run {step.language}"
-            command = ["bash", "-euo", "pipefail", "-c", step.code]
+            programs.run(script.name, cwd=tmp_path, env=environment)
+            continue
+        assert step.language == "bash", f"{page} wants to run {step.language}"
         result = subprocess.run(
-            command,
+            ["bash", "-euo", "pipefail", "-c", step.code],
             cwd=tmp_path,
             env=environment,
             stdin=subprocess.DEVNULL,

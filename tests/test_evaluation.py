@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 from sklearn import metrics as sk
 
+import programs
 from conftest import MakeDataset
 from kit import TinyNet, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, evaluate, pack
@@ -788,8 +789,7 @@ def test_code_from_a_checkpoint_runs_only_on_trust(
         "    trainer(Path('.'), provenance, max_epochs=1).fit(Net(), DtoolDataModule(sys.argv[2], test_split=0.2))\n"
         "    print(provenance.last_uri)\n"
     )
-    command = [sys.executable, "-W", "ignore", str(script), str(Path(__file__).parent), data.uri]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    done = programs.run(script, Path(__file__).parent, data.uri, cwd=tmp_path)
     uri = done.stdout.strip().splitlines()[-1]
     with pytest.raises(ModuleLoadError, match="trust_source"):
         evaluate(uri, new_data.uri)

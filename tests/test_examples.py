@@ -2,12 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+import programs
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -34,12 +34,8 @@ RELOAD = textwrap.dedent("""
 """)
 
 
-def run(*arguments: str | Path, cwd: Path) -> str:
-    result = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+def run(*arguments: str | Path, cwd: Path, fresh: bool = True) -> str:
+    return programs.run(*arguments, cwd=cwd, fresh=fresh).stdout
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +72,7 @@ def test_a_fresh_process_gets_the_recorded_metrics_exactly(quickstart: tuple[Pat
 
 def test_quickstart_runs_twice(quickstart: tuple[Path, str]) -> None:
     folder, first = quickstart
-    second = run(EXAMPLES / "quickstart.py", "quickstart", cwd=folder)
+    second = run(EXAMPLES / "quickstart.py", "quickstart", cwd=folder, fresh=False)
     # The same data, code and seed: the same accuracy.
     assert second.splitlines()[-2:] == first.splitlines()[-2:]
     assert len(list((folder / "quickstart" / "models").iterdir())) == 2

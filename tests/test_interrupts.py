@@ -45,7 +45,7 @@ def start(tmp_path: Path) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True, env=environment
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (tmp_path / "epoch2").exists():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline, "training did not get to its third epoch"
@@ -58,7 +58,7 @@ def start(tmp_path: Path) -> subprocess.Popen:
 def test_an_interrupted_run_leaves_whole_datasets(tmp_path: Path, number: signal.Signals, code: int) -> None:
     process = start(tmp_path)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
 
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
@@ -77,7 +77,7 @@ def test_an_interrupted_run_leaves_whole_datasets(tmp_path: Path, number: signal
 def test_a_killed_run_leaves_nothing_half_visible(tmp_path: Path) -> None:
     process = start(tmp_path)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
 
     found = list(iter_datasets(str(tmp_path / "models")))
     assert len(found) >= 2

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import programs
 from lightning_dtool.capture.redaction import redact_record, secrets_in_hyperparameters
 from lightning_dtool.record import Model, Provenance
 from record.samples import record as sample
@@ -87,12 +87,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, "commit", "-q", "-m", "x")
     (folder / "settings.ini").write_text(f"[db]\npassword = {SECRETS['patch']}\n")
     (folder / "blocks.py").write_text((folder / "blocks.py").read_text() + f'Z = dict(\n  api_key="{SECRETS["patch"]}",\n)\n')  # fmt: skip  # noqa: E501
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "train.py", "--api-key", SECRETS["argv"]],
-        cwd=folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "NCCL_TOKEN": SECRETS["environment"], "TORCH_HOME": f"https://me:{SECRETS['environment']}@host/x"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    variables = {"NCCL_TOKEN": SECRETS["environment"], "TORCH_HOME": f"https://me:{SECRETS['environment']}@host/x"}
+    programs.run("train.py", "--api-key", SECRETS["argv"], cwd=folder, env={**os.environ, **variables})
     (dataset,) = (folder / "models").iterdir()
     return dataset
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import programs
 from kit import TinyNet, trainer
 from lightning_dtool.capture.config import capture_config
 from lightning_dtool.record import Gap
@@ -50,15 +50,8 @@ if __name__ == "__main__":
 
 def run(folder: Path, *arguments: str) -> dict[str, Any]:
     (folder / "train.py").write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, "train.py", "fit", *arguments],
-        cwd=folder,
-        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "", "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "", "HOME": str(folder)}
+    programs.run("train.py", "fit", *arguments, cwd=folder, env=environment)
     found: dict[str, Any] = json.loads((folder / "facts.json").read_text())
     return found
 
@@ -119,10 +112,7 @@ main()
 def test_hydra(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HYDRA)
     (tmp_path / "conf.yaml").write_text("lr: 0.1\nsize: ${lr}\ndb:\n  password: hunter2\n")
-    done = subprocess.run(
-        [sys.executable, "app.py", "lr=0.5"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = programs.run("app.py", "lr=0.5", cwd=tmp_path)
     expected = """
         Hydra
         lr: 0.5

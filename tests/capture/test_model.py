@@ -1,6 +1,5 @@
 """The model: its parts and size, and where its first weights came from."""
 
-import sys
 import time
 import types
 import weakref
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import programs
 from kit import TinyNet
 from lightning_dtool.capture.model import MAX_ARCHITECTURE, capture_initial_weights, capture_model
 from lightning_dtool.digests import state_digest
@@ -88,9 +88,9 @@ def test_a_hundred_thousand_parameters_take_no_seconds() -> None:
     module.many = nn.ParameterList(nn.Parameter(torch.zeros(1), requires_grad=False) for _ in range(100_000))
     module.layers = nn.ModuleList(nn.ReLU() for _ in range(5000))
     gaps: list[Gap] = []
-    begin = time.perf_counter()
+    begin = time.process_time()
     model = capture_model(module, gaps)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
     assert model.parameters_total == 100_000
     assert len(model.frozen) == 1000
     assert 0 < len(model.architecture or "") <= MAX_ARCHITECTURE
@@ -225,11 +225,9 @@ def test_a_state_that_has_no_digest() -> None:
 
 
 def test_torchvision_is_not_imported_for_it() -> None:
-    import subprocess
-
     program = (
         "import sys\nfrom kit import TinyNet\nfrom lightning_dtool.capture.model import capture_initial_weights\n"
         "known = set(sys.modules)\ncapture_initial_weights(TinyNet(), None, [])\n"
         "assert not [name for name in set(sys.modules) - known if name.startswith('torchvision')]"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1], timeout=60)
+    programs.run("-c", program, cwd=Path(__file__).parents[1])

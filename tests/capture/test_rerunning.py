@@ -1,11 +1,11 @@
 """Other seeds for a rerun: derived from the script's own, the same every time; generators of their own stay."""
 
 import json
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
+import programs
 from lightning_dtool import rerun
 from lightning_dtool.capture.rerunning import derived_seed
 
@@ -28,15 +28,15 @@ print(json.dumps([unseeded, seeded, again, own]))
 """
 
 
-def drawn(offset: int) -> list[object]:
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(offset)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def drawn(folder: Path, offset: int, fresh: bool = False) -> list[object]:
+    done = programs.run("-c", PROGRAM, str(offset), cwd=folder, fresh=fresh)
     found: list[object] = json.loads(done.stdout.strip().split("\n")[-1])
     return found
 
 
-def test_every_seed_becomes_another_and_the_same_again() -> None:
-    plain, one, again, two = drawn(0), drawn(1), drawn(1), drawn(2)
+def test_every_seed_becomes_another_and_the_same_again(tmp_path: Path) -> None:
+    plain, one, two = (drawn(tmp_path, offset) for offset in range(3))
+    again = drawn(tmp_path, 1, fresh=True)
     assert one == again
     for place in (0, 1):
         values = [numbers[place] for numbers in (plain, one, two)]

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
+import programs
 from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolDataset
 from lightning_dtool.capture.data import capture_data, training_datasets
@@ -190,10 +189,7 @@ def test_observing_draws_no_random_number(tmp_path: Path) -> None:
     assert check.done
 
 
-def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_name(tmp_path: Path) -> None:
     program = "import getpass\ndef fail(): raise KeyError\ngetpass.getuser = fail\n"
     program += "from lightning_dtool.capture.provenance import _username\nprint(_username())"
-    assert (
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
-        == "unknown"
-    )
+    assert programs.run("-c", program, cwd=tmp_path).stdout.strip() == "unknown"

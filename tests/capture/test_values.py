@@ -6,7 +6,6 @@ import datetime
 import enum
 import functools
 import json
-import subprocess
 import sys
 from collections import OrderedDict, namedtuple
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import programs
 from lightning_dtool.capture.values import MAX_DEPTH, class_path, encode, encode_all
 from lightning_dtool.record import MAX_INTEGER, Gap, Model
 
@@ -256,7 +256,7 @@ def test_an_array_is_not_written_out_whatever_numpy_is_told() -> None:
         assert len(json.dumps(encode(np.zeros(10**6), "x", []))) < 200
 
 
-def test_two_processes_write_the_same() -> None:
+def test_two_processes_write_the_same(tmp_path: Path) -> None:
     program = """
 import json, functools, torch
 from lightning_dtool.capture.values import encode
@@ -268,10 +268,8 @@ gaps = []
 print(json.dumps(encode(value, "x", gaps)), [gap.fact for gap in gaps])
 """
     runs = {
-        subprocess.run(
-            [sys.executable, "-c", program], check=True, capture_output=True, text=True, env={"PYTHONHASHSEED": seed}
-        ).stdout
-        for seed in ("1", "2")
+        programs.run("-c", program, cwd=tmp_path, env={"PYTHONHASHSEED": seed}, fresh=seed != programs.HASH_SEED).stdout
+        for seed in ("1", programs.HASH_SEED)
     }
     assert len(runs) == 1
     assert "0x7" not in runs.pop()

@@ -2,10 +2,9 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 from lightning_dtool.store import iter_datasets
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -21,14 +20,11 @@ def project(folder: Path, *scripts: str) -> Path:
     return made
 
 
-def train(folder: Path, *command: str, **variables: str) -> None:
-    """Run a command of Python in a folder, without anything of this process's seeds."""
+def train(folder: Path, *command: str, fresh: bool = True, **variables: str) -> None:
+    """Run a command of Python in a folder, without anything of this process's seeds; `fresh` as in `programs`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
     environment |= {"PYTHONWARNINGS": "ignore", "JSONARGPARSE_DEPRECATION_WARNINGS": "off", **variables}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stderr
+    programs.run(*command, cwd=folder, env=environment, fresh=fresh)
 
 
 def only_checkpoint(models: Path) -> str:

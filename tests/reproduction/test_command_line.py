@@ -26,7 +26,7 @@ def without_a_program(tmp_path: Path) -> str:
 
 def test_identical(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path, "seeded.py"), places(tmp_path, "models")
-    train(made, "seeded.py", str(models))
+    train(made, "seeded.py", str(models), fresh=False)
     uri = only_checkpoint(models)
     result = CliRunner().invoke(model, ["reproduce", uri, "--into", str(tmp_path / "into")])
     assert result.exit_code == 0, result.output

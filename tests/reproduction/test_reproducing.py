@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("images")
     made, (models,) = project(folder, "on_images.py"), places(folder, "models")
     pack(image_folder(folder / "pictures"), str(made), name="leaves")
-    train(made, "on_images.py", str(models), OMP_NUM_THREADS="1")
+    train(made, "on_images.py", str(models), fresh=False, OMP_NUM_THREADS="1")
     return only_checkpoint(models), made / "leaves"
 
 
@@ -61,13 +62,27 @@ def image_folder(folder: Path, changed: bool = False) -> Path:
     return folder
 
 
-def test_a_seeded_training_gives_the_same_bits_in_another_process(seeded: str, tmp_path: Path) -> None:
-    before = content(
-        Path(FrozenDataset.from_uri(seeded).path(next(iter(FrozenDataset.from_uri(seeded).items)))).parents[1]
-    )
-    said: list[str] = []
-    found = lightning_dtool.reproduce(seeded, into=tmp_path / "into", progress=said.append)
+@dataclass(frozen=True)
+class Rerun:
+    """A rerun, what was said meanwhile, and the original's files before it."""
 
+    found: Reproduction
+    said: list[str]
+    before: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def traced(seeded: str, tmp_path_factory: pytest.TempPathFactory) -> Rerun:
+    """Return a traced rerun of the seeded training."""
+    before, said = content(folder_of(seeded)), []
+    found = lightning_dtool.reproduce(
+        seeded, into=tmp_path_factory.mktemp("traced") / "into", trace=True, progress=said.append
+    )
+    return Rerun(found, said, before)
+
+
+def test_a_seeded_training_gives_the_same_bits_in_another_process(seeded: str, traced: Rerun) -> None:
+    found = traced.found
     assert found.verdict is Verdict.IDENTICAL, found
     assert found.successful
     assert found.comparison is not None
@@ -81,16 +96,13 @@ def test_a_seeded_training_gives_the_same_bits_in_another_process(seeded: str, t
     assert again.annotations["run_status"] == "finished"
     assert again.dataset.readme().count(again.uri)
     assert "lightning-dtool-rerun" not in again.dataset.readme()
-    assert any("epoch 1" in text for text in said)
-    after = content(
-        Path(FrozenDataset.from_uri(seeded).path(next(iter(FrozenDataset.from_uri(seeded).items)))).parents[1]
-    )
-    assert after == before
+    assert any("epoch 1" in text for text in traced.said)
+    assert traced.before
+    assert content(folder_of(seeded)) == traced.before
 
 
-def test_the_verdict_is_a_dataset_that_points_at_both(seeded: str, tmp_path: Path) -> None:
-    found = lightning_dtool.reproduce(seeded, into=tmp_path / "into", trace=True)
-
+def test_the_verdict_is_a_dataset_that_points_at_both(traced: Rerun) -> None:
+    found = traced.found
     assert found.uri is not None
     assert found.rerun is not None
     kept = FrozenDataset.from_uri(found.uri)
@@ -107,7 +119,7 @@ def test_the_verdict_is_a_dataset_that_points_at_both(seeded: str, tmp_path: Pat
 
 def test_a_training_that_nobody_seeded(tmp_path: Path) -> None:
     made, models = project(tmp_path, "unseeded.py"), places(tmp_path, "first", "second")
-    train(made, "unseeded.py", *map(str, models))
+    train(made, "unseeded.py", *map(str, models), fresh=False)
     shutil.rmtree(made)
     uri = only_checkpoint(models[1])
     record = DtoolCheckpoint.from_uri(uri).record
@@ -123,7 +135,7 @@ def test_a_training_that_nobody_seeded(tmp_path: Path) -> None:
 def test_a_file_that_is_missing_is_named_though_the_script_hides_it(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path, "reads_a_file.py"), places(tmp_path, "models")
     (made / "settings.txt").write_text("0.1")
-    train(made, "reads_a_file.py", str(models))
+    train(made, "reads_a_file.py", str(models), fresh=False)
 
     found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into")
     assert found.verdict is Verdict.COULD_NOT_RUN
@@ -139,7 +151,7 @@ def test_a_file_that_is_missing_is_named_though_the_script_hides_it(tmp_path: Pa
     ("before", "after", "factor"),
     [
         ("lr: float = 0.01", "lr: float = 0.02", "optimizers[0].param_groups[0].options.lr: 0.01 -> 0.02"),
-        ("nn.ReLU()", "nn.Tanh()", "code.files[seeded.py]"),
+        pytest.param("nn.ReLU()", "nn.Tanh()", "code.files[seeded.py]", marks=pytest.mark.slow),
     ],
     ids=["learning rate", "a line of code"],
 )
@@ -151,7 +163,8 @@ def test_my_present_code_gives_another_model(seeded: str, tmp_path: Path, before
 
     found = lightning_dtool.reproduce(seeded, into=tmp_path / "into", source=made)
     assert found.verdict is Verdict.DIFFERENT
-    assert any(line.startswith(factor) for line in found.factors), found.factors
+    for expected in (factor, "code.files[seeded.py]"):
+        assert any(line.startswith(expected) for line in found.factors), found.factors
     assert found.first_difference is not None
     assert found.first_difference.startswith("epoch 0")
     assert any("1 recorded files differ" in note for note in found.notes)
@@ -217,7 +230,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("resumed")
     made, (models, checkpoints) = project(folder, "resumable.py"), places(folder, "models", "checkpoints")
     for epochs in ("1", "3"):
-        train(made, "resumable.py", str(models), str(checkpoints), epochs)
+        train(made, "resumable.py", str(models), str(checkpoints), epochs, fresh=False)
     shutil.rmtree(made)
     shutil.rmtree(checkpoints)
     last = max((dataset for dataset in iter_datasets(str(models))), key=lambda dataset: dataset.annotation("epoch"))
@@ -288,7 +301,7 @@ def test_killed_it_leaves_nothing_behind(seeded: str, tmp_path: Path, killed: si
     plan = json.loads(reports()[0].with_name("plan.json").read_text())
     assert plan["parent_process"] == process.pid
     process.send_signal(killed)
-    process.wait(30)
+    process.wait(180)
 
     assert list(iter_datasets(str(tmp_path / "into"))) == []
     assert not [path for path in (tmp_path / "into").iterdir() if not path.name.startswith(".")]
@@ -298,7 +311,7 @@ def test_killed_it_leaves_nothing_behind(seeded: str, tmp_path: Path, killed: si
 
 
 def _wait(until: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not until():
         assert time.monotonic() < deadline
         time.sleep(0.1)
