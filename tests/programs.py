@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ HASH_SEED = "2"
 """That of forks: a test of another one starts Python itself."""
 
 _PRELOADED = ("lightning.pytorch", "torch", "yaml", "rich", "pydantic")
+_SECONDS = 180
 _servers: list[subprocess.Popen[str]] = []
 
 
@@ -43,7 +45,7 @@ def run(
 
 def _python(arguments: list[str], cwd: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=_SECONDS)
 
 
 def _fork(arguments: list[str], cwd: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -54,8 +56,9 @@ def _fork(arguments: list[str], cwd: str, env: dict[str, str]) -> subprocess.Com
         out, err = Path(folder, "out"), Path(folder, "err")
         request = {"arguments": arguments, "cwd": cwd, "env": env, "out": str(out), "err": str(err)}
         print(json.dumps(request), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(arguments, code, out.read_text("utf-8"), err.read_text("utf-8"))
+        code = server.stdout.readline()
+        assert code, "the process that forks has ended"
+        return subprocess.CompletedProcess(arguments, int(code), out.read_text("utf-8"), err.read_text("utf-8"))
 
 
 def _server() -> subprocess.Popen[str]:
@@ -98,6 +101,7 @@ def _become(request: dict[str, object]) -> None:
         file = os.open(str(path), os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(file, number)
         os.close(file)
+    signal.alarm(_SECONDS)  # which ends it
     os.chdir(str(request["cwd"]))
     os.environ.clear()
     os.environ.update(request["env"])  # type: ignore[call-overload]
