@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from lightning_dtool.errors import (
     SelectionError,
 )
 from lightning_dtool.selection import select_by_overlays
-from lightning_dtool.store import FrozenDataset, Item, generate_identifier
+from lightning_dtool.store import FrozenDataset, generate_identifier
 from lightning_dtool.targets import Targets, targets_of
 
 DATA_ITEM = "data.npy"
@@ -92,7 +93,7 @@ class DtoolDataset(Dataset[Any]):
         self.dataset = uri if isinstance(uri, FrozenDataset) else FrozenDataset.from_uri(uri)
         self.transform = transform
         self.target_transform = target_transform
-        if not self.dataset.items:
+        if not self.dataset.relpaths:
             raise SelectionError(f"{self.dataset.uri} has no items: there is nothing to train on.")
         self._samples = _open_samples(self.dataset, select, decoder, target, class_to_idx)
         self._positions: Sequence[int] = range(len(self._samples.names))
@@ -162,7 +163,8 @@ class DtoolDataset(Dataset[Any]):
     @property
     def relpaths(self) -> list[str]:
         """The relpaths of the items that are read: one per sample, or those of the two arrays."""
-        return [self.dataset.items[identifier].relpath for identifier in self.identifiers]
+        relpaths = self.dataset.relpaths
+        return [relpaths[identifier] for identifier in self.identifiers]
 
     @property
     def names(self) -> list[str]:
@@ -236,13 +238,14 @@ class _Items:
     def __init__(
         self,
         dataset: FrozenDataset,
-        items: Sequence[Item],
+        identifiers: Sequence[str],
         decoder: Callable[[Path], Any] | None,
         targets: Targets | None,
     ) -> None:
         self.dataset = dataset
-        self.identifiers = [item.identifier for item in items]
-        self.names: Sequence[str] = [item.relpath for item in items]
+        relpaths = dataset.relpaths
+        self.identifiers = list(identifiers)
+        self.names: Sequence[str] = [relpaths[identifier] for identifier in identifiers]
         self.decoder = decoder
         self.targets = targets
 
@@ -341,9 +344,9 @@ def _open_samples(
         data, labels = generate_identifier(DATA_ITEM), generate_identifier(LABELS_ITEM)
         if dtoolai_type == "TensorDataSet":
             data = dataset.annotation("tensor_file_idn") if "tensor_file_idn" in annotations else data
-        if dtoolai_type == "TensorDataSet" or set(dataset.items) == {data, labels}:
+        if dtoolai_type == "TensorDataSet" or {*islice(dataset.relpaths, 3)} == {data, labels}:
             for identifier, relpath in ((data, "the annotated tensor_file_idn"), (labels, LABELS_ITEM)):
-                if identifier not in dataset.items:
+                if identifier not in dataset.relpaths:
                     raise MissingItemError(f"{dataset.uri}: a TensorDataSet should hold {relpath} ({identifier}).")
             if select:
                 raise SelectionError(
@@ -351,12 +354,11 @@ def _open_samples(
                     " by overlays, and rows have none. Use val_split and test_split, or one dataset per stage."
                 )
             return _Rows(dataset, data, labels, dimensions if dtoolai_type else None)
-    chosen = select_by_overlays(list(dataset.items), select or {}, dataset.overlay, uri=dataset.uri)
-    items = [dataset.items[identifier] for identifier in chosen]
-    targets = targets_of(dataset, items, target, class_to_idx)
+    chosen = select_by_overlays(list(dataset.relpaths), select or {}, dataset.overlay, uri=dataset.uri)
+    targets = targets_of(dataset, chosen, target, class_to_idx)
     if dtoolai_type == "ImageDataSet" and decoder is None:
-        images = _DtoolAIImages(dataset, items, None, targets)
+        images = _DtoolAIImages(dataset, chosen, None, targets)
         if dimensions is not None:
             images.size = (dimensions[-1], dimensions[-2])
         return images
-    return _Items(dataset, items, decoder, targets)
+    return _Items(dataset, chosen, decoder, targets)

@@ -142,6 +142,15 @@ class FrozenDataset:
         return self._manifest.items
 
     @property
+    def relpaths(self) -> Mapping[str, str]:
+        """The paths of its items by identifier, in order; where there are many, much cheaper than `items`.
+
+        Raises:
+            CorruptDatasetError, UnsafeDatasetError: As for `items`.
+        """
+        return MappingProxyType(self._manifest.relpaths)  # type: ignore[arg-type]
+
+    @property
     def hash_function(self) -> str:
         """The function that made the items' hashes, by dtool's name for it."""
         return self._manifest.hash_function
@@ -321,13 +330,14 @@ class FrozenDataset:
         if name not in names:
             raise self._absent("overlay", name, names)
         values = self._overlay_as_written(name)
-        lacking = [item.relpath for item in self.items.values() if item.identifier not in values]
+        relpaths = self._manifest.relpaths
+        lacking = [relpath for identifier, relpath in relpaths.items() if identifier not in values]
         if lacking:
             raise MetadataKeyError(
-                f"{self._uri}: expected overlay {name!r} to have a value for each of {len(self.items)} items, "
+                f"{self._uri}: expected overlay {name!r} to have a value for each of {len(relpaths)} items, "
                 f"found none for {len(lacking)}: {_some(lacking)}. Write the overlay again, for every item."
             )
-        return {identifier: values[identifier] for identifier in self.items}
+        return {identifier: values[identifier] for identifier in relpaths}
 
     def tags(self) -> list[str]:
         """Return the tags, sorted."""

@@ -31,6 +31,16 @@ def generate_identifier(relpath: str) -> str:
     return hashlib.sha1(relpath.encode(), usedforsecurity=False).hexdigest()
 
 
+def generate_identifiers(relpaths: Iterable[bytes]) -> list[str]:
+    """Return the identifiers of many items; see `generate_identifier`.
+
+    Args:
+        relpaths: The items' relative paths, in UTF-8.
+    """
+    sha1 = hashlib.sha1
+    return [sha1(relpath, usedforsecurity=False).hexdigest() for relpath in relpaths]
+
+
 def new_hash(algorithm: str) -> "_Hash":
     """Return a new hash object; it also works where MD5 is not allowed for security.
 
