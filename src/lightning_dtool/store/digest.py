@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lightning_dtool.store.manifest import Item
 
 CHUNK = 1024 * 1024
+MD5_HEXDIGEST = "md5sum_hexdigest"
+"""dtool's name of the function that makes the hashes of most stores."""
 
 
 def generate_identifier(relpath: str) -> str:
