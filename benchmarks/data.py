@@ -106,7 +106,9 @@ def _images(settings: Settings, base: Path) -> Iterator[Comparison]:
         made = {name: loader(workers) for name, loader in loaders.items()}
         cases = {name: partial(_epoch, loader) for name, loader in made.items()}
         if workers == 0:
-            cases["the transform alone"] = partial(_transform_alone, [peer.loader(peer.samples[0][0])] * count, transform)
+            cases["the transform alone"] = partial(
+                _transform_alone, [peer.loader(peer.samples[0][0])] * count, transform
+            )
         yield Comparison(
             f"One epoch of {count:,} images of {SIDE} x {SIDE} pixels, {workers} workers",
             "s",
@@ -118,7 +120,7 @@ def _images(settings: Settings, base: Path) -> Iterator[Comparison]:
                 *([Bar("decoded cache, its own tensors", 0.3)] if workers == 0 else []),
             ],
             [
-                "Each gives the same tensors. `ToTensor` is the transform; where it says `its own tensors` there is none.",
+                "Each gives the same tensors: by `ToTensor`, or without a transform where it says `its own tensors`.",
                 f"The decoded cache was filled in {filling:.1f} s.",
             ],
         )

@@ -126,7 +126,7 @@ def encode(
         different = sorted(set(values))
         own = {value: index for index, value in enumerate(different)}
         known = own if class_to_idx is None else class_to_idx
-        numbers = {value: known.get(value, known.get(str(value))) for value in different}
+        numbers: dict[Any, Any] = {value: known.get(value, known.get(str(value))) for value in different}
         if None not in numbers.values():
             return Targets([int(numbers[value]) for value in values], _in_order(known))
     for position, value in enumerate(values):

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from lightning_dtool.errors import CorruptDatasetError, UnsafeDatasetError
 from lightning_dtool.store import generate_identifier
-from lightning_dtool.store.manifest import _are_sound, _check_entry, parse_admin_metadata, parse_manifest, parse_timestamp
+from lightning_dtool.store.manifest import (
+    _are_sound,
+    _check_entry,
+    parse_admin_metadata,
+    parse_manifest,
+    parse_timestamp,
+)
 
 URI = "file://host/x"
 

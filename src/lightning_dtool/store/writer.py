@@ -25,8 +25,8 @@ from lightning_dtool.errors import (
     StoreError,
 )
 from lightning_dtool.store.brokers import Broker, broker_class, open_broker
-from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.copying import copy_hashed
+from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.digest import CHUNK, MD5_HEXDIGEST, generate_identifier
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.hashing_file import HashingFile
