@@ -249,7 +249,7 @@ def test_what_an_interrupted_process_left_is_not_used(tmp_path: Path) -> None:
     assert not DecodedImages(tmp_path / "x.images", 3).open()
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_it(make_dataset, context: str) -> None:
     frozen = make_dataset({f"{number}.png": encoded(noise("L", seed=number), "png") for number in range(6)})
     cached = DtoolDataset(frozen, decoded_cache=True)
