@@ -21,7 +21,8 @@ from lightning_dtool import DtoolDataModule, DtoolDataset
 from lightning_dtool import dataset as dataset_module
 from lightning_dtool.decoded_cache import DecodedImages
 from lightning_dtool.errors import ConfigurationError, DecodeError, VerificationError
-from lightning_dtool.store import FrozenDataset, cache_directory
+from lightning_dtool.store import FrozenDataset
+from lightning_dtool.store.cache import cache_directory
 
 MODES = {"1": "png", "L": "png", "LA": "png", "RGB": "png", "RGBA": "png", "I;16": "png", "F": "tiff", "I": "tiff"}
 

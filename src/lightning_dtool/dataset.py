@@ -27,7 +27,9 @@ from lightning_dtool.errors import (
     SelectionError,
 )
 from lightning_dtool.selection import select_by_overlays
-from lightning_dtool.store import FrozenDataset, cache_directory, generate_identifier, progress_bar
+from lightning_dtool.store import FrozenDataset, generate_identifier
+from lightning_dtool.store.cache import cache_directory
+from lightning_dtool.store.progress import progress_bar
 from lightning_dtool.targets import Targets, targets_of
 
 DATA_ITEM = "data.npy"

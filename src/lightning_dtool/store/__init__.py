@@ -3,13 +3,11 @@
 Everything that goes wrong in here leaves as an error of `lightning_dtool.errors`.
 """
 
-from lightning_dtool.store.cache import cache_directory
 from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.digest import generate_identifier
 from lightning_dtool.store.locating import locate
 from lightning_dtool.store.manifest import Item
 from lightning_dtool.store.places import delete_dataset, ensure_writable, iter_datasets
-from lightning_dtool.store.progress import progress_bar
 from lightning_dtool.store.uris import is_dataset_uri, local_path, normalize_uri
 from lightning_dtool.store.writer import DatasetWriter
 
@@ -17,7 +15,6 @@ __all__ = [
     "DatasetWriter",
     "FrozenDataset",
     "Item",
-    "cache_directory",
     "delete_dataset",
     "ensure_writable",
     "generate_identifier",
@@ -26,5 +23,4 @@ __all__ = [
     "local_path",
     "locate",
     "normalize_uri",
-    "progress_bar",
 ]
