@@ -170,10 +170,10 @@ def test_bad_places(leaves, base_uri, tmp_path):
 def test_a_file_that_cannot_be_read_leaves_nothing(leaves, base_uri, monkeypatch):
     from lightning_dtool.store import DatasetWriter
 
-    def fail(self, path, relpath):
+    def fail(self, paths, **options):
         raise StoreError("gone")
 
-    monkeypatch.setattr(DatasetWriter, "put_file", fail)
+    monkeypatch.setattr(DatasetWriter, "put_files", fail)
     with pytest.raises(StoreError, match="gone"):
         pack(leaves, base_uri, "leaves")
     assert nothing_left(base_uri)

@@ -82,6 +82,8 @@ class DtoolDataModule(pl.LightningDataModule):
         persistent_workers: Whether workers live on between epochs; needs `num_workers` above 0.
         drop_last: Whether a last, smaller batch is left out of training.
         collate_fn: Makes a batch out of a list of samples. By default torch's.
+        decoded_cache: Whether decoded images are kept, uncompressed, in a memory-mapped file below
+            `DTOOL_CACHE_DIRECTORY`; see `DtoolDataset`. It is filled in `prepare_data`. False by default.
 
     Raises:
         ConfigurationError: If arguments do not fit together. Errors that need a look at the data come in
@@ -120,6 +122,7 @@ class DtoolDataModule(pl.LightningDataModule):
         persistent_workers: bool = False,
         drop_last: bool = False,
         collate_fn: Callable[[Any], Any] | None = None,
+        decoded_cache: bool = False,
     ) -> None:
         super().__init__()
         uri, train_uri, val_uri, test_uri, val_split, test_split, split_overlay = rerun.replaced_data(
@@ -166,6 +169,7 @@ class DtoolDataModule(pl.LightningDataModule):
         self.persistent_workers = persistent_workers
         self.drop_last = drop_last
         self.collate_fn = collate_fn
+        self.decoded_cache = decoded_cache
         self._opened: dict[str, DtoolDataset] = {}
         self._set_up: set[str] = set()
         self._facts: dict[str, dict[str, Any]] = {}
@@ -234,6 +238,8 @@ class DtoolDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Fetch the items that the Trainer is about to use, unless they are on this machine; once per machine.
 
+        With `decoded_cache`, also decode images that nobody has decoded yet.
+
         Without a Trainer the items of every stage are fetched.
 
         Raises:
@@ -242,13 +248,18 @@ class DtoolDataModule(pl.LightningDataModule):
         """
         wanted: dict[str, tuple[FrozenDataset, dict[str, None]]] = {}
         running = None if self._trainer is None else self._trainer.state.fn
-        for stage in STAGES if running is None else _STAGES_OF[running.value]:
+        stages = STAGES if running is None else _STAGES_OF[running.value]
+        for stage in stages:
             dataset = self._dataset(stage)
             if dataset is not None:
                 _, identifiers = wanted.setdefault(dataset.dataset.uri, (dataset.dataset, {}))
                 identifiers.update(dict.fromkeys(dataset.identifiers))
         for frozen, chosen in wanted.values():
             frozen.fetch(chosen)
+        for stage in stages:
+            dataset = self._dataset(stage)
+            if dataset is not None:
+                dataset.fill_decoded_cache()
 
     def setup(self, stage: str | None = None) -> None:
         """Open the datasets that a stage needs, and divide them; metadata only is read, and only once.
@@ -280,6 +291,8 @@ class DtoolDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> StatefulDataLoader:
         """Return the loader for training, shuffled by (seed, epoch), which can resume inside an epoch."""
         dataset = self._needed("train")
+        # Here too, so that workers inherit what is open.
+        dataset.fill_decoded_cache()
         loader = StatefulDataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -457,6 +470,11 @@ class DtoolDataModule(pl.LightningDataModule):
             if name == "batch_size" or size is not None:
                 _check_count(name, size, 1)
         _check_count("num_workers", self.num_workers, 0)
+        if self.decoded_cache and self.decoder is not None:
+            raise ConfigurationError(
+                "decoded_cache=True keeps what this package's own decoders give, and decoder=... is given: whether it"
+                " would still give the same cannot be told. Leave out one of the two."
+            )
         if self.persistent_workers and not self.num_workers:
             raise ConfigurationError("persistent_workers=True needs workers: set num_workers above 0.")
 
@@ -490,6 +508,7 @@ class DtoolDataModule(pl.LightningDataModule):
             decoder=self.decoder,
             target=self.target if labelled or not isinstance(self.target, str) else "none",
             class_to_idx=None if trained_on is None else trained_on.class_to_idx,
+            decoded_cache=self.decoded_cache,
         )
         if trained_on is not None and (trained_on.class_to_idx is None) != (dataset.class_to_idx is None):
             raise ConfigurationError(
@@ -558,6 +577,7 @@ class DtoolDataModule(pl.LightningDataModule):
         return [] if dataset is None else self._plain_loader(dataset)
 
     def _plain_loader(self, dataset: DtoolDataset) -> DataLoader[Any]:
+        dataset.fill_decoded_cache()
         return SeededDataLoader(dataset, batch_size=self.eval_batch_size or self.batch_size, **self._loader_arguments())
 
     def _loader_arguments(self) -> dict[str, Any]:

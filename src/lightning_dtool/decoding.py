@@ -2,7 +2,8 @@
 
 import zipfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,17 @@ def decoder_for(relpath: str) -> Callable[[Path], Any]:
         >>> decoder_for("notes/README.TXT").__name__
         'read_text'
     """
-    suffix = PurePosixPath(relpath).suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return read_image
-    if suffix in TEXT_SUFFIXES:
-        return read_text
-    return {".npy": read_array, ".npz": read_arrays, ".pt": read_torch, ".pth": read_torch}.get(suffix, read_bytes)
+    # By hand: it happens for each sample, and a PurePosixPath takes longer than the rest.
+    stem, dot, suffix = relpath.rpartition("/")[2].rpartition(".")
+    return _decoders().get(suffix.lower(), read_bytes) if stem and dot else read_bytes
+
+
+@cache
+def _decoders() -> dict[str, Callable[[Path], Any]]:
+    """Return the decoders by suffix, without its dot."""
+    decoders: dict[str, Callable[[Path], Any]] = {suffix[1:]: read_image for suffix in IMAGE_SUFFIXES}
+    decoders |= {suffix[1:]: read_text for suffix in TEXT_SUFFIXES}
+    return decoders | {"npy": read_array, "npz": read_arrays, "pt": read_torch, "pth": read_torch}
 
 
 def read_image(path: Path) -> Image.Image:
@@ -78,13 +84,23 @@ def image_to_tensor(image: Image.Image) -> torch.Tensor:
         raise ValueError(
             "it has 32-bit integer pixels, which have no natural scale to [0, 1]; pass decoder=... to scale them"
         )
-    pixels = np.array(image)
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, np.newaxis]
-    tensor = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1).contiguous()
-    if sixteen_bits:
-        return tensor.div_(65535)
-    return tensor if image.mode == "F" else tensor.div_(255)
+    return pixels_to_tensor(np.asarray(image), 65535 if sixteen_bits else None if image.mode == "F" else 255)
+
+
+def pixels_to_tensor(pixels: np.ndarray[Any, Any], largest: int | None) -> torch.Tensor:
+    """Turn pixels into a float32 tensor of shape (channels, height, width).
+
+    Args:
+        pixels: Of shape (height, width) or (height, width, channels). They are copied.
+        largest: What becomes 1. None leaves the values as they are.
+
+    Example:
+        >>> pixels_to_tensor(np.array([[0, 255]], dtype=np.uint8), 255).tolist()
+        [[[0.0, 1.0]]]
+    """
+    channels_first = pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    tensor = torch.from_numpy(channels_first.astype(np.float32, order="C"))
+    return tensor if largest is None else tensor.div_(largest)
 
 
 def read_array(path: Path) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 import csv as csv_format
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -103,8 +104,8 @@ def pack(
         for tag in tags:
             writer.put_tag(tag)
         writer.put_readme("---\n" + yaml.safe_dump(readme, sort_keys=False, allow_unicode=True))
-        for relpath in _with_progress(list(files), name, enabled=progress):
-            writer.put_file(files[relpath], relpath)
+        with _progress(len(files), name, enabled=progress) as advance:
+            writer.put_files(files, on_file=advance)
         return writer.commit().uri
 
 
@@ -193,44 +194,50 @@ def _truth(text: str) -> bool | None:
     return {"true": True, "false": False}.get(text.lower())
 
 
-def _files(root: Path, leave_out: Path | None) -> dict[str, Path]:
+def _files(root: Path, leave_out: Path | None) -> dict[str, str]:
     """Find the files below a folder, by their relative path, in sorted order."""
     if not root.is_dir():
         raise DatasetNotFoundError(f"{root} is not a folder: there is nothing to pack.")
     inside = root.resolve()
-    table = None if leave_out is None else leave_out.resolve()
-    found = {}
-    for path in _walk(root, inside, frozenset({inside})):
-        if path.resolve() != table:
-            found[path.relative_to(root).as_posix()] = path
+    table = None if leave_out is None else str(leave_out.resolve())
+    found = {
+        relpath: path
+        for relpath, path, real in _walk(os.fspath(root), "", str(inside), inside, frozenset())
+        if real != table
+    }
     if not found:
         raise DatasetNotFoundError(f"{root} holds no files (hidden ones are left out): there is nothing to pack.")
     return dict(sorted(found.items()))
 
 
-def _walk(folder: Path, inside: Path, above: frozenset[Path]) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        real = path.resolve()
-        if path.is_symlink() and not (real.is_relative_to(inside) and real.exists()):
-            raise UnsafeDatasetError(
-                f"{path} is a symbolic link to {real}, which is not in the folder: what it points to could be anything."
-                " Copy the file to where it belongs, or remove the link."
-            )
-        if path.is_dir():
-            # A link to a folder above would never end.
-            if real in above:
-                raise UnsafeDatasetError(
-                    f"{path} is a symbolic link to a folder that it is in itself. Remove the link."
-                )
-            yield from _walk(path, inside, above | {real})
-        elif path.is_file():
-            yield path
+def _walk(folder: str, prefix: str, real_folder: str, inside: Path, above: frozenset[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the relative path, the path, and the path without links of each file below a folder."""
+    above = above | {real_folder}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            real = os.path.join(real_folder, entry.name)
+            if entry.is_symlink():
+                real = os.path.realpath(entry.path)
+                if not (Path(real).is_relative_to(inside) and os.path.exists(real)):
+                    raise UnsafeDatasetError(
+                        f"{entry.path} is a symbolic link to {real}, which is not in the folder: what it points to"
+                        " could be anything. Copy the file to where it belongs, or remove the link."
+                    )
+            if entry.is_dir():
+                # A link to a folder above would never end.
+                if real in above:
+                    raise UnsafeDatasetError(
+                        f"{entry.path} is a symbolic link to a folder that it is in itself. Remove the link."
+                    )
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", real, inside, above)
+            elif entry.is_file():
+                yield prefix + entry.name, entry.path, real
 
 
 def _all_overlays(
-    files: Mapping[str, Path], root: Path, table: Path | None, given: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, str], root: Path, table: Path | None, given: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Bring together the overlays of every source; each covers exactly the files."""
     overlays: dict[str, dict[str, Any]] = {}
@@ -247,7 +254,7 @@ def _all_overlays(
     return overlays
 
 
-def _check_coverage(files: Mapping[str, Path], named: Iterable[str], source: str, root: Path) -> None:
+def _check_coverage(files: Mapping[str, str], named: Iterable[str], source: str, root: Path) -> None:
     for problem, relpaths in (
         ("leaves out {} of the files in", set(files).difference(named)),
         ("names {} files that are not in", set(named).difference(files)),
@@ -260,13 +267,16 @@ def _check_coverage(files: Mapping[str, Path], named: Iterable[str], source: str
             )
 
 
-def _with_progress(relpaths: list[str], name: str, *, enabled: bool) -> Iterator[str]:
-    """Yield the files, and show on a terminal how far it is."""
+@contextmanager
+def _progress(count: int, name: str, *, enabled: bool) -> Iterator[Callable[[str], object]]:
+    """Show on a terminal how far it is; give what is to be called after each file."""
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
     console = Console(stderr=True)
-    if enabled and console.is_terminal:
-        yield from track(relpaths, f"Packing {name}", console=console, transient=True)
-    else:
-        yield from relpaths
+    if not (enabled and console.is_terminal):
+        yield lambda relpath: None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"Packing {name}", total=count)
+        yield lambda relpath: bar.advance(task)

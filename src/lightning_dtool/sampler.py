@@ -99,8 +99,9 @@ class ResumableSampler(DistributedSampler[int]):
         """Yield this process's indices, from the position that was loaded last, else from the beginning."""
         order = self.order()[self._start :]
         self._position, self._start = self._start, 0
-        for index in order[self.rank :: self.num_replicas]:
-            self._position += self.num_replicas
+        replicas = self.num_replicas
+        for index in order[self.rank :: replicas]:
+            self._position += replicas
             yield index
 
     def order(self) -> list[int]:
@@ -113,7 +114,8 @@ class ResumableSampler(DistributedSampler[int]):
             indices: list[int] = torch.randperm(length, generator=generator).tolist()
         else:
             indices = list(range(length))
-        return [indices[i % length] for i in range(self.total_size)]
+        total = self.total_size
+        return indices[:total] if total <= length else [indices[i % length] for i in range(total)]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this at the start of each.

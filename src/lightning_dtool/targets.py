@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lightning_dtool.errors import ConfigurationError, DecodeError
-from lightning_dtool.store import FrozenDataset, Item
+from lightning_dtool.store import FrozenDataset
 
 FOLDER = "folder"
 NONE = "none"
@@ -41,7 +41,7 @@ class Targets:
 
 def targets_of(
     dataset: FrozenDataset,
-    items: Sequence[Item],
+    identifiers: Sequence[str],
     target: str | Callable[[Any], Any] | None,
     class_to_idx: Mapping[Any, int] | None = None,
 ) -> Targets | None:
@@ -49,7 +49,7 @@ def targets_of(
 
     Args:
         dataset: Where the items are.
-        items: The items.
+        identifiers: The items, by identifier.
         target: An overlay's name; `"folder"` for the name of the folder that an item is in;
             `"none"`; or a function from an `Item` (with `relpath`, `identifier`, `size_in_bytes`,
             `hash`) to its value. None means the overlay `category` if there is one, else no target.
@@ -69,16 +69,18 @@ def targets_of(
         target = DEFAULT_OVERLAY
     if target is None or target == NONE:
         return None
+    relpaths = dataset.relpaths
+    names = [relpaths[identifier] for identifier in identifiers]
     if callable(target):
-        source, values = "the target function", [target(item) for item in items]
+        source, values = "the target function", [target(dataset.items[identifier]) for identifier in identifiers]
     elif target == FOLDER:
-        source, values = "the folder's name", [_folder(item, dataset.uri) for item in items]
+        source, values = "the folder's name", [_folder(relpath, dataset.uri) for relpath in names]
     else:
         overlay = dataset.overlay(target)
-        source, values = f"overlay {target!r}", [overlay[item.identifier] for item in items]
+        source, values = f"overlay {target!r}", [overlay[identifier] for identifier in identifiers]
         if class_to_idx is None and target == DEFAULT_OVERLAY and ENCODING_ANNOTATION in dataset.annotation_names():
             class_to_idx = _checked_encoding(dataset.annotation(ENCODING_ANNOTATION), dataset.uri)
-    return encode(values, [item.relpath for item in items], class_to_idx, source=source, uri=dataset.uri)
+    return encode(values, names, class_to_idx, source=source, uri=dataset.uri)
 
 
 def encode(
@@ -119,6 +121,14 @@ def encode(
             " Correct the value, leave the item out with select=..., or choose another target."
         )
 
+    if set(map(type, values)) in ({str}, {bool}, {int}):
+        # Nearly always; each class is looked at once, however many samples there are.
+        different = sorted(set(values))
+        own = {value: index for index, value in enumerate(different)}
+        known = own if class_to_idx is None else class_to_idx
+        numbers: dict[Any, Any] = {value: known.get(value, known.get(str(value))) for value in different}
+        if None not in numbers.values():
+            return Targets([int(numbers[value]) for value in values], _in_order(known))
     for position, value in enumerate(values):
         if not _is_class(value) and not _is_regression(value):
             raise refuse(position, "which is neither a class (string, bool, int) nor a number or list of numbers")
@@ -141,14 +151,18 @@ def encode(
         if index is None:
             raise refuse(position, f"which is none of the classes {', '.join(map(repr, class_to_idx))}")
         indices.append(int(index))
-    return Targets(indices, dict(sorted(class_to_idx.items(), key=lambda entry: entry[1])))
+    return Targets(indices, _in_order(class_to_idx))
 
 
-def _folder(item: Item, uri: str) -> str:
-    folder = PurePosixPath(item.relpath).parent.name
+def _in_order(class_to_idx: Mapping[Any, int]) -> dict[Any, int]:
+    return dict(sorted(class_to_idx.items(), key=lambda entry: entry[1]))
+
+
+def _folder(relpath: str, uri: str) -> str:
+    folder = PurePosixPath(relpath).parent.name
     if not folder:
         raise ConfigurationError(
-            f"{uri}: target='folder' takes the class from the folder that an item is in, and {item.relpath} is in none."
+            f"{uri}: target='folder' takes the class from the folder that an item is in, and {relpath} is in none."
             " Name an overlay instead, or leave the item out with select=..."
         )
     return folder

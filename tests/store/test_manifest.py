@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from lightning_dtool.errors import CorruptDatasetError, UnsafeDatasetError
 from lightning_dtool.store import generate_identifier
-from lightning_dtool.store.manifest import parse_admin_metadata, parse_manifest, parse_timestamp
+from lightning_dtool.store.manifest import (
+    _are_sound,
+    _check_entry,
+    parse_admin_metadata,
+    parse_manifest,
+    parse_timestamp,
+)
 
 URI = "file://host/x"
 
@@ -125,3 +131,30 @@ def test_timestamps() -> None:
     for wrong in (None, "x", [], float("nan"), 1e300):
         with pytest.raises(CorruptDatasetError, match="seconds since 1970"):
             parse_timestamp(URI, "frozen_at", wrong)
+
+
+ENTRY = st.fixed_dictionaries(
+    {},
+    optional={
+        "relpath": st.text(alphabet="ab./\\\0é\ud800", max_size=5) | JSON,
+        "size_in_bytes": st.integers(-1, 2) | JSON,
+        "hash": st.sampled_from(["", "h"]) | JSON,
+    },
+)
+
+
+@given(st.lists(ENTRY | JSON, max_size=3), st.integers(0, 3))
+def test_looked_at_together_entries_pass_as_they_do_one_by_one(entries: list[Any], wrong: int) -> None:
+    def identifier(position: int, entry: Any) -> str:
+        relpath = entry.get("relpath") if isinstance(entry, dict) else None
+        sound = isinstance(relpath, str) and "\ud800" not in relpath and position != wrong
+        return generate_identifier(relpath) if sound else str(position)
+
+    content = {identifier(position, entry): entry for position, entry in enumerate(entries)}
+    try:
+        for name, entry in content.items():
+            _check_entry(URI, name, entry)
+        passes = True
+    except CorruptDatasetError:
+        passes = False
+    assert _are_sound(content) == passes

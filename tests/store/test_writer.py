@@ -27,6 +27,7 @@ from lightning_dtool.errors import (
     StoreError,
 )
 from lightning_dtool.store import DatasetWriter, FrozenDataset, generate_identifier, iter_datasets, local_path
+from lightning_dtool.store.copying import copy_hashed
 from lightning_dtool.store.disk import DiskBroker
 
 
@@ -269,6 +270,7 @@ def test_a_kill_at_any_step_leaves_no_frozen_dataset(base_uri: str, step: str) -
     script = f"""
 import os, signal
 from lightning_dtool.store import DatasetWriter
+from lightning_dtool.store.copying import copy_hashed
 from lightning_dtool.store.disk import DiskBroker
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 writer = DatasetWriter("x", {base_uri!r})
@@ -331,3 +333,55 @@ def test_an_abort_that_fails_does_not_hide_what_went_wrong(base_uri: str, monkey
         raise RuntimeError("mine")
     with pytest.raises(LightningDtoolError, match="I/O error"), DatasetWriter("y", base_uri):
         pass
+
+
+def test_many_files_at_once_are_as_many_one_by_one(base_uri: str, tmp_path: Path) -> None:
+    contents = {f"{number % 3}/{number}.txt": os.urandom(number * 1000) for number in range(80)}
+    contents["large"] = os.urandom(3 * 1024 * 1024 + 1)
+    for relpath, content in contents.items():
+        (tmp_path / relpath).parent.mkdir(exist_ok=True)
+        (tmp_path / relpath).write_bytes(content)
+    added: list[str] = []
+    with DatasetWriter("together", base_uri) as writer:
+        writer.put_files({relpath: tmp_path / relpath for relpath in contents}, on_file=added.append)
+        together = writer.commit()
+    with DatasetWriter("one-by-one", base_uri) as writer:
+        for relpath in contents:
+            writer.put_file(tmp_path / relpath, relpath)
+        apart = writer.commit()
+    assert added == list(contents)
+    assert dict(together.items) == dict(apart.items)
+    assert together.overlay("sha256") == apart.overlay("sha256")
+    together.verify()
+
+
+def test_one_of_many_files_that_cannot_be_added_is_named(base_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with DatasetWriter("x", base_uri) as writer:
+        with pytest.raises(StoreError, match=f"cannot add {tmp_path}/b: no such file"):
+            writer.put_files({"a": tmp_path / "a", "b": tmp_path / "b"})
+        with pytest.raises(InvalidNameError):
+            writer.put_files({"../c": tmp_path / "a"})
+        writer.put_files({"c": tmp_path / "a"})
+        with pytest.raises(DatasetExistsError):
+            writer.put_files({"d": tmp_path / "a", "c": tmp_path / "a"})
+        assert len(writer.commit().items) == 1
+    assert names_in(base_uri) == ["x"]
+
+
+def test_a_copy_that_fails_half_way_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").write_bytes(b"12345")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:2]))
+    assert copy_hashed(tmp_path / "source", tmp_path / "whole")[0] == 5
+    assert (tmp_path / "whole").read_bytes() == b"12345"
+    with pytest.raises(FileExistsError):
+        copy_hashed(tmp_path / "source", tmp_path / "whole")
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        copy_hashed(tmp_path / "source", tmp_path / "half")
+    assert not (tmp_path / "half").exists()

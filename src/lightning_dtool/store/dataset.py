@@ -142,6 +142,15 @@ class FrozenDataset:
         return self._manifest.items
 
     @property
+    def relpaths(self) -> Mapping[str, str]:
+        """The paths of its items by identifier, in order; where there are many, much cheaper than `items`.
+
+        Raises:
+            CorruptDatasetError, UnsafeDatasetError: As for `items`.
+        """
+        return self._manifest.relpaths
+
+    @property
     def hash_function(self) -> str:
         """The function that made the items' hashes, by dtool's name for it."""
         return self._manifest.hash_function
@@ -215,22 +224,34 @@ class FrozenDataset:
         with self.open(identifier) as file, store_errors(self._uri, f"read item {identifier}"):
             return file.read()
 
-    def fetch(self, identifiers: Iterable[str] | None = None, *, progress: bool = True) -> None:
+    def content_digest_of(self, identifiers: Iterable[str]) -> str:
+        """Return the identity of some items' data; see `content_digest`.
+
+        Args:
+            identifiers: Which items.
+        """
+        return digest.content_digest(self._select(identifiers))
+
+    def fetch(self, identifiers: Iterable[str] | None = None, *, progress: bool = True, verify: bool = False) -> None:
         """Bring items to this machine, several at a time, so that `path` returns at once.
 
         Args:
             identifiers: Which items. All by default.
             progress: Whether to show a progress bar, on a terminal only. True by default.
+            verify: Whether items on disk are read and compared with what is recorded, as remote ones always
+                are when they arrive. False by default.
 
         Raises:
             MissingItemError: If an item is not listed, or the store does not hold it. On disk this is all
-                that is checked.
+                that is checked unless `verify` is set.
             VerificationError: If an item's content is not what the manifest says.
             StoreError: If the store cannot be read.
         """
         items = self._select(identifiers)
         if self._data_root is None:
             self._cache.fetch(items, progress=progress)
+        elif verify:
+            self.verify([item.identifier for item in items], progress=progress)
         else:
             for item in items:
                 self.path(item.identifier)
@@ -321,13 +342,14 @@ class FrozenDataset:
         if name not in names:
             raise self._absent("overlay", name, names)
         values = self._overlay_as_written(name)
-        lacking = [item.relpath for item in self.items.values() if item.identifier not in values]
+        relpaths = self._manifest.relpaths
+        lacking = [relpath for identifier, relpath in relpaths.items() if identifier not in values]
         if lacking:
             raise MetadataKeyError(
-                f"{self._uri}: expected overlay {name!r} to have a value for each of {len(self.items)} items, "
+                f"{self._uri}: expected overlay {name!r} to have a value for each of {len(relpaths)} items, "
                 f"found none for {len(lacking)}: {_some(lacking)}. Write the overlay again, for every item."
             )
-        return {identifier: values[identifier] for identifier in self.items}
+        return {identifier: values[identifier] for identifier in relpaths}
 
     def tags(self) -> list[str]:
         """Return the tags, sorted."""

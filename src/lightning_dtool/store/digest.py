@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lightning_dtool.store.manifest import Item
 
 CHUNK = 1024 * 1024
+MD5_HEXDIGEST = "md5sum_hexdigest"
+"""dtool's name of the function that makes the hashes of most stores."""
 
 
 def generate_identifier(relpath: str) -> str:
@@ -29,6 +31,16 @@ def generate_identifier(relpath: str) -> str:
         '3857b672471862eab426eba0622e44bd2cedbd5d'
     """
     return hashlib.sha1(relpath.encode(), usedforsecurity=False).hexdigest()
+
+
+def generate_identifiers(relpaths: Iterable[bytes]) -> list[str]:
+    """Return the identifiers of many items; see `generate_identifier`.
+
+    Args:
+        relpaths: The items' relative paths, in UTF-8.
+    """
+    sha1 = hashlib.sha1
+    return [sha1(relpath, usedforsecurity=False).hexdigest() for relpath in relpaths]
 
 
 def new_hash(algorithm: str) -> "_Hash":

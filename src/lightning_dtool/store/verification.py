@@ -80,7 +80,7 @@ def _difference(path: Path, item: Item, sha256: object, hash_function: str) -> s
 
 
 def _unlisted(dataset: "FrozenDataset", data_directory: Path) -> list[str]:
-    listed = {item.relpath for item in dataset.items.values()}
+    listed = set(dataset.relpaths.values())
     try:
         with store_errors(dataset.uri, "list the files of the dataset"):
             present = sorted(relpath for relpath, _ in files_below(data_directory))

@@ -8,7 +8,8 @@ import tempfile
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,14 +25,18 @@ from lightning_dtool.errors import (
     StoreError,
 )
 from lightning_dtool.store.brokers import Broker, broker_class, open_broker
+from lightning_dtool.store.copying import copy_hashed
 from lightning_dtool.store.dataset import FrozenDataset
-from lightning_dtool.store.digest import CHUNK, generate_identifier
+from lightning_dtool.store.digest import CHUNK, MD5_HEXDIGEST, generate_identifier
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.hashing_file import HashingFile
 from lightning_dtool.store.manifest import Item
 from lightning_dtool.store.names import check_name, check_relpath, check_value
 from lightning_dtool.store.places import require_directory
 from lightning_dtool.store.uris import normalize_uri, scheme_of
+
+_COPYING_THREADS = 4
+_COPYING_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,51 @@ class DatasetWriter:
         with store_errors(self._uri, f"add {path}"), Path(path).open("rb") as source, self.open(relpath) as target:
             shutil.copyfileobj(source, target, CHUNK)
 
+    def put_files(
+        self, paths: Mapping[str, str | os.PathLike[str]], *, on_file: Callable[[str], object] = lambda relpath: None
+    ) -> None:
+        """Add copies of many files; on disk, in much less time than one by one.
+
+        Args:
+            paths: The files, by the items' paths in the dataset.
+            on_file: Called with each item's path once it is added, in the order of `paths`.
+
+        Raises:
+            InvalidNameError, DatasetExistsError, StoreError: As `put_file`. Then some of the files may have been added.
+        """
+        root = self._broker.data_directory()
+        if root is None or self._broker.hasher.name != MD5_HEXDIGEST:
+            for relpath, path in paths.items():
+                self.put_file(path, relpath)
+                on_file(relpath)
+            return
+        self._require_open()
+        for relpath in paths:
+            self._check_new(relpath)
+        for directory in {relpath.rpartition("/")[0] for relpath in paths}:
+            with store_errors(self._uri, f"make the directory {directory!r}"):
+                os.makedirs(root / directory, exist_ok=True)
+
+        def copy(relpath: str) -> _Sent:
+            with store_errors(self._uri, f"add {paths[relpath]}"):
+                size, md5, sha256 = copy_hashed(paths[relpath], f"{root}/{relpath}")
+            return _Sent(Item(generate_identifier(relpath), relpath, size, md5), sha256, time.time())
+
+        # Several at a time, because handing a small file to a thread takes as long as copying it.
+        relpaths = list(paths)
+        batches = [relpaths[first : first + _COPYING_BATCH] for first in range(0, len(relpaths), _COPYING_BATCH)]
+        with ThreadPoolExecutor(_COPYING_THREADS) as pool:
+            try:
+                for batch in pool.map(lambda batch: [copy(relpath) for relpath in batch], batches):
+                    for sent in batch:
+                        self._sent[sent.item.relpath] = sent
+                        on_file(sent.item.relpath)
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                for relpath in paths.keys() - self._sent.keys():
+                    (root / relpath).unlink(missing_ok=True)
+                raise
+
     def put_bytes(self, data: bytes, relpath: str) -> None:
         """Add an item with this content; see `put_file`.
 
@@ -147,9 +197,7 @@ class DatasetWriter:
             ```
         """
         self._require_open()
-        check_relpath(relpath)
-        if relpath in self._sent:
-            raise DatasetExistsError(f"{self._uri}: there is an item {relpath!r} already. Use another path.")
+        self._check_new(relpath)
         root = self._broker.data_directory()
         if root is not None:
             with self._opened(Path(root, relpath), relpath) as file:
@@ -280,6 +328,11 @@ class DatasetWriter:
         if self._state != "open":
             raise ConfigurationError(f"{self._uri}: this writer is {self._state}. Make a new DatasetWriter.")
 
+    def _check_new(self, relpath: str) -> None:
+        check_relpath(relpath)
+        if relpath in self._sent:
+            raise DatasetExistsError(f"{self._uri}: there is an item {relpath!r} already. Use another path.")
+
     def _create(self) -> None:
         """Claim the place and say that a dataset is being built there."""
         with store_errors(self._uri, "create the dataset"):
@@ -317,7 +370,7 @@ class DatasetWriter:
         with store_errors(self._uri, action):
             raw.close()
             hasher = self._broker.hasher
-            md5 = file.md5.hexdigest() if hasher.name == "md5sum_hexdigest" else str(hasher(str(path)))
+            md5 = file.md5.hexdigest() if hasher.name == MD5_HEXDIGEST else str(hasher(str(path)))
         item = Item(generate_identifier(relpath), relpath, file.tell(), md5)
         self._sent[relpath] = _Sent(item, file.sha256.hexdigest(), time.time())
 
