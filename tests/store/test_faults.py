@@ -84,7 +84,7 @@ def test_denial_and_what_breaks_off() -> None:
     assert is_denied(ClientError("AccessDenied"))
     assert not is_denied(ClientError("404"))
     assert is_cut_off(IncompleteReadError())
-    assert is_cut_off(ReadTimeoutError())
+    assert not is_cut_off(ReadTimeoutError())
     assert not is_cut_off(ClientError("500"))
 
 

@@ -207,6 +207,7 @@ def test_an_upload_that_the_server_forgets(s3_base_uri: str, keys: Any) -> None:
 def test_a_store_that_holds_something_else(s3_base_uri: str, s3_server: S3Server, keys: Any) -> None:
     with DatasetWriter("x", s3_base_uri) as writer:
         writer.put_bytes(b"one", "oak/ü.txt")
+        writer._uploads.finish()
         bucket = s3_base_uri.removeprefix("s3://")
         s3_server.client().put_object(Bucket=bucket, Key=f"{writer.uuid}/data/{OAK}", Body=b"ONE")
         with pytest.raises(StoreError, match=r"oak/ü.txt: sent hash"):

@@ -20,8 +20,9 @@ _NO_ANSWER = {
     "ConnectionError",
     "Timeout",
 }
-# The answer began, and broke off.
-_CUT_OFF = {"IncompleteReadError", "ResponseStreamingError", "ProtocolError", "RetriesExceededError"}
+# The answer began, and broke off; with the last of them, again and again.
+_CUT_OFF = {"IncompleteReadError", "ResponseStreamingError"}
+_CUT_OFF_OFTEN = {"RetriesExceededError"}
 _DENIED = {
     "403",
     "AccessDenied",
@@ -95,13 +96,12 @@ def is_denied(exc: BaseException) -> bool:
 
 
 def is_cut_off(exc: BaseException) -> bool:
-    """Tell whether an exception says that the answer began, but did not come to its end.
+    """Tell whether an exception says that the answer began, but broke off, and that nobody has asked again yet.
 
     Args:
         exc: What a broker raised.
     """
-    names = _names(exc)
-    return not names.isdisjoint(_CUT_OFF) or "ReadTimeoutError" in names
+    return not _names(exc).isdisjoint(_CUT_OFF)
 
 
 def _describe(exc: BaseException) -> str:
@@ -122,7 +122,7 @@ def _describe(exc: BaseException) -> str:
         return f"access was denied ({found}). Check the credentials and what they are allowed to do."
     if code in _CHANGED_ON_THE_WAY:
         return f"the server received something else than what was sent ({found}). Check the network and try again."
-    if names & _CUT_OFF:
+    if names & (_CUT_OFF | _CUT_OFF_OFTEN):
         return f"the connection broke off ({found}). Check the network and try again."
     if code in _OVERLOADED:
         return f"the server is out of order or overloaded ({found}). Try again later."

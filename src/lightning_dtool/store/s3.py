@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import os
 import re
@@ -17,7 +18,11 @@ from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
 from boto3.session import Session  # type: ignore[import-untyped]
 from botocore import UNSIGNED  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
-from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    ClientError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from dtool_s3.storagebroker import S3StorageBroker
 from dtoolcore.utils import get_config_value
 
@@ -137,18 +142,14 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
         self._relpaths[identifier] = relpath
         key = self.data_key_prefix + identifier
         metadata = {"handle": base64.b64encode(relpath.encode()).decode(), "checksum": md5}
-        if isinstance(content, Path):
-            size = content.stat().st_size
-            if size > PART:
-                self._send_parts(content, key, size, md5, metadata)
-                return
-            content = content.read_bytes()
-        self._put(key, content, md5, metadata)
-
-    def _send_parts(self, path: Path, key: str, size: int, md5: str, metadata: dict[str, str]) -> None:
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        if size <= PART:
+            self._put(key, content.read_bytes() if isinstance(content, Path) else content, md5, metadata)
+            return
         options = {"ExtraArgs": {"Metadata": metadata}, "Config": _transfer_config()}
-        upload = partial(self.s3client.upload_file, str(path), self.bucket, key, **options)
-        etag, _ = run_all([partial(_etag_of_parts, path), upload])
+        with _opened(content) as upload, _opened(content) as again:
+            send = partial(self.s3client.upload_fileobj, upload, self.bucket, key, **options)
+            etag, _ = run_all([partial(_etag_of_parts, again), send])
         self._uploaded[key] = _Uploaded(size, md5, etag)
 
     def download(self, item: "Item", destination: BinaryIO) -> None:
@@ -159,7 +160,7 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
             return
         body = self.s3client.get_object(Bucket=self.bucket, Key=key)["Body"]
         with contextlib.closing(body):
-            for chunk in body.iter_chunks(CHUNK):
+            for chunk in _chunks(body, CHUNK):
                 destination.write(chunk)
 
     def forget(self, item: "Item") -> None:
@@ -201,25 +202,21 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
     def _hash_of(self, key: str) -> str:
         """Return the MD5 of an object's content, read from the server."""
         hasher = new_hash("md5")
-        for chunk in self.s3client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(PART):
+        for chunk in _chunks(self.s3client.get_object(Bucket=self.bucket, Key=key)["Body"], PART):
             hasher.update(chunk)
         return hasher.hexdigest()
 
     # -- metadata -----------------------------------------------------------------------------
 
     def create_structure(self) -> None:
-        """Register the dataset, and describe its layout."""
-        run_all([self._create_structure, *self._documents()])
-
-    def _create_structure(self) -> None:
+        """Register the dataset."""
         self.put_text(self.dataset_registration_key, self._get_prefix())
 
-    def _documents(self) -> list[Any]:
+    def pre_freeze_hook(self) -> None:
+        """Describe the layout."""
         structure = json.dumps(self._structure_parameters, indent=2, sort_keys=True)
-        return [
-            partial(self.put_text, self.get_structure_key(), structure),
-            partial(self.put_text, self.get_dtool_readme_key(), self._dtool_readme_txt),
-        ]
+        texts = {self.get_structure_key(): structure, self.get_dtool_readme_key(): self._dtool_readme_txt}
+        run_all([partial(self.put_text, key, text) for key, text in texts.items()])
 
     def put_admin_metadata(self, admin_metadata: dict[str, Any]) -> None:
         """Write the administrative metadata, as dtool-s3 does: into the object, and beside it."""
@@ -241,7 +238,7 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
         for remaining in reversed(range(ATTEMPTS)):
             answer = self.s3client.get_object(Bucket=self.bucket, Key=key)
             try:
-                return answer["Body"].read(), answer["Metadata"]
+                return b"".join(_chunks(answer["Body"], CHUNK)), answer["Metadata"]
             except Exception as exc:
                 # boto3 makes a request again, but does not wait for the whole of its answer.
                 if not (remaining and is_cut_off(exc)):
@@ -433,13 +430,27 @@ def _connections(bucket: str) -> _Connections:
         return _known[identity]
 
 
-def _etag_of_parts(path: Path) -> str:
-    """Return the tag that S3 gives to a file that was sent in parts: a hash of hashes."""
+# -- contents -------------------------------------------------------------------------------------------
+
+
+def _opened(content: Path | bytes) -> BinaryIO:
+    return content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
+
+
+def _etag_of_parts(file: BinaryIO) -> str:
+    """Return the tag that S3 gives to what was sent in parts: a hash of hashes."""
     of_parts, number = new_hash("md5"), 0
-    with path.open("rb") as file:
-        while part := file.read(PART):
-            hasher = new_hash("md5")
-            hasher.update(part)
-            of_parts.update(hasher.digest())
-            number += 1
+    while part := file.read(PART):
+        hasher = new_hash("md5")
+        hasher.update(part)
+        of_parts.update(hasher.digest())
+        number += 1
     return f"{of_parts.hexdigest()}-{number}"
+
+
+def _chunks(body: Any, size: int) -> Iterator[bytes]:
+    """Yield what an answer holds; that it breaks off is one error, whether the link was cut or fell silent."""
+    try:
+        yield from body.iter_chunks(size)
+    except ReadTimeoutError as exc:
+        raise ResponseStreamingError(error=exc) from exc

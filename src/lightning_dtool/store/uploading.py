@@ -44,14 +44,14 @@ class Uploads:
         Raises:
             StoreError: If this item, or one before it, could not be sent.
         """
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        if size > SMALL:
+            self._raise()
+            with store_errors(self._uri, f"write item {relpath!r}"):
+                self._broker.send(content, relpath, md5)
+            return
         if isinstance(content, Path):
-            if content.stat().st_size > SMALL:
-                self._raise()
-                with store_errors(self._uri, f"write item {relpath!r}"):
-                    self._broker.send(content, relpath, md5)
-                return
             content = content.read_bytes()
-        size = len(content)
         with self._changed:
             self._changed.wait_for(lambda: self._bytes == 0 or self._bytes + size <= _WAITING)
             self._raise()
