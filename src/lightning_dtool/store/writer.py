@@ -300,7 +300,9 @@ class DatasetWriter:
             if isinstance(content, Path) and content.stat().st_size <= SMALL:
                 content = content.read_bytes()
             size = content.stat().st_size if isinstance(content, Path) else len(content)
-            md5, sha256 = run_all([partial(_hash, content, algorithm) for algorithm in ("md5", "sha256")])
+            # Side by side where that pays.
+            threads = 2 if size > SMALL else 1
+            md5, sha256 = run_all([partial(_hash, content, algorithm) for algorithm in ("md5", "sha256")], threads)
             assert self._uploads is not None  # noqa: S101 - else this is not called
             self._uploads.send(content, relpath, md5)
         self._sent[relpath] = _Sent(Item(generate_identifier(relpath), relpath, size, md5), sha256, time.time())
