@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dtoolcore
@@ -85,6 +86,24 @@ def test_dtoolcore_reads_it_as_its_own(dataset: FrozenDataset) -> None:
     with open(theirs.item_content_abspath(OAK), "rb") as file:
         assert file.read() == b"one"
     assert theirs.get_annotation("a") == 1
+    # What `dtool verify` compares.
+    listed, found = theirs._manifest["items"], theirs.generate_manifest()["items"]
+    for key in ("relpath", "size_in_bytes", "hash"):
+        assert {idn: item[key] for idn, item in listed.items()} == {idn: item[key] for idn, item in found.items()}
+
+
+def test_dtoolcore_copies_it_there_and_back(make_dataset, s3_base_uri: str, keys: Any, tmp_path: Path) -> None:
+    for name in ("there", "back"):
+        (tmp_path / name).mkdir()
+    local = make_dataset(base=str(tmp_path), annotations={"a": 1})
+    there = dtoolcore.copy(local.uri, s3_base_uri)
+    FrozenDataset.from_uri(there).verify()
+    delete_dataset(there)
+    assert keys(local.uuid) == []
+    ours = make_dataset(base=s3_base_uri, annotations={"a": 1})
+    back = FrozenDataset.from_uri(dtoolcore.copy(ours.uri, str(tmp_path / "back")))
+    back.verify()
+    assert (back.uuid, back.content_digest, back.annotations()) == (ours.uuid, ours.content_digest, {"a": 1})
 
 
 def test_an_item_in_parts_is_not_read_back(s3_base_uri: str, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
