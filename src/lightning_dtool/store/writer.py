@@ -156,7 +156,8 @@ class DatasetWriter:
                 torch.save(state, file)
             ```
         """
-        self._require_new(relpath)
+        self._require_open()
+        self._check_new(relpath)
         root = self._broker.data_directory()
         if root is not None:
             with self._opened(Path(root, relpath), relpath) as file:
@@ -292,9 +293,19 @@ class DatasetWriter:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _require_open(self) -> None:
+        if self._state != "open":
+            raise ConfigurationError(f"{self._uri}: this writer is {self._state}. Make a new DatasetWriter.")
+
+    def _check_new(self, relpath: str) -> None:
+        check_relpath(relpath)
+        if relpath in self._sent:
+            raise DatasetExistsError(f"{self._uri}: there is an item {relpath!r} already. Use another path.")
+
     def _send(self, content: Path | bytes, relpath: str) -> None:
         """Hash an item and send it to a store that takes several at a time."""
-        self._require_new(relpath)
+        self._require_open()
+        self._check_new(relpath)
         action = f"add {content}" if isinstance(content, Path) else f"write item {relpath!r}"
         with store_errors(self._uri, action):
             if isinstance(content, Path) and content.stat().st_size <= SMALL:
@@ -306,16 +317,6 @@ class DatasetWriter:
             assert self._uploads is not None  # noqa: S101 - else this is not called
             self._uploads.send(content, relpath, md5)
         self._sent[relpath] = _Sent(Item(generate_identifier(relpath), relpath, size, md5), sha256, time.time())
-
-    def _require_new(self, relpath: str) -> None:
-        self._require_open()
-        check_relpath(relpath)
-        if relpath in self._sent:
-            raise DatasetExistsError(f"{self._uri}: there is an item {relpath!r} already. Use another path.")
-
-    def _require_open(self) -> None:
-        if self._state != "open":
-            raise ConfigurationError(f"{self._uri}: this writer is {self._state}. Make a new DatasetWriter.")
 
     def _create(self) -> None:
         """Claim the place and say that a dataset is being built there."""
