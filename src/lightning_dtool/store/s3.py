@@ -147,9 +147,12 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
             self._put(key, content.read_bytes() if isinstance(content, Path) else content, md5, metadata)
             return
         options = {"ExtraArgs": {"Metadata": metadata}, "Config": _transfer_config()}
-        with _opened(content) as upload, _opened(content) as again:
-            send = partial(self.s3client.upload_fileobj, upload, self.bucket, key, **options)
-            etag, _ = run_all([partial(_etag_of_parts, again), send])
+        if isinstance(content, Path):
+            # By its name: of a file object boto3 takes whole parts into memory.
+            upload = partial(self.s3client.upload_file, str(content), self.bucket, key, **options)
+        else:
+            upload = partial(self.s3client.upload_fileobj, io.BytesIO(content), self.bucket, key, **options)
+        etag, _ = run_all([partial(_etag_of_parts, content), upload])
         self._uploaded[key] = _Uploaded(size, md5, etag)
 
     def download(self, item: "Item", destination: BinaryIO) -> None:
@@ -433,18 +436,15 @@ def _connections(bucket: str) -> _Connections:
 # -- contents -------------------------------------------------------------------------------------------
 
 
-def _opened(content: Path | bytes) -> BinaryIO:
-    return content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
-
-
-def _etag_of_parts(file: BinaryIO) -> str:
+def _etag_of_parts(content: Path | bytes) -> str:
     """Return the tag that S3 gives to what was sent in parts: a hash of hashes."""
     of_parts, number = new_hash("md5"), 0
-    while part := file.read(PART):
-        hasher = new_hash("md5")
-        hasher.update(part)
-        of_parts.update(hasher.digest())
-        number += 1
+    with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
+        while part := file.read(PART):
+            hasher = new_hash("md5")
+            hasher.update(part)
+            of_parts.update(hasher.digest())
+            number += 1
     return f"{of_parts.hexdigest()}-{number}"
 
 

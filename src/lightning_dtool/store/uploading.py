@@ -7,10 +7,10 @@ from pathlib import Path
 from lightning_dtool.store.brokers import Broker
 from lightning_dtool.store.faults import store_errors
 
-SMALL = 8 * 1024 * 1024
+SMALL = 16 * 1024 * 1024
 """What is not larger is sent from memory, in the background."""
-_WAITING = 8 * SMALL
-"""How many bytes may wait in memory; then the next one waits, too."""
+_WAITING = 4 * SMALL
+"""How many bytes of them may be in memory; then the next one waits."""
 
 
 class Uploads:
