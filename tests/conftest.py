@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from faulty_link import FaultyLink, faulty_link
 from lightning_dtool.cli import model
 from lightning_dtool.store import DatasetWriter, FrozenDataset, normalize_uri
 from s3_server import S3Server, running_s3_server
@@ -127,6 +128,24 @@ def s3_base_uri(s3_server: S3Server) -> Iterator[str]:
         for name, value in s3_server.settings(bucket).items():
             patch.setenv(name, value)
         yield f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def _link_to_s3(s3_server: S3Server) -> Iterator[FaultyLink]:
+    with faulty_link(s3_server.endpoint) as link:
+        yield link
+
+
+@pytest.fixture
+def s3_link(_link_to_s3: FaultyLink, s3_base_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyLink]:
+    """Return a link through which the bucket of `s3_base_uri` is reached, and which can fail; nobody waits long."""
+    from lightning_dtool.store import s3
+
+    monkeypatch.setenv(f"DTOOL_S3_ENDPOINT_{s3_base_uri.removeprefix('s3://')}", _link_to_s3.endpoint)
+    monkeypatch.setattr(s3, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(s3, "ATTEMPTS", 2)
+    yield _link_to_s3
+    _link_to_s3.mend()
 
 
 @pytest.fixture

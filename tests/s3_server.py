@@ -1,6 +1,7 @@
 """A real S3 server (SeaweedFS) on loopback, for as long as the tests run."""
 
 import contextlib
+import functools
 import json
 import shutil
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 
 ACCESS_KEY = "tests"
 SECRET_KEY = "tests-secret"
+READER_KEY = "reader"
+READER_SECRET = "reader-secret"
 _SECONDS_TO_START = 120
 
 
@@ -22,20 +25,25 @@ class S3Server:
 
     endpoint: str
 
-    def settings(self, bucket: str) -> dict[str, str]:
+    def settings(self, bucket: str, *, may_write: bool = True) -> dict[str, str]:
         """Return what dtool-s3 wants in the environment for a bucket."""
         return {
             f"DTOOL_S3_ENDPOINT_{bucket}": self.endpoint,
-            f"DTOOL_S3_ACCESS_KEY_ID_{bucket}": ACCESS_KEY,
-            f"DTOOL_S3_SECRET_ACCESS_KEY_{bucket}": SECRET_KEY,
+            f"DTOOL_S3_ACCESS_KEY_ID_{bucket}": ACCESS_KEY if may_write else READER_KEY,
+            f"DTOOL_S3_SECRET_ACCESS_KEY_{bucket}": SECRET_KEY if may_write else READER_SECRET,
         }
 
     def client(self):
-        """Return a boto3 client."""
-        from boto3.session import Session
+        """Return the boto3 client of this process."""
+        return _client(self.endpoint)
 
-        session = Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name="us-east-1")
-        return session.client("s3", endpoint_url=self.endpoint)
+
+@functools.cache
+def _client(endpoint: str):
+    from boto3.session import Session
+
+    session = Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name="us-east-1")
+    return session.client("s3", endpoint_url=endpoint)
 
 
 @contextlib.contextmanager
@@ -54,7 +62,12 @@ def running_s3_server(directory: Path) -> Iterator[S3Server]:
                         "name": "tests",
                         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
                         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-                    }
+                    },
+                    {
+                        "name": "reader",
+                        "credentials": [{"accessKey": READER_KEY, "secretKey": READER_SECRET}],
+                        "actions": ["Read", "List"],
+                    },
                 ]
             }
         )

@@ -1,17 +1,29 @@
 """Train from S3 and publish to S3, on a real server."""
 
+import importlib.util
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 
+import lightning_dtool
+from faulty_link import Fault, FaultyLink, answers, hangs_up
 from kit import TinyNet, loader, same, trainer, weights
-from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, pack
-from lightning_dtool.errors import StoreError
-from lightning_dtool.store import iter_datasets
+from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, evaluate, pack
+from lightning_dtool.errors import MissingItemError, ProvenanceWarning, StoreError, VerificationError
+from lightning_dtool.reproduction.verdict import Verdict
+from lightning_dtool.store import FrozenDataset, iter_datasets
+from reproduction.runs import project, train
+from s3_server import S3Server
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "s3.py"
 
 
 class LeafNet(TinyNet):
@@ -21,19 +33,40 @@ class LeafNet(TinyNet):
         return super().forward(x.flatten(1))
 
 
-def test_train_from_it_publish_to_it_and_reload(tmp_path: Path, s3_base_uri: str) -> None:
+@pytest.fixture(scope="module")
+def leaves(tmp_path_factory: pytest.TempPathFactory, s3_base_uri: str) -> str:
+    """Return the URI of a dataset of images on S3."""
+    folder = tmp_path_factory.mktemp("leaves")
+    numbers = np.random.default_rng(0)
     for label in ("elm", "oak", "yew"):
-        (tmp_path / "leaves" / label).mkdir(parents=True)
+        (folder / label).mkdir()
         for number in range(4):
-            pixels = np.random.default_rng(number).integers(0, 255, (2, 4), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "leaves" / label / f"{number}.png")
-    leaves = pack(tmp_path / "leaves", s3_base_uri, "leaves", progress=False)
+            pixels = numbers.integers(0, 255, (2, 4), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return pack(folder, s3_base_uri, "leaves", progress=False)
 
-    provenance = DtoolProvenanceCallback(s3_base_uri)
+
+def fit(
+    folder: Path, models: str, leaves: str, *callbacks: Callback, epochs: int = 2, seed: int = 1, **options: Any
+) -> tuple[LeafNet, DtoolProvenanceCallback]:
+    """Train on the images, and publish."""
+    L.seed_everything(seed, verbose=False)
+    provenance = DtoolProvenanceCallback(models, retention=options.pop("retention", "mirror"))
     model = LeafNet()
+    t = trainer(folder, provenance, *callbacks, max_epochs=epochs)
+    t.fit(model, DtoolDataModule(leaves, val_split=0.25, batch_size=4), **options)
+    return model, provenance
+
+
+def objects(server: S3Server, base_uri: str) -> set[str]:
+    """Return what stands before the keys of each dataset's objects."""
+    listed = server.client().list_objects_v2(Bucket=base_uri.removeprefix("s3://"))
+    return {entry["Key"].split("/")[0].removeprefix("dtool-") for entry in listed.get("Contents", [])}
+
+
+def test_train_from_it_publish_to_it_and_reload(tmp_path: Path, s3_base_uri: str, leaves: str) -> None:
     policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
-    t = trainer(tmp_path, provenance, policy, max_epochs=3)
-    t.fit(model, DtoolDataModule(leaves, val_split=0.25, batch_size=4))
+    model, provenance = fit(tmp_path, s3_base_uri, leaves, policy)
 
     # One dataset is left, on the server; the user's own paths hold plain files.
     assert provenance.errors == []
@@ -53,10 +86,151 @@ def test_train_from_it_publish_to_it_and_reload(tmp_path: Path, s3_base_uri: str
     assert checkpoint.uri not in {dataset.uri for dataset in iter_datasets(s3_base_uri)}
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
+def test_a_run_goes_on_from_a_uri_as_if_it_had_never_stopped(tmp_path: Path, s3_base_uri: str, leaves: str) -> None:
+    whole, _ = fit(tmp_path / "whole", s3_base_uri, leaves, epochs=4)
+    _, stopped = fit(tmp_path / "stopped", s3_base_uri, leaves, epochs=2)
+    resumed, provenance = fit(tmp_path / "resumed", s3_base_uri, leaves, epochs=4, seed=99, ckpt_path=stopped.last_uri)
+    assert same(weights(whole), weights(resumed))
+    record = DtoolCheckpoint.from_uri(provenance.last_uri).record
+    assert record.lineage.parent_checkpoint.uri == stopped.last_uri
+
+
+def test_what_the_trainer_drops_is_deleted_there(
+    tmp_path: Path, s3_base_uri: str, s3_server: S3Server, s3_link: FaultyLink, leaves: str
+) -> None:
+    before = objects(s3_server, s3_base_uri)
+    _, provenance = fit(tmp_path, s3_base_uri, leaves, epochs=3)
+    assert len({request for request in s3_link.requests if request.startswith("PUT") and "/dtool-" in request}) == 3
+    assert objects(s3_server, s3_base_uri) - before == {DtoolCheckpoint.from_uri(provenance.last_uri).uuid}
+
+
+def test_an_evaluation_is_stored_there(s3_base_uri: str, tmp_path: Path, leaves: str) -> None:
+    _, provenance = fit(tmp_path, s3_base_uri, leaves)
+    found = evaluate(provenance.last_uri, leaves, into=s3_base_uri, cls=LeafNet)
+    FrozenDataset.from_uri(found.dataset_uri).verify()
+    assert found.dataset_uri.startswith(s3_base_uri)
+
+
+def test_a_replaced_body_is_found_before_anything_is_done_with_it(
+    tmp_path: Path, s3_base_uri: str, s3_server: S3Server, leaves: str
+) -> None:
+    _, provenance = fit(tmp_path, s3_base_uri, leaves)
+    checkpoint = DtoolCheckpoint.from_uri(provenance.last_uri)
+    bucket, key = s3_base_uri.removeprefix("s3://"), f"{checkpoint.uuid}/data/"
+    identifier = checkpoint.dataset.item("checkpoint.ckpt").identifier
+    there = s3_server.client().get_object(Bucket=bucket, Key=key + identifier)
+    body = there["Body"].read()
+    s3_server.client().put_object(
+        Bucket=bucket, Key=key + identifier, Body=body[:-1] + b"!", Metadata=there["Metadata"]
+    )
+    for use in (checkpoint.verify, checkpoint.load_module):
+        with pytest.raises(VerificationError, match=r"checkpoint\.ckpt"):
+            use()
+    with pytest.raises(VerificationError, match=r"checkpoint\.ckpt"):
+        fit(tmp_path / "resumed", s3_base_uri, leaves, epochs=4, ckpt_path=checkpoint.uri)
+
+
+# -- a store that fails ---------------------------------------------------------------------------
+
+
 def test_a_bucket_that_is_missing_is_an_error_before_training(
-    tmp_path: Path, s3_base_uri: str, s3_server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3_base_uri: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3_server.settings("missing").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StoreError, match="missing"):
         trainer(tmp_path, DtoolProvenanceCallback("s3://missing")).fit(TinyNet(), loader())
+
+
+def test_who_may_not_write_is_told_before_training(
+    tmp_path: Path, s3_base_uri: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.settings(s3_base_uri.removeprefix("s3://"), may_write=False).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match="access was denied"):
+        trainer(tmp_path, DtoolProvenanceCallback(s3_base_uri)).fit(TinyNet(), loader())
+
+
+@pytest.mark.filterwarnings("ignore:.* its tags could not be written:lightning_dtool.errors.ProvenanceWarning")
+@pytest.mark.parametrize(("method", "part", "fault"), [("PUT", "/data/", answers(403)), ("", "", hangs_up)])
+def test_a_store_that_fails_later_stops_no_training(
+    tmp_path: Path,
+    s3_base_uri: str,
+    s3_server: S3Server,
+    s3_link: FaultyLink,
+    method: str,
+    part: str,
+    fault: Fault,
+) -> None:
+    """The first checkpoint is published, the second is not: it stays a plain file, and nothing of it is there."""
+
+    class Cut(Callback):
+        def on_train_epoch_start(self, t: L.Trainer, pl_module: L.LightningModule) -> None:
+            if t.current_epoch == 1:
+                t.strategy.checkpoint_io.flush()
+                s3_link.on(method, part, fault)
+
+    before = objects(s3_server, s3_base_uri)
+    provenance = DtoolProvenanceCallback(s3_base_uri)
+    policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_top_k=-1)
+    model = TinyNet()
+    with pytest.warns(ProvenanceWarning, match="plain file at Lightning's path was kept, and training goes on"):
+        trainer(tmp_path, provenance, policy, Cut(), max_epochs=2).fit(model, loader())
+    assert isinstance(provenance.errors[0], StoreError)
+    assert same(weights(TinyNet.load_from_checkpoint(policy.best_model_path, weights_only=True)), weights(model))
+    s3_link.mend()
+    (uri,) = provenance.uris
+    left = {dataset.uuid for dataset in iter_datasets(s3_base_uri)} - before
+    assert left == {DtoolCheckpoint.from_uri(uri).uuid}
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [(answers(403), StoreError), (answers(404, "NoSuchKey"), MissingItemError)]
+)
+def test_data_that_cannot_be_fetched_is_an_error_before_the_first_step(
+    tmp_path: Path, s3_base_uri: str, s3_link: FaultyLink, leaves: str, fault: Fault, error: type[Exception]
+) -> None:
+    s3_link.on("GET", f"{leaves.rpartition('/')[2]}/data/", fault)
+    with pytest.raises(error, match=leaves):
+        fit(tmp_path, s3_base_uri, leaves)
+
+
+# -- programs -------------------------------------------------------------------------------------
+
+
+def test_the_example(
+    tmp_path: Path, s3_base_uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("s3_example", EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "s3_example", example)
+    spec.loader.exec_module(example)
+    example.main(s3_base_uri)
+    said = {line[:12].strip(): line[12:] for line in capsys.readouterr().out.splitlines()}
+    assert said["weights"] == "bit for bit those of the run that never stopped"
+    assert FrozenDataset.from_uri(said["checkpoint"]).uri == said["checkpoint"]
+    assert said["verified"] == "5 items"
+    assert said["left"] == "2 checkpoints"
+
+
+@pytest.mark.slow
+def test_a_model_is_reproduced_from_there_to_there(tmp_path: Path, s3_base_uri: str) -> None:
+    made = project(tmp_path, "on_images.py")
+    for number in range(64):
+        place = tmp_path / "pictures" / ("oak" if number % 2 else "elm")
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    images = pack(tmp_path / "pictures", s3_base_uri, "pictures", progress=False)
+    before = {dataset.uri for dataset in iter_datasets(s3_base_uri)}
+    train(made, "on_images.py", s3_base_uri, images, OMP_NUM_THREADS="1")
+    (uri,) = {dataset.uri for dataset in iter_datasets(s3_base_uri)} - before
+    os.rename(made, tmp_path / "elsewhere")
+
+    found = lightning_dtool.reproduce(uri, into=s3_base_uri)
+
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert found.rerun.uri.startswith(s3_base_uri)
+    DtoolCheckpoint.from_uri(found.rerun.uri).verify()

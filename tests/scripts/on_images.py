@@ -1,4 +1,7 @@
-"""Trains on a dtool dataset of images beside it, named by a relative path; large enough that threads change bits."""
+"""Trains on a dtool dataset of images: one beside it, named by a relative path, or a second argument's.
+
+The model is large enough that threads change bits.
+"""
 
 import sys
 
@@ -42,13 +45,14 @@ def to_tensor(image):
 
 if __name__ == "__main__":
     L.seed_everything(1)
-    data = DtoolDataModule("leaves", batch_size=16, val_split=0.25, train_transform=to_tensor, eval_transform=to_tensor)
+    models, images, *_ = [*sys.argv[1:], "leaves"]
+    data = DtoolDataModule(images, batch_size=16, val_split=0.25, train_transform=to_tensor, eval_transform=to_tensor)
     trainer = L.Trainer(
         max_epochs=2,
         accelerator="cpu",
         devices=1,
         logger=False,
         enable_progress_bar=False,
-        callbacks=[DtoolProvenanceCallback(sys.argv[1])],
+        callbacks=[DtoolProvenanceCallback(models)],
     )
     trainer.fit(Net(), data)

@@ -1,9 +1,12 @@
 """The cache of remote items: verified, and shared by several processes."""
 
+import contextlib
 import hashlib
+import json
 import os
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -20,11 +23,11 @@ class Shelf:
         self.downloads = 0
         self.forgotten = 0
 
-    def download(self, item: Item, destination: Path) -> None:
+    def download(self, item: Item, destination: BinaryIO) -> None:
         self.downloads += 1
         if item.relpath not in self.contents:
             raise FileNotFoundError(item.relpath)
-        destination.write_bytes(self.contents[item.relpath])
+        destination.write(self.contents[item.relpath])
 
     def forget(self, item: Item) -> None:
         self.forgotten += 1
@@ -38,11 +41,6 @@ def cache_of(shelf: Shelf) -> Cache:
     return Cache("s3://lab/x", "7bb1", shelf, "md5sum_hexdigest")
 
 
-@pytest.fixture(autouse=True)
-def _another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_verified", {})
-
-
 def test_an_item_is_fetched_once_and_keeps_its_suffix(monkeypatch: pytest.MonkeyPatch) -> None:
     shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
     path = cache_of(shelf).path(item)
@@ -53,7 +51,7 @@ def test_an_item_is_fetched_once_and_keeps_its_suffix(monkeypatch: pytest.Monkey
     monkeypatch.setattr(cache, "hash_file", lambda *_: pytest.fail("hashed again"))
     assert cache_of(shelf).path(item) == path
     assert shelf.downloads == 1
-    assert os.listdir(path.parent) == [path.name]
+    assert {name for name in os.listdir(path.parent) if not name.startswith(".verified-")} == {path.name}
 
 
 @pytest.mark.parametrize("content", [b"TEXT", b"tex", b""])
@@ -66,15 +64,81 @@ def test_a_cached_copy_that_is_wrong_is_fetched_again(content: bytes) -> None:
     assert shelf.downloads == 2
 
 
-def test_a_copy_of_another_process_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
-    cache_of(shelf).path(item)
-    cache._verified.clear()
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with each file that is hashed."""
     hashed, hash_file = [], cache.hash_file
     monkeypatch.setattr(cache, "hash_file", lambda *args: hashed.append(1) or hash_file(*args))
+    return hashed
+
+
+def test_a_copy_of_another_process_is_not_hashed(hashed: list[int]) -> None:
+    shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
+    for _ in range(3):
+        cache_of(shelf).path(item)
+    assert (len(hashed), shelf.downloads) == (0, 1)
+
+
+def test_a_copy_of_which_nothing_is_known_is_hashed_once(hashed: list[int]) -> None:
+    shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
+    (record,) = cache_of(shelf).path(item).parent.glob(".verified-*")
+    record.unlink()
     for _ in range(3):
         cache_of(shelf).path(item)
     assert (len(hashed), shelf.downloads) == (1, 1)
+
+
+def test_another_dataset_of_the_same_uuid_is_no_reason_to_believe_a_copy() -> None:
+    cache_of(Shelf(**{"a.txt": b"text"})).path(item_of("a.txt", b"text"))
+    other = cache_of(Shelf(**{"a.txt": b"TEXT"})).path(item_of("a.txt", b"TEXT"))
+    assert other.read_bytes() == b"TEXT"
+
+
+def test_what_others_may_write_is_not_believed(hashed: list[int]) -> None:
+    shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
+    (record,) = cache_of(shelf).path(item).parent.glob(".verified-*")
+    record.chmod(0o666)
+    cache_of(shelf).path(item)
+    assert len(hashed) == 1
+
+
+def test_a_record_of_what_was_verified_that_is_damaged_is_no_harm(hashed: list[int]) -> None:
+    shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
+    (record,) = cache_of(shelf).path(item).parent.glob(".verified-*")
+    record.write_bytes(b"\xff\n[]\n" + json.dumps(["a", "b", {}]).encode() + b"\n" + record.read_bytes()[:-9])
+    assert cache_of(shelf).path(item).read_bytes() == b"text"
+    assert (len(hashed), shelf.downloads) == (1, 1)
+
+
+def test_more_than_the_item_holds_is_not_even_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(Shelf):
+        def download(self, item: Item, destination: BinaryIO) -> None:
+            self.downloads += 1
+            while True:
+                destination.write(b"text")
+
+    with pytest.raises(VerificationError, match=r"with 4 bytes and hash .*, found 8 bytes"):
+        cache_of(Endless()).path(item_of("a.txt", b"text"))
+
+
+class ResponseStreamingError(Exception):
+    """As botocore calls it."""
+
+
+@pytest.mark.parametrize(("breaks", "downloads"), [(1, 2), (2, 3), (9, 3)])
+def test_what_breaks_off_is_tried_again_but_not_for_ever(breaks: int, downloads: int) -> None:
+    class Rope(Shelf):
+        def download(self, item: Item, destination: BinaryIO) -> None:
+            super().download(item, destination)
+            if self.downloads <= breaks:
+                raise ResponseStreamingError("reset by peer")
+
+    shelf, done = Rope(**{"a.txt": b"text"}), []
+    arrived = pytest.raises(StoreError, match="broke off") if breaks > 2 else contextlib.nullcontext()
+    with arrived:
+        cache_of(shelf).path(item_of("a.txt", b"text"), done.append)
+    assert shelf.downloads == downloads
+    assert sum(done) == (0 if breaks > 2 else 4)
 
 
 @pytest.mark.parametrize("content", [b"TEXT", b"tex"])
@@ -110,7 +174,7 @@ def test_many_items_at_a_time() -> None:
 def test_the_first_error_stops_the_rest() -> None:
     done: list[str] = []
 
-    def work(item: Item) -> None:
+    def work(item: Item, advance: object) -> None:
         if item.relpath == "0":
             raise ValueError("first")
         threading.Event().wait(0.01)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lightning_dtool.errors import CorruptDatasetError, MissingItemError, StoreError
-from lightning_dtool.store.faults import is_absent, store_errors
+from lightning_dtool.store.faults import is_absent, is_cut_off, is_denied, store_errors
 
 
 class NoCredentialsError(Exception):
@@ -20,6 +20,14 @@ class ClientError(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(f"An error occurred ({code})")
         self.response = {"Error": {"Code": code}}
+
+
+class IncompleteReadError(Exception):
+    pass
+
+
+class S3UploadFailedError(Exception):
+    pass
 
 
 class HTTPError(RuntimeError):
@@ -38,7 +46,10 @@ class HTTPError(RuntimeError):
         (PermissionError(13, "Permission denied"), "Check who may"),
         (NotImplementedError(), "Use another kind of storage"),
         (KeyError("foo"), "KeyError: 'foo'"),
-        (ClientError("SlowDown"), "ClientError: An error occurred"),
+        (ClientError("SlowDown"), "Try again later"),
+        (ClientError("BadDigest"), "something else than what was sent"),
+        (IncompleteReadError(), "broke off"),
+        (ClientError("Teapot"), "ClientError: An error occurred"),
     ],
 )
 def test_the_remedy_fits_the_fault(raised: Exception, remedy: str) -> None:
@@ -67,3 +78,18 @@ def test_absence() -> None:
         assert is_absent(error)
     for error in (PermissionError(), ClientError("403"), HTTPError(500), ValueError("404")):
         assert not is_absent(error)
+
+
+def test_denial_and_what_breaks_off() -> None:
+    assert is_denied(ClientError("AccessDenied"))
+    assert not is_denied(ClientError("404"))
+    assert is_cut_off(IncompleteReadError())
+    assert not is_cut_off(ReadTimeoutError())
+    assert not is_cut_off(ClientError("500"))
+
+
+def test_what_boto3_only_quotes_is_looked_up() -> None:
+    error = S3UploadFailedError("Failed to upload")
+    error.__context__ = ClientError("AccessDenied")
+    with pytest.raises(StoreError, match="Check the credentials"), store_errors("s3://lab/x", "write"):
+        raise error

@@ -45,7 +45,6 @@ def box(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(brokers, "_entry_points", lambda: known)
     monkeypatch.setattr(EntryPoint, "load", lambda self: BoxStorageBroker)
     monkeypatch.setattr(brokers.BrokerExtras, "data_directory", lambda _: None)
-    monkeypatch.setattr(cache, "_verified", {})
     brokers.broker_class.cache_clear()
     yield base_uri.replace("file://", "box://")
     brokers.broker_class.cache_clear()

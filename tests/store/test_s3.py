@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dtoolcore
@@ -30,11 +31,10 @@ from lightning_dtool.store import (
     generate_identifier,
     iter_datasets,
 )
-from lightning_dtool.store.digest import hash_file
-from lightning_dtool.store.s3 import _PART, S3Broker
+from lightning_dtool.store.s3 import PART, S3Broker
 from s3_server import S3Server, free_ports
 
-BIG = os.urandom(1024) * (_PART // 1024 + 5)
+BIG = os.urandom(1024) * (PART // 1024 + 5)
 OAK = generate_identifier("oak/ü.txt")
 
 
@@ -86,6 +86,24 @@ def test_dtoolcore_reads_it_as_its_own(dataset: FrozenDataset) -> None:
     with open(theirs.item_content_abspath(OAK), "rb") as file:
         assert file.read() == b"one"
     assert theirs.get_annotation("a") == 1
+    # What `dtool verify` compares.
+    listed, found = theirs._manifest["items"], theirs.generate_manifest()["items"]
+    for key in ("relpath", "size_in_bytes", "hash"):
+        assert {idn: item[key] for idn, item in listed.items()} == {idn: item[key] for idn, item in found.items()}
+
+
+def test_dtoolcore_copies_it_there_and_back(make_dataset, s3_base_uri: str, keys: Any, tmp_path: Path) -> None:
+    for name in ("there", "back"):
+        (tmp_path / name).mkdir()
+    local = make_dataset(base=str(tmp_path), annotations={"a": 1})
+    there = dtoolcore.copy(local.uri, s3_base_uri)
+    FrozenDataset.from_uri(there).verify()
+    delete_dataset(there)
+    assert keys(local.uuid) == []
+    ours = make_dataset(base=s3_base_uri, annotations={"a": 1})
+    back = FrozenDataset.from_uri(dtoolcore.copy(ours.uri, str(tmp_path / "back")))
+    back.verify()
+    assert (back.uuid, back.content_digest, back.annotations()) == (ours.uuid, ours.content_digest, {"a": 1})
 
 
 def test_an_item_in_parts_is_not_read_back(s3_base_uri: str, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,10 +119,14 @@ def test_where_the_servers_tag_is_another_the_content_is_read_back(
 ) -> None:
     from lightning_dtool.store import s3
 
-    monkeypatch.setattr(s3, "_checksum_and_etag", lambda path: (hash_file(path, "md5"), "another"))
+    read_back, listed, hash_of = [], s3._listed, S3Broker._hash_of
+    monkeypatch.setattr(s3, "_listed", lambda *args: ((key, size, "another") for key, size, _ in listed(*args)))
+    monkeypatch.setattr(S3Broker, "_hash_of", lambda self, key: read_back.append(key) or hash_of(self, key))
     with DatasetWriter("x", s3_base_uri) as writer:
         writer.put_bytes(b"1", "a")
         writer.commit().verify()
+    assert f"{writer.uuid}/data/{generate_identifier('a')}" in read_back
+    assert f"{writer.uuid}/manifest.json" in read_back
 
 
 def test_names_with_dots_written_by_others(dataset: FrozenDataset, s3_server: S3Server) -> None:
@@ -178,6 +200,7 @@ def write_while_uploads_are_answered(writer: DatasetWriter, handler: Callable[..
     events.register("before-send.s3.PutObject", handler)
     try:
         writer.put_bytes(b"1", "a")
+        writer._uploads.finish()
     finally:
         events.unregister("before-send.s3.PutObject", handler)
 
@@ -203,6 +226,7 @@ def test_an_upload_that_the_server_forgets(s3_base_uri: str, keys: Any) -> None:
 def test_a_store_that_holds_something_else(s3_base_uri: str, s3_server: S3Server, keys: Any) -> None:
     with DatasetWriter("x", s3_base_uri) as writer:
         writer.put_bytes(b"one", "oak/ü.txt")
+        writer._uploads.finish()
         bucket = s3_base_uri.removeprefix("s3://")
         s3_server.client().put_object(Bucket=bucket, Key=f"{writer.uuid}/data/{OAK}", Body=b"ONE")
         with pytest.raises(StoreError, match=r"oak/ü.txt: sent hash"):
@@ -364,7 +388,7 @@ for _ in range(5):
     for process in started:
         process.communicate()
     assert [process.returncode for process in started] == [0, 0, 0, 0]
-    assert len(os.listdir(dataset._cache._directory)) == 2
+    assert len([name for name in os.listdir(dataset._cache._directory) if not name.startswith(".")]) == 2
 
 
 def _read(dataset: FrozenDataset, queue: Any) -> None:

@@ -4,9 +4,10 @@ import shutil
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from lightning_dtool.errors import StoreError
+from lightning_dtool.store.digest import CHUNK
 from lightning_dtool.store.faults import store_errors
 
 if TYPE_CHECKING:
@@ -26,9 +27,25 @@ def dtool_cache_directory() -> Path:
 
 
 class BrokerExtras:
-    """What this package asks of any broker; a broker of a kind that can do better overrides it."""
+    """What this package asks of any broker; a broker of a kind that can do better overrides it.
+
+    Attributes:
+        at_once: How many requests it takes at a time. With more than 1 it has `send`, too.
+        compares_metadata: Whether `held_items` raises if metadata is not what was written.
+    """
 
     uri: str
+    at_once = 1
+    compares_metadata = False
+
+    @classmethod
+    def for_new_dataset(cls, uri: str) -> "Broker":
+        """Return a broker for a dataset that does not exist yet.
+
+        Args:
+            uri: The URI that it will have.
+        """
+        return cls(uri, None)  # type: ignore[call-arg]
 
     def data_directory(self) -> Path | None:
         """Return the local directory that holds the items by their paths, or None if they are remote."""
@@ -36,16 +53,16 @@ class BrokerExtras:
         path = getattr(self, "_data_abspath", None)
         return None if path is None else Path(path)
 
-    def download(self, item: "Item", destination: Path) -> None:
-        """Put a copy of an item's content at a local path.
+    def download(self, item: "Item", destination: BinaryIO) -> None:
+        """Write an item's content to a file object.
 
         Args:
             item: The item.
-            destination: A path on a local file system, where nothing lies yet.
+            destination: Where it goes; it has `write` and nothing else.
         """
         # dtool's own cache may hold a wrong copy; the caller verifies what arrives here.
-        source: str = self.get_item_abspath(item.identifier)  # type: ignore[attr-defined]
-        shutil.copyfile(source, destination)
+        with open(self.get_item_abspath(item.identifier), "rb") as source:  # type: ignore[attr-defined]
+            shutil.copyfileobj(source, destination, CHUNK)
 
     def forget(self, item: "Item") -> None:
         """Drop the copy that dtool itself may hold of an item, because it is wrong.
@@ -140,16 +157,18 @@ def broker_class(scheme: str) -> Any:
     return type(found.__name__, (BrokerExtras, found), {})
 
 
-def open_broker(uri: str) -> Broker:
+def open_broker(uri: str, *, new: bool = False) -> Broker:
     """Return a broker for a dataset's URI or a base URI.
 
     Args:
         uri: A normalized URI.
+        new: Whether it is known that no dataset is there yet, so that the store need not be asked.
 
     Raises:
         StoreError: If the broker cannot be loaded or cannot reach its store.
     """
     with store_errors(uri, "reach the store"):
-        broker = broker_class(uri.split("://", 1)[0])(uri, None)
+        cls = broker_class(uri.split("://", 1)[0])
+        broker = cls.for_new_dataset(uri) if new else cls(uri, None)
         broker.uri = uri
         return broker

@@ -1,27 +1,28 @@
 """The local cache of remote items: verified, and shared by several processes."""
 
+import io
 import os
 import secrets
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from lightning_dtool.errors import MissingItemError, StoreError, VerificationError
 from lightning_dtool.store.brokers import Broker, dtool_cache_directory
-from lightning_dtool.store.digest import algorithm_of, hash_file, same_hash
-from lightning_dtool.store.faults import is_absent, store_errors
+from lightning_dtool.store.digest import algorithm_of, hash_file, new_hash, same_hash
+from lightning_dtool.store.faults import is_absent, is_cut_off, store_errors
 from lightning_dtool.store.manifest import Item
+from lightning_dtool.store.parallel import THREADS, run_all
 from lightning_dtool.store.progress import progress_bar
+from lightning_dtool.store.verified import VerifiedFiles, mark
 
 # dtool's own entries, which nobody verifies, lie beside this one.
 _SUBDIRECTORY = "lightning-dtool"
-_THREADS = 8
 _ATTEMPTS = 3
 
-# Files that this process has hashed: (inode, time of change, size) by path.
-_verified: dict[str, tuple[int, int, int]] = {}
-
+Advance = Callable[[int], None]
+"""Told of each number of bytes that is done."""
 Result = TypeVar("Result")
 
 
@@ -33,9 +34,9 @@ def cache_directory() -> Path:
 class Cache:
     """The cached items of one remote dataset.
 
-    An item is downloaded under a name of its own, verified by size and hash, and only then moved to where
-    others find it. Processes that need it at the same time each fetch it; the last one to finish wins, with
-    the same content.
+    An item is downloaded under a name of its own, verified by size and hash as it comes in, and only then
+    moved to where others find it. Processes that need it at the same time each fetch it; the last one to
+    finish wins, with the same content.
     """
 
     def __init__(self, uri: str, uuid: str, broker: Broker, hash_function: str) -> None:
@@ -43,12 +44,14 @@ class Cache:
         self._broker = broker
         self._algorithm = algorithm_of(hash_function)
         self._directory = cache_directory() / uuid
+        self._verified = VerifiedFiles(self._directory)
 
-    def path(self, item: Item) -> Path:
+    def path(self, item: Item, advance: Advance | None = None) -> Path:
         """Return a verified local copy of an item, fetched if it is not there yet.
 
         Args:
             item: The item.
+            advance: Told of the bytes that have come in, or were there.
 
         Raises:
             MissingItemError: If the store does not hold it.
@@ -56,7 +59,11 @@ class Cache:
             StoreError: If the store or the cache cannot be used.
         """
         path = self._path(item)
-        return path if self._holds(path, item) else self.download(item)
+        if not self._holds(path, item):
+            return self.download(item, advance)
+        if advance is not None:
+            advance(item.size_in_bytes)
+        return path
 
     def fetch(self, items: Iterable[Item], *, progress: bool) -> None:
         """Fetch items, several at a time.
@@ -67,11 +74,12 @@ class Cache:
         """
         in_parallel(self.path, list(items), label="Fetching", progress=progress)
 
-    def download(self, item: Item) -> Path:
+    def download(self, item: Item, advance: Advance | None = None) -> Path:
         """Fetch an item from the store, even if a copy is there.
 
         Args:
             item: The item.
+            advance: Told of the bytes that have come in.
 
         Returns:
             The verified copy.
@@ -83,16 +91,18 @@ class Cache:
             # A name of its own, so that no other process or thread writes to the same file.
             temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
             try:
-                self._download_once(item, temporary)
+                self._download_once(item, temporary, advance)
                 with store_errors(self._uri, f"keep item {item.relpath!r} in {self._directory}"):
-                    _verified[str(path)] = _mark(temporary)
-                    temporary.replace(path)
+                    self._keep(temporary, path, item)
                     return path
             except VerificationError:
                 # It may have been wrong on the way, or in dtool's own cache.
                 with store_errors(self._uri, f"drop a wrong copy of item {item.relpath!r}"):
                     self._broker.forget(item)
                 if not remaining:
+                    raise
+            except StoreError as exc:
+                if not (remaining and exc.__cause__ is not None and is_cut_off(exc.__cause__)):
                     raise
             finally:
                 temporary.unlink(missing_ok=True)
@@ -101,51 +111,108 @@ class Cache:
     def _path(self, item: Item) -> Path:
         return self._directory / (item.identifier + PurePosixPath(item.relpath).suffix)
 
-    def _download_once(self, item: Item, temporary: Path) -> None:
+    def _download_once(self, item: Item, temporary: Path, advance: Advance | None) -> None:
+        arriving: _Arriving | None = None
         try:
-            with store_errors(self._uri, f"fetch item {item.relpath!r} into {self._directory}"):
-                self._broker.download(item, temporary)
-                self._check(temporary, item)
-        except StoreError as exc:
-            if exc.__cause__ is not None and is_absent(exc.__cause__):
+            with (
+                store_errors(self._uri, f"fetch item {item.relpath!r} into {self._directory}"),
+                temporary.open("xb", buffering=0) as raw,
+            ):
+                arriving = _Arriving(raw, self._algorithm, partial(self._check_size, item), advance)
+                self._broker.download(item, cast("BinaryIO", arriving))
+            self._compare(item, arriving.size, arriving.hexdigest())
+        except BaseException as exc:
+            if advance is not None and arriving is not None:
+                advance(-arriving.size)
+            if isinstance(exc, StoreError) and exc.__cause__ is not None and is_absent(exc.__cause__):
                 raise MissingItemError(
                     f"{self._uri}: expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
                     "Restore the dataset from a copy."
                 ) from exc
             raise
 
+    def _keep(self, temporary: Path, path: Path, item: Item) -> None:
+        """Move a verified file to where others find it."""
+        inode = temporary.stat().st_ino
+        temporary.replace(path)
+        kept = mark(path)
+        # Another process may have put its copy there in the meantime.
+        if kept.inode == inode:
+            self._verified.add(path.name, kept, item.hash)
+
     def _holds(self, path: Path, item: Item) -> bool:
-        """Tell whether a verified copy lies at a path; it is hashed once per process and version."""
+        """Tell whether a verified copy lies at a path; it is hashed once per version."""
         try:
-            mark = _mark(path)
-        except OSError:
-            return False
-        if mark[2] != item.size_in_bytes:
-            return False
-        if _verified.get(str(path)) == mark:
-            return True
-        try:
-            self._check(path, item)
+            found = mark(path)
+            if found.size != item.size_in_bytes:
+                return False
+            if self._verified.knows(path.name, found, item.hash):
+                return True
+            self._compare(item, found.size, hash_file(path, self._algorithm) if self._algorithm else None)
         except (VerificationError, OSError):
             return False
-        _verified[str(path)] = mark
+        self._verified.add(path.name, found, item.hash)
         return True
 
-    def _check(self, path: Path, item: Item) -> None:
-        size = path.stat().st_size
-        found = hash_file(path, self._algorithm) if self._algorithm and size == item.size_in_bytes else ""
-        if size != item.size_in_bytes or (self._algorithm and not same_hash(found, item.hash)):
+    def _check_size(self, item: Item, size: int) -> None:
+        """Raise once more has come than the item holds: whoever wrote the dataset could else fill the disk."""
+        if size > item.size_in_bytes:
+            self._compare(item, size, None)
+
+    def _compare(self, item: Item, size: int, found: str | None) -> None:
+        """Raise unless an item has its recorded size and, where its hash function is known, hash."""
+        same = size == item.size_in_bytes
+        if not same or (found is not None and not same_hash(found, item.hash)):
             raise VerificationError(
                 f"{self._uri}: expected item {item.relpath!r} with {item.size_in_bytes} bytes and hash {item.hash}, "
-                f"found {size} bytes{f' and hash {found}' if found else ''}. Restore the dataset from a copy."
+                f"found {size} bytes{f' and hash {found}' if same else ''}. Restore the dataset from a copy."
             )
 
 
-def in_parallel(work: Callable[[Item], Result], items: list[Item], *, label: str, progress: bool) -> list[Result]:
+class _Arriving:
+    """A file to write that hashes and counts what passes.
+
+    Args:
+        raw: The unbuffered file to write to.
+        algorithm: Of the hash; None for none.
+        check_size: Told how many bytes have come in all; raises if they are too many.
+        advance: Told of each number of bytes that has come.
+    """
+
+    def __init__(
+        self, raw: io.FileIO, algorithm: str | None, check_size: Callable[[int], None], advance: Advance | None
+    ) -> None:
+        self._raw = raw
+        self._hasher = new_hash(algorithm) if algorithm else None
+        self._check_size = check_size
+        self._advance = advance
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Write all of the data."""
+        self.size += len(data)
+        if self._advance is not None:
+            self._advance(len(data))
+        self._check_size(self.size)
+        view = memoryview(data)
+        while view:
+            view = view[self._raw.write(view) :]
+        if self._hasher is not None:
+            self._hasher.update(data)
+        return len(data)
+
+    def hexdigest(self) -> str | None:
+        """Return the hash of what has come."""
+        return None if self._hasher is None else self._hasher.hexdigest()
+
+
+def in_parallel(
+    work: Callable[[Item, Advance], Result], items: list[Item], *, label: str, progress: bool
+) -> list[Result]:
     """Do something with each item in a few threads; the first error stops the rest.
 
     Args:
-        work: What to do.
+        work: What to do with an item; it tells its second argument of each number of bytes that is done.
         items: The items.
         label: What goes on, for the progress bar.
         progress: Whether to show one on a terminal.
@@ -155,24 +222,5 @@ def in_parallel(work: Callable[[Item], Result], items: list[Item], *, label: str
     """
     if not items:
         return []
-    with (
-        progress_bar(label, sum(item.size_in_bytes for item in items), enabled=progress) as advance,
-        ThreadPoolExecutor(min(_THREADS, len(items))) as pool,
-    ):
-
-        def step(item: Item) -> Result:
-            result = work(item)
-            advance(item.size_in_bytes)
-            return result
-
-        futures = [pool.submit(step, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _mark(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    with progress_bar(label, sum(item.size_in_bytes for item in items), enabled=progress) as advance:
+        return run_all([partial(work, item, advance) for item in items], THREADS)

@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -25,6 +25,7 @@ from lightning_dtool.store.cache import Cache
 from lightning_dtool.store.faults import is_absent, store_errors
 from lightning_dtool.store.manifest import Item, Manifest, parse_admin_metadata, parse_manifest, parse_timestamp
 from lightning_dtool.store.names import check_name, check_value
+from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.uris import normalize_uri
 
 
@@ -309,16 +310,13 @@ class FrozenDataset:
         names = self.annotation_names()
         if name not in names:
             raise self._absent("annotation", name, names)
-        with store_errors(self._uri, f"read annotation {name!r}"):
-            return self._broker.get_annotation(name)
+        return self._annotation(name)
 
     def annotations(self) -> dict[str, Any]:
         """Return every annotation by its name."""
-        values = {}
-        for name in self.annotation_names():
-            with store_errors(self._uri, f"read annotation {name!r}"):
-                values[name] = self._broker.get_annotation(name)
-        return values
+        names = self.annotation_names()
+        values = run_all([partial(self._annotation, name) for name in names], self._broker.at_once)
+        return dict(zip(names, values, strict=True))
 
     def overlay_names(self) -> list[str]:
         """Return the names of the overlays, sorted."""
@@ -500,6 +498,10 @@ class FrozenDataset:
                 "Restore the dataset from a copy."
             )
         return values
+
+    def _annotation(self, name: str) -> Any:
+        with store_errors(self._uri, f"read annotation {name!r}"):
+            return self._broker.get_annotation(name)
 
     def _absent(self, kind: str, name: str, names: list[str]) -> MetadataKeyError:
         return MetadataKeyError(

@@ -20,8 +20,21 @@ _NO_ANSWER = {
     "ConnectionError",
     "Timeout",
 }
-_DENIED = {"403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
+# The answer began, and broke off; with the last of them, again and again.
+_CUT_OFF = {"IncompleteReadError", "ResponseStreamingError"}
+_CUT_OFF_OFTEN = {"RetriesExceededError"}
+_DENIED = {
+    "403",
+    "AccessDenied",
+    "Forbidden",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "ExpiredToken",
+}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
+_OVERLOADED = {"500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown"}
+_CHANGED_ON_THE_WAY = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 
 
 @contextmanager
@@ -73,9 +86,27 @@ def is_absent(exc: BaseException) -> bool:
     return type(exc).__name__ == "HTTPError" and "404" in str(exc)
 
 
+def is_denied(exc: BaseException) -> bool:
+    """Tell whether an exception says that the credentials do not allow something.
+
+    Args:
+        exc: What a broker raised.
+    """
+    return _client_code(exc) in _DENIED
+
+
+def is_cut_off(exc: BaseException) -> bool:
+    """Tell whether an exception says that the answer began, but broke off, and that nobody has asked again yet.
+
+    Args:
+        exc: What a broker raised.
+    """
+    return not _names(exc).isdisjoint(_CUT_OFF)
+
+
 def _describe(exc: BaseException) -> str:
     """Say what was found and what to do about it."""
-    names = {cls.__name__ for cls in type(exc).__mro__}
+    names = _names(exc)
     code = _client_code(exc)
     found = str(exc) or type(exc).__name__
     if names & _NO_CREDENTIALS:
@@ -89,6 +120,12 @@ def _describe(exc: BaseException) -> str:
         return f"the server has no such thing ({found}). Check the name, and create the bucket if it is not there."
     if code in _DENIED:
         return f"access was denied ({found}). Check the credentials and what they are allowed to do."
+    if code in _CHANGED_ON_THE_WAY:
+        return f"the server received something else than what was sent ({found}). Check the network and try again."
+    if names & (_CUT_OFF | _CUT_OFF_OFTEN):
+        return f"the connection broke off ({found}). Check the network and try again."
+    if code in _OVERLOADED:
+        return f"the server is out of order or overloaded ({found}). Try again later."
     if names & _NO_ANSWER:
         return f"the server does not answer ({found}). Check the endpoint and the network."
     if isinstance(exc, FileNotFoundError):
@@ -100,7 +137,14 @@ def _describe(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {found}"
 
 
+def _names(exc: BaseException) -> set[str]:
+    return {cls.__name__ for cls in type(exc).__mro__}
+
+
 def _client_code(exc: BaseException) -> str:
     """Return botocore's error code ("NoSuchKey"), or ''."""
+    if type(exc).__name__ == "S3UploadFailedError" and exc.__context__ is not None:
+        # boto3's own, which only quotes the error that says what was wrong.
+        return _client_code(exc.__context__)
     response = getattr(exc, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""

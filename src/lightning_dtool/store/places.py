@@ -3,11 +3,13 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from lightning_dtool.errors import DatasetNotFoundError, LightningDtoolError, NotFrozenError, StoreError
 from lightning_dtool.store.brokers import broker_class, open_broker
 from lightning_dtool.store.dataset import FrozenDataset, read_admin_metadata
 from lightning_dtool.store.faults import store_errors
+from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.uris import local_path, normalize_uri, scheme_of
 
 logger = logging.getLogger(__name__)
@@ -69,17 +71,20 @@ def iter_datasets(
         StoreError: If it does not exist or cannot be read.
     """
     normal = normalize_uri(base_uri)
-    for uri in sorted(_dataset_uris(normal)):
-        try:
-            yield FrozenDataset.from_uri(uri)
-        except (NotFrozenError, DatasetNotFoundError):
-            # Being built, or removed since the listing.
-            continue
-        except LightningDtoolError as exc:
-            if on_error is None:
-                logger.warning("left out of the listing: %s", exc)
+    uris = sorted(_dataset_uris(normal))
+    at_once: int = broker_class(scheme_of(normal)).at_once
+    for start in range(0, len(uris), at_once):
+        batch = uris[start : start + at_once]
+        for uri, found in zip(batch, run_all([partial(_opened, uri) for uri in batch], at_once), strict=True):
+            if isinstance(found, FrozenDataset):
+                yield found
+            elif isinstance(found, (NotFrozenError, DatasetNotFoundError)):
+                # Being built, or removed since the listing.
+                continue
+            elif on_error is None:
+                logger.warning("left out of the listing: %s", found)
             else:
-                on_error(uri, exc)
+                on_error(uri, found)
 
 
 def delete_dataset(uri: str | os.PathLike[str]) -> None:
@@ -105,6 +110,13 @@ def delete_dataset(uri: str | os.PathLike[str]) -> None:
     read_admin_metadata(normal, broker)
     with store_errors(normal, "delete the dataset"):
         broker.remove()
+
+
+def _opened(uri: str) -> FrozenDataset | LightningDtoolError:
+    try:
+        return FrozenDataset.from_uri(uri)
+    except LightningDtoolError as exc:
+        return exc
 
 
 def _dataset_uris(base_uri: str) -> Iterable[str]:

@@ -1,136 +1,307 @@
 """Datasets on S3: dtool-s3's layout, with failures reported and requests saved."""
 
 import base64
+import contextlib
+import io
+import json
 import os
 import re
 import threading
+import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
 from boto3.session import Session  # type: ignore[import-untyped]
 from botocore import UNSIGNED  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
-from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    ClientError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from dtool_s3.storagebroker import S3StorageBroker
 from dtoolcore.utils import get_config_value
 
 from lightning_dtool.errors import StoreError
 from lightning_dtool.store.brokers import BrokerExtras
-from lightning_dtool.store.digest import generate_identifier, new_hash
-from lightning_dtool.store.faults import is_absent
+from lightning_dtool.store.digest import CHUNK, generate_identifier, hash_file, new_hash
+from lightning_dtool.store.faults import is_absent, is_cut_off, is_denied
+from lightning_dtool.store.parallel import THREADS, run_all
 
 if TYPE_CHECKING:
     from lightning_dtool.store.manifest import Item
 
-# Bounded, so that a server that is down is an error within seconds and not a training run that hangs.
-_LIMITS = Config(connect_timeout=3, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 3})
-_PART = 16 * 1024 * 1024
-_TRANSFER = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART)
+PART = 16 * 1024 * 1024
+"""What is larger is sent and fetched in parts of this size, several at a time."""
+CONNECT_SECONDS = 3
+"""How long a server may take to accept a connection."""
+SILENT_SECONDS = 20
+"""For how long a server may say nothing. A slow one is waited for as long as it says something."""
+ATTEMPTS = 3
+"""How often a request is made until it succeeds."""
 _REGISTRATION = re.compile(r"dtool-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _DELETED_AT_ONCE = 1000
 
-# Making connections takes longer than using them. Each thread has its own: boto3's resources are not safe
-# to share; and each process, because a forked one would talk through its parent's sockets.
-_local = threading.local()
+
+@dataclass(frozen=True)
+class _Uploaded:
+    """An object that was uploaded: what the server should hold, and the tag that it should give it."""
+
+    size: int
+    md5: str
+    etag: str
 
 
 class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
     """dtool-s3's broker, repaired where it hides failures.
 
     dtool-s3 takes an upload that was refused for a success, waits without bounds, makes new connections for
-    each dataset, shares one record of the layout among all datasets, and fails on names with dots.
+    each dataset, shares one record of the layout among all datasets, and fails on names with dots. Its boto3
+    resources are not safe to share among threads: here each request goes through one client, which is.
     """
 
-    def __init__(self, uri: str, config_path: str | None = None) -> None:
+    at_once = THREADS
+    compares_metadata = True
+
+    def __init__(self, uri: str, config_path: str | None = None, *, prefix: str | None = None) -> None:
+        self._prefix = prefix
         super().__init__(uri, config_path)
         # The original is one dictionary for the whole process, and changes with each dataset.
-        self._structure_parameters: dict[str, Any] = dict(self._structure_parameters)
-        # Path, MD5 and expected ETag of what was uploaded, by identifier.
-        self._uploaded: dict[str, tuple[str, str, str]] = {}
+        self._structure_parameters: dict[str, Any] = {
+            **self._structure_parameters,
+            "dataset_registration_key": self.dataset_registration_key,
+        }
+        # By key; the paths of items, by identifier.
+        self._uploaded: dict[str, _Uploaded] = {}
+        self._relpaths: dict[str, str] = {}
+
+    @classmethod
+    def for_new_dataset(cls, uri: str) -> "S3Broker":
+        """Return a broker that takes the configured prefix: the server knows none yet."""
+        broker = cls(uri, prefix=_configured_prefix(_bucket_of(uri)))
+        _connections(broker.bucket).prefixes[broker.bucket, broker.uuid] = broker._get_prefix()
+        return broker
 
     @classmethod
     def _get_resource_and_client(cls, bucket_name: str) -> tuple[Any, Any, Any]:
-        settings = [f"DTOOL_S3_{key}_{bucket_name}" for key in ("ENDPOINT", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY")]
-        values = [get_config_value(setting) or None for setting in settings]
-        if any(values) and not all(values):
-            missing = ", ".join(setting for setting, value in zip(settings, values, strict=True) if not value)
-            raise StoreError(
-                f"s3://{bucket_name}: expected all of {', '.join(settings)} or none, found no {missing}. "
-                "Set it in the environment or in dtool's configuration."
-            )
-        return _connections(*values)
+        # The two that dtool-s3 uses now and then take as long to make as the one that is used always.
+        return None, _connections(bucket_name).client, None
+
+    @property
+    def s3resource(self) -> Any:
+        """boto3's resource, made when it is asked for; it is not for several threads."""
+        return _connections(self.bucket).resource
+
+    @s3resource.setter
+    def s3resource(self, _: None) -> None:
+        """Take nothing: dtool-s3 assigns what `_get_resource_and_client` returns."""
+
+    @property
+    def unsigned_s3client(self) -> Any:
+        """A client that does not sign, made when it is asked for."""
+        return _connections(self.bucket).unsigned_client
+
+    @unsigned_s3client.setter
+    def unsigned_s3client(self, _: None) -> None:
+        """Take nothing: dtool-s3 assigns what `_get_resource_and_client` returns."""
+
+    def _get_prefix(self) -> str:
+        """Return what stands before the dataset's keys, by its registration or else by the configuration."""
+        if self._prefix is None:
+            known, place = _connections(self.bucket).prefixes, (self.bucket, self.uuid)
+            try:
+                if self.uuid and place not in known:
+                    known[place] = self.get_text(self.dataset_registration_key)
+            except ClientError as exc:
+                # A bucket may be open below a prefix only. Anything else is no reason to look elsewhere.
+                if not (is_absent(exc) or is_denied(exc)):
+                    raise
+            self._prefix = known.get(place, _configured_prefix(self.bucket))
+        return self._prefix
 
     # -- items --------------------------------------------------------------------------------
 
     def put_item(self, fpath: str, relpath: str) -> str:
         """Upload an item; a refusal is an error, unlike in dtool-s3."""
-        identifier = generate_identifier(relpath)
-        checksum, etag = _checksum_and_etag(Path(fpath))
-        metadata = {"handle": base64.b64encode(relpath.encode()).decode(), "checksum": checksum}
-        self.s3client.upload_file(
-            fpath, self.bucket, self.data_key_prefix + identifier, ExtraArgs={"Metadata": metadata}, Config=_TRANSFER
-        )
-        self._uploaded[identifier] = (relpath, checksum, etag)
+        self.send(Path(fpath), relpath, hash_file(fpath, "md5"))
         return relpath
 
-    def download(self, item: "Item", destination: Path) -> None:
-        """Download an item's content to a local path."""
-        self.s3client.download_file(
-            self.bucket, self.data_key_prefix + item.identifier, str(destination), Config=_TRANSFER
-        )
+    def send(self, content: Path | bytes, relpath: str, md5: str) -> None:
+        """Upload an item.
+
+        Args:
+            content: A file, or what is in it.
+            relpath: The item's path in the dataset.
+            md5: The MD5 of the content, in hexadecimal digits.
+        """
+        identifier = generate_identifier(relpath)
+        self._relpaths[identifier] = relpath
+        key = self.data_key_prefix + identifier
+        metadata = {"handle": base64.b64encode(relpath.encode()).decode(), "checksum": md5}
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        if size <= PART:
+            self._put(key, content.read_bytes() if isinstance(content, Path) else content, md5, metadata)
+            return
+        options = {"ExtraArgs": {"Metadata": metadata}, "Config": _transfer_config()}
+        if isinstance(content, Path):
+            # By its name: of a file object boto3 takes whole parts into memory.
+            upload = partial(self.s3client.upload_file, str(content), self.bucket, key, **options)
+        else:
+            upload = partial(self.s3client.upload_fileobj, io.BytesIO(content), self.bucket, key, **options)
+        etag, _ = run_all([partial(_etag_of_parts, content), upload])
+        self._uploaded[key] = _Uploaded(size, md5, etag)
+
+    def download(self, item: "Item", destination: BinaryIO) -> None:
+        """Write an item's content to a file object, as it comes in."""
+        key = self.data_key_prefix + item.identifier
+        if item.size_in_bytes > PART:
+            self.s3client.download_fileobj(self.bucket, key, destination, Config=_transfer_config())
+            return
+        body = self.s3client.get_object(Bucket=self.bucket, Key=key)["Body"]
+        with contextlib.closing(body):
+            for chunk in _chunks(body, CHUNK):
+                destination.write(chunk)
 
     def forget(self, item: "Item") -> None:
         """Do nothing: dtool's own cache was not used."""
 
     def held_items(self) -> dict[str, tuple[int, str]]:
-        """Return sizes and hashes by path; one request per thousand items where the server's tags serve."""
-        held = {}
-        for entry in self._objects(self.data_key_prefix):
-            identifier = entry.key.removeprefix(self.data_key_prefix)
-            relpath, checksum, etag = self._uploaded.get(identifier, (identifier, "", ""))
-            # The server computes the tag from what it received. Where it is another one (some kinds of
-            # encryption, other servers), only the content itself can tell.
-            same = entry.e_tag.strip('"') == etag
-            held[relpath] = (entry.size, checksum if same else self._hash_of(entry.key))
-        return held
+        """Return sizes and hashes by path; one request per thousand objects where the server's tags serve.
+
+        Raises:
+            StoreError: If the metadata is not what was written.
+        """
+        listed = list(self._objects(self._root))
+        md5s = run_all([partial(self._md5_of, *entry) for entry in listed])
+        held = {key: (size, md5) for (key, size, _), md5 in zip(listed, md5s, strict=True)}
+        items = {key: value for key, value in held.items() if key.startswith(self.data_key_prefix)}
+        sent = {key: (uploaded.size, uploaded.md5) for key, uploaded in self._uploaded.items()}
+        metadata = {key for key in held.keys() | sent.keys() if self._is_metadata(key)}
+        differing = sorted(key.removeprefix(self._root) for key in metadata if held.get(key) != sent.get(key))
+        if differing:
+            raise StoreError(
+                f"{self.uri}: expected the store to hold the metadata that was written, found {len(differing)} "
+                f"differences: {', '.join(differing[:5])}. Nothing was frozen; try again."
+            )
+        identified = {key.removeprefix(self.data_key_prefix): value for key, value in items.items()}
+        return {self._relpaths.get(identifier, identifier): value for identifier, value in identified.items()}
+
+    def _is_metadata(self, key: str) -> bool:
+        return key.startswith(self._root) and not key.startswith(self.data_key_prefix)
+
+    def _md5_of(self, key: str, size: int, etag: str) -> str:
+        """Return the MD5 of what the server holds; '' where its size says that it is something else."""
+        uploaded = self._uploaded.get(key)
+        if uploaded is None or uploaded.size != size:
+            return ""
+        # The server computes the tag from what it received. Where it is another one (some kinds of
+        # encryption, other servers), only the content itself can tell.
+        return uploaded.md5 if uploaded.etag == etag else self._hash_of(key)
 
     def _hash_of(self, key: str) -> str:
         """Return the MD5 of an object's content, read from the server."""
         hasher = new_hash("md5")
-        for chunk in self.s3client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(_PART):
+        for chunk in _chunks(self.s3client.get_object(Bucket=self.bucket, Key=key)["Body"], PART):
             hasher.update(chunk)
         return hasher.hexdigest()
 
     # -- metadata -----------------------------------------------------------------------------
 
+    def create_structure(self) -> None:
+        """Register the dataset."""
+        self.put_text(self.dataset_registration_key, self._get_prefix())
+
+    def pre_freeze_hook(self) -> None:
+        """Describe the layout."""
+        structure = json.dumps(self._structure_parameters, indent=2, sort_keys=True)
+        texts = {self.get_structure_key(): structure, self.get_dtool_readme_key(): self._dtool_readme_txt}
+        run_all([partial(self.put_text, key, text) for key, text in texts.items()])
+
+    def put_admin_metadata(self, admin_metadata: dict[str, Any]) -> None:
+        """Write the administrative metadata, as dtool-s3 does: into the object, and beside it."""
+        beside = {name: str(value) for name, value in admin_metadata.items()}
+        self.put_text(self.get_admin_metadata_key(), json.dumps(admin_metadata), beside)
+
+    def get_admin_metadata(self) -> dict[str, Any]:
+        """Read the administrative metadata from beside the object, as dtool-s3 does."""
+        _, beside = self._get(self.get_admin_metadata_key())
+        return {**beside, **{name: float(beside[name]) for name in _TIMES & beside.keys()}}
+
+    def get_text(self, key: str) -> str:
+        """Read an object as text in UTF-8."""
+        content, _ = self._get(key)
+        return content.decode()
+
+    def _get(self, key: str) -> tuple[bytes, dict[str, str]]:
+        """Return an object, and what is kept beside it."""
+        for remaining in reversed(range(ATTEMPTS)):
+            answer = self.s3client.get_object(Bucket=self.bucket, Key=key)
+            try:
+                return b"".join(_chunks(answer["Body"], CHUNK)), answer["Metadata"]
+            except Exception as exc:
+                # boto3 makes a request again, but does not wait for the whole of its answer.
+                if not (remaining and is_cut_off(exc)):
+                    raise
+        raise AssertionError("unreachable")
+
+    def put_text(self, key: str, text: str, beside: dict[str, str] | None = None) -> None:
+        """Write an object."""
+        content = text.encode()
+        hasher = new_hash("md5")
+        hasher.update(content)
+        self._put(key, content, hasher.hexdigest(), beside or {})
+
+    def delete_key(self, key: str) -> None:
+        """Remove an object; that it is gone already is no error."""
+        self.s3client.delete_object(Bucket=self.bucket, Key=key)
+
+    def _put(self, key: str, content: bytes, md5: str, metadata: dict[str, str]) -> None:
+        # The server refuses what is not what it was told, so that nothing wrong is ever stored.
+        told = base64.b64encode(bytes.fromhex(md5)).decode()
+        self.s3client.put_object(Bucket=self.bucket, Key=key, Body=content, ContentMD5=told, Metadata=metadata)
+        self._uploaded[key] = _Uploaded(len(content), md5, md5)
+
     def list_overlay_names(self) -> list[str]:
         """Return the names of the overlays; one with a dot is no reason to fail."""
-        return self._names(self.overlays_key_prefix)
+        return [name.removesuffix(".json") for name in self._names(self.overlays_key_prefix)]
 
     def list_annotation_names(self) -> list[str]:
         """Return the names of the annotations; one with a dot is no reason to fail."""
-        return self._names(self.annotations_key_prefix)
+        return [name.removesuffix(".json") for name in self._names(self.annotations_key_prefix)]
+
+    def list_tags(self) -> list[str]:
+        """Return the tags."""
+        return self._names(self.tags_key_prefix)
 
     def _names(self, prefix: str) -> list[str]:
-        return [entry.key.removeprefix(prefix).removesuffix(".json") for entry in self._objects(prefix)]
+        return [key.removeprefix(prefix) for key, _, _ in self._objects(prefix)]
+
+    def post_freeze_hook(self) -> None:
+        """Do nothing: the fragments that dtool-s3 removes here were never written."""
 
     # -- the bucket ---------------------------------------------------------------------------
 
     @classmethod
     def list_dataset_uris(cls, base_uri: str, config_path: str | None) -> list[str]:
         """Return the URIs of all that is registered in the bucket, without opening any of it."""
-        bucket_name = base_uri.removeprefix("s3://").split("/")[0]
-        resource, _, _ = cls._get_resource_and_client(bucket_name)
+        bucket_name = _bucket_of(base_uri)
         found = (
-            _REGISTRATION.fullmatch(entry.key) for entry in resource.Bucket(bucket_name).objects.filter(Prefix="dtool-")
+            _REGISTRATION.fullmatch(key)
+            for key, _, _ in _listed(_connections(bucket_name).client, bucket_name, "dtool-")
         )
         return [f"s3://{bucket_name}/{match[1]}" for match in found if match]
 
     def check_writable(self) -> None:
-        """Ask whether the bucket is there and the credentials are good for it."""
-        self.s3client.head_bucket(Bucket=self.bucket)
+        """Ask whether the bucket is there and takes a dataset: begin an upload, and take it back."""
+        key = f"dtool-{uuid.uuid4()}"
+        begun = self.s3client.create_multipart_upload(Bucket=self.bucket, Key=key)
+        # Nothing of it was ever visible. Who may write may still not be allowed to take back.
+        with contextlib.suppress(ClientError):
+            self.s3client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=begun["UploadId"])
 
     def remove(self) -> None:
         """Remove every object of the dataset; from the first step on nobody takes it for a frozen one."""
@@ -139,12 +310,22 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
         except ClientError as exc:
             if not is_absent(exc):
                 raise
+        self._take_back_unfinished()
         marker = self.get_admin_metadata_key()
-        keys = [entry.key for entry in self._objects(f"{self._get_prefix()}{self.uuid}/")]
+        keys = [key for key, _, _ in self._objects(self._root)]
         self._delete([key for key in keys if key != marker])
         # These two come last: as long as they are there, an interrupted removal can be repeated.
         self._delete([marker])
         self._delete([self.dataset_registration_key])
+        _connections(self.bucket).prefixes.pop((self.bucket, self.uuid), None)
+
+    def _take_back_unfinished(self) -> None:
+        """Give up uploads in parts that broke off: they take space, and no listing shows them."""
+        # Not every server lists them, and nobody would see them in any case.
+        with contextlib.suppress(ClientError):
+            answer = self.s3client.list_multipart_uploads(Bucket=self.bucket, Prefix=self._root)
+            for upload in answer.get("Uploads", []):
+                self.s3client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     def _delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), _DELETED_AT_ONCE):
@@ -154,37 +335,122 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
                 error = answer["Errors"][0]
                 raise OSError(f"{len(answer['Errors'])} objects were not deleted; {error['Key']}: {error['Message']}")
 
-    def _objects(self, prefix: str) -> Iterator[Any]:
-        yield from self.s3resource.Bucket(self.bucket).objects.filter(Prefix=prefix)
+    @property
+    def _root(self) -> str:
+        return f"{self._get_prefix()}{self.uuid}/"
+
+    def _objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        return _listed(self.s3client, self.bucket, prefix)
 
 
-def _connections(endpoint: str | None, key: str | None, secret: str | None) -> tuple[Any, Any, Any]:
-    """Return boto3's resource and client, and a client that does not sign, made once per thread."""
+_TIMES = {"frozen_at", "created_at"}
+
+
+def _listed(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, int, str]]:
+    """Yield key, size and tag of each object whose key begins so."""
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for entry in page.get("Contents", []):
+            yield entry["Key"], entry["Size"], entry["ETag"].strip('"')
+
+
+def _bucket_of(uri: str) -> str:
+    return uri.removeprefix("s3://").split("/")[0]
+
+
+def _configured_prefix(bucket: str) -> str:
+    return get_config_value(f"DTOOL_S3_DATASET_PREFIX_{bucket}") or ""
+
+
+def _transfer_config() -> TransferConfig:
+    return TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, num_download_attempts=ATTEMPTS)
+
+
+# -- connections ------------------------------------------------------------------------------------
+
+
+class _Connections:
+    """boto3's client with one set of credentials, and what else dtool-s3 may want; made when it is used.
+
+    Making it takes longer than using it, so there is one for all threads of a process.
+    """
+
+    def __init__(self, endpoint: str | None, key: str | None, secret: str | None) -> None:
+        # What stands before the keys of a dataset: by bucket and UUID, as registered. It never changes.
+        self.prefixes: dict[tuple[str, str], str] = {}
+        self._session = Session(aws_access_key_id=key, aws_secret_access_key=secret)
+        self._endpoint = endpoint
+        # Bounded, so that a server that is down is an error within seconds and not a training run that hangs.
+        self._limits = Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=SILENT_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            max_pool_connections=THREADS,
+        )
+        self.client = self._session.client("s3", endpoint_url=endpoint, config=self._limits)
+
+    @cached_property
+    def resource(self) -> Any:
+        """boto3's resource."""
+        return self._session.resource("s3", endpoint_url=self._endpoint, config=self._limits)
+
+    @cached_property
+    def unsigned_client(self) -> Any:
+        """A client that does not sign."""
+        unsigned = self._limits.merge(Config(signature_version=UNSIGNED))
+        return self._session.client("s3", endpoint_url=self._endpoint, config=unsigned)
+
+
+_known: dict[Any, _Connections] = {}
+_lock = threading.Lock()
+
+
+def _forget_connections() -> None:
+    """Begin anew: a forked process would talk through its parent's sockets, and may wait for its parent's threads."""
+    global _known, _lock
+    _known, _lock = {}, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_connections)
+
+
+def _connections(bucket: str) -> _Connections:
+    """Return the connections for a bucket, by dtool's settings or else by AWS's."""
+    settings = [f"DTOOL_S3_{key}_{bucket}" for key in ("ENDPOINT", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY")]
+    values = [get_config_value(setting) or None for setting in settings]
+    if any(values) and not all(values):
+        missing = ", ".join(setting for setting, value in zip(settings, values, strict=True) if not value)
+        raise StoreError(
+            f"s3://{bucket}: expected all of {', '.join(settings)} or none, found no {missing}. "
+            "Set it in the environment or in dtool's configuration."
+        )
     # AWS's own settings are read when a connection is made.
     aws = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    known: dict[Any, tuple[Any, Any, Any]] = _local.__dict__.setdefault("known", {})
-    identity = (os.getpid(), endpoint, key, secret, aws)
-    if identity not in known:
-        session = Session(aws_access_key_id=key, aws_secret_access_key=secret)
-        unsigned = _LIMITS.merge(Config(signature_version=UNSIGNED))
-        known[identity] = (
-            session.resource("s3", endpoint_url=endpoint, config=_LIMITS),
-            session.client("s3", endpoint_url=endpoint, config=_LIMITS),
-            session.client("s3", endpoint_url=endpoint, config=unsigned),
-        )
-    return known[identity]
+    identity = (*values, aws, CONNECT_SECONDS, SILENT_SECONDS, ATTEMPTS)
+    with _lock:
+        if identity not in _known:
+            _known[identity] = _Connections(*values)
+        return _known[identity]
 
 
-def _checksum_and_etag(path: Path) -> tuple[str, str]:
-    """Return a file's MD5 and the ETag that S3 gives it, which for one sent in parts is a hash of hashes."""
-    whole, parts = new_hash("md5"), []
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_PART):
-            whole.update(chunk)
-            parts.append(new_hash("md5"))
-            parts[-1].update(chunk)
-    if path.stat().st_size < _PART:
-        return whole.hexdigest(), whole.hexdigest()
-    of_parts = new_hash("md5")
-    of_parts.update(b"".join(part.digest() for part in parts))
-    return whole.hexdigest(), f"{of_parts.hexdigest()}-{len(parts)}"
+# -- contents -------------------------------------------------------------------------------------------
+
+
+def _etag_of_parts(content: Path | bytes) -> str:
+    """Return the tag that S3 gives to what was sent in parts: a hash of hashes."""
+    of_parts, number = new_hash("md5"), 0
+    with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
+        while part := file.read(PART):
+            hasher = new_hash("md5")
+            hasher.update(part)
+            of_parts.update(hasher.digest())
+            number += 1
+    return f"{of_parts.hexdigest()}-{number}"
+
+
+def _chunks(body: Any, size: int) -> Iterator[bytes]:
+    """Yield what an answer holds; that it breaks off is one error, whether the link was cut or fell silent."""
+    try:
+        yield from body.iter_chunks(size)
+    except ReadTimeoutError as exc:
+        raise ResponseStreamingError(error=exc) from exc

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_dtool.errors import LightningDtoolError, MissingItemError, UnsafeDatasetError, VerificationError
-from lightning_dtool.store.cache import Cache, in_parallel
+from lightning_dtool.store.cache import Advance, Cache, in_parallel
 from lightning_dtool.store.digest import algorithm_of, hash_file, same_hash
 from lightning_dtool.store.disk import files_below
 from lightning_dtool.store.faults import store_errors
@@ -40,14 +40,16 @@ def verify(
         VerificationError: If anything differs; the message names every such item.
     """
 
-    def fault(item: Item) -> str | None:
+    def fault(item: Item, advance: Advance) -> str | None:
         try:
-            path = cache.download(item) if cache else dataset.path(item.identifier)
+            path = cache.download(item, advance) if cache else dataset.path(item.identifier)
         except MissingItemError:
             return f"{item.relpath}: missing"
         except (VerificationError, UnsafeDatasetError) as exc:
             return f"{item.relpath}: {str(exc).removeprefix(dataset.uri + ': ')}"
         with store_errors(dataset.uri, f"read item {item.relpath!r}"):
+            if cache is None:
+                advance(item.size_in_bytes)
             return _difference(path, item, sha256.get(item.identifier), dataset.hash_function)
 
     faults = [found for found in in_parallel(fault, items, label="Verifying", progress=progress) if found]

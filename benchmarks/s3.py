@@ -1,0 +1,242 @@
+"""Datasets on S3: publishing and fetching against boto3 and the hash that dtool asks for, on a local server."""
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from tests.s3_server import S3Server, running_s3_server
+
+from benchmarks.measuring import Bar, Comparison, Settings, interleaved
+from benchmarks.training import Wide, batches, quiet_trainer
+from lightning_dtool import DtoolProvenanceCallback
+from lightning_dtool.store import DatasetWriter, FrozenDataset, delete_dataset, generate_identifier
+from lightning_dtool.store.digest import hash_file
+
+BUCKET = "benchmarks"
+BASE = f"s3://{BUCKET}"
+UPLOAD = "boto3's upload_file, and md5"
+DOWNLOAD = "boto3's download_file, and md5"
+DOWNLOADS = "16 threads of boto3's download_file"
+GETS = "16 threads of boto3's get_object"
+PUTS = "16 threads of boto3's put_object"
+OURS = "FrozenDataset.fetch"
+WRITER = "DatasetWriter"
+THREADS = 16
+
+
+def run(settings: Settings) -> Iterator[Comparison]:
+    """Compare one large item and many small ones, and count requests; skipped where there is no server."""
+    (settings.folder / "server").mkdir()
+    try:
+        with running_s3_server(settings.folder / "server") as server:
+            os.environ.update(server.settings(BUCKET))
+            _client(server).create_bucket(Bucket=BUCKET)
+            yield from _large(settings, server)
+            yield from _small(settings, server)
+            yield _requests(settings)
+    except FileNotFoundError as exc:
+        print(f"left out: {exc}")
+
+
+def _large(settings: Settings, server: S3Server) -> Iterator[Comparison]:
+    megabytes, rounds = (20, 1) if settings.short else (100, 5)
+    client, file, numbers = _client(server), settings.folder / "file", itertools.count()
+    file.write_bytes(os.urandom(megabytes * 2**20))
+
+    def upload() -> float:
+        with _timed() as seconds:
+            client.upload_file(str(file), BUCKET, "file")
+            hash_file(file, "md5")
+        client.delete_object(Bucket=BUCKET, Key="file")
+        return seconds()
+
+    def publish() -> float:
+        with _timed() as seconds:
+            uri = _written({"file": file})
+        delete_dataset(uri)
+        return seconds()
+
+    yield Comparison(
+        f"Publishing {megabytes} MB as one item",
+        "s",
+        interleaved({UPLOAD: upload, WRITER: publish}, rounds),
+        UPLOAD,
+        [Bar(WRITER, 1.5)],
+        ["on a server of the same machine, which takes its part of the two processors"],
+    )
+
+    client.upload_file(str(file), BUCKET, "file")
+    uri = _written({"file": file})
+
+    def download() -> float:
+        path = settings.folder / f"file-{next(numbers)}"
+        with _timed() as seconds:
+            client.download_file(BUCKET, "file", str(path))
+            hash_file(path, "md5")
+        path.unlink()
+        return seconds()
+
+    yield Comparison(
+        f"Fetching {megabytes} MB as one item",
+        "s",
+        interleaved({DOWNLOAD: download, OURS: _fetching(settings, uri, numbers)}, rounds),
+        DOWNLOAD,
+        [Bar(OURS, 1.3)],
+    )
+
+
+def _small(settings: Settings, server: S3Server) -> Iterator[Comparison]:
+    count, rounds = (20, 1) if settings.short else (1000, 5)
+    client, numbers = _client(server), itertools.count()
+    folder = settings.folder / "small"
+    folder.mkdir()
+    files = {}
+    for number in range(count):
+        files[f"{number}.bin"] = folder / f"{number}.bin"
+        files[f"{number}.bin"].write_bytes(os.urandom(4000))
+
+    def put() -> float:
+        def one(item: tuple[str, Path]) -> None:
+            client.put_object(Bucket=BUCKET, Key=item[0], Body=item[1].read_bytes())
+
+        with _timed() as seconds, ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(one, files.items()))
+        return seconds()
+
+    def publish() -> float:
+        with _timed() as seconds:
+            _written(files)
+        return seconds()
+
+    yield Comparison(f"Publishing {count} items of 4 kB", "s", interleaved({PUTS: put, WRITER: publish}, rounds), PUTS)
+
+    uri = _written(files)
+    prefix = f"{uri.rpartition('/')[2]}/data/"
+    keys = [prefix + generate_identifier(relpath) for relpath in files]
+
+    def threads(one: Callable[[str, str], Any]) -> Callable[[], float]:
+        def fetch() -> float:
+            # A new folder each time, and no file of it is removed: that costs as much as what is measured.
+            there = settings.folder / f"fetched-{next(numbers)}"
+            there.mkdir()
+            with _timed() as seconds, ThreadPoolExecutor(THREADS) as pool:
+                list(pool.map(lambda key: one(key, str(there / key.removeprefix(prefix))), keys))
+            return seconds()
+
+        return fetch
+
+    cases = {
+        DOWNLOADS: threads(lambda key, path: client.download_file(BUCKET, key, path)),
+        GETS: threads(
+            lambda key, path: Path(path).write_bytes(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+        ),
+        OURS: _fetching(settings, uri, numbers),
+    }
+    yield Comparison(
+        f"Fetching {count} items of 4 kB",
+        "s",
+        interleaved(cases, rounds),
+        DOWNLOADS,
+        [Bar(OURS, 1.3), Bar(OURS, 1.3, against=GETS)],
+        ["boto3's threads verify nothing; ours compares each item with its hash"],
+    )
+
+
+def _requests(settings: Settings) -> Comparison:
+    """Count what is asked of the server beside the items' bodies."""
+    small, large = settings.folder / "one", settings.folder / "parts"
+    small.write_bytes(b"1")
+    large.write_bytes(os.urandom(20 * 2**20))
+    asked: list[str] = []
+
+    def note(model: Any, params: dict[str, Any], **_: Any) -> None:
+        asked.append(f"{model.name} {params['url_path']}")
+
+    def counted(work: Callable[[], object]) -> float:
+        asked.clear()
+        work()
+        is_data = [name for name in asked if name.startswith(("UploadPart ", "PutObject ")) and "/data/" in name]
+        return float(len(asked) - len(is_data))
+
+    events = _events()
+    events.register("before-call.s3", note)
+    series = {
+        "one item in one part": [counted(lambda: _written({"one": small}))],
+        "one item in parts, their beginning and end counted": [counted(lambda: _written({"parts": large}))],
+    }
+    annotations = 0
+
+    def checkpoint() -> None:
+        nonlocal annotations
+        provenance = DtoolProvenanceCallback(BASE)
+        L.seed_everything(1, verbose=False)
+        quiet_trainer(settings.folder / "run", [provenance], max_epochs=1).fit(Wide(1), batches(2))
+        annotations = sum("/annotations/" in name or "/tags/" in name for name in asked)
+
+    whole = counted(checkpoint)
+    events.unregister("before-call.s3", note)
+    series["one checkpoint of a Trainer"] = [whole]
+    return Comparison(
+        "Requests of publishing, beside the data",
+        "requests",
+        series,
+        "one item in one part",
+        [Bar(name, 12, absolute=True) for name in list(series)[:2]],
+        [
+            f"of those for a checkpoint, {annotations} are for its annotations and tags: dtool keeps each in an object "
+            "of its own. They go in parallel"
+        ],
+    )
+
+
+def _written(files: dict[str, Path]) -> str:
+    with DatasetWriter("benchmark", BASE) as writer:
+        for relpath, path in files.items():
+            writer.put_file(path, relpath)
+        return writer.commit().uri
+
+
+def _fetching(settings: Settings, uri: str, numbers: "itertools.count[int]") -> Callable[[], float]:
+    def fetch() -> float:
+        os.environ["DTOOL_CACHE_DIRECTORY"] = str(settings.folder / f"cache-{next(numbers)}")
+        with _timed() as seconds:
+            FrozenDataset.from_uri(uri).fetch(progress=False)
+        return seconds()
+
+    return fetch
+
+
+def _events() -> Any:
+    """Return the hooks of the client that this package uses."""
+    from lightning_dtool.store.s3 import S3Broker
+
+    return S3Broker(BASE).s3client.meta.events
+
+
+def _client(server: S3Server) -> Any:
+    """Return boto3's client, with a connection for each thread."""
+    from boto3.session import Session
+    from botocore.config import Config
+
+    settings = server.settings(BUCKET)
+    session = Session(
+        aws_access_key_id=settings[f"DTOOL_S3_ACCESS_KEY_ID_{BUCKET}"],
+        aws_secret_access_key=settings[f"DTOOL_S3_SECRET_ACCESS_KEY_{BUCKET}"],
+        region_name="us-east-1",
+    )
+    return session.client("s3", endpoint_url=server.endpoint, config=Config(max_pool_connections=THREADS))
+
+
+@contextmanager
+def _timed() -> Iterator[Callable[[], float]]:
+    """Measure the block; what it gives returns the seconds, afterwards."""
+    begun = time.perf_counter()
+    ended: list[float] = []
+    yield lambda: ended[0] - begun
+    ended.append(time.perf_counter())

@@ -1,0 +1,95 @@
+"""What has been verified: remembered by inode, times and size, in this process and for those after it."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+
+
+class Mark(NamedTuple):
+    """What changes whenever a file does; no program can set the time of the last change of a status."""
+
+    inode: int
+    modified_ns: int
+    changed_ns: int
+    size: int
+
+
+def mark(path: Path) -> Mark:
+    """Return a file's mark.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If there is none.
+    """
+    status = path.stat()
+    return Mark(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+
+
+class VerifiedFiles:
+    """The files of one directory whose hash was compared with the recorded one, by name.
+
+    Each is a line of a file beside them, which only its owner may write: what others write there is not read.
+
+    Args:
+        directory: Where the files are.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        user = os.getuid() if hasattr(os, "getuid") else 0
+        self._record = directory / f".verified-{user}"
+        self._user = user
+        self._known: dict[str, tuple[Mark, str]] | None = None
+
+    def knows(self, name: str, found: Mark, recorded: str) -> bool:
+        """Tell whether a file was found to have the recorded hash, and has not changed since.
+
+        Args:
+            name: The file's name.
+            found: Its mark.
+            recorded: The hash that it should have.
+        """
+        if self._known is None:
+            self._known = self._read()
+        return self._known.get(name) == (found, recorded)
+
+    def add(self, name: str, found: Mark, recorded: str) -> None:
+        """Remember that a file has the recorded hash.
+
+        Args:
+            name: The file's name.
+            found: Its mark.
+            recorded: The hash.
+        """
+        if self.knows(name, found, recorded):
+            return
+        assert self._known is not None  # noqa: S101 - `knows` has read it
+        self._known[name] = found, recorded
+        line = json.dumps([name, *found, recorded]) + "\n"
+        # It saves time, and nothing else. A line is written in one step, also beside other processes.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(
+                self._record, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600
+            )
+            try:
+                os.write(descriptor, line.encode())
+            finally:
+                os.close(descriptor)
+
+    def _read(self) -> dict[str, tuple[Mark, str]]:
+        known = {}
+        with contextlib.suppress(OSError), self._record.open(encoding="utf-8", errors="replace") as file:
+            status = os.fstat(file.fileno())
+            if getattr(status, "st_uid", 0) != self._user or (os.name == "posix" and status.st_mode & 0o022):
+                return {}
+            for line in file:
+                # One that was cut off by a full disk is as good as none.
+                with contextlib.suppress(ValueError, TypeError):
+                    name, inode, modified, changed, size, recorded = json.loads(line)
+                    known[name] = Mark(inode, modified, changed, size), recorded
+        return known
