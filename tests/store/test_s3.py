@@ -236,6 +236,24 @@ def test_a_store_that_holds_something_else(s3_base_uri: str, s3_server: S3Server
     assert keys(writer.uuid) == []
 
 
+@pytest.mark.parametrize("lost", [f"data/{OAK}", "README.txt", "structure.json", "dtool"])
+def test_an_object_that_is_lost_before_the_dataset_is_frozen(
+    s3_base_uri: str, s3_server: S3Server, keys: Any, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    held_items = S3Broker.held_items
+
+    def loses(self: S3Broker) -> dict[str, tuple[int, str]]:
+        s3_server.client().delete_object(Bucket=self.bucket, Key=f"{self.uuid}/{lost}")
+        return held_items(self)
+
+    monkeypatch.setattr(S3Broker, "held_items", loses)
+    with DatasetWriter("x", s3_base_uri) as writer:
+        writer.put_bytes(b"one", "oak/ü.txt")
+        with pytest.raises(StoreError, match=r"oak/ü.txt: missing|1 differences: " + lost):
+            writer.commit()
+    assert keys(writer.uuid) == []
+
+
 @pytest.mark.parametrize(
     "step", ["held_items", "put_manifest", "put_overlay", "put_admin_metadata", "post_freeze_hook"]
 )

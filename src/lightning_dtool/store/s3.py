@@ -175,9 +175,16 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
         Raises:
             StoreError: If the metadata is not what was written.
         """
-        listed = list(self._objects(self._root))
-        md5s = run_all([partial(self._md5_of, *entry) for entry in listed])
-        held = {key: (size, md5) for (key, size, _), md5 in zip(listed, md5s, strict=True)}
+        held, unclear = {}, []
+        for key, size, etag in self._objects(self._root):
+            uploaded = self._uploaded.get(key)
+            held[key] = (size, uploaded.md5 if uploaded and uploaded.etag == etag else "")
+            # The server computes the tag from what it received. Where it is another one (some kinds of
+            # encryption, other servers), only the content itself can tell.
+            if uploaded and uploaded.size == size and uploaded.etag != etag:
+                unclear.append(key)
+        for key, md5 in zip(unclear, run_all([partial(self._hash_of, key) for key in unclear]), strict=True):
+            held[key] = (held[key][0], md5)
         items = {key: value for key, value in held.items() if key.startswith(self.data_key_prefix)}
         sent = {key: (uploaded.size, uploaded.md5) for key, uploaded in self._uploaded.items()}
         metadata = {key for key in held.keys() | sent.keys() if self._is_metadata(key)}
@@ -192,15 +199,6 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
 
     def _is_metadata(self, key: str) -> bool:
         return key.startswith(self._root) and not key.startswith(self.data_key_prefix)
-
-    def _md5_of(self, key: str, size: int, etag: str) -> str:
-        """Return the MD5 of what the server holds; '' where its size says that it is something else."""
-        uploaded = self._uploaded.get(key)
-        if uploaded is None or uploaded.size != size:
-            return ""
-        # The server computes the tag from what it received. Where it is another one (some kinds of
-        # encryption, other servers), only the content itself can tell.
-        return uploaded.md5 if uploaded.etag == etag else self._hash_of(key)
 
     def _hash_of(self, key: str) -> str:
         """Return the MD5 of an object's content, read from the server."""
