@@ -14,7 +14,7 @@ def values(*given):
 
 
 def targets(dataset, target=None, **arguments):
-    return targets_of(dataset, list(dataset.items), target, **arguments)
+    return targets_of(dataset, list(dataset.relpaths), list(dataset.relpaths.values()), target, **arguments)
 
 
 @pytest.mark.parametrize(

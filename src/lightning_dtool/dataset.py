@@ -293,14 +293,14 @@ class _Items:
     def __init__(
         self,
         dataset: FrozenDataset,
-        identifiers: Sequence[str],
+        identifiers: list[str],
+        names: Sequence[str],
         decoder: Callable[[Path], Any] | None,
         targets: Targets | None,
     ) -> None:
         self.dataset = dataset
-        relpaths = dataset.relpaths
-        self.identifiers = list(identifiers)
-        self.names: Sequence[str] = [relpaths[identifier] for identifier in identifiers]
+        self.identifiers = identifiers
+        self.names = names
         self.decoder = decoder
         self.targets = targets
         self.decoded: DecodedImages | None = None
@@ -461,10 +461,11 @@ def _open_samples(
                 )
             return _Rows(dataset, data, labels, dimensions if dtoolai_type else None)
     chosen = select_by_overlays(list(dataset.relpaths), select or {}, dataset.overlay, uri=dataset.uri)
-    targets = targets_of(dataset, chosen, target, class_to_idx)
+    names = list(map(dataset.relpaths.__getitem__, chosen))
+    targets = targets_of(dataset, chosen, names, target, class_to_idx)
     if dtoolai_type == "ImageDataSet" and decoder is None:
-        images = _DtoolAIImages(dataset, chosen, None, targets)
+        images = _DtoolAIImages(dataset, chosen, names, None, targets)
         if dimensions is not None:
             images.size = (dimensions[-1], dimensions[-2])
         return images
-    return _Items(dataset, chosen, decoder, targets)
+    return _Items(dataset, chosen, names, decoder, targets)

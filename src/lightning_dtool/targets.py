@@ -42,6 +42,7 @@ class Targets:
 def targets_of(
     dataset: FrozenDataset,
     identifiers: Sequence[str],
+    names: Sequence[str],
     target: str | Callable[[Any], Any] | None,
     class_to_idx: Mapping[Any, int] | None = None,
 ) -> Targets | None:
@@ -50,6 +51,7 @@ def targets_of(
     Args:
         dataset: Where the items are.
         identifiers: The items, by identifier.
+        names: Their relpaths.
         target: An overlay's name; `"folder"` for the name of the folder that an item is in;
             `"none"`; or a function from an `Item` (with `relpath`, `identifier`, `size_in_bytes`,
             `hash`) to its value. None means the overlay `category` if there is one, else no target.
@@ -69,15 +71,13 @@ def targets_of(
         target = DEFAULT_OVERLAY
     if target is None or target == NONE:
         return None
-    relpaths = dataset.relpaths
-    names = [relpaths[identifier] for identifier in identifiers]
     if callable(target):
         source, values = "the target function", [target(dataset.items[identifier]) for identifier in identifiers]
     elif target == FOLDER:
         source, values = "the folder's name", [_folder(relpath, dataset.uri) for relpath in names]
     else:
         overlay = dataset.overlay(target)
-        source, values = f"overlay {target!r}", [overlay[identifier] for identifier in identifiers]
+        source, values = f"overlay {target!r}", list(map(overlay.__getitem__, identifiers))
         if class_to_idx is None and target == DEFAULT_OVERLAY and ENCODING_ANNOTATION in dataset.annotation_names():
             class_to_idx = _checked_encoding(dataset.annotation(ENCODING_ANNOTATION), dataset.uri)
     return encode(values, names, class_to_idx, source=source, uri=dataset.uri)
@@ -128,7 +128,8 @@ def encode(
         known = own if class_to_idx is None else class_to_idx
         numbers: dict[Any, Any] = {value: known.get(value, known.get(str(value))) for value in different}
         if None not in numbers.values():
-            return Targets([int(numbers[value]) for value in values], _in_order(known))
+            numbers = {value: int(number) for value, number in numbers.items()}
+            return Targets(list(map(numbers.__getitem__, values)), _in_order(known))
     for position, value in enumerate(values):
         if not _is_class(value) and not _is_regression(value):
             raise refuse(position, "which is neither a class (string, bool, int) nor a number or list of numbers")

@@ -341,6 +341,8 @@ class FrozenDataset:
             raise self._absent("overlay", name, names)
         values = self._overlay_as_written(name)
         relpaths = self._manifest.relpaths
+        if values.keys() == relpaths.keys() and list(values) == list(relpaths):
+            return values
         lacking = [relpath for identifier, relpath in relpaths.items() if identifier not in values]
         if lacking:
             raise MetadataKeyError(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -420,7 +421,7 @@ class DatasetWriter:
                     f"found {len(differing)} items in only one of both: {', '.join(differing[:5])}. Complete it."
                 )
         return {
-            name: {generate_identifier(relpath): values[relpath] for relpath in self._sent}
+            name: {self._sent[relpath].item.identifier: values[relpath] for relpath in sorted(self._sent)}
             for name, values in overlays.items()
         }
 
@@ -455,7 +456,7 @@ class DatasetWriter:
                     "hash": sent.item.hash,
                     "utc_timestamp": sent.sent_at,
                 }
-                for relpath, sent in self._sent.items()
+                for relpath, sent in sorted(self._sent.items(), key=itemgetter(0))
             },
         }
         # One object each: dtool's layout. A store that takes several at a time gets them so.
