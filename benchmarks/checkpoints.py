@@ -68,7 +68,7 @@ class Naive(Callback):
 
 def run(settings: Settings) -> Iterator[Comparison]:
     """Compare fits with a checkpoint of 100 MB and of 1 GB after every epoch, and their memory."""
-    sizes = {"1 MB": (1, 4, 1)} if settings.short else {"100 MB": (100, 30, 5), "1 GB": (1024, 10, 3)}
+    sizes = {"1 MB": (1, 4, 1)} if settings.short else {"100 MB": (100, 12, 3), "1 GB": (1024, 6, 2)}
     for shown, (megabytes, steps, rounds) in sizes.items():
         yield from _compare(settings, shown, megabytes, steps, rounds)
     yield _memory(settings, 8 if settings.short else 512)

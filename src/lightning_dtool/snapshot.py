@@ -45,6 +45,7 @@ def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> d
         for tensor in found
         if tensor.device.type == "cpu"
     }
+    copies.finish()
     if staging is None:
         copies.wait()
     return copy.deepcopy(dict(checkpoint), memory)

@@ -4,8 +4,10 @@ To touch new memory takes longer than to copy into it. So the copy of a checkpoi
 and what the first one needs can be touched before it comes, while training goes on.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -17,6 +19,12 @@ _SMALL = 64 * 1024
 
 _SHARE = 0.8
 """Of the memory that is available: training may need more later."""
+
+
+_THREADS = min(4, os.cpu_count() or 1)
+"""One core does not move as much as the memory can. Training waits, and so its cores are free."""
+
+_Copy = tuple[torch.UntypedStorage, torch.UntypedStorage]
 
 
 class Staging:
@@ -35,6 +43,8 @@ class Staging:
         self._used: list[torch.UntypedStorage] = []
         self._held = 0
         self._largest = 0
+        self._pending: list[_Copy] = []
+        self._threads: ThreadPoolExecutor | None = None
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     @property
@@ -78,10 +88,10 @@ class Staging:
         """Give up the last copy: its memory may be used for the next one."""
         for storage in self._used:
             self._give_back(storage)
-        self._used = []
+        self._used, self._pending = [], []
 
     def copy(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
-        """Return a copy on the CPU; from a CUDA device it is complete after `wait`.
+        """Return what will be a copy on the CPU: after `finish`, and from a CUDA device after `wait`.
 
         Args:
             storage: On any device.
@@ -89,7 +99,9 @@ class Staging:
         if storage.nbytes() < _SMALL:
             return torch.UntypedStorage(storage.nbytes()).copy_(storage)  # type: ignore[no-untyped-call]
         if storage.device.type != "cuda":
-            return self._take(storage.nbytes(), pinned=False).copy_(storage)
+            target = self._take(storage.nbytes(), pinned=False)
+            self._pending.append((target, storage))
+            return target
         stream = self._streams.get(storage.device)
         if stream is None:
             stream = self._streams[storage.device] = torch.cuda.Stream(storage.device)  # type: ignore[no-untyped-call]
@@ -102,6 +114,25 @@ class Staging:
         training.wait_stream(stream)
         return target
 
+    def finish(self) -> None:
+        """Copy, in a few threads; what was copied from may change after this."""
+        pending, self._pending = self._pending, []
+        shares: list[list[_Copy]] = [[] for _ in range(_THREADS)]
+        sizes = [0] * _THREADS
+        for pair in sorted(pending, key=lambda pair: pair[1].nbytes(), reverse=True):
+            smallest = sizes.index(min(sizes))
+            shares[smallest].append(pair)
+            sizes[smallest] += pair[1].nbytes()
+        if not sizes[-1]:  # too little to share
+            _copy_all(pending)
+            return
+        if self._threads is None:  # kept: a thread's first work with torch takes longer than what it would save
+            self._threads = ThreadPoolExecutor(_THREADS - 1, "lightning-dtool-copy")
+        others = [self._threads.submit(_copy_all, share) for share in shares[1:]]
+        _copy_all(shares[0])
+        for other in others:
+            other.result()
+
     def wait(self) -> None:
         """Wait until copies from devices have arrived."""
         for stream in self._streams.values():
@@ -110,8 +141,11 @@ class Staging:
     def release(self) -> None:
         """Give all memory back to the system; a copy that somebody still holds keeps its own."""
         self.wait()
-        self._free, self._used, self._streams = {}, [], {}
+        self._free, self._used, self._pending, self._streams = {}, [], [], {}
         self._held = self._largest = 0
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
 
     def _take(self, size: int, pinned: bool) -> torch.UntypedStorage:
         known = self._free.get((size, pinned))
@@ -135,6 +169,16 @@ class Staging:
 
     def _give_back(self, storage: torch.UntypedStorage) -> None:
         self._free.setdefault((storage.nbytes(), storage.is_pinned()), []).append(storage)
+
+
+def _copy_all(pairs: list[_Copy]) -> None:
+    for target, source in pairs:
+        # As tensors: they let other threads run meanwhile, storages do not.
+        _as_bytes(target).copy_(_as_bytes(source))
+
+
+def _as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 def _new(size: int, pinned: bool) -> torch.UntypedStorage:
