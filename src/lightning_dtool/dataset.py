@@ -145,7 +145,8 @@ class DtoolDataset(Dataset[Any]):
         if seed is not None and get_worker_info() is not None:
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+            # Not `torch.manual_seed`, which takes a hundred times as long: it asks for every kind of accelerator.
+            torch.default_generator.manual_seed(seed)
         # A subclass may have made something else of a sample.
         if isinstance(self._samples, _Rows) and type(self).__getitem__ is DtoolDataset.__getitem__:
             positions = [self._positions[index] for index in indices]
