@@ -49,7 +49,11 @@ def show(console: Console, comparison: Comparison, *, judge: bool = True) -> Non
 def write(folder: Path, name: str, comparisons: Sequence[Comparison]) -> None:
     """Keep the figures of a benchmark, with machine and versions, for the docs."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "comparisons": [asdict(comparison) for comparison in comparisons]}
+    kept = []
+    for comparison in comparisons:
+        bars = [{**asdict(bar), "reached": comparison.reached(bar)} for bar in comparison.bars]
+        kept.append({**asdict(comparison), "bars": bars})
+    content = {"machine": machine(), "comparisons": kept}
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -104,23 +104,16 @@ def _machine(machine: dict[str, Any]) -> str:
 
 
 def _comparison(comparison: dict[str, Any]) -> str:
-    def figure(name: str, statistic: str) -> float:
-        values: list[float] = comparison["series"][name]
-        return {"first": values[0], "min": min(values), "median": statistics.median(values)}[statistic]
-
     baseline, unit = comparison["baseline"], comparison["unit"]
     lines = [f"### {comparison['title']}", "", f"| | median ({unit}) | min | max | ratio |", "|---|---|---|---|---|"]
     for name, values in comparison["series"].items():
-        median = figure(name, "median")
-        ratio = median / figure(baseline, "median")
+        median = statistics.median(values)
+        ratio = median / statistics.median(comparison["series"][baseline])
         lines.append(f"| {name} | {median:.4g} | {min(values):.4g} | {max(values):.4g} | {ratio:.3g} |")
     lines.append("")
     for bar in comparison["bars"]:
-        reached = figure(bar["series"], bar["statistic"])
-        against = f" {unit}"
-        if not bar["absolute"]:
-            reached /= figure(bar["against"] or baseline, bar["statistic"])
-            against = f" of {bar['against'] or baseline}"
+        reached = bar["reached"]
+        against = f" {unit}" if bar["absolute"] else f" of {bar['against'] or baseline}"
         met = "met" if reached <= bar["at_most"] else "**not met**"
         lines.append(
             f"- {bar['series']} ({bar['statistic']}): {reached:.3g}{against}, at most {bar['at_most']:g}: {met}"

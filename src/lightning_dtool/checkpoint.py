@@ -18,9 +18,10 @@ from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import Provenance, from_json
 from lightning_dtool.store import FrozenDataset, delete_dataset, local_path
+from lightning_dtool.store.verified import Mark, mark
 
-_verified: set[tuple[str, int, int, int, int]] = set()
-"""Files found right in this process, by path, inode, times of change and size: large ones are hashed once."""
+_verified: set[tuple[str, Mark]] = set()
+"""Files found right in this process: large ones are hashed once."""
 
 
 class DtoolCheckpoint:
@@ -110,9 +111,7 @@ class DtoolCheckpoint:
         path = self.dataset.path(item.identifier)
         # What the cache of a remote store hands out was verified there.
         if local_path(self.uri) is not None:
-            status = path.stat()
-            # Anybody can set the time at which content changed, nobody that at which the file did.
-            seen = (str(path), status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            seen = (str(path), mark(path))
             if seen not in _verified:
                 self.dataset.verify([item.identifier])
                 _verified.add(seen)

@@ -20,7 +20,6 @@ _SMALL = 64 * 1024
 _SHARE = 0.8
 """Of the memory that is available: training may need more later."""
 
-
 _THREADS = min(4, os.cpu_count() or 1)
 """One core does not move as much as the memory can. Training waits, and so its cores are free."""
 
@@ -42,6 +41,7 @@ class Staging:
         self._free: dict[tuple[int, bool], list[torch.UntypedStorage]] = {}
         self._used: list[torch.UntypedStorage] = []
         self._held = 0
+        self._in_use = 0
         self._largest = 0
         self._pending: list[_Copy] = []
         self._threads: ThreadPoolExecutor | None = None
@@ -89,6 +89,7 @@ class Staging:
         for storage in self._used:
             self._give_back(storage)
         self._used, self._pending = [], []
+        self._in_use = 0
 
     def copy(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         """Return what will be a copy on the CPU: after `finish`, and from a CUDA device after `wait`.
@@ -142,7 +143,7 @@ class Staging:
         """Give all memory back to the system; a copy that somebody still holds keeps its own."""
         self.wait()
         self._free, self._used, self._pending, self._streams = {}, [], [], {}
-        self._held = self._largest = 0
+        self._held = self._in_use = self._largest = 0
         if self._threads is not None:
             self._threads.shutdown()
             self._threads = None
@@ -156,12 +157,12 @@ class Staging:
             storage = _new(size, pinned)
             self._held += size
         self._used.append(storage)
+        self._in_use += size
         return storage
 
     def _make_room(self, size: int) -> None:
         """Drop memory of other sizes, as far as this one would make it more than any state has needed."""
-        used = sum(storage.nbytes() for storage in self._used)
-        self._largest = max(self._largest, used + size)
+        self._largest = max(self._largest, self._in_use + size)
         for other, storages in self._free.items():
             while storages and self._held + size > self._largest:
                 storages.pop()

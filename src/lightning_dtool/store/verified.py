@@ -73,9 +73,7 @@ class VerifiedFiles:
         line = json.dumps([name, *found, recorded]) + "\n"
         # It saves time, and nothing else. A line is written in one step, also beside other processes.
         with contextlib.suppress(OSError):
-            descriptor = os.open(
-                self._record, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600
-            )
+            descriptor = os.open(self._record, _APPEND, 0o600)
             try:
                 os.write(descriptor, line.encode())
             finally:
