@@ -24,9 +24,9 @@ from lightning_dtool.capture.provenance import Description, Observed, describe, 
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, LightningDtoolError, ProvenanceWarning, PublishError
 from lightning_dtool.items import CHECKPOINT_ITEM, SUPERSEDED_TAG
-from lightning_dtool.linking import duplicate, forget_link, free, link, reserve
+from lightning_dtool.linking import duplicate, forget_link, free, link, reserve, write
 from lightning_dtool.namespaces import refuse_other_namespace
-from lightning_dtool.publisher import Staged, Worker, dataset_name, publish, write_file
+from lightning_dtool.publisher import Staged, Worker, dataset_name, publish
 from lightning_dtool.record import Provenance
 from lightning_dtool.snapshot import same_state, snapshot, storage_sizes
 from lightning_dtool.staging import Staging
@@ -399,7 +399,7 @@ class DtoolCheckpointIO(CheckpointIO):
             return None
 
     def _write_file(self, staged: Staged, place: Path) -> Path:
-        write_file(staged.state, place)
+        write(staged.state, place)
         return place
 
     def _save_plainly(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:

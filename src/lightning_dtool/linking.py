@@ -1,11 +1,14 @@
-"""What stands at Lightning's own checkpoint path: a link to the item of a dataset, and until then a placeholder."""
+"""What stands at Lightning's own checkpoint path: a link to the item of a dataset, or a file; before, a placeholder."""
 
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def reserve(path: Path) -> None:
@@ -46,11 +49,22 @@ def duplicate(source: Path, path: Path) -> None:
     _replace(source, path, (os.link, shutil.copyfile))
 
 
+def write(state: Mapping[str, Any], path: Path) -> None:
+    """Write a plain checkpoint file, as Lightning reads it; it is there as a whole or not at all.
+
+    Unlike Lightning, which builds the file in memory first, this writes it as it is made.
+
+    Args:
+        state: The checkpoint.
+        path: Where it goes. What stands there is replaced; a link is, and not what it leads to.
+    """
+    with _replacing(path) as temporary, temporary.open("xb", buffering=0) as file:
+        torch.save(state, file)
+        os.fsync(file.fileno())
+
+
 def _replace(source: Path, path: Path, ways: tuple[Callable[..., Any], ...]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not made of the path's own name, which may be as long as a file system allows.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
+    with _replacing(path) as temporary:
         for way in ways:
             try:
                 way(source, temporary)
@@ -58,6 +72,16 @@ def _replace(source: Path, path: Path, ways: tuple[Callable[..., Any], ...]) -> 
             except OSError:  # a file system, or a user's rights, without this kind of link
                 if way is ways[-1]:
                     raise
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a place beside a path; what the block puts there replaces in one step what stands at the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not made of the path's own name, which may be as long as a file system allows.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,8 +1,6 @@
 """From a staged checkpoint to a frozen dataset, in one background worker."""
 
-import os
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -80,28 +78,6 @@ def publish(staged: Staged, base_uri: str, name: str, file: Path | None = None) 
             writer.put_annotation(key, value)
         writer.put_tag(CHECKPOINT_TAG)
         return writer.commit()
-
-
-def write_file(state: Mapping[str, Any], path: Path) -> None:
-    """Write a plain checkpoint file, as Lightning reads it; it is there as a whole or not at all.
-
-    Unlike Lightning, which builds the file in memory first, this writes it as it is made.
-
-    Args:
-        state: The checkpoint.
-        path: Where it goes. What stands there is replaced; a link is, and not what it leads to.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not made of the path's own name, which may be as long as a file system allows.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb", buffering=0) as file:
-            torch.save(state, file)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def dataset_name(record: Provenance, prefix: str | None = None) -> str:
