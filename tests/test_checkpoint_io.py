@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import seed_everything
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import BatchSizeFinder, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from kit import TinyNet, loader, same, trainer, weights
-from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback
+from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback, checkpoint_io
 from lightning_dtool.errors import ConfigurationError
-from lightning_dtool.store import iter_datasets
+from lightning_dtool.store import WritingProcess, iter_datasets
 
 
 @pytest.fixture
@@ -273,3 +274,37 @@ def test_memory_is_ready_before_the_first_checkpoint_and_returned_at_the_end(tmp
     t.fit(Wide(), loader())
     assert held == [3 * 64 * 1024 * 4] * 2
     assert t.strategy.checkpoint_io._staging.nbytes == 0
+
+
+@pytest.mark.parametrize("possible", [True, False])
+def test_a_process_writes_large_checkpoints_where_there_can_be_one(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, possible: bool
+) -> None:
+    def train(*callbacks: Any) -> tuple[TinyNet, Any]:
+        seed_everything(3)
+        model = TinyNet(hidden=400_000)
+        t = trainer(tmp_path, *callbacks)
+        t.fit(model, loader(workers=2, shuffle=True))  # workers, which are forked while the process runs
+        return model, t.strategy.checkpoint_io
+
+    started: list[Any] = []
+
+    class Process(WritingProcess):
+        def __init__(self) -> None:
+            if not possible:
+                raise OSError("no more processes")
+            super().__init__()
+            started.append(self)
+
+    plain, _ = train(ModelCheckpoint(dirpath=tmp_path / "plain"))
+    monkeypatch.setattr(checkpoint_io, "WritingProcess", Process)
+    provenance = DtoolProvenanceCallback(str(models), retention="all")
+    model, _ = train(provenance, ModelCheckpoint(dirpath=tmp_path / "ours", save_top_k=-1))
+
+    assert same(weights(model), weights(plain))
+    assert provenance.errors == []
+    assert len(provenance.uris) == 2
+    for uri in provenance.uris:
+        DtoolCheckpoint.from_uri(uri).verify()
+    assert same(weights(DtoolCheckpoint.from_uri(provenance.last_uri).load_module(TinyNet)), weights(model))
+    assert [process.usable for process in started] == ([False] if possible else [])

@@ -1,9 +1,12 @@
 """A staged checkpoint becomes a dataset that dtool itself calls valid."""
 
 import io
+import os
+import signal
 import threading
 import time
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import dtoolcore
@@ -13,10 +16,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_dtool import publisher
+from lightning_dtool.errors import StoreError
 from lightning_dtool.export.annotations import annotations
 from lightning_dtool.publisher import Staged, Worker, dataset_name, publish
 from lightning_dtool.record import Checkpoint, Metrics, Model, from_json
-from lightning_dtool.store import FrozenDataset
+from lightning_dtool.store import DatasetWriter, FrozenDataset, WritingProcess, local_path
 from record.samples import record
 
 
@@ -119,3 +124,41 @@ def test_a_worker_can_be_used_again_after_close_and_after_a_failure() -> None:
     worker.close()
     worker.close()
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_process_that_is_killed_costs_no_checkpoint(base_uri: str, when: str) -> None:
+    process = WritingProcess()
+
+    class Deadly:
+        """Something in a checkpoint whose pickling ends the process that writes."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            if process.usable:
+                os.kill(process.pid, signal.SIGKILL)
+            return (dict, ())
+
+    given_ = staged()
+    state = {"state_dict": {"w": torch.ones(5_000_000)}, "epoch": 0, "deadly": Deadly()}
+    if when == "before":
+        os.kill(process.pid, signal.SIGKILL)
+    dataset = publish(Staged(state, given_.sealed, "", "{}", "running"), base_uri, "net", None, process)
+    dataset.verify()
+    assert not process.usable
+    assert len(list(Path(local_path(base_uri) or "").iterdir())) == 1
+
+
+def test_a_full_store_is_not_tried_twice(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = WritingProcess()
+    tried: list[str] = []
+
+    class Full(DatasetWriter):
+        def put_readme(self, text: str) -> None:
+            tried.append(self.uri)
+            raise StoreError("no space")
+
+    monkeypatch.setattr(publisher, "DatasetWriter", Full)
+    with pytest.raises(StoreError, match="no space"):
+        publish(staged(), base_uri, "net", None, process)
+    assert len(tried) == 1
+    process.close()

@@ -30,7 +30,14 @@ from lightning_dtool.publisher import Staged, Worker, dataset_name, publish
 from lightning_dtool.record import Provenance
 from lightning_dtool.snapshot import same_state, snapshot, storage_sizes
 from lightning_dtool.staging import Staging
-from lightning_dtool.store import FrozenDataset, delete_dataset, is_dataset_uri, local_path, normalize_uri
+from lightning_dtool.store import (
+    FrozenDataset,
+    WritingProcess,
+    delete_dataset,
+    is_dataset_uri,
+    local_path,
+    normalize_uri,
+)
 
 Retention = Literal["mirror", "all"]
 Describe = Callable[[Mapping[str, Any], str], Description]
@@ -38,6 +45,9 @@ Wanted = Callable[[Mapping[str, Any]], bool]
 
 _TRANSIENT = (".lr_find_", ".scale_batch_size_")
 """The tuner's own checkpoints begin so: it saves, reloads and removes them."""
+
+_LARGE = 32 * 2**20
+"""Bytes of a state from which on a process is worth its start."""
 
 
 @dataclass(eq=False)
@@ -129,6 +139,7 @@ class DtoolCheckpointIO(CheckpointIO):
         self._owner: dict[str, Publication] = {}
         self._latest: tuple[Publication, Mapping[str, Any] | None] | None = None
         self._staging = Staging(self.staging_memory)
+        self._process: WritingProcess | None = None
         self._observed: Observed | None = None
         self._reported = 0
         self._lock = threading.Lock()
@@ -229,6 +240,8 @@ class DtoolCheckpointIO(CheckpointIO):
             self._worker.close()
             self._latest = None
             self._staging.release()
+            if self._process is not None:
+                self._process.close()
             # What is saved after a run has no end of a run that it could wait for.
             self.background = False
             self.checkpoint_io.teardown()
@@ -236,13 +249,15 @@ class DtoolCheckpointIO(CheckpointIO):
     # -- for the callback and for users ---------------------------------------------------------
 
     def expect(self, state: Any) -> None:
-        """Prepare, in the background, the memory for a copy of a state like this one.
+        """Prepare, in the background, the memory for a copy of a state like this one, and what will write it.
 
         Args:
             state: What a checkpoint will hold, or a part of it, in nested containers.
         """
         if self.background:
-            self._worker.submit(self._staging.reserve, storage_sizes(state))
+            sizes = storage_sizes(state)
+            self._worker.submit(self._staging.reserve, sizes)
+            self._worker.submit(self._ready_process, sum(sizes))
 
     def flush(self) -> None:
         """Wait until every checkpoint so far is a dataset.
@@ -302,9 +317,8 @@ class DtoolCheckpointIO(CheckpointIO):
         if not self.background:
             return None
         try:
-            fits = self._staging.fits(sum(storage_sizes(checkpoint)))
-            return snapshot(checkpoint, self._staging) if fits else None
-        except Exception:  # no memory after all, or an object of somebody else's that cannot be copied
+            return snapshot(checkpoint, self._staging)
+        except Exception:  # not enough memory, or an object of somebody else's that cannot be copied
             self._staging.release()
             return None
 
@@ -375,7 +389,8 @@ class DtoolCheckpointIO(CheckpointIO):
             if place is not None and local_path(self.base_uri) is None:
                 # The dataset goes to a remote store: the user's path holds a file, and the store gets that.
                 publication.file = self._write_file(staged, place)
-            publication.dataset = publish(staged, self.base_uri, publication.name, publication.file)
+            process = self._ready_process(self._staging.nbytes)
+            publication.dataset = publish(staged, self.base_uri, publication.name, publication.file, process)
             self._show(publication, path, place)
             if self.retention == "all":  # this one is there to stay; others are announced when the run has ended
                 rank_zero_info(f"Published: {publication.dataset.uri}")
@@ -389,6 +404,17 @@ class DtoolCheckpointIO(CheckpointIO):
             if place is not None and publication.file is None:
                 free(place)
             raise
+
+    def _ready_process(self, nbytes: int) -> WritingProcess | None:
+        """Return the process that writes copies of so many bytes; None where a thread will do, or has to."""
+        if nbytes < _LARGE or local_path(self.base_uri) is None:
+            return None
+        if self._process is None or not self._process.usable:
+            try:
+                self._process = WritingProcess()
+            except OSError:  # a system without shared memory, or without room for one more process
+                return None
+        return self._process
 
     def _keep_file(self, staged: Staged, place: Path) -> Path | None:
         """Write the plain file that Lightning would have written; without a dataset it is all there is."""

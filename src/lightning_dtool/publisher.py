@@ -21,7 +21,7 @@ from lightning_dtool.items import (
     SOURCE_ITEM,
 )
 from lightning_dtool.record import Provenance, to_json
-from lightning_dtool.store import DatasetWriter, FrozenDataset
+from lightning_dtool.store import DatasetWriter, FrozenDataset, WritingProcess
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +41,9 @@ class Staged:
     """More items: bytes as they are, anything else as torch saves it."""
 
 
-def publish(staged: Staged, base_uri: str, name: str, file: Path | None = None) -> FrozenDataset:
+def publish(
+    staged: Staged, base_uri: str, name: str, file: Path | None = None, process: WritingProcess | None = None
+) -> FrozenDataset:
     """Write one checkpoint as a frozen dataset.
 
     Args:
@@ -49,6 +51,8 @@ def publish(staged: Staged, base_uri: str, name: str, file: Path | None = None) 
         base_uri: Where the dataset goes.
         name: The dataset's name.
         file: The state as a file, if it has been written already; then this file is stored.
+        process: Where the state is hashed and written, so that training is disturbed less. If it comes to an end
+            meanwhile, threads of this process do it instead. Default: in threads.
 
     Returns:
         The dataset, after it was read back and compared with what was sent.
@@ -57,7 +61,24 @@ def publish(staged: Staged, base_uri: str, name: str, file: Path | None = None) 
         StoreError: If it could not be written; nothing is then visible as frozen.
     """
     record, source_zip = staged.sealed()
-    with DatasetWriter(name, base_uri, creator_username=record.run.creator_username) as writer:
+    try:
+        return _publish(staged, record, source_zip, base_uri, name, file, process)
+    except Exception:
+        if process is None or process.usable:
+            raise
+        return _publish(staged, record, source_zip, base_uri, name, file, None)
+
+
+def _publish(
+    staged: Staged,
+    record: Provenance,
+    source_zip: bytes,
+    base_uri: str,
+    name: str,
+    file: Path | None,
+    process: WritingProcess | None,
+) -> FrozenDataset:
+    with DatasetWriter(name, base_uri, creator_username=record.run.creator_username, process=process) as writer:
         if file is not None:
             writer.put_file(file, CHECKPOINT_ITEM)
         else:

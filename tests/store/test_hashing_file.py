@@ -9,12 +9,23 @@ import os
 import pickle
 import random
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lightning_dtool.store.hashing_file import BLOCK, HashingFile
+from lightning_dtool.store.writing_process import WritingProcess
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[WritingProcess]:
+    if not hasattr(os, "memfd_create"):
+        pytest.skip("this system cannot share memory so")
+    process = WritingProcess()
+    yield process
+    process.close()
 
 
 class Reluctant(io.FileIO):
@@ -36,29 +47,30 @@ def test_everything_is_written_and_hashed(tmp_path: Path) -> None:
         assert not file.seekable()
         pickle.dump(["x" * 100_000], file)
         size = file.tell()
-        file.finish()
+        digests = file.finish()
     content = path.read_bytes()
     assert content.startswith(b"12345678\x01\x02\x03\x04")
     assert len(content) == size
-    assert file.md5.hexdigest() == hashlib.md5(content).hexdigest()
-    assert file.sha256.hexdigest() == hashlib.sha256(content).hexdigest()
+    assert digests == (hashlib.md5(content).hexdigest(), hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.parametrize("size", [BLOCK, BLOCK + 1, 3 * BLOCK, 6 * BLOCK + 4096, 6 * BLOCK + 4097])
 @pytest.mark.parametrize("piece", [BLOCK // 3, 7 * BLOCK])
-def test_large_content_is_the_same(tmp_path: Path, size: int, piece: int) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_large_content_is_the_same(
+    tmp_path: Path, size: int, piece: int, elsewhere: bool, process: WritingProcess
+) -> None:
     content = random.Random(size).randbytes(size)
     with (tmp_path / "x").open("wb", buffering=0) as raw:
-        file = HashingFile(raw, contextlib.nullcontext)
+        file = HashingFile(raw, contextlib.nullcontext, process if elsewhere else None)
         for start in range(0, size, piece):
             buffer = bytearray(content[start : start + piece])
             file.write(buffer)
             buffer[:] = bytes(len(buffer))  # the caller may use its memory again
-        file.finish()
+        digests = file.finish()
     assert (tmp_path / "x").read_bytes() == content
     assert file.tell() == size
-    assert file.md5.hexdigest() == hashlib.md5(content).hexdigest()
-    assert file.sha256.hexdigest() == hashlib.sha256(content).hexdigest()
+    assert digests == (hashlib.md5(content).hexdigest(), hashlib.sha256(content).hexdigest())
 
 
 class Undirected(io.FileIO):
@@ -82,6 +94,36 @@ def test_a_file_system_without_direct_writes(tmp_path: Path) -> None:
         file.finish()
     assert raw.refused <= 1  # none where the flag itself was refused
     assert (tmp_path / "x").read_bytes() == content
+
+
+def test_what_a_process_writes_may_be_given_up(tmp_path: Path, process: WritingProcess) -> None:
+    with (tmp_path / "x").open("wb", buffering=0) as raw:
+        file = HashingFile(raw, contextlib.nullcontext, process)
+        file.write(bytes(20 * BLOCK))
+        file.discard()
+        file.discard()
+    with (tmp_path / "y").open("wb", buffering=0) as raw:
+        file = HashingFile(raw, contextlib.nullcontext, process)
+        file.write(b"1" * (5 * BLOCK))
+        assert file.finish().md5 == hashlib.md5(b"1" * (5 * BLOCK)).hexdigest()
+    assert (tmp_path / "y").stat().st_size == 5 * BLOCK
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_process_tells_of_a_full_disk(tmp_path: Path, process: WritingProcess) -> None:
+    for size in (2 * BLOCK, 30 * BLOCK):
+        with Path("/dev/full").open("wb", buffering=0) as raw:
+            file = HashingFile(raw, contextlib.nullcontext, process)
+
+            def write(file: HashingFile = file, size: int = size) -> None:
+                file.write(bytes(size))
+                file.finish()
+
+            with pytest.raises(OSError, match="No space left") as caught:
+                write()
+            assert caught.value.errno == errno.ENOSPC
+            file.discard()
+    assert process.usable
 
 
 class Full(io.FileIO):

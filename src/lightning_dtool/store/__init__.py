@@ -10,11 +10,13 @@ from lightning_dtool.store.manifest import Item
 from lightning_dtool.store.places import delete_dataset, ensure_writable, iter_datasets
 from lightning_dtool.store.uris import is_dataset_uri, local_path, normalize_uri
 from lightning_dtool.store.writer import DatasetWriter
+from lightning_dtool.store.writing_process import WritingProcess
 
 __all__ = [
     "DatasetWriter",
     "FrozenDataset",
     "Item",
+    "WritingProcess",
     "delete_dataset",
     "ensure_writable",
     "generate_identifier",

@@ -1,45 +1,39 @@
-"""A new file that hashes what is written to it, and writes large content past the page cache."""
+"""A new file that hashes what is written to it."""
 
-import contextlib
 import io
-import mmap
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from lightning_dtool.store.digest import new_hash
-
-BLOCK = 4 * 2**20
-"""Bytes that are handed on at once. Content that fits into one is small: threads would cost more than they save."""
-
-_BLOCKS = 4
-_ALIGNMENT = 4096
-_DIRECT = getattr(os, "O_DIRECT", 0)
-"""Linux only: writes go to the device at once, in half the time that it takes to fill the page cache and sync it."""
+from lightning_dtool.store.hashing_writer import BLOCK, Digests, HashingWriter, new_blocks, write_all
+from lightning_dtool.store.writing_process import RemoteWriter, WritingProcess
 
 
 class HashingFile(io.RawIOBase):
     """Writes to another file, and computes MD5 and SHA-256 on the way; it cannot seek.
 
-    Of large content the hashes are computed in threads, at the same time as it is written: MD5, which dtool asks
-    for, takes longer than everything else together. Call `finish` at the end; only then are file and hashes complete.
+    Large content is hashed at the same time as it is written, in threads or in a process. Call `finish` at the end;
+    only then is the file complete.
 
     Args:
         raw: The unbuffered file to write to, at its beginning. It stays open when this one is closed.
         guard: Makes the context in which each write runs, to translate its errors.
+        process: Where large content is hashed and written. Default: in threads of this process.
     """
 
-    def __init__(self, raw: io.FileIO, guard: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self,
+        raw: io.FileIO,
+        guard: Callable[[], AbstractContextManager[None]],
+        process: WritingProcess | None = None,
+    ) -> None:
         self._raw = raw
         self._guard = guard
+        self._process = process
         self._position = 0
         self._small = bytearray()
         self._pipeline: Pipeline | None = None
-        self._direct = False
-        self.md5 = new_hash("md5")
-        self.sha256 = new_hash("sha256")
 
     def writable(self) -> bool:
         """Return True."""
@@ -56,6 +50,7 @@ class HashingFile(io.RawIOBase):
         """
         view = memoryview(data).cast("B")
         with self._guard():
+            # What fits into one block is small: threads would cost more than they save.
             if self._pipeline is None and len(self._small) + len(view) <= BLOCK:
                 self._small += view
             else:
@@ -67,14 +62,16 @@ class HashingFile(io.RawIOBase):
         """Return the number of bytes taken so far."""
         return self._position
 
-    def finish(self) -> None:
-        """Write what is left, and complete the hashes."""
+    def finish(self) -> Digests:
+        """Write what is left, and return the digests."""
         with self._guard():
             if self._pipeline is not None:
-                self._pipeline.finish()
-            else:
-                for consume in (self._write_all, self.md5.update, self.sha256.update):
-                    consume(memoryview(self._small))
+                return self._pipeline.finish()
+            write_all(self._raw, memoryview(self._small))
+            md5, sha256 = new_hash("md5"), new_hash("sha256")
+            md5.update(self._small)
+            sha256.update(self._small)
+            return Digests(md5.hexdigest(), sha256.hexdigest())
 
     def discard(self) -> None:
         """Stop: nobody wants this file any more."""
@@ -83,56 +80,27 @@ class HashingFile(io.RawIOBase):
 
     def _large(self) -> "Pipeline":
         if self._pipeline is None:
-            self._set_direct(True)
-            self._pipeline = Pipeline([self._write_block, self.md5.update, self.sha256.update])
+            if self._process is not None and self._process.usable:
+                self._pipeline = Pipeline(self._process.writer(self._raw), self._process.blocks)
+            else:
+                blocks = new_blocks()
+                self._pipeline = Pipeline(HashingWriter(self._raw, blocks), blocks)
             self._pipeline.put(memoryview(self._small))
             self._small = bytearray()
         return self._pipeline
 
-    def _write_block(self, block: memoryview) -> None:
-        if self._direct and len(block) % _ALIGNMENT:  # the end of the file
-            self._set_direct(False)
-        try:
-            self._write_all(block)
-        except OSError:
-            if not self._direct:
-                raise
-            # A file system that refuses direct writes when they come, or the alignment.
-            self._raw.seek(self._raw.tell() // BLOCK * BLOCK)
-            self._set_direct(False)
-            self._write_all(block)
-
-    def _write_all(self, data: memoryview) -> None:
-        written = 0
-        # A raw file may take less than it is given.
-        while written < len(data):
-            written += self._raw.write(data[written:])
-
-    def _set_direct(self, direct: bool) -> None:
-        """Let writes pass by the page cache, where the system and the file system have a way to."""
-        if not _DIRECT:
-            return
-        import fcntl
-
-        with contextlib.suppress(OSError):
-            flags = fcntl.fcntl(self._raw, fcntl.F_GETFL)
-            fcntl.fcntl(self._raw, fcntl.F_SETFL, flags | _DIRECT if direct else flags & ~_DIRECT)
-            self._direct = direct
-
 
 class Pipeline:
-    """Hands bytes on in blocks to several consumers at once, each in a thread of its own and in order.
+    """Collects bytes in blocks, and hands on each that is full while the next ones fill.
 
     Args:
-        consumers: Functions that take a block. All blocks but the last have `BLOCK` bytes, in aligned memory that is
-            used again when every consumer has returned.
+        writer: Takes the blocks.
+        blocks: Their memory; it is used again and again.
     """
 
-    def __init__(self, consumers: Sequence[Callable[[memoryview], object]]) -> None:
-        self._consumers = [(ThreadPoolExecutor(1, "lightning-dtool-write"), consume) for consume in consumers]
-        # Anonymous maps begin at a page, as direct writes need it.
-        self._blocks = [memoryview(mmap.mmap(-1, BLOCK)) for _ in range(_BLOCKS)]
-        self._running: list[list[Future[object]]] = [[] for _ in self._blocks]
+    def __init__(self, writer: HashingWriter | RemoteWriter, blocks: list[memoryview]) -> None:
+        self._writer = writer
+        self._blocks = blocks
         self._turn = 0
         self._filled = 0
 
@@ -155,30 +123,21 @@ class Pipeline:
             if self._filled == BLOCK:
                 self._hand_on()
 
-    def finish(self) -> None:
-        """Hand on the rest, wait for the consumers, and raise what went wrong in one of them."""
+    def finish(self) -> Digests:
+        """Hand on the rest, wait until everything is written, and raise what went wrong."""
         try:
             if self._filled:
                 self._hand_on()
-            for turn in range(len(self._blocks)):
-                self._wait(turn)
+            return self._writer.finish()
         finally:
             self.stop()
 
     def stop(self) -> None:
-        """End the threads; what is waiting is dropped."""
-        for thread, _ in self._consumers:
-            thread.shutdown(wait=True, cancel_futures=True)
+        """Give up what is under way."""
+        self._writer.stop()
 
     def _hand_on(self) -> None:
-        block = self._blocks[self._turn][: self._filled]
-        self._running[self._turn] = [thread.submit(consume, block) for thread, consume in self._consumers]
+        self._writer.begin(self._turn, self._filled)
         self._turn = (self._turn + 1) % len(self._blocks)
         self._filled = 0
-        self._wait(self._turn)
-
-    def _wait(self, turn: int) -> None:
-        """Wait until a block is free."""
-        running, self._running[turn] = self._running[turn], []
-        for future in running:
-            future.result()
+        self._writer.wait(self._turn)

@@ -37,6 +37,7 @@ from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.places import require_directory
 from lightning_dtool.store.uploading import SMALL, Uploads
 from lightning_dtool.store.uris import normalize_uri, scheme_of
+from lightning_dtool.store.writing_process import WritingProcess
 
 _COPYING_THREADS = 4
 _COPYING_BATCH = 32
@@ -61,6 +62,7 @@ class DatasetWriter:
         name: The dataset's name: up to 80 letters, digits, `-`, `_` and `.`.
         base_uri: Where it goes: a directory, or for instance `s3://bucket`.
         creator_username: Who it is by. By default the user who runs this; "unknown" if nobody knows.
+        process: Where large items that are written with `open` are hashed. Default: in threads.
 
     Raises:
         InvalidNameError: If dtool does not allow the name.
@@ -77,7 +79,14 @@ class DatasetWriter:
         ```
     """
 
-    def __init__(self, name: str, base_uri: str | os.PathLike[str], *, creator_username: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        base_uri: str | os.PathLike[str],
+        *,
+        creator_username: str | None = None,
+        process: WritingProcess | None = None,
+    ) -> None:
         check_name("dataset", name)
         base = normalize_uri(base_uri)
         require_directory(base)
@@ -88,6 +97,7 @@ class DatasetWriter:
         self._tags: set[str] = set()
         self._overlays: dict[str, Mapping[str, Any]] = {}
         self._state = "open"
+        self._process = process
         with store_errors(base, f"name a dataset {name!r}"):
             self._uri = normalize_uri(broker_class(scheme_of(base)).generate_uri(name, self.uuid, base))
         self._broker: Broker = open_broker(self._uri, new=True)
@@ -394,10 +404,10 @@ class DatasetWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             raw = path.open("xb", buffering=0)
         # What the caller's block raises is the caller's: only the writing itself is translated.
-        file = HashingFile(raw, partial(store_errors, self._uri, action))
+        file = HashingFile(raw, partial(store_errors, self._uri, action), self._process)
         try:
             yield cast("BinaryIO", file)
-            file.finish()
+            digests = file.finish()
         except BaseException:
             file.discard()
             raw.close()
@@ -406,9 +416,9 @@ class DatasetWriter:
         with store_errors(self._uri, action):
             raw.close()
             hasher = self._broker.hasher
-            md5 = file.md5.hexdigest() if hasher.name == MD5_HEXDIGEST else str(hasher(str(path)))
+            md5 = digests.md5 if hasher.name == MD5_HEXDIGEST else str(hasher(str(path)))
         item = Item(generate_identifier(relpath), relpath, file.tell(), md5)
-        self._sent[relpath] = _Sent(item, file.sha256.hexdigest(), time.time())
+        self._sent[relpath] = _Sent(item, digests.sha256, time.time())
 
     def _complete_overlays(self) -> dict[str, dict[str, Any]]:
         """Return the overlays by identifier, once they cover exactly the items."""

@@ -1,0 +1,153 @@
+"""A process that hashes and writes large files for this one, so that training is disturbed less than by threads."""
+
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import weakref
+
+from lightning_dtool.store import hashing_writer
+from lightning_dtool.store.hashing_writer import BLOCK, BLOCKS, Digests, new_blocks
+
+_MESSAGE = 4096
+
+
+class WritingProcessError(ChildProcessError):
+    """The process is no more; whoever still has the content can write it without it."""
+
+
+class WritingProcess:
+    """A child process, nicer than this one, that shares memory with it.
+
+    Threads that hash take the interpreter from the one that trains, for moments but often; a process does not, and the
+    system can let it wait where cores are scarce. It ends with this process, however that ends.
+
+    Attributes:
+        pid: The child's process ID.
+
+    Raises:
+        OSError: If it cannot be started, or this system cannot share memory so.
+    """
+
+    def __init__(self) -> None:
+        if not hasattr(os, "memfd_create") or not sys.executable:
+            raise OSError("this system has no memory that processes can share without a name")
+        memory = os.memfd_create("lightning-dtool")
+        try:
+            os.ftruncate(memory, BLOCKS * BLOCK)
+            self.blocks = new_blocks(memory)
+            self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                descriptors = (theirs.fileno(), memory)
+                command = [sys.executable, "-I", "-S", hashing_writer.__file__, *map(str, descriptors)]
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors)  # noqa: S603
+        finally:
+            os.close(memory)
+        self.pid = process.pid
+        self._owner = os.getpid()
+        self._end = weakref.finalize(self, _end, process, self._link, self._owner)
+
+    @property
+    def usable(self) -> bool:
+        """False after `close`, and in a process that was forked from the one that started it."""
+        return self._end.alive and os.getpid() == self._owner
+
+    def writer(self, raw: io.FileIO) -> "RemoteWriter":
+        """Return what writes a file there; one at a time.
+
+        Args:
+            raw: The unbuffered file, at its beginning.
+        """
+        self.send(b"file", raw.fileno())
+        return RemoteWriter(self)
+
+    def close(self) -> None:
+        """Let it end."""
+        self._end()
+
+    def send(self, message: bytes, *descriptors: int) -> None:
+        """Give an order.
+
+        Args:
+            message: One that `hashing_writer.serve` knows.
+            descriptors: Of files that go with it.
+        """
+        try:
+            socket.send_fds(self._link, [message], descriptors)
+        except OSError as error:
+            raise self._lost() from error
+
+    def receive(self) -> list[str]:
+        """Return the next answer, in words."""
+        try:
+            message = self._link.recv(_MESSAGE).decode()
+        except OSError as error:
+            raise self._lost() from error
+        if not message:
+            raise self._lost()
+        return message.split(" ", 2)
+
+    def _lost(self) -> WritingProcessError:
+        self.close()
+        return WritingProcessError("the process that writes checkpoints has ended; was it killed, or out of memory?")
+
+
+class RemoteWriter:
+    """One file that the process writes: it does what a `HashingWriter` does."""
+
+    def __init__(self, process: WritingProcess) -> None:
+        self._process = process
+        self._begun: list[int] = []
+        self._ended = False
+
+    def begin(self, turn: int, length: int) -> None:
+        """Begin with a block; see `HashingWriter.begin`."""
+        self._begun.append(turn)
+        self._process.send(f"block {turn} {length}".encode())
+
+    def wait(self, turn: int) -> None:
+        """Wait until a block is free; see `HashingWriter.wait`."""
+        while turn in self._begun:
+            self._expect("free")
+            self._begun.pop(0)
+
+    def finish(self) -> Digests:
+        """Wait for all blocks, and return the digests."""
+        self._process.send(b"finish")
+        while self._begun:
+            self.wait(self._begun[-1])
+        _, md5, sha256 = self._expect("done")
+        return Digests(md5, sha256)
+
+    def stop(self) -> None:
+        """Let the process be done with this file."""
+        if self._ended or not self._process.usable:
+            return
+        self._ended = True
+        self._process.send(b"end")
+        while self._process.receive()[0] != "ended":
+            pass
+
+    def _expect(self, word: str) -> list[str]:
+        answer = self._process.receive()
+        if answer[0] == "failed":
+            raise OSError(int(answer[1]), answer[2])
+        if answer[0] != word:
+            raise OSError(f"expected {word!r} from the process that writes checkpoints, found {answer}")
+        return answer
+
+
+def _end(process: "subprocess.Popen[bytes]", link: socket.socket, owner: int) -> None:
+    if os.getpid() != owner:
+        link.close()
+        process.returncode = 0  # not a child of this process: there is nothing to wait for
+        return
+    with link, contextlib.suppress(OSError):
+        link.shutdown(socket.SHUT_RDWR)  # closing is not enough where forked processes hold the link as well
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
