@@ -7,7 +7,7 @@ grow), to the CPU, with everything around the tensors copied too.
 
 import copy
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from lightning_dtool.staging import Staging
 _BOOKKEEPING = ("ModelCheckpoint", "ModelCheckpoint{")
 """A state key that is the first or begins with the second holds a ModelCheckpoint's notes on paths, which differ
 between best and last. A subclass of another name may hold more, and counts."""
+
+_LEAVES = frozenset({int, float, str, bool, type(None)})
+"""Types of values that hold no tensors: a state of a random number generator has 625 of them."""
 
 
 def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> dict[str, Any]:
@@ -30,6 +33,9 @@ def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> d
 
     Returns:
         The same structure, with tensors on the CPU.
+
+    Raises:
+        MemoryError: If the tensors take more than `staging` may hold.
     """
     copies = staging if staging is not None else Staging()
     copies.recycle()
@@ -38,6 +44,8 @@ def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> d
     # rest, and it knows how (attributes of an OrderedDict, dataclasses, tuples that hold tensors).
     # The list keeps every tensor alive: an id is worth nothing once its object is gone.
     found = list(_tensors(checkpoint, set()))
+    if not copies.fits(nbytes := sum(_sizes(found))):
+        raise MemoryError(f"a copy of {nbytes} bytes is more than may be used for it")
     memory: dict[Any, Any] = {id(tensor): _copy(tensor, storages, copies) for tensor in found}
     # Tensors in places where only deepcopy looks share the copied storages: here torch looks for them.
     memory["torch"] = {
@@ -57,7 +65,11 @@ def storage_sizes(value: Any) -> list[int]:
     Args:
         value: A checkpoint, or a part of one.
     """
-    storages = (tensor.untyped_storage() for tensor in _tensors(value, set()))
+    return _sizes(_tensors(value, set()))
+
+
+def _sizes(tensors: Iterable[torch.Tensor]) -> list[int]:
+    storages = (tensor.untyped_storage() for tensor in tensors)
     return list({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
@@ -69,7 +81,8 @@ def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
     elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
         seen.add(id(value))
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(item, seen)
+            if type(item) not in _LEAVES:
+                yield from _tensors(item, seen)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -39,7 +39,7 @@ class Staging:
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self._free: dict[tuple[int, bool], list[torch.UntypedStorage]] = {}
-        self._used: list[torch.UntypedStorage] = []
+        self._used: list[tuple[torch.UntypedStorage, bool]] = []
         self._held = 0
         self._in_use = 0
         self._largest = 0
@@ -71,7 +71,7 @@ class Staging:
             sizes: The bytes of each of its storages on the CPU.
         """
         missing = Counter(size for size in sizes if size >= _SMALL)
-        for storage in self._used:
+        for storage, _ in self._used:
             missing[storage.nbytes()] -= 1
         for (size, _), storages in self._free.items():
             missing[size] -= len(storages)
@@ -80,14 +80,14 @@ class Staging:
             return
         for size, count in missing.items():
             for _ in range(count):
-                self._give_back(torch.empty(size, dtype=torch.uint8).fill_(0).untyped_storage())
+                self._give_back(torch.empty(size, dtype=torch.uint8).fill_(0).untyped_storage(), pinned=False)
                 self._held += size
         self._largest = max(self._largest, self._held)
 
     def recycle(self) -> None:
         """Give up the last copy: its memory may be used for the next one."""
-        for storage in self._used:
-            self._give_back(storage)
+        for storage, pinned in self._used:
+            self._give_back(storage, pinned)
         self._used, self._pending = [], []
         self._in_use = 0
 
@@ -156,7 +156,7 @@ class Staging:
             self._make_room(size)
             storage = _new(size, pinned)
             self._held += size
-        self._used.append(storage)
+        self._used.append((storage, pinned))
         self._in_use += size
         return storage
 
@@ -168,8 +168,8 @@ class Staging:
                 storages.pop()
                 self._held -= other[0]
 
-    def _give_back(self, storage: torch.UntypedStorage) -> None:
-        self._free.setdefault((storage.nbytes(), storage.is_pinned()), []).append(storage)
+    def _give_back(self, storage: torch.UntypedStorage, pinned: bool) -> None:
+        self._free.setdefault((storage.nbytes(), pinned), []).append(storage)
 
 
 def _copy_all(pairs: list[_Copy]) -> None:

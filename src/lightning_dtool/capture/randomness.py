@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import struct
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -315,7 +316,7 @@ def _mps_in_use() -> bool:
 
 
 def _encoded(state: torch.Tensor) -> str:
-    return base64.b64encode(bytes(state.tolist())).decode()
+    return base64.b64encode(state.numpy().tobytes()).decode()
 
 
 def _decoded(text: str) -> torch.Tensor:
@@ -324,12 +325,12 @@ def _decoded(text: str) -> torch.Tensor:
 
 def _packed(numbers: Any) -> str:
     """Return unsigned 32-bit integers as text, a third as long as their digits."""
-    return base64.b64encode(b"".join(number.to_bytes(4, "little") for number in numbers)).decode()
+    return base64.b64encode(struct.pack(f"<{len(numbers)}I", *numbers)).decode()
 
 
 def _unpacked(text: str) -> list[int]:
     content = base64.b64decode(text)
-    return [int.from_bytes(content[start : start + 4], "little") for start in range(0, len(content), 4)]
+    return list(struct.unpack(f"<{len(content) // 4}I", content))
 
 
 def _integer(text: str) -> int | None:

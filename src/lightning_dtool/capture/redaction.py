@@ -13,6 +13,7 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from lightning_dtool.capture.values import encode_all
@@ -509,6 +510,8 @@ def _looks_generated(value: str) -> bool:
     return len(value) >= 24 and len(re.findall(r"\d", value)) >= 4 and len(re.findall(r"[\W_]", value)) <= 2
 
 
+# Most texts of a record are the same in each checkpoint of a run.
+@lru_cache(maxsize=4096)
 def _redact_inside(text: str) -> str:
     """Return the text of a literal or a comment: only what is a credential for certain, for code may need the rest."""
     text = _SHAPES.sub(_keep_lines, text)

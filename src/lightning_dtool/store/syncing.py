@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,8 +56,9 @@ def sync_tree(root: Path) -> None:
     sync_path(root.parent)
 
 
-def _sync_all(paths: Iterable[str]) -> None:
-    with ThreadPoolExecutor(_THREADS) as pool:
+def _sync_all(paths: Sequence[str]) -> None:
+    # For a few files to start many threads would cost more than it saves.
+    with ThreadPoolExecutor(min(_THREADS, 1 + len(paths) // 8)) as pool:
         for _ in pool.map(sync_path, paths):
             pass
 
