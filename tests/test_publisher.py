@@ -35,7 +35,7 @@ def source() -> bytes:
 def staged(**parts: Any) -> Staged:
     state = {"state_dict": {"w": torch.arange(3.0)}, "epoch": 0}
     sealed = (record(**parts), source())
-    return Staged(state, lambda: sealed, "torch==2.6\n", "{}", "running")
+    return Staged(state, lambda: sealed, "ada", "torch==2.6\n", "{}", "running")
 
 
 @pytest.mark.parametrize("from_file", [False, True])
@@ -142,7 +142,7 @@ def test_a_process_that_is_killed_costs_no_checkpoint(base_uri: str, when: str) 
     state = {"state_dict": {"w": torch.ones(5_000_000)}, "epoch": 0, "deadly": Deadly()}
     if when == "before":
         os.kill(process.pid, signal.SIGKILL)
-    dataset = publish(Staged(state, given_.sealed, "", "{}", "running"), base_uri, "net", None, process)
+    dataset = publish(Staged(state, given_.sealed, "ada", "", "{}", "running"), base_uri, "net", None, process)
     dataset.verify()
     assert not process.usable
     assert len(list(Path(local_path(base_uri) or "").iterdir())) == 1

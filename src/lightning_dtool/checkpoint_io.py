@@ -300,6 +300,7 @@ class DtoolCheckpointIO(CheckpointIO):
         staged = Staged(
             checkpoint if copied is None else copied,
             description.sealed,
+            record.run.creator_username,
             observed.requirements,
             observed.random_states,
             observed.run_status,

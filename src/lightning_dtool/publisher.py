@@ -34,6 +34,7 @@ class Staged:
     state: Mapping[str, Any]
     sealed: Callable[[], tuple[Provenance, bytes]]
     """Returns the finished record and `source.zip`: packing the sources takes time, so it is done here."""
+    creator_username: str
     requirements: str
     random_states: str
     run_status: str
@@ -60,30 +61,25 @@ def publish(
     Raises:
         StoreError: If it could not be written; nothing is then visible as frozen.
     """
-    record, source_zip = staged.sealed()
     try:
-        return _publish(staged, record, source_zip, base_uri, name, file, process)
+        return _publish(staged, base_uri, name, file, process)
     except Exception:
         if process is None or process.usable:
             raise
-        return _publish(staged, record, source_zip, base_uri, name, file, None)
+        return _publish(staged, base_uri, name, file, None)
 
 
 def _publish(
-    staged: Staged,
-    record: Provenance,
-    source_zip: bytes,
-    base_uri: str,
-    name: str,
-    file: Path | None,
-    process: WritingProcess | None,
+    staged: Staged, base_uri: str, name: str, file: Path | None, process: WritingProcess | None
 ) -> FrozenDataset:
-    with DatasetWriter(name, base_uri, creator_username=record.run.creator_username, process=process) as writer:
+    with DatasetWriter(name, base_uri, creator_username=staged.creator_username, process=process) as writer:
         if file is not None:
             writer.put_file(file, CHECKPOINT_ITEM)
         else:
             with writer.open(CHECKPOINT_ITEM) as stream:
                 torch.save(staged.state, stream)
+        # Not first: training has only just been let go, and would have to wait for the interpreter.
+        record, source_zip = staged.sealed()
         writer.put_bytes(to_json(record).encode(), RECORD_ITEM)
         writer.put_bytes(source_zip, SOURCE_ITEM)
         writer.put_bytes(staged.requirements.encode(), REQUIREMENTS_ITEM)
