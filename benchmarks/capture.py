@@ -1,7 +1,9 @@
 """What observing costs: once when fitting begins, and at every step."""
 
 import importlib
+import math
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from benchmarks.measuring import Bar, Comparison, Settings, interleaved
+from benchmarks.measuring import SEED, Bar, Comparison, Settings, interleaved
 from benchmarks.training import Wide, batches, quiet_trainer
 from lightning_dtool import DtoolProvenanceCallback
 
@@ -43,22 +45,6 @@ class TimedStart(DtoolProvenanceCallback):
         begun = time.perf_counter()
         super().on_train_start(trainer, pl_module)
         self.start += time.perf_counter() - begun
-
-
-class Stopwatch(Callback):
-    """Times the steps from the second on."""
-
-    def __init__(self) -> None:
-        self.begun = 0.0
-        self.seconds = 0.0
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Begin after the first batch, in which more is observed, and end with the last one."""
-        if batch_idx == 0:
-            self.begun = time.perf_counter()
-        self.seconds = time.perf_counter() - self.begun
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
@@ -132,30 +118,59 @@ def _hooks(settings: Settings, models: Path) -> Comparison:
 
 
 def _steps(settings: Settings, models: Path) -> Comparison:
-    steps = 20 if settings.short else 2_000
-
-    def timed(kind: type[Callback], *arguments: Any) -> float:
-        watch = Stopwatch()
-        callbacks = [kind(*arguments), watch]
-        trainer = quiet_trainer(settings.folder, callbacks, max_epochs=1, enable_checkpointing=False)
-        trainer.fit(Wide(0.1, tensors=2), batches(steps))
-        return 1e6 * watch.seconds / (steps - 1)
-
+    """Compare within one fit: from one fit to the next a step differs by more than what is measured."""
     empty, ours = "an empty callback", "DtoolProvenanceCallback"
-    figures = interleaved(
-        {empty: lambda: timed(_Empty), ours: lambda: timed(DtoolProvenanceCallback, str(models))},
-        rounds=1 if settings.short else 11,
-    )
-    spread = (max(figures[empty]) - min(figures[empty])) / statistics.median(figures[empty])
+    block, pairs = (5, 2) if settings.short else (10, 2_000)
+    exchange = _Exchange(DtoolProvenanceCallback(str(models)), _Empty(), block)
+    trainer = quiet_trainer(settings.folder, [exchange.ours, exchange], max_epochs=1, enable_checkpointing=False)
+    trainer.fit(Wide(0.1, tensors=2), batches(2 * block * (pairs + 1)))
+    figures = {empty: exchange.figures[False], ours: exchange.figures[True]}
+    ratios = [own / other for own, other in zip(figures[ours], figures[empty], strict=True)]
+    # The standard error of a median, of figures that are about normal.
+    error = 1.25 * statistics.stdev(ratios) / math.sqrt(len(ratios))
     return Comparison(
         "A step of a tiny model",
         "us",
         figures,
         empty,
-        [Bar(ours, 1.01), Bar(ours, 1.01, statistic="min")],
-        [f"the empty callback alone spreads over {100 * spread:.0f} % of its median"],
+        [Bar(ours, 1.01, statistic="paired")],
+        [
+            f"In one fit; the callbacks are exchanged after every {block} steps, in pairs whose order is drawn.",
+            f"The ratio of {len(ratios):,} pairs is known to {1.96 * error:.3f} (95 %).",
+        ],
     )
 
 
 class _Empty(Callback):
     """Has the hooks that ours has, and does nothing in them: Lightning calls each hook of each callback in any case."""
+
+
+class _Exchange(Callback):
+    """Puts one callback in the place of another, and times the steps of each."""
+
+    def __init__(self, ours: Callback, empty: Callback, block: int) -> None:
+        self.ours = ours
+        self.empty = empty
+        self.block = block
+        self.figures: dict[bool, list[float]] = {False: [], True: []}
+        self._shuffled = random.Random(SEED)
+        self._order = [True, False]
+        self._begun = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End a block of steps, and begin the next."""
+        blocks, rest = divmod(batch_idx + 1, self.block)
+        if rest:
+            return
+        if blocks > 2:  # in the first steps more is observed
+            self.figures[self._order[(blocks - 1) % 2]].append(1e6 * (time.perf_counter() - self._begun) / self.block)
+        if blocks % 2 == 0:
+            self._order = self._shuffled.sample([True, False], 2)
+        trainer.callbacks[0] = self.ours if self._order[blocks % 2] else self.empty
+        self._begun = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put ours back."""
+        trainer.callbacks[0] = self.ours

@@ -31,7 +31,8 @@ class Bar:
         series: Whose figure it is.
         at_most: The highest allowed ratio; with `absolute`, the highest allowed figure.
         against: What it is divided by. Default: the comparison's baseline.
-        statistic: `"median"` (default), `"min"`, or `"first"`.
+        statistic: `"median"` (default), `"min"`, `"first"`, or `"paired"`: the median of the ratios of figures that
+            were taken one after the other, for a difference that is smaller than what a machine does by itself.
         absolute: The figure itself is judged, in the comparison's unit.
     """
 
@@ -71,6 +72,9 @@ class Comparison:
 
     def reached(self, bar: Bar) -> float:
         """Return what a bar judges: a ratio, or with `absolute` a figure."""
+        if bar.statistic == "paired":
+            pairs = zip(self.series[bar.series], self.series[bar.against or self.baseline], strict=True)
+            return statistics.median(own / other for own, other in pairs)
         own = self.figure(bar.series, bar.statistic)
         return own if bar.absolute else own / self.figure(bar.against or self.baseline, bar.statistic)
 

@@ -95,37 +95,39 @@ def parse_manifest(uri: str, content: object) -> Manifest:
     if not isinstance(hash_function, str):
         raise _corrupt(uri, "manifest", "the name of a 'hash_function'", hash_function)
     entries = content["items"]
-    if not _are_sound(entries):
-        # One after the other, for a message that names the first that is not.
+    names = _sound_relpaths(entries)
+    if names is None:
+        # One after the other, for a message that names the first that is not sound.
         for identifier, entry in entries.items():
             _check_entry(uri, identifier, entry)
-    relpaths = dict(zip(entries, map(itemgetter("relpath"), entries.values()), strict=True))
-    names = list(relpaths.values())
+        names = [entry["relpath"] for entry in entries.values()]
+    relpaths = dict(zip(entries, names, strict=True))
     # Our own manifests are in order, which is much faster than to sort strings that lie all over the memory.
     if names != sorted(names):
         relpaths = dict(sorted(relpaths.items(), key=itemgetter(1)))
     return Manifest(Items(relpaths, entries), relpaths, hash_function)
 
 
-def _are_sound(entries: Mapping[str, Any]) -> bool:
-    """Tell whether `_check_entry` passes each entry; all at once, as 100,000 calls would take longer than the JSON."""
+def _sound_relpaths(entries: Mapping[str, Any]) -> list[str] | None:
+    """Return the paths if `_check_entry` passes each entry; at once, as many calls would take longer than the JSON."""
     try:
         relpaths, sizes, hashes = (
             list(map(itemgetter(key), entries.values())) for key in ("relpath", "size_in_bytes", "hash")
         )
     except (KeyError, TypeError):
-        return False
+        return None
     types = ({*map(type, relpaths)}, {*map(type, sizes)}, {*map(type, hashes)})
     if not all(found <= {wanted} for found, wanted in zip(types, (str, int, str), strict=True)):
-        return False
+        return None
     joined = "\0".join(["", *relpaths, ""])
     if joined.count("\0") != len(relpaths) + 1 or "\\" in joined or _FORBIDDEN_PART.search(joined):
-        return False
+        return None
     try:
         encoded = joined.encode().split(b"\0")[1:-1]
     except UnicodeEncodeError:
-        return False
-    return min(sizes, default=0) >= 0 and all(hashes) and generate_identifiers(encoded) == list(entries)
+        return None
+    sound = min(sizes, default=0) >= 0 and all(hashes) and generate_identifiers(encoded) == list(entries)
+    return relpaths if sound else None
 
 
 def _check_entry(uri: str, identifier: str, entry: object) -> None:
