@@ -319,8 +319,11 @@ class _Items:
         return image_to_tensor(value) if as_tensor and isinstance(value, Image.Image) else value
 
     def _decode(self, position: int) -> Any:
-        path = self.dataset.path(self.identifiers[position])
-        return (self.decoder or decoder_for(self.names[position]))(path)
+        identifier = self.identifiers[position]
+        if self.decoder is not None:
+            return self.decoder(self.dataset.path(identifier))
+        # Workers are new in each epoch: what is done once for an item is then done for each sample.
+        return decoder_for(self.names[position])(self.dataset.abspath(identifier))
 
     def keep_decoded(self) -> None:
         if self.decoder is not None:

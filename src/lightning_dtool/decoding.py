@@ -18,7 +18,7 @@ TEXT_SUFFIXES = frozenset([".csv", ".json", ".md", ".text", ".tsv", ".txt", ".xm
 _KEPT_MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "F", "I", "I;16", "I;16B", "I;16L"})
 
 
-def decoder_for(relpath: str) -> Callable[[Path], Any]:
+def decoder_for(relpath: str) -> Callable[[str | Path], Any]:
     """Choose a decoder by an item's suffix; case does not matter.
 
     Args:
@@ -38,14 +38,14 @@ def decoder_for(relpath: str) -> Callable[[Path], Any]:
 
 
 @cache
-def _decoders() -> dict[str, Callable[[Path], Any]]:
+def _decoders() -> dict[str, Callable[[str | Path], Any]]:
     """Return the decoders by suffix, without its dot."""
-    decoders: dict[str, Callable[[Path], Any]] = {suffix[1:]: read_image for suffix in IMAGE_SUFFIXES}
+    decoders: dict[str, Callable[[str | Path], Any]] = {suffix[1:]: read_image for suffix in IMAGE_SUFFIXES}
     decoders |= {suffix[1:]: read_text for suffix in TEXT_SUFFIXES}
     return decoders | {"npy": read_array, "npz": read_arrays, "pt": read_torch, "pth": read_torch}
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: str | Path) -> Image.Image:
     """Read an image whole; of several frames, the first.
 
     Grey (8 and 16 bit), grey with alpha, RGB and RGBA images keep their mode. Palettes and colour
@@ -103,19 +103,19 @@ def pixels_to_tensor(pixels: np.ndarray[Any, Any], largest: int | None) -> torch
     return tensor if largest is None else tensor.div_(largest)
 
 
-def read_array(path: Path) -> torch.Tensor:
+def read_array(path: str | Path) -> torch.Tensor:
     """Read a `.npy` file as a tensor of its own dtype; the file is memory-mapped, not read into memory."""
     return array_to_tensor(open_array(path))
 
 
-def open_array(path: Path) -> np.ndarray[Any, Any]:
+def open_array(path: str | Path) -> np.ndarray[Any, Any]:
     """Memory-map a `.npy` file, copy-on-write: writing to the array never changes the file."""
     # Copy-on-write rather than read-only, because torch warns of arrays that it must not write to.
     array: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     return array
 
 
-def read_arrays(path: Path) -> dict[str, torch.Tensor]:
+def read_arrays(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a `.npz` file as a dict of tensors by name, each of its own dtype."""
     with np.load(path, allow_pickle=False) as archive:
         return {name: array_to_tensor(archive[name]) for name in archive.files}
@@ -142,17 +142,17 @@ def array_to_tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
         raise TypeError(f"torch has no dtype for NumPy's {array.dtype}; pass decoder=... to convert it") from error
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: str | Path) -> Any:
     """Load what `torch.save` wrote, onto the CPU; safely, that is tensors and plain values only."""
     # Only zip archives can be memory-mapped, and files from before torch 1.6 are none.
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: str | Path) -> str:
     """Read UTF-8 text; line ends stay as they are."""
-    return path.read_bytes().decode("utf-8")
+    return read_bytes(path).decode("utf-8")
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
     """Read a file as it is."""
-    return path.read_bytes()
+    return Path(path).read_bytes()
