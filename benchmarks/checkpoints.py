@@ -67,7 +67,7 @@ class Naive(Callback):
 
 def run(settings: Settings) -> Iterator[Comparison]:
     """Compare fits with a checkpoint of 100 MB and of 1 GB after every epoch, and their memory."""
-    sizes = {"1 MB": (1, 4, 1)} if settings.short else {"100 MB": (100, 12, 7), "1 GB": (1024, 6, 3)}
+    sizes = {"1 MB": (1, 4, 1)} if settings.short else {"100 MB": (100, 12, 5), "1 GB": (1024, 6, 2)}
     for shown, (megabytes, steps, rounds) in sizes.items():
         yield from _compare(settings, shown, megabytes, steps, rounds)
     yield _memory(settings, 8 if settings.short else 512)
@@ -207,7 +207,7 @@ def _memory(settings: Settings, megabytes: int) -> Comparison:
 
     names = (NONE, PLAIN, OURS) if settings.short else (NONE, PLAIN, OURS, BLOCKING)
     cases = {name: lambda name=name: peak(name) for name in names}
-    peaks = interleaved(cases, rounds=1 if settings.short else 5, warmup=0)
+    peaks = interleaved(cases, rounds=1 if settings.short else 3, warmup=0)
     none = statistics.median(peaks.pop(NONE))
     above: Mapping[str, list[float]] = {name: [value - none for value in values] for name, values in peaks.items()}
     bars = [Bar(OURS, 1.1 * megabytes, absolute=True), Bar(BLOCKING, 64, absolute=True)]

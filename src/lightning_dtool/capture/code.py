@@ -172,10 +172,10 @@ def project_modules_changed(code: Code) -> bool:
     new = [name for name in sys.modules.copy().keys() - _considered if name not in code.modules]
     if not new:
         return False
-    root = project_root()
+    inside = os.path.join(project_root(), "")
     for name in new:
         path = None if _is_known(name) else _source_file(sys.modules.get(name))
-        if path is not None and path.suffix == ".py" and path.is_relative_to(root) and not _is_installed(path):
+        if path is not None and path.suffix == ".py" and str(path).startswith(inside) and not _is_installed(path):
             return True
         _considered.add(name)
     return False
@@ -187,7 +187,7 @@ def _read_modules(root: Path, gaps: list[Gap]) -> tuple[dict[str, bytes], dict[s
     modules: dict[str, str] = {}
     names = set(sys.modules.copy())
     for name, path in _project_modules(root, gaps):
-        relpath = path.relative_to(root).as_posix()
+        relpath = str(path)[len(os.path.join(root, "")) :].replace(os.sep, "/")
         try:
             relpath.encode()
             if relpath not in sources:
@@ -296,6 +296,7 @@ def _is_known(name: str) -> bool:
 def _project_modules(root: Path, gaps: list[Gap]) -> Iterator[tuple[str, Path]]:
     """Yield the imported modules whose file lies inside the project, by name; tell of those of nobody's package."""
     outside = []
+    inside = os.path.join(root, "")
     # A copy in one step: another thread may be importing, and a dictionary that changes cannot be walked.
     for name, module in sys.modules.copy().items():
         if _is_known(name):
@@ -304,7 +305,7 @@ def _project_modules(root: Path, gaps: list[Gap]) -> Iterator[tuple[str, Path]]:
         if path is None or _is_installed(path) or not path.is_file():
             continue
         is_source = path.suffix == ".py" or (name == "__main__" and _is_text(path))
-        if is_source and path.is_relative_to(root):
+        if is_source and str(path).startswith(inside):
             yield name, path
         else:
             outside.append(as_text(name))
@@ -348,15 +349,18 @@ def _is_text(path: Path) -> bool:
 
 
 def _is_installed(path: Path) -> bool:
-    if "site-packages" in path.parts or "dist-packages" in path.parts:
-        return True
-    return any(map(path.is_relative_to, _installed_folders()))
+    # As text: there are thousands of modules.
+    text = str(path)
+    return any(part in text for part in _INSTALLED_PARTS) or text.startswith(_installed_folders())
+
+
+_INSTALLED_PARTS = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
 
 @functools.cache
-def _installed_folders() -> tuple[Path, ...]:
+def _installed_folders() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
-    return tuple({Path(paths[key]).resolve() for key in ("stdlib", "platstdlib", "scripts")})
+    return tuple({os.path.join(os.path.realpath(paths[key]), "") for key in ("stdlib", "platstdlib", "scripts")})
 
 
 def _notebook_cells() -> str | None:

@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def capture_environment(gaps: list[Gap] | None = None) -> Environment:
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
-        versions={name: version for name in _LIBRARIES if (version := _version(name))},
+        versions=_versions(_LIBRARIES),
         cpu=_guarded("environment.cpu", _cpu, gaps),
         cpu_count=_guarded("environment.cpu_count", _cpu_count, gaps),
         memory_bytes=_guarded("environment.memory_bytes", _memory, gaps),
@@ -77,7 +77,18 @@ def _guarded(fact: str, read: Callable[[], Any], gaps: list[Gap]) -> Any:
         return None
 
 
+def _versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those that are installed."""
+    found: dict[str, str] = {}
+    for entry in sys.path:
+        for name, version, _ in _folders(entry or "."):
+            found.setdefault(_normalized(name), version)
+    versions = {name: found.get(_normalized(name)) or _version(name) for name in distributions}
+    return {name: version for name, version in versions.items() if version}
+
+
 def _version(distribution: str) -> str | None:
+    """Return the version of a package that has no folder of the usual name."""
     try:
         return metadata.version(distribution)
     except Exception:  # besides PackageNotFoundError: whatever a half-removed package raises
@@ -203,29 +214,42 @@ def requirements() -> str:
     for entry in sys.path:
         # Of two on the path Python imports the first.
         for name, line in _installed(entry or "."):
-            pins.setdefault(re.sub(r"[-_.]+", "-", name).lower(), line)
+            pins.setdefault(_normalized(name), line)
     return "".join(pins[name] for name in sorted(pins))
 
 
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def _installed(folder: str) -> Iterator[tuple[str, str]]:
-    """Yield the packages of one folder of the path, by the names of their `.dist-info` folders.
+    """Yield the packages of one folder of the path, each with its line of a requirements file."""
+    for entry in _entries(folder):
+        if _FOLDER.fullmatch(entry) is None and entry.endswith((".egg-info", ".egg-link", ".dist-info")):
+            yield from _by_metadata(os.path.join(folder, entry))
+    for name, version, path in _folders(folder):
+        yield name, _pin(name.replace("_", "-"), version, path)
+
+
+def _folders(folder: str) -> Iterator[tuple[str, str, str]]:
+    """Yield name, version and path of the packages in a folder, by the names of their `.dist-info` folders.
 
     `importlib.metadata` reads and parses each package's whole description for its name and version.
     """
-    try:
-        entries = sorted(entry.name for entry in os.scandir(folder))
-    except OSError:  # it is not there, or a zip file
-        return
-    for entry in entries:
+    for entry in _entries(folder):
         match = _FOLDER.fullmatch(entry)
         if match is None:
-            if entry.endswith((".egg-info", ".egg-link", ".dist-info")):
-                yield from _by_metadata(os.path.join(folder, entry))
             continue
-        name, version = as_text(match["name"]), as_text(match["version"])
         path = os.path.join(folder, entry)
         if os.path.exists(os.path.join(path, "METADATA")):  # else it was removed, but for a rest
-            yield name, _pin(name.replace("_", "-"), version, path)
+            yield as_text(match["name"]), as_text(match["version"]), path
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:  # it is not there, or a zip file
+        return []
 
 
 def _by_metadata(path: str) -> Iterator[tuple[str, str]]:
