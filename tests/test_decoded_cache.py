@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
-from lightning_dtool import DtoolDataModule, DtoolDataset
+from lightning_dtool import DtoolDataModule, DtoolDataset, decoding
 from lightning_dtool import dataset as dataset_module
 from lightning_dtool.decoded_cache import DecodedImages
 from lightning_dtool.errors import ConfigurationError, DecodeError, VerificationError
@@ -305,3 +305,54 @@ def test_a_module_fills_it_and_trains_on_the_same(make_dataset) -> None:
     module = DtoolDataModule(frozen.uri, decoded_cache=True)
     assert module.description()["arguments"]["decoded_cache"] is True
     assert module.hparams["decoded_cache"] is True
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_what_begins_with_to_tensor_is_bitwise_the_same(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    frozen = make_dataset(
+        {f"{mode.strip(';')}{seed}.png": encoded(noise(mode, 7, 5, seed), "png") for mode in MODES for seed in (1, 2)
+         if MODES[mode] == "png" and mode != "I"} | {"palette.png": encoded(noise("RGB").quantize(), "png")}
+    )  # fmt: skip
+
+    class Mine(transforms.ToTensor):
+        def __call__(self, picture: Any) -> torch.Tensor:
+            return super().__call__(picture) + 1
+
+    called: list[str] = []
+
+    def halved(tensor: torch.Tensor) -> torch.Tensor:
+        called.append("halved")
+        return tensor / 2
+
+    for transform in (
+        transforms.ToTensor(),
+        transforms.Compose([transforms.ToTensor(), halved, transforms.RandomErasing(p=1.0)]),
+        transforms.Compose([transforms.RandomHorizontalFlip(p=1.0), transforms.ToTensor()]),
+        transforms.Compose([]),
+        Mine(),
+    ):
+        plain = DtoolDataset(frozen, transform=transform)
+        cached = DtoolDataset(frozen, transform=transform, decoded_cache=True)
+        for index in range(len(plain)):
+            torch.manual_seed(index)
+            expected = plain[index]
+            torch.manual_seed(index)
+            for found in (cached[index], *(cached.__getitems__([index]) if "Random" not in repr(transform) else ())):
+                if isinstance(expected, Image.Image):
+                    assert expected.tobytes() == found.tobytes()
+                else:
+                    assert torch.equal(expected, found)
+                    assert (expected.dtype, found.is_contiguous()) == (found.dtype, expected.is_contiguous())
+    assert called
+
+    # It is not made twice, and in another precision not at all.
+    monkeypatch.setattr(transforms.ToTensor, "__call__", lambda self, picture: pytest.fail("it was there already"))
+    cached = DtoolDataset(frozen, transform=transforms.ToTensor(), decoded_cache=True)
+    eight_bits = [number for number, name in enumerate(cached._samples.names) if name[0] in "LR"]
+    assert len(eight_bits) >= 6
+    for index in eight_bits:
+        assert cached[index].dtype is torch.float32
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float64)
+    assert decoding.after_to_tensor(transforms.ToTensor()) is None

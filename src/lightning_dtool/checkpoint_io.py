@@ -242,6 +242,7 @@ class DtoolCheckpointIO(CheckpointIO):
             self._staging.release()
             if self._process is not None:
                 self._process.close()
+                self._process = None
             # What is saved after a run has no end of a run that it could wait for.
             self.background = False
             self.checkpoint_io.teardown()
@@ -410,12 +411,13 @@ class DtoolCheckpointIO(CheckpointIO):
         """Return the process that writes copies of so many bytes; None where a thread will do, or has to."""
         if nbytes < _LARGE or local_path(self.base_uri) is None:
             return None
-        if self._process is None or not self._process.usable:
+        if self._process is None:
             try:
                 self._process = WritingProcess()
             except OSError:  # a system without shared memory, or without room for one more process
                 return None
-        return self._process
+        # One that was killed is not started again: whatever killed it would do so once more.
+        return self._process if self._process.usable else None
 
     def _keep_file(self, staged: Staged, place: Path) -> Path | None:
         """Write the plain file that Lightning would have written; without a dataset it is all there is."""

@@ -18,7 +18,14 @@ from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from lightning_dtool.decoded_cache import DecodedImages, decoder_versions
-from lightning_dtool.decoding import array_to_tensor, decoder_for, image_to_tensor, open_array, pixels_to_tensor
+from lightning_dtool.decoding import (
+    after_to_tensor,
+    array_to_tensor,
+    decoder_for,
+    image_to_tensor,
+    open_array,
+    pixels_to_tensor,
+)
 from lightning_dtool.errors import (
     ConfigurationError,
     DecodeError,
@@ -127,6 +134,10 @@ class DtoolDataset(Dataset[Any]):
         """
         position = self._positions[index]
         try:
+            rest = after_to_tensor(self.transform)
+            value = None if rest is None else self._samples.kept_tensor(position)
+            if value is not None:  # what the transform begins with is done
+                return self._sample(position, value, rest)
             value = self._samples.load(position, as_tensor=self.transform is None)
         except LightningDtoolError:
             raise
@@ -159,11 +170,14 @@ class DtoolDataset(Dataset[Any]):
             return list(map(self._sample, positions, values))
         return [self[index] for index in indices]
 
-    def _sample(self, position: int, value: Any) -> Any:
-        """Return a sample whose item is decoded."""
+    def _sample(self, position: int, value: Any, transforms: Sequence[Callable[[Any], Any]] | None = None) -> Any:
+        """Return a sample whose item is decoded; `transforms` stand for the transform."""
         doing = "transform"
         try:
-            if self.transform is not None:
+            if transforms is not None:
+                for transform in transforms:
+                    value = transform(value)
+            elif self.transform is not None:
                 value = self.transform(value)
             if self._samples.targets is None:
                 return value
@@ -283,6 +297,7 @@ class _Samples(Protocol):
     targets: Targets | None
 
     def load(self, position: int, *, as_tensor: bool) -> Any: ...
+    def kept_tensor(self, position: int) -> torch.Tensor | None: ...
     def keep_decoded(self) -> None: ...
     def fill(self, *, progress: bool) -> None: ...
     def identifiers_of(self, positions: Sequence[int]) -> list[str]: ...
@@ -307,16 +322,22 @@ class _Items:
         self.decoded: DecodedImages | None = None
 
     def load(self, position: int, *, as_tensor: bool) -> Any:
+        kept = self.kept_tensor(position) if as_tensor else None
+        if kept is not None:
+            return kept
         self.fill(progress=get_worker_info() is None)
-        value = None
-        if self.decoded is not None:
-            pixels = self.decoded.pixels(position) if as_tensor else None
-            if pixels is not None:
-                return pixels_to_tensor(pixels, 255)
-            value = self.decoded.image(position)
+        value = None if self.decoded is None else self.decoded.image(position)
         if value is None:
             value = self._decode(position)
         return image_to_tensor(value) if as_tensor and isinstance(value, Image.Image) else value
+
+    def kept_tensor(self, position: int) -> torch.Tensor | None:
+        """Return what the decoded cache has of an image of 8 bits per channel."""
+        if self.decoded is None:
+            return None
+        self.fill(progress=get_worker_info() is None)
+        pixels = None if self.decoded is None else self.decoded.pixels(position)
+        return None if pixels is None else pixels_to_tensor(pixels, 255)
 
     def _decode(self, position: int) -> Any:
         identifier = self.identifiers[position]
@@ -369,6 +390,9 @@ class _DtoolAIImages(_Items):
         # Resized before it is converted, as dtoolAI does: the other way round grey images differ in bits.
         return image_to_tensor(value.resize(self.size).convert("RGB")) if as_tensor else value.convert("RGB")
 
+    def kept_tensor(self, position: int) -> None:
+        """Return nothing: what is kept is neither resized nor converted."""
+
 
 class _Rows:
     """Each row of an array is a sample, and the same row of another array its target."""
@@ -398,6 +422,9 @@ class _Rows:
             scaled = torch.from_numpy(rows.astype(np.float32) / 255)
             return scaled.reshape(len(positions), *self.image_dimensions).unbind()
         return array_to_tensor(rows).unbind()
+
+    def kept_tensor(self, position: int) -> None:
+        """Return nothing: rows are no images."""
 
     def keep_decoded(self) -> None:
         """Do nothing: there is nothing to decode."""

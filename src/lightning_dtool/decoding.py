@@ -1,7 +1,8 @@
 """From the bytes of an item to a tensor, an image or text, chosen by the item's suffix."""
 
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,21 @@ def pixels_to_tensor(pixels: np.ndarray[Any, Any], largest: int | None) -> torch
     channels_first = pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     tensor = torch.from_numpy(channels_first.astype(np.float32, order="C"))
     return tensor if largest is None else tensor.div_(largest)
+
+
+def after_to_tensor(transform: Any) -> Sequence[Callable[[Any], Any]] | None:
+    """Return what follows in a transform that begins with torchvision's `ToTensor`; None if it does not.
+
+    Of an image of 8 bits per channel `ToTensor` makes what `pixels_to_tensor` makes, bit for bit.
+
+    Args:
+        transform: A transform, or a `Compose` of several.
+    """
+    torchvision = sys.modules.get("torchvision.transforms")  # else nobody can have made one
+    if torchvision is None or torch.get_default_dtype() is not torch.float32:
+        return None
+    chain: list[Any] = transform.transforms if type(transform) is torchvision.Compose else [transform]
+    return chain[1:] if chain and type(chain[0]) is torchvision.ToTensor else None
 
 
 def read_array(path: str | Path) -> torch.Tensor:

@@ -73,6 +73,15 @@ def test_if_it_is_killed_the_writer_is_told(process: WritingProcess, tmp_path: P
     assert not process.usable
 
 
+def test_to_give_up_what_it_writes_is_no_error_after_its_end(process: WritingProcess, tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb", buffering=0) as raw:
+        file = HashingFile(raw, contextlib.nullcontext, process)
+        file.write(bytes(BLOCK + 1))
+        os.kill(process.pid, signal.SIGKILL)
+        file.discard()
+    assert not process.usable
+
+
 def test_without_it_threads_write(process: WritingProcess, tmp_path: Path) -> None:
     process.close()
     with (tmp_path / "x").open("wb", buffering=0) as raw:

@@ -126,9 +126,10 @@ class RemoteWriter:
         if self._ended or not self._process.usable:
             return
         self._ended = True
-        self._process.send(b"end")
-        while self._process.receive()[0] != "ended":
-            pass
+        with contextlib.suppress(WritingProcessError):  # then it is done with the file, too
+            self._process.send(b"end")
+            while self._process.receive()[0] != "ended":
+                pass
 
     def _expect(self, word: str) -> list[str]:
         answer = self._process.receive()
