@@ -121,7 +121,7 @@ def _images(settings: Settings, base: Path) -> Iterator[Comparison]:
             ],
             [
                 "Each gives the same tensors: by `ToTensor`, or without a transform where it says `its own tensors`.",
-                "The decoded cache knows what `ToTensor` makes; a transform of another kind takes the time that it takes.",
+                "The decoded cache knows what `ToTensor` makes; a transform of another kind takes its own time.",
                 f"The decoded cache was filled in {filling:.1f} s.",
             ],
         )
