@@ -115,8 +115,8 @@ def _images(settings: Settings, base: Path) -> Iterator[Comparison]:
             interleaved(cases, 1 if settings.short else 7),
             "ImageFolder",
             [
-                Bar("DtoolDataset", 1.05, statistic="min"),
-                Bar("DtoolDataModule", 1.05, statistic="min"),
+                Bar("DtoolDataset", 1.05),
+                Bar("DtoolDataModule", 1.05),
                 *([Bar("decoded cache", 0.3)] if workers == 0 else []),
             ],
             [

@@ -338,7 +338,8 @@ class Environment(Section):
     memory_bytes: Integer | None = Field(default=None, description="The machine's memory.")
     accelerators: list[str] = Field(default=[], description="Names of the GPUs or other accelerators that are there.")
     drivers: dict[str, str] = Field(
-        default={}, description="Versions of CUDA, cuDNN and the like that torch was built with."
+        default={},
+        description="Versions of CUDA and the like that torch was built with, and of cuDNN where CUDA is in use.",
     )
     torch_build: str | None = Field(default=None, description="How torch was built, in its own words.")
     container: str | None = Field(default=None, description="The container or its image, if it says so.")
