@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from benchmarks.measuring import Bar, Comparison, Settings, interleaved
 from lightning_dtool import DtoolDataModule, DtoolDataset, pack
+from lightning_dtool.decoding import image_to_tensor
 from lightning_dtool.store import FrozenDataset, local_path
 
 CLASSES = 10
@@ -41,6 +43,8 @@ def run(settings: Settings) -> Iterator[Comparison]:
             os.environ["DTOOL_CACHE_DIRECTORY"] = before
     yield from _rows(settings, base)
     yield _paths(settings, base)
+    if find_spec("dtoolai"):
+        yield _as_dtoolai(settings, base)
     yield _opening(settings, base)
 
 
@@ -215,6 +219,38 @@ def _paths(settings: Settings, base: Path) -> Comparison:
         "dtoolcore",
         [Bar("FrozenDataset", 1.0)],
         ["dtoolcore parses the manifest for each item, so twice the items take four times as long: hence so few here."],
+    )
+
+
+def _as_dtoolai(settings: Settings, base: Path) -> Comparison:
+    from dtoolai.data import ImageDataSet
+
+    count = 40 if settings.short else 400
+    uri = pack(folder_of_images(settings.folder / "scaled", count), base, "scaled", progress=False)
+    dataset = FrozenDataset.from_uri(uri)
+    classes = sorted(set(dataset.overlay("category").values()))
+    dataset.put_annotation("category_encoding", {name: number for number, name in enumerate(classes)})
+
+    def ours() -> Iterator[Any]:
+        return iter(DtoolDataset(uri, transform=lambda image: image_to_tensor(image.resize((256, 256)))))
+
+    def theirs() -> Iterator[Any]:
+        images = ImageDataSet(uri)
+        return (images[index] for index in range(len(images)))
+
+    # Each has an order of its own.
+    if {image.numpy().tobytes() for image, _ in ours()} != {image.tobytes() for image, _ in theirs()}:
+        raise AssertionError("images differ")
+    return Comparison(
+        f"Opening a dataset and reading its {count:,} images for the first time, at 256 x 256 pixels",
+        "s",
+        interleaved(
+            {"dtoolAI's ImageDataSet": lambda: _epoch(theirs()), "DtoolDataset": lambda: _epoch(ours())},
+            1 if settings.short else 7,
+        ),
+        "dtoolAI's ImageDataSet",
+        [Bar("DtoolDataset", 1.0)],
+        ["dtoolAI keeps every image in memory once it is read; that is quick, and for data that fits."],
     )
 
 
