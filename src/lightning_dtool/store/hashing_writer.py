@@ -27,7 +27,9 @@ _ALIGNMENT = 4096
 _DIRECT = getattr(os, "O_DIRECT", 0)
 """Linux only: writes go to the device at once, in half the time that it takes to fill the page cache and sync it."""
 
-_MESSAGE = 4096
+MESSAGE = 4096
+"""The most bytes of an order or an answer."""
+
 _NICER = 10
 """Where all cores are busy, those who train get ten times the share of one who is nicer by so much."""
 
@@ -147,7 +149,7 @@ def serve(link: socket.socket, blocks: Sequence[memoryview]) -> None:
         blocks: The memory that both processes share.
     """
     while True:
-        message, descriptors, _, _ = socket.recv_fds(link, _MESSAGE, 1)
+        message, descriptors, _, _ = socket.recv_fds(link, MESSAGE, 1)
         if not message:
             return
         with open(descriptors[0], "wb", buffering=0) as raw:
@@ -157,7 +159,7 @@ def serve(link: socket.socket, blocks: Sequence[memoryview]) -> None:
 def _serve_file(link: socket.socket, writer: HashingWriter) -> None:
     reporter = ThreadPoolExecutor(1)  # says which blocks are free, in their order, while new ones come
     try:
-        while order := link.recv(_MESSAGE).decode().split():
+        while order := link.recv(MESSAGE).decode().split():
             if order[0] == "block":
                 turn, length = map(int, order[1:])
                 writer.begin(turn, length)
@@ -188,7 +190,7 @@ def _answer(link: socket.socket, find: Callable[[], str]) -> None:
         answer = f"failed {error.errno or 0} {error.strerror or error}"
     except Exception as error:
         answer = f"failed 0 {error!r}"
-    link.send(answer.encode()[:_MESSAGE])
+    link.send(answer.encode()[:MESSAGE])
 
 
 if __name__ == "__main__":

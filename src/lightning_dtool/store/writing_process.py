@@ -9,9 +9,7 @@ import sys
 import weakref
 
 from lightning_dtool.store import hashing_writer
-from lightning_dtool.store.hashing_writer import BLOCK, BLOCKS, Digests, new_blocks
-
-_MESSAGE = 4096
+from lightning_dtool.store.hashing_writer import BLOCK, BLOCKS, MESSAGE, Digests, new_blocks
 
 
 class WritingProcessError(ChildProcessError):
@@ -82,7 +80,7 @@ class WritingProcess:
     def receive(self) -> list[str]:
         """Return the next answer, in words."""
         try:
-            message = self._link.recv(_MESSAGE).decode()
+            message = self._link.recv(MESSAGE).decode()
         except OSError as error:
             raise self._lost() from error
         if not message:
