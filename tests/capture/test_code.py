@@ -293,12 +293,11 @@ def test_more_files_and_one_seal() -> None:
 
 def test_modules_that_are_imported_later(project: Path) -> None:
     program = REPORT + (
-        "from lightning_dtool.capture.code import project_modules_changed\nimport time\n"
+        "from lightning_dtool.capture.code import project_modules_changed\n"
         "code, _ = capture_code([])\nassert not project_modules_changed(code)\nimport wave\n"
         "assert not project_modules_changed(code)\nimport leaves.blocks\nassert project_modules_changed(code)\n"
         "code, _ = capture_code([])\nassert not project_modules_changed(code)\n"
-        "began = time.process_time()\nfor _ in range(20): project_modules_changed(code)\n"
-        "assert (time.process_time() - began) / 20 < 0.001\nreport()"
+        "report()"
     )
     committed(project)
     assert "leaves.blocks" in run(project, "-c", program)["code"]["modules"]

@@ -212,7 +212,7 @@ def test_an_upload_that_the_server_refuses(s3_base_uri: str, keys: Any, status: 
     with DatasetWriter("x", s3_base_uri) as writer, pytest.raises(StoreError, match=r"cannot write item 'a'"):
         write_while_uploads_are_answered(writer, answer(status))
     assert keys(writer.uuid) == []
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 30
 
 
 def test_an_upload_that_the_server_forgets(s3_base_uri: str, keys: Any) -> None:
@@ -359,7 +359,7 @@ def test_an_endpoint_that_is_down(
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"s3://down.*Check the endpoint"):
         use("s3://down")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
 
 
 def test_wrong_credentials(s3_base_uri: str, dataset: FrozenDataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,8 @@ from lightning_dtool.store import (
 )
 from s3_server import S3Server
 
-SOON = 12.0
-"""Seconds: the links of these tests wait for one, and try twice."""
+SOON = 30.0
+"""Seconds: the links of these tests wait for one, and try twice; left to itself, the library waits for minutes."""
 
 
 @pytest.fixture
