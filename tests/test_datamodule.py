@@ -16,7 +16,6 @@ from PIL import Image
 from torch import nn
 
 from lightning_dtool import DtoolDataModule
-from lightning_dtool.describing import describe, rebuild
 from lightning_dtool.errors import (
     ConfigurationError,
     DatasetNotFoundError,
@@ -561,7 +560,7 @@ def test_the_command_line_of_lightning(uri, tmp_path, monkeypatch, capsys):
     assert "persistent_workers: false" in printed
 
 
-# -- describing and building again ----------------------------------------------------------------
+# -- described, and made again from a checkpoint ---------------------------------------------------
 
 
 def test_the_description_is_strict_json(leaves, uri):
@@ -636,73 +635,6 @@ def test_what_strangers_wrote_is_imported_only_on_trust(uri, base_uri):
     a_lambda = checkpoint_of(DtoolDataModule(uri, collate_fn=lambda x: x), base_uri, "lambda")
     with pytest.raises(ConfigurationError, match=r"Pass collate_fn=\.\.\. yourself"):
         DtoolDataModule.from_uri(a_lambda, trust_source=True)
-
-
-@pytest.mark.parametrize(
-    "description",
-    [
-        {"callable": "os:system"},
-        {"class": "subprocess:Popen", "init": {"args": ["true"]}},
-        {"class": "torchvision.transforms._presets:torch.load", "init": {"f": "x"}},
-        {"callable": "torchvision.transforms.functional:math.sqrt"},
-        {"class": "torchvision.transforms.transforms:warnings", "init": {}},
-        {"enum": "torchvision.transforms.functional:torch", "name": "os"},
-        {"class": "torchvision.transforms.transforms:Lambda", "init": {"lambd": {"callable": "os:system"}}},
-        {
-            "class": "functools:partial",
-            "init": {"func": {"callable": "os:system"}, "args": [], "keywords": {"dict": {}}},
-        },
-    ],
-)
-def test_a_record_cannot_call_what_it_likes(description):
-    pytest.importorskip("torchvision")
-    with pytest.raises(ConfigurationError, match="trust_source=True"):
-        rebuild(description, argument="decoder")
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        partial(np.load, allow_pickle=False),
-        nn.Dropout(0.2),
-        str.upper,
-        np.load,
-        Path,
-        [1, 2.5, None, "x"],
-        {1: 2, 2.5: float("inf")},
-        2**70,
-        "\udcff",
-        b"bytes",
-        torch.tensor([0.1, 0.2], dtype=torch.bfloat16),
-        np.arange(4, dtype=np.int16).reshape(2, 2),
-        np.float32(0.1),
-        torch.device("cpu"),
-        dict.fromkeys,
-    ],
-)
-def test_what_is_trusted_comes_back_the_same(value):
-    description = json.loads(json.dumps(describe(value)))
-    assert describe(rebuild(description, argument="x", trust_source=True)) == description
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        nn.Sequential(nn.Identity()),
-        nn.Identity(),
-        object(),
-        [1].append,
-        {"a": [object()]},
-        list(range(20_000)),
-        "x" * 200_000,
-        torch.zeros(2000),
-        torch.Generator(),
-    ],
-)
-def test_what_is_not_known_whole_is_not_built(value):
-    description = json.loads(json.dumps(describe(value)))
-    with pytest.raises(ConfigurationError, match=r"Pass x=\.\.\. yourself"):
-        rebuild(description, argument="x", trust_source=True)
 
 
 def test_changed_and_moved_data_is_noticed(make_dataset, base_uri, tmp_path):

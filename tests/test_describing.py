@@ -18,8 +18,9 @@ from torch import nn
 
 import programs
 from counting import counted
-from lightning_dtool.describing import describe, describe_in_detail, rebuild, unbuildable
+from lightning_dtool.describing import describe, describe_in_detail
 from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.rebuilding import rebuild, unbuildable
 from lightning_dtool.record import DataModule, Gap
 
 SCALE = 3
@@ -302,10 +303,3 @@ def test_two_processes_write_the_same(tmp_path: Path) -> None:
     assert described[1]["closure"] == {"k": ["w", "x", "y", "z"]}
     assert described[1]["globals"] == {"WORDS": ["ash", "elm", "fir", "oak", "yew"]}
     assert any(gap["fact"] == "here[0].lock" for gap in gaps)
-
-
-def test_why_something_cannot_be_built_is_said() -> None:
-    assert unbuildable(describe([1, "x", nn.Dropout(), np.load, {"a": 2**80}])) is None
-    assert "<lambda>" in str(unbuildable(describe(lambda x: x)))
-    assert "factor" in str(unbuildable(describe(Scaled(1))))
-    assert "__self__" in str(unbuildable(describe({"a": Scaled(1).method})))

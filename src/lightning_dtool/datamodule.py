@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_dtool import rerun
 from lightning_dtool.dataset import DtoolDataset
-from lightning_dtool.describing import describe, rebuild
+from lightning_dtool.describing import describe
 from lightning_dtool.errors import (
     ConfigurationError,
     DatasetNotFoundError,
@@ -24,6 +24,7 @@ from lightning_dtool.errors import (
     VerificationError,
 )
 from lightning_dtool.namespaces import refuse_other_namespace
+from lightning_dtool.rebuilding import rebuild
 from lightning_dtool.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
 from lightning_dtool.selection import (
     STAGES,

@@ -1,4 +1,4 @@
-"""Any value as structure: what a record says of a transform, and what it is built again from.
+"""Any value as structure: what a record says of a transform, and what `rebuilding` builds it again from.
 
 A description is strict JSON, bounded in size, and the same in every process: no memory address, no order of
 a hash table. `{"callable": "module:qualname"}` stands for a function or a class, `{"class": "module:qualname",
@@ -6,25 +6,18 @@ a hash table. `{"callable": "module:qualname"}` stands for a function or a class
 so (`"unknown"`, `"repr"`) and is never built again by guesswork.
 """
 
-import ast
 import base64
 import collections
 import enum
-import functools
 import hashlib
 import inspect
 import itertools
 import json
 import math
 import os
-import re
-import sys
-import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -32,12 +25,22 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_dtool.errors import ConfigurationError
-from lightning_dtool.parsing import parse
+from lightning_dtool.definitions import (
+    MAX_REPR,
+    as_text,
+    class_path,
+    closure,
+    defaults,
+    digest_of_code,
+    is_one_lambda,
+    is_users,
+    names_used,
+    short_repr,
+    shortened,
+    source_of,
+)
+from lightning_dtool.digests import digest_of_numbers, nbytes
 from lightning_dtool.record import MAX_INTEGER, Gap
-
-MAX_REPR = 1000
-"""Characters of a repr that are kept."""
 
 MAX_ITEMS = 10_000
 """Entries of one container that are kept."""
@@ -57,8 +60,6 @@ MAX_HASHED = 64 * 2**20
 MAX_DEPTH = 40
 """Containers within containers that are followed."""
 
-_SAFE_PACKAGE = "torchvision.transforms"
-_ADDRESS = re.compile(r"(?<=\bat )0x[0-9A-Fa-f]+|\b0x[0-9A-Fa-f]{7,}")
 _BOOKKEEPING = frozenset(vars(torch.nn.Module()))
 """What every `nn.Module` keeps; what is told of it (parameters, children, mode) is told otherwise."""
 
@@ -99,198 +100,6 @@ def describe_in_detail(value: Any, where: str, gaps: list[Gap]) -> Any:
         Strict JSON.
     """
     return _Describer(gaps, detailed=True).describe(value, where, ())
-
-
-def unbuildable(description: Any) -> str | None:
-    """Say why nothing can be built from a description; None if something can.
-
-    Args:
-        description: What `describe` returned.
-
-    Example:
-        >>> unbuildable(describe([1, object()]))
-        'builtins:object is known by its repr only'
-    """
-    if isinstance(description, list):
-        return next(filter(None, map(unbuildable, description)), None)
-    if not isinstance(description, dict):
-        return None
-    name = description.get("class") or description.get("callable") or "a value"
-    if "repr" in description:
-        return f"{name} is known by its repr only"
-    if "unknown" in description:
-        return f"{name} does not keep all of: {', '.join(map(str, description['unknown']))}"
-    if "<" in str(description.get("callable", "")) or "<locals>" in str(description.get("class", "")):
-        return f"{name} has no name by which it can be imported"
-    return next(filter(None, map(unbuildable, description.values())), None)
-
-
-def rebuild(description: Any, *, argument: str, trust_source: bool = False) -> Any:
-    """Build a value from its description.
-
-    Args:
-        description: What `describe` returned. It may come from a stranger's record: without
-            `trust_source` nothing is imported but transforms of torchvision.
-        argument: The argument that the value is for, for messages.
-        trust_source: Whether any function and class that the description names may be imported and called.
-
-    Returns:
-        A value whose description is the same.
-
-    Raises:
-        ConfigurationError: If the value cannot be built, may not be, or comes out different.
-
-    Example:
-        >>> rebuild({"dict": {"size": [32, 32]}}, argument="x")
-        {'size': [32, 32]}
-    """
-    try:
-        value = _built(description, trust_source)
-    except _NotTrustedError as error:
-        raise ConfigurationError(
-            f"{argument} is {error} in the record, which is only imported if you trust its author: pass"
-            f" trust_source=True, or pass {argument}=... yourself."
-        ) from None
-    except Exception as error:
-        raise ConfigurationError(
-            f"{argument} cannot be built again from its record {_cut(repr(description))}: {type(error).__name__}:"
-            f" {error}. Pass {argument}=... yourself."
-        ) from error
-    if (found := describe(value)) != description:
-        raise ConfigurationError(
-            f"{argument} came out as {_cut(repr(found))} and not as recorded, {_cut(repr(description))}: the library"
-            f" that it is from has changed. Pass {argument}=... yourself."
-        )
-    return value
-
-
-# -- texts that every process writes alike --------------------------------------------------------
-
-
-def as_text(text: str) -> str:
-    r"""Return a text that UTF-8 can write: what it cannot (bytes of a file name, say) is escaped.
-
-    >>> as_text("leaves-\udcff.csv")
-    'leaves-\\udcff.csv'
-    """
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def class_path(obj: object) -> str:
-    """Return `module:qualname` of a class, a function, or an object's class.
-
-    >>> class_path(torch.nn.Linear)
-    'torch.nn.modules.linear:Linear'
-    """
-    # Not `hasattr(obj, "__qualname__")`: an object with a `__getattr__` of its own may claim to have anything.
-    named = obj if isinstance(obj, type) or inspect.isroutine(obj) else type(obj)
-    return as_text(
-        f"{getattr(named, '__module__', None) or 'builtins'}:{getattr(named, '__qualname__', type(named).__qualname__)}"
-    )
-
-
-def short_repr(value: Any) -> str:
-    """Return a repr without memory addresses, cut to a bearable length.
-
-    >>> short_repr(object())
-    '<object object at 0x…>'
-    """
-    try:
-        text = str(repr(value))
-    except Exception as error:  # somebody else's __repr__ may do anything
-        return f"<repr failed: {type(error).__name__}>"
-    return _cut(as_text(_ADDRESS.sub("0x…", text)))
-
-
-def source_of(obj: Any) -> str | None:
-    """Return the source code of a function or a class; None where there is none (built-in, or typed at a prompt).
-
-    Of several lambdas on one line it is the one that was asked for, from Python 3.11 on; else the line.
-    """
-    try:
-        if getattr(obj, "__name__", None) == "<lambda>" and (segment := _lambda_source(obj)) is not None:
-            return segment
-        return textwrap.dedent(inspect.getsource(obj))
-    except Exception:  # besides OSError and TypeError: whatever the tokenizer makes of a file that has changed since
-        return None
-
-
-def is_users(obj: Any) -> bool:
-    """Tell whether a function or a class comes with no installed package, so that no version number tells its code."""
-    module = getattr(obj, "__module__", None)
-    return isinstance(module, str) and not _is_library(module)
-
-
-def _is_library(module: str) -> bool:
-    root = module.partition(".")[0]
-    if root in sys.stdlib_module_names or root in ("lightning_dtool", "torch", "torchvision", "lightning"):
-        return True
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return isinstance(file, str) and not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}… ({len(text)} characters)"
-
-
-def _lambda_source(function: Any) -> str | None:
-    """Return the text of just one lambda; None if it cannot be told from its neighbours."""
-    code = function.__code__
-    text = "".join(inspect.findsource(function)[0])
-    found = [node for node in _lambdas(text) if node.lineno == code.co_firstlineno]
-    if len(found) > 1 and hasattr(code, "co_positions"):  # Python 3.11
-        places = {(line, column) for line, _, column, _ in code.co_positions() if line and column}
-        found = [node for node in found if any(_spans(node.body, place) for place in places)]
-        # Of lambdas within lambdas the outer one spans the inner one's places, but has arguments of its own.
-        found = [
-            node for node in found if _argument_names(node) == list(code.co_varnames[: len(_argument_names(node))])
-        ]
-    if len(found) > 1:
-        names = {*code.co_names, *code.co_freevars}
-        found = [node for node in found if names == _free_names(node)]
-    return ast.get_source_segment(text, found[0]) if len({ast.dump(node) for node in found}) == 1 else None
-
-
-@functools.lru_cache(maxsize=4)
-def _lambdas(text: str) -> tuple[ast.Lambda, ...]:
-    return tuple(node for node in ast.walk(parse(text)) if isinstance(node, ast.Lambda))
-
-
-def _is_one_lambda(source: str) -> bool:
-    try:
-        return isinstance(parse(source.strip(), mode="eval").body, ast.Lambda)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-
-
-def _digest_of_code(code: types.CodeType) -> "hashlib._Hash":
-    """Tell apart what one line of source stands for; another version of Python gives another digest."""
-    plain = [repr(each) for each in code.co_consts if isinstance(each, bool | int | float | str | bytes | None)]
-    hasher = hashlib.sha256(json.dumps([code.co_code.hex(), plain, code.co_names, code.co_varnames]).encode())
-    for each in code.co_consts:
-        if isinstance(each, types.CodeType):
-            hasher.update(_digest_of_code(each).digest())
-    return hasher
-
-
-def _spans(node: ast.expr, place: tuple[int, int]) -> bool:
-    end = (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
-    return (node.lineno, node.col_offset) <= place < end
-
-
-def _argument_names(node: ast.Lambda) -> list[str]:
-    given = node.args
-    variadic = [each for each in (given.vararg, given.kwarg) if each is not None]
-    return [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs, *variadic)]
-
-
-def _free_names(node: ast.Lambda) -> set[str]:
-    names = {each.id for each in ast.walk(node.body) if isinstance(each, ast.Name)}
-    names |= {each.attr for each in ast.walk(node.body) if isinstance(each, ast.Attribute)}
-    return names - set(_argument_names(node))
-
-
-# -- from a value to its description --------------------------------------------------------------
 
 
 class _Describer:
@@ -457,8 +266,8 @@ class _Describer:
             self._gap(where, f"the source code of {described['callable']} is not to be had", "define it in a file")
         else:
             described["source"] = self._plain(source, where)
-            if "<lambda>" in described["callable"] and not _is_one_lambda(source):
-                described["bytecode"] = f"sha256:{_digest_of_code(function.__code__).hexdigest()}"
+            if "<lambda>" in described["callable"] and not is_one_lambda(source):
+                described["bytecode"] = f"sha256:{digest_of_code(function.__code__)}"
         for layer in (value, function) if value is not function else (function,):
             described.update(self._surroundings(layer, where, inside) if isinstance(layer, types.FunctionType) else {})
         return described
@@ -466,11 +275,11 @@ class _Describer:
     def _surroundings(self, function: types.FunctionType, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
         """Describe the values that decide what a function does and that its source does not show."""
         parts = {
-            "defaults": _defaults(function),
-            "closure": _closure(function),
+            "defaults": defaults(function),
+            "closure": closure(function),
             "globals": {
                 name: function.__globals__[name]
-                for name in sorted(_names_used(function.__code__) & set(function.__globals__))
+                for name in sorted(names_used(function.__code__) & set(function.__globals__))
                 if _is_constant(function.__globals__[name])
             },
         }
@@ -546,37 +355,7 @@ class _Describer:
         return {"class": class_path(type(value)), "repr": text}
 
     def _gap(self, where: str, reason: str, remedy: str) -> None:
-        self._gaps.append(Gap(fact=_cut(as_text(where)), reason=as_text(reason), remedy=remedy))
-
-
-def nbytes(value: Any) -> int:
-    """Return how many bytes the elements of a tensor or an array take."""
-    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else int(value.nbytes)
-
-
-def digest_of_numbers(value: Any) -> str | None:
-    """Return the SHA-256 over dtype, shape and bytes of a tensor or an array, in hexadecimal digits.
-
-    Args:
-        value: A tensor, wherever it lies, or an array. It is read and left as it is.
-
-    Returns:
-        None for what has no plain bytes: sparse, quantized and meta tensors, arrays of objects.
-    """
-    if isinstance(value, torch.Tensor):
-        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
-            return None
-        dense = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        content: Any = dense.reshape(-1).view(torch.uint8).numpy() if dense.numel() else b""
-        header = [str(value.dtype), list(value.shape)]
-    else:
-        if value.dtype.hasobject:
-            return None
-        content = np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else b""
-        header = [value.dtype.str, list(value.shape)]
-    hasher = hashlib.sha256(json.dumps(header).encode() + b"\n")
-    hasher.update(content)
-    return hasher.hexdigest()
+        self._gaps.append(Gap(fact=shortened(as_text(where)), reason=as_text(reason), remedy=remedy))
 
 
 def _digest_of_scalars(values: Any) -> str | None:
@@ -621,37 +400,6 @@ def _init_parameters(cls: type) -> Iterator[tuple[str, bool]]:
         yield name, parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
 
 
-def _defaults(function: types.FunctionType) -> dict[str, Any]:
-    code = function.__code__
-    positional = code.co_varnames[: code.co_argcount]
-    given = function.__defaults__ or ()
-    return {
-        **dict(zip(positional[len(positional) - len(given) :], given, strict=True)),
-        **(function.__kwdefaults__ or {}),
-    }
-
-
-def _closure(function: types.FunctionType) -> dict[str, Any]:
-    found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if name == "__class__":
-            continue
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
-    return found
-
-
-def _names_used(code: types.CodeType) -> set[str]:
-    """Return the names that a function looks up, with those of the functions inside it."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _names_used(constant)
-    return names
-
-
 def _is_constant(value: Any) -> bool:
     """Tell whether a module's variable is a plain value, as a constant is."""
     if isinstance(value, list | tuple | set | frozenset):
@@ -659,67 +407,3 @@ def _is_constant(value: Any) -> bool:
     if isinstance(value, dict):
         return len(value) <= MAX_VALUES and all(map(_is_constant, value.values()))
     return isinstance(value, bool | int | float | str | enum.Enum | torch.Tensor | np.ndarray | None)
-
-
-# -- and back -------------------------------------------------------------------------------------
-
-
-class _NotTrustedError(Exception):
-    """Names what would have to be imported."""
-
-
-def _built(description: Any, trust: bool) -> Any:
-    if isinstance(description, list):
-        return [_built(entry, trust) for entry in description]
-    if not isinstance(description, dict):
-        return description
-    match description:
-        case {"repr": text} | {"unknown": text}:
-            raise ValueError(f"the record does not say all about it ({text})")
-        case {"float": text}:
-            return float(text)
-        case {"int": text}:
-            return int(text, 16)
-        case {"str": text} if isinstance(text := json.loads(text), str):
-            return text
-        case {"bytes": text}:
-            return base64.b64decode(text)
-        case {"dict": entries}:
-            return {key: _built(entry, trust) for key, entry in entries.items()}
-        case {"items": pairs}:
-            return {_built(key, trust): _built(entry, trust) for key, entry in pairs}
-        case {"tensor": values, "dtype": name} if isinstance(dtype := getattr(torch, name, None), torch.dtype):
-            return torch.tensor(_built(values, trust), dtype=dtype)
-        case {"array": values, "dtype": name} if (dtype := np.dtype(name)).kind in "biuf":
-            return np.array(_built(values, trust), dtype=dtype)
-        case {"scalar": value, "dtype": name} if (dtype := np.dtype(name)).kind in "biuf":
-            return dtype.type(_built(value, trust))
-        case {"device": name}:
-            return torch.device(name)
-        case {"dtype": name} if isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        case {"enum": path, "name": name}:
-            return _imported(path, trust)[name]
-        case {"class": "functools:partial", "init": {"func": func, "args": args, "keywords": keywords}} if trust:
-            return partial(_built(func, trust), *_built(args, trust), **_built(keywords, trust))
-        case {"class": path, "init": init}:
-            return _imported(path, trust)(**{name: _built(entry, trust) for name, entry in init.items()})
-        case {"callable": path}:
-            return _imported(path, trust)
-    raise ValueError("it is no description that this version understands")
-
-
-def _imported(path: str, trust: bool) -> Any:
-    module, _, qualname = path.partition(":")
-    is_torchvision = module == _SAFE_PACKAGE or module.startswith(_SAFE_PACKAGE + ".")
-    if not trust and not (is_torchvision and qualname.isidentifier()):
-        raise _NotTrustedError(path)
-    if "<" in qualname:
-        raise ValueError(f"{qualname} has no name by which it can be imported")
-    found: Any = import_module(module)
-    for name in qualname.split("."):
-        found = getattr(found, name)
-    # What a module of torchvision itself imports (os, functions of other packages) is not torchvision's.
-    if not trust and not (isinstance(found, type) and found.__module__.startswith(_SAFE_PACKAGE)):
-        raise _NotTrustedError(path)
-    return found

@@ -21,14 +21,13 @@ gradients and in which order the state dict holds them makes no difference.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-_ADDRESS = re.compile(r"(?<=\bat )0x[0-9A-Fa-f]+|\b0x[0-9A-Fa-f]{7,}")
+from lightning_dtool.definitions import without_addresses
 
 _MAX_DEPTH = 20
 """Containers within containers that are looked into."""
@@ -85,6 +84,35 @@ def opaque_names(state_dict: Mapping[str, Any]) -> list[str]:
     )
 
 
+def nbytes(value: Any) -> int:
+    """Return how many bytes the elements of a tensor or an array take."""
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else int(value.nbytes)
+
+
+def digest_of_numbers(value: Any) -> str | None:
+    """Return the SHA-256 over dtype, shape and bytes of a tensor or an array, in hexadecimal digits.
+
+    Args:
+        value: A tensor, wherever it lies, or an array. It is read and left as it is.
+
+    Returns:
+        None for what has no plain bytes: sparse, quantized and meta tensors, arrays of objects.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            return None
+        content: Any = _bytes(value.detach())
+        header = [str(value.dtype), list(value.shape)]
+    else:
+        if value.dtype.hasobject:
+            return None
+        content = np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else b""
+        header = [value.dtype.str, list(value.shape)]
+    hasher = hashlib.sha256(json.dumps(header).encode() + b"\n")
+    hasher.update(content)
+    return hasher.hexdigest()
+
+
 def _name_key(name: object) -> bytes:
     return str(name).encode("utf-8", "surrogatepass")
 
@@ -110,7 +138,7 @@ def _entries(name: str, value: Any, depth: int) -> Iterator[_Entry]:
     elif isinstance(value, torch.Size | torch.dtype | torch.device):
         yield [name, _type(value), str(value)], None
     else:
-        yield [name, "opaque", _type(value), _ADDRESS.sub("0x…", repr(value))], None
+        yield [name, "opaque", _type(value), without_addresses(repr(value))], None
 
 
 def _tensor_entries(name: str, tensor: torch.Tensor) -> Iterator[_Entry]:
@@ -124,7 +152,7 @@ def _tensor_entries(name: str, tensor: torch.Tensor) -> Iterator[_Entry]:
         raise TypeError(f"{name} is spread over several processes ({_type(tensor)})")
     if hasattr(tensor, "__tensor_flatten__"):
         parts, context = tensor.__tensor_flatten__()
-        yield [name, dtype, shape, _type(tensor), _ADDRESS.sub("0x…", repr(context))], None
+        yield [name, dtype, shape, _type(tensor), without_addresses(repr(context))], None
         for part in parts:
             yield from _tensor_entries(f"{name}/{part}", getattr(tensor, part))
     elif tensor.is_meta:

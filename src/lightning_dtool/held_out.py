@@ -12,8 +12,10 @@ import torch
 
 from lightning_dtool.datamodule import DtoolDataModule
 from lightning_dtool.dataset import DtoolDataset
-from lightning_dtool.describing import class_path, describe, rebuild
+from lightning_dtool.definitions import class_path
+from lightning_dtool.describing import describe
 from lightning_dtool.errors import ConfigurationError, DecodeError, LightningDtoolError, VerificationError
+from lightning_dtool.rebuilding import rebuild
 from lightning_dtool.record import DataSource, Provenance
 from lightning_dtool.selection import selection_digest
 from lightning_dtool.store import FrozenDataset

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import programs
-from lightning_dtool.capture.values import MAX_DEPTH, class_path, encode, encode_all
+from lightning_dtool.capture.values import MAX_DEPTH, encode, encode_all
+from lightning_dtool.definitions import class_path
 from lightning_dtool.record import MAX_INTEGER, Gap, Model
 
 

@@ -29,7 +29,7 @@ from lightning_dtool.capture.redaction import (
     redact_text,
     redaction_gap,
 )
-from lightning_dtool.capture.values import as_text
+from lightning_dtool.definitions import as_text
 from lightning_dtool.parsing import parse
 from lightning_dtool.record import Code, Gap, Git
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lightning_dtool.capture.redaction import REDACTED, is_secret_name, redact_text, redaction_gap
-from lightning_dtool.capture.values import as_text
+from lightning_dtool.definitions import as_text
 from lightning_dtool.record import Environment, Gap
 
 _LIBRARIES = (

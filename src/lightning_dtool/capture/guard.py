@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from lightning_dtool.capture.values import as_text
+from lightning_dtool.definitions import as_text
 from lightning_dtool.record import Gap
 
 T = TypeVar("T")

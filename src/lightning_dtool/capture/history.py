@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lightning_dtool.capture.trainer import capture_metrics
-from lightning_dtool.capture.values import class_path, encode, encode_all
+from lightning_dtool.capture.values import encode, encode_all
+from lightning_dtool.definitions import class_path
 from lightning_dtool.record import Epoch, Gap, MetricObject, Metrics
 
 

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_dtool.capture.preprocessing import describe_pipeline
-from lightning_dtool.capture.values import class_path
-from lightning_dtool.describing import nbytes
+from lightning_dtool.definitions import class_path
+from lightning_dtool.digests import nbytes
 from lightning_dtool.record import MAX_INTEGER, Gap, Loader
 from lightning_dtool.sampler import ResumableSampler
 

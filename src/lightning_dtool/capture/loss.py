@@ -29,7 +29,8 @@ from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
 from lightning_dtool.capture.sources import recorded_source
-from lightning_dtool.capture.values import class_path, encode, encode_all
+from lightning_dtool.capture.values import encode, encode_all
+from lightning_dtool.definitions import class_path
 from lightning_dtool.record import Gap, Loss, LossCall
 
 MAX_CALLS = 100

@@ -13,8 +13,9 @@ from lightning.pytorch import LightningModule
 from torch.nn.parameter import is_lazy
 
 from lightning_dtool.capture.sources import recorded_source
-from lightning_dtool.capture.values import as_text, class_path, encode_all, source_of
+from lightning_dtool.capture.values import encode_all
 from lightning_dtool.classes import source_digest
+from lightning_dtool.definitions import as_text, class_path, source_of, without_addresses
 from lightning_dtool.digests import opaque_names, state_digest
 from lightning_dtool.record import Child, DatasetReference, Gap, InitialWeights, Model
 
@@ -30,7 +31,6 @@ _MAX_PARTS = 20_000
 _CLI_KEYS = frozenset({"_class_path", "_instantiator"})
 """What LightningCLI adds to the hyperparameters for its own use."""
 
-_ADDRESS = re.compile(r"(?<=\bat )0x[0-9A-Fa-f]+|\b0x[0-9A-Fa-f]{7,}")
 _WEIGHTS_NAME = re.compile(r"\w+_Weights\.\w+")
 
 
@@ -159,7 +159,7 @@ def _architecture(module: torch.nn.Module, parameters: int, gaps: list[Gap]) -> 
     where = "model.architecture"
     try:
         if parameters + sum(1 for _ in module.modules()) <= _MAX_PARTS:
-            return _bounded(_ADDRESS.sub("0x…", repr(module)), MAX_ARCHITECTURE, where, gaps)
+            return _bounded(without_addresses(repr(module)), MAX_ARCHITECTURE, where, gaps)
         gaps.append(Gap(fact=where, reason="it has too many parts to print: the first modules are outlined", remedy=""))
         return _outline(module)
     except Exception as error:  # somebody else's __repr__ may do anything

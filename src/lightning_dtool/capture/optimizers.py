@@ -16,7 +16,8 @@ from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_dtool.capture.sources import recorded_source
-from lightning_dtool.capture.values import class_path, encode, encode_all
+from lightning_dtool.capture.values import encode, encode_all
+from lightning_dtool.definitions import class_path
 from lightning_dtool.record import Gap, Optimizer, ParameterGroup, Scheduler
 
 NOT_IN_MODULE = "<not in the LightningModule>"

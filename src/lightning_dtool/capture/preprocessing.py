@@ -11,7 +11,8 @@ from lightning.pytorch.core.hooks import DataHooks
 
 from lightning_dtool.capture.redaction import redact_mapping, redact_source, redaction_gap
 from lightning_dtool.datamodule import DtoolDataModule
-from lightning_dtool.describing import as_text, describe_in_detail, is_users, source_of
+from lightning_dtool.definitions import as_text, is_users, source_of
+from lightning_dtool.describing import describe_in_detail
 from lightning_dtool.record import Gap
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")

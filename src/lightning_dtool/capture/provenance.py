@@ -23,7 +23,7 @@ from lightning_dtool.capture.optimizers import capture_optimizers, capture_sched
 from lightning_dtool.capture.randomness import capture_randomness, random_states_json
 from lightning_dtool.capture.redaction import redact_mapping, redact_record, redaction_gap
 from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
-from lightning_dtool.capture.values import as_text, class_path
+from lightning_dtool.definitions import as_text, class_path
 from lightning_dtool.record import (
     Checkpoint,
     Code,

@@ -4,7 +4,8 @@ import textwrap
 from typing import Any
 
 from lightning_dtool.capture.redaction import redact_source
-from lightning_dtool.capture.values import MAX_TEXT, as_text, source_of
+from lightning_dtool.capture.values import MAX_TEXT
+from lightning_dtool.definitions import as_text, source_of
 from lightning_dtool.record import Gap
 
 

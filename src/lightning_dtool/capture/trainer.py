@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_dtool.capture.redaction import redact_mapping, redaction_gap
-from lightning_dtool.capture.values import class_path, encode, encode_all
+from lightning_dtool.capture.values import encode, encode_all
+from lightning_dtool.definitions import class_path
 from lightning_dtool.record import Component, Gap, Monitor, Trainer
 
 _SETTINGS = (

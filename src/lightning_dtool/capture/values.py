@@ -25,11 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_dtool.describing import MAX_REPR, as_text, class_path, short_repr, source_of
+from lightning_dtool.definitions import MAX_REPR, as_text, class_path, short_repr, source_of
 from lightning_dtool.record import MAX_INTEGER, Gap
-
-__all__ = ["MAX_REPR", "as_text", "class_path", "encode", "encode_all", "source_of"]
-"""How a class, a text and a source are written is the same everywhere: see `describing`."""
 
 MAX_ITEMS = 1000
 """Entries of one container that a record keeps; the rest is counted."""
