@@ -13,9 +13,10 @@ from lightning.pytorch.core.saving import _load_state
 from lightning.pytorch.utilities.migration import migrate_checkpoint  # type: ignore[attr-defined]
 
 from lightning_dtool.classes import class_from_source, import_class, source_digest
-from lightning_dtool.errors import ModuleLoadError, NotACheckpointError, ProvenanceWarning, UnsafeCheckpointError
+from lightning_dtool.errors import ModuleLoadError, ProvenanceWarning, UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.namespaces import refuse_other_namespace
+from lightning_dtool.opening import require_checkpoint
 from lightning_dtool.record import Provenance, from_json
 from lightning_dtool.store import FrozenDataset, delete_dataset, local_path
 from lightning_dtool.store.verified import Mark, mark
@@ -44,14 +45,7 @@ class DtoolCheckpoint:
     """
 
     def __init__(self, dataset: FrozenDataset) -> None:
-        relpaths = {item.relpath for item in dataset.items.values()}
-        missing = {CHECKPOINT_ITEM, RECORD_ITEM} - relpaths
-        if missing:
-            raise NotACheckpointError(
-                f"{dataset.uri}: expected a checkpoint with the items {CHECKPOINT_ITEM} and {RECORD_ITEM}, found "
-                f"{len(relpaths)} items without {' and '.join(sorted(missing))}. "
-                "For a data set use DtoolDataset or DtoolDataModule."
-            )
+        require_checkpoint(dataset)
         self.dataset = dataset
         self.uri = dataset.uri
         self.uuid = dataset.uuid

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from lightning_dtool.errors import InvalidURIError, NotACheckpointError, ReproductionError
-from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
+from lightning_dtool.errors import InvalidURIError, ReproductionError
+from lightning_dtool.items import RECORD_ITEM, SOURCE_ITEM
+from lightning_dtool.opening import require_checkpoint
 from lightning_dtool.record import DatasetReference, Provenance, from_json
 from lightning_dtool.store import FrozenDataset, local_path, locate, normalize_uri
 
@@ -24,14 +25,9 @@ class Recorded:
     """
 
     def __init__(self, dataset: FrozenDataset) -> None:
+        require_checkpoint(dataset)
         self.dataset = dataset
         self.items = {item.relpath: identifier for identifier, item in dataset.items.items()}
-        missing = {CHECKPOINT_ITEM, RECORD_ITEM} - set(self.items)
-        if missing:
-            raise NotACheckpointError(
-                f"{dataset.uri}: expected a checkpoint with the items {CHECKPOINT_ITEM} and {RECORD_ITEM}, found "
-                f"{len(self.items)} items without {' and '.join(sorted(missing))}. Is this a data set?"
-            )
         if local_path(dataset.uri) is None:
             dataset.fetch()  # compares
         else:

@@ -1,0 +1,44 @@
+"""The command line: `lightning-dtool`, and the same commands as `dtool model`.
+
+Results go to standard output, everything else to standard error. What a command needs is imported when it runs, and
+only what runs or compares models needs torch or Lightning.
+"""
+
+import click
+
+from lightning_dtool._version import __version__
+from lightning_dtool.cli.comparing import compare, diff
+from lightning_dtool.cli.console import Group
+from lightning_dtool.cli.evaluating import evaluate
+from lightning_dtool.cli.packing import pack
+from lightning_dtool.cli.reading import check, ls, resolve, show, verify
+from lightning_dtool.cli.rerunning import replicate, reproduce
+
+
+@click.group("model", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lightning-dtool")
+def model() -> None:
+    """Lightning checkpoints as dtool datasets: list, read, verify and use them; pack data.
+
+    A dataset is given by its URI or, on disk, by its folder.
+
+    \b
+    Exit codes:
+      0    fine
+      1    content differs from its recorded size or hash; check --strict: a point failed; diff, compare: they differ;
+           reproduce, replicate: another model came out
+      2    wrong usage: an option, a malformed URI or name, a table that does not fit
+      3    not found, not a checkpoint, not frozen, or cannot be read; evaluate: the model cannot be run on the data
+      4    the store cannot be reached, read or written
+      5    reproduce, replicate: the recorded training could not run
+      130  interrupted
+    """  # noqa: D301 - click's own marker
+
+
+for command in (ls, show, check, verify, resolve, diff, compare, reproduce, replicate, evaluate, pack):
+    model.add_command(command)
+
+
+def main() -> None:
+    """Run the `lightning-dtool` command."""
+    model(prog_name="lightning-dtool")

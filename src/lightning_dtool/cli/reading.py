@@ -1,0 +1,212 @@
+"""`ls`, `show`, `check`, `verify` and `resolve`: what there is, and whether it is whole."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lightning_dtool.cli.checkpoints import open_checkpoint, read_record, verified_path
+from lightning_dtool.cli.console import (
+    Command,
+    describe,
+    exit_code,
+    json_option,
+    message,
+    one_line,
+    print_json,
+    print_rich,
+    status,
+    write,
+)
+from lightning_dtool.errors import LightningDtoolError, MetadataKeyError, VerificationError
+from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG
+
+if TYPE_CHECKING:
+    from lightning_dtool.checklist import DataDescription
+    from lightning_dtool.store import FrozenDataset
+
+
+@click.command(cls=Command)
+@click.argument("base_uri")
+@json_option
+def ls(base_uri: str, as_json: bool) -> None:
+    """List the checkpoints in BASE_URI, newest first.
+
+    Other datasets are left out. One that is damaged is a warning. Where the URI does not fit beside the rest of
+    its row it stands below; when the output is no terminal, every checkpoint is one line that ends in its URI.
+    """
+    from lightning_dtool.store import iter_datasets
+
+    def warn(uri: str, error: LightningDtoolError) -> None:
+        message(f"Warning: left out {uri}: {one_line(error).removeprefix(f'{uri}: ')}")
+
+    def summary(dataset: "FrozenDataset") -> dict[str, Any] | None:
+        try:
+            return _summary(dataset) if CHECKPOINT_TAG in dataset.tags() else None
+        except LightningDtoolError as error:
+            warn(dataset.uri, error)
+            return None
+
+    with status(f"Reading {base_uri}"), ThreadPoolExecutor(8) as pool:
+        found = [entry for entry in pool.map(summary, iter_datasets(base_uri, warn)) if entry]
+    found.sort(key=lambda entry: (entry["frozen_at"], entry["uri"]), reverse=True)
+    if as_json:
+        print_json([{**entry, "frozen_at": entry["frozen_at"].isoformat()} for entry in found])
+    elif found:
+        from lightning_dtool.export.text import listing
+
+        print_rich(lambda width: listing(found, width))
+    else:
+        message(f"No checkpoints in {base_uri}.")
+
+
+@click.command(cls=Command)
+@click.argument("uri")
+@json_option
+def show(uri: str, as_json: bool) -> None:
+    """Show how the checkpoint URI came to be, and what is not known of it.
+
+    With --json: its provenance.json, brought up to the present version of the schema.
+    """
+    dataset = open_checkpoint(uri)
+    record = read_record(dataset)
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+        return
+    from lightning_dtool.export.text import document
+
+    facts = {
+        "uuid": dataset.uuid,
+        "status": _annotation(dataset, "run_status"),
+        "tags": [tag for tag in dataset.tags() if tag != CHECKPOINT_TAG],
+    }
+    print_rich(lambda _: document(record, dataset.name, dataset.uri, facts))
+
+
+@click.command(cls=Command)
+@click.argument("uri")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a point failed, or could not be checked.")
+@json_option
+def check(uri: str, strict: bool, as_json: bool) -> None:
+    """Hold the record of checkpoint URI against what is asked of reproducible models.
+
+    The four guidelines of dtoolAI (Hartley & Olsson 2020), the factors of reproducibility of Gundersen & Kjensmo
+    (2018), and what decides about the numbers of a training run. Each point with what was found and how to mend it.
+    The metadata of the data is read too, where its URI can be reached.
+    """
+    from lightning_dtool import checklist
+
+    dataset = open_checkpoint(uri)
+    record = read_record(dataset)
+    recorded = [source.dataset for stage in ("train", "val", "test") for source in record.data.stages.get(stage, [])]
+    places = dict.fromkeys(found.uri for found in (*record.lineage.source_datasets, *recorded) if found is not None)
+    with status("Reading the data's metadata"):
+        described = [_described(place) for place in places]
+    findings = checklist.check(record, described, {item.relpath for item in dataset.items.values()})
+    if as_json:
+        points = [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
+        counts = {verdict.value: sum(found.verdict is verdict for found in findings) for verdict in checklist.Verdict}
+        print_json({"uri": dataset.uri, "uuid": dataset.uuid, "counts": counts, "findings": points})
+    else:
+        from lightning_dtool.export import text
+
+        print_rich(lambda _: text.checklist(findings, dataset.name, dataset.uri))
+    if strict and checklist.failed(findings):
+        raise click.exceptions.Exit(1)
+
+
+@click.command(cls=Command)
+@click.argument("uris", metavar="URI...", nargs=-1, required=True)
+@json_option
+def verify(uris: tuple[str, ...], as_json: bool) -> None:
+    """Read all content of each URI and compare it with its recorded sizes and hashes.
+
+    Any frozen dataset will do. The exit code is the lowest, other than 0, that any URI gives.
+    """
+    from lightning_dtool.export.text import printable
+    from lightning_dtool.store import FrozenDataset
+
+    results: list[dict[str, Any]] = []
+    codes = set()
+    for uri in uris:
+        try:
+            FrozenDataset.from_uri(uri).verify(progress=True)
+        except LightningDtoolError as error:
+            codes.add(exit_code(error))
+            differs = isinstance(error, VerificationError)
+            results.append({"uri": uri, "status": "differs" if differs else "error", "error": describe(error)})
+            if differs and not as_json:
+                write("\n  ".join(printable(line) for line in [f"differs  {uri}", *str(error).split("\n")]))
+            else:
+                message(f"Error: {one_line(error)}")
+        else:
+            results.append({"uri": uri, "status": "ok", "error": None})
+            if not as_json:
+                write(printable(f"ok       {uri}"))
+    if as_json:
+        print_json(results)
+    raise click.exceptions.Exit(min(codes, default=0))
+
+
+@click.command(cls=Command)
+@click.argument("uri")
+@json_option
+def resolve(uri: str, as_json: bool) -> None:
+    """Print a local path of the checkpoint file of URI, verified; fetched first if the store is remote.
+
+    For use in a shell: python eval.py "$(lightning-dtool resolve URI)"
+    """
+    dataset = open_checkpoint(uri)
+    path = verified_path(dataset, CHECKPOINT_ITEM, progress=True)
+    if as_json:
+        print_json({"uri": dataset.uri, "uuid": dataset.uuid, "path": str(path)})
+    else:
+        # As bytes: a path must come out as the file system knows it, whatever the locale.
+        click.echo(os.fsencode(path))
+
+
+def _summary(dataset: "FrozenDataset") -> dict[str, Any]:
+    """Return what a listing says of a checkpoint: from its annotations, which are cheaper than the record."""
+    annotations = {name: _annotation(dataset, name) for name in ("epoch", "global_step", "monitor", "run_status")}
+    return {
+        "name": dataset.name,
+        "uri": dataset.uri,
+        "uuid": dataset.uuid,
+        "frozen_at": dataset.frozen_at,
+        **annotations,
+        "tags": dataset.tags(),
+    }
+
+
+def _annotation(dataset: "FrozenDataset", name: str) -> Any:
+    try:
+        return dataset.annotation(name)
+    except MetadataKeyError:
+        return None
+
+
+def _described(uri: str) -> "DataDescription":
+    """Look what metadata a dataset has; that it cannot be reached is an answer."""
+    import yaml
+
+    from lightning_dtool.checklist import DataDescription
+    from lightning_dtool.store import FrozenDataset
+
+    try:
+        dataset = FrozenDataset.from_uri(uri)
+        try:
+            readme = yaml.safe_load(dataset.readme())
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that no calendar has
+            readme = None
+        return DataDescription(
+            uri=uri,
+            uuid=dataset.uuid,
+            content_digest=dataset.content_digest,
+            readme=readme if isinstance(readme, dict) else None,
+            overlays=dataset.overlay_names(),
+            annotations=dataset.annotation_names(),
+        )
+    except LightningDtoolError as error:
+        return DataDescription(uri=uri, problem=one_line(error))
