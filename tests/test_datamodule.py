@@ -27,7 +27,9 @@ from lightning_dtool.errors import (
     SelectionError,
     VerificationError,
 )
+from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, to_json
 from lightning_dtool.store import DatasetWriter, delete_dataset, local_path
+from record.samples import record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
@@ -588,12 +590,12 @@ def checkpoint_of(data, base_uri, name="checkpoint", class_path="lightning_dtool
     data.setup("fit")
     description = json.loads(json.dumps(data.description()))
     stages = {
-        stage: [{"dataset": {key: facts[key] for key in ("uri", "uuid", "name", "content_digest")}}]
+        stage: [DataSource(dataset=DatasetReference(**{key: facts[key] for key in DatasetReference.model_fields}))]
         for stage, facts in description["stages"].items()
     }
-    module = {"class_path": class_path, "arguments": description["arguments"]}
+    module = DataModule(class_path=class_path, arguments=description["arguments"])
     with DatasetWriter(name, base_uri) as writer:
-        writer.put_bytes(json.dumps({"data": {"datamodule": module, "stages": stages}}).encode(), "provenance.json")
+        writer.put_bytes(to_json(record(data=Data(datamodule=module, stages=stages))).encode(), "provenance.json")
         return writer.commit().uri
 
 
@@ -653,12 +655,24 @@ def test_changed_and_moved_data_is_noticed(make_dataset, base_uri, tmp_path):
 
 def test_a_record_of_something_else_is_refused(uri, base_uri, make_dataset):
     checkpoint = checkpoint_of(DtoolDataModule(uri), base_uri, class_path="__main__:Mine")
-    with pytest.raises(RecordError, match=r"trained with __main__.Mine"):
+    with pytest.raises(RecordError, match=r"trained with __main__:Mine"):
         DtoolDataModule.from_uri(checkpoint)
-    for number, text in enumerate([b"", b"[]", b'{"data": {"datamodule": null, "stages": {}}}', b'{"data": 3}']):
-        broken = make_dataset({"provenance.json": text}, f"broken{number}")
-        with pytest.raises(RecordError, match="broken"):
+    without = make_dataset({"provenance.json": to_json(record()).encode()}, "without")
+    with pytest.raises(RecordError, match="trained with no DataModule"):
+        DtoolDataModule.from_uri(without.uri)
+    newer = {**json.loads(to_json(record())), "schema_version": 999}
+    for number, text in enumerate(["", "[]", '{"data": {"datamodule": null, "stages": {}}}', json.dumps(newer)]):
+        broken = make_dataset({"provenance.json": text.encode()}, f"broken{number}")
+        with pytest.raises(RecordError, match=broken.uri):
             DtoolDataModule.from_uri(broken.uri)
+
+
+def test_a_record_that_was_changed_is_refused(uri, base_uri):
+    checkpoint = checkpoint_of(DtoolDataModule(uri, batch_size=7), base_uri)
+    file = local_path(checkpoint) / "data" / "provenance.json"
+    file.write_text(file.read_text().replace('"batch_size": 7', '"batch_size": 9'))
+    with pytest.raises(VerificationError, match=r"provenance\.json"):
+        DtoolDataModule.from_uri(checkpoint)
 
 
 def test_a_relative_path_is_found_again_from_another_folder(leaves, tmp_path, monkeypatch):

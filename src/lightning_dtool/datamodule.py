@@ -4,7 +4,7 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,14 +17,14 @@ from lightning_dtool.dataset import DtoolDataset
 from lightning_dtool.describing import describe
 from lightning_dtool.errors import (
     ConfigurationError,
-    DatasetNotFoundError,
     ProvenanceWarning,
-    RecordError,
     SelectionError,
-    VerificationError,
 )
+from lightning_dtool.items import RECORD_ITEM
 from lightning_dtool.namespaces import refuse_other_namespace
+from lightning_dtool.opening import read_record
 from lightning_dtool.rebuilding import rebuild
+from lightning_dtool.recorded_data import recorded_arguments, verify_data
 from lightning_dtool.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
 from lightning_dtool.selection import (
     STAGES,
@@ -35,8 +35,6 @@ from lightning_dtool.selection import (
     split_by_overlay,
 )
 from lightning_dtool.store import FrozenDataset, generate_identifier, normalize_uri
-
-RECORD_ITEM = "provenance.json"
 
 _CALLABLES = ("target", "decoder", "train_transform", "eval_transform", "target_transform", "collate_fn")
 _STAGES_OF = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -213,15 +211,15 @@ class DtoolDataModule(pl.LightningDataModule):
         source = FrozenDataset.from_uri(uri)
         if generate_identifier(RECORD_ITEM) not in source.items:
             return cls(source.uri, **overrides)
-        recorded, digests = _recorded_module(source, cls)
+        record = read_record(source)
         arguments = {
             name: rebuild(value, argument=name, trust_source=trust_source)
-            for name, value in recorded.items()
+            for name, value in recorded_arguments(record, source.uri, cls).items()
             if name not in overrides
         }
         module = cls(**{**arguments, **overrides})
         if verify:
-            module._verify(digests, source.uri)
+            verify_data(record, source.uri, module._places())
         return module
 
     # -- Lightning's hooks ------------------------------------------------------------------------
@@ -559,6 +557,12 @@ class DtoolDataModule(pl.LightningDataModule):
             raise self._nothing_for(stage)
         return dataset
 
+    def _places(self) -> dict[str, tuple[str, str]]:
+        """Return where the data of each stage is, and the argument that says so."""
+        own = {stage: (getattr(self, f"{stage}_uri"), f"{stage}_uri") for stage in STAGES}
+        places = {stage: (uri, name) if uri is not None else (self.uri, "uri") for stage, (uri, name) in own.items()}
+        return {stage: (uri, name) for stage, (uri, name) in places.items() if uri is not None}
+
     def _nothing_for(self, stage: str) -> ConfigurationError | SelectionError:
         if self.uri is None:
             return ConfigurationError(f"There is no data for {stage!r}: pass {stage}_uri=...")
@@ -588,48 +592,6 @@ class DtoolDataModule(pl.LightningDataModule):
             "persistent_workers": self.persistent_workers,
             "collate_fn": self.collate_fn,
         }
-
-    def _verify(self, digests: Mapping[str, str], checkpoint: str) -> None:
-        for stage, digest in digests.items():
-            own = getattr(self, f"{stage}_uri")
-            uri = own if own is not None else self.uri
-            if uri is None:
-                continue
-            try:
-                frozen = FrozenDataset.from_uri(uri)
-            except DatasetNotFoundError as error:
-                argument = "uri" if own is None else f"{stage}_uri"
-                raise DatasetNotFoundError(
-                    f"{error} The checkpoint {checkpoint} was trained with it; if it has moved, pass {argument}=..."
-                ) from error
-            if frozen.content_digest != digest:
-                raise VerificationError(
-                    f"{frozen.uri} has the content digest {frozen.content_digest}; the checkpoint {checkpoint} was made"
-                    f" with {digest} for {stage!r}: the data has changed. Pass the address of an unchanged copy,"
-                    " or verify=False to use the data as it is."
-                )
-
-
-def _recorded_module(source: FrozenDataset, cls: type[DtoolDataModule]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read from a checkpoint's record the module's arguments, and the content digest of each stage's data."""
-    try:
-        data = json.loads(source.read_bytes(generate_identifier(RECORD_ITEM)))["data"]
-        module = data["datamodule"]
-        recorded_class = module and module["class_path"].replace(":", ".")
-        arguments = dict(module["arguments"]) if module else {}
-        sources = {stage: entries[0]["dataset"] for stage, entries in data["stages"].items() if entries}
-        digests = {stage: dataset["content_digest"] for stage, dataset in sources.items() if dataset}
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise RecordError(
-            f"{source.uri}: its {RECORD_ITEM} does not say which data the model was trained on"
-            f" ({type(error).__name__}: {error}). Make the DtoolDataModule from the dataset's URI."
-        ) from error
-    if not arguments or recorded_class != f"{cls.__module__}.{cls.__qualname__}":
-        raise RecordError(
-            f"{source.uri} was trained with {recorded_class or 'no DataModule'}, which {cls.__qualname__}.from_uri"
-            " cannot build again. Call from_uri on that class, or make the module yourself."
-        )
-    return arguments, digests
 
 
 def _plain(value: Any) -> Any:

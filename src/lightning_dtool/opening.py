@@ -1,8 +1,23 @@
-"""Is a dataset a checkpoint? Asked without torch."""
+"""A checkpoint's dataset, opened without torch: is it one, and what does its record say?"""
+
+import os
+from pathlib import Path
 
 from lightning_dtool.errors import NotACheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM
+from lightning_dtool.record import Provenance, from_json
 from lightning_dtool.store import FrozenDataset
+
+
+def open_checkpoint(uri: str | os.PathLike[str]) -> FrozenDataset:
+    """Open a dataset that holds a checkpoint; metadata only is read.
+
+    Raises:
+        NotACheckpointError: If it holds none.
+    """
+    dataset = FrozenDataset.from_uri(uri)
+    require_checkpoint(dataset)
+    return dataset
 
 
 def require_checkpoint(dataset: FrozenDataset) -> None:
@@ -19,3 +34,25 @@ def require_checkpoint(dataset: FrozenDataset) -> None:
             f"{len(relpaths)} items without {' and '.join(sorted(missing))}. "
             "For a data set use DtoolDataset or DtoolDataModule."
         )
+
+
+def verified_path(dataset: FrozenDataset, relpath: str, progress: bool = False) -> Path:
+    """Return a local file with an item, compared with its hash.
+
+    Raises:
+        MissingItemError: If there is no such item.
+        VerificationError: If it differs.
+    """
+    identifier = dataset.item(relpath).identifier
+    dataset.fetch([identifier], progress=progress, verify=True)
+    return dataset.path(identifier)
+
+
+def read_record(dataset: FrozenDataset) -> Provenance:
+    """Return a checkpoint's record, compared with its hash.
+
+    Raises:
+        VerificationError: If it differs.
+        RecordError: If it is none that this version reads.
+    """
+    return from_json(verified_path(dataset, RECORD_ITEM).read_bytes(), dataset.uri)

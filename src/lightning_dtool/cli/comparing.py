@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lightning_dtool.cli.checkpoints import open_checkpoint, read_record, verified_path
 from lightning_dtool.cli.console import Command, json_option, print_json, print_rich, status
 from lightning_dtool.items import REQUIREMENTS_ITEM, SOURCE_ITEM
 
@@ -29,6 +28,7 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
     Exits with 0 if nothing that matters differs, with 1 if something does.
     """
     from lightning_dtool import differences
+    from lightning_dtool.opening import open_checkpoint
 
     datasets = [open_checkpoint(uri) for uri in (uri_a, uri_b)]
     a, b = (_content(dataset) for dataset in datasets)
@@ -86,6 +86,7 @@ def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
 def _content(dataset: "FrozenDataset") -> "Content":
     """Read a checkpoint's record, code and packages, each compared with its hash."""
     from lightning_dtool.differences import Content, read_sources
+    from lightning_dtool.opening import read_record, verified_path
 
     items = {item.relpath for item in dataset.items.values()}
     sources = requirements = None

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lightning_dtool.cli.checkpoints import open_checkpoint, read_record, verified_path
 from lightning_dtool.cli.console import (
     Command,
     describe,
@@ -70,6 +69,8 @@ def show(uri: str, as_json: bool) -> None:
 
     With --json: its provenance.json, brought up to the present version of the schema.
     """
+    from lightning_dtool.opening import open_checkpoint, read_record
+
     dataset = open_checkpoint(uri)
     record = read_record(dataset)
     if as_json:
@@ -97,6 +98,7 @@ def check(uri: str, strict: bool, as_json: bool) -> None:
     The metadata of the data is read too, where its URI can be reached.
     """
     from lightning_dtool import checklist
+    from lightning_dtool.opening import open_checkpoint, read_record
 
     dataset = open_checkpoint(uri)
     record = read_record(dataset)
@@ -158,6 +160,8 @@ def resolve(uri: str, as_json: bool) -> None:
 
     For use in a shell: python eval.py "$(lightning-dtool resolve URI)"
     """
+    from lightning_dtool.opening import open_checkpoint, verified_path
+
     dataset = open_checkpoint(uri)
     path = verified_path(dataset, CHECKPOINT_ITEM, progress=True)
     if as_json:
