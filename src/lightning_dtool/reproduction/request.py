@@ -1,0 +1,58 @@
+"""What is asked for when a training shall be run again."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.reproduction.tolerance import MIN_VALUES, width_factor
+
+Environments = Literal["current", "create"]
+Ancestors = Literal["first", "parent"]
+Say = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; `reproduce` says what each part means.
+
+    Raises:
+        ConfigurationError: If the parts do not fit together.
+    """
+
+    kind: str
+    env: Environments = "current"
+    device: str | None = None
+    runs: int = 0
+    level: float = 0.95
+    source: str | os.PathLike[str] | None = None
+    data: dict[str, str] = field(default_factory=dict)
+    search: tuple[str, ...] = ()
+    threads: int | None = None
+    from_: Ancestors = "first"
+    trace: bool = False
+    timeout: float | None = None
+    say: Say = silent
+    stages: dict[str, str] = field(default_factory=dict)
+    """For a replication: datasets by stage."""
+
+    def __post_init__(self) -> None:
+        if self.runs and self.runs < MIN_VALUES:
+            raise ConfigurationError(f"runs={self.runs}: expected 0, or at least {MIN_VALUES}: fewer show no spread.")
+        if not 0 < self.level < 1:
+            raise ConfigurationError(f"level={self.level}: expected a probability between 0 and 1.")
+        if self.runs:
+            width_factor(MIN_VALUES, self.level)  # says so now, and not after hours, if SciPy is not installed
+        if self.env not in ("current", "create"):
+            raise ConfigurationError(f"env={self.env!r}: expected 'current' or 'create'.")
+        if self.from_ not in ("first", "parent"):
+            raise ConfigurationError(f"from_={self.from_!r}: expected 'first' or 'parent'.")
+        if self.device not in (None, "cpu"):
+            raise ConfigurationError(f"device={self.device!r}: expected 'cpu', or nothing for the script's own choice.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigurationError(f"threads={self.threads}: expected at least 1.")
