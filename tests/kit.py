@@ -1,11 +1,16 @@
 """Small models, data and Trainers for the tests."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
+from lightning_dtool.store import DatasetWriter
 
 
 class TinyNet(L.LightningModule):
@@ -70,3 +75,17 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Return True if two sets of weights are bitwise equal."""
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def checkpoint_dataset(
+    base_uri: str, record: object, name: str = "made", *, items: Mapping[str, bytes] | None = None, **annotations: Any
+) -> str:
+    """Write a dataset that looks like a checkpoint, with more items by name, and return its URI."""
+    content = {CHECKPOINT_ITEM: b"weights", RECORD_ITEM: json.dumps(record).encode(), **(items or {})}
+    with DatasetWriter(name, base_uri, creator_username="tester") as writer:
+        for relpath, data in content.items():
+            writer.put_bytes(data, relpath)
+        for key, value in annotations.items():
+            writer.put_annotation(key, value)
+        writer.put_tag(CHECKPOINT_TAG)
+        return writer.commit().uri

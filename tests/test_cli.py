@@ -17,7 +17,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from conftest import MakeDataset, Run
-from kit import TinyNet, loader, trainer
+from kit import TinyNet, checkpoint_dataset, loader, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.export.text import MAX_CELL, listing, printable
 from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
@@ -49,17 +49,6 @@ def checkpoint(models: Path) -> str:
 def damaged(checkpoint: str, tmp_path: Path) -> Path:
     """Return a copy of the checkpoint's folder, to be damaged."""
     return Path(shutil.copytree(local_path(checkpoint), tmp_path / "copy"))  # type: ignore[arg-type]
-
-
-def checkpoint_dataset(base_uri: str, record: object, name: str = "made", **annotations: Any) -> str:
-    """Write a dataset that looks like a checkpoint."""
-    with DatasetWriter(name, base_uri, creator_username="tester") as writer:
-        writer.put_bytes(b"weights", CHECKPOINT_ITEM)
-        writer.put_bytes(json.dumps(record).encode(), RECORD_ITEM)
-        for key, value in annotations.items():
-            writer.put_annotation(key, value)
-        writer.put_tag(CHECKPOINT_TAG)
-        return writer.commit().uri
 
 
 def record_of(checkpoint: str) -> dict[str, Any]:

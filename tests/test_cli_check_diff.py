@@ -13,11 +13,11 @@ from click.testing import Result
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from conftest import Run
-from kit import TinyNet, trainer
+from kit import TinyNet, checkpoint_dataset, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.checklist import Verdict
 from lightning_dtool.export.text import MAX_ENTRIES, MAX_PATCH_LINES, MAX_TEXT
-from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
+from lightning_dtool.items import RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
 from lightning_dtool.packing import pack
 from lightning_dtool.record import SCHEMA_VERSION
 from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path
@@ -64,17 +64,6 @@ def runs(folder: Path, data: str) -> tuple[str, str]:
 def record_of(uri: str) -> dict[str, Any]:
     dataset = FrozenDataset.from_uri(uri)
     return json.loads(dataset.read_bytes(dataset.item(RECORD_ITEM).identifier))
-
-
-def made(base_uri: str, record: object, name: str = "made", **items: bytes) -> str:
-    """Write a dataset that looks like a checkpoint, with more items by name."""
-    with DatasetWriter(name, base_uri, creator_username="tester") as writer:
-        writer.put_bytes(b"weights", CHECKPOINT_ITEM)
-        writer.put_bytes(json.dumps(record).encode(), RECORD_ITEM)
-        for item, content in items.items():
-            writer.put_bytes(content, item)
-        writer.put_tag(CHECKPOINT_TAG)
-        return writer.commit().uri
 
 
 def points(result: Result) -> dict[str, dict[str, str]]:
@@ -140,7 +129,7 @@ def test_check_says_why_data_cannot_be_read(run: Run, base_uri: str, runs: tuple
     record = record_of(runs[0])
     for uri in ("/nowhere/at/all", "unheard-of://x/y", "not a uri"):
         facts = {**record["lineage"]["source_datasets"][0], "uri": uri}
-        uri = made(base_uri, {**record, "lineage": {"source_datasets": [facts]}}, name=f"made{len(uri)}")
+        uri = checkpoint_dataset(base_uri, {**record, "lineage": {"source_datasets": [facts]}}, name=f"made{len(uri)}")
         found = points(run("check", uri, "--json"))["guidelines.metadata"]
         assert found["verdict"] == "not checked"
         assert facts["uri"] in found["found"]
@@ -153,7 +142,7 @@ def test_check_survives_any_readme(run: Run, base_uri: str, data: str, runs: tup
         writer.put_readme(readme)
         odd = writer.commit()
     facts = {"uri": odd.uri, "uuid": odd.uuid, "name": "odd", "content_digest": odd.content_digest}
-    uri = made(base_uri, {**record_of(runs[0]), "lineage": {"source_datasets": [facts]}})
+    uri = checkpoint_dataset(base_uri, {**record_of(runs[0]), "lineage": {"source_datasets": [facts]}})
     found = points(run("check", uri, "--json"))["guidelines.metadata"]
     assert (found["verdict"], found["found"]) == ("fail", "no description in the README of odd")
 
@@ -167,7 +156,7 @@ def test_check_finds_data_that_was_changed_after_training(
     next(iter(content["items"].values()))["hash"] = "0" * 32
     manifest.write_text(json.dumps(content))
     text = json.dumps(record_of(runs[0])).replace(json.dumps(data)[1:-1], FrozenDataset.from_uri(copy).uri)
-    found = points(run("check", made(base_uri, json.loads(text)), "--json"))["guidelines.persistent_uris"]
+    found = points(run("check", checkpoint_dataset(base_uri, json.loads(text)), "--json"))["guidelines.persistent_uris"]
     assert found["verdict"] == "fail"
     assert "changed after training" in found["found"]
 
@@ -209,7 +198,9 @@ def test_diff_of_code_and_packages(run: Run, base_uri: str, runs: tuple[str, str
 
     def checkpoint(name: str, source: str, requirements: str) -> str:
         zipped = archive({"train.py": source.encode()})
-        return made(base_uri, record, name, **{SOURCE_ITEM: zipped, REQUIREMENTS_ITEM: requirements.encode()})
+        return checkpoint_dataset(
+            base_uri, record, name, items={SOURCE_ITEM: zipped, REQUIREMENTS_ITEM: requirements.encode()}
+        )
 
     a = checkpoint("a", "lr = 1\n", "torch==2.6.0\ngone==1\n")
     b = checkpoint("b", "lr = 2\n", "torch==2.7.0\n")
@@ -222,7 +213,7 @@ def test_diff_of_code_and_packages(run: Run, base_uri: str, runs: tuple[str, str
     lines = run("diff", a, long, code=1).stdout.splitlines()
     assert len(lines) < MAX_PATCH_LINES + 20
     assert [line for line in lines if re.fullmatch(r"    and \d+ more lines \(--json shows all\)", line)]
-    damaged = made(base_uri, record, "d", **{SOURCE_ITEM: b"no zip"})
+    damaged = checkpoint_dataset(base_uri, record, "d", items={SOURCE_ITEM: b"no zip"})
     assert "source.zip cannot be read" in run("diff", a, damaged, code=3).stderr
 
 
@@ -231,7 +222,7 @@ def test_diff_of_the_same_content_elsewhere_is_said_and_counts_as_the_same(
 ) -> None:
     record = record_of(runs[0])
     moved = json.loads(json.dumps(record).replace(json.dumps(data)[1:-1], "s3://lab/vectors"))
-    a, b = made(base_uri, record, "a"), made(base_uri, moved, "b")
+    a, b = checkpoint_dataset(base_uri, record, "a"), checkpoint_dataset(base_uri, moved, "b")
     text = run("diff", a, b).stdout
     assert f"data.stages.train[vectors].dataset  {data} -> s3://lab/vectors  (the same dataset at another" in text
     assert text.endswith("Nothing that matters differs.\n")
@@ -256,7 +247,7 @@ def test_diff_bounds_what_it_shows(run: Run, base_uri: str, runs: tuple[str, str
         record = record_of(runs[0])
         record["model"]["hyperparameters"] = hyperparameters
         record["metrics"]["at_checkpoint"] = {f"m{number}": value for number in range(500)}
-        return made(base_uri, record, name)
+        return checkpoint_dataset(base_uri, record, name)
 
     a, b = checkpoint("a", 1), checkpoint("b", 2)
     text = run("diff", a, b, code=1).stdout
@@ -274,8 +265,10 @@ def test_a_record_of_a_stranger_cannot_write_to_the_terminal(run: Run, base_uri:
     record["metrics"]["at_checkpoint"] = {HOSTILE: HOSTILE}
     record["gaps"] = [{"fact": HOSTILE, "reason": HOSTILE, "remedy": HOSTILE}]
     record["lineage"]["source_datasets"][0]["name"] = HOSTILE
-    hostile = made(base_uri, record, **{SOURCE_ITEM: archive({HOSTILE.replace("/", ""): HOSTILE.encode()})})
-    other = made(base_uri, record_of(runs[0]), "other", **{SOURCE_ITEM: archive({})})
+    hostile = checkpoint_dataset(
+        base_uri, record, items={SOURCE_ITEM: archive({HOSTILE.replace("/", ""): HOSTILE.encode()})}
+    )
+    other = checkpoint_dataset(base_uri, record_of(runs[0]), "other", items={SOURCE_ITEM: archive({})})
     for text in (run("check", hostile).stdout, run("diff", hostile, other, code=1).stdout, run("show", hostile).stdout):
         assert "[red]x[bold]\\x1b[2J\\x9b31m\\u202e:smile:" in text
         assert not set(text) & {"\x1b", "\x9b", "\u202e"}
@@ -326,7 +319,7 @@ def test_show_shortens_what_is_long_and_says_so(run: Run, base_uri: str, runs: t
         {"epoch": number, "global_step": number, "seconds": 1.5, "metrics": {"loss": 0.5}, "learning_rates": [[0.1]]}
         for number in range(300)
     ]
-    uri = made(base_uri, record)
+    uri = checkpoint_dataset(base_uri, record)
     shown = run("show", uri).stdout
     assert "passage 0 .. (500 lines; --json shows all)" in shown
     assert "passage 1" not in shown
@@ -346,7 +339,7 @@ def test_show_of_one_child_keeps_its_name(run: Run, base_uri: str, runs: tuple[s
     record = record_of(runs[0])
     child = {"name": "layers", "class_path": "a:B", "parameters_total": 2, "parameters_trainable": 2}
     record["model"]["children"] = [child]
-    assert re.search(r"layers +a:B, 2 of 2", run("show", made(base_uri, record)).stdout)
+    assert re.search(r"layers +a:B, 2 of 2", run("show", checkpoint_dataset(base_uri, record)).stdout)
 
 
 def test_ls_and_show_read_records_of_this_schema(run: Run, runs: tuple[str, str]) -> None:

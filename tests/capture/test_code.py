@@ -13,18 +13,17 @@ import pytest
 
 import lightning_dtool.capture.code as code_module
 import programs
-from lightning_dtool.capture.code import capture_code, collect_code
+from lightning_dtool.capture.code import collect_code
 from lightning_dtool.record import Gap
 
 REPORT = """
 import json, os, sys
-from lightning_dtool.capture.code import capture_code, collect_code
+from lightning_dtool.capture.code import collect_code
 def report():
-    gaps = []
-    code, zipped = capture_code(gaps)
-    assert capture_code([])[1] == zipped
-    open(os.environ["SOURCE_ZIP"], "wb").write(zipped)
-    print(json.dumps({"code": code.model_dump(), "gaps": [gap.model_dump() for gap in gaps]}))
+    sealed = collect_code().seal()
+    assert collect_code().seal().zip == sealed.zip
+    open(os.environ["SOURCE_ZIP"], "wb").write(sealed.zip)
+    print(json.dumps({"code": sealed.code.model_dump(), "gaps": [gap.model_dump() for gap in sealed.gaps]}))
 """
 
 
@@ -213,22 +212,10 @@ def test_large_sources_are_bounded(project: Path, monkeypatch: pytest.MonkeyPatc
     assert [gap.fact for gap in gaps] == ["code.files.a.py"]
 
 
-def test_git_that_does_not_answer_is_not_called_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, {"a": ""})
-    committed(tmp_path)
-    real = code_module._git
-    monkeypatch.setattr(code_module, "_git", lambda root, *args: None if args[0] == "status" else real(root, *args))
-    gaps: list[Gap] = []
-    found = code_module.capture_git(tmp_path, gaps)
-    assert found is not None
-    assert found.dirty is None
-    assert [gap.fact for gap in gaps] == ["code.git.dirty"]
-
-
 def test_here() -> None:
-    code, zipped = capture_code([])
-    assert code.files.keys() >= {"tests/capture/test_code.py"} or code.git is None
-    assert zipped[:2] == b"PK"
+    sealed = collect_code().seal()
+    assert sealed.code.files.keys() >= {"tests/capture/test_code.py"} or sealed.code.git is None
+    assert sealed.zip[:2] == b"PK"
 
 
 def test_changes_and_unknown_files_are_kept(project: Path, tmp_path: Path) -> None:
@@ -294,9 +281,9 @@ def test_more_files_and_one_seal() -> None:
 def test_modules_that_are_imported_later(project: Path) -> None:
     program = REPORT + (
         "from lightning_dtool.capture.code import project_modules_changed\n"
-        "code, _ = capture_code([])\nassert not project_modules_changed(code)\nimport wave\n"
+        "code = collect_code().seal().code\nassert not project_modules_changed(code)\nimport wave\n"
         "assert not project_modules_changed(code)\nimport leaves.blocks\nassert project_modules_changed(code)\n"
-        "code, _ = capture_code([])\nassert not project_modules_changed(code)\n"
+        "code = collect_code().seal().code\nassert not project_modules_changed(code)\n"
         "report()"
     )
     committed(project)

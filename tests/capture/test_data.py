@@ -400,6 +400,42 @@ def test_nothing_that_raises_gets_out(tmp_path: Path) -> None:
     assert "hunter2" not in gaps[0].reason
 
 
+class Unsized(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        return iter([])
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class FakeTrainer:
+    """What `capture_data` looks at."""
+
+    datamodule = None
+    val_dataloaders = None
+
+    def __init__(self, *datasets: Any) -> None:
+        self.train_dataloader = [DataLoader(dataset) for dataset in datasets]
+
+
+def test_data_within_data(make_dataset: Any) -> None:
+    one, two = (DtoolDataset(make_dataset(name=name).uri) for name in ("one", "two"))
+    gaps: list[Gap] = []
+    data = capture_data(FakeTrainer(Subset(one, [0, 1]), ConcatDataset([one, Subset(two, [0])]), Unsized()), None, gaps)  # type: ignore[arg-type]
+    found = [(source.dataset.name if source.dataset else None, source.count) for source in data.stages["train"]]
+    assert found == [("one", 2), ("one", 3), ("two", 1), (None, None)]
+    assert "data.stages.train[2].dataset" in [gap.fact for gap in gaps]
+    assert [reference.name for reference in training_datasets(data)] == ["one", "two"]
+
+
+def test_a_selection_from_several_datasets_is_a_gap(make_dataset: Any) -> None:
+    one, two = (DtoolDataset(make_dataset(name=name).uri) for name in ("one", "two"))
+    gaps: list[Gap] = []
+    data = capture_data(FakeTrainer(Subset(ConcatDataset([one, two]), [0, 4])), None, gaps)  # type: ignore[arg-type]
+    assert [source.count for source in data.stages["train"]] == [None, None]
+    assert "data.stages.train[0].count" in [gap.fact for gap in gaps]
+
+
 def test_one_warning_for_all_foreign_data(tmp_path: Path) -> None:
     watch = observed(tmp_path, [loader(), DataLoader(Endless())], loader())
     message = warn_about_foreign_data(watch.data)

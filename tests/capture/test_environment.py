@@ -29,6 +29,15 @@ def test_this_machine() -> None:
     assert (found.drivers.get("cuda") is None) == (torch.version.cuda is None)
 
 
+def test_the_installed_packages_are_requirements() -> None:
+    # A comment says where a package lies that was installed from a folder.
+    lines = [line for line in requirements().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+(==| @ )\S+", line) for line in lines)
+    names = [re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines]
+    assert names == sorted(set(names))
+    assert "torch" in names
+
+
 def test_a_batch_job_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ACCOUNT": "private", "PBS_JOBID": "5.pbs",

@@ -19,33 +19,8 @@ from counting import counted
 from kit import TinyNet, same, trainer, weights
 from lightning_dtool.capture.loss import LossObserver, is_compiled
 from lightning_dtool.record import Gap, Loss
+from watching import LossWatch
 from zoo import ZOO, Cnn, Exhibited
-
-
-class Watch(L.Callback):
-    """Wires the observer as the callback does."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.observer = LossObserver(pl_module)
-        self.gaps: list[Gap] = []
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.current_epoch == 0 and batch_idx == 0:
-            self.observer.start()
-
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
-        self.observer.before_backward(loss)
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self.observer.stop()
-
-    def on_exception(self, *_: Any) -> None:
-        self.observer.stop()
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.loss: Loss = self.observer.loss(pl_module, self.gaps)
 
 
 def fit(tmp_path: Path, module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> L.LightningModule:
@@ -54,8 +29,8 @@ def fit(tmp_path: Path, module: L.LightningModule, *callbacks: L.Callback, **opt
     return module
 
 
-def observe(tmp_path: Path, module: L.LightningModule, **options: Any) -> Watch:
-    watch = Watch()
+def observe(tmp_path: Path, module: L.LightningModule, **options: Any) -> LossWatch:
+    watch = LossWatch()
     fit(tmp_path, module, watch, **options)
     assert _get_current_function_mode_stack() == []
     return watch
@@ -317,7 +292,7 @@ def test_weights_and_random_numbers_stay_bitwise_equal(tmp_path: Path, name: str
         module, options = ZOO[name]()
         return weights(fit(tmp_path, module, *callbacks, **options)), torch.get_rng_state()
 
-    (plain, stream), (watched, other) = once(), once(Watch())
+    (plain, stream), (watched, other) = once(), once(LossWatch())
     assert same(plain, watched)
     assert torch.equal(stream, other)
 
@@ -347,7 +322,7 @@ def test_an_exception_leaves_no_mode(tmp_path: Path, kind: type[BaseException]) 
             raise kind("now")
 
     with pytest.raises((ValueError, SystemExit)):
-        fit(tmp_path, Model(), Watch())
+        fit(tmp_path, Model(), LossWatch())
     assert _get_current_function_mode_stack() == []
     assert not torch.nn.modules.module._global_forward_hooks
     assert not torch.nn.modules.module._global_forward_pre_hooks

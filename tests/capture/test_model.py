@@ -230,3 +230,16 @@ def test_torchvision_is_not_imported_for_it() -> None:
         "assert not [name for name in set(sys.modules) - known if name.startswith('torchvision')]"
     )
     programs.run("-c", program, cwd=Path(__file__).parents[1])
+
+
+def test_a_lazy_layer_and_a_model_without_source() -> None:
+    class Lazy(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.LazyLinear(3)
+
+    gaps: list[Gap] = []
+    assert capture_model(Lazy(), gaps).parameters_total == 0
+    nowhere = type("Nowhere", (L.LightningModule,), {"__module__": "nowhere"})
+    assert capture_model(nowhere(), gaps).source_sha256 is None
+    assert [gap.fact for gap in gaps] == ["model.parameters_total", "model.source_sha256"]

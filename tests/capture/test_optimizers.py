@@ -15,7 +15,6 @@ from lightning_dtool.capture.optimizers import (
     NOT_IN_MODULE,
     capture_optimizers,
     capture_schedulers,
-    learning_rates,
 )
 from lightning_dtool.record import Gap, Optimizer, Scheduler
 from zoo import ZOO
@@ -46,11 +45,7 @@ class Watch(L.Callback):
         self.gaps: list[Gap] = []
         self.optimizers: list[Optimizer] = capture_optimizers(trainer, pl_module, self.gaps)
         self.schedulers: list[Scheduler] = capture_schedulers(trainer, self.gaps)
-        self.rates = [learning_rates(trainer)]
         assert torch.equal(torch.get_rng_state(), random)
-
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        self.rates.append(learning_rates(trainer))
 
 
 def watch(tmp_path: Path, configure: Any, module: L.LightningModule | None = None) -> Watch:
@@ -85,7 +80,6 @@ def test_all_optimizers_under_manual_optimization(tmp_path: Path) -> None:
     assert one.defaults["betas"]["value"] == [0.5, 0.999]
     assert one.param_groups[0].parameters == ["generator.weight", "generator.bias"]
     assert two.param_groups[0].parameters[0] == "discriminator.0.weight"
-    assert found.rates == [[[2e-4], [1e-4]]] * 7
     assert found.gaps == []
 
 
@@ -121,7 +115,6 @@ def test_a_learning_rate_in_a_tensor(tmp_path: Path) -> None:
     found = watch(tmp_path, lambda module: torch.optim.Adam(module.parameters(), lr=torch.tensor(0.125), foreach=False))
     options = found.optimizers[0].param_groups[0].options
     assert options["lr"] == {"type": "torch:Tensor", "dtype": "torch.float32", "shape": [], "value": 0.125}
-    assert found.rates == [[[0.125]]] * 5
 
 
 class Wrapper(torch.optim.SGD):
@@ -141,28 +134,8 @@ def test_an_optimizer_within_an_optimizer_is_a_gap(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`:UserWarning")
 def test_no_optimizer_is_a_gap(tmp_path: Path) -> None:
     found = watch(tmp_path, lambda module: None)
-    assert (found.optimizers, found.rates[0]) == ([], [])
+    assert found.optimizers == []
     assert [gap.fact for gap in found.gaps] == ["optimizers"]
-
-
-def test_the_rate_that_is_really_used(tmp_path: Path) -> None:
-    def configure(module: L.LightningModule) -> Any:
-        optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
-        return [optimizer], [lr_scheduler.ExponentialLR(optimizer, 0.5)]
-
-    assert watch(tmp_path, configure).rates == [[[0.5]]] * 3 + [[[0.25]]] * 2
-
-
-class NoRate:
-    def __init__(self, *rates: Any) -> None:
-        self.param_groups = [{"lr": rate} for rate in rates] + [{}]
-
-
-def test_rates_that_are_no_numbers() -> None:
-    class Fake:
-        optimizers = [NoRate(float("inf"), torch.tensor(float("nan")), "fast", 1)]
-
-    assert learning_rates(Fake()) == [["inf", "nan", None, 1.0, None]]  # type: ignore[arg-type]
 
 
 # -- schedulers ---------------------------------------------------------------------------------------
@@ -284,17 +257,20 @@ def test_what_cannot_be_looked_at_is_a_gap() -> None:
     class Slotted:
         __slots__ = ()
 
+    class Odd:
+        param_groups = [{"lr": 1}, {}]
+
     class Config:
         scheduler, interval, frequency, monitor, strict, reduce_on_plateau = Slotted(), "epoch", 1, "x", False, True
 
     class Fake:
         lightning_module = TinyNet()
-        optimizers = [NoRate(1)]
+        optimizers = [Odd()]
         lr_scheduler_configs = [Config]
 
     gaps: list[Gap] = []
     (scheduler,) = capture_schedulers(Fake(), gaps)  # type: ignore[arg-type]
     (optimizer,) = capture_optimizers(Fake(), TinyNet(), gaps)  # type: ignore[arg-type]
     assert scheduler.settings == {"strict": False}
-    assert optimizer.class_path.endswith("NoRate")
+    assert optimizer.class_path.endswith("Odd")
     assert [gap.fact for gap in gaps] == ["schedulers[0].settings", "optimizers[0]"]

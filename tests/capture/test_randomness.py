@@ -77,7 +77,13 @@ def test_each_generator_has_a_digest_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("seed", "workers", "expected"),
-    [("7", "1", (7, True)), ("7", "0", (7, False)), ("", "", (None, None)), ("²", "x", (None, None))],
+    [
+        ("7", "1", (7, True)),
+        ("7", "0", (7, False)),
+        ("", "", (None, None)),
+        ("²", "x", (None, None)),
+        ("9" * 30, "", (None, None)),
+    ],
 )
 def test_the_seed(monkeypatch: pytest.MonkeyPatch, seed: str, workers: str, expected: tuple[Any, Any]) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", seed)

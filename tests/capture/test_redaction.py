@@ -4,14 +4,12 @@
 
 import ast
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
 
-from lightning_dtool.capture.code import capture_git
 from lightning_dtool.capture.redaction import (
     is_secret_name,
     redact_argv,
@@ -19,7 +17,6 @@ from lightning_dtool.capture.redaction import (
     redact_notebook,
     redact_patch,
     redact_source,
-    redact_text,
 )
 from lightning_dtool.capture.values import encode_all
 
@@ -110,18 +107,6 @@ def test_harmless_values_stay() -> None:
         "note": "the token: of trust"[:9],
     }
     assert redact_mapping(values, "m", []) == values
-
-
-def test_no_secret_in_the_remote(tmp_path: Path) -> None:
-    for command in (
-        ["init", "-q"], ["remote", "add", "origin", f"https://me:{SECRET}@git.example.org/lab/leaves.git"],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"],
-    ):  # fmt: skip
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    git = capture_git(tmp_path, [])
-    assert git is not None
-    assert git.remote == "https://[redacted]@git.example.org/lab/leaves.git"
-    assert redact_text("git@example.org:lab/leaves.git") == "git@example.org:lab/leaves.git"
 
 
 # -- source code --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from kit import TinyNet, loader, same, trainer, weights
-from lightning_dtool.capture.trainer import capture_trainer
+from lightning_dtool.capture.trainer import capture_metrics, capture_trainer
 from lightning_dtool.record import Gap, Trainer
 
 
@@ -200,3 +200,17 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
         result.append((weights(net), torch.get_rng_state()))
     assert same(result[0][0], result[1][0])
     assert torch.equal(result[0][1], result[1][1])
+
+
+def test_metrics_that_are_no_numbers() -> None:
+    class Fake:
+        callback_metrics = {
+            "a": torch.tensor(float("nan")),
+            "b": torch.tensor(float("-inf")),
+            "c": torch.tensor(0.5),
+            "d": 2,
+        }
+
+    found = capture_metrics(Fake(), [])  # type: ignore[arg-type]
+    assert found == {"a": "nan", "b": "-inf", "c": 0.5, "d": 2.0}
+    json.dumps(found, allow_nan=False)

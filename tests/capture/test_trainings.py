@@ -1,7 +1,6 @@
 """Ten kinds of training, end to end: what the captures say of each, and that a record of it is whole."""
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import pytest
@@ -9,46 +8,28 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 
 from kit import same, trainer, weights
-from lightning_dtool.capture.loss import LossObserver
 from lightning_dtool.capture.model import capture_initial_weights, capture_model
-from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers, learning_rates
+from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.digests import state_digest
-from lightning_dtool.record import Gap, Loss, Model, Optimizer, Scheduler
+from lightning_dtool.record import Model, Optimizer, Scheduler
+from watching import LossWatch
 from zoo import ZOO
 
 
-class Capture(L.Callback):
+class Capture(LossWatch):
     """Calls every capture of the model's room where the callback does."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.gaps: list[Gap] = []
+        super().on_fit_start(trainer, pl_module)
         self.model: Model = capture_model(pl_module, self.gaps)
         self.initial = capture_initial_weights(pl_module, None, self.gaps)
-        self.observer = LossObserver(pl_module)
-        self.rates: list[list[list[Any]]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.optimizers: list[Optimizer] = capture_optimizers(trainer, pl_module, self.gaps)
         self.schedulers: list[Scheduler] = capture_schedulers(trainer, self.gaps)
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.rates.append(learning_rates(trainer))
-        if trainer.current_epoch == 0 and batch_idx == 0:
-            self.observer.start()
-
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
-        self.observer.before_backward(loss)
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self.observer.stop()
-
-    def on_exception(self, *_: Any) -> None:
-        self.observer.stop()
-
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.loss: Loss = self.observer.loss(pl_module, self.gaps)
+        super().on_train_end(trainer, pl_module)
         self.kind = type(trainer.strategy.precision_plugin).__name__
 
 
@@ -111,7 +92,6 @@ def test_transformer(captured: Capture) -> None:
     assert calls(captured) == [("cross_entropy", None)]
     (cycle,) = captured.schedulers
     assert (cycle.interval, cycle.settings["total_steps"]) == ("step", 20)
-    assert len({rates[0][0] for rates in captured.rates}) == 6  # another rate in each of the 6 steps
     assert all(name.startswith("frozen.") for name in captured.model.frozen)
     assert len(captured.model.frozen) == 12
 
@@ -120,7 +100,6 @@ def test_gan(captured: Capture) -> None:
     assert captured.gaps == []
     assert calls(captured) == [("binary_cross_entropy_with_logits", None)] * 3
     assert [optimizer.param_groups[0].options["lr"] for optimizer in captured.optimizers] == [2e-4, 1e-4]
-    assert captured.rates[-1] == [[2e-4], [1e-4]]
     assert any(operation.startswith("loss 2: ") for operation in captured.loss.operations)
 
 
@@ -131,7 +110,6 @@ def test_autoencoder(captured: Capture) -> None:
     assert "code.abs()" in (captured.loss.training_step or "")
     (sequence,) = captured.schedulers
     assert "(step + 1) / warmup" in sequence.sources["_schedulers[0].lr_lambdas[0]"]
-    assert captured.rates[0] == [[pytest.approx(0.01 / 3)]]
 
 
 def test_fine_tuning(captured: Capture) -> None:
@@ -141,7 +119,6 @@ def test_fine_tuning(captured: Capture) -> None:
     body, head = captured.optimizers[0].param_groups
     assert (body.options["lr"], head.options["lr"]) == (1e-4, 1e-2)
     assert body.parameters == ["backbone.2.weight", "backbone.2.bias"]
-    assert captured.rates[0] == [[1e-4, 1e-2]]
 
 
 def test_lbfgs(captured: Capture) -> None:
@@ -153,7 +130,6 @@ def test_lbfgs(captured: Capture) -> None:
 def test_swa(captured: Capture) -> None:
     assert captured.gaps == []
     assert calls(captured) == [("cross_entropy", None)]
-    assert captured.rates[0] == [[0.01]]
 
 
 def test_accumulation(captured: Capture) -> None:

@@ -3,35 +3,30 @@
 import functools
 import hashlib
 import io
-import json
 import os
-import re
-import subprocess
 import sys
 import sysconfig
 import tempfile
 import threading
 import tokenize
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from lightning_dtool import rerun
+from lightning_dtool.capture.git import WorkTree
+from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
 from lightning_dtool.capture.redaction import (
     redact_argv,
     redact_notebook,
     redact_patch,
     redact_source,
-    redact_text,
-    redaction_gap,
 )
 from lightning_dtool.definitions import as_text
 from lightning_dtool.parsing import parse
-from lightning_dtool.record import Code, Gap, Git
+from lightning_dtool.record import Code, Gap
 
 NOTEBOOK = "notebook.py"
 """Where source.zip holds the cells of an interactive session."""
@@ -42,9 +37,6 @@ MAX_SOURCE_BYTES = 50 * 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """A zip file's earliest time: the same sources give the same bytes."""
 
-
-MAX_PATCH_BYTES = 10 * 2**20
-"""A larger git patch is left out."""
 
 PATCH = "git.patch"
 """Where source.zip holds the changes since the commit."""
@@ -96,21 +88,6 @@ class Sources:
             return self._sealed
 
 
-def capture_code(gaps: list[Gap], extra: Mapping[str, bytes] | None = None) -> tuple[Code, bytes]:
-    """Collect the code that is running, and pack it at once.
-
-    Args:
-        gaps: Receives an entry for whatever could not be collected, and for each file with a redacted credential.
-        extra: More files for `source.zip`, by path.
-
-    Returns:
-        The record's section, and `source.zip` with the files that the section lists.
-    """
-    sealed = collect_code(extra).seal()
-    gaps.extend(sealed.gaps)
-    return sealed.code, sealed.zip
-
-
 def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
     """Collect the code that is running. This is quick: files are read and git is asked, and no more.
 
@@ -119,20 +96,17 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
     """
     gaps: list[Gap] = []
     root = project_root()
-    with ThreadPoolExecutor(max_workers=6, thread_name_prefix="lightning-dtool-git") as pool:
-        asked = _ask_git(root, pool)
-        sources, modules = _read_modules(root, gaps)
-        git = _git_state(root, asked, gaps)
-        patch = asked["patch"].result() if git is not None else None
-        tracked = asked["tracked"].result() if git is not None else None
-    untracked = sorted(set(sources) - set(tracked.split("\0"))) if tracked is not None else []
-    cells = _notebook_cells()
+    tree = WorkTree(root)
+    sources, modules = _read_modules(root, gaps)
+    state = tree.state(gaps)
+    untracked = sorted(set(sources) - state.tracked) if state.tracked is not None else []
+    cells = notebook_cells()
     if cells is not None:
         modules["__main__"] = _free(NOTEBOOK, sources)
         sources[modules["__main__"]] = as_text(cells).encode()
-        notebook = _notebook_file()
+        notebook = notebook_file()
         if notebook is not None:
-            sources[_free(as_text(notebook.name), sources)] = _without_outputs(notebook, gaps)
+            sources[_free(as_text(notebook.name), sources)] = without_outputs(notebook, gaps)
     if "__main__" not in modules:
         gaps.append(
             Gap(
@@ -142,20 +116,16 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
             )
         )
     sources = _bounded(sources, modules.get("__main__"), gaps)
-    if patch and len(patch) > MAX_PATCH_BYTES:
-        reason = f"the changes since the commit exceed {MAX_PATCH_BYTES} bytes"
-        gaps.append(Gap(fact="code.patch", reason=reason, remedy="commit them, or keep data out of git"))
-        patch = None
-    patched = _free(PATCH, sources) if patch else None
-    if patch and patched:
-        sources[patched] = patch
+    patched = _free(PATCH, sources) if state.patch else None
+    if state.patch and patched:
+        sources[patched] = state.patch
     modules = {name: relpath for name, relpath in modules.items() if relpath in sources}
     code = Code(
         argv=redact_argv([as_text(argument) for argument in sys.argv]),
         working_directory=as_text(_working_directory()),
         entry_point=modules.get("__main__"),
         run_as_module=_run_as_module(),
-        git=git,
+        git=state.git,
         patch=patched,
         untracked=untracked,
         modules=dict(sorted(modules.items())),
@@ -361,139 +331,6 @@ _INSTALLED_PARTS = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages",
 def _installed_folders() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     return tuple({os.path.join(os.path.realpath(paths[key]), "") for key in ("stdlib", "platstdlib", "scripts")})
-
-
-def _notebook_cells() -> str | None:
-    """Return the cells that IPython has run, as one Python text; None outside IPython."""
-    cells = getattr(sys.modules.get("__main__"), "In", None)
-    if not isinstance(cells, list) or "get_ipython" not in dir(sys.modules["__main__"]):
-        return None
-    return "\n\n".join(f"# In[{number}]\n{_without_magics(str(cell))}" for number, cell in enumerate(cells) if cell)
-
-
-def _without_magics(cell: str) -> str:
-    """Return a cell as Python: IPython's magics, and a cell that never ran because it is none, become comments."""
-    magics = re.sub(r"^([ \t]*)([%!?].*)$", r"\1pass  # \2", cell, flags=re.MULTILINE)
-    for text in (cell, magics):
-        try:
-            parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        return text
-    return "\n".join(f"# {line}" for line in cell.splitlines())
-
-
-def _notebook_file() -> Path | None:
-    """Return the notebook that is running, where Jupyter or an editor says which."""
-    named = getattr(sys.modules["__main__"], "__vsc_ipynb_file__", None) or os.environ.get("JPY_SESSION_NAME")
-    try:
-        path = Path(named) if isinstance(named, str) else None
-        return path if path is not None and path.suffix == ".ipynb" and path.is_file() else None
-    except (OSError, ValueError):
-        return None
-
-
-def _without_outputs(notebook: Path, gaps: list[Gap]) -> bytes:
-    """Return a notebook's cells without what they printed: that is no code, and may be anything."""
-    try:
-        content = json.loads(notebook.read_bytes())
-        for cell in content["cells"]:
-            cell.pop("attachments", None)
-            if "outputs" in cell:
-                cell["outputs"] = []
-        return json.dumps(content, indent=1, ensure_ascii=False).encode()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"the notebook could not be read: {type(error).__name__}"
-        gaps.append(Gap(fact=f"code.files.{as_text(notebook.name)}", reason=reason, remedy="save the notebook"))
-        return b""
-
-
-def _ask_git(root: Path, pool: ThreadPoolExecutor) -> dict[str, Future[Any]]:
-    """Ask git everything at once: it takes as long as the slowest answer."""
-    return {
-        "commit": pool.submit(_git, root, "rev-parse", "HEAD"),
-        "branch": pool.submit(_git, root, "rev-parse", "--abbrev-ref", "HEAD"),
-        "remote": pool.submit(_git, root, "remote", "get-url", "origin"),
-        "changes": pool.submit(_git, root, "status", "--porcelain", "--untracked-files=no"),
-        "tracked": pool.submit(_git, root, "ls-files", "-z"),
-        "patch": pool.submit(_git_patch, root),
-    }
-
-
-def capture_git(root: Path, gaps: list[Gap]) -> Git | None:
-    """Return the state of the git work tree at `root`; None outside git."""
-    with ThreadPoolExecutor(max_workers=6, thread_name_prefix="lightning-dtool-git") as pool:
-        return _git_state(root, _ask_git(root, pool), gaps)
-
-
-def _git_state(root: Path, asked: Mapping[str, Future[Any]], gaps: list[Gap]) -> Git | None:
-    commit = asked["commit"].result()
-    if not commit:
-        reason, remedy = "the code is not in a git repository with a commit", "commit it to one"
-        if (root / ".git").exists():
-            reason, remedy = "git did not name a commit (is it installed, and the repository yours?)", "try: git status"
-        gaps.append(Gap(fact="code.git", reason=reason, remedy=remedy))
-        return None
-    branch, remote, changes = (asked[name].result() for name in ("branch", "remote", "changes"))
-    if changes is None:
-        gaps.append(Gap(fact="code.git.dirty", reason="git did not answer in time", remedy="try: git status"))
-    if asked["patch"].result() is None:
-        gaps.append(Gap(fact="code.patch", reason="git did not answer in time", remedy="try: git diff HEAD"))
-    shown = redact_text(remote) if remote else None
-    if shown != (remote or None):
-        gaps.append(redaction_gap("code.git.remote"))
-    return Git(
-        remote=shown,
-        commit=commit,
-        branch=branch if branch != "HEAD" else None,
-        dirty=bool(changes) if changes is not None else None,
-    )
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    answer = _git_output(root, arguments)
-    return answer.decode(errors="replace").strip() if answer is not None else None
-
-
-def _git_patch(root: Path) -> bytes | None:
-    """Return the changes since the commit, as `git apply` takes them; a byte too many shows that there is more."""
-    arguments = ("-c", "diff.autoRefreshIndex=false", "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv",
-                 "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
-    patch = _git_output(root, arguments, MAX_PATCH_BYTES + 1)
-    if patch is None:
-        return None
-    # Without a refreshed index git names files too that were only touched.
-    parts = re.split(rb"^(?=diff --git )", patch, flags=re.MULTILINE)
-    return b"".join(part for part in parts if part.count(b"\n") > 1)
-
-
-def _git_output(root: Path, arguments: Sequence[str], limit: int = -1) -> bytes | None:
-    """Return what a git command prints, at most `limit` bytes; None if it fails, or takes more than ten seconds."""
-    # GIT_OPTIONAL_LOCKS=0: looking must not write to the user's index. A program that a git hook starts
-    # inherits GIT_DIR and GIT_INDEX_FILE, which may mean another repository. And no daemon of git's.
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        process = subprocess.Popen(  # noqa: S603
-            ["git", "-c", "core.fsmonitor=false", "-C", str(root), *arguments],  # noqa: S607
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**ours, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except OSError:
-        return None
-    watchdog = threading.Timer(10, process.kill)
-    watchdog.start()
-    try:
-        with process:
-            assert process.stdout is not None  # noqa: S101  # it is a pipe
-            output = process.stdout.read(limit)
-            cut = 0 <= limit <= len(output)
-            if cut:
-                process.kill()
-        return output if cut or process.returncode == 0 else None
-    finally:
-        watchdog.cancel()
 
 
 def _zip(sources: dict[str, bytes]) -> bytes:

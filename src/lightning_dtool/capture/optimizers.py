@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 import types
 import weakref
 from collections.abc import Mapping
@@ -99,33 +98,6 @@ def _parameter_names(group: Mapping[str, Any], names: dict[int, str], where: str
         reason = f"{strangers} of its parameters are not parameters of the LightningModule (when training began)"
         gaps.append(Gap(fact=f"{where}.parameters", reason=reason, remedy="register them in the LightningModule"))
     return found
-
-
-def learning_rates(trainer: LightningTrainer) -> list[list[Any]]:
-    """Return the present learning rate of each parameter group of each optimizer.
-
-    What a step really uses is there from `on_train_batch_start` to `on_before_optimizer_step`: when
-    `on_train_batch_end` and `on_train_epoch_end` are called, schedulers have already moved on.
-
-    Args:
-        trainer: The Trainer.
-
-    Returns:
-        Plain numbers; one that is not finite as its name, None where a group has none.
-    """
-    return [
-        [_plain_number(group.get("lr")) for group in getattr(optimizer, "param_groups", [])]
-        for optimizer in trainer.optimizers
-        if type(optimizer).__name__ != "_MockOptimizer"
-    ]
-
-
-def _plain_number(value: Any) -> Any:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    return number if math.isfinite(number) else str(number)
 
 
 def capture_schedulers(trainer: LightningTrainer, gaps: list[Gap]) -> list[Scheduler]:

@@ -1,0 +1,105 @@
+"""The state of git is what git says; where it says nothing, that is a gap."""
+
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+import lightning_dtool.capture.git as room
+from lightning_dtool.capture.git import WorkTree
+from lightning_dtool.record import Gap
+
+
+def git(root: Path, *arguments: str) -> str:
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a work tree with one commit."""
+    (tmp_path / "net.py").write_text("X = 1\n")
+    git(tmp_path, "init", "-q", "-b", "main")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "x")
+    return tmp_path
+
+
+def test_a_clean_tree(root: Path) -> None:
+    gaps: list[Gap] = []
+    found = WorkTree(root).state(gaps)
+    assert found.git is not None
+    assert (found.git.commit, found.git.branch) == (git(root, "rev-parse", "HEAD"), "main")
+    assert (found.git.remote, found.git.dirty) == (None, False)
+    assert (found.patch, found.tracked, gaps) == (b"", {"net.py"}, [])
+    assert not [each for each in threading.enumerate() if each.name.startswith("lightning-dtool-git")]
+
+
+def test_a_changed_tree_without_a_branch(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    git(root, "checkout", "-q", "--detach")
+    (root / "net.py").write_text("X = 2\n")
+    (root / "new.py").write_text("")
+    found = WorkTree(root).state([])
+    assert found.git is not None
+    assert (found.git.branch, found.git.dirty, found.tracked) == (None, True, {"net.py"})
+    clone = tmp_path_factory.mktemp("clone")
+    git(clone, "clone", "-q", str(root), ".")
+    (clone / "x.patch").write_bytes(found.patch or b"")
+    git(clone, "apply", "x.patch")
+    assert (clone / "net.py").read_text() == "X = 2\n"
+
+
+def test_a_huge_patch_is_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_PATCH_BYTES", 100)
+    (root / "net.py").write_text("X = 2\n" * 100)
+    gaps: list[Gap] = []
+    assert WorkTree(root).state(gaps).patch is None
+    assert [(gap.fact, gap.reason) for gap in gaps] == [("code.patch", "the changes since the commit exceed 100 bytes")]
+
+
+def test_outside_of_git(tmp_path: Path) -> None:
+    gaps: list[Gap] = []
+    found = WorkTree(tmp_path).state(gaps)
+    assert (found.git, found.patch, found.tracked) == (None, None, None)
+    assert [gap.fact for gap in gaps] == ["code.git"]
+
+
+def test_without_a_commit(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    gaps: list[Gap] = []
+    assert WorkTree(tmp_path).state(gaps).git is None
+    assert gaps[0].reason.startswith("git did not name a commit")
+
+
+def test_without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert WorkTree(root).state([]).git is None
+
+
+@pytest.mark.parametrize(("command", "fact"), [("status", "code.git.dirty"), ("diff", "code.patch")])
+def test_git_that_does_not_answer_is_not_called_clean(
+    root: Path, monkeypatch: pytest.MonkeyPatch, command: str, fact: str
+) -> None:
+    real = room._git_output
+    monkeypatch.setattr(room, "_git_output", lambda at, args, *rest: None if command in args else real(at, args, *rest))
+    gaps: list[Gap] = []
+    found = WorkTree(root).state(gaps)
+    assert found.git is not None
+    assert (found.git.dirty, found.patch) == ((None, b"") if command == "status" else (False, None))
+    assert [gap.fact for gap in gaps] == [fact]
+
+
+def test_no_secret_in_the_remote(root: Path) -> None:
+    git(root, "remote", "add", "origin", "https://me:hunter2-very-secret@git.example.org/lab/leaves.git")
+    gaps: list[Gap] = []
+    found = WorkTree(root).state(gaps).git
+    assert found is not None
+    assert found.remote == "https://[redacted]@git.example.org/lab/leaves.git"
+    assert [gap.fact for gap in gaps] == ["code.git.remote"]
+    git(root, "remote", "set-url", "origin", "git@example.org:lab/leaves.git")
+    found = WorkTree(root).state(gaps).git
+    assert found is not None
+    assert found.remote == "git@example.org:lab/leaves.git"

@@ -1,0 +1,35 @@
+"""A callback that wires the observer of the loss as the package's own does."""
+
+from typing import Any
+
+import lightning as L
+import torch
+
+from lightning_dtool.capture.loss import LossObserver
+from lightning_dtool.record import Gap, Loss
+
+
+class LossWatch(L.Callback):
+    """Finds out which loss a training uses; `loss` and `gaps` are known when it ends."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.observer = LossObserver(pl_module)
+        self.gaps: list[Gap] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch == 0 and batch_idx == 0:
+            self.observer.start()
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        self.observer.before_backward(loss)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.observer.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self.observer.stop()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.loss: Loss = self.observer.loss(pl_module, self.gaps)
