@@ -162,7 +162,7 @@ def test_check_finds_data_that_was_changed_after_training(
 
 
 def test_check_of_what_is_no_checkpoint(run: Run, data: str) -> None:
-    assert "For a data set use DtoolDataset" in run("check", data, code=3).stderr
+    assert "Is this a data set?" in run("check", data, code=3).stderr
 
 
 # -- diff -----------------------------------------------------------------------------------------

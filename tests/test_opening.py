@@ -24,7 +24,7 @@ def test_a_checkpoint(make_dataset) -> None:
 def test_what_is_none(make_dataset, lacks: str) -> None:
     items = {"checkpoint.ckpt": b"weights", "provenance.json": b"{}"}
     del items[lacks]
-    with pytest.raises(NotACheckpointError, match=f"1 items without {lacks}.*For a data set use"):
+    with pytest.raises(NotACheckpointError, match=f"1 items without {lacks}.*Is this a data set?"):
         open_checkpoint(make_dataset(items).uri)
 
 

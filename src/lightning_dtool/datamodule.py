@@ -199,8 +199,9 @@ class DtoolDataModule(pl.LightningDataModule):
 
         Raises:
             ConfigurationError: If an argument cannot be built again from the record.
-            RecordError: If the checkpoint's record does not name a module of this class.
-            VerificationError: If a dataset's content is not what the checkpoint was trained on.
+            RecordError: If the checkpoint's record cannot be read, or names no module of this class.
+            VerificationError: If the record differs from its hash, or a dataset's content from what the checkpoint
+                was trained on.
             DatasetNotFoundError: If a dataset is not where it was; pass its new address.
 
         Example:

@@ -32,7 +32,7 @@ def require_checkpoint(dataset: FrozenDataset) -> None:
         raise NotACheckpointError(
             f"{dataset.uri}: expected a checkpoint with the items {CHECKPOINT_ITEM} and {RECORD_ITEM}, found "
             f"{len(relpaths)} items without {' and '.join(sorted(missing))}. "
-            "For a data set use DtoolDataset or DtoolDataModule."
+            "Is this a data set? DtoolDataset and DtoolDataModule read one."
         )
 
 

@@ -280,11 +280,13 @@ def test_more_files_and_one_seal() -> None:
 
 def test_modules_that_are_imported_later(project: Path) -> None:
     program = REPORT + (
-        "from lightning_dtool.capture.code import project_modules_changed\n"
+        "from lightning_dtool.capture.code import project_modules_changed\nfrom counting import counted\n"
         "code = collect_code().seal().code\nassert not project_modules_changed(code)\nimport wave\n"
         "assert not project_modules_changed(code)\nimport leaves.blocks\nassert project_modules_changed(code)\n"
         "code = collect_code().seal().code\nassert not project_modules_changed(code)\n"
+        "changed, calls = counted(project_modules_changed, code)\nassert (changed, calls < 20) == (False, True)\n"
         "report()"
     )
     committed(project)
-    assert "leaves.blocks" in run(project, "-c", program)["code"]["modules"]
+    found = run(project, "-c", program, more=str(Path(__file__).parents[1]))
+    assert "leaves.blocks" in found["code"]["modules"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lightning_dtool.capture.git as room
-from lightning_dtool.capture.git import WorkTree
+from lightning_dtool.capture.git import GitState, WorkTree
 from lightning_dtool.record import Gap
 
 
@@ -16,6 +16,11 @@ def git(root: Path, *arguments: str) -> str:
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}
     command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
+
+
+def asked(root: Path, gaps: list[Gap]) -> GitState:
+    with WorkTree(root) as tree:
+        return tree.state(gaps)
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_clean_tree(root: Path) -> None:
     gaps: list[Gap] = []
-    found = WorkTree(root).state(gaps)
+    found = asked(root, gaps)
     assert found.git is not None
     assert (found.git.commit, found.git.branch) == (git(root, "rev-parse", "HEAD"), "main")
     assert (found.git.remote, found.git.dirty) == (None, False)
@@ -42,7 +47,7 @@ def test_a_changed_tree_without_a_branch(root: Path, tmp_path_factory: pytest.Te
     git(root, "checkout", "-q", "--detach")
     (root / "net.py").write_text("X = 2\n")
     (root / "new.py").write_text("")
-    found = WorkTree(root).state([])
+    found = asked(root, [])
     assert found.git is not None
     assert (found.git.branch, found.git.dirty, found.tracked) == (None, True, {"net.py"})
     clone = tmp_path_factory.mktemp("clone")
@@ -56,13 +61,13 @@ def test_a_huge_patch_is_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(room, "MAX_PATCH_BYTES", 100)
     (root / "net.py").write_text("X = 2\n" * 100)
     gaps: list[Gap] = []
-    assert WorkTree(root).state(gaps).patch is None
+    assert asked(root, gaps).patch is None
     assert [(gap.fact, gap.reason) for gap in gaps] == [("code.patch", "the changes since the commit exceed 100 bytes")]
 
 
 def test_outside_of_git(tmp_path: Path) -> None:
     gaps: list[Gap] = []
-    found = WorkTree(tmp_path).state(gaps)
+    found = asked(tmp_path, gaps)
     assert (found.git, found.patch, found.tracked) == (None, None, None)
     assert [gap.fact for gap in gaps] == ["code.git"]
 
@@ -70,13 +75,13 @@ def test_outside_of_git(tmp_path: Path) -> None:
 def test_without_a_commit(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     gaps: list[Gap] = []
-    assert WorkTree(tmp_path).state(gaps).git is None
+    assert asked(tmp_path, gaps).git is None
     assert gaps[0].reason.startswith("git did not name a commit")
 
 
 def test_without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert WorkTree(root).state([]).git is None
+    assert asked(root, []).git is None
 
 
 @pytest.mark.parametrize(("command", "fact"), [("status", "code.git.dirty"), ("diff", "code.patch")])
@@ -86,7 +91,7 @@ def test_git_that_does_not_answer_is_not_called_clean(
     real = room._git_output
     monkeypatch.setattr(room, "_git_output", lambda at, args, *rest: None if command in args else real(at, args, *rest))
     gaps: list[Gap] = []
-    found = WorkTree(root).state(gaps)
+    found = asked(root, gaps)
     assert found.git is not None
     assert (found.git.dirty, found.patch) == ((None, b"") if command == "status" else (False, None))
     assert [gap.fact for gap in gaps] == [fact]
@@ -95,11 +100,11 @@ def test_git_that_does_not_answer_is_not_called_clean(
 def test_no_secret_in_the_remote(root: Path) -> None:
     git(root, "remote", "add", "origin", "https://me:hunter2-very-secret@git.example.org/lab/leaves.git")
     gaps: list[Gap] = []
-    found = WorkTree(root).state(gaps).git
+    found = asked(root, gaps).git
     assert found is not None
     assert found.remote == "https://[redacted]@git.example.org/lab/leaves.git"
     assert [gap.fact for gap in gaps] == ["code.git.remote"]
     git(root, "remote", "set-url", "origin", "git@example.org:lab/leaves.git")
-    found = WorkTree(root).state(gaps).git
+    found = asked(root, gaps).git
     assert found is not None
     assert found.remote == "git@example.org:lab/leaves.git"

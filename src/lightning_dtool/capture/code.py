@@ -37,7 +37,6 @@ MAX_SOURCE_BYTES = 50 * 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """A zip file's earliest time: the same sources give the same bytes."""
 
-
 PATCH = "git.patch"
 """Where source.zip holds the changes since the commit."""
 
@@ -96,9 +95,9 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
     """
     gaps: list[Gap] = []
     root = project_root()
-    tree = WorkTree(root)
-    sources, modules = _read_modules(root, gaps)
-    state = tree.state(gaps)
+    with WorkTree(root) as tree:
+        sources, modules = _read_modules(root, gaps)
+        state = tree.state(gaps)
     untracked = sorted(set(sources) - state.tracked) if state.tracked is not None else []
     cells = notebook_cells()
     if cells is not None:

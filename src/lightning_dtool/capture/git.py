@@ -30,6 +30,8 @@ class GitState:
 class WorkTree:
     """A git work tree, asked everything at once in the background: it takes as long as the slowest answer.
 
+    Use it in a `with` block, at whose end no thread is left: training may fork processes.
+
     Args:
         root: Its folder.
     """
@@ -44,13 +46,18 @@ class WorkTree:
         self._tracked = self._pool.submit(_git, root, "ls-files", "-z")
         self._patch = self._pool.submit(_git_patch, root)
 
+    def __enter__(self) -> "WorkTree":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
     def state(self, gaps: list[Gap]) -> GitState:
         """Wait for the answers.
 
         Args:
             gaps: Receives an entry for whatever git did not say.
         """
-        self._pool.shutdown()  # waits for all: a process that is forked from this one finds no thread at work
         commit = self._commit.result()
         if not commit:
             reason, remedy = "the code is not in a git repository with a commit", "commit it to one"

@@ -8,14 +8,13 @@ import click
 
 from lightning_dtool._version import __version__
 from lightning_dtool.cli.comparing import compare, diff
-from lightning_dtool.cli.console import Group
 from lightning_dtool.cli.evaluating import evaluate
 from lightning_dtool.cli.packing import pack
 from lightning_dtool.cli.reading import check, ls, resolve, show, verify
 from lightning_dtool.cli.rerunning import replicate, reproduce
 
 
-@click.group("model", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("model", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lightning-dtool")
 def model() -> None:
     """Lightning checkpoints as dtool datasets: list, read, verify and use them; pack data.

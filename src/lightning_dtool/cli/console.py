@@ -63,12 +63,6 @@ class Command(click.Command):
             raise click.exceptions.Exit(141) from None
 
 
-class Group(click.Group):
-    """A group of such commands."""
-
-    command_class = Command
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 
 

@@ -21,7 +21,6 @@ from lightning_dtool.rerun import PLAN_VARIABLE, REPRODUCE, Plan, Target
 from lightning_dtool.store import FrozenDataset, local_path
 from lightning_dtool.unpacking import refuse_outside, unpack
 
-_AUTOMATIC = "lightning_dtool.automatic:AutomaticProvenanceCallback"
 _EXPLICIT = "lightning_dtool.callback:DtoolProvenanceCallback"
 
 MAX_OVERLAID_FILES = 20_000

@@ -543,7 +543,7 @@ def read_admin_metadata(uri: str, broker: Broker) -> dict[str, Any]:
         if exc.__cause__ is not None and is_absent(exc.__cause__):
             raise DatasetNotFoundError(
                 f"{uri}: expected a dtool dataset, found none. Check the URI; "
-                "`lightning-dtool ls BASE_URI` lists the datasets below a base URI."
+                "`dtool ls BASE_URI` lists the datasets below a base URI, `lightning-dtool ls BASE_URI` checkpoints."
             ) from exc
         raise
     return parse_admin_metadata(uri, content)
