@@ -1,6 +1,11 @@
 """DtoolCheckpointIO as a plug-in of its own, and beside other checkpoint plug-ins."""
 
+import errno
+import gc
 import pickle
+import threading
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import BatchSizeFinder, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
+import programs
 from kit import TinyNet, loader, same, trainer, weights
-from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback, checkpoint_io
-from lightning_dtool.errors import ConfigurationError
+from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback, checkpoint_io, staging
+from lightning_dtool.errors import ConfigurationError, ProvenanceWarning
 from lightning_dtool.store import WritingProcess, iter_datasets
 
 
@@ -308,3 +314,97 @@ def test_a_process_writes_large_checkpoints_where_there_can_be_one(
         DtoolCheckpoint.from_uri(uri).verify()
     assert same(weights(DtoolCheckpoint.from_uri(provenance.last_uri).load_module(TinyNet)), weights(model))
     assert [process.usable for process in started] == ([False] if possible else [])
+
+
+def large_state(step: int, value: float) -> dict[str, Any]:
+    """Return a state of several tensors of one size, as weights and what Adam keeps of them."""
+    tensors = {f"w{number}": torch.full((100_000,), value + number) for number in range(6)}
+    return {"pytorch-lightning_version": "2", "epoch": 0, "global_step": step, "state_dict": tensors}
+
+
+def test_ctrl_c_while_a_checkpoint_is_copied(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ModelCheckpoint may save at once when training is interrupted: that copy must be the state, and no mixture."""
+    copy_all, main, interrupts = staging._copy_all, threading.main_thread(), [False, True, False]
+
+    def slow_and_interrupted(pairs: Any) -> None:
+        if threading.current_thread() is not main:
+            time.sleep(0.2)
+        elif interrupts.pop(0):
+            raise KeyboardInterrupt
+        copy_all(pairs)
+
+    monkeypatch.setattr(staging, "_THREADS", 2)
+    monkeypatch.setattr(staging, "_copy_all", slow_and_interrupted)
+    plugin = DtoolCheckpointIO(str(models), retention="all")
+    plugin.save_checkpoint(large_state(1, 10.0), tmp_path / "a.ckpt")
+    with pytest.raises(KeyboardInterrupt):
+        plugin.save_checkpoint(large_state(2, 20.0), tmp_path / "b.ckpt")
+    assert not (tmp_path / "b.ckpt").exists()
+    plugin.save_checkpoint(large_state(2, 20.0), tmp_path / "c.ckpt")
+    plugin.teardown()
+    assert plugin.errors == []
+    for name, value in (("a", 10.0), ("c", 20.0)):
+        publication = plugin.publication_for(tmp_path / f"{name}.ckpt")
+        assert publication is not None
+        assert publication.dataset is not None
+        found = DtoolCheckpoint.from_uri(publication.dataset.uri).load()["state_dict"]
+        assert {key: set(tensor.tolist()) for key, tensor in found.items()} == {
+            f"w{number}": {value + number} for number in range(6)
+        }
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_where_nothing_can_be_written_nothing_looks_like_a_checkpoint(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lightning_dtool.checkpoint_io.publish", full)
+    monkeypatch.setattr("lightning_dtool.checkpoint_io.write", full)
+    plugin = DtoolCheckpointIO(str(models), background=background)
+
+    def saved() -> None:
+        plugin.save_checkpoint(large_state(1, 1.0), tmp_path / "a.ckpt")
+        plugin.teardown()
+
+    with pytest.warns(ProvenanceWarning, match=r"No space left.*Nor is there a file at Lightning's path.*Make room"):
+        saved()
+    assert not (tmp_path / "a.ckpt").exists()
+    assert [type(error) for error in plugin.errors] == [OSError, OSError]
+
+
+def test_an_error_holds_no_state(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[weakref.ref[Any]] = []
+
+    def failing(staged: Any, *_: Any) -> None:
+        kept.append(weakref.ref(staged))
+        raise ValueError("no store")
+
+    monkeypatch.setattr("lightning_dtool.checkpoint_io.publish", failing)
+    plugin = DtoolCheckpointIO(str(models))
+
+    def saved() -> None:
+        plugin.save_checkpoint(large_state(1, 1.0), tmp_path / "a.ckpt")
+        plugin.teardown()
+
+    with pytest.warns(ProvenanceWarning, match="plain file at Lightning's path was kept, and training goes on"):
+        saved()
+    gc.collect()
+    assert [reference() for reference in kept] == [None]
+    assert str(plugin.errors[0]) == "no store"
+
+
+PROGRAM = """
+import sys, torch
+from lightning_dtool import DtoolCheckpointIO
+state = {"pytorch-lightning_version": "2", "epoch": 0, "global_step": 1, "state_dict": {"w": torch.zeros(2 * 10**6)}}
+DtoolCheckpointIO(sys.argv[1]).save_checkpoint(state, sys.argv[2])
+"""
+
+
+def test_a_program_does_not_end_before_its_last_checkpoint_is_safe(tmp_path: Path, models: Path) -> None:
+    programs.run("-c", PROGRAM, str(models), str(tmp_path / "a.ckpt"), cwd=tmp_path, fresh=True)
+    (dataset,) = iter_datasets(str(models))
+    dataset.verify()
+    assert (tmp_path / "a.ckpt").resolve().is_relative_to(models)

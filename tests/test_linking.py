@@ -1,12 +1,14 @@
 """What stands at Lightning's checkpoint path."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from lightning_dtool.linking import duplicate, forget_link, link, reserve
+from lightning_dtool.linking import duplicate, forget_link, link, reserve, write
 
 
 def refuse(*_: Any, **__: Any) -> None:
@@ -104,3 +106,39 @@ def test_what_is_written_at_a_link_does_not_reach_what_is_behind_it(tmp_path: Pa
         place.unlink()
     forget_link(place)
     forget_link("s3://lab/last.ckpt")
+
+
+def test_a_file_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
+    """torch does not look how much of its bytes a file has taken."""
+    resource = pytest.importorskip("resource")
+    state = {"w": torch.arange(100_000.0)}
+    write(state, tmp_path / "whole.ckpt")
+    whole = (tmp_path / "whole.ckpt").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for missing in (1, 21, 5_000, 200_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (whole - missing, before[1]))
+        try:
+            with pytest.raises((OSError, RuntimeError)):
+                write(state, tmp_path / "short.ckpt")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert os.listdir(tmp_path) == ["whole.ckpt"]
+
+
+class Reluctant(io.FileIO):
+    """Takes a few bytes at a time, as a system does with those beyond two gigabytes."""
+
+    def write(self, data: Any) -> int:
+        return super().write(memoryview(data)[:50_000])
+
+
+def test_a_file_that_takes_a_part_gets_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: Path, mode: str, buffering: int = -1) -> Any:
+        raw = Reluctant(path, mode.replace("b", ""))
+        return raw if buffering == 0 else io.BufferedWriter(raw)
+
+    monkeypatch.setattr(Path, "open", opened)
+    state = {"w": torch.arange(100_000.0)}
+    write(state, tmp_path / "a.ckpt")
+    monkeypatch.undo()
+    assert torch.equal(torch.load(tmp_path / "a.ckpt", weights_only=True)["w"], state["w"])

@@ -1,10 +1,12 @@
 """A staged checkpoint becomes a dataset that dtool itself calls valid."""
 
 import io
+import multiprocessing
 import os
 import signal
 import threading
 import time
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -162,3 +164,17 @@ def test_a_full_store_is_not_tried_twice(base_uri: str, monkeypatch: pytest.Monk
         publish(staged(), base_uri, "net", None, process)
     assert len(tried) == 1
     process.close()
+
+
+def test_a_forked_process_does_not_wait_for_work_that_it_does_not_have() -> None:
+    """As a worker of a DataLoader: at its end it runs what a program runs at its end."""
+    worker, go = Worker(), threading.Event()
+    worker.submit(go.wait, 60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # later Pythons warn of a fork beside threads
+        process = multiprocessing.get_context("fork").Process(target=int)
+        process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    go.set()
+    worker.close()

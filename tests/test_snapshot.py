@@ -192,3 +192,11 @@ def test_whether_two_states_are_the_same(changes: dict[str, Any], same: bool) ->
 def test_zero_has_a_sign() -> None:
     assert not same_state({"x": 0.0}, {"x": -0.0})
     assert same_state({"x": TENSORS["nan"]}, {"x": TENSORS["nan"].clone()})
+
+
+def test_what_somebody_has_attached_to_a_tensor_stays() -> None:
+    tensor = torch.zeros(3)
+    tensor.note = "mine"  # type: ignore[attr-defined]
+    taken = snapshot({"a": tensor, "b": torch.zeros(3)})
+    assert taken["a"].note == "mine"
+    assert taken["a"].data_ptr() != tensor.data_ptr()

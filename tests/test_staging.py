@@ -1,5 +1,9 @@
 """Memory for copies: kept, bounded, and touched ahead."""
 
+import threading
+import time
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,3 +81,31 @@ def test_what_is_released_can_still_be_read() -> None:
     assert staging.nbytes == 0
     snapshot(state(LARGE, value=3.0), staging)
     assert torch.equal(copied["0"], torch.full((LARGE // 4,), 2.0))
+
+
+def test_after_ctrl_c_nobody_writes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next copy may go to the same memory, with other tensors in other places."""
+    copy_all, copied, main = staging_module._copy_all, list[int](), threading.main_thread()
+
+    def interrupted(pairs: Any) -> None:
+        if threading.current_thread() is main:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+        copy_all(pairs)
+        copied.append(len(pairs))
+
+    monkeypatch.setattr(staging_module, "_THREADS", 2)
+    monkeypatch.setattr(staging_module, "_copy_all", interrupted)
+    staging = Staging()
+    with pytest.raises(KeyboardInterrupt):
+        snapshot(state(LARGE, LARGE, LARGE, LARGE), staging)
+    assert copied == [2]
+    staging.release()
+
+
+def test_one_core_copies_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging_module, "_THREADS", 1)
+    staging = Staging()
+    copied = snapshot(state(LARGE, 2 * LARGE, value=1.0), staging)
+    assert all(torch.equal(tensor, torch.ones_like(tensor)) for tensor in copied.values())
+    assert staging._threads is None

@@ -8,10 +8,12 @@ import inspect
 import os
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -135,7 +137,7 @@ class DtoolCheckpointIO(CheckpointIO):
         self.transient = False
         """Whether what was loaded last is the tuner's own: not a run that goes on, but the state before a trial."""
         self.publications: list[Publication] = []
-        self.errors: list[Exception] = []
+        self._failures: list[tuple[Exception, bool]] = []
         self._owner: dict[str, Publication] = {}
         self._latest: tuple[Publication, Mapping[str, Any] | None] | None = None
         self._staging = Staging(self.staging_memory)
@@ -249,6 +251,11 @@ class DtoolCheckpointIO(CheckpointIO):
 
     # -- for the callback and for users ---------------------------------------------------------
 
+    @property
+    def errors(self) -> list[Exception]:
+        """What kept checkpoints from being published, in order."""
+        return [error for error, _ in self._failures]
+
     def expect(self, state: Any) -> None:
         """Prepare, in the background, the memory for a copy of a state like this one, and what will write it.
 
@@ -285,7 +292,7 @@ class DtoolCheckpointIO(CheckpointIO):
         try:
             description = self.describe(checkpoint, path)
         except Exception as error:  # a fact that cannot be described
-            self.errors.append(error)
+            self._note(error)
             self._release(path)
             if place is not None:
                 self._save_plainly(checkpoint, path)
@@ -296,8 +303,14 @@ class DtoolCheckpointIO(CheckpointIO):
         observed, record = description.observed, description.record
         publication = Publication(record, self._free_name(record), {path})
         self.publications.append(publication)
-        copied = self._copied(checkpoint)
-        self._latest = (publication, copied)
+        self._latest = None  # its copy is about to be overwritten
+        try:
+            copied = self._copied(checkpoint)
+        except BaseException:  # Ctrl-C: what takes the place of a file must not stay
+            publication.failed = True
+            if place is not None:
+                free(place)
+            raise
         staged = Staged(
             checkpoint if copied is None else copied,
             description.sealed,
@@ -312,6 +325,7 @@ class DtoolCheckpointIO(CheckpointIO):
         else:
             # In this thread: as long as it is read, nobody else can change it.
             self._publish(publication, staged, path, place)
+        self._latest = (publication, copied)
         self._claim(path, publication)
 
     def _copied(self, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -320,9 +334,11 @@ class DtoolCheckpointIO(CheckpointIO):
             return None
         try:
             return snapshot(checkpoint, self._staging)
-        except Exception:  # not enough memory, or an object of somebody else's that cannot be copied
+        except BaseException as error:
             self._staging.release()
-            return None
+            if isinstance(error, Exception):  # not enough memory, or an object of somebody else's that cannot be copied
+                return None
+            raise
 
     def _same_as_latest(self, checkpoint: Mapping[str, Any]) -> Publication | None:
         """Return the latest publication if it holds this very state: best and last of one step are one dataset."""
@@ -367,16 +383,24 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def _report(self, raising: bool) -> None:
         """Tell the user in her own thread what went wrong in the other."""
-        new, self._reported = self.errors[self._reported :], len(self.errors)
-        for error in new:
+        new = self._failures[self._reported :]
+        self._reported += len(new)
+        for error, kept in new:
             message = f"{self.base_uri}: a checkpoint could not be published there. {type(error).__name__}: {error}"
+            state = "The plain file at Lightning's path was kept" if kept else "Nor is there a file at Lightning's path"
+            remedy = "" if kept else " Make room, or save elsewhere."
+            _forget_frames(error)
             if raising:
-                raise PublishError(f"{message} The plain file at Lightning's path was kept.") from error
+                raise PublishError(f"{message} {state}.{remedy}") from error
             warnings.warn(
-                f"{message} The plain file at Lightning's path was kept, and training goes on.",
+                f"{message} {state}, and training goes on.{remedy}",
                 ProvenanceWarning,
                 stacklevel=3,
             )
+
+    def _note(self, error: Exception, kept: bool = True) -> None:
+        """Keep what went wrong, and whether the checkpoint is there as a plain file."""
+        self._failures.append((error, kept))
 
     def _describe(self, checkpoint: Mapping[str, Any], path: str) -> Description:
         if self._observed is None:
@@ -398,9 +422,10 @@ class DtoolCheckpointIO(CheckpointIO):
                 rank_zero_info(f"Published: {publication.dataset.uri}")
         except Exception as error:  # whatever a store may raise, training goes on
             publication.failed = True
-            self.errors.append(error)
-            if place is not None and publication.file is None:
-                publication.file = self._keep_file(staged, place)
+            second = self._keep_file(publication, staged, place)
+            self._note(error, kept=second is None)
+            if second is not None:
+                self._note(second, kept=False)
         except BaseException:  # Ctrl-C, where training waits for this: what takes the place of a file must not stay
             publication.failed = True
             if place is not None and publication.file is None:
@@ -419,13 +444,16 @@ class DtoolCheckpointIO(CheckpointIO):
         # One that was killed is not started again: whatever killed it would do so once more.
         return self._process if self._process.usable else None
 
-    def _keep_file(self, staged: Staged, place: Path) -> Path | None:
-        """Write the plain file that Lightning would have written; without a dataset it is all there is."""
-        try:
-            return self._write_file(staged, place)
-        except Exception as error:
-            self.errors.append(error)
+    def _keep_file(self, publication: Publication, staged: Staged, place: Path | None) -> Exception | None:
+        """Write the plain file that Lightning would have written, as there is no dataset; return what went wrong."""
+        if place is None or publication.file is not None:
             return None
+        try:
+            publication.file = self._write_file(staged, place)
+        except Exception as error:
+            free(place)
+            return error
+        return None
 
     def _write_file(self, staged: Staged, place: Path) -> Path:
         write(staged.state, place)
@@ -462,7 +490,7 @@ class DtoolCheckpointIO(CheckpointIO):
         try:
             publication.dataset.put_tag(SUPERSEDED_TAG)
         except LightningDtoolError as error:
-            self.errors.append(error)
+            self._note(error)
 
 
 def _stored(publication: Publication, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -477,6 +505,22 @@ def _stored(publication: Publication, checkpoint: Mapping[str, Any]) -> Mapping[
         return None if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # what cannot be read, or not safely, is written once more
         return None
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of what the functions that an error came through still hold, and those that called them: a whole state."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        for found, _ in traceback.walk_tb(error.__traceback__):
+            frame: FrameType | None = found
+            while frame is not None:
+                try:
+                    frame.clear()
+                except RuntimeError:  # it is running
+                    break
+                frame = frame.f_back
+        error = error.__cause__ or error.__context__
 
 
 def _nothing() -> None:

@@ -58,8 +58,10 @@ def write(state: Mapping[str, Any], path: Path) -> None:
         state: The checkpoint.
         path: Where it goes. What stands there is replaced; a link is, and not what it leads to.
     """
-    with _replacing(path) as temporary, temporary.open("xb", buffering=0) as file:
+    # Buffered, because torch does not look how much a file has taken: one without a buffer takes 2 GiB at most.
+    with _replacing(path) as temporary, temporary.open("xb") as file:
         torch.save(state, file)
+        file.flush()
         os.fsync(file.fileno())
 
 

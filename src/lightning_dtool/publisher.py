@@ -1,11 +1,15 @@
 """From a staged checkpoint to a frozen dataset, in one background worker."""
 
+import atexit
+import os
 import re
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakSet
 
 import torch
 from rich.console import Console
@@ -104,6 +108,21 @@ def dataset_name(record: Provenance, prefix: str | None = None) -> str:
     return re.sub(r"[^0-9A-Za-z_.-]", "_", model)[: 80 - len(tail)] + tail
 
 
+_at_work: "WeakSet[Worker]" = WeakSet()
+
+
+def _wait_for_all() -> None:
+    for worker in list(_at_work):
+        worker.wait("Publishing checkpoints")
+
+
+# Publishing uses threads of its own, and no executor takes work once Python has begun to end. This is called before
+# that, which `atexit` is not: https://github.com/python/cpython/issues/86813
+getattr(threading, "_register_atexit", atexit.register)(_wait_for_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_at_work.clear)  # it ends like a program, and has none of the threads
+
+
 class Worker:
     """One background thread: what is submitted runs in order, while training goes on."""
 
@@ -112,9 +131,10 @@ class Worker:
         self._running: set[Future[Any]] = set()
 
     def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
-        """Run a function after everything that was submitted before."""
+        """Run a function after everything that was submitted before; a program does not end before it is done."""
         if self._executor is None:  # late, and so in the process that trains: a thread does not survive a fork
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lightning-dtool")
+            _at_work.add(self)
         future = self._executor.submit(function, *args, **kwargs)
         self._running = {running for running in self._running if not running.done()} | {future}
         return future

@@ -7,7 +7,7 @@ and what the first one needs can be touched before it comes, while training goes
 import os
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
@@ -124,13 +124,16 @@ class Staging:
             smallest = sizes.index(min(sizes))
             shares[smallest].append(pair)
             sizes[smallest] += pair[1].nbytes()
-        if not sizes[-1]:  # too little to share
+        if _THREADS == 1 or not sizes[-1]:  # too little to share
             _copy_all(pending)
             return
         if self._threads is None:  # kept: a thread's first work with torch takes longer than what it would save
             self._threads = ThreadPoolExecutor(_THREADS - 1, "lightning-dtool-copy")
         others = [self._threads.submit(_copy_all, share) for share in shares[1:]]
-        _copy_all(shares[0])
+        try:
+            _copy_all(shares[0])
+        finally:  # after Ctrl-C, too: the memory may be used for another copy at once
+            wait(others)
         for other in others:
             other.result()
 
@@ -141,12 +144,15 @@ class Staging:
 
     def release(self) -> None:
         """Give all memory back to the system; a copy that somebody still holds keeps its own."""
-        self.wait()
-        self._free, self._used, self._pending, self._streams = {}, [], [], {}
+        # Given up before anything is waited for: after Ctrl-C a copy may still be under way.
+        self._free, self._used, self._pending = {}, [], []
         self._held = self._in_use = self._largest = 0
-        if self._threads is not None:
-            self._threads.shutdown()
-            self._threads = None
+        streams, self._streams = self._streams, {}
+        threads, self._threads = self._threads, None
+        for stream in streams.values():
+            stream.synchronize()
+        if threads is not None:
+            threads.shutdown()
 
     def _take(self, size: int, pinned: bool) -> torch.UntypedStorage:
         known = self._free.get((size, pinned))

@@ -14,6 +14,7 @@ from typing import Any
 
 import dtoolcore
 import pytest
+import torch
 
 from lightning_dtool.errors import (
     ConfigurationError,
@@ -385,3 +386,27 @@ def test_a_copy_that_fails_half_way_leaves_no_file(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space left"):
         copy_hashed(tmp_path / "source", tmp_path / "half")
     assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize("good", range(4))
+def test_a_full_disk_is_told_as_such_whatever_torch_says(
+    base_uri: str, monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    """torch, when a write has failed, ends its file and raises an error of its own about that."""
+    written: list[int] = []
+
+    def full(raw: Any, data: memoryview) -> None:
+        if len(written) >= good:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(raw.write(data))
+
+    monkeypatch.setattr("lightning_dtool.store.hashing_writer.write_all", full)
+    state = {str(number): torch.zeros(500_000) for number in range(6)}
+    with (
+        pytest.raises(StoreError, match="No space left") as caught,
+        DatasetWriter("x", base_uri) as writer,
+        writer.open("checkpoint.ckpt") as file,
+    ):
+        torch.save(state, file)
+    assert caught.value.errno == errno.ENOSPC
+    assert names_in(base_uri) == []

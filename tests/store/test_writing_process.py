@@ -5,9 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,3 +124,36 @@ def test_a_system_that_cannot_share_memory_is_told(monkeypatch: pytest.MonkeyPat
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(OSError, match="no memory"):
         WritingProcess()
+
+
+def test_nobody_forks_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of a DataLoader would keep the other end of the pipe by which its start is told, and so hold it up."""
+    starting, start = threading.Event(), subprocess.Popen
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        starting.set()
+        time.sleep(0.3)
+        return start(*arguments, **options)
+
+    monkeypatch.setattr("lightning_dtool.store.writing_process.subprocess.Popen", slow)
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(WritingProcess)
+        assert starting.wait(10)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # later Pythons warn of a fork beside threads, as DataLoaders do it
+            child = os.fork()
+        if not child:
+            os._exit(0)
+        assert begun.done()
+        os.waitpid(child, 0)
+        begun.result().close()
+
+
+def test_it_starts_in_a_forked_process_too(process: WritingProcess) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if not child:
+        mine = WritingProcess()
+        os._exit(0 if mine.usable and not process.usable else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -34,6 +34,8 @@ class HashingFile(io.RawIOBase):
         self._position = 0
         self._small = bytearray()
         self._pipeline: Pipeline | None = None
+        self.failure: Exception | None = None
+        """What went wrong first; torch, when it is told, raises something else."""
 
     def writable(self) -> bool:
         """Return True."""
@@ -49,12 +51,16 @@ class HashingFile(io.RawIOBase):
             The number of bytes.
         """
         view = memoryview(data).cast("B")
-        with self._guard():
-            # What fits into one block is small: threads would cost more than they save.
-            if self._pipeline is None and len(self._small) + len(view) <= BLOCK:
-                self._small += view
-            else:
-                self._large().put(view)
+        try:
+            with self._guard():
+                # What fits into one block is small: threads would cost more than they save.
+                if self._pipeline is None and len(self._small) + len(view) <= BLOCK:
+                    self._small += view
+                else:
+                    self._large().put(view)
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
         self._position += len(view)
         return len(view)
 

@@ -408,10 +408,12 @@ class DatasetWriter:
         try:
             yield cast("BinaryIO", file)
             digests = file.finish()
-        except BaseException:
+        except BaseException as error:
             file.discard()
             raw.close()
             path.unlink(missing_ok=True)
+            if file.failure is not None and file.failure is not error and isinstance(error, Exception):
+                raise file.failure from file.failure.__cause__
             raise
         with store_errors(self._uri, action):
             raw.close()

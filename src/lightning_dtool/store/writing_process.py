@@ -6,10 +6,21 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import weakref
 
 from lightning_dtool.store import hashing_writer
 from lightning_dtool.store.hashing_writer import BLOCK, BLOCKS, MESSAGE, Digests, new_blocks
+
+_starting = threading.RLock()
+"""Held while a process is started: nobody forks this one meanwhile.
+
+A worker of a DataLoader would inherit the other ends of the link and of the pipe by which `subprocess` hears that the
+process runs, and as long as it lives, neither of them would ever be found closed.
+"""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
 
 class WritingProcessError(ChildProcessError):
@@ -32,17 +43,18 @@ class WritingProcess:
     def __init__(self) -> None:
         if not hasattr(os, "memfd_create") or not sys.executable:
             raise OSError("this system has no memory that processes can share without a name")
-        memory = os.memfd_create("lightning-dtool")
-        try:
-            os.ftruncate(memory, BLOCKS * BLOCK)
-            self.blocks = new_blocks(memory)
-            self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                descriptors = (theirs.fileno(), memory)
-                command = [sys.executable, "-I", "-S", hashing_writer.__file__, *map(str, descriptors)]
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors)  # noqa: S603
-        finally:
-            os.close(memory)
+        with _starting:
+            memory = os.memfd_create("lightning-dtool")
+            try:
+                os.ftruncate(memory, BLOCKS * BLOCK)
+                self.blocks = new_blocks(memory)
+                self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with theirs:
+                    descriptors = (theirs.fileno(), memory)
+                    command = [sys.executable, "-I", "-S", hashing_writer.__file__, *map(str, descriptors)]
+                    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors)  # noqa: S603
+            finally:
+                os.close(memory)
         self.pid = process.pid
         self._owner = os.getpid()
         self._end = weakref.finalize(self, _end, process, self._link, self._owner)
