@@ -73,14 +73,13 @@ def print_rich(render: "Callable[[int | None], RenderableType]") -> None:
         render: Given the terminal's width, or None where there is none, returns what to print. Without a terminal
             every line is as long as it needs.
     """
-    from rich.console import Console
-    from rich.console import Group as RichGroup
+    from rich.console import Console, Group
 
     terminal = sys.stdout.isatty()
     console = Console(markup=False, highlight=False, emoji=False, width=None if terminal else 1_000_000)
     with console.capture() as captured:
         # In a group, because a lone text would lose its own wish not to be wrapped.
-        console.print(RichGroup(render(console.width if terminal else None)), crop=False)
+        console.print(Group(render(console.width if terminal else None)), crop=False)
     write("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
 
 
