@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from benchmarks.measuring import Bar, Comparison, Settings, interleaved
 from lightning_dtool import DtoolDataModule, DtoolDataset, pack
-from lightning_dtool.decoding import image_to_tensor
+from lightning_dtool.data.decoding import image_to_tensor
 from lightning_dtool.store import FrozenDataset, local_path
 
 CLASSES = 10

@@ -39,8 +39,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from kit import trainer as make_trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.capture.randomness import random_states, state_digests
+from lightning_dtool.data.packing import pack
 from lightning_dtool.errors import ProvenanceWarning
-from lightning_dtool.packing import pack
 
 SAMPLES, EPOCHS, BATCHES = 24, 4, 6
 REFRAIN = "bit for bit as if it had never stopped: "

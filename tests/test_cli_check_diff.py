@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from click.testing import Result
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from test_differences import archive
 
 from conftest import Run
 from kit import TinyNet, checkpoint_dataset, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
-from lightning_dtool.checklist import Verdict
+from lightning_dtool.data.packing import pack
 from lightning_dtool.export.text import MAX_ENTRIES, MAX_PATCH_LINES, MAX_TEXT
 from lightning_dtool.items import RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
-from lightning_dtool.packing import pack
 from lightning_dtool.record import SCHEMA_VERSION
+from lightning_dtool.results.checklist import Verdict
 from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path
-from test_differences import archive
 
 HOSTILE = "[red]x[bold]\x1b[2J\x9b31m\u202e:smile:"
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from kit import TinyNet, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.cli import model
-from lightning_dtool.differences import Difference
 from lightning_dtool.export.text import MAX_ENTRIES, outcome
 from lightning_dtool.reproduction.comparison import (
     Comparison,
@@ -20,6 +19,7 @@ from lightning_dtool.reproduction.comparison import (
     State,
     Weights,
 )
+from lightning_dtool.results.differences import Difference
 
 HOSTILE = "[red]x[bold]\x1b[2J\x9b31m\u202e:smile:"
 

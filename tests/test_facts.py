@@ -21,7 +21,7 @@ import lightning_dtool.record.models as models
 from kit import TinyNet, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.capture.history import peak_accelerator_memory
-from lightning_dtool.packing import pack
+from lightning_dtool.data.packing import pack
 from lightning_dtool.record import Section
 
 TESTS = Path(__file__).parent

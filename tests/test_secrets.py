@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import programs
-from lightning_dtool.capture.redaction import redact_record, secrets_in_hyperparameters
 from lightning_dtool.record import Model, Provenance
+from lightning_dtool.redaction.text import redact_record, secrets_in_hyperparameters
 from record.samples import record as sample
 
 SECRETS = {

@@ -11,28 +11,27 @@ from lightning_dtool._version import __version__
 
 if TYPE_CHECKING:
     from lightning_dtool.callback import DtoolProvenanceCallback
-    from lightning_dtool.checkpoint import DtoolCheckpoint
+    from lightning_dtool.checkpoint import DtoolCheckpoint, DtoolModelMixin
     from lightning_dtool.checkpoint_io import DtoolCheckpointIO
-    from lightning_dtool.datamodule import DtoolDataModule
-    from lightning_dtool.dataset import DtoolDataset
-    from lightning_dtool.evaluation import evaluate
-    from lightning_dtool.mixin import DtoolModelMixin
-    from lightning_dtool.packing import pack
+    from lightning_dtool.data.datamodule import DtoolDataModule
+    from lightning_dtool.data.dataset import DtoolDataset
+    from lightning_dtool.data.packing import pack
+    from lightning_dtool.data.sampler import ResumableSampler
+    from lightning_dtool.evaluation.evaluate import evaluate
     from lightning_dtool.reproduction.comparison import compare
     from lightning_dtool.reproduction.reproducing import replicate, reproduce
-    from lightning_dtool.sampler import ResumableSampler
 
 _HOMES = {
     "DtoolCheckpoint": "checkpoint",
     "DtoolCheckpointIO": "checkpoint_io",
-    "DtoolDataModule": "datamodule",
-    "DtoolDataset": "dataset",
-    "DtoolModelMixin": "mixin",
+    "DtoolDataModule": "data.datamodule",
+    "DtoolDataset": "data.dataset",
+    "DtoolModelMixin": "checkpoint",
     "DtoolProvenanceCallback": "callback",
-    "ResumableSampler": "sampler",
+    "ResumableSampler": "data.sampler",
     "compare": "reproduction.comparison",
-    "evaluate": "evaluation",
-    "pack": "packing",
+    "evaluate": "evaluation.evaluate",
+    "pack": "data.packing",
     "replicate": "reproduction.reproducing",
     "reproduce": "reproduction.reproducing",
 }

@@ -17,7 +17,7 @@ def callbacks() -> list[Any]:
     base_uri = os.environ.get(BASE_URI_VARIABLE)
     if not base_uri:
         return []
-    from lightning_dtool.automatic import AutomaticProvenanceCallback
+    from lightning_dtool.callback import AutomaticProvenanceCallback
 
     # A misspelt retention is an error when the callback is made.
     retention: Any = os.environ.get(RETENTION_VARIABLE) or "mirror"

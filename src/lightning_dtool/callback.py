@@ -18,7 +18,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
-from lightning_dtool import rerun
 from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO, Publication, Retention
 from lightning_dtool.errors import (
@@ -31,6 +30,7 @@ from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import DatasetReference
 from lightning_dtool.rehearsal.conduct import Rehearsal, rehearse
+from lightning_dtool.rerun import plan as rerun
 from lightning_dtool.resuming.resumption import Resumption
 from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
 
@@ -388,6 +388,39 @@ class DtoolProvenanceCallback(Callback):
         )
 
 
+class AutomaticProvenanceCallback(DtoolProvenanceCallback):
+    """A `DtoolProvenanceCallback` that no script has asked for; see `lightning_dtool.attach`."""
+
+    @property
+    def state_key(self) -> str:
+        """A key of its own: two callbacks with one key are an error in Lightning."""
+        return "AutomaticProvenanceCallback"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Step back for a callback that the user has added, and for a run that cannot be recorded."""
+        present = trainer.strategy.checkpoint_io
+        if isinstance(present, DtoolCheckpointIO):
+            self.base_uri = present.base_uri  # the user's plug-in says where; this callback knows more to say
+        if any(isinstance(found, DtoolProvenanceCallback) and found is not self for found in _callbacks(trainer)):
+            self._step_back(trainer)
+            return
+        try:
+            super().setup(trainer, pl_module, stage)
+        except UnsupportedStrategyError as error:
+            warnings.warn(f"Nothing is recorded of this run. {error}", ProvenanceWarning, stacklevel=2)
+            self._step_back(trainer)
+
+    def _count_fit(self) -> int:
+        """Return which fit of this process it is, counted over all callbacks."""
+        number = _fits["all"]
+        _fits["all"] += 1
+        return number
+
+    def _step_back(self, trainer: Trainer) -> None:
+        # Another list: Lightning is walking through this one.
+        trainer.callbacks = [found for found in _callbacks(trainer) if found is not self]  # type: ignore[attr-defined]
+
+
 def _uri(publication: Publication) -> str | None:
     return publication.dataset.uri if publication.available and publication.dataset is not None else None
 
@@ -421,3 +454,7 @@ def _log_uri(logger: Logger, uri: str) -> None:
     else:
         logger.log_hyperparams({"dtool_uri": uri})
     logger.save()
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]

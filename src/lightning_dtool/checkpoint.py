@@ -5,21 +5,23 @@ import pickle
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.saving import _load_state
 from lightning.pytorch.utilities.migration import migrate_checkpoint  # type: ignore[attr-defined]
 
-from lightning_dtool.classes import class_from_source, import_class, source_digest
 from lightning_dtool.errors import ModuleLoadError, ProvenanceWarning, UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
+from lightning_dtool.loading.opening import require_checkpoint
+from lightning_dtool.loading.recorded_source import class_from_source, import_class, source_digest
 from lightning_dtool.namespaces import refuse_other_namespace
-from lightning_dtool.opening import require_checkpoint
 from lightning_dtool.record import Provenance, from_json
 from lightning_dtool.store import FrozenDataset, delete_dataset, local_path
 from lightning_dtool.store.verified import Mark, mark
+
+T = TypeVar("T", bound="DtoolModelMixin")
 
 _verified: set[tuple[str, Mark]] = set()
 """Files found right in this process: large ones are hashed once."""
@@ -227,3 +229,29 @@ class DtoolCheckpoint:
             "torch.serialization.add_safe_globals([...]); if you trust the checkpoint's origin, load it with "
             "weights_only=False."
         )
+
+
+class DtoolModelMixin:
+    """Give a LightningModule a `from_uri` classmethod.
+
+    Example:
+        ```python
+        class LeafNet(DtoolModelMixin, LightningModule): ...
+
+        model = LeafNet.from_uri("s3://lab-models/6a1c…")
+        ```
+    """
+
+    @classmethod
+    def from_uri(cls: type[T], uri: str | os.PathLike[str], **kwargs: Any) -> T:
+        """Build this class from a checkpoint's hyperparameters and load its weights.
+
+        Args:
+            uri: The checkpoint's URI.
+            **kwargs: As in `DtoolCheckpoint.load_module`: hyperparameters that replace the saved ones, and
+                `map_location`, `strict`, `weights_only`.
+
+        Raises:
+            LightningDtoolError: As `DtoolCheckpoint.from_uri` and `load_module` do.
+        """
+        return DtoolCheckpoint.from_uri(uri).load_module(cls, **kwargs)  # type: ignore[arg-type, return-value]

@@ -21,17 +21,17 @@ from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
-from lightning_dtool import rerun
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_checkpoint
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, LightningDtoolError, ProvenanceWarning, PublishError
 from lightning_dtool.items import CHECKPOINT_ITEM, SUPERSEDED_TAG
-from lightning_dtool.linking import duplicate, forget_link, free, link, reserve, write
 from lightning_dtool.namespaces import refuse_other_namespace
-from lightning_dtool.publisher import Staged, Worker, dataset_name, publish
+from lightning_dtool.publishing.linking import duplicate, forget_link, free, link, reserve, write
+from lightning_dtool.publishing.publisher import Staged, Worker, dataset_name, publish
 from lightning_dtool.record import Provenance
-from lightning_dtool.snapshot import same_state, snapshot, storage_sizes
-from lightning_dtool.staging import Staging
+from lightning_dtool.rerun import plan as rerun
+from lightning_dtool.snapshot.copy import same_state, snapshot, storage_sizes
+from lightning_dtool.snapshot.staging import Staging
 from lightning_dtool.store import (
     FrozenDataset,
     WritingProcess,

@@ -28,7 +28,7 @@ from lightning_dtool import DtoolDataModule, DtoolDataset
 from lightning_dtool.capture import fingerprint as fingerprints
 from lightning_dtool.capture.data import capture_data, training_datasets, warn_about_foreign_data
 from lightning_dtool.capture.fingerprint import fingerprint
-from lightning_dtool.dataset import _Items
+from lightning_dtool.data.dataset import _Items
 from lightning_dtool.record import Data, DataSource, Gap
 from lightning_dtool.store import FrozenDataset
 
@@ -106,7 +106,7 @@ def test_a_datamodule_of_ours(uri: str, tmp_path: Path) -> None:
     assert val.transforms["transform"]["source"] == "lambda text: torch.tensor(1.0)"
     assert train.loader is not None
     assert train.loader.sampler == {
-        "class_path": "lightning_dtool.sampler:ResumableSampler", "seed": 4, "shuffle": True, "drop_last": False,
+        "class_path": "lightning_dtool.data.sampler:ResumableSampler", "seed": 4, "shuffle": True, "drop_last": False,
         "num_replicas": 1, "rank": 0,
     }  # fmt: skip
     assert (train.loader.batch_size, train.loader.num_workers, train.loader.drop_last) == (4, 0, False)

@@ -15,8 +15,8 @@ import programs
 from counting import counted
 from kit import TinyNet
 from lightning_dtool.capture.model import MAX_ARCHITECTURE, capture_initial_weights, capture_model
-from lightning_dtool.digests import state_digest
 from lightning_dtool.record import DatasetReference, Gap
+from lightning_dtool.values.digests import state_digest
 from zoo import ZOO
 
 PARENT = DatasetReference(uri="file:///x", uuid="u", name="n", content_digest="sha256:0")

@@ -1,7 +1,6 @@
 """What a rerun can rely on: which fit it was, where the random numbers come from, weights and traces that are kept."""
 
 import json
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -14,8 +13,8 @@ from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.attach import callbacks
 from lightning_dtool.capture import randomness
 from lightning_dtool.capture.randomness import capture_randomness
-from lightning_dtool.digests import state_digest
 from lightning_dtool.record import Gap
+from lightning_dtool.values.digests import state_digest
 
 
 @pytest.fixture
@@ -27,7 +26,6 @@ def models(tmp_path: Path) -> Path:
 
 def test_which_fit_of_its_process(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_dtool.callback._fits", {"explicit": 0, "all": 0})
-    monkeypatch.setattr("lightning_dtool.automatic._fits", sys.modules["lightning_dtool.callback"]._fits)
     indices = []
     for number in range(2):
         provenance = DtoolProvenanceCallback(str(models))

@@ -10,8 +10,8 @@ from torch.overrides import _get_current_function_mode_stack
 from kit import same, trainer, weights
 from lightning_dtool.capture.model import capture_initial_weights, capture_model
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
-from lightning_dtool.digests import state_digest
 from lightning_dtool.record import Model, Optimizer, Scheduler
+from lightning_dtool.values.digests import state_digest
 from watching import LossWatch
 from zoo import ZOO
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from lightning_dtool import rerun
 from lightning_dtool.errors import ReproductionError
 from lightning_dtool.record import Code, Config, Environment, Provenance, Randomness, Trainer
 from lightning_dtool.reproduction.command import command, project_root, recorded_threads, variables
 from lightning_dtool.reproduction.failure import explain
-from lightning_dtool.reproduction.recorded import normal, relocated
-from lightning_dtool.reproduction.running import Outcome
+from lightning_dtool.reproduction.original import normal, relocated
+from lightning_dtool.reproduction.process import Outcome
 from lightning_dtool.reproduction.tracing import first_parting
+from lightning_dtool.rerun import plan as rerun
 from record.samples import record as sample
 
 

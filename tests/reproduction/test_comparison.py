@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import lightning_dtool
 from kit import TinyNet, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, compare
-from lightning_dtool.differences import Content
 from lightning_dtool.errors import DatasetNotFoundError, NotACheckpointError, UnsafeCheckpointError, VerificationError
 from lightning_dtool.record import Checkpoint, Data, Epoch, Gap, InitialWeights, Lineage, Metrics, Model
 from lightning_dtool.reproduction.comparison import (
@@ -28,6 +27,7 @@ from lightning_dtool.reproduction.comparison import (
     first_difference,
     strict_json,
 )
+from lightning_dtool.results.differences import Content
 from lightning_dtool.store import DatasetWriter
 from record.samples import record
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import lightning_dtool
-from lightning_dtool import rerun
 from lightning_dtool.reproduction.verdict import Verdict
+from lightning_dtool.rerun import plan as rerun
 from reproduction.runs import only_checkpoint, train
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"

@@ -17,8 +17,8 @@ from PIL import Image
 
 import lightning_dtool
 from lightning_dtool import DtoolCheckpoint
+from lightning_dtool.data.packing import pack
 from lightning_dtool.errors import ConfigurationError
-from lightning_dtool.packing import pack
 from lightning_dtool.reproduction.verdict import Reproduction, Verdict
 from lightning_dtool.store import FrozenDataset, iter_datasets, local_path
 from reproduction.runs import content, only_checkpoint, places, project, train

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from lightning_dtool import rerun
 from lightning_dtool.capture.git import WorkTree
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
-from lightning_dtool.capture.redaction import (
+from lightning_dtool.record import Code, Gap
+from lightning_dtool.redaction.text import (
     redact_argv,
     redact_notebook,
     redact_patch,
     redact_source,
 )
-from lightning_dtool.definitions import as_text
-from lightning_dtool.parsing import parse
-from lightning_dtool.record import Code, Gap
+from lightning_dtool.rerun import plan as rerun
+from lightning_dtool.values.definitions import as_text
+from lightning_dtool.values.parsing import parse
 
 NOTEBOOK = "notebook.py"
 """Where source.zip holds the cells of an interactive session."""

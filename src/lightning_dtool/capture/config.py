@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from lightning.pytorch import Trainer as LightningTrainer
 
-from lightning_dtool.capture.redaction import redact_lines, redact_mapping, redaction_gap
 from lightning_dtool.record import Config, Gap
+from lightning_dtool.redaction.text import redact_lines, redact_mapping, redaction_gap
 
 CONFIG = "config.yaml"
 """Where source.zip holds the configuration."""

@@ -15,14 +15,14 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from lightning_dtool.capture.fingerprint import fingerprint
 from lightning_dtool.capture.loaders import capture_loader, describe_setting
 from lightning_dtool.capture.preprocessing import capture_hooks, describe_pipeline, transforms_of
-from lightning_dtool.capture.redaction import redact_mapping, redact_text, redaction_gap
-from lightning_dtool.capture.values import encode_all
-from lightning_dtool.datamodule import DtoolDataModule
-from lightning_dtool.dataset import DtoolDataset
-from lightning_dtool.definitions import as_text, class_path, is_users
-from lightning_dtool.rebuilding import unbuildable
+from lightning_dtool.data.datamodule import DtoolDataModule
+from lightning_dtool.data.dataset import DtoolDataset
+from lightning_dtool.data.selection import selection_digest
 from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Gap
-from lightning_dtool.selection import selection_digest
+from lightning_dtool.redaction.text import redact_mapping, redact_text, redaction_gap
+from lightning_dtool.values.definitions import as_text, class_path, is_users
+from lightning_dtool.values.encoding import encode_all
+from lightning_dtool.values.rebuilding import unbuildable
 
 MAX_SOURCES = 100
 """Loaders of one stage that are described."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from lightning_dtool.capture.redaction import REDACTED, is_secret_name, redact_text, redaction_gap
-from lightning_dtool.definitions import as_text
 from lightning_dtool.record import Environment, Gap
+from lightning_dtool.redaction.text import REDACTED, is_secret_name, redact_text, redaction_gap
+from lightning_dtool.values.definitions import as_text
 
 _LIBRARIES = (
     "lightning-dtool", "lightning", "pytorch-lightning", "torch", "torchvision", "torchaudio", "torchmetrics",

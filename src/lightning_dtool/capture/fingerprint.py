@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_dtool.definitions import as_text
-from lightning_dtool.digests import digest_of_numbers, nbytes
+from lightning_dtool.values.definitions import as_text
+from lightning_dtool.values.digests import digest_of_numbers, nbytes
 
 MAX_FINGERPRINT_BYTES = 64 * 2**20
 """Data in memory up to this size gets a fingerprint."""

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_dtool.capture.redaction import redact_text, redaction_gap
 from lightning_dtool.record import Gap, Git
+from lightning_dtool.redaction.text import redact_text, redaction_gap
 
 MAX_PATCH_BYTES = 10 * 2**20
 """A larger patch is left out."""

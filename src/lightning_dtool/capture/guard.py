@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from lightning_dtool.definitions import as_text
 from lightning_dtool.record import Gap
+from lightning_dtool.values.definitions import as_text
 
 T = TypeVar("T")
 

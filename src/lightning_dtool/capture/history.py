@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lightning_dtool.capture.trainer import capture_metrics
-from lightning_dtool.capture.values import encode, encode_all
-from lightning_dtool.definitions import class_path
 from lightning_dtool.record import Epoch, Gap, MetricObject, Metrics
+from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.encoding import encode, encode_all
 
 
 class History:

@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_dtool.capture.preprocessing import describe_pipeline
-from lightning_dtool.definitions import class_path
-from lightning_dtool.digests import nbytes
+from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.record import MAX_INTEGER, Gap, Loader
-from lightning_dtool.sampler import ResumableSampler
+from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.digests import nbytes
 
 MAX_NUMBERS = 100
 """Numbers of one setting that are kept; more are known by their count and their hash."""

@@ -28,10 +28,10 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
-from lightning_dtool.capture.sources import recorded_source
-from lightning_dtool.capture.values import encode, encode_all
-from lightning_dtool.definitions import class_path
+from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Gap, Loss, LossCall
+from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.encoding import encode, encode_all
 
 MAX_CALLS = 100
 """Different calls of losses that a record keeps."""

@@ -12,12 +12,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.nn.parameter import is_lazy
 
-from lightning_dtool.capture.sources import recorded_source
-from lightning_dtool.capture.values import encode_all
-from lightning_dtool.classes import source_digest
-from lightning_dtool.definitions import as_text, class_path, source_of, without_addresses
-from lightning_dtool.digests import opaque_names, state_digest
+from lightning_dtool.capture.source_text import recorded_source
+from lightning_dtool.loading.recorded_source import source_digest
 from lightning_dtool.record import Child, DatasetReference, Gap, InitialWeights, Model
+from lightning_dtool.values.definitions import as_text, class_path, source_of, without_addresses
+from lightning_dtool.values.digests import opaque_names, state_digest
+from lightning_dtool.values.encoding import encode_all
 
 MAX_ARCHITECTURE = 50_000
 """Characters of the printed module that a record keeps."""

@@ -6,9 +6,9 @@ import re
 import sys
 from pathlib import Path
 
-from lightning_dtool.definitions import as_text
-from lightning_dtool.parsing import parse
 from lightning_dtool.record import Gap
+from lightning_dtool.values.definitions import as_text
+from lightning_dtool.values.parsing import parse
 
 
 def notebook_cells() -> str | None:

@@ -14,10 +14,10 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_dtool.capture.sources import recorded_source
-from lightning_dtool.capture.values import encode, encode_all
-from lightning_dtool.definitions import class_path
+from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Gap, Optimizer, ParameterGroup, Scheduler
+from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.encoding import encode, encode_all
 
 NOT_IN_MODULE = "<not in the LightningModule>"
 """Stands for a parameter that an optimizer changes and that no name leads to."""

@@ -9,11 +9,11 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.core.hooks import DataHooks
 
-from lightning_dtool.capture.redaction import redact_mapping, redact_source, redaction_gap
-from lightning_dtool.datamodule import DtoolDataModule
-from lightning_dtool.definitions import as_text, is_users, source_of
-from lightning_dtool.describing import describe_in_detail
+from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.record import Gap
+from lightning_dtool.redaction.text import redact_mapping, redact_source, redaction_gap
+from lightning_dtool.values.definitions import as_text, is_users, source_of
+from lightning_dtool.values.describing import describe_in_detail
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 """Lightning's hooks that may change a batch."""

@@ -11,7 +11,6 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
-from lightning_dtool import rerun
 from lightning_dtool._version import __version__
 from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.config import capture_config
@@ -21,9 +20,7 @@ from lightning_dtool.capture.guard import known
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.randomness import capture_randomness, random_states_json
-from lightning_dtool.capture.redaction import redact_mapping, redact_record, redaction_gap
 from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
-from lightning_dtool.definitions import as_text, class_path
 from lightning_dtool.record import (
     Checkpoint,
     Code,
@@ -43,6 +40,9 @@ from lightning_dtool.record import (
     Scheduler,
     Trainer,
 )
+from lightning_dtool.redaction.text import redact_mapping, redact_record, redaction_gap
+from lightning_dtool.rerun import plan as rerun
+from lightning_dtool.values.definitions import as_text, class_path
 
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
 """The class path in a record that was written without the callback: a checkpoint does not know its class."""

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lightning_dtool.capture.rerunning import begin_as_recorded
 from lightning_dtool.record import MAX_INTEGER, Gap, Randomness
+from lightning_dtool.rerun.seeds import begin_as_recorded
 
 Json = Any
 RandomStates = dict[str, Json]

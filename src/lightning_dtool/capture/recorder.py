@@ -18,13 +18,13 @@ from lightning_dtool.capture.loss import LossObserver
 from lightning_dtool.capture.model import capture_initial_weights
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_run
 from lightning_dtool.capture.randomness import AT_IMPORT, random_states
-from lightning_dtool.capture.redaction import secrets_in_hyperparameters
 from lightning_dtool.capture.trace import Tracer
-from lightning_dtool.datamodule import DtoolDataModule
+from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.items import INITIAL_WEIGHTS_ITEM, RESUMPTION_SECTION, TRACE_ITEM
 from lightning_dtool.record import DatasetReference, Gap, InitialWeights, Loss, Metrics
-from lightning_dtool.snapshot import snapshot
+from lightning_dtool.redaction.text import secrets_in_hyperparameters
+from lightning_dtool.snapshot.copy import snapshot
 
 
 class Recorder:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
-from lightning_dtool.digests import state_digest
+from lightning_dtool.values.digests import state_digest
 
 _DIGITS = len("sha256:") + 32
 """Half a SHA-256 tells steps apart as well, and halves the trace."""

@@ -10,10 +10,10 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_dtool.capture.redaction import redact_mapping, redaction_gap
-from lightning_dtool.capture.values import encode, encode_all
-from lightning_dtool.definitions import class_path
 from lightning_dtool.record import Component, Gap, Monitor, Trainer
+from lightning_dtool.redaction.text import redact_mapping, redaction_gap
+from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.encoding import encode, encode_all
 
 _SETTINGS = (
     "max_epochs",

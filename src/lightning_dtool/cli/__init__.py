@@ -11,7 +11,7 @@ from lightning_dtool.cli.comparing import compare, diff
 from lightning_dtool.cli.evaluating import evaluate
 from lightning_dtool.cli.packing import pack
 from lightning_dtool.cli.reading import check, ls, resolve, show, verify
-from lightning_dtool.cli.rerunning import replicate, reproduce
+from lightning_dtool.cli.reproducing import replicate, reproduce
 
 
 @click.group("model", context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,7 +9,7 @@ from lightning_dtool.cli.console import Command, json_option, print_json, print_
 from lightning_dtool.items import REQUIREMENTS_ITEM, SOURCE_ITEM
 
 if TYPE_CHECKING:
-    from lightning_dtool.differences import Content
+    from lightning_dtool.results.differences import Content
     from lightning_dtool.store import FrozenDataset
 
 
@@ -27,8 +27,8 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
 
     Exits with 0 if nothing that matters differs, with 1 if something does.
     """
-    from lightning_dtool import differences
-    from lightning_dtool.opening import open_checkpoint
+    from lightning_dtool.loading.opening import open_checkpoint
+    from lightning_dtool.results import differences
 
     datasets = [open_checkpoint(uri) for uri in (uri_a, uri_b)]
     a, b = (_content(dataset) for dataset in datasets)
@@ -85,8 +85,8 @@ def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
 
 def _content(dataset: "FrozenDataset") -> "Content":
     """Read a checkpoint's record, code and packages, each compared with its hash."""
-    from lightning_dtool.differences import Content, read_sources
-    from lightning_dtool.opening import read_record, verified_path
+    from lightning_dtool.loading.opening import read_record, verified_path
+    from lightning_dtool.results.differences import Content, read_sources
 
     items = {item.relpath for item in dataset.items.values()}
     sources = requirements = None

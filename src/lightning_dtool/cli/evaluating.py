@@ -36,7 +36,7 @@ def evaluate(uri: str, data_uri: str, workers: int, as_json: bool, **options: An
     Regression:     mse, rmse, mae, r2, pearson, spearman
     """  # noqa: D301 - click's own marker
     with status("Loading torch"):
-        from lightning_dtool.evaluation import evaluate as run
+        from lightning_dtool.evaluation.evaluate import evaluate as run
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

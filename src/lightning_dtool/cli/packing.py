@@ -43,7 +43,7 @@ def pack(folder: str, base_uri: str, no_prompt: bool, as_json: bool, **values: A
     The folders in FOLDER name the classes (overlay 'category'), unless there is a --csv. On a terminal what is
     not given of --name, --description, --project, the owner and the two warnings is asked for.
     """
-    from lightning_dtool import packing
+    from lightning_dtool.data import packing
     from lightning_dtool.store import FrozenDataset
 
     if sys.stdin.isatty() and sys.stderr.isatty() and not no_prompt:

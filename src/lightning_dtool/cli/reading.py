@@ -23,7 +23,7 @@ from lightning_dtool.errors import LightningDtoolError, MetadataKeyError, Verifi
 from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG
 
 if TYPE_CHECKING:
-    from lightning_dtool.checklist import DataDescription
+    from lightning_dtool.results.checklist import DataDescription
     from lightning_dtool.store import FrozenDataset
 
 
@@ -69,7 +69,7 @@ def show(uri: str, as_json: bool) -> None:
 
     With --json: its provenance.json, brought up to the present version of the schema.
     """
-    from lightning_dtool.opening import open_checkpoint, read_record
+    from lightning_dtool.loading.opening import open_checkpoint, read_record
 
     dataset = open_checkpoint(uri)
     record = read_record(dataset)
@@ -97,8 +97,8 @@ def check(uri: str, strict: bool, as_json: bool) -> None:
     (2018), and what decides about the numbers of a training run. Each point with what was found and how to mend it.
     The metadata of the data is read too, where its URI can be reached.
     """
-    from lightning_dtool import checklist
-    from lightning_dtool.opening import open_checkpoint, read_record
+    from lightning_dtool.loading.opening import open_checkpoint, read_record
+    from lightning_dtool.results import checklist
 
     dataset = open_checkpoint(uri)
     record = read_record(dataset)
@@ -160,7 +160,7 @@ def resolve(uri: str, as_json: bool) -> None:
 
     For use in a shell: python eval.py "$(lightning-dtool resolve URI)"
     """
-    from lightning_dtool.opening import open_checkpoint, verified_path
+    from lightning_dtool.loading.opening import open_checkpoint, verified_path
 
     dataset = open_checkpoint(uri)
     path = verified_path(dataset, CHECKPOINT_ITEM, progress=True)
@@ -195,7 +195,7 @@ def _described(uri: str) -> "DataDescription":
     """Look what metadata a dataset has; that it cannot be reached is an answer."""
     import yaml
 
-    from lightning_dtool.checklist import DataDescription
+    from lightning_dtool.results.checklist import DataDescription
     from lightning_dtool.store import FrozenDataset
 
     try:

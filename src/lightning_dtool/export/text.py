@@ -15,10 +15,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lightning_dtool.checklist import Finding, Verdict, by_group
-from lightning_dtool.differences import Difference
 from lightning_dtool.items import CHECKPOINT_TAG
 from lightning_dtool.record import Child, DatasetReference, Epoch, Gap, Provenance
+from lightning_dtool.results.checklist import Finding, Verdict, by_group
+from lightning_dtool.results.differences import Difference
 
 if TYPE_CHECKING:
     from lightning_dtool.reproduction.comparison import Comparison, MetricsComparison, OrderComparison, Weights

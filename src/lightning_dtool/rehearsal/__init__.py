@@ -1,5 +1,6 @@
-"""A recorded training, run again in a child process: what differs in there. The plan is in `lightning_dtool.rerun`.
+"""The child process of a rerun; the plan that it follows is in `lightning_dtool.rerun`.
 
-`outputs` keeps what the training writes inside of a scratch folder, `conduct` begins where the recorded training began
-and ends it when the recorded checkpoint is there again. Nothing is imported here: when is part of what they do.
+`child` is the program that starts there, `outputs` keeps what the training writes inside a scratch folder, `recall`
+restores what the record tells, and `conduct` starts at the recorded state and stops at the recorded checkpoint.
+Nothing is imported here: the time of each import is part of what these modules do.
 """

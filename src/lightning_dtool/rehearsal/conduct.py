@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_dtool import rerun
 from lightning_dtool.capture.randomness import restore
-from lightning_dtool.capture.rerunning import recorded_states, set_threads
-from lightning_dtool.digests import state_digest
 from lightning_dtool.rehearsal.outputs import patch_trainer
 from lightning_dtool.rehearsal.recall import recall_by_class
+from lightning_dtool.rerun import plan as rerun
+from lightning_dtool.rerun.seeds import recorded_states, set_threads
+from lightning_dtool.values.digests import state_digest
 
 _present: list["Rehearsal"] = []
 """The rehearsal whose fit is the recorded one."""

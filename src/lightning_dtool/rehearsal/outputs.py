@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning_dtool import rerun
+from lightning_dtool.rerun import plan as rerun
 
 _LOGGER_FOLDERS = ("_root_dir", "_save_dir")
 """Where the loggers of Lightning that write files (TensorBoard, CSV) keep their folder."""

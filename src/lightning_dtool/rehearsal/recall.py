@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_dtool.datamodule import DtoolDataModule
+from lightning_dtool.data.datamodule import DtoolDataModule
 
 MAX_CLASSES = 200
 """More classes than this are not told apart."""

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import torch
 
-from lightning_dtool import differences
 from lightning_dtool.checkpoint import DtoolCheckpoint
-from lightning_dtool.differences import Content, Difference, read_sources
-from lightning_dtool.digests import state_digest
 from lightning_dtool.errors import NotACheckpointError
 from lightning_dtool.items import REQUIREMENTS_ITEM, SOURCE_ITEM
 from lightning_dtool.record import MAX_INTEGER, Epoch, Provenance
+from lightning_dtool.results import differences
+from lightning_dtool.results.differences import Content, Difference, read_sources
+from lightning_dtool.values.digests import state_digest
 
 Verdict = Literal["identical", "different", "not recorded"]
 """`not recorded`: there is nothing that both checkpoints hold of it, so that nothing can be told."""

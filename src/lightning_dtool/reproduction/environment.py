@@ -26,13 +26,13 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 import lightning_dtool
-from lightning_dtool import differences
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.randomness import capture_flags
-from lightning_dtool.capture.redaction import redact_text
-from lightning_dtool.differences import Difference
 from lightning_dtool.errors import ConfigurationError, EnvironmentCreationError
 from lightning_dtool.record import Environment
+from lightning_dtool.redaction.text import redact_text
+from lightning_dtool.results import differences
+from lightning_dtool.results.differences import Difference
 
 OWN_NAME = "lightning-dtool"
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lightning_dtool.reproduction.running import Event, Outcome
-from lightning_dtool.rerun import Target
+from lightning_dtool.reproduction.process import Event, Outcome
+from lightning_dtool.rerun.plan import Target
 
 LAST_LINES = 15
 """Lines of the log that an explanation ends with."""

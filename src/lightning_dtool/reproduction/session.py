@@ -18,16 +18,16 @@ from lightning_dtool.errors import (
     UnsafeCheckpointError,
 )
 from lightning_dtool.items import REQUIREMENTS_ITEM, TRACE_ITEM
-from lightning_dtool.reproduction.deciding import decide, explains, factors, one_line
+from lightning_dtool.reproduction.judge import decide, explains, factors, one_line
+from lightning_dtool.reproduction.launch import Options, Rerun, rerun
+from lightning_dtool.reproduction.original import LocatedData, Recorded, datasets_of, locate_data, normal
+from lightning_dtool.reproduction.process import ended_by_signals
 from lightning_dtool.reproduction.publishing import publish_copy
-from lightning_dtool.reproduction.recorded import LocatedData, Recorded, datasets_of, locate_data, normal
 from lightning_dtool.reproduction.request import Request
-from lightning_dtool.reproduction.rerunning import Options, Rerun, rerun
-from lightning_dtool.reproduction.running import ended_by_signals
 from lightning_dtool.reproduction.tolerance import MIN_VALUES, judge
 from lightning_dtool.reproduction.tracing import first_parting
 from lightning_dtool.reproduction.verdict import Replication, Reproduction, Verdict, judged_rows, write_verdict
-from lightning_dtool.rerun import REPLICATE, REPRODUCE
+from lightning_dtool.rerun.plan import REPLICATE, REPRODUCE
 from lightning_dtool.store import ensure_writable, local_path, locate, normalize_uri
 
 if TYPE_CHECKING:

@@ -209,7 +209,7 @@ def _end_of(log: Path | None) -> bytes:
 def _without_secrets(log: bytes) -> bytes:
     """Return a log without what looks like a credential: a training may print its whole environment."""
     # Here, because that room takes torch, which the command line does not load before something has run.
-    from lightning_dtool.capture.redaction import redact_text
+    from lightning_dtool.redaction.text import redact_text
 
     return redact_text(log.decode("utf-8", "replace")).encode()
 

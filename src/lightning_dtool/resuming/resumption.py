@@ -19,11 +19,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveragi
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_dtool.capture.randomness import RandomStates, encoded_states, random_states, raw_states, restore
+from lightning_dtool.data.sampler import StatefulDataLoader
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
-from lightning_dtool.resuming.measured import restore_measured, save_measured
-from lightning_dtool.resuming.moment import Moment, moment_of, settle
-from lightning_dtool.resuming.sources import (
+from lightning_dtool.resuming.generators import (
     goes_on_inside_an_epoch,
     keeps_workers,
     loaders,
@@ -34,7 +33,8 @@ from lightning_dtool.resuming.sources import (
     save_seeds,
     start_workers,
 )
-from lightning_dtool.sampler import StatefulDataLoader
+from lightning_dtool.resuming.measured import restore_measured, save_measured
+from lightning_dtool.resuming.moment import Moment, moment_of, settle
 
 VERSION = 1
 """Of the section in a checkpoint."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-from lightning_dtool import rerun
 from lightning_dtool.errors import (
     CorruptDatasetError,
     DatasetNotFoundError,
@@ -19,6 +18,7 @@ from lightning_dtool.errors import (
     StoreError,
     UnsafeDatasetError,
 )
+from lightning_dtool.rerun import plan as rerun
 from lightning_dtool.store import digest, verification
 from lightning_dtool.store.brokers import Broker, open_broker
 from lightning_dtool.store.cache import Cache

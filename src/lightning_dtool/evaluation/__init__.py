@@ -1,0 +1,1 @@
+"""A recorded model on other data: predictions, metrics and the dataset that holds them."""

@@ -1,0 +1,305 @@
+"""Which samples of a dataset a checkpoint is evaluated on, read and numbered as its record says.
+
+The one question that an evaluation must never get wrong: was the model trained on these samples?
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lightning_dtool.data.datamodule import DtoolDataModule
+from lightning_dtool.data.dataset import DtoolDataset
+from lightning_dtool.data.selection import selection_digest
+from lightning_dtool.data.targets import Targets
+from lightning_dtool.errors import ConfigurationError, DecodeError, LightningDtoolError, VerificationError
+from lightning_dtool.record import DataSource, Provenance
+from lightning_dtool.store import FrozenDataset
+from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.describing import describe
+from lightning_dtool.values.rebuilding import rebuild
+
+WHOLE = "whole"
+PARTS = ("train", "val", "test", WHOLE)
+
+_READERS = ("decoder", "target", "eval_transform", "target_transform", "collate_fn")
+_DIVIDERS = ("val_split", "test_split", "split_overlay", "stratify", "seed", "val_uri", "test_uri")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Samples to evaluate on.
+
+    Attributes:
+        dataset: The samples, with the transforms on them.
+        part: `test`, `val` or `train` as the record divided the data, or `whole`.
+        class_to_idx: The class numbers of the training; those of the data where the record has none; None for numbers.
+        batch_size: The recorded one for evaluation.
+        collate_fn: Makes a batch; None for torch's own.
+        reading: How samples are chosen and read, as strict JSON: `select`, and what was recorded or given of `decoder`,
+            `target`, `eval_transform`, `target_transform` and `collate_fn`.
+        training_items: How many of the samples the model was trained on; None where that could not be found out.
+        notes: What whoever reads the result should know.
+    """
+
+    dataset: DtoolDataset
+    part: str
+    class_to_idx: dict[Any, int] | None
+    batch_size: int
+    collate_fn: Callable[[Any], Any] | None
+    reading: dict[str, Any]
+    training_items: int | None
+    notes: list[str] = field(default_factory=list)
+
+
+def held_out(
+    record: Provenance,
+    checkpoint: str,
+    data: str | os.PathLike[str],
+    *,
+    part: str | None = None,
+    select: Mapping[str, Any] | None = None,
+    readers: Mapping[str, Any] | None = None,
+    trust_source: bool = False,
+) -> HeldOut:
+    """Choose the samples of a dataset that a model is evaluated on.
+
+    Args:
+        record: The checkpoint's record.
+        checkpoint: Its URI, for messages.
+        data: The dataset.
+        part: `test`, `val` or `train`, if the dataset is the one that the model was trained with; `whole`. By default
+            of that dataset what was held out for testing, else for validation; any other dataset whole.
+        select: Overlay names, each with the wanted value or a list of them; goes with the whole dataset.
+        readers: Arguments of `DtoolDataModule` that replace recorded ones: `decoder`, `target`, `eval_transform`,
+            `target_transform` and `collate_fn`.
+        trust_source: Whether functions that the record names may be imported; else only torchvision's transforms are.
+
+    Raises:
+        ConfigurationError: If the data has no such part or no targets, or a recorded function cannot be had.
+        DecodeError: If a sample is of a class that the training data did not have.
+        VerificationError: If the recorded part cannot be cut out again.
+        SelectionError, MetadataKeyError, DatasetNotFoundError, StoreError: As `DtoolDataset`.
+    """
+    return _Chooser(record, checkpoint, FrozenDataset.from_uri(data), readers or {}, trust_source).choose(part, select)
+
+
+class _Chooser:
+    def __init__(
+        self,
+        record: Provenance,
+        checkpoint: str,
+        frozen: FrozenDataset,
+        readers: Mapping[str, Any],
+        trust_source: bool,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.frozen = frozen
+        self.sources = record.data.stages
+        module = record.data.datamodule
+        self.is_ours = module is not None and module.class_path == class_path(DtoolDataModule)
+        self.arguments = module.arguments if module is not None and self.is_ours else {}
+        self.notes: list[str] = []
+        given = {name: value for name, value in readers.items() if value is not None}
+        self.readers = dict.fromkeys(_READERS) | {
+            name: rebuild(value, argument=name, trust_source=trust_source)
+            for name, value in self.arguments.items()
+            if name in _READERS and name not in given
+        }
+        self.readers |= given
+        if not self.is_ours:
+            self._note_foreign(module.class_path if module is not None else "no DataModule", given)
+        trained_on = self._source("train")
+        self.numbers: dict[str, int] | None = trained_on.class_to_idx if trained_on is not None else None
+
+    def choose(self, part: str | None, select: Mapping[str, Any] | None) -> HeldOut:
+        chosen = self._part_name(part, select)
+        dataset = self._whole(self.frozen, select) if chosen == WHOLE else self._cut(self.frozen, chosen)
+        dataset = self._numbered(dataset)
+        dataset.transform = self.readers["eval_transform"]
+        dataset.target_transform = self.readers["target_transform"]
+        trained = self._training_items(dataset, chosen)
+        if trained:
+            self.notes.append(
+                f"The model was trained on {trained} of these {len(dataset)} samples of {self.frozen.uri}:"
+                " what is measured says nothing about new data."
+            )
+        how = {"select": select or (None if chosen == WHOLE else self._recorded("select")), **self.readers}
+        return HeldOut(
+            dataset=dataset,
+            part=chosen,
+            class_to_idx=dataset.class_to_idx,
+            batch_size=self._recorded("eval_batch_size") or self._recorded("batch_size") or 32,
+            collate_fn=self.readers["collate_fn"],
+            reading={name: describe(value) for name, value in how.items() if value is not None},
+            training_items=trained,
+            notes=self.notes,
+        )
+
+    # -- what the record says ---------------------------------------------------------------------
+
+    def _source(self, stage: str) -> DataSource | None:
+        return next(iter(self.sources.get(stage, [])), None)
+
+    def _recorded(self, name: str) -> Any:
+        """Return a plain argument: only the readers can be anything else, and `select` is a dict."""
+        return rebuild(self.arguments.get(name), argument=name)
+
+    def _reads(self, stage: str, frozen: FrozenDataset) -> bool:
+        """Tell whether a stage read just this content, whatever its address and its UUID."""
+        return any(
+            source.dataset is not None and source.dataset.content_digest == frozen.content_digest
+            for source in self.sources.get(stage, [])
+        )
+
+    def _note_foreign(self, trained_with: str, given: Mapping[str, Any]) -> None:
+        recorded = [*(self._source("val") or self._source("train") or DataSource()).transforms]
+        lost = f" The record has {', '.join(sorted(recorded))} for it, which is not applied." if recorded else ""
+        if "eval_transform" not in given and "decoder" not in given:
+            self.notes.append(
+                f"{self.checkpoint} was trained with {trained_with}, not with DtoolDataModule: samples of"
+                f" {self.frozen.uri} are decoded as DtoolDataset does by default, and not transformed.{lost}"
+            )
+
+    # -- choosing ---------------------------------------------------------------------------------
+
+    def _part_name(self, part: str | None, select: Mapping[str, Any] | None) -> str:
+        if part is not None and part not in PARTS:
+            raise ConfigurationError(f"There is no part {part!r} of the data; choose from {', '.join(PARTS)}.")
+        if part == WHOLE or (part is None and select):
+            return WHOLE
+        if select:
+            raise ConfigurationError(
+                f"part={part!r} is cut out as it was in training: leave out select=..., or the part."
+            )
+        read_by = [stage for stage in ("test", "val", "train") if self.is_ours and self._reads(stage, self.frozen)]
+        if part is None:
+            return read_by[0] if read_by else WHOLE
+        if part not in read_by:
+            found = f"there it stands for {' and '.join(read_by)}" if read_by else "it is no part of that training"
+            raise ConfigurationError(
+                f"{self.frozen.uri} has no part {part!r} in the record of {self.checkpoint}: {found}."
+                f" Leave out the part, or evaluate on all of it with {WHOLE!r}."
+            )
+        return part
+
+    def _whole(self, frozen: FrozenDataset, select: Mapping[str, Any] | None) -> DtoolDataset:
+        return DtoolDataset(
+            frozen,
+            select=select,
+            decoder=self.readers["decoder"],
+            target=self.readers["target"],
+            class_to_idx=self.numbers,
+        )
+
+    def _cut(self, frozen: FrozenDataset, stage: str) -> DtoolDataset:
+        """Return the samples that a recorded stage read, and make sure that it is those."""
+        select = self._recorded("select")
+        if self.arguments.get(f"{stage}_uri") is not None:
+            dataset = self._whole(frozen, select)
+        else:
+            dividers = {name: self._recorded(name) for name in _DIVIDERS if name in self.arguments}
+            module = DtoolDataModule(
+                frozen.uri, select=select, decoder=self.readers["decoder"], target=self.readers["target"], **dividers
+            )
+            dataset = getattr(module, f"{stage}_dataloader")().dataset
+        source = self._source(stage)
+        expected = None if source is None else source.selection_digest
+        found = selection_digest(dataset.identifiers if dataset.is_itemwise else dataset.names)
+        if expected is not None and found != expected:
+            raise VerificationError(
+                f"{frozen.uri}: expected its part {stage!r} to be the samples {expected} that the record of"
+                f" {self.checkpoint} names, found {found}. Choose samples yourself: part='{WHOLE}', select=..."
+            )
+        return dataset
+
+    # -- targets ----------------------------------------------------------------------------------
+
+    def _numbered(self, dataset: DtoolDataset) -> DtoolDataset:
+        """Return the samples with targets as the model has learned them."""
+        uri, numbers = dataset.dataset.uri, dataset.class_to_idx
+        if dataset.targets is None:
+            raise ConfigurationError(
+                f"{uri} has no targets to compare with: it has no overlay 'category', and the record of"
+                f" {self.checkpoint} names no other one. Name an overlay with target=..."
+            )
+        if self.numbers is None and numbers is not None and self._source("train") is not None and self._knows_targets():
+            return _as_numbers(dataset, self.checkpoint)
+        if self.numbers is None and numbers is not None:
+            shown = ", ".join(f"{name}={number}" for name, number in list(numbers.items())[:20])
+            self.notes.append(
+                f"The record of {self.checkpoint} does not say how its classes were numbered; those of {uri} are taken"
+                f" ({shown}). If training had others, the result is meaningless."
+            )
+        if self.numbers is not None and numbers is None:
+            raise ConfigurationError(
+                f"{uri} has numbers as targets, and the model was trained on the classes"
+                f" {', '.join(self.numbers)}. Name an overlay of classes with target=..."
+            )
+        if self.numbers is not None and numbers is not None:
+            # Rows of an array bring numbers of their own; a dataset that was divided, those that it had.
+            known = {(name, number) for name, number in self.numbers.items()}
+            by_number = set(self.numbers.values())
+            for name, number in numbers.items():
+                if number not in by_number if not dataset.is_itemwise else (str(name), number) not in known:
+                    raise DecodeError(
+                        f"{uri} has the class {name!r} with the number {number}, and the model of {self.checkpoint} was"
+                        f" trained on {', '.join(f'{name}={number}' for name, number in self.numbers.items())}."
+                        " Leave such samples out with select=..., or name another target."
+                    )
+            # Names from the training: the rows' own are but their numbers.
+            dataset._samples.targets = Targets(dataset._samples.targets.values, dict(self.numbers))  # type: ignore[union-attr]
+        return dataset
+
+    def _knows_targets(self) -> bool:
+        """Tell whether the record would have class numbers, if there had been classes."""
+        source = self._source("train")
+        return source is not None and source.dataset is not None
+
+    # -- what the model has seen ------------------------------------------------------------------
+
+    def _training_items(self, dataset: DtoolDataset, part: str) -> int | None:
+        """Count the samples that the model was trained on; None if nobody can tell."""
+        if part == "train":
+            return len(dataset)
+        source = self._source("train")
+        if source is None or source.dataset is None:
+            return None
+        if not self.is_ours:
+            if self._reads("train", self.frozen):
+                self.notes.append(
+                    f"{self.frozen.uri} is the data that the model was trained on, and which part of it was held out"
+                    " cannot be told without DtoolDataModule: what is measured may say nothing about new data."
+                )
+            return None
+        try:
+            here = self._reads("train", self.frozen)
+            there = self.frozen if here else FrozenDataset.from_uri(source.dataset.uri)
+            if not self._reads("train", there) or there.hash_function != self.frozen.hash_function:
+                return None
+            trained = self._cut(there, "train")
+        except LightningDtoolError:
+            return None  # out of reach, or no more what it was
+        if not (trained.is_itemwise and dataset.is_itemwise):
+            return len(set(dataset.names).intersection(trained.names)) if here else None
+        # By content: a picture that was packed twice has been seen, whatever its name.
+        seen = {there.items[identifier].hash for identifier in trained.identifiers}
+        return sum(self.frozen.items[identifier].hash in seen for identifier in dataset.identifiers)
+
+
+def _as_numbers(dataset: DtoolDataset, checkpoint: str) -> DtoolDataset:
+    """Return samples whose whole numbers, taken for classes, are numbers again."""
+    names = dataset.class_to_idx or {}
+    if any(isinstance(name, bool) or not isinstance(name, int) for name in names):
+        raise ConfigurationError(
+            f"{dataset.dataset.uri} has the classes {', '.join(map(repr, list(names)[:10]))} as targets, and the model"
+            f" of {checkpoint} was trained on numbers, or without targets. Name an overlay of numbers with target=..."
+        )
+    value_of = {number: float(name) for name, number in names.items()}
+    targets = dataset._samples.targets
+    if targets is not None:
+        values = torch.tensor([value_of[number] for number in targets.values], dtype=torch.float32)
+        dataset._samples.targets = Targets(values, None)  # type: ignore[arg-type]
+    return dataset

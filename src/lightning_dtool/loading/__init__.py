@@ -1,0 +1,1 @@
+"""From a URI to a verified record and a class."""

@@ -1,0 +1,1 @@
+"""From a staged checkpoint to a frozen dataset."""

@@ -1,0 +1,1 @@
+"""Credentials in texts, source code and records, and their replacement."""

@@ -1,0 +1,267 @@
+"""One rerun: a recorded training, from its unpacked source to a checkpoint in a scratch folder."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning_dtool
+from lightning_dtool._version import __version__
+from lightning_dtool.errors import ReproductionError
+from lightning_dtool.items import CHECKPOINT_ITEM, INITIAL_WEIGHTS_ITEM, RANDOM_STATES_ITEM
+from lightning_dtool.loading.unpacking import refuse_outside, unpack
+from lightning_dtool.record import Provenance
+from lightning_dtool.reproduction import child
+from lightning_dtool.reproduction.command import command, recorded_threads, variables
+from lightning_dtool.reproduction.failure import explain
+from lightning_dtool.reproduction.original import LocatedData, Recorded, relocated
+from lightning_dtool.reproduction.process import Event, Outcome, run
+from lightning_dtool.rerun.plan import PLAN_VARIABLE, REPRODUCE, Plan, Target
+from lightning_dtool.store import FrozenDataset, local_path
+
+_EXPLICIT = "lightning_dtool.callback:DtoolProvenanceCallback"
+
+MAX_OVERLAID_FILES = 20_000
+
+_NO_SOURCE = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "venv", "env"})
+"""Folders that hold no code of the project."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is the same for every rerun of one request.
+
+    Attributes:
+        kind: `reproduce` or `replicate`.
+        python: The interpreter.
+        source: A folder whose files replace the recorded ones.
+        threads: Another number of threads.
+        device: Another accelerator.
+        timeout: Seconds that each rerun has.
+        data: For a replication: datasets by stage.
+        say: Called with what is going on.
+    """
+
+    kind: str = REPRODUCE
+    python: str = sys.executable
+    source: Path | None = None
+    threads: int | None = None
+    device: str | None = None
+    timeout: float | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A rerun that gave a checkpoint.
+
+    Attributes:
+        dataset: The checkpoint, in the scratch folder.
+        log: What the training printed.
+        outcome: How its process ended.
+        notes: What a reader should know of it.
+    """
+
+    dataset: FrozenDataset
+    log: Path
+    outcome: Outcome
+    notes: list[str]
+
+
+def rerun(
+    recorded: Recorded,
+    data: LocatedData,
+    folder: Path,
+    options: Options,
+    *,
+    parent: str | None = None,
+    seed_offset: int | None = None,
+    trace: bool = False,
+    recall: bool = False,
+    what: str = "",
+) -> Rerun:
+    """Run a recorded training again, up to the moment at which its checkpoint was saved.
+
+    Args:
+        recorded: The checkpoint.
+        data: Where its data is now.
+        folder: A new folder for everything that it writes.
+        options: What is the same for every rerun.
+        parent: A checkpoint to resume from, in place of the one that the script names.
+        seed_offset: Another seed is derived from every seed; None for the same.
+        trace: Whether to write digests of all parameters after each step.
+        recall: Whether to compute recall per class.
+        what: What this rerun is, for `options.say`.
+
+    Raises:
+        ReproductionError: If it gave no checkpoint; the message says why.
+    """
+    # Resolved: a script that asks where it is gets the same answer as `os.getcwd`.
+    folder.mkdir(parents=True)
+    folder = folder.resolve()
+    root, models, log = folder / "source", folder / "models", folder / "log.txt"
+    for made in (root, models):
+        made.mkdir()
+    unpack(recorded.source(), root, recorded.uri)
+    notes = [*data.notes]
+    if options.source is not None:
+        notes += overlay(options.source, root, recorded.record, recorded.uri)
+    record = recorded.record
+    to_run = command(record, root, folder)
+    notes += to_run.notes
+    places = [(Path(record.code.working_directory), to_run.folder)] if record.code.working_directory else []
+    if to_run.recorded_root is not None:
+        places.append((Path(to_run.recorded_root), root))
+    initial = record.model.initial_weights
+    threads = options.threads if options.threads is not None else recorded_threads(record)
+    plan = Plan(
+        original=recorded.reference.model_dump(),
+        kind=options.kind,
+        into=str(models),
+        scratch=str(folder),
+        report=str(folder / "report.jsonl"),
+        target=target_of(record),
+        root=str(root),
+        automatic=_attached_itself(record),
+        random_states=_text(recorded.optional_path(RANDOM_STATES_ITEM)),
+        initial_digest=initial.digest if initial is not None else None,
+        initial_weights=_text(recorded.optional_path(INITIAL_WEIGHTS_ITEM)),
+        uris=relocated(data.uris, places),
+        data=dict(options.data),
+        parent=parent,
+        checkpoint=str(recorded.path(CHECKPOINT_ITEM)),
+        seed_offset=seed_offset,
+        threads=threads,
+        device=options.device,
+        trace=trace,
+        recall=recall,
+        parent_process=os.getpid(),
+    )
+    plan_file = folder / "plan.json"
+    plan.write(plan_file)
+    environment = _environment(record, options, plan, plan_file, [_site(folder), *to_run.paths], folder)
+
+    def on_event(event: Event) -> None:
+        if event["event"] == "epoch":
+            options.say(f"{what}: epoch {event.get('epoch')}, step {event.get('global_step')}")
+
+    options.say(f"{what}: starting")
+    arguments = [options.python, str(Path(child.__file__).resolve()), *to_run.arguments]
+    outcome = run(arguments, to_run.folder, environment, log, Path(plan.report), on_event, options.timeout)
+    reached = outcome.last("target")
+    landed = local_path(str(reached["uri"])) if reached is not None and reached.get("uri") else None
+    if reached is None or landed is None or landed.parent != models:  # a script may write into the report, too
+        raise ReproductionError(explain(outcome, plan.target, log, options.timeout, root))
+    begun = outcome.last("begin")
+    if begun is not None and begun.get("initial_weights") == "different" and parent is None:
+        notes.append(_other_beginning(record))
+    return Rerun(FrozenDataset.from_uri(reached["uri"]), log, outcome, notes)
+
+
+def target_of(record: Provenance) -> Target:
+    """Return the moment at which a checkpoint was saved."""
+    saved = record.checkpoint
+    return Target(record.run.fit_index, saved.epoch, saved.global_step, saved.filename)
+
+
+def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]:
+    """Put a folder's Python files, and its versions of the recorded files, over the unpacked source.
+
+    Args:
+        source: The folder, of the same layout as the recorded project.
+        root: The unpacked source.
+        record: The record.
+        uri: Named in errors.
+
+    Returns:
+        What a reader should know of it.
+    """
+    if not source.is_dir():
+        raise ReproductionError(f"{source}: expected a folder with the project's code, found none.")
+    config = record.trainer.config.file if record.trainer.config is not None else None
+    wanted = {relpath for relpath in record.code.files if relpath not in (config, record.code.patch)}
+    absent = sorted(relpath for relpath in wanted if not (source / relpath).is_file())
+    wanted -= set(absent)
+    for folder, names, files in os.walk(source):
+        names[:] = [name for name in names if not name.startswith(".") and name not in _NO_SOURCE]
+        inside = Path(folder).relative_to(source)
+        wanted.update((inside / name).as_posix() for name in files if name.endswith(".py"))
+        if len(wanted) > MAX_OVERLAID_FILES:
+            raise ReproductionError(f"{source}: expected a project, found more than {MAX_OVERLAID_FILES} Python files.")
+    changed = 0
+    for relpath in sorted(wanted):
+        refuse_outside(root, relpath, uri)
+        present, target = (source / relpath).read_bytes(), root / relpath
+        changed += target.is_file() and target.read_bytes() != present
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(present)
+    notes = [f"code from {source}: {changed} recorded files differ there"]
+    if absent:
+        notes.append(f"as recorded, because {source} does not have them: {', '.join(absent[:10])}")
+    return notes
+
+
+def _environment(
+    record: Provenance, options: Options, plan: Plan, plan_file: Path, paths: Sequence[Path], folder: Path
+) -> dict[str, str]:
+    found = variables(record, os.environ, options.threads)
+    searched = [*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found |= {
+        PLAN_VARIABLE: str(plan_file),
+        "PYTHONPATH": os.pathsep.join(searched),
+        "PYTHONUNBUFFERED": "1",
+        # What a script logs to a service should go nowhere: it would be a second run under the first one's name. A
+        # tracking server that the script names itself is beyond these variables.
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(folder),
+        "MLFLOW_TRACKING_URI": (folder / "mlruns").as_uri(),
+        "COMET_OFFLINE_DIRECTORY": str(folder),
+        "COMET_START_ONLINE": "0",
+        "NEPTUNE_MODE": "offline",
+    }
+    found.pop("LIGHTNING_DTOOL_BASE_URI", None)
+    if plan.automatic:
+        found["LIGHTNING_DTOOL_BASE_URI"] = plan.into
+    if options.device == "cpu":
+        found["CUDA_VISIBLE_DEVICES"] = ""
+    return found
+
+
+def _attached_itself(record: Provenance) -> bool:
+    """Return True unless the script has made the callback itself; with nothing known, it is offered."""
+    return _EXPLICIT not in [component.class_path for component in record.trainer.callbacks]
+
+
+def _site(folder: Path) -> Path:
+    """Return a folder from which this very package is imported, with its entry point, and nothing else."""
+    site = folder / "site"
+    site.mkdir()
+    package = Path(lightning_dtool.__file__).resolve().parent
+    try:
+        (site / package.name).symlink_to(package, target_is_directory=True)
+    except OSError:  # a file system without links
+        shutil.copytree(package, site / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    metadata = site / f"lightning_dtool-{__version__}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lightning-dtool\nVersion: {__version__}\n")
+    (metadata / "entry_points.txt").write_text(
+        "[lightning.pytorch.callbacks_factory]\nlightning_dtool = lightning_dtool.attach:callbacks\n"
+    )
+    return site
+
+
+def _other_beginning(record: Provenance) -> str:
+    source = record.randomness.repeatable_by
+    why = (
+        "the recorded training was never seeded: train with save_initial_weights=True, or call seed_everything"
+        if source is None
+        else f"they should follow from the recorded {source.replace('_', ' ')}"
+    )
+    return f"the weights that training began with differ from the recorded ones; {why}"
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,177 @@
+"""A checkpoint whose training is to be run again: verified, with what lies beside it, and its data found."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePath
+
+from lightning_dtool.errors import InvalidURIError, ReproductionError
+from lightning_dtool.items import RECORD_ITEM, SOURCE_ITEM
+from lightning_dtool.loading.opening import require_checkpoint
+from lightning_dtool.record import DatasetReference, Provenance, from_json
+from lightning_dtool.store import FrozenDataset, local_path, locate, normalize_uri
+
+
+class Recorded:
+    """A checkpoint's dataset, verified whole.
+
+    Args:
+        dataset: The dataset.
+
+    Raises:
+        NotACheckpointError: If it holds no checkpoint.
+        VerificationError: If an item differs from its hashes.
+    """
+
+    def __init__(self, dataset: FrozenDataset) -> None:
+        require_checkpoint(dataset)
+        self.dataset = dataset
+        self.items = {item.relpath: identifier for identifier, item in dataset.items.items()}
+        if local_path(dataset.uri) is None:
+            dataset.fetch()  # compares
+        else:
+            dataset.verify()
+
+    @classmethod
+    def from_uri(cls, uri: str | os.PathLike[str]) -> "Recorded":
+        """Open a checkpoint, and verify it."""
+        return cls(FrozenDataset.from_uri(uri))
+
+    @property
+    def uri(self) -> str:
+        """Its URI."""
+        return self.dataset.uri
+
+    @cached_property
+    def record(self) -> Provenance:
+        """Its record."""
+        return from_json(self.path(RECORD_ITEM).read_bytes(), self.uri)
+
+    @property
+    def reference(self) -> DatasetReference:
+        """The dataset, by address and by content."""
+        found = self.dataset
+        return DatasetReference(uri=found.uri, uuid=found.uuid, name=found.name, content_digest=found.content_digest)
+
+    def path(self, relpath: str) -> Path:
+        """Return a local file with an item."""
+        return self.dataset.path(self.items[relpath])
+
+    def optional_path(self, relpath: str) -> Path | None:
+        """Return a local file with an item; None if there is none."""
+        return self.path(relpath) if relpath in self.items else None
+
+    def source(self) -> Path:
+        """Return the recorded source.
+
+        Raises:
+            ReproductionError: If there is none.
+        """
+        found = self.optional_path(SOURCE_ITEM)
+        if found is None:
+            raise ReproductionError(f"{self.uri}: expected an item {SOURCE_ITEM} with the code that ran, found none.")
+        return found
+
+
+@dataclass(frozen=True)
+class LocatedData:
+    """Where the recorded data is now.
+
+    Attributes:
+        uris: By recorded URI, the URI to use.
+        notes: What a reader should know of it.
+    """
+
+    uris: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def datasets_of(record: Provenance) -> list[DatasetReference]:
+    """Return every dataset that the record says was used, each once."""
+    staged = [source.dataset for sources in record.data.stages.values() for source in sources]
+    found = {dataset.uri: dataset for dataset in (*record.lineage.source_datasets, *staged) if dataset is not None}
+    return list(found.values())
+
+
+def locate_data(
+    record: Provenance, data: Mapping[str, str], search: Sequence[str], skip: Sequence[str] = ()
+) -> LocatedData:
+    """Find the recorded data, and compare it with what was recorded.
+
+    Args:
+        record: The record.
+        data: What to use in place of a recorded dataset, by its URI, UUID or name; it may have another content.
+        search: Base URIs to look in.
+        skip: Recorded URIs that nobody needs.
+
+    Raises:
+        DatasetNotFoundError: If a dataset is nowhere to be found.
+        VerificationError: If it has another content than was recorded.
+        ConfigurationError: If `data` names what the record does not know.
+    """
+    chosen = {normal(name): value for name, value in data.items()}
+    found = LocatedData(notes=[])
+    for dataset in datasets_of(record):
+        recorded = normal(dataset.uri)
+        if recorded in skip:
+            continue
+        new = next((chosen.pop(name) for name in (recorded, dataset.uuid, dataset.name) if name in chosen), None)
+        new = new if new is not None else _by_plain_name(chosen, dataset)
+        if new is not None:
+            given = FrozenDataset.from_uri(new)
+            found.uris[recorded] = given.uri
+            if given.content_digest != dataset.content_digest:
+                found.notes.append(
+                    f"trained on other data, as you asked: {given.uri} ({given.content_digest}) in place of "
+                    f"{dataset.uri} ({dataset.content_digest})"
+                )
+            continue
+        located = locate(dataset.uri, dataset.uuid, content_digest=dataset.content_digest, search=search)
+        found.uris[recorded] = located.uri
+        if located.uri != recorded:
+            found.notes.append(f"data {dataset.name} found at {located.uri}, recorded at {dataset.uri}")
+    # What a script opens besides: nobody recorded it, and the user says where it is.
+    found.uris.update({name: normalize_uri(value) for name, value in chosen.items()})
+    return found
+
+
+def relocated(uris: Mapping[str, str], places: Sequence[tuple[PurePath, Path]]) -> dict[str, str]:
+    """Return the URIs to use, also under the names that a script gives them which names data relative to a folder.
+
+    Args:
+        uris: By recorded URI, the URI to use.
+        places: Folders as they were, with what stands in their place now.
+    """
+    found = dict(uris)
+    for recorded, use in uris.items():
+        path = _path_of(recorded)
+        if path is None:
+            continue
+        for before, now in places:
+            name = normal(os.path.join(now, os.path.relpath(path, before)))
+            found.setdefault(name, use)
+    return found
+
+
+def normal(uri: str) -> str:
+    """Return a URI in its canonical form; of a scheme that nothing here reads, as it is."""
+    try:
+        return normalize_uri(uri)
+    except InvalidURIError:
+        return uri
+
+
+def _by_plain_name(chosen: dict[str, str], dataset: DatasetReference) -> str | None:
+    """Return what was given for a UUID or a name: they were taken for paths, and look like the end of one."""
+    for name in (dataset.uuid, dataset.name):
+        if (key := normal(name)) in chosen:
+            return chosen.pop(key)
+    return None
+
+
+def _path_of(uri: str) -> Path | None:
+    try:
+        return local_path(uri)
+    except InvalidURIError:
+        return None

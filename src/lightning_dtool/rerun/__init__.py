@@ -1,0 +1,1 @@
+"""The plan that a rerun follows, and the random numbers that it starts from."""

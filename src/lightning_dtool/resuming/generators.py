@@ -1,0 +1,132 @@
+"""Where a run's random numbers come from, besides the global generators: loaders, samplers, and their workers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_dtool.data.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
+
+
+def loaders(trainer: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the loaders that `fit` uses, by a name that stays the same in every run.
+
+    Args:
+        trainer: The Trainer.
+    """
+    fit_loop = trainer.fit_loop
+    for stage, combined in (
+        ("train", fit_loop._combined_loader),
+        ("val", fit_loop.epoch_loop.val_loop._combined_loader),
+    ):
+        for index, loader in enumerate(combined.flattened if isinstance(combined, CombinedLoader) else []):
+            yield f"{stage}[{index}]", loader
+
+
+def save_generators(trainer: Any) -> dict[str, torch.Tensor]:
+    """Return the states of the generators that loaders and samplers hold, by name.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return {name: generator.get_state() for name, generator in _generators(trainer)}
+
+
+def restore_generators(trainer: Any, states: Mapping[str, torch.Tensor]) -> None:
+    """Set generators back; one that is not there any more is passed over.
+
+    Args:
+        trainer: The Trainer.
+        states: What `save_generators` returned.
+    """
+    for name, generator in _generators(trainer):
+        if name in states:
+            generator.set_state(states[name].cpu())
+
+
+def _generators(trainer: Any) -> Iterator[tuple[str, torch.Generator]]:
+    for name, loader in loaders(trainer):
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        holders = {
+            "loader": loader,
+            "sampler": getattr(loader, "sampler", None),
+            "batch_sampler": batch_sampler,
+            "batch_sampler.sampler": getattr(batch_sampler, "sampler", None),
+        }
+        for holder, value in holders.items():
+            generator = getattr(value, "generator", None)
+            if isinstance(generator, torch.Generator):
+                yield f"{name}.{holder}", generator
+
+
+def save_seeds(trainer: Any) -> dict[str, int]:
+    """Return the seeds of the samplers that distributed runs have, by loader: Lightning takes them from the process.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return {name: sampler.seed for name, sampler in _seeded_samplers(trainer)}
+
+
+def restore_seeds(trainer: Any, seeds: Mapping[str, int]) -> None:
+    """Set the seeds back.
+
+    Args:
+        trainer: The Trainer.
+        seeds: What `save_seeds` returned.
+    """
+    for name, sampler in _seeded_samplers(trainer):
+        sampler.seed = seeds.get(name, sampler.seed)
+
+
+def _seeded_samplers(trainer: Any) -> Iterator[tuple[str, Any]]:
+    for name, loader in loaders(trainer):
+        sampler = getattr(loader, "sampler", None)
+        # One of ours goes by the DataModule's seed, and says so itself if it is another.
+        if isinstance(sampler, DistributedSampler) and not isinstance(sampler, ResumableSampler):
+            yield name, sampler
+
+
+def goes_on_inside_an_epoch(loader: Any) -> bool:
+    """Return True for a loader that can be saved inside an epoch and goes on where it was.
+
+    Args:
+        loader: A training loader.
+    """
+    if isinstance(loader, StatefulDataLoader):
+        return isinstance(loader.sampler, ResumableSampler)
+    return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
+
+
+def keeps_workers(loader: Any) -> bool:
+    """Return True for a loader whose workers live on between epochs, with random generators that nobody can save.
+
+    Args:
+        loader: A loader. One of ours seeds its workers for each batch.
+    """
+    persistent = isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers > 0
+    return persistent and not isinstance(loader, SeededDataLoader)
+
+
+def running_workers(trainer: Any) -> list[str]:
+    """Return the names of the loaders whose persistent workers run.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return [name for name, loader in loaders(trainer) if keeps_workers(loader) and loader._iterator is not None]
+
+
+def start_workers(trainer: Any, names: Sequence[str]) -> None:
+    """Start persistent workers that ran when a checkpoint was saved: starting them draws a global random number.
+
+    Args:
+        trainer: The Trainer.
+        names: What `running_workers` returned.
+    """
+    for name, loader in loaders(trainer):
+        if name in names and keeps_workers(loader) and loader._iterator is None:
+            iter(loader)

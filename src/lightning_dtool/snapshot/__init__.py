@@ -1,0 +1,1 @@
+"""A copy of a checkpoint in memory, which is written while training continues."""

@@ -1,0 +1,158 @@
+"""One copy of a checkpoint's state, taken while training waits; and whether two states are the same.
+
+A checkpoint that Lightning hands out shares its tensors with the running model. To be written in the
+background it is copied first: every storage once (so that tied weights stay tied and the file does not
+grow), to the CPU, with everything around the tensors copied too.
+"""
+
+import copy
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_dtool.snapshot.staging import Staging
+
+_BOOKKEEPING = ("ModelCheckpoint", "ModelCheckpoint{")
+"""A state key that is the first or begins with the second holds a ModelCheckpoint's notes on paths, which differ
+between best and last. A subclass of another name may hold more, and counts."""
+
+_LEAVES = frozenset({int, float, str, bool, type(None)})
+"""Types of values that hold no tensors: a state of a random number generator has 625 of them."""
+
+
+def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> dict[str, Any]:
+    """Return a copy of a checkpoint that training cannot change any more.
+
+    Args:
+        checkpoint: What Lightning's `dump_checkpoint` gives.
+        staging: Where the tensors are copied to. The copy before, in the same memory, is then lost; and this one
+            may be read after `staging.wait()`. Default: new memory.
+
+    Returns:
+        The same structure, with tensors on the CPU.
+
+    Raises:
+        MemoryError: If the tensors take more than `staging` may hold.
+    """
+    copies = staging if staging is not None else Staging()
+    copies.recycle()
+    storages: dict[int, torch.UntypedStorage] = {}
+    # deepcopy copies what it does not find in its memory: with the tensors already there, it copies the
+    # rest, and it knows how (attributes of an OrderedDict, dataclasses, tuples that hold tensors).
+    # The list keeps every tensor alive: an id is worth nothing once its object is gone.
+    found = list(_tensors(checkpoint, set()))
+    if not copies.fits(nbytes := sum(_sizes(found))):
+        raise MemoryError(f"a copy of {nbytes} bytes is more than may be used for it")
+    memory: dict[Any, Any] = {id(tensor): _copy(tensor, storages, copies) for tensor in found}
+    # Tensors in places where only deepcopy looks share the copied storages: here torch looks for them.
+    memory["torch"] = {
+        tensor.untyped_storage()._cdata: storages[tensor.untyped_storage()._cdata]
+        for tensor in found
+        if tensor.device.type == "cpu"
+    }
+    copies.finish()
+    if staging is None:
+        copies.wait()
+    return copy.deepcopy(dict(checkpoint), memory)
+
+
+def storage_sizes(value: Any) -> list[int]:
+    """Return the bytes of each storage behind the tensors in nested containers.
+
+    Args:
+        value: A checkpoint, or a part of one.
+    """
+    return _sizes(_tensors(value, set()))
+
+
+def _sizes(tensors: Iterable[torch.Tensor]) -> list[int]:
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return list({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """Yield the plain tensors in nested containers, which may hold themselves."""
+    if isinstance(value, torch.Tensor):
+        if _is_plain(value):
+            yield value
+    elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, Mapping) else value:
+            if type(item) not in _LEAVES:
+                yield from _tensors(item, seen)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Return True for a tensor that is a view on a storage and nothing else."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
+        and not tensor.__dict__  # attributes that somebody has given it, which torch saves, too
+    )
+
+
+def _copy(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage], copies: Staging) -> torch.Tensor:
+    storage = tensor.untyped_storage()
+    if storage._cdata not in storages:
+        storages[storage._cdata] = copies.copy(storage)
+    copied = torch.empty(0, dtype=tensor.dtype)
+    copied.set_(storages[storage._cdata], tensor.storage_offset(), tensor.size(), tensor.stride())
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    return copied.requires_grad_(tensor.requires_grad)
+
+
+def same_state(taken: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
+    """Return True if a checkpoint is what an earlier snapshot holds.
+
+    Best and last of one step differ only in what the ModelCheckpoint callbacks note of their own paths;
+    that is left out of the comparison.
+    """
+    try:
+        return _equal(_without_bookkeeping(taken), _without_bookkeeping(checkpoint))
+    except RecursionError:  # a state that holds itself
+        return False
+
+
+def _without_bookkeeping(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    callbacks = checkpoint.get("callbacks", {})
+    kept = {key: state for key, state in callbacks.items() if not _is_bookkeeping(key)}
+    return {**checkpoint, "callbacks": kept}
+
+
+def _is_bookkeeping(key: object) -> bool:
+    name, prefix = _BOOKKEEPING
+    return isinstance(key, str) and (key == name or key.startswith(prefix))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return _same_bytes(a, b)
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Mapping):
+        return list(a) == list(b) and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, float):
+        return struct.pack("d", a) == struct.pack("d", b)
+    if isinstance(a, np.ndarray) and not a.dtype.hasobject:
+        return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
+    try:
+        return bool(a == b)
+    except Exception:  # somebody else's __eq__: what cannot be compared is not the same
+        return False
+
+
+def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Compare by bits: a NaN equals itself, and -0.0 is not 0.0."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if not (_is_plain(a) and _is_plain(b)):
+        return False
+    a, b = a.detach().cpu().contiguous(), b.detach().cpu().contiguous()
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))

@@ -1,0 +1,201 @@
+"""One number for a set of weights: equal if, and only if, every name, type, shape and bit is equal.
+
+`state_digest` reads a state dict and nothing else. Its format, so that other programs can compute it too: the
+SHA-256 over the entries in the order of their names (as UTF-8). An entry is one line of JSON, ended by a line feed,
+followed by the entry's bytes. For a dense tensor the line is `["name", "torch.float32", [2, 3], 24]`: name, dtype,
+shape, number of bytes; the bytes are the elements in row-major order as they lie in memory (little-endian on every
+usual machine). What is not one dense tensor is told as the dense tensors that it is made of, under longer names:
+
+- sparse: `name/indices` and `name/values` of the coalesced tensor (or the compressed and plain indices), after a line
+  with the layout;
+- quantised: `name/int_repr`, with the scheme, scale and zero point in the line before;
+- other tensor classes that PyTorch can take apart (`__tensor_flatten__`): `name/<attribute>`;
+- meta and uninitialised tensors: the line alone, with `meta` or `uninitialised` in place of the number of bytes;
+- extra state: numbers, texts, bytes and None as a line `["name", "builtins:int", "7"]`; containers as a line with their
+  type and length and then `name/<key>` in the order of the keys, or `name/<index>`; any other object by its class
+  and its repr without memory addresses (`opaque_names` tells which those are).
+
+Tied weights count under each of their names. Where the tensors live, how they are strided, whether they require
+gradients and in which order the state dict holds them makes no difference.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_dtool.values.definitions import without_addresses
+
+_MAX_DEPTH = 20
+"""Containers within containers that are looked into."""
+
+_Entry = tuple[list[Any], torch.Tensor | bytes | None]
+"""A line of JSON, and the dense tensor or the bytes that follow it."""
+
+
+def state_digest(state_dict: Mapping[str, Any]) -> str:
+    """Return the canonical digest of a state dict.
+
+    Args:
+        state_dict: What `module.state_dict()` gives, or any mapping from names to tensors and other values.
+
+    Returns:
+        `sha256:` and 64 hexadecimal digits.
+
+    Raises:
+        TypeError: If a tensor is spread over several processes, so that its bytes are not all here.
+
+    Example:
+        >>> state_digest({"a": torch.zeros(2), "b": torch.ones(1)}) == state_digest(
+        ...     {"b": torch.ones(1), "a": torch.zeros(4)[::2]}
+        ... )
+        True
+    """
+    hasher = hashlib.sha256()
+    with torch.no_grad():
+        for name in sorted(state_dict, key=_name_key):
+            for line, content in _entries(str(name), state_dict[name], 0):
+                data: Any = content
+                if isinstance(content, torch.Tensor):
+                    data = _bytes(content)
+                    line = [*line, len(data)]
+                hasher.update(json.dumps(line).encode() + b"\n")
+                if data is not None:
+                    hasher.update(data)
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def opaque_names(state_dict: Mapping[str, Any]) -> list[str]:
+    """Return the names of entries that a digest knows by their repr only.
+
+    Args:
+        state_dict: What `module.state_dict()` gives.
+
+    Returns:
+        Sorted names; empty for a state dict of tensors, numbers and texts.
+    """
+    return sorted(
+        str(name)
+        for name, value in state_dict.items()
+        if not isinstance(value, torch.Tensor) and any(line[1] == "opaque" for line, _ in _entries(str(name), value, 0))
+    )
+
+
+def nbytes(value: Any) -> int:
+    """Return how many bytes the elements of a tensor or an array take."""
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else int(value.nbytes)
+
+
+def digest_of_numbers(value: Any) -> str | None:
+    """Return the SHA-256 over dtype, shape and bytes of a tensor or an array, in hexadecimal digits.
+
+    Args:
+        value: A tensor, wherever it lies, or an array. It is read and left as it is.
+
+    Returns:
+        None for what has no plain bytes: sparse, quantized and meta tensors, arrays of objects.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            return None
+        content: Any = _bytes(value.detach())
+        header = [str(value.dtype), list(value.shape)]
+    else:
+        if value.dtype.hasobject:
+            return None
+        content = np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else b""
+        header = [value.dtype.str, list(value.shape)]
+    hasher = hashlib.sha256(json.dumps(header).encode() + b"\n")
+    hasher.update(content)
+    return hasher.hexdigest()
+
+
+def _name_key(name: object) -> bytes:
+    return str(name).encode("utf-8", "surrogatepass")
+
+
+def _entries(name: str, value: Any, depth: int) -> Iterator[_Entry]:
+    if isinstance(value, torch.Tensor):
+        yield from _tensor_entries(name, value)
+    elif value is None or type(value) in (bool, int, float, str, complex):
+        yield [name, _type(value), repr(value)], None
+    elif isinstance(value, bytes | bytearray):
+        yield [name, _type(value), len(value)], bytes(value)
+    elif isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+        array = np.ascontiguousarray(value)
+        yield [name, _type(value), str(value.dtype), list(np.shape(value)), array.nbytes], array.tobytes()
+    elif isinstance(value, Mapping) and depth < _MAX_DEPTH:
+        yield [name, _type(value), len(value)], None
+        for key in sorted(value, key=_name_key):
+            yield from _entries(f"{name}/{key}", value[key], depth + 1)
+    elif isinstance(value, list | tuple) and depth < _MAX_DEPTH:
+        yield [name, _type(value), len(value)], None
+        for index, item in enumerate(value):
+            yield from _entries(f"{name}/{index}", item, depth + 1)
+    elif isinstance(value, torch.Size | torch.dtype | torch.device):
+        yield [name, _type(value), str(value)], None
+    else:
+        yield [name, "opaque", _type(value), without_addresses(repr(value))], None
+
+
+def _tensor_entries(name: str, tensor: torch.Tensor) -> Iterator[_Entry]:
+    tensor = tensor.detach() if not torch.nn.parameter.is_lazy(tensor) else tensor
+    dtype = str(tensor.dtype)
+    if torch.nn.parameter.is_lazy(tensor):
+        yield [name, dtype, [], "uninitialised"], None
+        return
+    shape = list(tensor.shape) if not tensor.is_nested else []
+    if hasattr(tensor, "to_local"):
+        raise TypeError(f"{name} is spread over several processes ({_type(tensor)})")
+    if hasattr(tensor, "__tensor_flatten__"):
+        parts, context = tensor.__tensor_flatten__()
+        yield [name, dtype, shape, _type(tensor), without_addresses(repr(context))], None
+        for part in parts:
+            yield from _tensor_entries(f"{name}/{part}", getattr(tensor, part))
+    elif tensor.is_meta:
+        yield [name, dtype, shape, "meta"], None
+    elif tensor.is_nested:
+        rows = tensor.unbind()
+        yield [name, dtype, [len(rows)], "nested"], None
+        for index, row in enumerate(rows):
+            yield from _tensor_entries(f"{name}/{index}", row)
+    elif tensor.is_quantized:
+        yield [name, dtype, shape, *_quantisation(tensor)], None
+        yield from _tensor_entries(f"{name}/int_repr", tensor.int_repr())
+    elif tensor.layout is torch.sparse_coo:
+        whole = tensor.coalesce()
+        yield [name, dtype, shape, str(tensor.layout)], None
+        yield from _tensor_entries(f"{name}/indices", whole.indices())
+        yield from _tensor_entries(f"{name}/values", whole.values())
+    elif tensor.layout is not torch.strided:
+        yield [name, dtype, shape, str(tensor.layout)], None
+        by_row = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
+        compressed = tensor.crow_indices() if by_row else tensor.ccol_indices()
+        yield from _tensor_entries(f"{name}/compressed_indices", compressed)
+        yield from _tensor_entries(f"{name}/plain_indices", tensor.col_indices() if by_row else tensor.row_indices())
+        yield from _tensor_entries(f"{name}/values", tensor.values())
+    else:
+        yield [name, dtype, shape], tensor
+
+
+def _quantisation(tensor: torch.Tensor) -> list[Any]:
+    """Return what turns a quantised tensor's integers into numbers."""
+    scheme = str(tensor.qscheme())
+    if "per_tensor" in scheme:
+        return [scheme, repr(tensor.q_scale()), tensor.q_zero_point()]
+    scales, zeros = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+    return [scheme, tensor.q_per_channel_axis(), repr(scales.tolist()), repr(zeros.tolist())]
+
+
+def _bytes(tensor: torch.Tensor) -> Any:
+    """Return a dense tensor's elements as a buffer of bytes, without a copy where they lie in order on the CPU."""
+    plain = tensor.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    # NumPy has no bfloat16 and no 8-bit floats: bytes are bytes.
+    return plain.view(torch.uint8).numpy().data
+
+
+def _type(value: object) -> str:
+    return f"{type(value).__module__}:{type(value).__qualname__}"

@@ -1,0 +1,854 @@
+"""A trained model on data: the numbers are right, what was trained on is said, and the result is a dataset."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from sklearn import metrics as sk
+
+import programs
+from conftest import MakeDataset
+from kit import TinyNet, trainer
+from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, evaluate, pack
+from lightning_dtool.errors import (
+    ConfigurationError,
+    DecodeError,
+    EvaluationError,
+    LightningDtoolError,
+    ModuleLoadError,
+    NotACheckpointError,
+    ProvenanceWarning,
+    SelectionError,
+    StoreError,
+    VerificationError,
+)
+from lightning_dtool.evaluation.evaluate import dataset_name
+from lightning_dtool.evaluation.picture import confusion_picture
+from lightning_dtool.evaluation.scoring import Predictions, check_names, metric_names, score
+from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path
+
+CLASSES = ("elm", "fir", "oak")
+Files = dict[str, bytes]
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(array))
+    return buffer.getvalue()
+
+
+def leaves(count: int, seed: int, classes: tuple[str, ...] = CLASSES) -> Files:
+    """Return vectors of 8 numbers in a folder per class; the class is noisy, so that a model makes mistakes."""
+    random = np.random.default_rng(seed)
+    files: Files = {}
+    for number in range(count):
+        x = random.normal(size=8).astype(np.float32)
+        name = CLASSES[(x[:3] + random.normal(size=3) * 0.8).argmax()]
+        if name in classes:
+            files[f"{name}/{number:03}.npy"] = npy(x)
+    return files
+
+
+def packed(files: Files, folder: Path, name: str) -> FrozenDataset:
+    """Write files and pack them as a user does."""
+    for relpath, content in files.items():
+        path = folder / name / relpath
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (folder / "data").mkdir(exist_ok=True)
+    return FrozenDataset.from_uri(pack(folder / name, str(folder / "data"), name, progress=False))
+
+
+def trained(model: L.LightningModule, data: L.LightningDataModule, folder: Path, epochs: int = 3) -> str:
+    (folder / "models").mkdir(exist_ok=True)
+    provenance = DtoolProvenanceCallback(str(folder / "models"))
+    torch.manual_seed(0)
+    trainer(folder, provenance, max_epochs=epochs).fit(model, data)
+    assert provenance.last_uri is not None
+    return provenance.last_uri
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluation")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> FrozenDataset:
+    return packed(leaves(150, 0), folder, "leaves")
+
+
+@pytest.fixture(scope="module")
+def new_data(folder: Path) -> FrozenDataset:
+    return packed(leaves(90, 1), folder, "leaves-2026")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path, data: FrozenDataset) -> str:
+    module = DtoolDataModule(data.uri, val_split=0.2, test_split=0.2, batch_size=16)
+    return trained(TinyNet(), module, folder)
+
+
+def rows(uri: str, relpath: str = "predictions.csv") -> list[list[str]]:
+    dataset = FrozenDataset.from_uri(uri)
+    text = dataset.read_bytes(dataset.item(relpath).identifier).decode()
+    return list(csv.reader(io.StringIO(text)))
+
+
+def quietly(*arguments: Any, **options: Any) -> Any:
+    """Evaluate where warnings are not what the test is about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ProvenanceWarning)
+        return evaluate(*arguments, **options)
+
+
+# -- numbers --------------------------------------------------------------------------------------
+
+
+def test_the_trainer_measures_the_same(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
+    found = evaluate(checkpoint, data.uri)
+    module = DtoolCheckpoint.from_uri(checkpoint).load_module()
+    (by_trainer,) = trainer(folder).test(module, DtoolDataModule.from_uri(checkpoint), verbose=False)
+    assert found.part == "test"
+    assert found.training_items == 0
+    assert found.count == 30
+    assert found.metrics["accuracy"] == pytest.approx(by_trainer["test_acc"])
+    assert found.warnings == []
+    assert found.dataset_uri is None
+    assert found.output == "logits"
+
+
+def test_new_data_is_evaluated_whole_and_sklearn_agrees(checkpoint: str, new_data: FrozenDataset, folder: Path) -> None:
+    names = metric_names("multiclass")
+    found = evaluate(checkpoint, new_data.uri, metrics=names, into=folder / "data")
+    assert found.part == "whole"
+    assert found.training_items == 0
+    assert found.dataset_uri is not None
+    header, *lines = rows(found.dataset_uri)
+    assert header == ["item", "target", "prediction", *(f"probability_{name}" for name in CLASSES)]
+    assert [line[0] for line in lines] == [item.relpath for item in new_data.items.values()]
+    truth, predicted = [line[1] for line in lines], [line[2] for line in lines]
+    assert truth == [line[0].partition("/")[0] for line in lines]
+    probabilities = np.array([line[3:] for line in lines], dtype=np.float64)
+    probabilities /= probabilities.sum(1, keepdims=True)
+    expected = {
+        "accuracy": sk.accuracy_score(truth, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, predicted),
+        "precision": sk.precision_score(truth, predicted, average="macro"),
+        "recall": sk.recall_score(truth, predicted, average="macro"),
+        "f1": sk.f1_score(truth, predicted, average="macro"),
+        "auroc": sk.roc_auc_score(truth, probabilities, multi_class="ovr"),
+        "cohen_kappa": sk.cohen_kappa_score(truth, predicted),
+        "matthews": sk.matthews_corrcoef(truth, predicted),
+    }
+    assert {name: found.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert 0 < found.metrics["calibration_error"] < 1
+    assert found.confusion == sk.confusion_matrix(truth, predicted, labels=CLASSES).tolist()
+    recalls = sk.recall_score(truth, predicted, average=None, labels=CLASSES)
+    assert [found.per_class[name]["accuracy"] for name in CLASSES] == pytest.approx(recalls)
+    assert [found.per_class[name]["count"] for name in CLASSES] == [truth.count(name) for name in CLASSES]
+    assert [found.per_class[name]["predicted"] for name in CLASSES] == [predicted.count(name) for name in CLASSES]
+    assert set(found.settings) == set(names)
+    assert found.settings["f1"] == {"function": "torchmetrics.functional.multiclass_f1_score", "average": "macro"}
+
+
+def test_a_subset_of_the_classes_keeps_the_numbers_of_training(checkpoint: str, folder: Path) -> None:
+    """Numbered on its own, this data would call oak 1 and be all wrong."""
+    some = packed(leaves(60, 2, ("elm", "oak")), folder, "some")
+    found = evaluate(checkpoint, some.uri, metrics="accuracy,balanced_accuracy,auroc", into=folder / "data")
+    header, *lines = rows(found.dataset_uri)
+    truth, predicted = [line[1] for line in lines], [line[2] for line in lines]
+    assert found.classes == list(CLASSES)
+    assert found.per_class["fir"]["count"] == 0
+    assert found.per_class["fir"]["accuracy"] is None
+    assert found.per_class["fir"]["predicted"] > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a class that was predicted and is not there, which this test is about
+        assert found.metrics["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, predicted))
+    assert found.metrics["accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
+    areas = [
+        sk.roc_auc_score([name == one for name in truth], [float(line[3 + CLASSES.index(one)]) for line in lines])
+        for one in ("elm", "oak")
+    ]
+    assert found.metrics["auroc"] == pytest.approx(np.mean(areas), abs=1e-5)
+    assert header[3:] == [f"probability_{name}" for name in CLASSES]
+
+
+def test_one_class_has_no_roc_curve(checkpoint: str, folder: Path) -> None:
+    oaks = packed(leaves(60, 3, ("oak",)), folder, "oaks")
+    with pytest.warns(ProvenanceWarning, match="metric auroc has no value: .*one class only"):
+        found = evaluate(checkpoint, oaks.uri)
+    assert found.metrics["auroc"] is None
+    assert found.metrics["accuracy"] == pytest.approx(found.per_class["oak"]["accuracy"])
+    json.loads(found.to_json(), parse_constant=pytest.fail)
+
+
+def test_batches_workers_and_the_global_random_state_make_no_difference(
+    checkpoint: str, new_data: FrozenDataset
+) -> None:
+    before = torch.get_rng_state()
+    a = evaluate(checkpoint, new_data.uri)
+    assert torch.equal(torch.get_rng_state(), before)
+    b = evaluate(checkpoint, new_data.uri, batch_size=7, num_workers=1)
+    assert a.confusion == b.confusion
+    assert a.metrics == pytest.approx(b.metrics)
+
+
+# -- which samples --------------------------------------------------------------------------------
+
+
+def test_the_parts_of_the_training_data(checkpoint: str, data: FrozenDataset) -> None:
+    validation = evaluate(checkpoint, data.uri, part="val")
+    assert (validation.part, validation.count, validation.training_items) == ("val", 30, 0)
+    with pytest.warns(ProvenanceWarning, match=r"trained on 90 of these 90 samples .*says nothing about new data"):
+        seen = evaluate(checkpoint, data.uri, part="train")
+    assert seen.training_items == seen.count == 90
+    with pytest.warns(ProvenanceWarning, match="trained on 90 of these 150"):
+        whole = evaluate(checkpoint, data.uri, part="whole")
+    assert whole.training_items == 90
+    assert whole.warnings
+    selected = quietly(checkpoint, data.uri, select={"category": ["elm", "oak"]})
+    assert selected.part == "whole"
+    assert selected.reading == {"select": {"dict": {"category": ["elm", "oak"]}}}
+    assert selected.per_class["fir"]["count"] == 0
+
+
+def test_a_model_without_held_out_data_is_evaluated_on_its_training_data_loudly(
+    data: FrozenDataset, folder: Path
+) -> None:
+    uri = trained(TinyNet(), DtoolDataModule(data.uri), folder, epochs=1)
+    with pytest.warns(ProvenanceWarning, match="trained on 150 of these 150"):
+        assert evaluate(uri, data.uri).part == "train"
+
+
+def test_training_items_in_another_dataset_are_found(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
+    module = DtoolDataModule(data.uri, val_split=0.2, test_split=0.2)
+    module.setup("fit")
+    relpath = module.train_dataloader().dataset.relpaths[0]
+    content = data.read_bytes(data.item(relpath).identifier)
+    mixed = packed({**leaves(30, 4), "oak/copied.npy": content}, folder, "mixed")
+    with pytest.warns(ProvenanceWarning, match="trained on 1 of these 31"):
+        assert evaluate(checkpoint, mixed.uri).training_items == 1
+
+
+def test_what_cannot_be_found_out_is_not_said(new_data: FrozenDataset, tmp_path: Path) -> None:
+    gone = packed(leaves(40, 7), tmp_path, "gone")
+    uri = trained(TinyNet(), DtoolDataModule(gone.uri, test_split=0.2), tmp_path, epochs=1)
+    shutil.rmtree(str(local_path(gone.uri)))
+    assert evaluate(uri, new_data.uri).training_items is None
+
+
+def test_a_copy_at_another_address_is_the_same_data(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
+    again = packed(leaves(150, 0), folder, "leaves-again")
+    assert again.uuid != data.uuid
+    a, b = evaluate(checkpoint, data.uri), evaluate(checkpoint, again.uri)
+    assert (b.part, b.training_items) == ("test", 0)
+    assert a.confusion == b.confusion
+
+
+def test_data_with_a_uri_of_its_own_for_testing(data: FrozenDataset, new_data: FrozenDataset, folder: Path) -> None:
+    uri = trained(TinyNet(), DtoolDataModule(train_uri=data.uri, test_uri=new_data.uri), folder, epochs=1)
+    found = evaluate(uri, new_data.uri)
+    assert found.count == len(new_data.items)
+    assert found.training_items == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"part": "tset"}, "no part 'tset'"),
+        ({"part": "test"}, "no part 'test' in the record"),
+        ({"part": "val", "select": {"category": "oak"}}, "leave out select"),
+        ({"metrics": "acuracy"}, "no metric 'acuracy'.*balanced_accuracy.*spearman"),
+        ({"metrics": []}, "names no metric"),
+        ({"metrics": ["mse"]}, "'mse' is for regression.*multiclass"),
+        ({"device": "warp"}, "device='warp'"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"target": "none"}, "has no targets"),
+    ],
+)
+def test_wrong_arguments(checkpoint: str, new_data: FrozenDataset, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        evaluate(checkpoint, new_data.uri, **options)
+
+
+def test_an_unknown_class_is_named(checkpoint: str, folder: Path) -> None:
+    other = packed({**leaves(9, 5), "yew/1.npy": npy(np.zeros(8, np.float32))}, folder, "with-yew")
+    with pytest.raises(DecodeError, match=r"gives 'yew' for item yew/1.npy.*'elm', 'fir', 'oak'"):
+        evaluate(checkpoint, other.uri)
+
+
+def test_there_must_be_data_and_a_checkpoint(
+    checkpoint: str, new_data: FrozenDataset, make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(SelectionError, match="no items"):
+        evaluate(checkpoint, make_dataset({}, "empty").uri)
+    with pytest.raises(SelectionError):
+        evaluate(checkpoint, new_data.uri, select={"category": "yew"})
+    with pytest.raises(NotACheckpointError):
+        evaluate(new_data.uri, new_data.uri)
+    with pytest.raises(StoreError):
+        evaluate(checkpoint, new_data.uri, into=tmp_path / "nowhere")
+
+
+# -- how they are read ----------------------------------------------------------------------------
+
+
+class Halve:
+    """A transform that a record can name."""
+
+    def __init__(self, by: float = 0.5) -> None:
+        self.by = by
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.by
+
+
+def test_the_recorded_transform_is_applied_if_its_author_is_trusted(
+    data: FrozenDataset, new_data: FrozenDataset, folder: Path
+) -> None:
+    uri = trained(TinyNet(), DtoolDataModule(data.uri, test_split=0.2, eval_transform=Halve()), folder, epochs=1)
+    with pytest.raises(ConfigurationError, match=r"eval_transform is .*Halve.*trust_source=True"):
+        evaluate(uri, new_data.uri)
+    by_hand = evaluate(uri, new_data.uri, eval_transform=Halve(), metrics="calibration_error")
+    assert by_hand.reading["eval_transform"]["init"] == {"by": 0.5}
+    otherwise = evaluate(uri, new_data.uri, eval_transform=Halve(3.0), metrics="calibration_error")
+    assert by_hand.metrics != otherwise.metrics
+    assert evaluate(uri, new_data.uri, trust_source=True, metrics="calibration_error").metrics == by_hand.metrics
+
+
+def test_recorded_transforms_of_torchvision_need_no_trust(tmp_path: Path) -> None:
+    from torchvision.transforms import v2
+
+    def image(level: int, number: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (5 + number, 5), (level, level, number)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    files = {
+        f"{name}/{number}.png": image(level, number)
+        for name, level in (("dark", 20), ("light", 230))
+        for number in range(6)
+    }
+    data = packed(files, tmp_path, "images")
+    resize = v2.Compose([v2.ToImage(), v2.Resize((4, 4)), v2.ToDtype(torch.float32, scale=True)])
+    module = DtoolDataModule(data.uri, test_split=0.5, stratify=True, train_transform=resize, eval_transform=resize)
+    uri = trained(Pixels(), module, tmp_path, epochs=1)
+    found = evaluate(uri, data.uri, cls=Pixels)
+    assert (found.part, found.count, found.classes) == ("test", 6, ["dark", "light"])
+
+
+class Pixels(TinyNet):
+    """A classifier of images of 4 x 4 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+
+
+def test_a_batch_goes_through_the_hooks_of_the_module(checkpoint: str, new_data: FrozenDataset) -> None:
+    class Negated(TinyNet):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return [-batch[0], batch[1]]
+
+    class WantsTrainer(TinyNet):
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch if self.trainer.training else None
+
+    assert quietly(checkpoint, new_data.uri, cls=Negated).confusion != evaluate(checkpoint, new_data.uri).confusion
+    with pytest.raises(EvaluationError, match="ask for a Trainer"):
+        evaluate(checkpoint, new_data.uri, cls=WantsTrainer)
+
+
+def test_without_a_datamodule_of_ours_it_is_said_what_is_not_known(
+    data: FrozenDataset, new_data: FrozenDataset, folder: Path
+) -> None:
+    from torch.utils.data import DataLoader
+
+    from lightning_dtool import DtoolDataset
+
+    (folder / "models").mkdir(exist_ok=True)
+    provenance = DtoolProvenanceCallback(str(folder / "models"))
+    dataset = DtoolDataset(data.uri, transform=Halve())
+    trainer(folder, provenance, max_epochs=1).fit(TinyNet(), DataLoader(dataset, batch_size=16))
+    with pytest.warns(ProvenanceWarning, match="not with DtoolDataModule.*not transformed.*transform for it"):
+        found = evaluate(provenance.last_uri, new_data.uri)
+    assert found.classes == list(CLASSES)
+    assert found.training_items is None
+    with pytest.warns(ProvenanceWarning, match="which part of it was held out cannot be told"):
+        quiet = evaluate(provenance.last_uri, data.uri, eval_transform=Halve())
+    assert quiet.part == "whole"
+
+
+def test_without_recorded_classes_those_of_the_data_are_taken_and_said(new_data: FrozenDataset, folder: Path) -> None:
+    from kit import loader
+
+    (folder / "models").mkdir(exist_ok=True)
+    provenance = DtoolProvenanceCallback(str(folder / "models"))
+    trainer(folder, provenance, max_epochs=1).fit(TinyNet(), loader())
+    found = quietly(provenance.last_uri, new_data.uri)
+    assert found.count == len(new_data.items)
+    how_read, how_numbered = found.warnings
+    assert "trained with no DataModule" in how_read
+    assert "does not say how its classes were numbered" in how_numbered
+    assert "elm=0, fir=1, oak=2" in how_numbered
+
+
+# -- one output: two classes, or a number ---------------------------------------------------------
+
+
+class OneOutput(TinyNet):
+    """A classifier of two classes, or a regression, with one output."""
+
+    def __init__(self, loss: str = "mse_loss", flat: bool = False) -> None:
+        super().__init__()
+        self.loss, self.flat = loss, flat
+        self.layers = torch.nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layers(x)
+        return y[:, 0] if self.flat else y
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        return getattr(torch.nn.functional, self.loss)(self.layers(x)[:, 0], y.float())
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_one_output_and_two_classes(folder: Path, tmp_path: Path, probabilities: bool) -> None:
+    two = packed(leaves(120, 6, ("elm", "oak")), tmp_path, "two")
+    uri = trained(OneOutput("binary_cross_entropy_with_logits"), DtoolDataModule(two.uri, test_split=0.5), tmp_path)
+
+    class WithSigmoid(OneOutput):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(super().forward(x))
+
+    cls = WithSigmoid if probabilities else OneOutput
+    found = quietly(uri, two.uri, cls=cls, metrics=metric_names("binary"), into=tmp_path)
+    assert found.task == "binary"
+    assert found.output == ("probabilities" if probabilities else "logits")
+    header, *lines = rows(found.dataset_uri)
+    assert header == ["item", "target", "prediction", "probability_oak"]
+    truth, predicted = [line[1] for line in lines], [line[2] for line in lines]
+    expected = {
+        "accuracy": sk.accuracy_score(truth, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, predicted),
+        "precision": sk.precision_score(truth, predicted, pos_label="oak"),
+        "recall": sk.recall_score(truth, predicted, pos_label="oak"),
+        "f1": sk.f1_score(truth, predicted, pos_label="oak"),
+        "auroc": sk.roc_auc_score([name == "oak" for name in truth], [float(line[3]) for line in lines]),
+        "cohen_kappa": sk.cohen_kappa_score(truth, predicted),
+        "matthews": sk.matthews_corrcoef(truth, predicted),
+    }
+    assert {name: found.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert found.confusion == sk.confusion_matrix(truth, predicted, labels=["elm", "oak"]).tolist()
+    assert found.per_class["oak"]["accuracy"] == pytest.approx(expected["recall"])
+
+
+def test_a_loss_tells_two_classes_from_numbers(tmp_path: Path) -> None:
+    """Labels that are 0.0 and 1.0: whoever trains with binary cross-entropy means classes."""
+    x = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    with DatasetWriter("arrays", tmp_path) as writer:
+        writer.put_bytes(npy(x), "data.npy")
+        writer.put_bytes(npy((x[:, 0] > 0).astype(np.float32)), "labels.npy")
+        arrays = writer.commit()
+    for loss, task in (("binary_cross_entropy_with_logits", "binary"), ("mse_loss", "regression")):
+        uri = trained(OneOutput(loss), DtoolDataModule(arrays.uri, test_split=0.5), tmp_path, epochs=1)
+        found = quietly(uri, arrays.uri, cls=OneOutput)
+        assert found.task == task
+        assert found.classes == (["0", "1"] if task == "binary" else None)
+
+
+def table(folder: Path, name: str, seed: int, whole: bool = False) -> FrozenDataset:
+    """Pack vectors with a height each, in a table; `whole` numbers look like classes."""
+    random = np.random.default_rng(seed)
+    source = folder / name
+    source.mkdir()
+    lines = ["path,height"]
+    for number in range(40):
+        x = random.normal(size=8).astype(np.float32)
+        (source / f"{number:02}.npy").write_bytes(npy(x))
+        height = 10 + 3 * float(x[0])
+        lines.append(f"{number:02}.npy,{round(height) if whole else height}")
+    (folder / f"{name}.csv").write_text("\n".join(lines))
+    (folder / "data").mkdir(exist_ok=True)
+    uri = pack(source, str(folder / "data"), name, csv=folder / f"{name}.csv", progress=False)
+    return FrozenDataset.from_uri(uri)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_regression(tmp_path: Path, flat: bool, whole: bool) -> None:
+    heights, new = table(tmp_path, "heights", 0), table(tmp_path, "new", 1, whole)
+    uri = trained(OneOutput(flat=flat), DtoolDataModule(heights.uri, target="height", test_split=0.5), tmp_path)
+    found = quietly(uri, new.uri, cls=OneOutput, metrics=metric_names("regression"), into=tmp_path)
+    assert (found.task, found.classes, found.confusion, found.per_class) == ("regression", None, None, {})
+    header, *lines = rows(found.dataset_uri)
+    assert header == ["item", "target", "prediction"]
+    truth, predicted = (np.array([line[column] for line in lines], dtype=np.float64) for column in (1, 2))
+    overlay = new.overlay("height")
+    assert truth == pytest.approx([float(overlay[new.item(line[0]).identifier]) for line in lines], rel=1e-6)
+    ranks = [
+        np.array([(values < value).sum() + (values <= value).sum() for value in values])
+        for values in (truth, predicted)
+    ]
+    assert found.metrics == pytest.approx(
+        {
+            "mse": sk.mean_squared_error(truth, predicted),
+            "rmse": sk.mean_squared_error(truth, predicted) ** 0.5,
+            "mae": sk.mean_absolute_error(truth, predicted),
+            "r2": sk.r2_score(truth, predicted),
+            "pearson": np.corrcoef(truth, predicted)[0, 1],
+            "spearman": np.corrcoef(*ranks)[0, 1],
+        }
+    )
+    items = {item.relpath for item in FrozenDataset.from_uri(found.dataset_uri).items.values()}
+    assert items == {"metrics.json", "predictions.csv"}
+
+
+def test_numbers_and_classes_do_not_mix(checkpoint: str, new_data: FrozenDataset, tmp_path: Path) -> None:
+    heights = table(tmp_path, "heights", 0)
+    with pytest.raises(LightningDtoolError, match=r"none of the classes|numbers as targets"):
+        evaluate(checkpoint, heights.uri, target="height")
+    uri = trained(OneOutput(), DtoolDataModule(heights.uri, target="height"), tmp_path, epochs=1)
+    with pytest.raises(ConfigurationError, match=r"'elm', 'fir', 'oak' as targets.*trained on numbers"):
+        quietly(uri, new_data.uri, cls=OneOutput, target="category")
+
+
+def test_several_numbers(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(30, 8)).astype(np.float32)
+    with DatasetWriter("arrays", tmp_path) as writer:
+        writer.put_bytes(npy(x), "data.npy")
+        writer.put_bytes(npy(x[:, :3] * 2), "labels.npy")
+        arrays = writer.commit()
+    uri = trained(Several(), DtoolDataModule(arrays.uri), tmp_path, epochs=1)
+    found = quietly(uri, arrays.uri, cls=Several, metrics="mse,r2,spearman", into=tmp_path)
+    header, *lines = rows(found.dataset_uri)
+    assert header == ["item", *(f"{column}_{n}" for column in ("target", "prediction") for n in range(3))]
+    assert lines[7][0] == "data.npy[7]"
+    values = np.array([line[1:] for line in lines], dtype=np.float64)
+    assert found.metrics["mse"] == pytest.approx(sk.mean_squared_error(values[:, :3], values[:, 3:]))
+    assert found.metrics["r2"] == pytest.approx(sk.r2_score(values[:, :3], values[:, 3:]))
+
+
+class Several(TinyNet):
+    """A regression of three numbers."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return torch.nn.functional.mse_loss(self(batch[0]), batch[1])
+
+
+def test_rows_of_arrays(arrays: str, tmp_path: Path) -> None:
+    uri = trained(TinyNet(), DtoolDataModule(arrays, test_split=0.25), tmp_path, epochs=1)
+    found = evaluate(uri, arrays)
+    assert (found.part, found.count, found.training_items, found.classes) == ("test", 6, 0, ["0", "1", "2"])
+
+    def other(labels: list[int], name: str) -> str:
+        with DatasetWriter(name, tmp_path) as writer:
+            writer.put_bytes(npy(np.ones((len(labels), 8), np.float32)), "data.npy")
+            writer.put_bytes(npy(labels), "labels.npy")
+            return writer.commit().uri
+
+    assert evaluate(uri, other([2, 2, 0], "some")).per_class["2"]["count"] == 2
+    with pytest.raises(DecodeError, match="class 7 with the number 7"):
+        evaluate(uri, other([2, 7], "more"))
+
+
+# -- outputs that cannot be understood ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda y: {"logits": y}, r"forward returned a dict with the keys 'logits'.*cls="),
+        (lambda y: (y, y), r"forward returned a tuple of 2 \(a tensor"),
+        (lambda y: y.numpy(), "a ndarray"),
+        (lambda y: None, "a NoneType"),
+        (lambda y: y.argmax(1), "int64.*floating-point scores"),
+        (lambda y: y[:, :, None, None], r"\(16, 3, 1, 1\)"),
+        (lambda y: y.mean(), r"shape \(\)"),
+        (lambda y: y[:, :0], r"\(16, 0\)"),
+        (lambda y: y[1:], "as many of one as of the other"),
+        (lambda y: y[:, 0], "1 scores for each sample.*3 classes"),
+        (lambda y: y[:, :2], "class number 2, and the model has outputs for 0 to 1"),
+        (lambda y: y * float("nan"), "NaN for 90 of 90 samples, the first of them elm/"),
+        (lambda y: y if len(y) == 16 else y[:, :2], "every sample needs as many"),
+        (lambda y: y @ torch.ones(7, 7), "could not be run.*RuntimeError.*eval_transform"),
+    ],
+)
+def test_an_output_that_cannot_be_understood(
+    checkpoint: str, new_data: FrozenDataset, output: Callable[[torch.Tensor], Any], message: str
+) -> None:
+    class Odd(TinyNet):
+        def forward(self, x: torch.Tensor) -> Any:
+            return output(super().forward(x))
+
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(checkpoint, new_data.uri, cls=Odd)
+
+
+@pytest.mark.parametrize(
+    ("collate", "message"),
+    [
+        (lambda samples: {"x": torch.stack([x for x, _ in samples])}, "found a dict with the keys 'x'"),
+        (lambda samples: torch.utils.data.default_collate(samples[:1]), "an output for each of 90 samples, found"),
+        (lambda samples: torch.utils.data.default_collate(samples * 2), "every sample needs as many"),
+        (lambda samples: [torch.stack([x for x, _ in samples]), torch.tensor(1)], "as many of one as of the other"),
+    ],
+)
+def test_batches_that_cannot_be_understood(
+    checkpoint: str, new_data: FrozenDataset, collate: Callable[[Any], Any], message: str
+) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(checkpoint, new_data.uri, collate_fn=collate)
+
+
+def test_outputs_without_a_class_have_a_name(checkpoint: str, new_data: FrozenDataset) -> None:
+    class Wide(TinyNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pad(super().forward(x), (0, 1), value=-9.0)
+
+    assert quietly(checkpoint, new_data.uri, cls=Wide).classes == [*CLASSES, "output 3"]
+
+
+def test_probabilities_are_known_as_such(checkpoint: str, new_data: FrozenDataset) -> None:
+    class WithSoftmax(TinyNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).softmax(1)
+
+    class WithSigmoid(TinyNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).sigmoid()
+
+    logits = evaluate(checkpoint, new_data.uri)
+    found = quietly(checkpoint, new_data.uri, cls=WithSoftmax)
+    assert (logits.output, found.output) == ("logits", "probabilities")
+    assert found.metrics == pytest.approx(logits.metrics)
+    with pytest.warns(ProvenanceWarning, match="do not add up to 1"):
+        assert evaluate(checkpoint, new_data.uri, cls=WithSigmoid).output == "logits"
+
+
+def test_a_target_transform_that_numbers_anew_takes_the_names_away(checkpoint: str, new_data: FrozenDataset) -> None:
+    with pytest.warns(ProvenanceWarning, match="called by their new numbers"):
+        found = evaluate(checkpoint, new_data.uri, target_transform=lambda number: 2 - number)
+    assert found.classes == ["0", "1", "2"]
+    assert evaluate(checkpoint, new_data.uri, target_transform=int).classes == list(CLASSES)
+
+
+def test_half_precision(checkpoint: str, new_data: FrozenDataset) -> None:
+    class Half(TinyNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).bfloat16()
+
+    assert quietly(checkpoint, new_data.uri, cls=Half).count == len(new_data.items)
+
+
+# -- what is stored -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored(checkpoint: str, new_data: FrozenDataset, folder: Path) -> Any:
+    return evaluate(checkpoint, new_data.uri, into=folder / "data")
+
+
+def test_the_result_is_a_dataset_that_points_at_both(stored: Any, checkpoint: str, new_data: FrozenDataset) -> None:
+    dataset, model = FrozenDataset.from_uri(stored.dataset_uri), DtoolCheckpoint.from_uri(checkpoint)
+    dataset.verify()
+    assert dataset.annotation("source_dataset_uuid") == [model.uuid, new_data.uuid]
+    assert dataset.annotation("source_dataset_uri") == [checkpoint, new_data.uri]
+    assert dataset.annotation("source_dataset_name") == [model.name, new_data.name]
+    assert dataset.annotation("evaluated_checkpoint_uri") == checkpoint
+    assert dataset.annotation("metrics") == stored.metrics
+    assert dataset.annotation("model_name") == "TinyNet"
+    assert "lightning-evaluation" in dataset.tags()
+    assert dataset.name.startswith(f"evaluation-{model.name[:10]}")
+    assert new_data.name in dataset.name
+    relpaths = [item.relpath for item in dataset.items.values()]
+    assert relpaths == ["confusion_matrix.csv", "confusion_matrix.png", "metrics.json", "predictions.csv"]
+
+
+def test_the_items_say_what_the_result_says(stored: Any) -> None:
+    dataset = FrozenDataset.from_uri(stored.dataset_uri)
+    content = dataset.read_bytes(dataset.item("metrics.json").identifier)
+    assert json.loads(content, parse_constant=pytest.fail) == stored.as_dict()
+    assert json.loads(stored.to_json()) == stored.as_dict()
+    header, *lines = rows(stored.dataset_uri, "confusion_matrix.csv")
+    assert header == ["true / predicted", *CLASSES]
+    assert [[int(cell) for cell in line[1:]] for line in lines] == stored.confusion
+    readme = yaml.safe_load(dataset.readme())
+    assert readme["metrics"] == stored.metrics
+    assert readme["data"]["of_these_trained_on"] == 0
+    assert set(readme["items"]) == {item.relpath for item in dataset.items.values()}
+
+
+def test_predictions_read_back_bit_by_bit(stored: Any, checkpoint: str, new_data: FrozenDataset) -> None:
+    from lightning_dtool import DtoolDataset
+
+    module = DtoolCheckpoint.from_uri(checkpoint).load_module().eval()
+    inputs = torch.stack([x for x, _ in (DtoolDataset(new_data.uri)[n] for n in range(len(new_data.items)))])
+    with torch.no_grad():
+        expected = module(inputs).softmax(1)
+    found = np.array([line[3:] for line in rows(stored.dataset_uri)[1:]], dtype=np.float32)
+    # Batches of another size may differ in the last bit.
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_the_picture_is_one(stored: Any) -> None:
+    dataset = FrozenDataset.from_uri(stored.dataset_uri)
+    with Image.open(dataset.path(dataset.item("confusion_matrix.png").identifier)) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
+
+
+def test_dtool_reads_it(stored: Any) -> None:
+    def dtool(*arguments: str) -> str:
+        command = [str(Path(sys.executable).parent / "dtool"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "predictions.csv" in dtool("ls", stored.dataset_uri)
+    assert "All good" in dtool("verify", "-f", stored.dataset_uri)
+    assert "TinyNet" in dtool("readme", "show", stored.dataset_uri)
+    assert "accuracy" in dtool("annotation", "get", stored.dataset_uri, "metrics")
+
+
+def test_without_matplotlib_all_but_the_picture_is_stored(
+    checkpoint: str, new_data: FrozenDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.warns(ProvenanceWarning, match=r"lightning-dtool\[report\]"):
+        found = evaluate(checkpoint, new_data.uri, into=tmp_path)
+    dataset = FrozenDataset.from_uri(found.dataset_uri)
+    relpaths = {item.relpath for item in dataset.items.values()}
+    assert relpaths == {"confusion_matrix.csv", "metrics.json", "predictions.csv"}
+    assert "confusion_matrix.png" not in yaml.safe_load(dataset.readme())["items"]
+
+
+def test_nothing_is_left_if_it_cannot_be_stored(checkpoint: str, new_data: FrozenDataset, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        tmp_path.chmod(0o500)
+        with pytest.raises(StoreError):
+            evaluate(checkpoint, new_data.uri, into=tmp_path)
+        tmp_path.chmod(0o700)
+    with pytest.raises(DecodeError):
+        evaluate(checkpoint, new_data.uri, into=tmp_path, eval_transform=lambda x: x.nonsense)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_name", "data_name"),
+    [("a", "b"), ("c" * 80, "d" * 80), ("c" * 80, "d"), ("c", "d" * 80), ("ü/x", "y z")],
+)
+def test_names(checkpoint_name: str, data_name: str) -> None:
+    name = dataset_name(checkpoint_name, data_name)
+    assert len(name) <= 80
+    assert name.isascii()
+    assert name != dataset_name(checkpoint_name, data_name)
+    first, second = name.removeprefix("evaluation-").rsplit("-", 1)[0].split("-on-")
+    assert len(first) >= min(len(checkpoint_name), 28)
+    assert len(second) >= min(len(data_name), 28)
+
+
+def test_code_from_a_checkpoint_runs_only_on_trust(
+    new_data: FrozenDataset, data: FrozenDataset, tmp_path: Path
+) -> None:
+    """The class stood in a script: it is only in source.zip."""
+    (tmp_path / "models").mkdir()
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import lightning as L\n"
+        "from kit import TinyNet, trainer\n"
+        "from pathlib import Path\n"
+        "from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback\n"
+        "class Net(TinyNet):\n    pass\n"
+        "provenance = DtoolProvenanceCallback('models')\n"
+        "if __name__ == '__main__':\n"
+        "    trainer(Path('.'), provenance, max_epochs=1).fit(Net(), DtoolDataModule(sys.argv[2], test_split=0.2))\n"
+        "    print(provenance.last_uri)\n"
+    )
+    done = programs.run(script, Path(__file__).parent, data.uri, cwd=tmp_path)
+    uri = done.stdout.strip().splitlines()[-1]
+    with pytest.raises(ModuleLoadError, match="trust_source"):
+        evaluate(uri, new_data.uri)
+    assert quietly(uri, new_data.uri, trust_source=True).count == len(new_data.items)
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoint: str, new_data: FrozenDataset, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(str(local_path(checkpoint)), tmp_path / "copy"))
+    weights = copy / "data" / "checkpoint.ckpt"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(VerificationError):
+        evaluate(copy, new_data.uri)
+
+
+# -- metrics and pictures by themselves -----------------------------------------------------------
+
+
+def test_names_of_metrics() -> None:
+    assert check_names(None) is None
+    assert check_names(" f1 ,f1,auroc") == ["f1", "auroc"]
+    assert check_names(None, "regression") == ["rmse", "mae", "r2", "pearson"]
+
+
+def test_metrics_that_are_not_defined_are_none() -> None:
+    one = Predictions("regression", np.array([[1.0]]), np.array([[2.0]]))
+    scores = score(one, metric_names("regression"))
+    assert scores.metrics["mae"] == 1
+    assert scores.metrics["r2"] is None
+    assert scores.metrics["pearson"] is None
+    assert set(scores.undefined) == {"r2", "pearson", "spearman"}
+
+
+def test_ranks_of_a_million_ties() -> None:
+    """torchmetrics' own Spearman correlation adds ranks in 32 bits, and gives another number here."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, (1_000_000, 1)).astype(np.float64)
+    scores = score(Predictions("regression", truth, truth), ["spearman"])
+    assert scores.metrics["spearman"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("count", [2, 10, 50, 300])
+def test_pictures_of_any_size(count: int) -> None:
+    import matplotlib
+
+    def settings() -> dict[str, Any]:
+        # Looking at the backend chooses one.
+        return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}
+
+    def backend() -> object:
+        return dict.__getitem__(matplotlib.rcParams, "backend")
+
+    chosen, before = backend(), settings()
+    names = [f"$x_{number}\x1b[31m中" for number in range(count)]
+    content = confusion_picture(np.eye(count, dtype=int).tolist(), names, "$title\n" * 30)
+    assert content is not None
+    with Image.open(io.BytesIO(content)) as picture:
+        picture.load()
+        assert max(picture.size) < 3000
+    assert backend() == chosen
+    assert settings() == before

@@ -1,0 +1,356 @@
+"""From a record back to the class: imported, or from the recorded source, without training again."""
+
+import ast
+import inspect
+import os
+import pickle
+import sys
+import textwrap
+import typing
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule
+
+from lightning_dtool.errors import CorruptDatasetError, ModuleLoadError, UnsafeDatasetError
+from lightning_dtool.loading.recorded_source import class_from_source, import_class, needed_statements, source_digest
+from lightning_dtool.record import Code
+
+URI = "s3://lab-models/6a1c"
+NET = "import lightning as L\nclass Net(L.LightningModule):\n    pass\n"
+
+
+def code(*argv: str, **modules: str) -> Code:
+    named = {name.replace("__dot__", "."): path for name, path in modules.items()}
+    return Code(argv=["train.py", *argv], working_directory="/", modules=named)
+
+
+def packed(folder: Path, files: dict[str, str | bytes]) -> Path:
+    path = folder / "source.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, textwrap.dedent(content) if isinstance(content, str) else content)
+    return path
+
+
+def loaded(folder: Path, script: str | bytes, name: str = "Net", *argv: str, **others: str) -> type[LightningModule]:
+    zipped = packed(folder, {"train.py": script, **others})
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in others}
+    recorded = Code(argv=["train.py", *argv], working_directory="/", modules={"__main__": "train.py", **modules})
+    return class_from_source(f"__main__:{name}", recorded, zipped, URI)
+
+
+# -- slices -------------------------------------------------------------------------------------
+
+
+def sliced(source: str, name: str = "A") -> dict[str, Any]:
+    tree = ast.parse(textwrap.dedent(source))
+    tree.body = needed_statements(tree, name)
+    space: dict[str, Any] = {"__name__": "sliced"}
+    exec(compile(tree, "<slice>", "exec", dont_inherit=True), space)
+    return space
+
+
+TRAIN = "raise SystemExit('training began')"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("SIZE = 3\nclass A:\n    x = SIZE", 3),
+        ("SIZE: int = 3\nSIZE += 1\nclass A:\n    x = SIZE", 4),
+        ("class Base:\n    x = 3\nclass A(Base): pass", 3),
+        ("def three(cls):\n    cls.x = 3\n    return cls\n@three\nclass A: pass", 3),
+        ("def helper():\n    return SIZE\nSIZE = 3\nclass A:\n    x = property(lambda self: helper())", 3),
+        ("from math import *\nclass A:\n    x = floor(3.5)", 3),
+        ("try:\n    import nowhere as m\nexcept ImportError:\n    import math as m\nclass A:\n    x = m.floor(3.5)", 3),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nowhere\nclass A:\n    y: 'nowhere.T'\n    x = 3", 3),  # noqa: E501
+        ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int = 3\nclass A:\n    x = P().x", 3),
+        ("for SIZE in range(4): pass\nclass A:\n    x = SIZE", 3),
+        ("import contextlib\nwith contextlib.nullcontext(3) as SIZE: pass\nclass A:\n    x = SIZE", 3),
+        ("if (SIZE := 3): pass\nclass A:\n    x = SIZE", 3),
+        ("while True:\n    SIZE = 3\n    break\nclass A:\n    x = SIZE", 3),
+        ("SIZE = 3\nclass A:\n    x = SIZE\ndel SIZE", 3),
+        ("if 1 > 2:\n    class A: x = 2\nelse:\n    class A: x = 3", 3),
+        ("x = 3\nclass A:\n    x = x", 3),
+        ("(a, [b, *c]) = 1, (2, 3)\nclass A:\n    x = c[0]", 3),
+        ("match 3:\n    case SIZE: pass\nclass A:\n    x = SIZE", 3),
+        ("from __future__ import annotations\nclass A:\n    y: nowhere\n    x = 3", 3),
+        ("R = {}\nR['x'] = 3\nclass A:\n    x = R['x']", 3),
+        ("R = {}\nR.update(x=3)\nclass A:\n    x = R['x']", 3),
+        ("class A: pass\nA.x = 3", 3),
+        ("class A:\n    x = 2\nclass A(A):\n    x = 3", 3),
+        ("def make():\n    global SIZE\n    SIZE = 3\n    return 3\nclass A:\n    x = make()", 3),
+        ("import os.path\nclass A:\n    x = len(os.path.join('a', 'b'))", 3),
+        ("class A:\n    class B:\n        def f(self): return SIZE\n    x = property(lambda self: self.B().f())\nSIZE = 3", 3),  # noqa: E501
+        ("class A:\n    def f(self, model): trainer = model; return trainer\n    x = 3\nmodel = train()\ntrainer = train()", 3),  # noqa: E501
+        ("import os\nclass A:\n    x = len(os.path.join('a', 'b'))\ntry:\n    os.environ['X'] = str(train())\nexcept KeyError: pass", 3),  # noqa: E501
+        ("history = []\nclass A:\n    x = 3\n    def f(self): history.append(1)\nhistory.append(train())", 3),
+    ],
+)  # fmt: skip
+def test_a_slice_gives_the_class_and_does_not_train(source: str, expected: int) -> None:
+    guard = "if __name__ == '__main__':\n    A.x = train()\n"
+    space = sliced(f"{source}\nif True:\n    {TRAIN}\n{guard}for _ in range(3):\n    {TRAIN}\n{TRAIN}\n")
+    assert space["A"]().x == expected
+
+
+def test_a_registry_that_is_filled_by_decorators() -> None:
+    space = sliced(
+        """
+        class Registry(dict):
+            def add(self, f):
+                self[f.__name__] = f
+                return f
+        LAYERS = Registry()
+        @LAYERS.add
+        def relu(): return 3
+        class A:
+            x = property(lambda self: LAYERS["relu"]())
+        raise SystemExit
+        """
+    )
+    assert space["A"]().x == 3
+
+
+NAMES = st.sampled_from("abcdefgh")
+
+
+@st.composite
+def modules(draw: st.DrawFn) -> str:
+    """A module of definitions that use earlier ones, with a class A at the end, and noise that must not run."""
+    lines: list[str] = []
+    defined: list[str] = ["len"]
+    forms = [
+        "{n} = (1, {u})", "def {n}(*_):\n    return {u}", "class {n}:\n    y = {u}", "import math as {n}",
+        "for {n} in [({u},)]: pass", "if {u}:\n    {n} = [{u}]\nelse:\n    {n} = 1", "({n} := [{u}])",
+        "try:\n    {n} = {u}.nothing\nexcept Exception:\n    {n} = (2, {u})", "{n} = {{}}\n{n}['k'] = {u}",
+        "{n} = [{u} for {u} in [1]]", "{n} = lambda {u}: {u}",
+    ]  # fmt: skip
+    for _ in range(draw(st.integers(1, 8))):
+        name = draw(NAMES)
+        lines.append(draw(st.sampled_from(forms)).format(n=name, u=draw(st.sampled_from(defined))))
+        defined.append(name)
+        if draw(st.booleans()):
+            lines.append("NOISE.append(1)")
+    used = draw(st.lists(st.sampled_from(defined), max_size=3))
+    return "\n".join([*lines, "class A:", "    def values(self):", f"        return [{', '.join(used)}]"])
+
+
+def shape(value: Any, depth: int = 4) -> Any:
+    if depth == 0:
+        return None
+    if isinstance(value, list | tuple):
+        return [shape(item, depth - 1) for item in value]
+    if isinstance(value, dict):
+        return {key: shape(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, type):
+        return value.__name__, shape(vars(value).get("y"), depth - 1)
+    return getattr(value, "__name__", value)
+
+
+@given(modules())
+@settings(max_examples=150, deadline=None)
+def test_the_class_of_a_slice_is_the_class_of_the_whole(source: str) -> None:
+    whole: dict[str, Any] = {"NOISE": []}
+    exec(source, whole)
+    assert shape(sliced(source)["A"]().values()) == shape(whole["A"]().values())  # NOISE is not even defined
+
+
+# -- from the recorded source -------------------------------------------------------------------
+
+
+def test_a_class_from_a_script(tmp_path: Path) -> None:
+    script = f"{NET}    size = 3\n{TRAIN}\n"
+    net = loaded(tmp_path, script)
+    assert issubclass(net, LightningModule)
+    assert net.size == 3  # type: ignore[attr-defined]
+    assert isinstance(net(), torch.nn.Module)
+    assert source_digest(net) is not None
+
+
+def test_local_modules_come_from_the_zip_and_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    today = tmp_path / "today"
+    today.mkdir()
+    (today / "blocks.py").write_text("SIZE = 'today'")
+    monkeypatch.syspath_prepend(today)
+    import blocks
+
+    before = dict(sys.modules)
+    files = {"blocks.py": "SIZE = 'recorded'", "space/deep/low.py": "from . import lower\nLOW = lower.X",
+             "space/deep/lower.py": "X = 1"}  # fmt: skip
+    script = "from blocks import SIZE\nfrom space.deep.low import LOW\n" + NET + "    size = SIZE, LOW\n"
+    net = loaded(tmp_path, script, "Net", **files)
+    assert net.size == ("recorded", 1)  # type: ignore[attr-defined]
+    assert sys.modules["blocks"] is blocks
+    import importlib
+
+    assert importlib.import_module("blocks").SIZE == "today"
+    new = set(sys.modules) - set(before)
+    assert all(name.startswith("lightning_dtool_source_") for name in new)
+    assert importlib.util.find_spec("space") is None
+
+
+LATE = """
+    def late(self):
+        import blocks
+        import importlib
+        import pkg.inner as inner
+        import pkg.inner
+        from blocks import SIZE
+        from pkg import other
+        return [blocks.SIZE, SIZE, inner.X, pkg.inner.X, other.Y, importlib.import_module("pkg.third").Z,
+                inner.later(), __import__("blocks").SIZE]
+"""
+
+
+def test_imports_inside_of_methods_find_the_recorded_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    today = tmp_path / "today"
+    before = sys.modules.get("blocks")
+    today.mkdir()
+    (today / "blocks.py").write_text("SIZE = 'today'")
+    monkeypatch.syspath_prepend(today)
+    files = {
+        "blocks.py": "SIZE = 'recorded'", "pkg/__init__.py": "", "pkg/inner.py": "X = 1\ndef later():\n    from .third import Z\n    import blocks\n    return Z, blocks.SIZE",  # noqa: E501
+        "pkg/other.py": "Y = 2", "pkg/third.py": "Z = 3",
+    }  # fmt: skip
+    first = loaded(tmp_path, NET + LATE, "Net", **files)
+    second = loaded(tmp_path, NET + LATE, "Net", **{**files, "blocks.py": "SIZE = 'another'"})
+    for net, size in ((first, "recorded"), (second, "another"), (first, "recorded")):
+        expected = [size, size, 1, 1, 2, 3, (3, size), size]
+        assert net().late() == expected  # type: ignore[operator]
+    assert sys.modules.get("blocks") is before
+
+
+def test_a_recorded_class_can_be_inspected_and_pickled_later(tmp_path: Path) -> None:
+    script = "from parts import Part\n" + NET + "    part = Part\n"
+    part = "import dataclasses\n@dataclasses.dataclass\nclass Part:\n    size: 'int' = 3\n"
+    net = loaded(tmp_path, script, "Net", **{"parts.py": part})
+    cls = net.part  # type: ignore[attr-defined]
+    assert inspect.getsource(cls).endswith("size: 'int' = 3\n")
+    assert typing.get_type_hints(cls) == {"size": int}
+    assert pickle.loads(pickle.dumps(cls(4))) == cls(4)
+
+
+@pytest.mark.parametrize("entry", ["pkg/train.py", "pkg/__init__.py"])
+def test_relative_imports(tmp_path: Path, entry: str) -> None:
+    files = {
+        "pkg/__init__.py": "",
+        "pkg/blocks.py": "SIZE = 3",
+        entry: "from .blocks import SIZE\n" + NET + "    size = SIZE\n",
+    }
+    zipped = packed(tmp_path, dict(files))
+    modules = {"pkg": "pkg/__init__.py", "pkg.blocks": "pkg/blocks.py", "__main__": entry, "pkg.train": "pkg/train.py"}
+    for name in ("__main__", "pkg" if "init" in entry else "pkg.train"):
+        found = class_from_source(f"{name}:Net", Code(argv=[], working_directory="", modules=modules), zipped, URI)
+        assert found.size == 3  # type: ignore[attr-defined]
+
+
+def test_a_class_that_uses_the_command_line_gets_the_recorded_one(tmp_path: Path) -> None:
+    script = (
+        "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--size', type=int)\n"
+        f"args = parser.parse_args()\n{NET}    size = args.size\n"
+    )
+    own = list(sys.argv)
+    assert loaded(tmp_path, script, "Net", "--size", "3").size == 3  # type: ignore[attr-defined]
+    assert sys.argv == own
+    with pytest.raises(ModuleLoadError, match="SystemExit"):
+        loaded(tmp_path, script, "Net", "--unknown")
+
+
+def test_a_file_in_an_encoding_of_its_own(tmp_path: Path) -> None:
+    script = f"# -*- coding: latin-1 -*-\n{NET}    name = 'Blätter'\n".encode("latin-1")
+    assert loaded(tmp_path, script).name == "Blätter"  # type: ignore[attr-defined]
+
+
+def test_two_classes_of_one_file(tmp_path: Path) -> None:
+    script = f"SIZE = 3\n{NET}    size = SIZE\nclass Other(L.LightningModule):\n    pass\n"
+    net, other = loaded(tmp_path, script), loaded(tmp_path, script, "Other")
+    assert sys.modules[net.__module__] is not sys.modules[other.__module__]
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        ("class Net: pass", "Net"),
+        ("Net = 3", "Net"),
+        ("import os\nNet = os.system", "Net"),
+        ("", "Net"),
+        ("class Net(", "Net"),
+        ("import nowhere_at_all\nclass Net(nowhere_at_all.X): pass", "Net"),
+        ("import sys\nclass Net:\n    sys.exit(3)", "Net"),
+        ("def make():\n    class Net: pass\n    return Net", "make.<locals>.Net"),
+        ("class Net:\n    1 / 0", "Net"),
+    ],
+)
+def test_what_gives_no_class_is_one_kind_of_error(tmp_path: Path, script: str, name: str) -> None:
+    before = set(sys.modules)
+    with pytest.raises(ModuleLoadError, match=URI):
+        loaded(tmp_path, script, name)
+    assert {name for name in set(sys.modules) - before if name.startswith("lightning_dtool_source")} == set()
+
+
+def test_a_module_that_was_not_recorded(tmp_path: Path) -> None:
+    with pytest.raises(ModuleLoadError, match=r"does not hold the module 'leaves'"):
+        class_from_source("leaves:Net", code(), packed(tmp_path, {}), URI)
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "/tmp/evil.py", "a/../../evil.py"])
+def test_files_outside_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnsafeDatasetError, match="outside"):
+        class_from_source("a:Net", code(a="a.py"), packed(tmp_path, {name: NET, "a.py": NET}), URI)
+    with pytest.raises(UnsafeDatasetError, match="outside"):
+        class_from_source("a:Net", code(a=name), packed(tmp_path, {"a.py": NET}), URI)
+    assert not os.path.exists("/tmp/evil.py")
+
+
+def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_dtool.loading.unpacking.MAX_EXTRACTED_BYTES", 1000)
+    with pytest.raises(UnsafeDatasetError, match="1000"):
+        class_from_source("a:Net", code(a="a.py"), packed(tmp_path, {"a.py": "#" * 2000}), URI)
+
+
+def test_a_damaged_zip(tmp_path: Path) -> None:
+    path = tmp_path / "source.zip"
+    path.write_bytes(b"PK garbage")
+    with pytest.raises(CorruptDatasetError, match=URI):
+        class_from_source("a:Net", code(a="a.py"), path, URI)
+
+
+# -- imported -----------------------------------------------------------------------------------
+
+
+def test_an_installed_class_is_imported() -> None:
+    assert import_class("lightning.pytorch.demos.boring_classes:BoringModel") is not None
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", ":", "os:system", "torch.nn:Linear", "nowhere:Net", ".relative:Net", "..:x", "a/b:Net", "a\0b:Net", "os", "os:",  # noqa: E501
+     "builtins:eval", "os:path.join", "lightning.pytorch:LightningModule.load_from_checkpoint", "x:<locals>.Net", "\ud800:x"],  # noqa: E501
+)  # fmt: skip
+def test_what_names_no_module_class_is_none(path: str) -> None:
+    assert import_class(path) is None
+
+
+@pytest.mark.parametrize(
+    "body", ["raise RuntimeError", "import sys; sys.exit(1)", "def (", "raise KeyError('x')", "1/0"]
+)
+def test_a_module_that_does_not_import_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    (tmp_path / "broken_module.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert import_class("broken_module:Net") is None
+
+
+def test_looking_for_a_class_calls_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trap_module.py").write_text(
+        "class Meta(type):\n    def __getattr__(cls, name): raise SystemError('sprung')\n"
+        "class Trap(metaclass=Meta): pass\ndef __getattr__(name): raise SystemError('sprung')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert import_class("trap_module:Trap.Net") is None
+    assert import_class("trap_module:Net") is None

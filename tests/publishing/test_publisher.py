@@ -1,0 +1,180 @@
+"""A staged checkpoint becomes a dataset that dtool itself calls valid."""
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import dtoolcore
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_dtool.errors import StoreError
+from lightning_dtool.export.annotations import annotations
+from lightning_dtool.publishing import publisher
+from lightning_dtool.publishing.publisher import Staged, Worker, dataset_name, publish
+from lightning_dtool.record import Checkpoint, Metrics, Model, from_json
+from lightning_dtool.store import DatasetWriter, FrozenDataset, WritingProcess, local_path
+from record.samples import record
+
+
+def source() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("train.py", "")
+    return stream.getvalue()
+
+
+def staged(**parts: Any) -> Staged:
+    state = {"state_dict": {"w": torch.arange(3.0)}, "epoch": 0}
+    sealed = (record(**parts), source())
+    return Staged(state, lambda: sealed, "ada", "torch==2.6\n", "{}", "running")
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_checkpoint_becomes_a_dataset(base_uri: str, tmp_path: Any, from_file: bool) -> None:
+    given_ = staged(
+        model=Model(class_path="leaves.net:LeafNet", hyperparameters={"opt.lr": 0.1, "größe": "ä\n---\n"}),
+        metrics=Metrics(at_checkpoint={"val.loss": 0.5}),
+    )
+    record_, source_zip = given_.sealed()
+    file = None
+    if from_file:
+        file = tmp_path / "a.ckpt"
+        torch.save(given_.state, file)
+    dataset = publish(given_, base_uri, dataset_name(record_), file)
+    assert isinstance(dataset, FrozenDataset)
+    dataset.verify()
+    relpaths = sorted(item.relpath for item in dataset.items.values())
+    assert relpaths == ["checkpoint.ckpt", "provenance.json", "random_states.json", "requirements.txt", "source.zip"]
+    content = {item.relpath: dataset.path(item.identifier) for item in dataset.items.values()}
+    loaded = torch.load(content["checkpoint.ckpt"], weights_only=True)
+    assert torch.equal(loaded["state_dict"]["w"], torch.arange(3.0))
+    assert from_json(content["provenance.json"].read_bytes(), dataset.uri) == record_
+    assert content["requirements.txt"].read_text() == "torch==2.6\n"
+    assert content["source.zip"].read_bytes() == source_zip
+    assert dataset.annotations() == annotations(record_, "running")
+    assert all("." not in name for name in dataset.annotation_names())
+    assert dataset.tags() == ["lightning-checkpoint"]
+    assert dataset.uri in yaml.safe_load(dataset.readme())["how_to_load"]
+    theirs = dtoolcore.DataSet.from_uri(dataset.uri)
+    assert theirs.name == "LeafNet-epoch0-step6-6a1cf62e"
+    assert len(theirs.identifiers) == 5
+    assert theirs.get_annotation("model_name") == "LeafNet"
+
+
+@given(
+    path=st.one_of(
+        st.text(max_size=200), st.sampled_from(["a:B.<locals>.C", "__main__:", ":", "a:..", "a:\n", "m:" + "X" * 300])
+    ),
+    prefix=st.one_of(st.none(), st.text(max_size=100)),
+    epoch=st.integers(0, 2**63 - 1),
+    step=st.integers(0, 2**63 - 1),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_name_is_always_one_that_dtool_takes(path: str, prefix: str | None, epoch: int, step: int) -> None:
+    checkpoint: Checkpoint = record().checkpoint.model_copy(update={"epoch": epoch, "global_step": step})
+    named = record().model_copy(update={"model": Model.model_construct(class_path=path), "checkpoint": checkpoint})
+    name = dataset_name(named, prefix)
+    assert dtoolcore.utils.name_is_valid(name)
+    assert 1 <= len(name) <= 80
+    assert not name.endswith("\n")
+    assert f"-epoch{epoch}-step{step}-" in name
+
+
+def test_work_is_done_in_order_while_the_caller_goes_on() -> None:
+    worker, done, go = Worker(), list[int](), threading.Event()
+    worker.submit(go.wait, 10)
+    for number in range(20):
+        worker.submit(done.append, number)
+    assert worker.busy
+    assert done == []
+    go.set()
+    worker.wait("Waiting")
+    assert not worker.busy
+    assert done == list(range(20))
+    worker.close()
+
+
+def test_a_slow_task_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    worker, done = Worker(), list[int]()
+    worker.submit(lambda: (time.sleep(0.7), done.append(1)))
+    worker.wait("Publishing")
+    assert done == [1]
+    assert capsys.readouterr() == ("", "")  # no terminal, no words
+    worker.close()
+
+
+def test_a_worker_can_be_used_again_after_close_and_after_a_failure() -> None:
+    worker = Worker()
+    worker.close()
+    failed = worker.submit(lambda: 1 / 0)
+    worker.wait()
+    assert isinstance(failed.exception(), ZeroDivisionError)
+    worker.close()
+    threads = threading.active_count()
+    assert worker.submit(lambda: 3).result() == 3
+    worker.close()
+    worker.close()
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_process_that_is_killed_costs_no_checkpoint(base_uri: str, when: str) -> None:
+    process = WritingProcess()
+
+    class Deadly:
+        """Something in a checkpoint whose pickling ends the process that writes."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            if process.usable:
+                os.kill(process.pid, signal.SIGKILL)
+            return (dict, ())
+
+    given_ = staged()
+    state = {"state_dict": {"w": torch.ones(5_000_000)}, "epoch": 0, "deadly": Deadly()}
+    if when == "before":
+        os.kill(process.pid, signal.SIGKILL)
+    dataset = publish(Staged(state, given_.sealed, "ada", "", "{}", "running"), base_uri, "net", None, process)
+    dataset.verify()
+    assert not process.usable
+    assert len(list(Path(local_path(base_uri) or "").iterdir())) == 1
+
+
+def test_a_full_store_is_not_tried_twice(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = WritingProcess()
+    tried: list[str] = []
+
+    class Full(DatasetWriter):
+        def put_readme(self, text: str) -> None:
+            tried.append(self.uri)
+            raise StoreError("no space")
+
+    monkeypatch.setattr(publisher, "DatasetWriter", Full)
+    with pytest.raises(StoreError, match="no space"):
+        publish(staged(), base_uri, "net", None, process)
+    assert len(tried) == 1
+    process.close()
+
+
+def test_a_forked_process_does_not_wait_for_work_that_it_does_not_have() -> None:
+    """As a worker of a DataLoader: at its end it runs what a program runs at its end."""
+    worker, go = Worker(), threading.Event()
+    worker.submit(go.wait, 60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # later Pythons warn of a fork beside threads
+        process = multiprocessing.get_context("fork").Process(target=int)
+        process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    go.set()
+    worker.close()

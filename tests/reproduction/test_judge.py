@@ -1,0 +1,106 @@
+"""The verdict follows from a comparison, and what could explain it is told in short."""
+
+from typing import Any
+
+import pytest
+
+from lightning_dtool.reproduction.comparison import (
+    Comparison,
+    MetricsComparison,
+    OrderComparison,
+    State,
+    Weights,
+)
+from lightning_dtool.reproduction.comparison import Verdict as ComparedVerdict
+from lightning_dtool.reproduction.judge import decide, explains, factors, one_line
+from lightning_dtool.reproduction.verdict import MetricRow, Verdict
+from lightning_dtool.results.differences import Difference
+
+
+def compared(weights: ComparedVerdict = "different", **parts: Any) -> Comparison:
+    same: dict[str, Any] = {
+        "uri_a": "a:1",
+        "uri_b": "b:1",
+        "weights": Weights(
+            weights, "x", "y", differing=("w",), differing_count=1, tensor_count=2, greatest_absolute=0.25
+        ),
+        "optimizers": State("identical", "x", "x"),
+        "schedulers": State("not recorded", None, None),
+        "metrics": MetricsComparison("identical", (0,), (), (), ()),
+        "order": OrderComparison("identical", (0,), ()),
+        "first_difference": None,
+        "factors": (),
+    }
+    return Comparison(**{**same, **parts})
+
+
+INSIDE = MetricRow("val_loss", 0.5, 0.4, 0.3, 0.6, True)
+OUTSIDE = MetricRow("val_acc", 0.9, 0.5, 0.4, 0.6, False)
+UNJUDGED = MetricRow("lr", 0.1, 0.1)
+
+
+def test_identical_weights_decide_whatever_else_differs() -> None:
+    assert decide(compared("identical"), (OUTSIDE,), 5, 0.95) == (
+        Verdict.IDENTICAL,
+        "every bit of the 2 weight tensors is the same",
+    )
+    verdict, why = decide(compared("identical", optimizers=State("different", "x", "y")), (), 0, 0.95)
+    assert verdict is Verdict.IDENTICAL
+    assert why.endswith("; the optimizers' states differ")
+
+
+@pytest.mark.parametrize(
+    ("rows", "runs", "verdict", "words"),
+    [
+        ((INSIDE,), 0, Verdict.DIFFERENT, "takes reruns: --runs 5"),
+        ((UNJUDGED,), 5, Verdict.DIFFERENT, "no metric could be judged"),
+        ((INSIDE, OUTSIDE, UNJUDGED), 5, Verdict.DIFFERENT, "outside of what 5 other seeds predict: val_acc"),
+        ((INSIDE, UNJUDGED), 5, Verdict.WITHIN_TOLERANCE, "all 1 metrics lie where 5 other seeds predict them"),
+    ],
+)
+def test_other_weights_are_judged_by_their_metrics(
+    rows: tuple[MetricRow, ...], runs: int, verdict: Verdict, words: str
+) -> None:
+    found, why = decide(compared(), rows, runs, 0.9)
+    assert found is verdict
+    assert why.startswith("1 of 2 weight tensors differ (by up to 0.25)")
+    assert words in why
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("optimizers[0].param_groups[0].options.lr", True),
+        ("environment.variables[CUBLAS_WORKSPACE_CONFIG]", True),
+        ("environment.variables[HOSTNAME]", False),
+        ("code.files[train.py]", True),
+        ("code.argv", False),
+        ("data.datamodule.arguments.uri", False),
+        ("data.datamodule.arguments.batch_size", True),
+        ("trainer.callbacks[lightning_dtool.rehearsal.conduct:Rehearsal]", False),
+        ("trainer.callbacks[lightning.pytorch.callbacks.early_stopping:EarlyStopping]", True),
+        ("lineage.reproduces", False),
+    ],
+)
+def test_what_is_there_because_it_is_a_rerun_explains_nothing(path: str, expected: bool) -> None:
+    assert explains(Difference(path, "changed", 1, 2)) == expected
+
+
+def test_the_likeliest_factor_comes_first() -> None:
+    found = (
+        Difference("environment.python", "changed", "3.11", "3.12"),
+        Difference("code.argv", "changed", ["a"], ["b"]),
+        Difference("data.stages.train[0].count", "changed", 10, 12),
+    )
+    assert factors(compared(factors=found)) == [
+        "data.stages.train[0].count: 10 -> 12",
+        "environment.python: 3.11 -> 3.12",
+    ]
+
+
+def test_a_difference_on_one_line() -> None:
+    patch = "--- a\n+++ b\n@@ -1 +1 @@\n-lr = 1\n+lr = 2\n same\n"
+    assert one_line(Difference("code.files[a.py]", "changed", patch=patch)) == "code.files[a.py]: -lr = 1 | +lr = 2"
+    assert one_line(Difference("x", "changed", patch="+1\n+2\n+3\n+4\n+5\n")) == "x: +1 | +2 | +3 | +4 | …"
+    assert one_line(Difference("x", "added", after=1)) == "x: added"
+    assert one_line(Difference("x", "changed", "a" * 100, 1)) == f"x: {'a' * 79}… -> 1"

@@ -1,0 +1,318 @@
+"""A record against the published lists: what is there passes, what is not fails, and says how to mend it."""
+
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from lightning_dtool.record import (
+    Code,
+    Data,
+    DatasetReference,
+    DataSource,
+    Environment,
+    Epoch,
+    Gap,
+    Git,
+    InitialWeights,
+    Lineage,
+    Loader,
+    Loss,
+    LossCall,
+    Metrics,
+    Model,
+    Monitor,
+    Optimizer,
+    ParameterGroup,
+    Provenance,
+    Randomness,
+    Trainer,
+    from_json,
+    to_json,
+)
+from lightning_dtool.results.checklist import DataDescription, Finding, Verdict, by_group, check, failed
+from record.samples import record
+
+PASS, FAIL, NOT_APPLICABLE = Verdict.PASS, Verdict.FAIL, Verdict.NOT_APPLICABLE
+NOT_CHECKED, NOT_IN_RECORD = Verdict.NOT_CHECKED, Verdict.NOT_IN_RECORD
+
+LEAVES = DatasetReference(uri="s3://lab/leaves", uuid="uuid-leaves", name="leaves", content_digest="sha256:leaves")
+OTHERS = DatasetReference(uri="file://host/data/x", uuid="uuid-x", name="others", content_digest="sha256:x")
+DESCRIBED = DataDescription(
+    uri=LEAVES.uri,
+    uuid=LEAVES.uuid,
+    content_digest=LEAVES.content_digest,
+    readme={"description": "Leaves of 12 trees"},
+    overlays=["category"],
+)
+ITEMS = {"checkpoint.ckpt", "provenance.json", "source.zip", "requirements.txt", "random_states.json"}
+
+
+def complete(**parts: Any) -> Provenance:
+    """Return a record that lacks nothing; `parts` replace its sections."""
+
+    def source(digest: str) -> DataSource:
+        return DataSource(
+            dataset=LEAVES, count=80, selection_digest=digest, loader=Loader(class_path="a:B", num_workers=2),
+            transforms={"transform": {"type": "a:Resize"}},
+        )  # fmt: skip
+
+    sections: dict[str, Any] = {
+        "checkpoint": record().checkpoint.model_copy(update={"monitors": [Monitor(name="val_loss", mode="min")]}),
+        "model": Model(
+            class_path="leaves.net:LeafNet",
+            hyperparameters={"lr": 0.1},
+            initial_weights=InitialWeights(origin="initialised", digest="sha256:0123456789abcdef"),
+        ),
+        "loss": Loss(calls=[LossCall(name="torch.nn.functional:cross_entropy", kind="function")]),
+        "optimizers": [Optimizer(class_path="a:SGD", defaults={}, param_groups=[GROUP])],
+        "data": Data(
+            stages={"train": [source("1")], "val": [source("2")], "test": [source("3")]}, order={"0": "sha256:1"}
+        ),
+        "randomness": Randomness(
+            global_seed=1,
+            seed_workers=True,
+            states={"fit_start": {"torch": "1"}},
+            flags={"deterministic_algorithms": True},
+        ),
+        "trainer": Trainer(settings={"max_epochs": 1}),
+        "environment": Environment(
+            python="3.11", platform="Linux", versions={"torch": "2.6"}, cpu="A CPU", cpu_count=2, memory_bytes=2**33
+        ),
+        "code": Code(
+            argv=["train.py"],
+            working_directory="/home/ada",
+            entry_point="train.py",
+            git=Git(commit="3f786850e387550fdab836ed7e6dc881de23001b", dirty=True),
+            patch="changes.patch",
+            untracked=["leaves/new.py"],
+            files={"train.py": "1", "leaves/net.py": "2", "leaves/new.py": "3"},
+            modules={"__main__": "train.py", "leaves.net": "leaves/net.py"},
+        ),
+        "metrics": Metrics(at_checkpoint={"val_loss": 0.5}, history=[Epoch(epoch=0, global_step=6, seconds=1.0)]),
+        "lineage": Lineage(source_datasets=[LEAVES]),
+    }
+    return record(**{**sections, **parts})
+
+
+GROUP = ParameterGroup(options={"lr": 0.1}, parameters=["weight"])
+
+
+def finding(key: str, of: Provenance, data: list[DataDescription] | None = None, items: Any = ITEMS) -> Finding:
+    return next(found for found in check(of, [DESCRIBED] if data is None else data, items) if found.key == key)
+
+
+def changed(section: str, **fields: Any) -> Provenance:
+    return complete(**{section: getattr(complete(), section).model_copy(update=fields)})
+
+
+def test_a_complete_record_fails_nothing() -> None:
+    findings = check(complete(), [DESCRIBED], ITEMS)
+    assert failed(findings) == []
+    assert {found.verdict for found in findings} == {PASS, NOT_IN_RECORD}
+    assert all(found.found for found in findings)
+    assert not any(found.remedy for found in findings)
+
+
+def test_an_empty_record_fails_with_a_remedy_for_each() -> None:
+    findings = check(record())
+    lost = failed(findings)
+    assert len(lost) > 15
+    assert [found.key for found in lost if not found.remedy] == []
+
+
+def test_the_points_are_always_the_same_and_in_order() -> None:
+    keys = [found.key for found in check(complete(), [DESCRIBED], ITEMS)]
+    assert keys == [found.key for found in check(record())]
+    assert len(set(keys)) == len(keys)
+    groups = dict(by_group(check(record())))
+    assert [len(found) for found in groups.values()][:4] == [4, 5, 4, 8]
+    assert [found.title for found in groups["Data (Gundersen & Kjensmo 2018)"]] == [
+        "Training data", "Validation data", "Test data", "Results",
+    ]  # fmt: skip
+
+
+def test_what_only_a_paper_can_hold_is_never_claimed() -> None:
+    for of in (complete(), record()):
+        told = {found.key for found in check(of) if found.verdict is NOT_IN_RECORD}
+        assert told == {
+            "method.problem", "method.goal", "method.research_method", "method.research_question", "method.pseudocode",
+            "experiment.hypothesis", "experiment.prediction",
+        }  # fmt: skip
+
+
+def test_a_migrated_record_fails_what_its_schema_never_asked() -> None:
+    content = json.loads(to_json(complete()))
+    content["gaps"] = [{"fact": "loss", "reason": "schema 1 did not ask for it", "remedy": "train again"}]
+    content["loss"] = {}
+    found = finding("run.loss", from_json(json.dumps(content), "s3://lab/x"))
+    assert (found.verdict, found.remedy) == (FAIL, "train again")
+    assert "schema 1 did not ask" in found.found
+
+
+# -- guidelines -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "verdict", "words"),
+    [
+        ([DESCRIBED], PASS, "leaves: a description, 1 overlay, 0 annotations"),
+        ([], NOT_CHECKED, "nobody looked"),
+        ([DataDescription(LEAVES.uri, problem="no network")], NOT_CHECKED, "no network"),
+        ([DataDescription(LEAVES.uri, uuid="another", readme={"description": "x"})], NOT_CHECKED, "another dataset"),
+        ([DataDescription(LEAVES.uri, uuid=LEAVES.uuid, readme=None)], FAIL, "no description in the README of leaves"),
+        ([DataDescription(LEAVES.uri, uuid=LEAVES.uuid, readme={"description": " "})], FAIL, "no description"),
+        ([DataDescription(LEAVES.uri, uuid=LEAVES.uuid, readme={"owners": []})], FAIL, "no description"),
+    ],
+)
+def test_training_data_is_annotated(data: list[DataDescription], verdict: Verdict, words: str) -> None:
+    found = finding("guidelines.metadata", complete(), data)
+    assert found.verdict is verdict
+    assert words in found.found
+
+
+def test_data_that_is_no_dataset_has_no_metadata() -> None:
+    assert finding("guidelines.metadata", complete(lineage=Lineage())).verdict is FAIL
+
+
+def test_persistent_uris() -> None:
+    key = "guidelines.persistent_uris"
+    assert finding(key, complete()).verdict is PASS
+    foreign = Data(
+        stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSource(class_path="torch:TensorDataset")]}
+    )
+    found = finding(key, complete(data=foreign))
+    assert (found.verdict, "torch:TensorDataset" in found.found) == (FAIL, True)
+    on_disk = finding(key, complete(data=Data(stages={"train": [DataSource(dataset=OTHERS)]})), [])
+    assert on_disk.verdict is PASS
+    assert "1 on a disk" in on_disk.found
+    tampered = DataDescription(LEAVES.uri, uuid=LEAVES.uuid, content_digest="sha256:other")
+    assert "changed after training" in finding(key, complete(), [tampered]).found
+    assert finding(key, complete(), [tampered]).verdict is FAIL
+    replaced = DataDescription(LEAVES.uri, uuid="another", content_digest=LEAVES.content_digest)
+    assert "now another dataset" in finding(key, complete(), [replaced]).found
+    assert finding(key, complete(data=Data())).verdict is FAIL
+
+
+@pytest.mark.parametrize(
+    "gap", ["model.hyperparameters.act", "optimizers[0].defaults.fn", "schedulers", "trainer.settings.precision"]
+)
+def test_a_parameter_with_a_gap_was_not_captured(gap: str) -> None:
+    of = complete(gaps=[Gap(fact=gap, reason="a lambda", remedy="name it")])
+    found = finding("guidelines.captured", of)
+    assert (found.verdict, found.found, found.remedy) == (FAIL, f"not known: {gap}: a lambda", "name it")
+    assert finding("guidelines.captured", complete(gaps=[Gap(fact="data.x", reason="y")])).verdict is PASS
+    # A fact whose name only begins alike is another fact.
+    assert finding("guidelines.captured", complete(gaps=[Gap(fact="schedulers_x", reason="y")])).verdict is PASS
+
+
+def test_a_checkpoint_without_the_callback_has_captured_nothing() -> None:
+    assert finding("guidelines.captured", complete(optimizers=[])).verdict is FAIL
+
+
+def test_stored_together() -> None:
+    key = "guidelines.stored_together"
+    assert finding(key, complete()).verdict is PASS
+    assert finding(key, complete(), items=None).verdict is NOT_CHECKED
+    assert "provenance.json" in finding(key, complete(), items={"checkpoint.ckpt"}).found
+    assert finding(key, complete(lineage=Lineage())).verdict is FAIL
+
+
+# -- factors --------------------------------------------------------------------------------------
+
+SEEN = Loader(class_path="a:B", num_workers=0)
+NO_WORKERS = Data(stages={"train": [DataSource(dataset=LEAVES, loader=SEEN)]})
+OWN_SETS = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSource(dataset=OTHERS)]})
+WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSource(dataset=LEAVES)]})
+
+
+@pytest.mark.parametrize(
+    ("key", "of", "verdict", "words"),
+    [
+        ("data.train", complete(data=Data()), FAIL, "no training data"),
+        ("data.train", complete(data=Data(stages={"train": [DataSource(class_path="a:B")]})), FAIL, "a:B"),
+        ("data.validation", complete(data=Data(stages={})), NOT_APPLICABLE, "none"),
+        ("data.test", complete(), PASS, "leaves (80 samples)"),
+        ("data.test", complete(data=NO_WORKERS), NOT_APPLICABLE, "none"),
+        ("data.train", complete(data=NO_WORKERS), PASS, "unknown number"),
+        ("data.results", complete(metrics=Metrics()), FAIL, "no metric"),
+        ("data.results", complete(), PASS, "val_loss; 1 epoch of history"),
+        ("experiment.method_code", changed("code", modules={}), FAIL, "leaves.net:LeafNet"),
+        ("experiment.experiment_code", changed("code", entry_point=None), FAIL, "not stored"),
+        ("experiment.experiment_code", changed("code", files={}), FAIL, "not stored"),
+        ("experiment.hardware", changed("environment", cpu=None), FAIL, "not recorded"),
+        ("experiment.hardware", changed("environment", memory_bytes=None), FAIL, "not recorded"),
+        ("experiment.hardware", complete(), PASS, "A CPU, 2 processors, 8.0 GiB, no accelerator"),
+        ("experiment.setup", complete(loss=Loss()), FAIL, "loss"),
+        ("experiment.setup", complete(gaps=[Gap(fact="loss.calls[0]", reason="r")]), FAIL, "loss.calls[0]"),
+        ("experiment.evaluation", complete(), PASS, "val_loss (min)"),
+        ("experiment.evaluation", changed("checkpoint", monitors=[]), FAIL, "no monitored metric"),
+        ("run.git", changed("code", git=None), FAIL, "no git"),
+        ("run.changes", changed("code", git=None), NOT_APPLICABLE, "no git"),
+        ("run.changes", changed("code", patch=None), FAIL, "patch is not stored"),
+        ("run.changes", changed("code", untracked=["lost.py"]), FAIL, "lost.py"),
+        ("run.changes", changed("code", git=Git(commit="1", dirty=None)), FAIL, "did not say"),
+        ("run.changes", changed("code", git=Git(commit="1", dirty=False), untracked=[]), PASS, "no file differed"),
+        ("run.sources", changed("code", files={}), FAIL, "no source file"),
+        ("run.sources", complete(gaps=[Gap(fact="code.modules", reason="r")]), FAIL, "code.modules: r"),
+        ("run.split", complete(data=WHOLE_TWICE), FAIL, "2 of 2 sources"),
+        ("run.split", complete(data=OWN_SETS), NOT_APPLICABLE, "of its own"),
+        ("run.split", complete(data=Data()), FAIL, "no data"),
+        ("run.preprocessing", complete(), PASS, "transform"),
+        ("run.preprocessing", complete(gaps=[Gap(fact="data.stages.train[0].transforms", reason="r")]), FAIL, "r"),
+        ("run.order", complete(data=NO_WORKERS), FAIL, "order"),
+        ("run.initial_weights", changed("model", initial_weights=None), FAIL, "no digest"),
+        ("run.loss", complete(loss=Loss(operations=["MeanBackward0"], training_step="def")), PASS, "by hand: 1 op"),
+        ("run.loss", complete(loss=Loss(operations=["MeanBackward0"])), FAIL, "not recorded"),
+        ("run.seed", changed("randomness", global_seed=None), FAIL, "no global seed"),
+        ("run.seed", changed("randomness", global_seed=0), PASS, "seed_everything(0)"),
+        ("run.worker_seeds", changed("randomness", seed_workers=False), FAIL, "not seeded"),
+        ("run.worker_seeds", complete(data=NO_WORKERS, randomness=Randomness()), NOT_APPLICABLE, "no data loader"),
+        ("run.states", changed("randomness", states={}), FAIL, "not recorded"),
+        ("run.deterministic", changed("randomness", flags={}), FAIL, "not recorded"),
+        ("run.deterministic", changed("randomness", flags={"deterministic_algorithms": False}), NOT_APPLICABLE, "not"),
+        ("run.gaps", complete(gaps=[Gap(fact="x.y", reason="z")]), FAIL, "1 gap: x.y"),
+    ],
+)  # fmt: skip
+def test_factors(key: str, of: Provenance, verdict: Verdict, words: str) -> None:
+    found = finding(key, of)
+    assert found.verdict is verdict, found
+    assert words in found.found
+    assert bool(found.remedy) == (verdict is FAIL)
+
+
+@pytest.mark.parametrize("warn_only", [{}, {"deterministic_algorithms_warn_only": True}])
+def test_an_accelerator_needs_deterministic_algorithms(warn_only: dict[str, bool]) -> None:
+    flags = Randomness(flags={"deterministic_algorithms": bool(warn_only), **warn_only})
+    environment = complete().environment.model_copy(update={"accelerators": ["A GPU"]})
+    found = finding("run.deterministic", complete(randomness=flags, environment=environment))
+    assert (found.verdict, found.remedy) == (FAIL, "Trainer(deterministic=True)")
+
+
+@pytest.mark.parametrize(
+    ("key", "item"),
+    [
+        ("experiment.method_code", "source.zip"),
+        ("experiment.experiment_code", "source.zip"),
+        ("experiment.software", "requirements.txt"),
+        ("run.changes", "source.zip"),
+        ("run.sources", "source.zip"),
+        ("run.states", "random_states.json"),
+    ],
+)
+def test_what_a_record_speaks_of_must_be_there(key: str, item: str) -> None:
+    assert finding(key, complete()).verdict is PASS
+    found = finding(key, complete(), items=ITEMS - {item})
+    assert (found.verdict, found.found) == (FAIL, f"the dataset has no {item}")
+
+
+def test_many_gaps_are_counted() -> None:
+    gaps = [Gap(fact=f"fact{number}", reason="r") for number in range(100)]
+    assert finding("run.gaps", complete(gaps=gaps)).found == "100 gaps: fact0, fact1, fact2, fact3, fact4 and 95 more"
+
+
+def test_a_run_without_a_beginning_is_no_obstacle() -> None:
+    run = complete().run.model_copy(update={"started_at": None})
+    saved = complete().checkpoint.model_copy(update={"saved_at": datetime.now(timezone.utc)})
+    assert failed(check(complete(run=run, checkpoint=saved), [DESCRIBED], ITEMS)) == []

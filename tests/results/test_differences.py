@@ -1,0 +1,469 @@
+"""What differs between two records is told by meaning, and what always differs is told apart."""
+
+import io
+import zipfile
+from typing import Any
+
+import pytest
+
+import lightning_dtool.results.differences as room
+from counting import counted
+from lightning_dtool.errors import RecordError
+from lightning_dtool.record import (
+    Checkpoint,
+    Child,
+    Component,
+    Data,
+    DataModule,
+    DatasetReference,
+    DataSource,
+    Environment,
+    Epoch,
+    Lineage,
+    Loss,
+    LossCall,
+    Metrics,
+    Model,
+    Optimizer,
+    ParameterGroup,
+    Provenance,
+    Randomness,
+    Run,
+    Scheduler,
+    Trainer,
+)
+from lightning_dtool.results.differences import (
+    Content,
+    Difference,
+    compare,
+    differences,
+    read_sources,
+    requirement_differences,
+    source_differences,
+)
+from record.samples import record
+
+URI = "s3://lab-models/6a1c"
+
+
+def told(a: Provenance, b: Provenance, weight: str = "matters") -> list[tuple[str, str, Any, Any]]:
+    return [
+        (found.path, found.kind, found.before, found.after) for found in differences(a, b) if found.weight == weight
+    ]
+
+
+def optimizer(lr: Any, **others: Any) -> Optimizer:
+    group = ParameterGroup(options={"lr": lr, **others}, parameters=["weight"])
+    return Optimizer(class_path="torch.optim.sgd:SGD", defaults={"lr": lr, **others}, param_groups=[group])
+
+
+def reference(
+    uri: str = "s3://lab/leaves", uuid: str = "u1", name: str = "leaves", digest: str = "d1"
+) -> DatasetReference:
+    return DatasetReference(uri=uri, uuid=uuid, name=name, content_digest=f"sha256:{digest}")
+
+
+def trained_on(*datasets: DatasetReference | None, stage: str = "train", **facts: Any) -> Data:
+    sources = [
+        DataSource(dataset=dataset, class_path="lightning_dtool.data.dataset:DtoolDataset", **facts)
+        for dataset in datasets
+    ]
+    return Data(stages={stage: sources})
+
+
+def test_a_record_does_not_differ_from_itself() -> None:
+    one = record(optimizers=[optimizer(0.1)], data=trained_on(reference()))
+    assert differences(one, one) == []
+
+
+def test_a_learning_rate_is_told_once_and_by_its_place() -> None:
+    assert told(record(optimizers=[optimizer(0.001)]), record(optimizers=[optimizer(0.0003)])) == [
+        ("optimizers[0].param_groups[0].options.lr", "changed", 0.001, 0.0003)
+    ]
+
+
+def test_a_default_that_no_group_has_is_told() -> None:
+    one, two = optimizer(0.1), optimizer(0.1).model_copy(update={"defaults": {"lr": 0.2}})
+    assert told(record(optimizers=[one]), record(optimizers=[two])) == [
+        ("optimizers[0].defaults.lr", "changed", 0.1, 0.2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(1, 1.0), (1, True), (0, False), (0.0, False), (None, ""), ("1", 1), ([1], [1.0])]
+)
+def test_values_of_another_type_differ(a: Any, b: Any) -> None:
+    one, two = (record(trainer=Trainer(settings={"limit": value})) for value in (a, b))
+    ((path, kind, before, after),) = told(one, two)
+    assert (path, kind) == ("trainer.settings.limit", "changed")
+    assert (type(before), type(after)) == (type(a), type(b))
+
+
+def test_added_and_removed() -> None:
+    one = record(model=Model(class_path="a:B", hyperparameters={"x": 1, "old": None}))
+    two = record(model=Model(class_path="a:B", hyperparameters={"x": 1, "new.y": [2]}))
+    assert told(one, two) == [
+        ("model.hyperparameters.old", "removed", None, None),
+        ("model.hyperparameters[new.y]", "added", None, [2]),
+    ]
+
+
+def test_nested_values_are_told_by_their_innermost_place() -> None:
+    def pipeline(size: int) -> Data:
+        return trained_on(reference(), transforms={"transform": {"type": "Compose", "transforms": [{"size": size}]}})
+
+    assert told(record(data=pipeline(32)), record(data=pipeline(64))) == [
+        ("data.stages.train[leaves].transforms.transform.transforms[0].size", "changed", 32, 64)
+    ]
+
+
+# -- lists with an identity -----------------------------------------------------------------------
+
+
+def callbacks(*names: str, **settings: Any) -> Provenance:
+    return record(trainer=Trainer(callbacks=[Component(class_path=name, settings=settings) for name in names]))
+
+
+def test_callbacks_are_matched_by_class_wherever_they_stand() -> None:
+    assert told(callbacks("a:Stop"), callbacks("b:New", "a:Stop")) == [
+        ("trainer.callbacks[b:New]", "added", None, {"class_path": "b:New", "state_key": None, "settings": {}})
+    ]
+    assert told(callbacks("a:Stop", patience=3), callbacks("a:Stop", patience=5)) == [
+        ("trainer.callbacks[a:Stop].settings.patience", "changed", 3, 5)
+    ]
+
+
+def test_another_order_is_told_once() -> None:
+    (found,) = differences(callbacks("a:A", "b:B", "c:C"), callbacks("c:C", "a:A", "b:B"))
+    assert (found.path, found.note) == ("trainer.callbacks", "the same in another order")
+    assert (found.before, found.after) == (["a:A", "b:B", "c:C"], ["c:C", "a:A", "b:B"])
+
+
+def test_two_callbacks_of_one_class_are_numbered_and_told_apart_by_state_key() -> None:
+    def keep(*monitors: str) -> Provenance:
+        found = [Component(class_path="l:Keep", state_key=name, settings={"monitor": name}) for name in monitors]
+        return record(trainer=Trainer(callbacks=found))
+
+    assert [found.path for found in differences(keep("x", "y"), keep("y", "x"))] == ["trainer.callbacks"]
+    assert [found[0] for found in told(keep("x", "y"), keep("x", "z"))] == [
+        "trainer.callbacks[l:Keep #2].state_key", "trainer.callbacks[l:Keep #2].settings.monitor",
+    ]  # fmt: skip
+
+
+def test_this_packages_own_callback_changes_nothing() -> None:
+    one, two = callbacks("a:A"), callbacks("a:A", "lightning_dtool.callback:DtoolProvenanceCallback")
+    assert told(one, two) == []
+    assert len(told(one, two, "incidental")) == 1
+
+
+def test_children_and_losses_are_matched_by_name() -> None:
+    def child(name: str, total: int) -> Child:
+        return Child(name=name, class_path="torch:Linear", parameters_total=total, parameters_trainable=0)
+
+    def net(*children: Child) -> Provenance:
+        return record(model=Model(class_path="a:B", children=list(children)))
+
+    assert told(net(child("head", 5), child("body", 1)), net(child("body", 2))) == [
+        ("model.children[head]", "removed", child("head", 5).model_dump(), None),
+        ("model.children[body].parameters_total", "changed", 1, 2),
+    ]
+
+    def loss(*smoothing: float) -> Provenance:
+        calls = [LossCall(name="t:ce", kind="function", arguments={"label_smoothing": value}) for value in smoothing]
+        return record(loss=Loss(calls=calls))
+
+    assert told(loss(0.0, 0.1), loss(0.0, 0.2)) == [
+        ("loss.calls[t:ce #2].arguments.label_smoothing", "changed", 0.1, 0.2)
+    ]
+
+
+def test_history_is_matched_by_epoch() -> None:
+    def history(*losses: float) -> Provenance:
+        epochs = [
+            Epoch(epoch=epoch, global_step=epoch, seconds=epoch * losses[0], metrics={"loss": loss})
+            for epoch, loss in enumerate(losses)
+        ]
+        return record(metrics=Metrics(history=epochs))
+
+    assert told(history(3.0, 2.0, 1.0), history(3.0, 2.0, 1.5)) == [
+        ("metrics.history[2].metrics.loss", "changed", 1.0, 1.5)
+    ]
+    assert [found[0] for found in told(history(3.0), history(3.0, 2.0))] == ["metrics.history[1]"]
+
+
+def test_names_in_a_list_are_told_one_by_one() -> None:
+    def frozen(*names: str) -> Provenance:
+        return record(model=Model(class_path="a:B", frozen=list(names)))
+
+    assert told(frozen("a", "b", "c"), frozen("a", "c", "d")) == [
+        ("model.frozen[b]", "removed", "b", None), ("model.frozen[d]", "added", None, "d"),
+    ]  # fmt: skip
+    (found,) = differences(frozen("a", "b"), frozen("b", "a"))
+    assert found.note == "the same in another order"
+    assert told(frozen("a"), frozen("b")) == [("model.frozen", "changed", ["a"], ["b"])]
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "note", "weight"),
+    [
+        (reference(uri="file://host/copy"), "the same dataset at another address", "same content"),
+        (reference(uri="s3://lab/new", uuid="u2", name="new"), "the same content under another UUID", "same content"),
+        (reference(digest="d2"), "the same UUID, but other content: one of them was changed", "matters"),
+        (reference(uri="s3://lab/new", uuid="u2", digest="d2"), "another dataset", "matters"),
+    ],
+)
+def test_data_is_told_by_uuid_and_content(other: DatasetReference, note: str, weight: str) -> None:
+    (found,) = differences(record(data=trained_on(reference())), record(data=trained_on(other)))
+    assert (found.path, found.weight) == ("data.stages.train[leaves].dataset", weight)
+    assert found.note.startswith(note)
+
+
+def test_the_address_of_the_same_data_is_not_told_as_a_change_elsewhere() -> None:
+    def moved(uri: str, batch_size: int) -> Provenance:
+        module = DataModule(class_path="a:B", arguments={"train": uri, "batch_size": batch_size})
+        dataset = reference(uri=uri)
+        data = trained_on(dataset).model_copy(update={"datamodule": module})
+        return record(data=data, lineage=Lineage(source_datasets=[dataset]))
+
+    found = differences(moved("s3://lab/a", 32), moved("file://host/b", 64))
+    assert {difference.path: difference.weight for difference in found} == {
+        "data.datamodule.arguments.train": "same content",
+        "data.datamodule.arguments.batch_size": "matters",
+        "data.stages.train[leaves].dataset": "same content",
+        "lineage.source_datasets[leaves]": "same content",
+    }
+
+
+def test_data_is_matched_wherever_it_stands() -> None:
+    leaves, flowers = reference(), reference("s3://lab/flowers", "u9", "flowers", "d9")
+    one, two = record(data=trained_on(leaves, flowers)), record(data=trained_on(flowers, leaves))
+    assert [found.note for found in differences(one, two)] == ["the same in another order"]
+    assert told(record(data=trained_on(flowers)), record(data=trained_on(leaves, flowers)))[0][:2] == (
+        "data.stages.train[leaves]", "added",
+    )  # fmt: skip
+
+
+def test_data_that_is_no_dataset_any_more() -> None:
+    found = told(record(data=trained_on(reference())), record(data=trained_on(None)))
+    assert [(path, kind) for path, kind, *_ in found] == [("data.stages.train[leaves].dataset", "changed")]
+
+
+# -- what always differs --------------------------------------------------------------------------
+
+
+def test_two_runs_of_one_script_do_not_differ_in_what_matters() -> None:
+    later = record().run.started_at.replace(year=2025)  # type: ignore[union-attr]
+    two = record(
+        run=Run(uuid="other", started_at=later, creator_username="bob", lightning_dtool_version="9"),
+        checkpoint=Checkpoint(filename="x.ckpt", epoch=0, global_step=6, saved_at=later, weights_only=False),
+        metrics=Metrics(seconds=3.0, steps_per_second=2.0, peak_memory_bytes=1, peak_accelerator_memory_bytes=1),
+        environment=record().environment.model_copy(update={"scheduler": {"SLURM_JOB_ID": "7"}}),
+        trainer=Trainer(settings={"default_root_dir": "/b"}),
+    )
+    one = record(trainer=Trainer(settings={"default_root_dir": "/a"}))
+    assert told(one, two) == []
+    assert {path for path, *_ in told(one, two, "incidental")} == {
+        "run.uuid", "run.started_at", "run.creator_username", "run.lightning_dtool_version", "checkpoint.filename",
+        "checkpoint.saved_at", "metrics.seconds", "metrics.steps_per_second", "metrics.peak_memory_bytes",
+        "metrics.peak_accelerator_memory_bytes", "environment.scheduler.SLURM_JOB_ID",
+        "trainer.settings.default_root_dir",
+    }  # fmt: skip
+
+
+def test_that_one_is_a_rerun_of_the_other_does_not_matter() -> None:
+    original = DatasetReference(uri="s3://a/b", uuid="b", name="net", content_digest="sha256:0")
+    variables = {"LIGHTNING_DTOOL_BASE_URI": "s3://a", "OMP_NUM_THREADS": "1"}
+    one = record()
+    two = record(
+        lineage=Lineage(reproduces=original),
+        environment=record().environment.model_copy(update={"variables": variables}),
+    )
+    assert [path for path, *_ in told(one, two)] == ["environment.variables.OMP_NUM_THREADS"]
+
+
+def test_what_only_begins_like_something_incidental_matters() -> None:
+    def net(**hyperparameters: Any) -> Provenance:
+        return record(model=Model(class_path="a:B", hyperparameters=hyperparameters))
+
+    assert len(told(net(version=1, dirpath="a", uuid=1), net(version=2, dirpath="b", uuid=2))) == 3
+
+
+@pytest.mark.parametrize(("seed", "weight"), [(1, "incidental"), (None, "matters")])
+def test_random_numbers_before_the_seed_matter_where_there_is_none(seed: int | None, weight: str) -> None:
+    def run(state: str) -> Provenance:
+        return record(randomness=Randomness(global_seed=seed, states={"import": {"python": state}}))
+
+    (found,) = differences(run("sha256:1"), run("sha256:2"))
+    assert (found.path, found.weight) == ("randomness.states.import.python", weight)
+
+
+def test_metrics_matter() -> None:
+    one, two = (record(metrics=Metrics(at_checkpoint={"acc": value})) for value in (0.5, 0.6))
+    assert told(one, two) == [("metrics.at_checkpoint.acc", "changed", 0.5, 0.6)]
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+def test_source_is_a_patch_and_its_digest_is_not_told_again() -> None:
+    def model(source: str, digest: str) -> Provenance:
+        return record(model=Model(class_path="a:B", source=source, source_sha256=digest))
+
+    one, two = "class B:\n    x = 1\n    y = 2\n", "class B:\n    x = 1\n    y = 3\n"
+    (found,) = differences(model(one, "1"), model(two, "2"))
+    assert found.path == "model.source"
+    assert found.patch.splitlines()[-2:] == ["-    y = 2", "+    y = 3"]
+    only_digest = differences(
+        record(model=Model(class_path="a:B", source_sha256="1")),
+        record(model=Model(class_path="a:B", source_sha256="2")),
+    )
+    assert [found.path for found in only_digest] == ["model.source_sha256"]
+
+
+def test_a_lambda_of_one_line_is_no_patch() -> None:
+    def scheduler(source: str) -> Provenance:
+        return record(
+            schedulers=[Scheduler(class_path="a:B", interval="epoch", frequency=1, sources={"lr_lambdas": source})]
+        )
+
+    (found,) = differences(scheduler("lambda e: 1"), scheduler("lambda e: 2"))
+    assert (found.path, found.patch) == ("schedulers[0].sources.lr_lambdas", "")
+
+
+# -- packages and files ---------------------------------------------------------------------------
+
+
+def test_packages() -> None:
+    one = "# pinned\nAlpha==1.0\nold_pkg==2\nmine @ git+https://git.example.org/mine@abc\n-e ./here#egg=Here\n\n./odd\n"
+    two = "alpha==1.1\nmine @ git+https://git.example.org/mine@def\n-e ./here#egg=here\nnew==1\n./odd\n"
+    assert [(found.path, found.kind, found.before, found.after) for found in requirement_differences(one, two)] == [
+        ("environment.packages.alpha", "changed", "1.0", "1.1"),
+        ("environment.packages[old-pkg]", "removed", "2", None),
+        ("environment.packages.mine", "changed", "@ git+https://git.example.org/mine@abc",
+         "@ git+https://git.example.org/mine@def"),
+        ("environment.packages.here", "changed", "-e ./here#egg=Here", "-e ./here#egg=here"),
+        ("environment.packages.new", "added", None, "1"),
+    ]  # fmt: skip
+
+
+def test_files_are_patches() -> None:
+    one = {"a.py": b"x = 1\n", "gone.py": b"y\n", "same.py": b"z", "data.bin": b"\0\xff"}
+    two = {"a.py": b"x = 2\n", "new.py": b"n\n", "same.py": b"z", "data.bin": b"\0\xfe\0"}
+    found = {difference.path: difference for difference in source_differences(one, two)}
+    assert list(found) == [f"code.files[{name}]" for name in ("a.py", "data.bin", "gone.py", "new.py")]
+    assert found["code.files[a.py]"].patch.splitlines() == [
+        "--- a/a.py",
+        "+++ b/a.py",
+        "@@ -1 +1 @@",
+        "-x = 1",
+        "+x = 2",
+    ]
+    assert found["code.files[gone.py]"].kind == "removed"
+    assert found["code.files[new.py]"].patch.endswith("+n")
+    assert (found["code.files[data.bin]"].note, found["code.files[data.bin]"].before) == ("not text", "2 bytes")
+
+
+def test_line_endings_are_a_difference() -> None:
+    (found,) = source_differences({"a": b"x\n"}, {"a": b"x\r\n"})
+    assert found.patch == "only line endings differ"
+
+
+def test_a_very_long_file_is_not_compared_line_by_line() -> None:
+    one, two = (b"".join(b"%d\n" % (number * step) for number in range(200_000)) for step in (1, 2))
+    (found,), calls = counted(source_differences, {"a": one}, {"a": two})
+    assert found.patch == "200000 lines -> 200000 lines: too long to compare"
+    assert calls < 1000
+
+
+def test_compare_tells_code_and_packages_in_their_sections_and_once() -> None:
+    def content(lr: float, digest: str, version: str, source: bytes) -> Content:
+        code = record().code.model_copy(update={"files": {"train.py": digest}})
+        environment = Environment(python="3", platform="x", versions={"torch": version, "Pillow": version})
+        made = record(model=Model(class_path="a:B", hyperparameters={"lr": lr}), code=code, environment=environment,
+                      metrics=Metrics(at_checkpoint={"acc": lr}))  # fmt: skip
+        return Content(made, {"train.py": source}, f"torch=={version}\npillow=={version}\n")
+
+    one, two = content(0.1, "1", "2.6", b"a\n"), content(0.2, "2", "2.7", b"b\n")
+    found = compare(one, two)
+    assert [difference.path for difference in found] == [
+        "model.hyperparameters.lr", "environment.packages.torch", "environment.packages.pillow",
+        "code.files[train.py]", "metrics.at_checkpoint.acc",
+    ]  # fmt: skip
+    assert found[3].patch
+    without = [difference.path for difference in compare(Content(one.record), two)]
+    assert without == [
+        "model.hyperparameters.lr", "environment.versions.torch", "environment.versions.Pillow",
+        "code.files[train.py]", "metrics.at_checkpoint.acc",
+    ]  # fmt: skip
+
+
+# -- what strangers wrote -------------------------------------------------------------------------
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in files.items():
+            opened.writestr(name, content)
+    return buffer.getvalue()
+
+
+def test_sources_come_back() -> None:
+    files = {"a.py": b"x", "../../etc/passwd": b"nothing is unpacked", "ü/b.py": b""}
+    assert read_sources(archive(files), URI) == files
+
+
+def test_an_archive_that_grows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_SOURCE_BYTES", 10_000)
+    assert len(read_sources(archive({"a": bytes(10_000)}), URI)["a"]) == 10_000
+    for files in ({"a": bytes(10_001)}, {"a": bytes(9_999), "b": bytes(2)}, {"bomb": bytes(50_000_000)}):
+        with pytest.raises(RecordError, match=f"{URI}.*more than 10000 bytes"):
+            read_sources(archive(files), URI)
+    monkeypatch.setattr(room, "MAX_SOURCE_FILES", 2)
+    with pytest.raises(RecordError, match="lists 3 files"):
+        read_sources(archive({"a": b"", "b": b"", "c": b""}), URI)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda _: b"no zip", lambda it: it[:-30], lambda it: it.replace(b"x = 1", b"y = 1")]
+)
+def test_a_damaged_archive_is_refused_by_name(damage: Any) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as opened:  # stored as it is, so that its checksum can be broken
+        opened.writestr("a.py", b"x = 1")
+    with pytest.raises(RecordError, match=URI):
+        read_sources(damage(buffer.getvalue()), URI)
+
+
+def test_deep_values_are_compared_as_a_whole() -> None:
+    def deep(bottom: int) -> Provenance:
+        value: Any = bottom
+        for _ in range(150):
+            value = {"a": value}
+        return record(model=Model(class_path="a:B", hyperparameters={"x": value}))
+
+    ((path, *_),) = told(deep(1), deep(2))
+    assert path.count(".a") < room.MAX_DEPTH
+    assert told(deep(1), deep(1)) == []
+
+
+def test_many_epochs_are_compared_in_one_walk() -> None:
+    def history(count: int, offset: int) -> Provenance:
+        epochs = [Epoch(epoch=number + offset, global_step=0, seconds=0.0) for number in range(count)]
+        return record(metrics=Metrics(history=epochs))
+
+    def calls(epochs: int) -> int:
+        found, calls = counted(told, history(epochs, 0), history(epochs, epochs // 2))
+        assert len(found) == epochs
+        return calls
+
+    assert calls(4000) < 5 * calls(1000)
+
+
+def test_a_difference_knows_its_section() -> None:
+    assert [Difference(path, "added").section for path in ("optimizers[0].x", "model.y", "loss")] == [
+        "optimizers", "model", "loss",
+    ]  # fmt: skip

@@ -1,0 +1,89 @@
+"""Functions and classes are written alike in every process, and told apart where they differ."""
+
+import sys
+
+import pytest
+
+from lightning_dtool.values import definitions
+from lightning_dtool.values.definitions import (
+    MAX_REPR,
+    as_text,
+    class_path,
+    closure,
+    defaults,
+    digest_of_code,
+    is_one_lambda,
+    is_users,
+    names_used,
+    short_repr,
+    source_of,
+)
+
+
+def outer(first: int, second: int = 2, *, third: int = 3) -> object:
+    def inner(value: int = first) -> int:
+        return value + second + len(sys.path)
+
+    return inner
+
+
+class Liar:
+    """Claims to have any name."""
+
+    def __getattr__(self, name: str) -> str:
+        return "anything"
+
+
+class Rude:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def test_names() -> None:
+    assert class_path(outer) == f"{__name__}:outer"
+    assert class_path(Liar()) == f"{__name__}:Liar"
+    assert class_path([].append) == "builtins:list.append"
+    assert as_text("a\udc80") == "a\\udc80"
+
+
+def test_a_repr_is_short_and_without_addresses() -> None:
+    assert short_repr(object()) == "<object object at 0x…>"
+    assert short_repr(Rude()) == "<repr failed: RuntimeError>"
+    assert short_repr("x" * 5000) == "'" + "x" * (MAX_REPR - 1) + "… (5002 characters)"
+
+
+def test_what_a_function_holds() -> None:
+    inner = outer(1)
+    assert defaults(outer) == {"second": 2, "third": 3}
+    assert defaults(inner) == {"value": 1}
+    assert closure(inner) == {"second": 2}
+    assert {"len", "sys", "path"} <= names_used(outer.__code__)
+
+
+def test_a_variable_that_is_not_assigned_yet_is_left_out() -> None:
+    function = lambda: later  # noqa: E731
+    assert closure(function) == {}
+    later = 1
+    assert closure(function) == {"later": later}
+
+
+def test_lambdas_of_one_line_have_sources_of_their_own() -> None:
+    one, two = (lambda x: x + 1), (lambda x: x * 2)
+    assert digest_of_code(one.__code__) != digest_of_code(two.__code__)
+    assert digest_of_code(one.__code__) == digest_of_code((lambda x: x + 1).__code__)
+    if sys.version_info >= (3, 11):
+        assert (source_of(one), source_of(two)) == ("lambda x: x + 1", "lambda x: x * 2")
+    assert is_one_lambda("lambda x: x + 1")
+    assert not is_one_lambda("one, two = (lambda x: x + 1), (lambda x: x * 2)")
+
+
+@pytest.mark.parametrize("made", [len, eval("lambda x: x"), type("Made", (), {})])
+def test_what_has_no_source(made: object) -> None:
+    assert source_of(made) is None
+
+
+def test_whose_code_it_is() -> None:
+    assert is_users(outer)
+    assert not is_users(pytest.fixture)
+    assert not is_users(definitions.source_of)
+    assert not is_users(len)

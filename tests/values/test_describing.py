@@ -1,0 +1,305 @@
+"""Any value as structure: strict JSON, bounded, the same in every process, and built again only if it is whole."""
+
+import collections
+import enum
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import programs
+from counting import counted
+from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.record import DataModule, Gap
+from lightning_dtool.values.describing import describe, describe_in_detail
+from lightning_dtool.values.rebuilding import rebuild, unbuildable
+
+SCALE = 3
+
+
+class Colour(enum.Flag):
+    RED = 1
+    BLUE = 2
+
+
+class Rude:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Greedy:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class RudeMapping(dict):
+    def __getitem__(self, key: object) -> Any:
+        raise RuntimeError("no")
+
+
+class Scaled:
+    """Keeps its argument under another name."""
+
+    def __init__(self, factor: float) -> None:
+        self.scale = factor * 2
+
+    def __call__(self, x: Any) -> Any:
+        return x * self.scale
+
+    def method(self, x: Any) -> Any:
+        return x
+
+
+class Slotted:
+    __slots__ = ("k",)
+
+    def __init__(self, k: Any) -> None:
+        self.k = k
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+def by_constant(x: Any) -> Any:
+    return x * SCALE
+
+
+def closed_over(k: Any) -> Any:
+    def inner(x: Any, *, more: int = 1) -> Any:
+        return x * k + more
+
+    return inner
+
+
+def detail(value: Any) -> Any:
+    return describe_in_detail(value, "here", [])
+
+
+def text(value: Any) -> str:
+    return json.dumps(detail(value), sort_keys=True, allow_nan=False)
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters()),
+    st.just("\ud800 \udcff"),
+    st.binary(),
+    st.builds(lambda: 10**6000),
+    st.sampled_from([Colour.RED, Colour.RED | Colour.BLUE, torch.float16, torch.device("cpu"), Path("/a"), np, print]),
+    st.builds(Rude),
+    st.builds(Greedy),
+    st.builds(lambda: RudeMapping(a=1)),
+    st.builds(torch.zeros, st.integers(0, 3)),
+    st.builds(torch.full, st.just((2,)), st.floats(width=32)),
+    st.builds(np.arange, st.integers(0, 2000)),
+    st.builds(torch.Generator),
+    st.builds(np.random.default_rng, st.just(1)),
+    st.builds(lambda: np.array([object()])),
+    st.builds(lambda: (entry for entry in ())),
+    st.builds(nn.Dropout),
+    st.builds(nn.Linear, st.just(2), st.just(3)),
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner),
+        st.tuples(inner),
+        st.lists(inner).map(collections.deque),
+        st.frozensets(st.one_of(st.integers(), st.text())),
+        st.dictionaries(st.one_of(st.text(), st.integers()), inner),
+        st.builds(Slotted, inner),
+        st.builds(closed_over, inner),
+        st.builds(lambda value: partial(print, value, sep=value), inner),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(VALUES)
+def test_any_value_becomes_strict_json(value: Any) -> None:
+    gaps: list[Gap] = []
+    for described in (describe(value), describe_in_detail(value, "x", gaps)):
+        DataModule.model_validate({"class_path": "x:y", "arguments": {"value": described}})
+        assert json.loads(json.dumps(described, allow_nan=False)) == described
+        assert " at 0x7" not in json.dumps(described)
+    try:
+        again = rebuild(json.loads(json.dumps(describe(value))), argument="x", trust_source=True)
+    except ConfigurationError:
+        return
+    assert describe(again) == describe(value)
+
+
+def test_size_and_depth_are_bounded() -> None:
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    cyclic: dict[str, Any] = {}
+    cyclic["self"] = cyclic
+    wide = {str(number): ["x" * 100] * 100 for number in range(5000)}
+    for value in (
+        deep,
+        cyclic,
+        wide,
+        "x" * 10**7,
+        list(range(10**6)),
+        torch.zeros(10**6),
+        {object() for _ in range(9999)},
+    ):
+        gaps: list[Gap] = []
+        described, calls = counted(describe_in_detail, value, "here", gaps)
+        assert len(json.dumps(described)) < 3_000_000
+        assert calls < 2_000_000
+        assert gaps or isinstance(value, torch.Tensor)
+        assert all(gap.fact.startswith("here") for gap in gaps)
+        assert unbuildable(described) is not None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x: x + 1, lambda x: x + 2),
+        (closed_over(1), closed_over(2)),
+        (closed_over(torch.tensor([1.0])), closed_over(torch.tensor([2.0]))),
+        (partial(closed_over, k=1), partial(closed_over, k=2)),
+        (Scaled(1), Scaled(2)),
+        (Scaled(1).method, Scaled(2).method),
+        (Slotted(1), Slotted(2)),
+        (nn.Sequential(nn.Dropout(0.1)), nn.Sequential(nn.Dropout(0.2))),
+        (nn.Sequential(nn.ReLU(), nn.Identity()), nn.Sequential(nn.Identity(), nn.ReLU())),
+        (nn.Dropout(0.1), nn.Dropout(0.1).eval()),
+        (torch.zeros(5000), torch.cat([torch.zeros(4999), torch.ones(1)])),
+        (np.zeros(5000), np.append(np.zeros(4999), 1)),
+        (list(range(20_000)), [*range(19_999), 0]),
+        ("x" * 200_000 + "a", "x" * 200_000 + "b"),
+        ({1: 2}, {1: 3}),
+        (1, True),
+    ],
+)  # fmt: skip
+def test_what_differs_in_one_thing_is_described_differently(one: Any, other: Any) -> None:
+    assert text(one) != text(other)
+    assert text(one) == text(one)
+
+
+def test_lambdas_of_one_line_are_told_apart() -> None:
+    one, two = (lambda x: x + 1), (lambda x: x * 2)
+    assert detail(one) != detail(two)
+    if sys.version_info < (3, 11):
+        assert detail(one)["bytecode"] != detail(two)["bytecode"]
+        return
+    outer = lambda x: lambda y: y - x  # noqa: E731
+    sources = [detail(each)["source"] for each in (one, two, outer, outer(1))]
+    assert sources == ["lambda x: x + 1", "lambda x: x * 2", "lambda x: lambda y: y - x", "lambda y: y - x"]
+    same = [(lambda x: x), (lambda x: x)]
+    assert [detail(each)["source"] for each in same] == ["lambda x: x"] * 2
+
+
+def test_constants_that_a_function_uses_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = detail(by_constant)
+    assert before["globals"] == {"SCALE": 3}
+    monkeypatch.setitem(globals(), "SCALE", 4)
+    assert detail(by_constant) != before
+    assert detail(closed_over(5))["defaults"] == {"more": 1}
+
+
+def test_code_of_installed_packages_stands_by_its_name() -> None:
+    assert detail(torch.nn.functional.relu) == {"callable": "torch.nn.functional:relu"}
+    assert "source" in detail(by_constant)
+    assert "source" not in describe(by_constant)
+    assert detail(nn.Dropout(0.5)) == describe(nn.Dropout(0.5))
+
+
+def test_modules_with_weights_are_known_by_their_values() -> None:
+    small, large = nn.Linear(2, 1), nn.Linear(100, 100)
+    assert detail(small)["attributes"]["weight"]["tensor"] == small.weight.tolist()
+    known = detail(large)["attributes"]["weight"]
+    assert (known["shape"], len(known["sha256"])) == ([100, 100], 64)
+    with torch.no_grad():
+        large.weight[0, 0] += 1
+    assert detail(large)["attributes"]["weight"]["sha256"] != known["sha256"]
+
+
+def test_describing_leaves_everything_as_it_is() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
+    generator = torch.Generator().manual_seed(3)
+    state, own = torch.get_rng_state(), generator.get_state()
+    noisy = np.random.get_state()[1].copy()
+    detail([module, generator, closed_over(module)])
+    assert module.training
+    assert all(each.requires_grad and each.grad is None for each in module.parameters())
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(own, generator.get_state())
+    assert (noisy == np.random.get_state()[1]).all()
+
+
+PROCESS = """
+import json, sys
+from functools import partial
+import numpy as np, torch
+from torch import nn
+sys.path.insert(0, sys.argv[1])
+import user_code
+from lightning_dtool.values.describing import describe, describe_in_detail
+gaps = []
+described = describe_in_detail(user_code.pipeline(), "here", gaps)
+print(json.dumps([described, describe(user_code.pipeline()), [gap.model_dump() for gap in gaps]]))
+"""
+
+USER_CODE = """
+import re
+from functools import partial
+import numpy as np, torch
+from torch import nn
+
+WORDS = {"oak", "elm", "yew", "ash", "fir"}
+
+class Keep:
+    def __init__(self, *words, **options):
+        self.words = set(words)
+        self.options = options
+        self.seen = {frozenset({"a", "b", "c"}): {1, 2}, None: object()}
+        self.rng = np.random.default_rng(1)
+        self.lock = object()
+
+    def __call__(self, x):
+        return x
+
+def pipeline():
+    k = {"x", "y", "z", "w"}
+    return [Keep("oak", "elm", "ash", a={"p", "q", "r"}), lambda x: (x, k, WORDS), partial(print, sep={"u", "v"}),
+            nn.Sequential(nn.Dropout(0.1)), Keep("a").__call__, torch.Generator().manual_seed(2), re.compile("a"),
+            {object(), "a", 2.5, (1, 2)}, np.random.RandomState(1), iter([])]
+"""
+
+
+def test_two_processes_write_the_same(tmp_path: Path) -> None:
+    (tmp_path / "user_code.py").write_text(USER_CODE)
+    written = [
+        programs.run(
+            "-c",
+            PROCESS,
+            str(tmp_path),
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            fresh=seed != programs.HASH_SEED,
+        ).stdout
+        for seed in ("1", programs.HASH_SEED)
+    ]
+    assert written[0] == written[1]
+    described, _, gaps = json.loads(written[0])
+    assert described[0]["attributes"]["words"] == ["ash", "elm", "oak"]
+    assert described[1]["closure"] == {"k": ["w", "x", "y", "z"]}
+    assert described[1]["globals"] == {"WORDS": ["ash", "elm", "fir", "oak", "yew"]}
+    assert any(gap["fact"] == "here[0].lock" for gap in gaps)

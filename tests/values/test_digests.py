@@ -1,0 +1,122 @@
+"""The canonical digest of a state dict: every bit counts, and nothing else does."""
+
+import hashlib
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import programs
+from kit import TinyNet
+from lightning_dtool.values.digests import opaque_names, state_digest
+
+# Layouts and schemes that PyTorch calls beta or deprecated, and that people have in their checkpoints.
+_sparse = pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+_quantised = pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
+
+
+def test_the_documented_format() -> None:
+    state = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor(True)}
+    expected = hashlib.sha256()
+    expected.update(json.dumps(["a", "torch.bool", [], 1]).encode() + b"\n" + b"\x01")
+    expected.update(json.dumps(["b", "torch.float32", [1, 2], 8]).encode() + b"\n")
+    expected.update(np.array([1.0, 2.0], dtype="<f4").tobytes())
+    assert state_digest(state) == f"sha256:{expected.hexdigest()}"
+
+
+def test_order_strides_storages_and_gradients_do_not_count() -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    plain = {"x": base.clone(), "y": base[:, 1].clone()}
+    other = OrderedDict([("y", base[:, 1]), ("x", torch.nn.Parameter(base.t().contiguous().t()))])
+    assert state_digest(plain) == state_digest(other)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.int64, torch.uint8, torch.bool,
+     torch.float8_e4m3fn],
+)  # fmt: skip
+def test_every_bit_of_every_dtype_counts(dtype: torch.dtype) -> None:
+    raw = torch.zeros(16, dtype=torch.uint8)
+    changed = raw.clone()
+    changed[-1] = 1
+    one, two = raw.view(dtype), changed.view(dtype)
+    assert state_digest({"x": one}) != state_digest({"x": two})
+    assert state_digest({"x": two}) == state_digest({"x": two.clone()})
+
+
+@_sparse
+def test_what_tells_two_states_apart() -> None:
+    x = torch.zeros(4)
+    digests = {
+        state_digest(state)
+        for state in (
+            {}, {"x": x}, {"y": x}, {"x": x.reshape(2, 2)}, {"x": x.double()}, {"x": x.int()}, {"x": -x},
+            {"x": x, "y": x}, {"x": x + float("nan")}, {"x": x[:0]}, {"x": x[0]}, {"x": x.to("meta")}, {"x": None},
+            {"x": 0}, {"x": 0.0}, {"x": "0"}, {"x": b"0"}, {"x": [0]}, {"x": (0,)}, {"x": {"0": 0}}, {"x": np.zeros(4)},
+            {"x": {"0": x}}, {"x": torch.complex(x, x)}, {"x": x.to_sparse()}, {"x": x.reshape(2, 2).to_sparse_csr()},
+        )
+    }  # fmt: skip
+    assert len(digests) == 25
+
+
+def test_a_lazily_conjugated_tensor_is_its_values() -> None:
+    z = torch.tensor([1 + 2j, 3 - 4j])
+    assert state_digest({"z": z.conj()}) == state_digest({"z": z.conj().resolve_conj()})
+    assert state_digest({"z": z.conj()}) != state_digest({"z": z})
+
+
+@_sparse
+@_quantised
+def test_sparse_and_quantised_values_count() -> None:
+    dense = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    for convert in (torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc):
+        assert state_digest({"x": convert(dense)}) == state_digest({"x": convert(dense.clone())})
+        assert state_digest({"x": convert(dense)}) != state_digest({"x": convert(dense * 2)})
+    doubled = torch.sparse_coo_tensor([[0, 0], [1, 1]], [0.5, 0.5], (2, 2))
+    assert state_digest({"x": doubled}) == state_digest({"x": doubled.coalesce()})
+    assert not doubled.is_coalesced()
+
+    one, same, other = (torch.quantize_per_tensor(dense, scale, 0, torch.qint8) for scale in (0.5, 0.5, 0.25))
+    assert state_digest({"x": one}) == state_digest({"x": same})
+    assert state_digest({"x": one}) != state_digest({"x": other})
+    scales, zeros = torch.tensor([0.5, 0.25]), torch.tensor([0, 1])
+    rows = torch.quantize_per_channel(dense, scales, zeros, 0, torch.qint8)
+    assert state_digest({"x": rows}) != state_digest({"x": one})
+    assert state_digest({"x": rows}) == state_digest({"x": rows.clone()})
+
+
+def test_lazy_layers_have_a_digest() -> None:
+    lazy = torch.nn.LazyLinear(3)
+    assert state_digest(lazy.state_dict()) == state_digest(torch.nn.LazyLinear(3).state_dict())
+
+
+class Thing:
+    pass
+
+
+def test_opaque_state_is_named_and_has_no_address() -> None:
+    state: dict[str, Any] = {"net._extra_state": Thing(), "w": torch.ones(1), "n": {"a": [1, None]}, "m": [Thing()]}
+    assert opaque_names(state) == ["m", "net._extra_state"]
+    assert state_digest(state) == state_digest({**state, "net._extra_state": Thing()})
+
+
+def test_it_holds_across_processes_and_touches_nothing() -> None:
+    torch.manual_seed(3)
+    model = TinyNet()
+    before = {name: value._version for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    digest = state_digest(model.state_dict())
+    assert {name: value._version for name, value in model.state_dict().items()} == before
+    assert torch.equal(torch.get_rng_state(), random)
+    program = (
+        "import torch; torch.manual_seed(3)\nfrom kit import TinyNet\n"
+        "from lightning_dtool.values.digests import state_digest\n"
+        "print(state_digest(TinyNet().state_dict()))"
+    )
+    done = programs.run("-c", program, cwd=Path(__file__).parent)
+    assert done.stdout.strip() == digest

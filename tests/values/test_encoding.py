@@ -1,0 +1,282 @@
+"""Whatever is a hyperparameter becomes strict JSON, and nothing is lost in silence."""
+
+import argparse
+import dataclasses
+import datetime
+import enum
+import functools
+import json
+import sys
+from collections import OrderedDict, namedtuple
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import programs
+from lightning_dtool.record import MAX_INTEGER, Gap, Model
+from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.encoding import MAX_DEPTH, encode, encode_all
+
+
+class Activation(enum.Enum):
+    RELU = "relu"
+    NONE = float("nan")
+
+
+@dataclasses.dataclass
+class Options:
+    rate: float = 0.1
+    extra: Any = None
+
+
+class Rude:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("no")
+
+    __hash__ = object.__hash__
+
+
+class Greedy:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class RudeMapping(dict):
+    def items(self) -> Any:
+        raise RuntimeError("no")
+
+
+Point = namedtuple("Point", "x y")
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=10**18, max_value=10**30),
+    st.builds(lambda: 10**6000),
+    st.builds(Rude),
+    st.builds(Greedy),
+    st.builds(RudeMapping),
+    st.floats(),
+    st.complex_numbers(),
+    st.text(st.characters()),
+    st.just("\ud800 \udcff"),
+    st.binary(max_size=20),
+    st.datetimes(),
+    st.uuids(),
+    st.decimals(),
+    st.fractions(),
+    st.sampled_from(
+        [
+            Activation.RELU,
+            Activation.NONE,
+            PurePosixPath("a/b"),
+            Path("/\udcff"),
+            torch.float32,
+            torch.device("cpu"),
+            torch.Size([1, 2]),
+            torch.nn.ReLU,
+            torch.nn.functional.relu,
+            torch.tensor(float("nan")),
+            torch.zeros(3, dtype=torch.bfloat16),
+            torch.zeros(2, 2).to_sparse(),
+            torch.zeros(10**5),
+            torch.empty(10**9, 0),
+            torch.zeros(2, dtype=torch.complex64),
+            torch.nn.Parameter(torch.ones(2)),
+            torch.zeros(2, device="meta"),
+            np.float64("nan"),
+            np.float32(0.5),
+            np.int64(2**62),
+            np.uint64(2**64 - 1),
+            np.longdouble(1) / 3,
+            np.datetime64("2024-01-01"),
+            np.arange(5),
+            np.zeros((3, 0)),
+            np.array([1, "a", None], dtype=object),
+            np.array(np.longdouble(1)),
+            np.zeros(10**5),
+            np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+            functools.partial(torch.nn.functional.gelu, approximate="tanh"),
+            functools.partial(lambda x: x, 1),
+            lambda x: x,
+            Options(),
+            object(),
+            argparse.Namespace(lr=0.1),
+            [].append,
+            np.sin,
+            range(3),
+            json,
+            ...,
+        ]
+    ),
+)
+KEYS = st.one_of(
+    st.text(st.characters(), max_size=5), st.integers(), st.floats(), st.booleans(), st.none(), st.just("\ud800")
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(KEYS, inner, max_size=4),
+        st.dictionaries(KEYS, inner, max_size=4).map(OrderedDict),
+        st.frozensets(st.one_of(st.text(max_size=3), st.integers(), st.floats()), max_size=4),
+        st.builds(Options, extra=inner),
+        st.builds(Point, inner, inner),
+    ),
+    max_leaves=12,
+)
+
+
+def acceptable(encoded: Any, gaps: list[Gap]) -> None:
+    text = json.dumps(encoded, allow_nan=False, ensure_ascii=False)
+    text.encode()
+    assert "0x7f" not in text
+    assert len(text) < 10**6
+    Model(class_path="a:B", hyperparameters={"x": encoded})
+    for gap in gaps:
+        (gap.fact + gap.reason).encode()
+    pending = [encoded]
+    while pending:
+        part = pending.pop()
+        assert type(part) in (dict, list, str, int, float, bool, type(None))
+        if type(part) is int:
+            assert abs(part) <= MAX_INTEGER
+        pending += part.values() if type(part) is dict else part if type(part) is list else []
+
+
+@given(VALUES)
+@settings(max_examples=150, deadline=None)
+def test_any_value_becomes_strict_json(value: Any) -> None:
+    gaps: list[Gap] = []
+    encoded = encode(value, "x", gaps)
+    acceptable(encoded, gaps)
+    again: list[Gap] = []
+    assert json.dumps(encode(value, "x", again)) == json.dumps(encoded)
+    assert again == gaps
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**60), 2**60)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+        max_leaves=15,
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_what_json_knows_stands_as_it_is(value: Any) -> None:
+    gaps: list[Gap] = []
+    assert encode(value, "x", gaps) == value
+    assert gaps == []
+
+
+def test_values_that_people_use() -> None:
+    gaps: list[Gap] = []
+    assert encode(np.float64(0.1), "x", gaps)["value"] == 0.1
+    assert encode(np.arange(3), "x", gaps) == {
+        "type": "numpy:ndarray", "dtype": "int64", "shape": [3], "value": [0, 1, 2],
+    }  # fmt: skip
+    assert encode(Path("data/leaves"), "x", gaps)["value"] == "data/leaves"
+    assert encode((1, 2), "x", gaps) == {"type": "builtins:tuple", "value": [1, 2]}
+    assert encode(Options(rate=0.5), "x", gaps)["value"] == {"rate": 0.5, "extra": None}
+    assert encode(argparse.Namespace(lr=0.1), "x", gaps) == {"type": "argparse:Namespace", "value": {"lr": 0.1}}
+    assert encode(torch.nn.ReLU, "x", gaps)["name"] == "torch.nn.modules.activation:ReLU"
+    assert encode(datetime.date(2024, 1, 2), "x", gaps)["value"] == "2024-01-02"
+    assert encode(2**64, "x", gaps) == {"type": "builtins:int", "value": "18446744073709551616"}
+    assert encode(float("inf"), "x", gaps) == {"type": "builtins:float", "value": "inf"}
+    partial = encode(functools.partial(torch.nn.functional.gelu, approximate="tanh"), "x", gaps)
+    assert partial["value"]["keywords"] == {"approximate": "tanh"}
+    assert gaps == []
+
+
+def test_keys_that_are_no_text_do_not_collide() -> None:
+    gaps: list[Gap] = []
+    nan = float("nan")
+    encoded = encode({1: "a", "1": "b", nan: "c"}, "x", gaps)
+    assert [pair[1] for pair in encoded["items"]] == ["a", "b", "c"]
+    assert [pair[0] for pair in encoded["items"]][:2] == [1, "1"]
+    assert encode_all({1: "a", "1": "b"}, "x", gaps) == {"1": "a", "1'": "b"}
+    assert gaps == []
+
+
+@pytest.mark.parametrize("value", [lambda x: x + 1, Rude(), object(), torch.zeros(10**5), np.zeros(10**5), "a" * 10**6,
+                                   pytest.param(10**10**6, id="huge"), b"x" * 10**6, [0] * 5000,
+                                   {str(i): i for i in range(5000)}, set(range(5000))])  # fmt: skip
+def test_what_is_not_kept_whole_is_a_gap(value: Any) -> None:
+    gaps: list[Gap] = []
+    acceptable(encode(value, "model.hyperparameters.act", gaps), gaps)
+    assert gaps
+    assert all(gap.fact.startswith("model.hyperparameters.act") for gap in gaps)
+    assert all(gap.reason for gap in gaps)
+
+
+def test_a_lambda_keeps_its_source() -> None:
+    act = lambda x: x * 17  # noqa: E731
+    assert "x * 17" in encode(act, "x", [])["source"]
+
+
+def test_a_value_that_contains_itself() -> None:
+    knot: list[Any] = []
+    knot.append({"again": knot})
+    gaps: list[Gap] = []
+    acceptable(encode(knot, "x", gaps), gaps)
+    assert [gap.reason for gap in gaps] == ["it contains itself"]
+
+
+def test_a_value_that_is_very_deep() -> None:
+    deep: Any = 1
+    for _ in range(5000):
+        deep = [deep]
+    gaps: list[Gap] = []
+    acceptable(encode(deep, "x", gaps), gaps)
+    assert str(MAX_DEPTH) in gaps[0].reason
+
+
+def test_a_value_that_is_very_large_stays_bounded() -> None:
+    gaps: list[Gap] = []
+    acceptable(encode([[["text" * 10] * 1000] * 1000] * 1000, "x", gaps), gaps)
+    assert gaps
+    assert len(gaps) < 10
+
+
+def test_an_array_is_not_written_out_whatever_numpy_is_told() -> None:
+    with np.printoptions(threshold=sys.maxsize):
+        assert len(json.dumps(encode(np.zeros(10**6), "x", []))) < 200
+
+
+def test_two_processes_write_the_same(tmp_path: Path) -> None:
+    program = """
+import json, functools, torch
+from lightning_dtool.values.encoding import encode
+class Thing: pass
+def f(): pass
+value = [Thing(), lambda: 0, {"b", "a", "c", "d", ("x", frozenset({"p", "q", "r"}))}, functools.partial(f, Thing()),
+         Thing().__init__, torch.Generator(), {Thing(): 1}, torch.nn.Linear(1, 1), frozenset({Thing})]
+gaps = []
+print(json.dumps(encode(value, "x", gaps)), [gap.fact for gap in gaps])
+"""
+    runs = {
+        programs.run("-c", program, cwd=tmp_path, env={"PYTHONHASHSEED": seed}, fresh=seed != programs.HASH_SEED).stdout
+        for seed in ("1", programs.HASH_SEED)
+    }
+    assert len(runs) == 1
+    assert "0x7" not in runs.pop()
+
+
+def test_class_paths() -> None:
+    assert class_path(Options()) == f"{__name__}:Options"
+    assert class_path(torch.relu).endswith(":relu") or "relu" in class_path(torch.relu)
+    assert class_path(Greedy()) == f"{__name__}:Greedy"
