@@ -180,7 +180,7 @@ class DtoolCheckpoint:
         # it has no safe load.
         module = _load_state(found, checkpoint, strict=strict, **overrides)
         if not isinstance(module, LightningModule):
-            raise ModuleLoadError(f"{self.uri}: {found.__qualname__} is no LightningModule.")
+            raise ModuleLoadError(f"{found.__qualname__} is no LightningModule.", uri=self.uri)
         return module
 
     def verify(self, progress: bool = False) -> None:
@@ -214,20 +214,22 @@ class DtoolCheckpoint:
         if trust_source:
             return class_from_source(class_path, self.record.code, self.item_path(SOURCE_ITEM), self.uri)
         raise ModuleLoadError(
-            f"{self.uri}: its class {class_path} cannot be imported here. Pass the class, load_module(cls=...); or, if "
-            "you trust whoever made this checkpoint, run the source that it carries: load_module(trust_source=True)."
+            f"its class {class_path} cannot be imported here. Pass the class, load_module(cls=...); or, if "
+            "you trust whoever made this checkpoint, run the source that it carries: load_module(trust_source=True).",
+            uri=self.uri,
         )
 
     def _unsafe(self, path: Path, error: Exception) -> UnsafeCheckpointError:
         types = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
         if not types:
-            return UnsafeCheckpointError(f"{self.uri}: {path.name} cannot be read: {error}")
+            return UnsafeCheckpointError(f"{path.name} cannot be read: {error}", uri=self.uri)
         names = ", ".join(sorted(types))
         return UnsafeCheckpointError(
-            f"{self.uri}: a safe load refuses this checkpoint, because it holds more than tensors and plain values: "
+            f"a safe load refuses this checkpoint, because it holds more than tensors and plain values: "
             f"{names}. If you know these types to be harmless, allow them with "
             "torch.serialization.add_safe_globals([...]); if you trust the checkpoint's origin, load it with "
-            "weights_only=False."
+            "weights_only=False.",
+            uri=self.uri,
         )
 
 

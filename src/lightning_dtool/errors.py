@@ -1,15 +1,89 @@
-"""The errors of this package: one small tree.
+"""The errors of this package.
 
-Every error is a `LightningDtoolError` and, besides, one of Python's standard types, so that code
-that knows nothing of this package can catch it. Every message names the URI, what was expected,
-what was found, and what to do.
+Every error is a `LightningDtoolError` and also one of Python's standard types, so that code that knows nothing of
+this package can catch it. The message says which dataset, what was expected, what was found and what to do; the
+attributes say the same to a program.
+
+```text
+LightningDtoolError
+├── InvalidURIError            ValueError         no installed storage broker reads this URI
+├── InvalidNameError           ValueError         dtool does not allow this name
+├── StoreError                 OSError            the store cannot be read or written; `kind` says why
+├── DatasetNotFoundError       FileNotFoundError  no dataset at this URI
+├── NotFrozenError             ValueError         the dataset is still being built
+├── DatasetExistsError         FileExistsError    something is there already
+├── CorruptDatasetError        ValueError         the metadata cannot be read
+│   ├── UnsafeDatasetError                        the dataset reaches outside itself
+│   └── VerificationError                         the content is not what was hashed
+├── MissingItemError           FileNotFoundError  an item that is not there
+├── MetadataKeyError           KeyError           an overlay or annotation that is not there
+├── MetadataValueError         ValueError         a value that is not strict JSON
+├── SelectionError             ValueError         a selection or split without items
+├── DecodeError                ValueError         an item that cannot be decoded
+├── NotACheckpointError        ValueError         the dataset holds no Lightning checkpoint
+├── RecordError                ValueError         the record cannot be read
+│   └── NewerSchemaError                          the record is from a newer version of this package
+├── UnsafeCheckpointError      UnpicklingError    a safe load refuses the checkpoint
+├── ModuleLoadError            ImportError        the model's class cannot be loaded
+├── PublishError               RuntimeError       a checkpoint was not published, with `strict=True`
+├── EvaluationError            RuntimeError       a model cannot be run on the data
+├── ReproductionError          RuntimeError       a recorded training cannot be run again
+├── ConfigurationError         ValueError         arguments that do not fit together
+├── MixedNamespaceError        TypeError          `pytorch_lightning` used together with `lightning`
+├── UnsupportedStrategyError   RuntimeError       a strategy whose checkpoints cannot become datasets
+└── EnvironmentCreationError   RuntimeError       an environment with recorded packages cannot be built
+
+ProvenanceWarning              UserWarning        something was not recorded or not published
+```
 """
 
+import os
 import pickle
 
 
 class LightningDtoolError(Exception):
-    """Base class of every error that this package raises."""
+    """Base class of every error that this package raises.
+
+    Args:
+        reason: What is wrong and what to do, without the URI.
+        uri: The dataset or base URI that it is about. The message begins with it.
+        item: The item within the dataset, by its relative path.
+        path: A local file or folder that it is about. Without a URI the message begins with it.
+        kind: Which one of the causes that the class has; see the class.
+
+    Attributes:
+        reason: The message without the address that it begins with.
+        uri: As given.
+        item: As given.
+        path: As given, as a text.
+        kind: As given.
+
+    Example:
+        >>> error = DatasetNotFoundError("no dataset here.", uri="file:///data/leaves")
+        >>> str(error), error.uri, error.reason
+        ('file:///data/leaves: no dataset here.', 'file:///data/leaves', 'no dataset here.')
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        uri: str | None = None,
+        item: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        kind: str | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.uri = uri
+        self.item = item
+        self.path: str | None = None if path is None else os.fspath(path)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        """Return the message."""
+        address = self.uri or self.path
+        return f"{address}: {self.reason}" if address else self.reason
 
 
 # -- addresses and stores -----------------------------------------------------------------------
@@ -60,10 +134,6 @@ class MissingItemError(LightningDtoolError, FileNotFoundError):
 
 class MetadataKeyError(LightningDtoolError, KeyError):
     """An overlay or annotation that is not there, or that does not cover every item."""
-
-    def __str__(self) -> str:
-        """Return the message as it was written: KeyError would show its repr."""
-        return str(self.args[0]) if self.args else ""
 
 
 class MetadataValueError(LightningDtoolError, ValueError):

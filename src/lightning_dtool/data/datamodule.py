@@ -539,7 +539,7 @@ class DtoolDataModule(pl.LightningDataModule):
             chosen = [values[identifier] for identifier in whole.identifiers]
             return dict(split_by_overlay(chosen, overlay=self._dividing_overlay, uri=uri))
         if self.stratify and whole.class_to_idx is None:
-            raise SelectionError(f"{uri}: stratify=True keeps the proportions of classes, and its targets are none.")
+            raise SelectionError("stratify=True keeps the proportions of classes, and its targets are none.", uri=uri)
         split = split_by_fraction(
             whole.names,
             val_split=self.val_split,

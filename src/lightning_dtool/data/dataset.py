@@ -197,12 +197,13 @@ class DtoolDataset(Dataset[Any]):
         identifier = self._samples.identifiers_of([position])[0]
         if isinstance(error, FileNotFoundError) and not self.dataset.path(identifier).exists():
             return MissingItemError(
-                f"{self.dataset.uri}: item {name} ({identifier}) has gone since the dataset was opened."
-                " Restore the dataset from a copy."
+                f"item {name} ({identifier}) has gone since the dataset was opened. Restore the dataset from a copy.",
+                uri=self.dataset.uri,
             )
         return DecodeError(
-            f"{self.dataset.uri}: cannot {doing} item {name} ({identifier}): {type(error).__name__}: {error}."
-            " Look at the item, pass decoder=... for its format, or leave it out with select=..."
+            f"cannot {doing} item {name} ({identifier}): {type(error).__name__}: {error}."
+            " Look at the item, pass decoder=... for its format, or leave it out with select=...",
+            uri=self.dataset.uri,
         )
 
     def fill_decoded_cache(self, *, progress: bool = True) -> None:
@@ -349,8 +350,9 @@ class _Items:
     def keep_decoded(self) -> None:
         if self.decoder is not None:
             raise ConfigurationError(
-                f"{self.dataset.uri}: decoded_cache=True keeps what this package's own decoders give, and decoder=..."
-                " is given: whether it would still give the same cannot be told. Leave out one of the two."
+                "decoded_cache=True keeps what this package's own decoders give, and decoder=..."
+                " is given: whether it would still give the same cannot be told. Leave out one of the two.",
+                uri=self.dataset.uri,
             )
         content = self.dataset.content_digest_of(self.identifiers)
         key = hashlib.sha256(json.dumps([content, *decoder_versions()]).encode()).hexdigest()
@@ -404,11 +406,12 @@ class _Rows:
         rows, targets = self._array(data).shape[:1], self._array(labels)
         if not rows or targets.shape[:1] != rows:
             raise ConfigurationError(
-                f"{dataset.uri}: {dataset.items[data].relpath} has the shape {self._array(data).shape} and"
-                f" {dataset.items[labels].relpath} the shape {targets.shape}; expected as many labels as rows of data."
+                f"{dataset.items[data].relpath} has the shape {self._array(data).shape} and"
+                f" {dataset.items[labels].relpath} the shape {targets.shape}; expected as many labels as rows of data.",
+                uri=dataset.uri,
             )
         if not rows[0]:
-            raise SelectionError(f"{dataset.uri}: {dataset.items[data].relpath} has no rows.")
+            raise SelectionError(f"{dataset.items[data].relpath} has no rows.", uri=dataset.uri)
         self.names: Sequence[str] = [f"{dataset.items[data].relpath}[{row}]" for row in range(rows[0])]
         self.targets: Targets | None = self._encoded(np.array(targets))
 
@@ -442,8 +445,9 @@ class _Rows:
                 self._arrays[identifier] = np.asarray(open_array(self.dataset.path(identifier)))
             except (OSError, ValueError, EOFError) as error:
                 raise DecodeError(
-                    f"{self.dataset.uri}: cannot decode item {self.dataset.items[identifier].relpath} ({identifier}):"
-                    f" {type(error).__name__}: {error}. It should be a .npy file without Python objects."
+                    f"cannot decode item {self.dataset.items[identifier].relpath} ({identifier}):"
+                    f" {type(error).__name__}: {error}. It should be a .npy file without Python objects.",
+                    uri=self.dataset.uri,
                 ) from error
         return self._arrays[identifier]
 
@@ -460,7 +464,7 @@ class _Rows:
         if labels.dtype.kind == "f":
             return Targets(torch.from_numpy(labels.astype(np.float32)), None)  # type: ignore[arg-type]
         if labels.dtype.kind not in "iub":
-            raise DecodeError(f"{self.dataset.uri}: labels should be numbers, found the dtype {labels.dtype}.")
+            raise DecodeError(f"labels should be numbers, found the dtype {labels.dtype}.", uri=self.dataset.uri)
         if labels.ndim > 1:
             return Targets(torch.from_numpy(labels.astype(np.int64)), None)  # type: ignore[arg-type]
         return Targets(labels.tolist(), {int(label): int(label) for label in np.unique(labels)})
@@ -484,7 +488,7 @@ def _open_samples(
         if dtoolai_type == "TensorDataSet" or {*islice(dataset.relpaths, 3)} == {data, labels}:
             for identifier, relpath in ((data, "the annotated tensor_file_idn"), (labels, LABELS_ITEM)):
                 if identifier not in dataset.relpaths:
-                    raise MissingItemError(f"{dataset.uri}: a TensorDataSet should hold {relpath} ({identifier}).")
+                    raise MissingItemError(f"a TensorDataSet should hold {relpath} ({identifier}).", uri=dataset.uri)
             if select:
                 raise SelectionError(
                     f"{dataset.uri} is a pair of arrays, whose samples are rows: select={dict(select)!r} chooses items"

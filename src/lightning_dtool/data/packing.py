@@ -123,7 +123,7 @@ def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """
 
     def refuse(problem: str) -> ConfigurationError:
-        return ConfigurationError(f"{path}: {problem}. Expected a header line and one line per file, in UTF-8.")
+        return ConfigurationError(f"{problem}. Expected a header line and one line per file, in UTF-8.", path=path)
 
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:

@@ -117,8 +117,9 @@ def encode(
 
     def refuse(position: int, problem: str) -> DecodeError:
         return DecodeError(
-            f"{uri}: {source} gives {values[position]!r} for item {names[position]}, {problem}."
-            " Correct the value, leave the item out with select=..., or choose another target."
+            f"{source} gives {values[position]!r} for item {names[position]}, {problem}."
+            " Correct the value, leave the item out with select=..., or choose another target.",
+            uri=uri,
         )
 
     if set(map(type, values)) in ({str}, {bool}, {int}):
@@ -163,8 +164,9 @@ def _folder(relpath: str, uri: str) -> str:
     folder = PurePosixPath(relpath).parent.name
     if not folder:
         raise ConfigurationError(
-            f"{uri}: target='folder' takes the class from the folder that an item is in, and {relpath} is in none."
-            " Name an overlay instead, or leave the item out with select=..."
+            f"target='folder' takes the class from the folder that an item is in, and {relpath} is in none."
+            " Name an overlay instead, or leave the item out with select=...",
+            uri=uri,
         )
     return folder
 
@@ -173,8 +175,9 @@ def _checked_encoding(encoding: Any, uri: str) -> dict[Any, int]:
     codes = list(encoding.values()) if isinstance(encoding, dict) else [None]
     if not all(type(code) is int and code >= 0 for code in codes) or len(set(codes)) != len(codes):
         raise DecodeError(
-            f"{uri}: annotation {ENCODING_ANNOTATION!r} should map each class to a number of its own, at least 0;"
-            f" found {encoding!r}. Correct the annotation, or name another target."
+            f"annotation {ENCODING_ANNOTATION!r} should map each class to a number of its own, at least 0;"
+            f" found {encoding!r}. Correct the annotation, or name another target.",
+            uri=uri,
         )
     return dict(encoding)
 

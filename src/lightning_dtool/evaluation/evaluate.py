@@ -286,8 +286,9 @@ class _Run:
                 self._take(self._forward(module, inputs), targets)
         if self.filled != self.count:
             raise EvaluationError(
-                f"{self.uri}: expected an output for each of {self.count} samples, found {self.filled}: collate_fn"
-                " makes other samples of them. Pass another collate_fn=..."
+                f"expected an output for each of {self.count} samples, found {self.filled}: collate_fn"
+                " makes other samples of them. Pass another collate_fn=...",
+                uri=self.uri,
             )
 
     def _transferred(self, module: LightningModule, batch: Any, device: torch.device, number: int) -> Any:
@@ -300,16 +301,18 @@ class _Run:
             raise
         except Exception as error:
             raise EvaluationError(
-                f"{self.uri}: a hook of {type(module).__qualname__} that changes each batch failed on batch {number}:"
+                f"a hook of {type(module).__qualname__} that changes each batch failed on batch {number}:"
                 f" {type(error).__name__}: {error}. Hooks that ask for a Trainer cannot run without one: override them"
-                " in a subclass, and pass it as cls=..."
+                " in a subclass, and pass it as cls=...",
+                uri=self.uri,
             ) from error
 
     def _pair(self, batch: Any) -> tuple[Any, torch.Tensor]:
         if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not isinstance(batch[1], torch.Tensor):
             raise EvaluationError(
-                f"{self.uri}: expected each batch to be a pair of inputs and a tensor of targets, found"
-                f" {_kind(batch)}. Pass a collate_fn=... or target_transform=... that makes it one."
+                f"expected each batch to be a pair of inputs and a tensor of targets, found"
+                f" {_kind(batch)}. Pass a collate_fn=... or target_transform=... that makes it one.",
+                uri=self.uri,
             )
         return batch[0], batch[1]
 
@@ -355,8 +358,9 @@ class _Run:
         same = scores.shape[1:] == self.scores.shape[1:] and truth.shape[1:] == self.truth.shape[1:]
         if not same or end > self.count:
             raise EvaluationError(
-                f"{self.uri}: the model returned {_kind(output)} for a batch after {self.filled} of {self.count}"
-                f" samples with {self.scores.shape[1]} scores each: every sample needs as many. {_BETTER_FORWARD}"
+                f"the model returned {_kind(output)} for a batch after {self.filled} of {self.count}"
+                f" samples with {self.scores.shape[1]} scores each: every sample needs as many. {_BETTER_FORWARD}",
+                uri=self.uri,
             )
         self.scores[self.filled : end] = scores.numpy()
         self.truth[self.filled : end] = truth.numpy()
@@ -416,8 +420,9 @@ class _Run:
         lost = np.isnan(self.scores).any(1)
         if lost.any():
             raise EvaluationError(
-                f"{self.uri}: the model returned NaN for {int(lost.sum())} of {self.count} samples, the first of them"
-                f" {names[int(lost.argmax())]}. Look at the sample, or at the weights, or leave it out with select=..."
+                f"the model returned NaN for {int(lost.sum())} of {self.count} samples, the first of them"
+                f" {names[int(lost.argmax())]}. Look at the sample, or at the weights, or leave it out with select=...",
+                uri=self.uri,
             )
         if self.task == "regression":
             return Predictions("regression", self.truth, self.scores), "values"
@@ -426,8 +431,9 @@ class _Run:
         if strange.any():
             first = int(strange.argmax())
             raise EvaluationError(
-                f"{self.uri}: sample {names[first]} has the class number {int(truth[first])}, and the model has outputs"
-                f" for 0 to {count - 1}. Leave it out with select=..., or pass a target_transform=..."
+                f"sample {names[first]} has the class number {int(truth[first])}, and the model has outputs"
+                f" for 0 to {count - 1}. Leave it out with select=..., or pass a target_transform=...",
+                uri=self.uri,
             )
         if self.chosen.class_to_idx is not None and not self.has_names:
             notes.append("target_transform changes the numbers of the classes: they are called by their new numbers.")

@@ -210,8 +210,9 @@ class _Chooser:
         found = selection_digest(dataset.identifiers if dataset.is_itemwise else dataset.names)
         if expected is not None and found != expected:
             raise VerificationError(
-                f"{frozen.uri}: expected its part {stage!r} to be the samples {expected} that the record of"
-                f" {self.checkpoint} names, found {found}. Choose samples yourself: part='{WHOLE}', select=..."
+                f"expected its part {stage!r} to be the samples {expected} that the record of"
+                f" {self.checkpoint} names, found {found}. Choose samples yourself: part='{WHOLE}', select=...",
+                uri=frozen.uri,
             )
         return dataset
 

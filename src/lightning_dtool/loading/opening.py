@@ -30,9 +30,10 @@ def require_checkpoint(dataset: FrozenDataset) -> None:
     missing = {CHECKPOINT_ITEM, RECORD_ITEM} - relpaths
     if missing:
         raise NotACheckpointError(
-            f"{dataset.uri}: expected a checkpoint with the items {CHECKPOINT_ITEM} and {RECORD_ITEM}, found "
+            f"expected a checkpoint with the items {CHECKPOINT_ITEM} and {RECORD_ITEM}, found "
             f"{len(relpaths)} items without {' and '.join(sorted(missing))}. "
-            "Is this a data set? DtoolDataset and DtoolDataModule read one."
+            "Is this a data set? DtoolDataset and DtoolDataModule read one.",
+            uri=dataset.uri,
         )
 
 

@@ -80,7 +80,7 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
     relpath = code.modules.get(module_name)
     if relpath is None:
         raise ModuleLoadError(
-            f"{uri}: its source.zip does not hold the module {module_name!r} that defines {qualname!r}."
+            f"its source.zip does not hold the module {module_name!r} that defines {qualname!r}.", uri=uri
         )
     folder = Path(tempfile.mkdtemp(prefix="lightning-dtool-source-"))  # stays as long as tracebacks may show its lines
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -95,12 +95,13 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
                 found = getattr(found, name)
     except (Exception, SystemExit) as error:  # the recorded code may raise anything
         raise ModuleLoadError(
-            f"{uri}: the recorded source of {class_path!r} does not run here: {type(error).__name__}: {error}. "
-            "Install what it needs (see requirements.txt in the dataset), or pass the class: load_module(cls=...)."
+            f"the recorded source of {class_path!r} does not run here: {type(error).__name__}: {error}. "
+            "Install what it needs (see requirements.txt in the dataset), or pass the class: load_module(cls=...).",
+            uri=uri,
         ) from error
     if not _is_module_class(found):
         recorded.forget()
-        raise ModuleLoadError(f"{uri}: {class_path!r} in the recorded source is no LightningModule.")
+        raise ModuleLoadError(f"{class_path!r} in the recorded source is no LightningModule.", uri=uri)
     return found  # type: ignore[no-any-return]
 
 

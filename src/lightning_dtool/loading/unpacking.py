@@ -27,14 +27,15 @@ def unpack(source_zip: Path, folder: Path, uri: str) -> None:
             size = sum(entry.file_size for entry in archive.infolist())
             if size > MAX_EXTRACTED_BYTES:
                 raise UnsafeDatasetError(
-                    f"{uri}: source.zip unpacks to {size} bytes, expected at most {MAX_EXTRACTED_BYTES}. Do not use it."
+                    f"source.zip unpacks to {size} bytes, expected at most {MAX_EXTRACTED_BYTES}. Do not use it.",
+                    uri=uri,
                 )
             for name in archive.namelist():
                 refuse_outside(folder, name, uri)
             archive.extractall(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise CorruptDatasetError(
-            f"{uri}: source.zip cannot be unpacked ({error}). The dataset is damaged; restore it from a copy."
+            f"source.zip cannot be unpacked ({error}). The dataset is damaged; restore it from a copy.", uri=uri
         ) from error
 
 
@@ -47,4 +48,4 @@ def refuse_outside(folder: Path, name: str, uri: str) -> None:
         uri: Named in the error.
     """
     if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise UnsafeDatasetError(f"{uri}: source.zip names {name!r}, which lies outside of it. Do not use it.")
+        raise UnsafeDatasetError(f"source.zip names {name!r}, which lies outside of it. Do not use it.", uri=uri)

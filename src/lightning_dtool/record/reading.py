@@ -33,39 +33,43 @@ def from_json(text: str | bytes, source: str) -> Provenance:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(
-            f"{source}: provenance.json is not JSON ({error}). The dataset is damaged; restore it from a copy."
+            f"provenance.json is not JSON ({error}). The dataset is damaged; restore it from a copy.", uri=source
         ) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise RecordError(
-            f"{source}: expected a record, found a provenance.json without a valid schema_version. "
-            "It was not written by this package; look at the dataset's README."
+            "expected a record, found a provenance.json without a valid schema_version. "
+            "It was not written by this package; look at the dataset's README.",
+            uri=source,
         )
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(
-            f"{source}: its record has schema version {str(version)[:20]}, this package reads up to {SCHEMA_VERSION}. "
-            "Upgrade with: pip install --upgrade lightning-dtool"
+            f"its record has schema version {str(version)[:20]}, this package reads up to {SCHEMA_VERSION}. "
+            "Upgrade with: pip install --upgrade lightning-dtool",
+            uri=source,
         )
     try:
         content = migrate(content)
     except Exception as error:  # what it takes to be an older record may be anything
         raise RecordError(
-            f"{source}: provenance.json says schema version {version}, and cannot be brought to version "
-            f"{SCHEMA_VERSION} ({type(error).__name__}: {error}). It is damaged, or was not written by this package."
+            f"provenance.json says schema version {version}, and cannot be brought to version "
+            f"{SCHEMA_VERSION} ({type(error).__name__}: {error}). It is damaged, or was not written by this package.",
+            uri=source,
         ) from error
     try:
         return Provenance.model_validate(content)
     except RecursionError as error:
         raise RecordError(
-            f"{source}: provenance.json is nested too deeply. It was not written by this package."
+            "provenance.json is nested too deeply. It was not written by this package.", uri=source
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RecordError(
-            f"{source}: provenance.json is not a record of schema version {version}: {place}: {first['msg']} "
+            f"provenance.json is not a record of schema version {version}: {place}: {first['msg']} "
             f"({error.error_count()} problems in all). "
-            "It is damaged, or was not written by this package; restore it from a copy."
+            "It is damaged, or was not written by this package; restore it from a copy.",
+            uri=source,
         ) from error
 
 

@@ -292,8 +292,9 @@ def _state_dict(checkpoint: Mapping[str, Any], uri: str) -> Mapping[str, Any]:
     found = checkpoint.get("state_dict")
     if not isinstance(found, Mapping):
         raise NotACheckpointError(
-            f"{uri}: expected a Lightning checkpoint with a 'state_dict', found "
-            f"{', '.join(map(str, checkpoint)) or 'nothing'}. Only what a Trainer saved can be compared."
+            f"expected a Lightning checkpoint with a 'state_dict', found "
+            f"{', '.join(map(str, checkpoint)) or 'nothing'}. Only what a Trainer saved can be compared.",
+            uri=uri,
         )
     return found
 

@@ -212,7 +212,9 @@ def create_environment(
             the last lines of the tool's output. The folder is removed.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigurationError(f"{folder}: expected an empty folder for the environment, or none. Name another one.")
+        raise ConfigurationError(
+            "expected an empty folder for the environment, or none. Name another one.", path=folder
+        )
     pins, skipped = _wanted(requirements)
     for name, why in skipped.items():
         report(f"left out: {name}: {why}")

@@ -180,7 +180,7 @@ def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]
         What a reader should know of it.
     """
     if not source.is_dir():
-        raise ReproductionError(f"{source}: expected a folder with the project's code, found none.")
+        raise ReproductionError("expected a folder with the project's code, found none.", path=source)
     config = record.trainer.config.file if record.trainer.config is not None else None
     wanted = {relpath for relpath in record.code.files if relpath not in (config, record.code.patch)}
     absent = sorted(relpath for relpath in wanted if not (source / relpath).is_file())
@@ -190,7 +190,9 @@ def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]
         inside = Path(folder).relative_to(source)
         wanted.update((inside / name).as_posix() for name in files if name.endswith(".py"))
         if len(wanted) > MAX_OVERLAID_FILES:
-            raise ReproductionError(f"{source}: expected a project, found more than {MAX_OVERLAID_FILES} Python files.")
+            raise ReproductionError(
+                f"expected a project, found more than {MAX_OVERLAID_FILES} Python files.", path=source
+            )
     changed = 0
     for relpath in sorted(wanted):
         refuse_outside(root, relpath, uri)

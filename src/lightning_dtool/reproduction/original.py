@@ -70,7 +70,7 @@ class Recorded:
         """
         found = self.optional_path(SOURCE_ITEM)
         if found is None:
-            raise ReproductionError(f"{self.uri}: expected an item {SOURCE_ITEM} with the code that ran, found none.")
+            raise ReproductionError(f"expected an item {SOURCE_ITEM} with the code that ran, found none.", uri=self.uri)
         return found
 
 

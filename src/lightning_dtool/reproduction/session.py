@@ -190,7 +190,8 @@ class _Session:
         if self.request.env == "create":
             if pinned is None:
                 raise ReproductionError(
-                    f"{self.recorded.uri}: expected an item {REQUIREMENTS_ITEM} to make an environment of, found none."
+                    f"expected an item {REQUIREMENTS_ITEM} to make an environment of, found none.",
+                    uri=self.recorded.uri,
                 )
             made = create_environment(pinned, self.scratch / "environment", record.environment.python, self.request.say)
             self._environment += [f"left out: {name}: {why}" for name, why in made.skipped.items()]
@@ -224,7 +225,7 @@ class _Session:
             return None
         if generation >= MAX_GENERATIONS:
             raise ReproductionError(
-                f"{recorded.uri}: more than {MAX_GENERATIONS} trainings, each resumed from another."
+                f"more than {MAX_GENERATIONS} trainings, each resumed from another.", uri=recorded.uri
             )
         search = [*self.request.search, *_beside(recorded.uri)]
         try:

@@ -203,7 +203,7 @@ def read_sources(archive: bytes, source: str) -> dict[str, bytes]:
             entries = [entry for entry in opened.infolist() if not entry.is_dir()]
             if len(entries) > MAX_SOURCE_FILES:
                 raise RecordError(
-                    f"{source}: source.zip lists {len(entries)} files. It was not written by this package."
+                    f"source.zip lists {len(entries)} files. It was not written by this package.", uri=source
                 )
             for entry in entries:
                 with opened.open(entry) as file:
@@ -211,15 +211,16 @@ def read_sources(archive: bytes, source: str) -> dict[str, bytes]:
                 left -= len(content)
                 if left < 0:
                     raise RecordError(
-                        f"{source}: source.zip unpacks to more than {MAX_SOURCE_BYTES} bytes. "
-                        "It was not written by this package."
+                        f"source.zip unpacks to more than {MAX_SOURCE_BYTES} bytes. "
+                        "It was not written by this package.",
+                        uri=source,
                     )
                 files[entry.filename] = content
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, NotImplementedError) as error:
         if isinstance(error, RecordError):
             raise
         raise RecordError(
-            f"{source}: source.zip cannot be read ({error}). The dataset is damaged; restore it from a copy."
+            f"source.zip cannot be read ({error}). The dataset is damaged; restore it from a copy.", uri=source
         ) from error
     return files
 

@@ -84,7 +84,7 @@ class BrokerExtras:
 
     def remove(self) -> None:
         """Remove the whole dataset."""
-        raise StoreError(f"{self.uri}: cannot delete: its storage broker offers no way to. Remove it by other means.")
+        raise StoreError("cannot delete: its storage broker offers no way to. Remove it by other means.", uri=self.uri)
 
     def check_writable(self) -> None:
         """Raise if the base URI that this broker was opened on cannot take a dataset."""

@@ -126,8 +126,9 @@ class Cache:
                 advance(-arriving.size)
             if isinstance(exc, StoreError) and exc.__cause__ is not None and is_absent(exc.__cause__):
                 raise MissingItemError(
-                    f"{self._uri}: expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
-                    "Restore the dataset from a copy."
+                    f"expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
+                    "Restore the dataset from a copy.",
+                    uri=self._uri,
                 ) from exc
             raise
 
@@ -164,8 +165,9 @@ class Cache:
         same = size == item.size_in_bytes
         if not same or (found is not None and not same_hash(found, item.hash)):
             raise VerificationError(
-                f"{self._uri}: expected item {item.relpath!r} with {item.size_in_bytes} bytes and hash {item.hash}, "
-                f"found {size} bytes{f' and hash {found}' if same else ''}. Restore the dataset from a copy."
+                f"expected item {item.relpath!r} with {item.size_in_bytes} bytes and hash {item.hash}, "
+                f"found {size} bytes{f' and hash {found}' if same else ''}. Restore the dataset from a copy.",
+                uri=self._uri,
             )
 
 

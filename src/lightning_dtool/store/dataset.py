@@ -75,11 +75,14 @@ class FrozenDataset:
         kind = dataset._admin_metadata["type"]
         if kind == "protodataset":
             raise NotFrozenError(
-                f"{normal}: expected a frozen dataset, found one that is still being built (a proto dataset). "
-                "Freeze it, or remove it if its writer was interrupted."
+                "expected a frozen dataset, found one that is still being built (a proto dataset). "
+                "Freeze it, or remove it if its writer was interrupted.",
+                uri=normal,
             )
         if kind != "dataset":
-            raise CorruptDatasetError(f"{normal}: expected the type 'dataset', found {kind!r}. Restore it from a copy.")
+            raise CorruptDatasetError(
+                f"expected the type 'dataset', found {kind!r}. Restore it from a copy.", uri=normal
+            )
         return dataset
 
     def __repr__(self) -> str:
@@ -219,7 +222,7 @@ class FrozenDataset:
         except FileNotFoundError as exc:
             raise self._missing(self._item(identifier)) from exc
         except OSError as exc:
-            raise StoreError(f"{self._uri}: cannot read {path}: {exc}. Check who may read it.") from exc
+            raise StoreError(f"cannot read {path}: {exc}. Check who may read it.", uri=self._uri) from exc
 
     def read_bytes(self, identifier: str) -> bytes:
         """Return an item's content; see `open`.
@@ -351,8 +354,9 @@ class FrozenDataset:
         lacking = [relpath for identifier, relpath in relpaths.items() if identifier not in values]
         if lacking:
             raise MetadataKeyError(
-                f"{self._uri}: expected overlay {name!r} to have a value for each of {len(relpaths)} items, "
-                f"found none for {len(lacking)}: {_some(lacking)}. Write the overlay again, for every item."
+                f"expected overlay {name!r} to have a value for each of {len(relpaths)} items, "
+                f"found none for {len(lacking)}: {_some(lacking)}. Write the overlay again, for every item.",
+                uri=self._uri,
             )
         return {identifier: values[identifier] for identifier in relpaths}
 
@@ -430,7 +434,7 @@ class FrozenDataset:
         except StoreError as exc:
             if exc.__cause__ is not None and is_absent(exc.__cause__):
                 raise CorruptDatasetError(
-                    f"{self._uri}: expected a manifest, found none. Restore the dataset from a copy."
+                    "expected a manifest, found none. Restore the dataset from a copy.", uri=self._uri
                 ) from exc
             raise
         return parse_manifest(self._uri, content)
@@ -443,8 +447,9 @@ class FrozenDataset:
             return None if root is None else Path(os.path.realpath(root))
         if root.is_symlink() and not _is_below(os.path.realpath(root), os.path.realpath(root.parent)):
             raise UnsafeDatasetError(
-                f"{self._uri}: expected a directory at {root}, found a link to {os.path.realpath(root)}. "
-                "Do not use this dataset; ask who wrote it."
+                f"expected a directory at {root}, found a link to {os.path.realpath(root)}. "
+                "Do not use this dataset; ask who wrote it.",
+                uri=self._uri,
             )
         return root
 
@@ -453,8 +458,9 @@ class FrozenDataset:
             return self.items[identifier]
         except KeyError:
             raise MissingItemError(
-                f"{self._uri}: expected an item {shown or identifier!r}, found none among {len(self.items)} items. "
-                "Check the name; `items` lists them all."
+                f"expected an item {shown or identifier!r}, found none among {len(self.items)} items. "
+                "Check the name; `items` lists them all.",
+                uri=self._uri,
             ) from None
 
     def _select(self, identifiers: Iterable[str] | None) -> list[Item]:
@@ -472,18 +478,20 @@ class FrozenDataset:
                 target = os.path.realpath(path)
                 if not _is_below(target, os.path.realpath(root)):
                     raise UnsafeDatasetError(
-                        f"{self._uri}: expected item {relpath!r} inside the dataset, found a link to {target}. "
-                        "Do not use this dataset; ask who wrote it."
+                        f"expected item {relpath!r} inside the dataset, found a link to {target}. "
+                        "Do not use this dataset; ask who wrote it.",
+                        uri=self._uri,
                     )
                 status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError) as exc:
             raise self._missing(self._item(identifier)) from exc
         except OSError as exc:
-            raise StoreError(f"{self._uri}: cannot read item {relpath!r}: {exc}. Check who may read it.") from exc
+            raise StoreError(f"cannot read item {relpath!r}: {exc}. Check who may read it.", uri=self._uri) from exc
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeDatasetError(
-                f"{self._uri}: expected a plain file as item {relpath!r}, found something else at {path}. "
-                "Restore the dataset from a copy."
+                f"expected a plain file as item {relpath!r}, found something else at {path}. "
+                "Restore the dataset from a copy.",
+                uri=self._uri,
             )
         return path
 
@@ -502,8 +510,9 @@ class FrozenDataset:
             values = self._broker.get_overlay(name)
         if not isinstance(values, dict):
             raise CorruptDatasetError(
-                f"{self._uri}: expected overlay {name!r} to be an object, found {type(values).__name__}. "
-                "Restore the dataset from a copy."
+                f"expected overlay {name!r} to be an object, found {type(values).__name__}. "
+                "Restore the dataset from a copy.",
+                uri=self._uri,
             )
         return values
 
@@ -513,14 +522,15 @@ class FrozenDataset:
 
     def _absent(self, kind: str, name: str, names: list[str]) -> MetadataKeyError:
         return MetadataKeyError(
-            f"{self._uri}: expected the {kind} {name!r}, found {', '.join(names) or 'none'}. "
-            f"Use one of these or write the {kind}."
+            f"expected the {kind} {name!r}, found {', '.join(names) or 'none'}. Use one of these or write the {kind}.",
+            uri=self._uri,
         )
 
     def _missing(self, item: Item) -> MissingItemError:
         return MissingItemError(
-            f"{self._uri}: expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
-            "Restore the dataset from a copy."
+            f"expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
+            "Restore the dataset from a copy.",
+            uri=self._uri,
         )
 
 
@@ -542,8 +552,9 @@ def read_admin_metadata(uri: str, broker: Broker) -> dict[str, Any]:
     except StoreError as exc:
         if exc.__cause__ is not None and is_absent(exc.__cause__):
             raise DatasetNotFoundError(
-                f"{uri}: expected a dtool dataset, found none. Check the URI; "
-                "`dtool ls BASE_URI` lists the datasets below a base URI, `lightning-dtool ls BASE_URI` checkpoints."
+                "expected a dtool dataset, found none. Check the URI; "
+                "`dtool ls BASE_URI` lists the datasets below a base URI, `lightning-dtool ls BASE_URI` checkpoints.",
+                uri=uri,
             ) from exc
         raise
     return parse_admin_metadata(uri, content)

@@ -61,11 +61,12 @@ def store_errors(uri: str, action: str) -> Iterator[None]:
         raise
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptDatasetError(
-            f"{uri}: cannot {action}: expected JSON in UTF-8, found something else ({exc}). "
-            "The dataset is damaged: restore it from a copy."
+            f"cannot {action}: expected JSON in UTF-8, found something else ({exc}). "
+            "The dataset is damaged: restore it from a copy.",
+            uri=uri,
         ) from exc
     except Exception as exc:
-        error = StoreError(f"{uri}: cannot {action}: {_describe(exc)}")
+        error = StoreError(f"cannot {action}: {_describe(exc)}", uri=uri)
         # Callers can still tell a full disk from a missing permission.
         error.errno = getattr(exc, "errno", None)
         raise error from exc

@@ -60,13 +60,15 @@ def locate(
     looked = "".join(f"\n  {line}" for line in finder.notes) or " nowhere"
     if finder.changed is not None:
         raise VerificationError(
-            f"{finder.changed.uri}: expected the dataset {uuid} with the content {content_digest}, found other content "
+            f"expected the dataset {uuid} with the content {content_digest}, found other content "
             f"under that UUID: {finder.changed.content_digest}. It was changed after it was frozen, or is damaged. "
-            f"Give a place with an unchanged copy: --search BASE_URI. Looked in:{looked}"
+            f"Give a place with an unchanged copy: --search BASE_URI. Looked in:{looked}",
+            uri=finder.changed.uri,
         )
     raise DatasetNotFoundError(
-        f"{uri or uuid or content_digest}: expected a dataset with {wanted or 'this URI'}, found none. Say where to "
-        f"look, --search BASE_URI, or what to take for it, --data OLD=NEW. Looked in:{looked}"
+        f"expected a dataset with {wanted or 'this URI'}, found none. Say where to "
+        f"look, --search BASE_URI, or what to take for it, --data OLD=NEW. Looked in:{looked}",
+        uri=uri or uuid or content_digest,
     )
 
 

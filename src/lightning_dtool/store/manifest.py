@@ -140,13 +140,15 @@ def _check_entry(uri: str, identifier: str, entry: object) -> None:
     fault = relpath_fault(relpath)
     if fault is not None:
         raise UnsafeDatasetError(
-            f"{uri}: expected item paths below the dataset's data, found {relpath!r}: {fault}. "
-            "Do not use this dataset; ask who wrote it."
+            f"expected item paths below the dataset's data, found {relpath!r}: {fault}. "
+            "Do not use this dataset; ask who wrote it.",
+            uri=uri,
         )
     if identifier != generate_identifier(relpath):
         raise UnsafeDatasetError(
-            f"{uri}: expected the identifier {generate_identifier(relpath)} of item {relpath!r}, "
-            f"found {identifier!r}. Do not use this dataset; ask who wrote it."
+            f"expected the identifier {generate_identifier(relpath)} of item {relpath!r}, "
+            f"found {identifier!r}. Do not use this dataset; ask who wrote it.",
+            uri=uri,
         )
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise _corrupt(uri, f"size of item {relpath!r}", "a number of bytes", size)
@@ -180,8 +182,9 @@ def parse_admin_metadata(uri: str, content: object) -> dict[str, Any]:
     name = content["name"]
     if relpath_fault(name) is not None or "/" in name:
         raise UnsafeDatasetError(
-            f"{uri}: expected a plain name, found {name!r}, which leads elsewhere when the dataset is copied. "
-            "Do not use this dataset; ask who wrote it."
+            f"expected a plain name, found {name!r}, which leads elsewhere when the dataset is copied. "
+            "Do not use this dataset; ask who wrote it.",
+            uri=uri,
         )
     return content
 
@@ -206,5 +209,5 @@ def parse_timestamp(uri: str, key: str, value: object) -> datetime:
 def _corrupt(uri: str, what: str, expected: str, found: object) -> CorruptDatasetError:
     shown = "nothing" if found is None else json.dumps(found, default=repr)[:80]
     return CorruptDatasetError(
-        f"{uri}: the {what} is damaged: expected {expected}, found {shown}. Restore the dataset from a copy."
+        f"the {what} is damaged: expected {expected}, found {shown}. Restore the dataset from a copy.", uri=uri
     )

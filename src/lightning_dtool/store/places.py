@@ -50,7 +50,7 @@ def require_directory(base_uri: str) -> None:
     path = local_path(base_uri)
     if path is not None and not path.is_dir():
         found = "a file" if path.exists() else "nothing"
-        raise StoreError(f"{base_uri}: expected a directory at {path}, found {found}. Create it: mkdir -p {path}")
+        raise StoreError(f"expected a directory at {path}, found {found}. Create it: mkdir -p {path}", uri=base_uri)
 
 
 def iter_datasets(
@@ -103,8 +103,9 @@ def delete_dataset(uri: str | os.PathLike[str]) -> None:
     path = local_path(normal)
     if path is not None and path.is_symlink():
         raise StoreError(
-            f"{normal}: expected a dataset, found a link to {os.path.realpath(path)}. Delete the dataset itself: "
-            f"file://{os.path.realpath(path)}"
+            f"expected a dataset, found a link to {os.path.realpath(path)}. Delete the dataset itself: "
+            f"file://{os.path.realpath(path)}",
+            uri=normal,
         )
     broker = open_broker(normal)
     read_admin_metadata(normal, broker)

@@ -191,8 +191,9 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
         differing = sorted(key.removeprefix(self._root) for key in metadata if held.get(key) != sent.get(key))
         if differing:
             raise StoreError(
-                f"{self.uri}: expected the store to hold the metadata that was written, found {len(differing)} "
-                f"differences: {', '.join(differing[:5])}. Nothing was frozen; try again."
+                f"expected the store to hold the metadata that was written, found {len(differing)} "
+                f"differences: {', '.join(differing[:5])}. Nothing was frozen; try again.",
+                uri=self.uri,
             )
         identified = {key.removeprefix(self.data_key_prefix): value for key, value in items.items()}
         return {self._relpaths.get(identifier, identifier): value for identifier, value in identified.items()}

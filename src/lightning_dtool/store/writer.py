@@ -356,12 +356,12 @@ class DatasetWriter:
 
     def _require_open(self) -> None:
         if self._state != "open":
-            raise ConfigurationError(f"{self._uri}: this writer is {self._state}. Make a new DatasetWriter.")
+            raise ConfigurationError(f"this writer is {self._state}. Make a new DatasetWriter.", uri=self._uri)
 
     def _check_new(self, relpath: str) -> None:
         check_relpath(relpath)
         if relpath in self._sent:
-            raise DatasetExistsError(f"{self._uri}: there is an item {relpath!r} already. Use another path.")
+            raise DatasetExistsError(f"there is an item {relpath!r} already. Use another path.", uri=self._uri)
 
     def _send(self, content: Path | bytes, relpath: str) -> None:
         """Hash an item and send it to a store that takes several at a time."""
@@ -387,7 +387,7 @@ class DatasetWriter:
                 self._broker.create_structure()
             except FileExistsError as exc:
                 raise DatasetExistsError(
-                    f"{self._uri}: expected nothing there yet, found something. Choose another name."
+                    "expected nothing there yet, found something. Choose another name.", uri=self._uri
                 ) from exc
             try:
                 self._broker.put_admin_metadata(self._admin_metadata)
@@ -429,8 +429,9 @@ class DatasetWriter:
             differing = sorted(self._sent.keys() ^ values.keys())
             if differing:
                 raise MetadataKeyError(
-                    f"{self._uri}: expected overlay {name!r} to have a value for exactly the {len(self._sent)} items, "
-                    f"found {len(differing)} items in only one of both: {', '.join(differing[:5])}. Complete it."
+                    f"expected overlay {name!r} to have a value for exactly the {len(self._sent)} items, "
+                    f"found {len(differing)} items in only one of both: {', '.join(differing[:5])}. Complete it.",
+                    uri=self._uri,
                 )
         return {
             name: {self._sent[relpath].item.identifier: values[relpath] for relpath in sorted(self._sent)}
@@ -452,8 +453,9 @@ class DatasetWriter:
                 faults.append(f"{relpath}: sent hash {sent.item.hash}, found {found}")
         if faults:
             raise StoreError(
-                f"{self._uri}: expected the store to hold the {len(self._sent)} items that were sent, found "
-                f"{len(faults)} differences: {'; '.join(sorted(faults)[:5])}. Nothing was frozen; try again."
+                f"expected the store to hold the {len(self._sent)} items that were sent, found "
+                f"{len(faults)} differences: {'; '.join(sorted(faults)[:5])}. Nothing was frozen; try again.",
+                uri=self._uri,
             )
 
     def _put_metadata(self, overlays: dict[str, dict[str, Any]]) -> None:
@@ -491,8 +493,9 @@ class DatasetWriter:
         same_items = self._broker.compares_metadata or dict(dataset.items) == sent
         if dataset.uuid != self.uuid or not same_items:
             raise StoreError(
-                f"{self._uri}: expected to find the dataset that was written, found another one. "
-                "Is something else writing there? Try again."
+                "expected to find the dataset that was written, found another one. "
+                "Is something else writing there? Try again.",
+                uri=self._uri,
             )
         return dataset
 
