@@ -18,8 +18,9 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 import programs
 from kit import TinyNet, loader, same, trainer, weights
-from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback, checkpoint_io, staging
+from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback, checkpoint_io
 from lightning_dtool.errors import ConfigurationError, ProvenanceWarning
+from lightning_dtool.snapshot import staging
 from lightning_dtool.store import WritingProcess, iter_datasets
 
 

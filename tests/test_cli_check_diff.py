@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from click.testing import Result
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from test_differences import archive
 
 from conftest import Run
 from kit import TinyNet, checkpoint_dataset, trainer
@@ -22,6 +21,7 @@ from lightning_dtool.items import RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
 from lightning_dtool.record import SCHEMA_VERSION
 from lightning_dtool.results.checklist import Verdict
 from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path
+from results.test_differences import archive
 
 HOSTILE = "[red]x[bold]\x1b[2J\x9b31m\u202e:smile:"
 
@@ -103,7 +103,7 @@ def test_check_fails_only_when_it_is_strict(run: Run, runs: tuple[str, str]) -> 
 
 def test_strict_is_content_with_a_complete_record(run: Run, base_uri: str, data: str) -> None:
     """Of a record that lacks nothing, and of the same one whose data is out of reach."""
-    from test_checklist import ITEMS, complete
+    from results.test_checklist import ITEMS, complete
 
     dataset = FrozenDataset.from_uri(data)
     facts = {"uri": data, "uuid": dataset.uuid, "name": "vectors", "content_digest": dataset.content_digest}

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
-from lightning_dtool import DtoolDataModule, DtoolDataset, decoding
+from lightning_dtool import DtoolDataModule, DtoolDataset
 from lightning_dtool.data import dataset as dataset_module
+from lightning_dtool.data import decoding
 from lightning_dtool.data.decoded_cache import DecodedImages
 from lightning_dtool.errors import ConfigurationError, DecodeError, VerificationError
 from lightning_dtool.store import FrozenDataset

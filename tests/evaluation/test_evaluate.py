@@ -789,7 +789,7 @@ def test_code_from_a_checkpoint_runs_only_on_trust(
         "    trainer(Path('.'), provenance, max_epochs=1).fit(Net(), DtoolDataModule(sys.argv[2], test_split=0.2))\n"
         "    print(provenance.last_uri)\n"
     )
-    done = programs.run(script, Path(__file__).parent, data.uri, cwd=tmp_path)
+    done = programs.run(script, Path(__file__).parents[1], data.uri, cwd=tmp_path)
     uri = done.stdout.strip().splitlines()[-1]
     with pytest.raises(ModuleLoadError, match="trust_source"):
         evaluate(uri, new_data.uri)

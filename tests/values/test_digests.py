@@ -118,5 +118,5 @@ def test_it_holds_across_processes_and_touches_nothing() -> None:
         "from lightning_dtool.values.digests import state_digest\n"
         "print(state_digest(TinyNet().state_dict()))"
     )
-    done = programs.run("-c", program, cwd=Path(__file__).parent)
+    done = programs.run("-c", program, cwd=Path(__file__).parents[1])
     assert done.stdout.strip() == digest

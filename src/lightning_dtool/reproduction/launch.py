@@ -13,7 +13,7 @@ from lightning_dtool.errors import ReproductionError
 from lightning_dtool.items import CHECKPOINT_ITEM, INITIAL_WEIGHTS_ITEM, RANDOM_STATES_ITEM
 from lightning_dtool.loading.unpacking import refuse_outside, unpack
 from lightning_dtool.record import Provenance
-from lightning_dtool.reproduction import child
+from lightning_dtool.rehearsal import child
 from lightning_dtool.reproduction.command import command, recorded_threads, variables
 from lightning_dtool.reproduction.failure import explain
 from lightning_dtool.reproduction.original import LocatedData, Recorded, relocated
