@@ -689,8 +689,8 @@ def test_the_result_is_a_dataset_that_points_at_both(stored: Any, checkpoint: st
 def test_the_items_say_what_the_result_says(stored: Any) -> None:
     dataset = FrozenDataset.from_uri(stored.dataset_uri)
     content = dataset.read_bytes(dataset.item("metrics.json").identifier)
-    assert json.loads(content, parse_constant=pytest.fail) == stored.as_dict()
-    assert json.loads(stored.to_json()) == stored.as_dict()
+    assert json.loads(content, parse_constant=pytest.fail) == stored.to_dict()
+    assert json.loads(stored.to_json()) == stored.to_dict()
     header, *lines = rows(stored.dataset_uri, "confusion_matrix.csv")
     assert header == ["true / predicted", *CLASSES]
     assert [[int(cell) for cell in line[1:]] for line in lines] == stored.confusion

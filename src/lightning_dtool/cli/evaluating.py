@@ -44,10 +44,10 @@ def evaluate(uri: str, data_uri: str, workers: int, as_json: bool, **options: An
     for warning in caught:
         message(f"Warning: {warning.message}")
     if as_json:
-        print_json(found.as_dict())
+        print_json(found.to_dict())
     else:
         from lightning_dtool.export.text import evaluation
 
-        print_rich(lambda _: evaluation(found.as_dict()))
+        print_rich(lambda _: evaluation(found))
     if found.dataset_uri is None:
         message("Nothing was stored: that needs --into BASE_URI.")

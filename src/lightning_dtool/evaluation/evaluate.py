@@ -2,13 +2,12 @@
 
 import csv
 import io
-import json
 import os
 import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
@@ -24,11 +23,12 @@ from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, EvaluationError, LightningDtoolError, ProvenanceWarning
 from lightning_dtool.evaluation.held_out import HeldOut, held_out
 from lightning_dtool.evaluation.picture import confusion_picture
-from lightning_dtool.evaluation.scoring import Predictions, Scores, Task, check_names, score
+from lightning_dtool.evaluation.scoring import Predictions, Scores, check_names, score
 from lightning_dtool.export.annotations import evaluation_annotations
 from lightning_dtool.export.readme import evaluation_readme
 from lightning_dtool.items import CONFUSION_ITEM, EVALUATION_TAG, METRICS_ITEM, PICTURE_ITEM, PREDICTIONS_ITEM
 from lightning_dtool.record import DatasetReference, Provenance
+from lightning_dtool.results.evaluation import Evaluation, Task
 from lightning_dtool.store import DatasetWriter, FrozenDataset, ensure_writable
 
 _ROWS = 20_000
@@ -37,59 +37,6 @@ _ROWS = 20_000
 _BETTER_FORWARD = (
     "Subclass the model, give it a forward that returns one tensor of scores, and pass the subclass as cls=..."
 )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found.
-
-    Attributes:
-        checkpoint: The checkpoint: `uri`, `uuid`, `name` and `content_digest`.
-        data: The dataset, likewise.
-        part: Which of its samples: `test`, `val` or `train` as the record divided it, or `whole`.
-        reading: How they were chosen and read: `select`, and what was recorded or given of `decoder`, `target`,
-            `eval_transform`, `target_transform` and `collate_fn`.
-        count: How many samples.
-        training_items: How many of them the model was trained on; None where that could not be found out.
-        task: `multiclass`, `binary` or `regression`.
-        metrics: The metrics by name; None where one is not defined for this data.
-        settings: For each metric the function of torchmetrics, and with which settings it was called.
-        output: How the model's output was read: `logits`, `probabilities` or `values`.
-        classes: The names of the classes in order of their numbers; None for regression.
-        per_class: For each class its `accuracy` (the part of its samples that was recognised), `count` (its samples)
-            and `predicted` (how often it was named). Empty for regression.
-        confusion: A row for each true class: how often each class was predicted. None for regression.
-        warnings: What whoever reads this should know.
-        versions: Of the packages that took part.
-        evaluated_at: When, in UTC.
-        dataset_uri: Where this is stored, with the predictions; None if it is not.
-    """
-
-    checkpoint: dict[str, str]
-    data: dict[str, str]
-    part: str
-    reading: dict[str, Any]
-    count: int
-    training_items: int | None
-    task: Task
-    metrics: dict[str, float | None]
-    settings: dict[str, dict[str, Any]]
-    output: str
-    classes: list[str] | None
-    per_class: dict[str, dict[str, Any]]
-    confusion: list[list[int]] | None
-    warnings: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    evaluated_at: str = ""
-    dataset_uri: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain values, which strict JSON holds."""
-        return asdict(self)
-
-    def to_json(self) -> str:
-        """Return all of it as strict JSON."""
-        return json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n"
 
 
 def evaluate(
@@ -127,7 +74,7 @@ def evaluate(
         data: The dataset's URI, or its folder.
         metrics: Names, or one text with commas. Classification: accuracy, balanced_accuracy, precision, recall, f1,
             auroc, cohen_kappa, matthews, calibration_error. Regression: mse, rmse, mae, r2, pearson, spearman. By
-            default the usual ones. What each is exactly says `Evaluation.settings`.
+            default the usual ones. `Evaluation.settings` defines each of them.
         into: A base URI where the result is stored as a dataset derived from both. By default it is not stored.
         part: "test", "val" or "train" of the data that the model was trained with, or "whole". See above.
         select: Overlay names, each with the wanted value or a list of them; goes with the whole dataset.
@@ -512,10 +459,9 @@ def _store(
             items.append(PICTURE_ITEM)
         evaluation = replace(evaluation, dataset_uri=writer.uri)
         writer.put_bytes(evaluation.to_json().encode(), METRICS_ITEM)
-        facts = evaluation.as_dict()
         model = record.model.class_path.rpartition(":")[2]
-        writer.put_readme(evaluation_readme(facts, model, items))
-        for key, value in evaluation_annotations(facts, model).items():
+        writer.put_readme(evaluation_readme(evaluation, model, items))
+        for key, value in evaluation_annotations(evaluation, model).items():
             writer.put_annotation(key, value)
         writer.put_tag(EVALUATION_TAG)
         writer.commit()

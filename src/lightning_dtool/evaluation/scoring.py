@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ import torchmetrics.functional as regression
 import torchmetrics.functional.classification as classification
 
 from lightning_dtool.errors import ConfigurationError
-
-Task = Literal["multiclass", "binary", "regression"]
+from lightning_dtool.results.evaluation import Task
 
 DEFAULTS: Mapping[Task, tuple[str, ...]] = {
     "multiclass": ("accuracy", "balanced_accuracy", "f1", "auroc", "calibration_error"),

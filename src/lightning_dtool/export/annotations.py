@@ -8,10 +8,11 @@ where there are several: a Mongo query, and so `{"annotations.learning_rate": {"
 element of a list alike, and a table shows a number as a number.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning_dtool.record import DatasetReference, Provenance
+from lightning_dtool.results.evaluation import Evaluation
 
 
 def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
@@ -61,28 +62,29 @@ def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
     return found
 
 
-def evaluation_annotations(facts: Mapping[str, Any], model: str) -> dict[str, Any]:
+def evaluation_annotations(evaluation: Evaluation, model: str) -> dict[str, Any]:
     """Return the annotations of an evaluation's dataset.
 
     Args:
-        facts: The evaluation as plain values.
+        evaluation: The evaluation.
         model: The name of the model's class.
 
     Returns:
-        Values by name. `source_dataset_uuid` lists the checkpoint and the data, in this order: a dserver draws both.
+        Values by name. `source_dataset_uuid` lists the checkpoint and the data, in this order: dserver shows both
+        as sources.
     """
-    checkpoint, data = facts["checkpoint"], facts["data"]
+    checkpoint, data = evaluation.checkpoint, evaluation.data
     return {
         **source_annotations([DatasetReference(**checkpoint), DatasetReference(**data)]),
         "model_name": model,
-        "metrics": searchable(facts["metrics"]),
+        "metrics": searchable(evaluation.metrics),
         "evaluated_checkpoint_uri": checkpoint["uri"],
         "evaluated_checkpoint_uuid": checkpoint["uuid"],
-        "evaluated_part": facts["part"],
-        "evaluated_task": facts["task"],
-        "evaluated_samples": facts["count"],
-        "evaluated_training_items": facts["training_items"],
-        "lightning_dtool_version": facts["versions"]["lightning_dtool"],
+        "evaluated_part": evaluation.part,
+        "evaluated_task": evaluation.task,
+        "evaluated_samples": evaluation.count,
+        "evaluated_training_items": evaluation.training_items,
+        "lightning_dtool_version": evaluation.versions["lightning_dtool"],
     }
 
 

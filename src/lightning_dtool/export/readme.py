@@ -7,6 +7,7 @@ import yaml
 
 from lightning_dtool.items import CONFUSION_ITEM, METRICS_ITEM, PICTURE_ITEM, PREDICTIONS_ITEM
 from lightning_dtool.record import Provenance
+from lightning_dtool.results.evaluation import Evaluation
 
 
 def readme(record: Provenance, uri: str) -> str:
@@ -66,36 +67,36 @@ _EVALUATION_ITEMS = {
 }
 
 
-def evaluation_readme(facts: Mapping[str, Any], model: str, relpaths: Collection[str]) -> str:
+def evaluation_readme(evaluation: Evaluation, model: str, relpaths: Collection[str]) -> str:
     """Return the content of README.yml of an evaluation's dataset.
 
     Args:
-        facts: The evaluation as plain values.
+        evaluation: The evaluation.
         model: The name of the model's class.
         relpaths: The items of the dataset.
     """
     checkpoint, data = (
-        {key: facts[source][key] for key in ("name", "uri", "uuid")} for source in ("checkpoint", "data")
+        {key: source[key] for key in ("name", "uri", "uuid")} for source in (evaluation.checkpoint, evaluation.data)
     )
-    seen = facts["training_items"]
+    trained_on = evaluation.training_items
     return _dump(
         {
             "description": (
-                f"Evaluation of {model} on {facts['count']} samples of {data['name']}, written by lightning-dtool"
-                f" {facts['versions']['lightning_dtool']}."
+                f"Evaluation of {model} on {evaluation.count} samples of {data['name']}, written by lightning-dtool"
+                f" {evaluation.versions['lightning_dtool']}."
             ),
-            "creation_date": facts["evaluated_at"][:10],
+            "creation_date": evaluation.evaluated_at[:10],
             "checkpoint": checkpoint,
             "data": {
                 **data,
-                "part": f"{facts['part']}: {_PARTS[facts['part']]}",
-                "read": facts["reading"],
-                "samples": facts["count"],
-                "of_these_trained_on": "not known" if seen is None else seen,
+                "part": f"{evaluation.part}: {_PARTS[evaluation.part]}",
+                "read": evaluation.reading,
+                "samples": evaluation.count,
+                "of_these_trained_on": "unknown" if trained_on is None else trained_on,
             },
-            "task": facts["task"],
-            "metrics": facts["metrics"],
-            "warnings": facts["warnings"],
+            "task": evaluation.task,
+            "metrics": evaluation.metrics,
+            "warnings": evaluation.warnings,
             "items": {name: meaning for name, meaning in _EVALUATION_ITEMS.items() if name in relpaths},
         }
     )

@@ -19,6 +19,7 @@ from lightning_dtool.items import CHECKPOINT_TAG
 from lightning_dtool.record import Child, DatasetReference, Epoch, Gap, Provenance
 from lightning_dtool.results.checklist import Finding, Verdict, by_group
 from lightning_dtool.results.differences import Difference
+from lightning_dtool.results.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from lightning_dtool.reproduction.comparison import Comparison, MetricsComparison, OrderComparison, Weights
@@ -221,32 +222,31 @@ def _order(order: "OrderComparison") -> str:
     return f"{len(order.epochs)} epochs{differs}" if order.epochs else ""
 
 
-def evaluation(facts: Mapping[str, Any]) -> RenderableType:
-    """Return what an evaluation found.
+def evaluation(found: Evaluation) -> RenderableType:
+    """Return the metrics of an evaluation, overall and by class.
 
     Args:
-        facts: The evaluation as plain values.
+        found: The evaluation.
     """
-    checkpoint, data, seen = facts["checkpoint"], facts["data"], facts["training_items"]
-    whole = "a selection" if "select" in facts["reading"] else "all of it"
-    part = whole if facts["part"] == "whole" else f"its part for {facts['part']}"
-    trained = "not known" if seen is None else f"{seen} of them"
+    checkpoint, data, trained_on = found.checkpoint, found.data, found.training_items
+    whole = "a selection" if "select" in found.reading else "all of it"
+    part = whole if found.part == "whole" else f"its part for {found.part}"
     parts: list[RenderableType] = [
         _title(f"{checkpoint['name']} on {data['name']}"),
         _grid(
             [
                 ("checkpoint", printable(checkpoint["uri"])),
                 ("data", printable(data["uri"])),
-                ("samples", f"{facts['count']}, {part}"),
-                ("seen in training", trained),
-                *([] if facts["dataset_uri"] is None else [("stored as", printable(facts["dataset_uri"]))]),
+                ("samples", f"{found.count}, {part}"),
+                ("seen in training", "unknown" if trained_on is None else f"{trained_on} of them"),
+                *([] if found.dataset_uri is None else [("stored as", printable(found.dataset_uri))]),
             ]
         ),
         Text("\nMETRICS", "bold"),
-        _grid((name, "not defined" if value is None else _inline(value)) for name, value in facts["metrics"].items()),
+        _grid((name, "not defined" if value is None else _inline(value)) for name, value in found.metrics.items()),
     ]
-    if facts["per_class"]:
-        parts += [Text("\nCLASSES", "bold"), _classes(facts["per_class"])]
+    if found.per_class:
+        parts += [Text("\nCLASSES", "bold"), _classes(found.per_class)]
     return Group(*parts)
 
 
