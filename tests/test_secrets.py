@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import programs
+from lightning_dtool.capture.recorder import secrets_in_hyperparameters
 from lightning_dtool.record import Model, Provenance
-from lightning_dtool.redaction.text import redact_record, secrets_in_hyperparameters
+from lightning_dtool.redaction.record import redact_record
 from record.samples import record as sample
 
 SECRETS = {

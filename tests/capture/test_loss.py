@@ -392,8 +392,8 @@ def test_what_goes_wrong_in_looking_does_not_stop_training(tmp_path: Path, monke
     def fail(*_: Any) -> Any:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("lightning_dtool.capture.loss._encode_arguments", fail)
-    monkeypatch.setattr("lightning_dtool.capture.loss._look", fail)
+    monkeypatch.setattr("lightning_dtool.capture.loss.encode_arguments", fail)
+    monkeypatch.setattr("lightning_dtool.capture.loss.walk_graph", fail)
     watch = observe(tmp_path, Cnn())
     assert watch.loss.calls == []
     assert {gap.fact for gap in watch.gaps} == {"loss.calls", "loss.operations"}

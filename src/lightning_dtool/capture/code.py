@@ -18,12 +18,8 @@ from types import ModuleType
 from lightning_dtool.capture.git import WorkTree
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
 from lightning_dtool.record import Code, Gap
-from lightning_dtool.redaction.text import (
-    redact_argv,
-    redact_notebook,
-    redact_patch,
-    redact_source,
-)
+from lightning_dtool.redaction.source import redact_notebook, redact_patch, redact_source
+from lightning_dtool.redaction.text import redact_argv
 from lightning_dtool.rerun import plan as rerun
 from lightning_dtool.values.definitions import as_text
 from lightning_dtool.values.parsing import parse

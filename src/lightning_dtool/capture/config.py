@@ -11,7 +11,8 @@ import yaml
 from lightning.pytorch import Trainer as LightningTrainer
 
 from lightning_dtool.record import Config, Gap
-from lightning_dtool.redaction.text import redact_lines, redact_mapping, redaction_gap
+from lightning_dtool.redaction.record import redact_mapping, redaction_gap
+from lightning_dtool.redaction.text import redact_lines
 
 CONFIG = "config.yaml"
 """Where source.zip holds the configuration."""

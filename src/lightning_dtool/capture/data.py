@@ -19,7 +19,8 @@ from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.selection import selection_digest
 from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Gap
-from lightning_dtool.redaction.text import redact_mapping, redact_text, redaction_gap
+from lightning_dtool.redaction.record import redact_mapping, redaction_gap
+from lightning_dtool.redaction.text import redact_text
 from lightning_dtool.values.definitions import as_text, class_path, is_users
 from lightning_dtool.values.encoding import encode_all
 from lightning_dtool.values.rebuilding import unbuildable

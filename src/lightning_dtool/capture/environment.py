@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from lightning_dtool.record import Environment, Gap
-from lightning_dtool.redaction.text import REDACTED, is_secret_name, redact_text, redaction_gap
+from lightning_dtool.redaction.record import redaction_gap
+from lightning_dtool.redaction.text import REDACTED, is_secret_name, redact_text
 from lightning_dtool.values.definitions import as_text
 
 _LIBRARIES = (

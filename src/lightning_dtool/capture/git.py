@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_dtool.record import Gap, Git
-from lightning_dtool.redaction.text import redact_text, redaction_gap
+from lightning_dtool.redaction.record import redaction_gap
+from lightning_dtool.redaction.text import redact_text
 
 MAX_PATCH_BYTES = 10 * 2**20
 """A larger patch is left out."""

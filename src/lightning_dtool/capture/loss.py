@@ -11,13 +11,11 @@ Watching changes no bit and no random number. It stays away from two places wher
 
 import contextlib
 import inspect
-import json
 import re
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -28,34 +26,27 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
+from lightning_dtool.capture.loss_graph import MAX_CALLS, NotedCall, lacks_numbers, node_number, tensors_in, walk_graph
+from lightning_dtool.capture.loss_settings import (
+    bound_arguments,
+    encode_arguments,
+    is_loss,
+    loss_modules,
+    loss_settings,
+)
 from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Gap, Loss, LossCall
 from lightning_dtool.values.definitions import class_path
-from lightning_dtool.values.encoding import encode, encode_all
-
-MAX_CALLS = 100
-"""Different calls of losses that a record keeps."""
-
-MAX_OPERATIONS = 200
-"""Operations of one loss that a record keeps."""
 
 _MAX_GRAPHS = 8
 """Different losses of one batch whose operations are kept."""
 
-_MAX_NODES = 200_000
-"""Nodes of a graph that are looked at for what is part of the loss."""
-
 _MAX_FRAMES = 60
 """Python frames that tell one place in the code from another."""
 
-_MAX_WEIGHTS = 1000
-"""Elements of a tensor of weights that is kept by value."""
-
 _NAME = re.compile(r"(^|_)(loss|loss_nd|kl_div|cross_entropy|binary_cross_entropy|binary_cross_entropy_with_logits)$")
-_WEIGHTS = frozenset({"weight", "pos_weight"})
+
 _COMPILED = "_torchdynamo_orig_callable"
-_LEGACY = ("size_average", "reduce")
-"""Arguments that PyTorch has replaced by `reduction`: left out where they are not used."""
 
 _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_dtool")
 """Whose frames do not count for a place in the user's code."""
@@ -73,39 +64,8 @@ def _loss_functions() -> dict[int, str]:
 
 
 _FUNCTIONS = _loss_functions()
+
 _BACKWARDS = {id(torch.Tensor.backward), id(torch.autograd.backward)}
-
-
-@dataclass
-class _Noted:
-    """One loss that was computed: the call, and which nodes of the graph are its results."""
-
-    name: str
-    kind: str
-    attribute: str | None
-    arguments: dict[str, Any]
-    gaps: list[Gap]
-    nodes: set[int] = field(default_factory=set)
-    computes: list[dict[str, Any]] = field(default_factory=list)
-    contributes: bool = False
-    unknown: bool = False
-    """True if its result holds no tensor that could be followed."""
-
-    def key(self) -> str:
-        """Return a text that is the same for the same call."""
-        return json.dumps([self.name, self.kind, self.attribute, self.arguments], sort_keys=True)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments, and what was computed inside."""
-        return {**self.arguments, "computes": self.computes} if self.computes else self.arguments
-
-    def add(self, inner: "_Noted") -> None:
-        """Note what is computed inside; PyTorch's own loss modules compute what their name says."""
-        if self.name.startswith("torch.nn.modules.loss:") or len(self.computes) >= MAX_CALLS:
-            return
-        computed = {"name": inner.name, "kind": inner.kind, "arguments": inner.settings()}
-        if computed not in self.computes:
-            self.computes.append(computed)
 
 
 class LossObserver:
@@ -126,10 +86,10 @@ class LossObserver:
         self._hooks: list[Any] = []
         self._thread = 0
         self._names: dict[int, str] = {}
-        self._inside: list[tuple[int, _Noted]] = []
+        self._inside: list[tuple[int, NotedCall]] = []
         self._asleep: list[tuple[int, bool]] = []
         self._paused = False
-        self._noted: dict[tuple[Any, ...], _Noted] = {}
+        self._noted: dict[tuple[Any, ...], NotedCall] = {}
         self._in_segment: Counter[Any] = Counter()
         self._seen_graphs: set[int] = set()
         self._graphs: list[list[str]] = []
@@ -203,7 +163,7 @@ class LossObserver:
                 LossCall(name=noted.name, kind=noted.kind, attribute=noted.attribute, arguments=noted.settings())
             )
         if self._compiled:
-            calls = _loss_modules(module, gaps)
+            calls = loss_modules(module, gaps)
         self._tell_gaps(gaps)
         operations = [
             operation if number == 1 else f"loss {number}: {operation}"
@@ -220,7 +180,7 @@ class LossObserver:
             training_step=step,
         )
 
-    def _calls(self) -> Iterator[_Noted]:
+    def _calls(self) -> Iterator[NotedCall]:
         for noted in self._noted.values():
             # Without a backward pass that was seen, nothing tells which call counts: all are told.
             if noted.contributes or (not self._backwards and noted.kind != "metric") or noted.unknown:
@@ -251,8 +211,8 @@ class LossObserver:
         with self._guard("loss.calls"):
             gaps: list[Gap] = []
             name = _FUNCTIONS[id(func)]
-            arguments = _encode_arguments(_bind(func, args, kwargs), gaps)
-            noted = _Noted(name, "function", None, arguments, gaps)
+            arguments = encode_arguments(bound_arguments(func, args, kwargs), gaps)
+            noted = NotedCall(name, "function", None, arguments, gaps)
             if self._inside:
                 self._inside[-1][1].add(noted)
             else:
@@ -261,7 +221,7 @@ class LossObserver:
     def _backward(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Look at a loss that is propagated backwards, by Lightning or past it."""
         with self._guard("loss.operations"):
-            for loss in _tensors(args[:1] or tuple(kwargs.values())[:1]):
+            for loss in tensors_in(args[:1] or tuple(kwargs.values())[:1]):
                 self.before_backward(loss)
         self._paused = True
         try:
@@ -278,8 +238,8 @@ class LossObserver:
             elif is_loss(module) or isinstance(module, Metric):
                 gaps: list[Gap] = []
                 kind = "metric" if isinstance(module, Metric) else "module"
-                settings = _settings(module, gaps)
-                noted = _Noted(class_path(type(module)), kind, self._names.get(id(module)), settings, gaps)
+                settings = loss_settings(module, gaps)
+                noted = NotedCall(class_path(type(module)), kind, self._names.get(id(module)), settings, gaps)
                 self._inside.append((id(module), noted))
 
     def _leave_module(self, module: torch.nn.Module, args: Any, result: Any) -> None:
@@ -304,9 +264,9 @@ class LossObserver:
         """Return False for modules that run in another thread, or once more in the backward pass (checkpointing)."""
         return self._running and not self._paused and threading.get_ident() == self._thread
 
-    def _note(self, noted: _Noted, result: Any) -> None:
-        tensors = list(_tensors(result))
-        nodes = {number for tensor in tensors if (number := _number(tensor.grad_fn)) is not None}
+    def _note(self, noted: NotedCall, result: Any) -> None:
+        tensors = list(tensors_in(result))
+        nodes = {number for tensor in tensors if (number := node_number(tensor.grad_fn)) is not None}
         place = (_place(), noted.key())
         # The third call from a loop is not the first one again, unless another backward pass lies between them.
         self._in_segment[place] += 1
@@ -315,26 +275,26 @@ class LossObserver:
             if len(self._noted) >= MAX_CALLS:
                 self._too_many = True
                 return
-            noted.unknown = noted.kind != "metric" and (not tensors or _number_missing(tensors))
+            noted.unknown = noted.kind != "metric" and (not tensors or lacks_numbers(tensors))
             self._noted[key] = noted
         self._noted[key].nodes |= nodes
 
     def _walk(self, loss: torch.Tensor) -> None:
         """Look at the graph of a loss, from the loss inwards: once, in an order that is always the same."""
         root = loss.grad_fn
-        number = _number(root)
-        if root is None or (number is not None and number in self._seen_graphs):
+        root_number = node_number(root)
+        if root is None or (root_number is not None and root_number in self._seen_graphs):
             return
-        if number is not None:
-            self._seen_graphs.add(number)
+        if root_number is not None:
+            self._seen_graphs.add(root_number)
         self._backwards += 1
         self._in_segment.clear()
-        wanted: dict[int, list[_Noted]] = {}
+        wanted: dict[int, list[NotedCall]] = {}
         for noted in self._noted.values():
             if not noted.contributes:
-                for node_number in noted.nodes:
-                    wanted.setdefault(node_number, []).append(noted)
-        operations, complete = _look(root, wanted)
+                for number in noted.nodes:
+                    wanted.setdefault(number, []).append(noted)
+        operations, complete = walk_graph(root, wanted)
         if not complete:
             for noted in self._noted.values():
                 noted.unknown |= not noted.contributes
@@ -373,17 +333,6 @@ class _Mode(TorchFunctionMode):
 
 _SENSITIVE = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
 """In evaluation mode they take another, faster path, but not while a mode is on: its bits are others."""
-
-
-def is_loss(module: torch.nn.Module) -> bool:
-    """Return True for a module that computes a loss: PyTorch's, and those whose class says so by its name.
-
-    >>> is_loss(torch.nn.MSELoss()), is_loss(torch.nn.Linear(1, 1))
-    (True, False)
-    """
-    if isinstance(module, LightningModule | Metric):
-        return False
-    return isinstance(module, torch.nn.modules.loss._Loss) or type(module).__name__.endswith(("Loss", "Criterion"))
 
 
 def is_compiled(module: LightningModule) -> bool:
@@ -433,124 +382,6 @@ def _leave(mode: TorchFunctionMode) -> bool:
     for other in reversed(above):
         overrides._push_mode(other)  # type: ignore[no-untyped-call]
     return True
-
-
-def _loss_modules(module: LightningModule, gaps: list[Gap]) -> list[LossCall]:
-    """Return the loss modules that a LightningModule has, called or not."""
-    found = [(name, child) for name, child in module.named_modules() if name and is_loss(child)]
-    calls: list[LossCall] = []
-    for name, child in found[:MAX_CALLS]:
-        inner: list[Gap] = []
-        settings = _settings(child, inner)
-        gaps.extend(gap.model_copy(update={"fact": f"loss.calls[{len(calls)}].{gap.fact}"}) for gap in inner)
-        calls.append(LossCall(name=class_path(type(child)), kind="module", attribute=name, arguments=settings))
-    return calls
-
-
-def _bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name; those of a built-in, which has no signature, by position."""
-    try:
-        bound = inspect.signature(func).bind(*args, **kwargs)
-    except (TypeError, ValueError):
-        return {**{f"args[{index}]": value for index, value in enumerate(args)}, **kwargs}
-    bound.apply_defaults()
-    return {name: value for name, value in bound.arguments.items() if name not in _LEGACY or value is not None}
-
-
-def _encode_arguments(arguments: Mapping[str, Any], gaps: list[Gap]) -> dict[str, Any]:
-    plain = {name: value for name, value in arguments.items() if not isinstance(value, torch.Tensor)}
-    encoded = encode_all(plain, "arguments", gaps)
-    return {
-        name: _tensor(name, value, gaps) if isinstance(value, torch.Tensor) else encoded.get(name)
-        for name, value in arguments.items()
-    }
-
-
-def _tensor(name: str, tensor: torch.Tensor, gaps: list[Gap]) -> Any:
-    """Return what a record says of a tensor: small weights by value, data by its shape."""
-    if name in _WEIGHTS and tensor.dim() < 2 and tensor.numel() <= _MAX_WEIGHTS:
-        return encode(tensor, f"arguments.{name}", gaps)
-    if name in _WEIGHTS:
-        reason = f"weights of {tensor.numel()} elements are known by their shape only"
-        gaps.append(Gap(fact=f"arguments.{name}", reason=reason, remedy="keep them as a buffer"))
-    return {"type": class_path(type(tensor)), "dtype": str(tensor.dtype), "shape": list(tensor.shape)}
-
-
-def _settings(module: torch.nn.Module, gaps: list[Gap]) -> dict[str, Any]:
-    """Return what a loss module or a metric was set to: its public attributes, buffers and parts."""
-    states = set(getattr(module, "_defaults", {})) if isinstance(module, Metric) else set()
-    hidden = states | {"training", "update", "compute"} if isinstance(module, Metric) else {"training"}
-    plain = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in hidden}
-    tensors: dict[str, Any] = {
-        name: encode(value, f"arguments.{name}", gaps)
-        if value is None or value.numel() <= _MAX_WEIGHTS
-        else _tensor(name, value, gaps)
-        for name, value in module._buffers.items()
-        if name not in states
-    }
-    for name, parameter in module._parameters.items():
-        tensors[name] = None if parameter is None else {"dtype": str(parameter.dtype), "shape": list(parameter.shape)}
-    for name, child in module._modules.items():
-        tensors[name] = None if child is None else {"type": class_path(type(child))}
-    return {**encode_all(plain, "arguments", gaps), **tensors}
-
-
-def _tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    """Yield the tensors in what a call gave back."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping | list | tuple) and depth < 3:
-        for item in list(value.values() if isinstance(value, Mapping) else value)[:100]:
-            yield from _tensors(item, depth + 1)
-
-
-def _number(node: Any) -> int | None:
-    """Return the number that a node of the graph keeps for its life; to hold the node would hold the graph."""
-    number = getattr(node, "_sequence_nr", None)
-    return int(number()) if number is not None else None
-
-
-def _number_missing(tensors: list[torch.Tensor]) -> bool:
-    return any(tensor.grad_fn is not None and _number(tensor.grad_fn) is None for tensor in tensors)
-
-
-def _look(root: Any, wanted: dict[int, list[_Noted]]) -> tuple[list[str], bool]:
-    """Walk a graph breadth first.
-
-    Args:
-        root: Its last operation.
-        wanted: Calls by the numbers of the nodes that are their results; those that are found are marked.
-
-    Returns:
-        The names of the operations, and False if the walk ended before everything wanted could be found.
-    """
-    operations: list[str] = []
-    # Nodes are numbered as they are made: what is older than all that is wanted cannot lead to it.
-    oldest = min(wanted, default=sys.maxsize)
-    queue, seen, position = [root], {root}, 0
-    while position < len(queue):
-        node = queue[position]
-        position += 1
-        number = _number(node)
-        for noted in wanted.pop(number, ()) if number is not None else ():
-            noted.contributes = True
-        name = type(node).__name__
-        if name != "AccumulateGrad":  # a weight
-            if len(operations) < MAX_OPERATIONS:
-                operations.append(name if name != "CppFunction" else node.name())
-            elif operations[-1] != "…":
-                operations.append("…")
-        if len(operations) > MAX_OPERATIONS and not wanted:
-            return operations, True
-        if position >= _MAX_NODES:
-            return operations, False
-        for following, _ in node.next_functions:
-            if following is None or following in seen:
-                continue
-            if len(operations) <= MAX_OPERATIONS or (_number(following) or sys.maxsize) >= oldest:
-                seen.add(following)
-                queue.append(following)
-    return operations, True
 
 
 def _place() -> int:

@@ -11,7 +11,8 @@ from lightning.pytorch.core.hooks import DataHooks
 
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.record import Gap
-from lightning_dtool.redaction.text import redact_mapping, redact_source, redaction_gap
+from lightning_dtool.redaction.record import redact_mapping, redaction_gap
+from lightning_dtool.redaction.source import redact_source
 from lightning_dtool.values.definitions import as_text, is_users, source_of
 from lightning_dtool.values.describing import describe_in_detail
 

@@ -40,7 +40,7 @@ from lightning_dtool.record import (
     Scheduler,
     Trainer,
 )
-from lightning_dtool.redaction.text import redact_mapping, redact_record, redaction_gap
+from lightning_dtool.redaction.record import redact_mapping, redact_record, redaction_gap
 from lightning_dtool.rerun import plan as rerun
 from lightning_dtool.values.definitions import as_text, class_path
 

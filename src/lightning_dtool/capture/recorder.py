@@ -23,8 +23,9 @@ from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.items import INITIAL_WEIGHTS_ITEM, RESUMPTION_SECTION, TRACE_ITEM
 from lightning_dtool.record import DatasetReference, Gap, InitialWeights, Loss, Metrics
-from lightning_dtool.redaction.text import secrets_in_hyperparameters
+from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.snapshot.copy import snapshot
+from lightning_dtool.values.encoding import encode_all
 
 
 class Recorder:
@@ -206,3 +207,20 @@ class Recorder:
             again = known("code", self._gaps, lambda: collect_code(sources.extra), sources)
             return replace(observed, sources=again)
         return observed
+
+
+def secrets_in_hyperparameters(hparams: Mapping[Any, Any]) -> list[str]:
+    """Return the names of hyperparameters that hold what looks like a credential.
+
+    The record leaves their values out, but a Lightning checkpoint holds them as they are, and must.
+
+    Args:
+        hparams: `LightningModule.hparams`, or those of a LightningDataModule.
+
+    Example:
+        >>> secrets_in_hyperparameters({"lr": 0.1, "logger": {"api_key": "a1b2c3"}})
+        ['logger.api_key']
+    """
+    found: list[str] = []
+    redact_mapping(encode_all(hparams, "", []), "", found)
+    return [name.removeprefix(".") for name in found]

@@ -4,7 +4,7 @@ import textwrap
 from typing import Any
 
 from lightning_dtool.record import Gap
-from lightning_dtool.redaction.text import redact_source
+from lightning_dtool.redaction.source import redact_source
 from lightning_dtool.values.definitions import as_text, source_of
 from lightning_dtool.values.encoding import MAX_TEXT
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_dtool.record import Component, Gap, Monitor, Trainer
-from lightning_dtool.redaction.text import redact_mapping, redaction_gap
+from lightning_dtool.redaction.record import redact_mapping, redaction_gap
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.encoding import encode, encode_all
 

@@ -1,0 +1,374 @@
+"""Credentials in Python source, notebooks and patches.
+
+Only the insides of string literals and comments are replaced, so that the code still runs.
+"""
+
+import ast
+import io
+import json
+import re
+import tokenize
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+from lightning_dtool.redaction.text import (
+    REDACTED,
+    SHAPES,
+    VOCABULARY,
+    changed_lines,
+    is_secret_name,
+    keep_lines,
+    redact_lines,
+    redact_text,
+    spaced,
+)
+from lightning_dtool.values.parsing import parse
+
+_WEAK_NAME = re.compile(
+    r"(^|[_\-.\s])(tokens?|auth|authorization|bearer|pass|credentials?|key|pw|cookie|salt|signature|dsn|webhook\w*)$",
+    re.IGNORECASE,
+)
+"""Names that source code also gives to things that are no credentials: there the value must look like one."""
+
+_PLACEHOLDER = re.compile(
+    r"\W*|.*[{}<>%$].*|(?i:x+|none|null|your\W.*|change\W?me)|[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.DOTALL
+)
+"""No credential: nothing, a template, a stand-in, or the name of an environment variable."""
+
+_NAMES = (
+    r"(?:passw|passp|pwd|secret|token|api_?key|access_?key|(?:private|account|session|license|auth|service|storage)_?key"
+    r"|credential|auth|bearer|cookie|salt|signature|dsn|webhook|connection_?string|\bpass\b|\bpw\b|\bkey\b)"
+)
+
+_SUSPICIOUS = re.compile(
+    # A name, then at most a closing quote or bracket and a type, then a sign, and something that may be a value.
+    rf"{_NAMES}\w*[\"']?\s*\]?\s*(?::\s*[\w.\[\]| ]{{1,40}}?)?(?:[=:,]|!=)\s*\\?[^\s]"
+    r"|://[^/\s\"']+@|#\s*[%!?]|\bset_pass\w*\(|\blogin\("
+)
+"""Code (in lower case) that is worth a closer look; most files have none, and cost no more than this search."""
+
+_MARKERS = (
+    "AKIA", "ASIA", "ABIA", "ACCA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glft-",
+    "glsoat-", "glrt-", "glagent-", "glcbt-", "glimt-", "glptt-", "gloas-", "hf_", "api_org_", "sk-", "gsk_", "r8_",
+    "xox", "xapp-", "hooks.slack", "/api/webhooks/", "AIza", "ya29.", "GOCSPX-", "k_live_", "k_test_", "whsec_", "SG.",
+    "npm_", "pypi-Ag", "dop_v1_", "dapi", "wandb_v1_", "eyJ", "AccountKey=", "PRIVATE KEY", ":AA",
+)  # fmt: skip
+"""Every text that has a key's shape has one of these in it, or a word before it: to look for them is far cheaper."""
+
+_IN_TEXT = re.compile(
+    r"(?P<name>\b[\w-]*(?:passw(?:or)?d|passphrase|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|"
+    r"account[_-]?key|signature))(?P<sign>=|\\?[\"']\s*[:=]\s*\\?[\"']|:[ \t]+)(?P<value>[^'\"\s,;&()\[\]\\]{4,})",
+    re.IGNORECASE,
+)
+
+_URL_IN_CODE = re.compile(r"(?<=://)(?P<user>[^/\s:@\"']*:)?(?P<value>[^/\s\"']+)(?=@)")
+
+_LOOKUPS = frozenset({"get", "getenv", "setdefault", "pop", "putenv", "setenv", "setattr", "getattr", "Field"})
+"""Functions that take a name and a value."""
+
+_STRING = re.compile(r"(?P<prefix>[A-Za-z]{0,2})(?P<quote>'''|\"\"\"|'|\")(?P<body>[\s\S]*)(?P=quote)\Z")
+
+
+def _has_shape(text: str, lowered: str) -> bool:
+    marked = any(marker in text for marker in _MARKERS) or "bearer " in lowered or "basic " in lowered
+    return marked and bool(SHAPES.search(text))
+
+
+def is_suspicious(text: str) -> bool:
+    """Return True if source code may hold a credential. This is quick, and errs on the safe side."""
+    lowered = text.lower()
+    return bool(_SUSPICIOUS.search(lowered)) or _has_shape(text, lowered)
+
+
+def _has_more(text: str) -> bool:
+    """Return True if there is something to hide besides literals that are given to a name."""
+    lines = (line for line in text.split("\n") if _SUSPICIOUS.search(line.lower()))
+    return _has_shape(text, text.lower()) or any(
+        _redact_fragment(line) != line or re.search(r"#[ \t]*[%!?]", line) for line in lines
+    )
+
+
+def redact_source(text: str) -> tuple[str, list[int]]:
+    """Return Python source without the credentials in it.
+
+    Only the insides of string literals and comments are replaced, and no line is added or lost: what could be run
+    can still be run, and tracebacks point at the same lines.
+
+    Args:
+        text: Python source.
+
+    Returns:
+        The text, and the numbers of the lines where something was replaced.
+
+    Example:
+        >>> redact_source('login(api_key="a1b2c3d4")  # pad_token="[PAD]"')
+        ('login(api_key="[redacted]")  # pad_token="[PAD]"', [1])
+    """
+    if not is_suspicious(text):
+        return text, []
+    try:
+        named = _named_literals(text)
+        # Most suspicions come to nothing, and to cut a file into tokens is what takes long.
+        if not any(is_credential(*literal) for literal in named.values()) and not _has_more(text):
+            return text, []
+        edits = list(_edits(text, {place: name for place, (name, _) in named.items()}))
+    except (tokenize.TokenError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return redact_lines(text)  # it is not Python, or only a part of it
+    starts = [0]
+    for line in io.StringIO(text, newline="\n"):
+        starts.append(starts[-1] + len(line))
+    pieces, done = [], 0
+    for (row, column), (end_row, end_column), new in edits:
+        pieces += [text[done : starts[row - 1] + column], new]
+        done = starts[end_row - 1] + end_column
+    redacted = "".join([*pieces, text[done:]])
+    if not _is_python(redacted):
+        return redact_lines(text)  # hiding the secret is worth more than keeping the code
+    return redacted, changed_lines(text, redacted)
+
+
+def redact_notebook(text: str) -> tuple[str, list[int]]:
+    """Return a notebook (the JSON of an ipynb file) without the credentials in its cells.
+
+    Args:
+        text: The file's content.
+
+    Returns:
+        The content, and the numbers of the lines where something was replaced.
+    """
+    try:
+        content = json.loads(text)
+        for cell in content["cells"]:
+            source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
+            redacted = (redact_source if cell.get("cell_type") == "code" else redact_lines)(source)[0]
+            if redacted != source:
+                cell["source"] = redacted.splitlines(keepends=True)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return redact_lines(text)
+    redacted = json.dumps(content, indent=1, ensure_ascii=False)
+    return redacted, changed_lines(text, redacted)
+
+
+def redact_patch(patch: str) -> tuple[str, list[int]]:
+    """Return a git patch without the credentials in it: Python by its rules, other files by those of any text.
+
+    A patch with a replacement in a line that it removes, or in its context, no longer applies.
+
+    Args:
+        patch: What `git diff` printed.
+
+    Returns:
+        The patch, and the numbers of the lines where something was replaced.
+    """
+    redacted = "".join(
+        # base85, in which a detector would find what is not there
+        part if "\nGIT binary patch\n" in part else _redact_file_patch(part)
+        for part in re.split(r"^(?=diff --git )", patch, flags=re.MULTILINE)
+    )
+    return redacted, changed_lines(patch, redacted)
+
+
+def _redact_file_patch(part: str) -> str:
+    """Return the part of a patch that is about one file."""
+    start = part.find("\n@@") + 1
+    head, body = part[:start], part[start:]
+    if not re.search(r"\.pyi?\"?$", head.partition("\n")[0]):
+        return head + redact_text(body)
+    if not is_suspicious(body):
+        return part
+    # A patch has no whole statements: a private key goes over lines, all else is found line by line.
+    return head + "\n".join(map(_redact_fragment, SHAPES.sub(keep_lines, body).split("\n")))
+
+
+_NAMED_LITERAL = re.compile(
+    r"(?P<name>[\w-]+)(?P<sign>[\"']?\s*\]?\s*(?::\s*[\w.\[\]| ]+?)?\s*(?:[=:,]|!=)\s*(?:\w+\s*=\s*)?\w{0,2})"
+    r"(?P<quote>[\"'])(?P<value>[^\"']+)(?P=quote)"
+)
+
+
+def _redact_fragment(line: str) -> str:
+    """Return a line of Python, or of a comment, that stands alone."""
+
+    def hide(match: "re.Match[str]") -> str:
+        # A name in quotes and a comma are no assignment for sure: `f("--token", help="…")`.
+        hidden = is_credential(match["name"], match["value"])
+        if hidden and "," in match["sign"]:
+            hidden = _looks_random(match["value"])
+        return f"{match['name']}{match['sign']}{match['quote']}{REDACTED}{match['quote']}" if hidden else match[0]
+
+    return redact_certain(_NAMED_LITERAL.sub(hide, line))
+
+
+def _is_python(text: str) -> bool:
+    try:
+        parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+Place = tuple[int, int]
+
+
+def _edits(text: str, names: dict[Place, str]) -> Iterator[tuple[Place, Place, str]]:
+    """Yield what has to be replaced in Python source: from, to, and the new text."""
+    name, previous = "", ""
+    for token in tokenize.generate_tokens(io.StringIO(text, newline="\n").readline):
+        kind, old = tokenize.tok_name[token.type], token.string
+        new = old
+        if kind == "STRING":
+            # `"a" "b"` is one value: the second part belongs to the same name.
+            name = names.get(token.start, name if previous == "STRING" else "")
+            new = _redact_literal(old, name)
+        elif kind.endswith("_MIDDLE"):  # of an f-string, from Python 3.12 on
+            new = redact_certain(old)
+        elif kind == "COMMENT":
+            is_magic = re.match(r"#\s*[%!?]", old)  # a shell command of a notebook
+            new = redact_text(old) if is_magic else _redact_fragment(old)
+        if new != old:
+            yield token.start, token.end, new
+        if kind not in ("NL", "COMMENT"):
+            previous = kind
+
+
+def _named_literals(text: str) -> dict[Place, tuple[str, str]]:
+    """Return the literals of a module that are given to a name, with that name, by the literals' places."""
+    lines = text.split("\n")
+    named: dict[Place, tuple[str, str]] = {}
+
+    def give(name: str | None, node: ast.AST | None) -> None:
+        if name is None or node is None:
+            return
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+            column = len(lines[node.lineno - 1].encode()[: node.col_offset].decode(errors="replace"))
+            value = node.value if isinstance(node.value, str) else node.value.decode(errors="replace")
+            place = node.lineno, column
+            if place not in named or is_secret_name(name):
+                named[place] = name, value
+        elif isinstance(node, ast.BoolOp):  # os.getenv("TOKEN") or "…"
+            for operand in node.values:
+                give(name, operand)
+        elif isinstance(node, ast.IfExp):
+            give(name, node.body)
+            give(name, node.orelse)
+        elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+            for element in node.elts:
+                give(name, element)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):  # "…".encode()
+            give(name, node.func.value)
+        elif isinstance(node, ast.BinOp):
+            give(name, node.left)
+            give(name, node.right)
+
+    for node in ast.walk(parse(text)):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                give(_name_of(target), node.value)
+        elif isinstance(node, ast.AnnAssign | ast.NamedExpr):
+            give(_name_of(node.target), node.value)
+        elif isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                give(_name_of(key), value)
+        elif isinstance(node, ast.Compare):
+            for value in node.comparators:
+                give(_name_of(node.left), value)
+        elif isinstance(node, ast.Tuple | ast.List) and len(node.elts) == 2:
+            if isinstance(node.elts[0], ast.Constant):
+                give(_name_of(node.elts[0]), node.elts[1])
+        elif isinstance(node, ast.arguments):
+            positional = [*node.posonlyargs, *node.args]
+            for argument, default in zip(reversed(positional), reversed(node.defaults), strict=False):
+                give(argument.arg, default)
+            for argument, default_or_none in zip(node.kwonlyargs, node.kw_defaults, strict=True):
+                give(argument.arg, default_or_none)
+        elif isinstance(node, ast.Call):
+            for keyword in node.keywords:
+                give(keyword.arg, keyword.value)
+            _give_arguments(node, give)
+    return named
+
+
+def _give_arguments(call: ast.Call, give: Callable[[str | None, ast.AST | None], None]) -> None:
+    """Tell of calls that take a name and a value: `getenv("TOKEN", "…")`, `add_argument("--token", default="…")`."""
+    function = _name_of(call.func) or ""
+    texts = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    names = [text.lstrip("-") for text in texts if isinstance(text, str) and is_secret_name(text.lstrip("-"))]
+    for name in names[:1]:
+        for keyword in call.keywords:
+            if keyword.arg in ("default", "value"):
+                give(name, keyword.value)
+        if function in _LOOKUPS:
+            for argument in call.args[1:]:
+                if not (isinstance(argument, ast.Constant) and argument.value == name):
+                    give(name, argument)
+    if is_secret_name(function) and function.startswith("set_"):  # keyring.set_password("service", "me", "…")
+        give(function, call.args[-1] if call.args else None)
+    if function == "login":  # wandb.login(key="…")
+        for value in (*call.args, *(keyword.value for keyword in call.keywords if keyword.arg in ("key", "token"))):
+            give("api_key", value)
+
+
+def _name_of(node: ast.AST | None) -> str | None:
+    """Return the last name of `name`, `x.name`, `x["name"]` and `"name"`."""
+    if isinstance(node, ast.Subscript):
+        node = node.slice
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def _redact_literal(literal: str, name: str) -> str:
+    match = _STRING.match(literal)
+    if match is None:
+        return literal
+    body = match["body"]
+    if "f" not in match["prefix"].lower() and is_credential(name, body):
+        body = REDACTED + "".join(re.findall(r"\\?\n", body))  # as many lines as before
+    else:
+        body = redact_certain(body)
+    return f"{match['prefix']}{match['quote']}{body}{match['quote']}"
+
+
+def is_credential(name: str, value: str) -> bool:
+    """Return True for a literal that stands for a credential, by the name that it is given to and by its looks."""
+    words = spaced(name)
+    if not words or VOCABULARY.search(words) or _PLACEHOLDER.fullmatch(value) or REDACTED in value:
+        return False
+    if _WEAK_NAME.search(words) and not re.search(r"api|access|secret", words, re.IGNORECASE):
+        return _looks_random(value) and ("key" not in words.lower() or _looks_generated(value))
+    return is_secret_name(name)
+
+
+def _looks_random(value: str) -> bool:
+    plain = len(value) >= 8 and re.fullmatch(r"[\w.~+/=:@!#?&*^-]+", value) and value[0] not in "/.~"
+    return bool(plain and re.search(r"\d", value) and re.search(r"[A-Za-z]", value))
+
+
+def _looks_generated(value: str) -> bool:
+    """Return True for what no person has thought up, as the name `key` alone says nothing."""
+    return len(value) >= 24 and len(re.findall(r"\d", value)) >= 4 and len(re.findall(r"[\W_]", value)) <= 2
+
+
+# Most texts of a record are the same in each checkpoint of a run.
+@lru_cache(maxsize=4096)
+def redact_certain(text: str) -> str:
+    """Return the text of a literal or a comment without what is certainly a credential; code may need the rest."""
+    text = SHAPES.sub(keep_lines, text)
+    text = _URL_IN_CODE.sub(_redact_url, text)
+    return _IN_TEXT.sub(_redact_in_text, text)
+
+
+def _redact_url(match: "re.Match[str]") -> str:
+    return match[0] if _PLACEHOLDER.fullmatch(match["value"]) else f"{match['user'] or ''}{REDACTED}"
+
+
+def _redact_in_text(match: "re.Match[str]") -> str:
+    value, sign = match["value"], match["sign"]
+    is_code = match.string[match.end() : match.end() + 1] in ("(", "[") or re.match(
+        r"(self|args|os|cfg|config)\.", value
+    )
+    is_prose = sign.strip() == ":" and not _looks_random(value)
+    known = _PLACEHOLDER.fullmatch(value) or VOCABULARY.search(match["name"]) or value == match["name"]
+    return match[0] if is_code or is_prose or known else f"{match['name']}{sign}{REDACTED}"

@@ -1,0 +1,56 @@
+"""No secret stays in the values of a record, and what is no secret does."""
+
+# ruff: noqa: E501
+
+import json
+from typing import Any
+
+import pytest
+
+from lightning_dtool.redaction.record import redact_mapping
+from lightning_dtool.redaction.text import redact_argv
+from lightning_dtool.values.encoding import encode_all
+
+SECRET = "hunter2-very-secret"
+
+
+@pytest.mark.parametrize(
+    "hparams",
+    [
+        {"password": SECRET}, {"logger": {"api_key": SECRET}}, {"db": [{"token": [SECRET]}]}, {1: 2, "password": SECRET},
+        {"x": {1: 2, "password": SECRET}}, {"x": ("password", SECRET)}, {"url": f"https://me:{SECRET}@host/x"},
+        {"note": f"login with password={SECRET} please"}, {"x": {"auth": {"value": SECRET}}},
+        {"note": f"Client(token='{SECRET}')"},
+    ],
+)  # fmt: skip
+def test_no_secret_in_the_hyperparameters(hparams: dict[Any, Any]) -> None:
+    found: list[str] = []
+    encoded = redact_mapping(encode_all(hparams, "model.hyperparameters", []), "model.hyperparameters", found)
+    assert SECRET not in json.dumps(encoded)
+    assert found
+    assert all(place.startswith("model.hyperparameters.") for place in found)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["AKIA" + "ABCDEFGHIJKLMNOP", "ghp_" + "a1" * 18, "hf_" + "Ab1" * 10, "sk-" + "a1B2" * 8, "glpat-" + "x" * 20, "xoxb-" + "1" * 12,
+     "eyJ" + "a" * 20 + "." + "eyJ" + "b" * 20 + "." + "c" * 20, "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----"],
+)  # fmt: skip
+def test_keys_of_known_shape_are_hidden_under_any_name(key: str) -> None:
+    found: list[str] = []
+    assert key not in json.dumps(redact_mapping({"x": f"see {key} here"}, "m", found))
+    assert found == ["m.x"]
+    assert key not in redact_argv(["train.py", key])[1]
+
+
+def test_harmless_values_stay() -> None:
+    values = {
+        "lr": 0.1,
+        "use_auth": False,
+        "auth": True,
+        "pad_token": "[PAD]",
+        "token": "",
+        "password": None,
+        "note": "the token: of trust"[:9],
+    }
+    assert redact_mapping(values, "m", []) == values
