@@ -15,11 +15,12 @@ from lightning.pytorch.utilities.migration import migrate_checkpoint  # type: ig
 from lightning_dtool.errors import ModuleLoadError, ProvenanceWarning, UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.loading.opening import require_checkpoint
-from lightning_dtool.loading.recorded_source import class_from_source, import_class, source_digest
+from lightning_dtool.loading.recorded_source import class_from_source, import_class
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import Provenance, from_json
 from lightning_dtool.store import FrozenDataset, delete_dataset, local_path
 from lightning_dtool.store.verified import Mark, mark
+from lightning_dtool.values.definitions import source_digest
 
 T = TypeVar("T", bound="DtoolModelMixin")
 

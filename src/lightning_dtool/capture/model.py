@@ -13,9 +13,8 @@ from lightning.pytorch import LightningModule
 from torch.nn.parameter import is_lazy
 
 from lightning_dtool.capture.source_text import recorded_source
-from lightning_dtool.loading.recorded_source import source_digest
 from lightning_dtool.record import Child, DatasetReference, Gap, InitialWeights, Model
-from lightning_dtool.values.definitions import as_text, class_path, source_of, without_addresses
+from lightning_dtool.values.definitions import as_text, class_path, source_digest, source_of, without_addresses
 from lightning_dtool.values.digests import opaque_names, state_digest
 from lightning_dtool.values.encoding import encode_all
 

@@ -1,1 +1,1 @@
-"""From a URI to a verified record and a class."""
+"""Verified records and model classes from a checkpoint's URI."""

@@ -1,4 +1,4 @@
-"""A checkpoint's dataset, opened without torch: is it one, and what does its record say?"""
+"""Checkpoint datasets and their records, opened without torch."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,10 @@ from lightning_dtool.store import FrozenDataset
 
 
 def open_checkpoint(uri: str | os.PathLike[str]) -> FrozenDataset:
-    """Open a dataset that holds a checkpoint; metadata only is read.
+    """Open a dataset that holds a checkpoint. Reads only metadata.
 
     Raises:
-        NotACheckpointError: If it holds none.
+        NotACheckpointError: If the dataset holds no checkpoint.
     """
     dataset = FrozenDataset.from_uri(uri)
     require_checkpoint(dataset)
@@ -21,10 +21,10 @@ def open_checkpoint(uri: str | os.PathLike[str]) -> FrozenDataset:
 
 
 def require_checkpoint(dataset: FrozenDataset) -> None:
-    """Raise an error if a dataset holds no checkpoint.
+    """Check that a dataset holds a checkpoint.
 
     Raises:
-        NotACheckpointError: If its file or its record is missing.
+        NotACheckpointError: If the checkpoint file or the record is missing.
     """
     relpaths = {item.relpath for item in dataset.items.values()}
     missing = {CHECKPOINT_ITEM, RECORD_ITEM} - relpaths
@@ -38,11 +38,11 @@ def require_checkpoint(dataset: FrozenDataset) -> None:
 
 
 def verified_path(dataset: FrozenDataset, relpath: str, progress: bool = False) -> Path:
-    """Return a local file with an item, compared with its hash.
+    """Return the path of a local file with an item, verified against its hash.
 
     Raises:
         MissingItemError: If there is no such item.
-        VerificationError: If it differs.
+        VerificationError: If its content differs from the hash.
     """
     identifier = dataset.item(relpath).identifier
     dataset.fetch([identifier], progress=progress, verify=True)
@@ -50,10 +50,10 @@ def verified_path(dataset: FrozenDataset, relpath: str, progress: bool = False) 
 
 
 def read_record(dataset: FrozenDataset) -> Provenance:
-    """Return a checkpoint's record, compared with its hash.
+    """Return a checkpoint's record, verified against its hash.
 
     Raises:
-        VerificationError: If it differs.
-        RecordError: If it is none that this version reads.
+        VerificationError: If its content differs from the hash.
+        RecordError: If it is not a record that this version can read.
     """
     return from_json(verified_path(dataset, RECORD_ITEM).read_bytes(), dataset.uri)

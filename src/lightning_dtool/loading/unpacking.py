@@ -1,4 +1,4 @@
-"""source.zip to a folder. It was written by a stranger, and may try to reach outside, or be a bomb."""
+"""Safe unpacking of source.zip, which may come from a stranger: no file outside the folder, no zip bomb."""
 
 import zipfile
 import zlib
@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning_dtool.errors import CorruptDatasetError, UnsafeDatasetError
 
 MAX_EXTRACTED_BYTES = 500 * 2**20
-"""What source.zip may unpack to."""
+"""Largest total size of the unpacked files."""
 
 
 def unpack(source_zip: Path, folder: Path, uri: str) -> None:
@@ -16,10 +16,10 @@ def unpack(source_zip: Path, folder: Path, uri: str) -> None:
     Args:
         source_zip: The verified `source.zip`.
         folder: Where its files go.
-        uri: Named in errors.
+        uri: The dataset's URI, for errors.
 
     Raises:
-        CorruptDatasetError: If it is no zip file.
+        CorruptDatasetError: If it is not a zip file.
         UnsafeDatasetError: If it names files outside of the folder, or if it is a zip bomb.
     """
     try:
@@ -40,12 +40,12 @@ def unpack(source_zip: Path, folder: Path, uri: str) -> None:
 
 
 def refuse_outside(folder: Path, name: str, uri: str) -> None:
-    """Raise if a name in source.zip, or in the record of it, leads out of the folder.
+    """Raise an error if a name in source.zip, or in its record, leads out of the folder.
 
     Args:
         folder: The folder.
         name: The name.
-        uri: Named in the error.
+        uri: The dataset's URI, for errors.
     """
     if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise UnsafeDatasetError(f"source.zip names {name!r}, which lies outside of it. Do not use it.", uri=uri)

@@ -86,6 +86,14 @@ def source_of(obj: Any) -> str | None:
         return None
 
 
+def source_digest(cls: type) -> str | None:
+    """Return the SHA-256 of a class's source code; None where there is none, as for `source_of`."""
+    try:
+        return hashlib.sha256(inspect.getsource(cls).encode("utf-8", "surrogatepass")).hexdigest()
+    except Exception:  # whatever the tokenizer makes of a file that has changed since
+        return None
+
+
 def is_users(obj: Any) -> bool:
     """Tell whether a function or a class comes with no installed package, so that no version number tells its code."""
     module = getattr(obj, "__module__", None)
