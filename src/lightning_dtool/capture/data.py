@@ -343,9 +343,7 @@ def _ours(
     counts = chosen.class_counts if unwrapped.is_known else None
     keys: Iterable[str] = chosen.identifiers if ours.is_itemwise else chosen.names
     return DataSource(
-        dataset=DatasetReference(
-            uri=frozen.uri, uuid=frozen.uuid, name=frozen.name, content_digest=frozen.content_digest
-        ),
+        dataset=DatasetReference.of(frozen),
         class_path=class_path(type(dataset)),
         count=_length(dataset),
         selection_digest=selection_digest(keys) if unwrapped.is_known else None,

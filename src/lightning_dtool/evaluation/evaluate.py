@@ -29,7 +29,7 @@ from lightning_dtool.export.readme import evaluation_readme
 from lightning_dtool.items import CONFUSION_ITEM, EVALUATION_TAG, METRICS_ITEM, PICTURE_ITEM, PREDICTIONS_ITEM
 from lightning_dtool.record import DatasetReference, Provenance
 from lightning_dtool.results.evaluation import Evaluation, Task
-from lightning_dtool.store import DatasetWriter, FrozenDataset, ensure_writable
+from lightning_dtool.store import DatasetWriter, ensure_writable
 
 _ROWS = 20_000
 """Rows of a table that are written at once."""
@@ -159,8 +159,8 @@ def _evaluation(
 ) -> Evaluation:
     packages = {name: version(name) for name in ("lightning", "torch", "torchmetrics")}
     return Evaluation(
-        checkpoint=_reference(checkpoint.dataset).model_dump(),
-        data=_reference(chosen.dataset.dataset).model_dump(),
+        checkpoint=DatasetReference.of(checkpoint.dataset).model_dump(),
+        data=DatasetReference.of(chosen.dataset.dataset).model_dump(),
         part=chosen.part,
         reading=chosen.reading,
         count=len(predictions.target),
@@ -175,12 +175,6 @@ def _evaluation(
         warnings=notes,
         versions={"lightning_dtool": __version__, **packages},
         evaluated_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
-
-
-def _reference(dataset: FrozenDataset) -> DatasetReference:
-    return DatasetReference(
-        uri=dataset.uri, uuid=dataset.uuid, name=dataset.name, content_digest=dataset.content_digest
     )
 
 

@@ -8,7 +8,7 @@ Nothing here knows torch, Lightning or dtool: a record must stay readable when t
 """
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -110,6 +110,26 @@ class Checkpoint(Section):
     monitors: list[Monitor] = Field(default=[], description="What the Trainer's ModelCheckpoint callbacks watch.")
 
 
+class Identified(Protocol):
+    """What is identified like a dtool dataset."""
+
+    @property
+    def uri(self) -> str:
+        """Its URI."""
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def content_digest(self) -> str:
+        """The digest of its items."""
+
+
 class DatasetReference(Section):
     """A dtool dataset, by address and by content."""
 
@@ -117,6 +137,11 @@ class DatasetReference(Section):
     uuid: str = Field(description="Its UUID, which it keeps wherever it is copied to.")
     name: str = Field(description="Its name.")
     content_digest: str = Field(description="`sha256:…` over the sorted relpaths, sizes and hashes of its items.")
+
+    @classmethod
+    def of(cls, dataset: Identified) -> "DatasetReference":
+        """Return a reference to an open dataset."""
+        return cls(uri=dataset.uri, uuid=dataset.uuid, name=dataset.name, content_digest=dataset.content_digest)
 
 
 class Child(Section):

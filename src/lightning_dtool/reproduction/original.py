@@ -51,8 +51,7 @@ class Recorded:
     @property
     def reference(self) -> DatasetReference:
         """The dataset, by address and by content."""
-        found = self.dataset
-        return DatasetReference(uri=found.uri, uuid=found.uuid, name=found.name, content_digest=found.content_digest)
+        return DatasetReference.of(self.dataset)
 
     def path(self, relpath: str) -> Path:
         """Return a local file with an item."""
