@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
+from lightning_dtool import rerun
 from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO, Publication, Retention
 from lightning_dtool.errors import (
@@ -29,8 +30,7 @@ from lightning_dtool.errors import (
 from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import DatasetReference
-from lightning_dtool.rehearsal.conduct import Rehearsal, rehearse
-from lightning_dtool.rerun import plan as rerun
+from lightning_dtool.rehearsal.callback import Rehearsal, rehearse
 from lightning_dtool.resuming.resumption import Resumption
 from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
 
@@ -94,7 +94,7 @@ class DtoolProvenanceCallback(Callback):
         trace: bool = False,
         staging_memory: int | None = None,
     ) -> None:
-        self.base_uri = normalize_uri(rerun.base_uri(base_uri))
+        self.base_uri = normalize_uri(rerun.redirect_base_uri(base_uri))
         self.retention: Retention = retention
         self.name = name
         self.strict = strict
@@ -433,10 +433,7 @@ def _parent(path: str | None) -> DatasetReference | None:
         # Lightning's own path may be a link into a dataset: <dataset>/data/checkpoint.ckpt
         path = str(Path(path).resolve().parent.parent)
     try:
-        dataset = FrozenDataset.from_uri(path)
-        return DatasetReference(
-            uri=dataset.uri, uuid=dataset.uuid, name=dataset.name, content_digest=dataset.content_digest
-        )
+        return DatasetReference.of(FrozenDataset.from_uri(path))
     except LightningDtoolError:  # a plain file
         return None
 

@@ -21,6 +21,7 @@ from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
+from lightning_dtool import rerun
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_checkpoint
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, LightningDtoolError, ProvenanceWarning, PublishError
@@ -29,7 +30,6 @@ from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.publishing.linking import duplicate, forget_link, free, link, reserve, write
 from lightning_dtool.publishing.publisher import Staged, Worker, dataset_name, publish
 from lightning_dtool.record import Provenance
-from lightning_dtool.rerun import plan as rerun
 from lightning_dtool.snapshot.copy import same_state, snapshot, storage_sizes
 from lightning_dtool.snapshot.staging import Staging
 from lightning_dtool.store import (
@@ -114,7 +114,7 @@ class DtoolCheckpointIO(CheckpointIO):
             raise ConfigurationError(f"staging_memory={staging_memory!r}: expected a number of bytes.")
         if checkpoint_io is not None:
             refuse_other_namespace(checkpoint_io, "checkpoint_io")
-        self.base_uri = normalize_uri(rerun.base_uri(base_uri))
+        self.base_uri = normalize_uri(rerun.redirect_base_uri(base_uri))
         self.checkpoint_io = _without_async(checkpoint_io)
         self.retention = retention
         self.name = name
@@ -169,7 +169,7 @@ class DtoolCheckpointIO(CheckpointIO):
             path: Where the Trainer wants the checkpoint.
             storage_options: Passed on to the plain checkpoint IO.
         """
-        path = rerun.kept_inside(_absolute(path))
+        path = rerun.redirect_path(_absolute(path))
         if not (_is_training_checkpoint(checkpoint, path) and self.wanted(checkpoint)):
             self._save_plainly(checkpoint, path, storage_options)
             return
@@ -211,7 +211,7 @@ class DtoolCheckpointIO(CheckpointIO):
             checkpoint = DtoolCheckpoint.from_uri(path)
             return checkpoint.load(map_location=map_location or "cpu", weights_only=weights_only is not False)
         path = _absolute(path)
-        inside = rerun.kept_inside(path)
+        inside = rerun.redirect_path(path)
         if Path(inside).exists():  # in a rerun, what it has saved itself
             path = inside
         if self._owner.get(path):
@@ -224,7 +224,7 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Remove what stands at a path, and with `retention="mirror"` its dataset if no other path leads there."""
-        path = rerun.kept_inside(_absolute(path))
+        path = rerun.redirect_path(_absolute(path))
         place = self._place(path)
         if path not in self._owner or place is None:
             self.checkpoint_io.remove_checkpoint(path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_dtool import rerun
 from lightning_dtool.errors import ReproductionError
 from lightning_dtool.record import Code, Config, Environment, Provenance, Randomness, Trainer
 from lightning_dtool.reproduction.command import command, project_root, recorded_threads, variables
@@ -11,7 +12,6 @@ from lightning_dtool.reproduction.failure import explain
 from lightning_dtool.reproduction.original import normal, relocated
 from lightning_dtool.reproduction.process import Outcome
 from lightning_dtool.reproduction.tracing import first_parting
-from lightning_dtool.rerun import plan as rerun
 from record.samples import record as sample
 
 
@@ -209,9 +209,9 @@ def test_new_data_takes_the_place_of_the_old(
     monkeypatch: pytest.MonkeyPatch, data: dict[str, str], asked: dict[str, object], expected: dict[str, object]
 ) -> None:
     plan = rerun.Plan({}, rerun.REPLICATE, "", "", "", rerun.Target(0, 0, 0, ""), data=data)
-    assert rerun.replaced_data({**NOTHING, **asked}) == {**NOTHING, **asked}  # without a plan
-    monkeypatch.setattr(rerun, "plan", lambda: plan)
-    found = rerun.replaced_data({**NOTHING, **asked})
+    assert rerun.redirect_data({**NOTHING, **asked}) == {**NOTHING, **asked}  # without a plan
+    monkeypatch.setattr("lightning_dtool.rerun.plan.current_plan", lambda: plan)
+    found = rerun.redirect_data({**NOTHING, **asked})
     assert {name: value for name, value in found.items() if value} == expected
     assert list(found) == list({**NOTHING, **asked})
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import lightning_dtool
+from lightning_dtool import rerun
 from lightning_dtool.reproduction.verdict import Verdict
-from lightning_dtool.rerun import plan as rerun
 from reproduction.runs import only_checkpoint, train
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
@@ -71,7 +71,7 @@ def test_a_recorded_dataset_is_redirected_unless_the_rerun_has_made_it(
         original={}, kind=rerun.REPRODUCE, into="", scratch=str(tmp_path), report="",
         target=rerun.Target(0, 0, 0, ""), uris={made: "s3://lab/a", absent: "s3://lab/b"},
     )  # fmt: skip
-    monkeypatch.setattr(rerun, "plan", lambda: plan)
-    assert rerun.redirected(made) == made
-    assert rerun.redirected(absent) == "s3://lab/b"
-    assert rerun.redirected("s3://lab/c") == "s3://lab/c"
+    monkeypatch.setattr("lightning_dtool.rerun.plan.current_plan", lambda: plan)
+    assert rerun.redirect_uri(made) == made
+    assert rerun.redirect_uri(absent) == "s3://lab/b"
+    assert rerun.redirect_uri("s3://lab/c") == "s3://lab/c"

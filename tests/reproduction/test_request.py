@@ -6,7 +6,7 @@ import pytest
 
 from lightning_dtool.errors import ConfigurationError
 from lightning_dtool.reproduction.request import Request
-from lightning_dtool.rerun.plan import REPRODUCE
+from lightning_dtool.rerun import REPRODUCE
 
 
 @pytest.mark.parametrize(

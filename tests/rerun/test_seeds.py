@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import programs
-from lightning_dtool.rerun import plan as rerun
+from lightning_dtool import rerun
 from lightning_dtool.rerun.seeds import derived_seed
 
 PROGRAM = """
@@ -52,9 +52,9 @@ def test_a_derived_seed_fits_every_generator() -> None:
 
 
 def test_the_order_of_a_rerun_with_another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rerun.order_offset() == 0
+    assert rerun.order_seed_offset() == 0
     target = rerun.Target(0, 0, 0, "")
     for parent, expected in ((None, 4), ("s3://parent", 0)):
         plan = rerun.Plan({}, rerun.REPRODUCE, "", "", "", target, seed_offset=4, parent=parent)
-        monkeypatch.setattr(rerun, "plan", lambda plan=plan: plan)
-        assert rerun.order_offset() == expected
+        monkeypatch.setattr("lightning_dtool.rerun.plan.current_plan", lambda plan=plan: plan)
+        assert rerun.order_seed_offset() == expected

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from lightning_dtool import rerun
 from lightning_dtool.capture.git import WorkTree
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
 from lightning_dtool.record import Code, Gap
 from lightning_dtool.redaction.source import redact_notebook, redact_patch, redact_source
 from lightning_dtool.redaction.text import redact_argv
-from lightning_dtool.rerun import plan as rerun
 from lightning_dtool.values.definitions import as_text
 from lightning_dtool.values.parsing import parse
 
@@ -237,7 +237,7 @@ def project_root() -> Path:
     That is the git work tree of the main program; without git the folder around it that says how to build a
     package (`pyproject.toml` or its elders); else its own folder.
     """
-    plan = rerun.plan()
+    plan = rerun.current_plan()
     if plan is not None and plan.root is not None:  # neither git nor a pyproject.toml came along
         return Path(plan.root)
     main = getattr(sys.modules.get("__main__"), "__file__", None)

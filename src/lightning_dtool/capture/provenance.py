@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
+from lightning_dtool import rerun
 from lightning_dtool._version import __version__
 from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.config import capture_config
@@ -41,7 +42,6 @@ from lightning_dtool.record import (
     Trainer,
 )
 from lightning_dtool.redaction.record import redact_mapping, redact_record, redaction_gap
-from lightning_dtool.rerun import plan as rerun
 from lightning_dtool.values.definitions import as_text, class_path
 
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
@@ -203,7 +203,7 @@ def describe(
 
 def _original() -> dict[str, DatasetReference]:
     """Return the checkpoint whose training is rerun, if this is a rerun."""
-    plan = rerun.plan()
+    plan = rerun.current_plan()
     if plan is None:
         return {}
     return {"reproduces" if plan.kind == rerun.REPRODUCE else "replicates": DatasetReference(**plan.original)}

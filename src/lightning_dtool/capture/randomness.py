@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_dtool.record import MAX_INTEGER, Gap, Randomness
-from lightning_dtool.rerun.seeds import begin_as_recorded
+from lightning_dtool.rerun.seeds import restore_import_state
 
 Json = Any
 RandomStates = dict[str, Json]
@@ -341,7 +341,7 @@ def _integer(text: str) -> int | None:
     return number if abs(number) <= MAX_INTEGER else None
 
 
-begin_as_recorded(restore)  # in a rerun only
+restore_import_state(restore)  # in a rerun only
 
 AT_IMPORT: RandomStates = random_states()
 """The states when this module was imported."""

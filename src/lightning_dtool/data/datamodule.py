@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
+from lightning_dtool import rerun
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.recorded_data import recorded_arguments, verify_data
 from lightning_dtool.data.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
@@ -31,7 +32,6 @@ from lightning_dtool.errors import (
 from lightning_dtool.items import RECORD_ITEM
 from lightning_dtool.loading.opening import read_record
 from lightning_dtool.namespaces import refuse_other_namespace
-from lightning_dtool.rerun import plan as rerun
 from lightning_dtool.store import FrozenDataset, generate_identifier, normalize_uri
 from lightning_dtool.values.describing import describe
 from lightning_dtool.values.rebuilding import rebuild
@@ -124,7 +124,7 @@ class DtoolDataModule(pl.LightningDataModule):
         decoded_cache: bool = False,
     ) -> None:
         super().__init__()
-        uri, train_uri, val_uri, test_uri, val_split, test_split, split_overlay = rerun.replaced_data(
+        uri, train_uri, val_uri, test_uri, val_split, test_split, split_overlay = rerun.redirect_data(
             {
                 "uri": uri,
                 "train_uri": train_uri,
@@ -296,7 +296,7 @@ class DtoolDataModule(pl.LightningDataModule):
         loader = StatefulDataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=ResumableSampler(dataset, seed=self.seed + rerun.order_offset()),
+            sampler=ResumableSampler(dataset, seed=self.seed + rerun.order_seed_offset()),
             drop_last=self.drop_last,
             **self._loader_arguments(),
         )

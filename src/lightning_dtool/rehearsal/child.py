@@ -29,9 +29,9 @@ def main() -> int:
     # As Python does it: the script's folder, or for a module the working directory.
     sys.path[0] = os.path.dirname(target) if kind == "script" else os.getcwd()
     sys.argv = [typed, *sys.argv[4:]]
-    from lightning_dtool.rerun import plan as rerun
+    from lightning_dtool import rerun
 
-    plan = rerun.plan()
+    plan = rerun.current_plan()
     if plan is None:
         return 2
     if plan.parent_process is not None:
@@ -76,15 +76,15 @@ def _run_script(path: str) -> None:
 
 
 def _conclude() -> None:
-    conduct = sys.modules.get("lightning_dtool.rehearsal.conduct")
+    conduct = sys.modules.get("lightning_dtool.rehearsal.callback")
     if conduct is not None:
         conduct.conclude()
 
 
 def _patch_trainer(module: types.ModuleType) -> None:
-    from lightning_dtool.rehearsal import outputs
+    from lightning_dtool.rehearsal.trainer_patch import patch_trainer
 
-    outputs.patch_trainer(module.Trainer)
+    patch_trainer(module.Trainer)
 
 
 def _chain(error: BaseException) -> Iterator[dict[str, Any]]:

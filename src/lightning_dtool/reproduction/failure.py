@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lightning_dtool.reproduction.process import Event, Outcome
-from lightning_dtool.rerun.plan import Target
+from lightning_dtool.rerun import Target
 
 LAST_LINES = 15
 """Lines of the log that an explanation ends with."""

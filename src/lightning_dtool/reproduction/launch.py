@@ -18,7 +18,7 @@ from lightning_dtool.reproduction.command import command, recorded_threads, vari
 from lightning_dtool.reproduction.failure import explain
 from lightning_dtool.reproduction.original import LocatedData, Recorded, relocated
 from lightning_dtool.reproduction.process import Event, Outcome, run
-from lightning_dtool.rerun.plan import PLAN_VARIABLE, REPRODUCE, Plan, Target
+from lightning_dtool.rerun import PLAN_VARIABLE, REPRODUCE, Plan, Target
 from lightning_dtool.store import FrozenDataset, local_path
 
 _EXPLICIT = "lightning_dtool.callback:DtoolProvenanceCallback"

@@ -27,7 +27,7 @@ from lightning_dtool.reproduction.request import Request
 from lightning_dtool.reproduction.tolerance import MIN_VALUES, judge
 from lightning_dtool.reproduction.tracing import first_parting
 from lightning_dtool.reproduction.verdict import Replication, Reproduction, Verdict, judged_rows, write_verdict
-from lightning_dtool.rerun.plan import REPLICATE, REPRODUCE
+from lightning_dtool.rerun import REPLICATE, REPRODUCE
 from lightning_dtool.store import ensure_writable, local_path, locate, normalize_uri
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""The plan of a rerun: what a child process of `lightning-dtool reproduce` does differently, and what it tells.
+"""The plan of a rerun: what differs in a child process of `lightning-dtool reproduce`, and the events it reports.
 
-The plan is a JSON file; an environment variable names it. Without that variable `plan()` is None, and nothing in this
-package behaves in any other way. This module knows nothing but the standard library: every room may ask it.
+The plan is a JSON file, named by an environment variable. Without that variable `current_plan()` returns None, and the
+functions here change nothing. This module imports only the standard library, so any module may use it.
 """
 
 import functools
@@ -20,7 +20,7 @@ REPLICATE = "replicate"
 
 
 class TargetReachedError(SystemExit):
-    """Ends a rerun in peace: the checkpoint is published, and nobody needs the rest of the training."""
+    """Ends a rerun with exit code 0: the checkpoint is published, and the rest of the training is not needed."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -31,11 +31,12 @@ class Target:
     """The moment in a training at which the recorded checkpoint was saved.
 
     Attributes:
-        fit_index: Which recorded `fit` of its process; None if the record does not say: the first.
+        fit_index: Number of the recorded `fit` within its process, from 0. None, if the record does not say, means
+            the first.
         epoch: The epoch.
         global_step: Optimizer steps.
-        filename: The file's name, as Lightning saw it.
-        progress: The counters of Lightning's loops, from the checkpoint; empty if it has none.
+        filename: Name of the file to which Lightning saved the checkpoint.
+        progress: Counters of Lightning's loops in the checkpoint. Empty if it has none.
     """
 
     fit_index: int | None
@@ -47,31 +48,31 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a rerun has to do.
+    """Instructions for the child process of a rerun.
 
     Attributes:
         original: The recorded checkpoint: `uri`, `uuid`, `name`, `content_digest`.
         kind: `reproduce`, or `replicate` with new data.
-        into: The base URI that all checkpoints go to.
-        scratch: A folder for everything else that the training writes.
-        report: The file that events are appended to.
-        target: The moment to reach.
-        root: Where the recorded source was unpacked: the project's folder.
-        automatic: Whether the recorded callback had attached itself.
-        random_states: The recorded item random_states.json, if there is one.
-        initial_digest: The digest of the weights that the recorded training began with.
-        initial_weights: A file with them, if they are stored.
-        uris: Data by recorded URI: the URI to use. Both are normalized.
-        data: For a replication: datasets by stage.
-        parent: A checkpoint to resume from, in place of the one that the script names.
-        checkpoint: A local file of the recorded checkpoint, to be loaded safely and judged on the same data.
-        seed_offset: Another seed is derived from every seed of the script; None for the same.
-        threads: Threads of torch; None leaves them alone.
-        threads_forced: Whether the script's own choice of threads is overruled.
-        device: The accelerator to use in place of the script's, if any.
+        into: Base URI for all checkpoints of the rerun.
+        scratch: Folder for everything else that the training writes.
+        report: File to which events are appended, one JSON object per line.
+        target: The moment at which to stop.
+        root: The project's folder: where the recorded source was unpacked.
+        automatic: Whether the recorded callback had been attached automatically.
+        random_states: Local file of the recorded item random_states.json, if there is one.
+        initial_digest: Digest of the weights with which the recorded training began.
+        initial_weights: Local file with these weights, if they were stored.
+        uris: Replacements for data: recorded URI to the URI to read instead. Both are normalized.
+        data: Replacements for a replication: stage to dataset URI.
+        parent: URI of the checkpoint to resume from, instead of the one that the script names.
+        checkpoint: Local file of the recorded checkpoint. It is loaded safely and evaluated on the same data.
+        seed_offset: Number from which, with each seed of the script, another seed is derived. None keeps the seeds.
+        threads: Number of torch's threads. None leaves it as it is.
+        threads_forced: Whether `threads` overrides what the script sets.
+        device: Accelerator to use instead of the script's, if any.
         trace: Whether to write digests of all parameters after each optimizer step.
-        recall: Whether to compute recall per class.
-        parent_process: The process that waits for this one; without it the rerun ends.
+        recall: Whether to compute the recall of each class.
+        parent_process: Id of the process that waits for this one. The rerun ends when that process does.
     """
 
     original: dict[str, str]
@@ -98,111 +99,119 @@ class Plan:
     parent_process: int | None = None
 
     def write(self, path: Path) -> None:
-        """Write the plan as JSON."""
+        """Write the plan to a file, as JSON."""
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Plan":
-        """Read what `write` wrote."""
+        """Read a file that `write` has written."""
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return cls(**{**content, "target": Target(**content["target"])})
 
 
 @functools.cache
-def plan() -> Plan | None:
-    """Return the plan of this process; None in every process that is no rerun."""
+def current_plan() -> Plan | None:
+    """Return the plan that this process follows. None if it is not a rerun."""
     path = os.environ.get(PLAN_VARIABLE)
     return Plan.read(path) if path else None
 
 
 def report(event: str, **facts: Any) -> None:
-    """Tell the process that waits for this one what has happened; without a plan nothing.
+    """Append an event to the report file, which the parent process reads. Without a plan, do nothing.
 
     Args:
-        event: Its name.
-        **facts: Strict JSON.
+        event: Name of the event.
+        **facts: Details, as strict JSON values.
     """
-    present = plan()
-    if present is not None:
+    plan = current_plan()
+    if plan is not None:
         line = json.dumps({"event": event, "at": time.time(), **facts})
-        with open(present.report, "a", encoding="utf-8") as file:
+        with open(plan.report, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
-def base_uri(asked: Any) -> Any:
-    """Return where checkpoints go: what the script asks for, unless a plan says otherwise."""
-    present = plan()
-    return asked if present is None else present.into
+def redirect_base_uri(base_uri: Any) -> Any:
+    """Return the base URI for checkpoints: the plan's, or without a plan the given one."""
+    plan = current_plan()
+    return base_uri if plan is None else plan.into
 
 
-def redirected(uri: str) -> str:
-    """Return the URI to use in place of a normalized one; without a plan the very same.
+def redirect_uri(uri: str) -> str:
+    """Return the URI of a dataset to read in place of a recorded one.
 
-    A script may make its dataset itself, at a place where the recorded one was: then it gets its own.
+    A script may create its dataset itself, in the scratch folder, where the recorded one was. Then it reads its own.
+
+    Args:
+        uri: A normalized URI.
+
+    Returns:
+        The plan's replacement. `uri` itself, if there is none.
     """
-    present = plan()
-    if present is None or uri not in present.uris or _is_in(uri, present.scratch):
+    plan = current_plan()
+    if plan is None or uri not in plan.uris or _exists_in(uri, plan.scratch):
         return uri
-    return present.uris[uri]
+    return plan.uris[uri]
 
 
-def _is_in(uri: str, folder: str) -> bool:
-    """Return True if a URI names something that is there, in a folder of this machine."""
+def _exists_in(uri: str, folder: str) -> bool:
     scheme, _, rest = uri.partition("://")
     path = Path(f"/{rest.partition('/')[2]}")
     return scheme == "file" and path.is_relative_to(folder) and path.exists()
 
 
-def kept_inside(path: str) -> str:
-    """Return where a rerun writes instead of at a local path outside of its scratch folder.
+def redirect_path(path: str) -> str:
+    """Return the path to which a rerun writes instead of a given one.
 
     Args:
-        path: A path or a remote address. Without a plan it is returned as it is.
+        path: A local path, or a remote address, which is returned unchanged.
+
+    Returns:
+        A path in the scratch folder. Without a plan, `path` itself.
     """
-    present = plan()
-    return path if present is None or "://" in path else inside(path, Path(present.scratch))
+    plan = current_plan()
+    return path if plan is None or "://" in path else path_in_scratch(path, Path(plan.scratch))
 
 
-def inside(folder: str | os.PathLike[str], scratch: Path) -> str:
-    """Return a path in the scratch folder: the very same one if it lies there, else one for it alone.
+def path_in_scratch(path: str | os.PathLike[str], scratch: Path) -> str:
+    """Map a path into the scratch folder. Different paths get different places, the same path always the same one.
 
     Args:
-        folder: A path or a remote address.
+        path: A local path or a remote address. A path that is in the scratch folder already is returned unchanged.
         scratch: The scratch folder.
     """
-    text = os.fspath(folder)
+    text = os.fspath(path)
     if "://" not in text and Path(os.path.abspath(text)).is_relative_to(scratch):
         return text
-    # The same for the same: a logger and a ModelCheckpoint may share a folder.
+    # Derived from the path alone: a logger and a ModelCheckpoint may share a folder.
     name = text.replace("://", "/").strip("/\\").replace(":", "_")
     return str(scratch / "outside" / name)
 
 
-def order_offset() -> int:
-    """Return what is added to the seed of a training order, for reruns with other seeds."""
-    present = plan()
-    # Training that stopped inside an epoch goes on in the order that it began with.
-    return 0 if present is None or present.parent is not None else present.seed_offset or 0
+def order_seed_offset() -> int:
+    """Return the number to add to the seed of the training order. It is 0 unless the plan asks for other seeds."""
+    plan = current_plan()
+    # A training that resumes inside an epoch must keep the order of that epoch.
+    return 0 if plan is None or plan.parent is not None else plan.seed_offset or 0
 
 
-def replaced_data(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return which data a DataModule reads: as it was asked to, unless a plan says that it is a replication.
+def redirect_data(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return a DataModule's arguments with the data of a replication in place of the recorded data.
 
     Args:
         arguments: `uri`, `train_uri`, `val_uri`, `test_uri`, `val_split`, `test_split` and `split_overlay`.
 
     Returns:
-        The same names.
+        The same names. Without a plan for a replication, the same values.
     """
-    present = plan()
-    data = present.data if present is not None else {}
+    plan = current_plan()
+    data = plan.data if plan is not None else {}
     if not data:
         return arguments
     found = dict(arguments)
     if found["uri"] is not None:
         found["uri"] = data["train"]
         own = [stage for stage in ("val", "test") if stage in data]
-        if own and found["split_overlay"] is not None:  # it divides the one dataset, and there are others now
+        if own and found["split_overlay"] is not None:  # the overlay divides a single dataset
             found |= {"uri": None, "train_uri": data["train"], "split_overlay": None}
         elif len(own) == 2 or (own and not found[f"{({'val', 'test'} - set(own)).pop()}_split"]):
             found |= {"uri": None, "train_uri": data["train"]}

@@ -1,6 +1,6 @@
-"""How a rerun gets the random numbers, and the threads, of the recorded training.
+"""The random states, seeds and threads of a recorded training, for its rerun.
 
-Without a plan (see `lightning_dtool.rerun.plan`) nothing here does anything.
+Without a plan (see `lightning_dtool.rerun.plan`) these functions do nothing.
 """
 
 import hashlib
@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from lightning_dtool.rerun import plan as rerun
+from lightning_dtool.rerun.plan import current_plan
 
 Restore = Callable[[Mapping[str, Any]], None]
 
 
 def recorded_states(moment: str) -> dict[str, Any] | None:
-    """Return the recorded states of the generators at a moment; None without a plan, or if they are not known.
+    """Return the recorded states of the random generators at a moment. None without a plan, or if none were recorded.
 
     Args:
         moment: `import` or `fit_start`.
     """
-    plan = rerun.plan()
+    plan = current_plan()
     if plan is None or plan.random_states is None:
         return None
     content = json.loads(Path(plan.random_states).read_text(encoding="utf-8"))
@@ -30,15 +30,15 @@ def recorded_states(moment: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def begin_as_recorded(restore: Restore) -> None:
-    """Set threads and generators as they were when the recorded training came to this point.
+def restore_import_state(restore: Restore) -> None:
+    """Restore the threads and random states that the recorded training had when it imported this package.
 
-    A rerun with other seeds has derived them already, see `reseed`.
+    With other seeds, only the threads are restored: `reseed` has set the random states.
 
     Args:
-        restore: Sets the generators.
+        restore: Sets the global generators to given states.
     """
-    plan = rerun.plan()
+    plan = current_plan()
     if plan is None:
         return
     set_threads()
@@ -48,14 +48,14 @@ def begin_as_recorded(restore: Restore) -> None:
 
 
 def set_threads() -> None:
-    """Let torch use as many threads as the recorded training, or as the user wants."""
-    plan = rerun.plan()
+    """Set the number of torch's threads to the plan's."""
+    plan = current_plan()
     if plan is not None and plan.threads is not None and torch.get_num_threads() != plan.threads:
         torch.set_num_threads(plan.threads)
 
 
 def derived_seed(seed: object, offset: int) -> int:
-    """Return another seed for a seed: the same for the same two, and 32 bits, which every generator takes.
+    """Derive another seed from a seed, deterministically. It has 32 bits, which every generator accepts.
 
     Example:
         >>> derived_seed(1, 1) == derived_seed(1, 1) != derived_seed(1, 2)
@@ -66,13 +66,13 @@ def derived_seed(seed: object, offset: int) -> int:
 
 
 def reseed(offset: int) -> None:
-    """Let every seed that is set from now on, and those of the generators as they are, be another one.
+    """Replace the seeds of the global generators of Python, NumPy and torch, now and whenever they are set.
 
-    Python's, NumPy's and torch's global generators, and so `seed_everything`. A `torch.Generator` or a NumPy
-    `Generator` with a seed of its own keeps it: what a script fixes by hand, a split of its data for instance, stays.
+    This covers `seed_everything`. A `torch.Generator` or NumPy `Generator` with a seed of its own keeps it, so that
+    what a script fixes explicitly, such as a split of its data, stays the same.
 
     Args:
-        offset: The number of the rerun.
+        offset: Number of the rerun. Each number gives other seeds.
     """
     import random
 
@@ -87,7 +87,7 @@ def reseed(offset: int) -> None:
 
 def _derive(module: Any, name: str, offset: int) -> None:
     original = getattr(module, name)
-    if hasattr(original, "lightning_dtool_original"):  # torch has it in two places
+    if hasattr(original, "lightning_dtool_original"):  # torch has the function in two places
         return
 
     parameter = "a" if module.__name__ == "random" else "seed"

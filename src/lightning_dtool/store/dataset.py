@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from lightning_dtool import rerun
 from lightning_dtool.errors import (
     CorruptDatasetError,
     DatasetNotFoundError,
@@ -18,7 +19,6 @@ from lightning_dtool.errors import (
     StoreError,
     UnsafeDatasetError,
 )
-from lightning_dtool.rerun import plan as rerun
 from lightning_dtool.store import digest, verification
 from lightning_dtool.store.brokers import Broker, open_broker
 from lightning_dtool.store.cache import Cache
@@ -68,7 +68,7 @@ class FrozenDataset:
             CorruptDatasetError: If its administrative metadata is damaged.
             StoreError: If the store cannot be read.
         """
-        normal = rerun.redirected(normalize_uri(uri))
+        normal = rerun.redirect_uri(normalize_uri(uri))
         broker = open_broker(normal)
         dataset = cls(normal, read_admin_metadata(normal, broker))
         dataset._opened = (os.getpid(), broker)

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning_dtool.rerun import plan as rerun
+from lightning_dtool import rerun
 
 _LOGGER_FOLDERS = ("_root_dir", "_save_dir")
 """Where the loggers of Lightning that write files (TensorBoard, CSV) keep their folder."""
@@ -21,7 +21,7 @@ def patch_trainer(trainer_class: Any) -> None:
     Args:
         trainer_class: Lightning's Trainer.
     """
-    plan = rerun.plan()
+    plan = rerun.current_plan()
     original = trainer_class.__init__
     if plan is None or hasattr(original, "lightning_dtool_original"):
         return
@@ -47,14 +47,14 @@ def keep_inside(trainer: Any, scratch: Path) -> None:
         trainer: The Trainer.
         scratch: The folder.
     """
-    trainer._default_root_dir = rerun.inside(trainer._default_root_dir, scratch)
+    trainer._default_root_dir = rerun.path_in_scratch(trainer._default_root_dir, scratch)
     for callback in trainer.checkpoint_callbacks:
         if getattr(callback, "dirpath", None) is not None:
-            callback.dirpath = rerun.inside(callback.dirpath, scratch)
+            callback.dirpath = rerun.path_in_scratch(callback.dirpath, scratch)
     for logger in trainer.loggers:
         for name in _LOGGER_FOLDERS:
             if isinstance(getattr(logger, name, None), str | os.PathLike):
-                setattr(logger, name, rerun.inside(getattr(logger, name), scratch))
+                setattr(logger, name, rerun.path_in_scratch(getattr(logger, name), scratch))
     profiler = trainer.profiler
     if getattr(profiler, "dirpath", None) is not None:
-        profiler.dirpath = rerun.inside(profiler.dirpath, scratch)
+        profiler.dirpath = rerun.path_in_scratch(profiler.dirpath, scratch)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_dtool import rerun
 from lightning_dtool.capture.randomness import restore
-from lightning_dtool.rehearsal.outputs import patch_trainer
-from lightning_dtool.rehearsal.recall import recall_by_class
-from lightning_dtool.rerun import plan as rerun
+from lightning_dtool.rehearsal.class_recall import recall_by_class
+from lightning_dtool.rehearsal.trainer_patch import patch_trainer
 from lightning_dtool.rerun.seeds import recorded_states, set_threads
 from lightning_dtool.values.digests import state_digest
 
@@ -29,7 +29,7 @@ def rehearse(trainer: Trainer, io: Any, fit_index: int) -> "Rehearsal | None":
     Returns:
         The rehearsal, if this fit is the one that is rerun.
     """
-    plan = rerun.plan()
+    plan = rerun.current_plan()
     if plan is None:
         return None
     target = plan.target.fit_index or 0
