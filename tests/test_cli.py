@@ -350,6 +350,23 @@ def test_ls_fits_a_terminal_of_80_columns(models: Path, checkpoint: str) -> None
 # -- how it ends ----------------------------------------------------------------------------------
 
 
+def test_json_says_what_an_error_is_about(run: Run, make_dataset: MakeDataset, leaves: Path, base_uri: str) -> None:
+    dataset = make_dataset({"a.txt": b"1"})
+    dataset.path(dataset.item("a.txt").identifier).unlink()
+    (found,) = json.loads(run("verify", dataset.uri, "--json", code=1).stdout)
+    assert {**found["error"], "message": ""} == {
+        "type": "VerificationError",
+        "message": "",
+        "uri": dataset.uri,
+        "item": "a.txt",
+        "path": None,
+        "kind": None,
+    }
+    result = run("pack", leaves, f"{base_uri}/nothing", "--name", "x", "--json", code=4)
+    error = json.loads(result.stdout)["error"]
+    assert (error["type"], error["uri"], error["kind"]) == ("StoreError", f"{base_uri}/nothing", "absent")
+
+
 def test_exit_codes(run: Run, make_dataset: MakeDataset, damaged: Path, leaves: Path, base_uri: str) -> None:
     (damaged / ".dtool" / "manifest.json").write_text('{"items": ')
     unfinished = DatasetWriter("unfinished", base_uri, creator_username="tester")

@@ -39,6 +39,7 @@ ProvenanceWarning              UserWarning        something was not recorded or 
 
 import os
 import pickle
+from typing import Any, Literal
 
 
 class LightningDtoolError(Exception):
@@ -97,8 +98,59 @@ class InvalidNameError(LightningDtoolError, ValueError):
     """A name that dtool does not allow for a dataset, an overlay, an annotation or a tag."""
 
 
+StoreErrorKind = Literal[
+    "absent",
+    "altered",
+    "credentials",
+    "cut_off",
+    "denied",
+    "full",
+    "no_answer",
+    "no_bucket",
+    "other",
+    "overloaded",
+    "unsupported",
+]
+"""The causes of a `StoreError`; the class says what each means."""
+
+
 class StoreError(LightningDtoolError, OSError):
-    """A base URI or a dataset that cannot be read or written: permissions, credentials, network, disk."""
+    """A base URI or a dataset that cannot be read or written: permissions, credentials, network, disk.
+
+    Args:
+        reason: As for the base class.
+        uri: As for the base class.
+        item: As for the base class.
+        path: As for the base class.
+        kind: The cause:
+
+            - `"absent"`: a file or an object is not there;
+            - `"altered"`: the store received or holds something else than what was sent;
+            - `"credentials"`: there are no credentials, or they are incomplete;
+            - `"cut_off"`: the answer began, and broke off;
+            - `"denied"`: the credentials or the permissions do not allow this;
+            - `"full"`: there is no space left on the disk, or in the user's quota;
+            - `"no_answer"`: the server cannot be reached or gives no whole answer;
+            - `"no_bucket"`: there is no such bucket;
+            - `"overloaded"`: the server is out of order or asks to be asked later;
+            - `"unsupported"`: this kind of store cannot do this;
+            - `"other"` (default): anything else.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        uri: str | None = None,
+        item: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        kind: StoreErrorKind = "other",
+    ) -> None:
+        super().__init__(reason, uri=uri, item=item, path=path, kind=kind)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep `errno`, which an `OSError` does not pickle as an attribute."""
+        return type(self), self.args, {**self.__dict__, "errno": self.errno}
 
 
 class DatasetNotFoundError(LightningDtoolError, FileNotFoundError):

@@ -1,11 +1,13 @@
 """Whatever goes wrong below, an error of this package comes out of it, and says what to do."""
 
+import errno
 import json
+from typing import get_args
 
 import pytest
 
-from lightning_dtool.errors import CorruptDatasetError, MissingItemError, StoreError
-from lightning_dtool.store.faults import is_absent, is_cut_off, is_denied, store_errors
+from lightning_dtool.errors import CorruptDatasetError, MissingItemError, StoreError, StoreErrorKind
+from lightning_dtool.store.faults import kind_of, store_errors
 
 
 class NoCredentialsError(Exception):
@@ -30,35 +32,56 @@ class S3UploadFailedError(Exception):
     pass
 
 
+class RetriesExceededError(Exception):
+    pass
+
+
 class HTTPError(RuntimeError):
     pass
 
 
-@pytest.mark.parametrize(
-    ("raised", "remedy"),
-    [
-        (NoCredentialsError(), "DTOOL_S3_ACCESS_KEY_ID_<bucket>"),
-        (ReadTimeoutError(), "Check the endpoint"),
-        (ClientError("NoSuchBucket"), "Create the bucket"),
-        (ClientError("403"), "Check the credentials"),
-        (ClientError("404"), "Check the name"),
-        (FileNotFoundError(2, "No such file"), "Check the path"),
-        (PermissionError(13, "Permission denied"), "Check who may"),
-        (NotImplementedError(), "Use another kind of storage"),
-        (KeyError("foo"), "KeyError: 'foo'"),
-        (ClientError("SlowDown"), "Try again later"),
-        (ClientError("BadDigest"), "something else than what was sent"),
-        (IncompleteReadError(), "broke off"),
-        (ClientError("Teapot"), "ClientError: An error occurred"),
-    ],
-)
-def test_the_remedy_fits_the_fault(raised: Exception, remedy: str) -> None:
-    with pytest.raises(StoreError) as caught, store_errors("s3://lab/x", "open the dataset"):
+FAULTS: list[tuple[Exception, StoreErrorKind, str]] = [
+    (NoCredentialsError(), "credentials", "DTOOL_S3_ACCESS_KEY_ID_<bucket>"),
+    (ReadTimeoutError(), "no_answer", "Check the endpoint"),
+    (ConnectionResetError(), "no_answer", "Check the endpoint"),
+    (RetriesExceededError(), "no_answer", "broke off each time"),
+    (ClientError("NoSuchBucket"), "no_bucket", "Create the bucket"),
+    (ClientError("403"), "denied", "Check the credentials"),
+    (ClientError("404"), "absent", "Check the name"),
+    (ClientError("NoSuchKey"), "absent", "Check the name"),
+    (HTTPError(404), "absent", "Check the name"),
+    (HTTPError(403), "denied", "Check the credentials"),
+    (HTTPError(503), "overloaded", "Try again later"),
+    (FileNotFoundError(2, "No such file"), "absent", "Check the path"),
+    (NotADirectoryError(20, "Not a directory"), "absent", "Check the path"),
+    (PermissionError(13, "Permission denied"), "denied", "Check who may"),
+    (OSError(errno.ENOSPC, "No space left on device"), "full", "Free some"),
+    (NotImplementedError(), "unsupported", "Use another kind of storage"),
+    (AttributeError("'HTTPStorageBroker' object has no attribute 'put_tag'"), "unsupported", "another kind of storage"),
+    (AttributeError("'dict' object has no attribute 'x'"), "other", "AttributeError: 'dict'"),
+    (KeyError("foo"), "other", "KeyError: 'foo'"),
+    (ValueError("404"), "other", "ValueError: 404"),
+    (ClientError("SlowDown"), "overloaded", "Try again later"),
+    (ClientError("BadDigest"), "altered", "something else than what was sent"),
+    (IncompleteReadError(), "cut_off", "broke off"),
+    (ClientError("Teapot"), "other", "ClientError: An error occurred"),
+]
+
+
+@pytest.mark.parametrize(("raised", "kind", "remedy"), FAULTS)
+def test_kind_and_remedy_fit_the_fault(raised: Exception, kind: StoreErrorKind, remedy: str) -> None:
+    with pytest.raises(StoreError) as caught, store_errors("s3://lab/x", "write item 'a'", item="a"):
         raise raised
-    assert str(caught.value).startswith("s3://lab/x: cannot open the dataset: ")
+    assert kind_of(raised) == caught.value.kind == kind
+    assert str(caught.value).startswith("s3://lab/x: cannot write item 'a': ")
     assert remedy in str(caught.value)
+    assert (caught.value.uri, caught.value.item) == ("s3://lab/x", "a")
     assert caught.value.__cause__ is raised
     assert caught.value.errno == getattr(raised, "errno", None)
+
+
+def test_every_kind_is_one_that_the_error_documents() -> None:
+    assert {kind for _, kind, _ in FAULTS} == set(get_args(StoreErrorKind))
 
 
 def test_what_is_no_json_is_damage() -> None:
@@ -71,21 +94,6 @@ def test_errors_of_this_package_and_interrupts_pass() -> None:
     for error in (MissingItemError("a"), KeyboardInterrupt()):
         with pytest.raises(type(error)), store_errors("x", "read"):
             raise error
-
-
-def test_absence() -> None:
-    for error in (FileNotFoundError(), NotADirectoryError(), ClientError("NoSuchKey"), HTTPError(404)):
-        assert is_absent(error)
-    for error in (PermissionError(), ClientError("403"), HTTPError(500), ValueError("404")):
-        assert not is_absent(error)
-
-
-def test_denial_and_what_breaks_off() -> None:
-    assert is_denied(ClientError("AccessDenied"))
-    assert not is_denied(ClientError("404"))
-    assert is_cut_off(IncompleteReadError())
-    assert not is_cut_off(ReadTimeoutError())
-    assert not is_cut_off(ClientError("500"))
 
 
 def test_what_boto3_only_quotes_is_looked_up() -> None:

@@ -1,10 +1,9 @@
 """A storage broker that this package knows nothing about: dtool's interface is all it needs."""
 
-from importlib.metadata import EntryPoint
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dtoolcore.storagebroker
 import pytest
 from dtoolcore.filehasher import FileHasher, sha256sum_hexdigest
 
@@ -12,42 +11,25 @@ from lightning_dtool.errors import NotFrozenError, StoreError, VerificationError
 from lightning_dtool.store import (
     DatasetWriter,
     FrozenDataset,
-    brokers,
     cache,
     delete_dataset,
+    dtool_broker,
     ensure_writable,
     generate_identifier,
     is_dataset_uri,
     iter_datasets,
     local_path,
 )
+from store.box import BoxStorageBroker, installed_box
 
 IDENTIFIER = generate_identifier("d/a.txt")
 
 
-class BoxStorageBroker(dtoolcore.storagebroker.DiskStorageBroker):
-    """A remote store, for all that its users can see; it lies in a directory."""
-
-    key = "box"
-
-    def item_at(self, identifier: str) -> str:
-        return super().get_item_abspath(identifier)
-
-    def get_utc_timestamp(self, handle: str) -> float:
-        return 0.0
-
-
 @pytest.fixture
-def box(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return a base URI of such a store."""
-    point = EntryPoint("BoxStorageBroker", "not.there:x", "dtool.storage_brokers")
-    known = {**brokers._entry_points(), "box": point}
-    monkeypatch.setattr(brokers, "_entry_points", lambda: known)
-    monkeypatch.setattr(EntryPoint, "load", lambda self: BoxStorageBroker)
-    monkeypatch.setattr(brokers.BrokerExtras, "data_directory", lambda _: None)
-    brokers.broker_class.cache_clear()
-    yield base_uri.replace("file://", "box://")
-    brokers.broker_class.cache_clear()
+def box(base_uri: str) -> Iterator[str]:
+    """Return a base URI of a store that is remote as far as this package can see."""
+    with installed_box(remote=True):
+        yield base_uri.replace("file://", "box://")
 
 
 def write(box: str, name: str = "x") -> FrozenDataset:
@@ -84,7 +66,7 @@ def test_hashes_are_those_of_the_broker(box: str, monkeypatch: pytest.MonkeyPatc
 def test_a_wrong_copy_in_dtools_own_cache_is_dropped(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Brokers keep a cache that nobody verifies."""
     dataset = write(box)
-    kept = brokers.dtool_cache_directory() / "kept"
+    kept = dtool_broker.dtool_cache_directory() / "kept"
     kept.write_bytes(b"TEXT")
 
     def cached(self: Any, identifier: str) -> str:

@@ -103,16 +103,20 @@ def message(text: str) -> None:
     write(printable(text), err=True)
 
 
-def one_line(error: LightningDtoolError) -> str:
-    """Return an error's message on one line, safe to print."""
+def one_line(text: object) -> str:
+    """Return a text, or an error's message, on one line that is safe to print."""
     from lightning_dtool.export.text import printable
 
-    return printable(re.sub(r"\s*\n\s*", " ", str(error)))
+    return printable(re.sub(r"\s*\n\s*", " ", str(text)))
 
 
-def describe(error: LightningDtoolError) -> dict[str, str]:
-    """Return an error for JSON."""
-    return {"type": type(error).__name__, "message": str(error)}
+def describe(error: LightningDtoolError) -> dict[str, str | None]:
+    """Return an error for JSON: its type, its message, and what it is about; null where that does not apply."""
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        **{name: getattr(error, name) for name in ("uri", "item", "path", "kind")},
+    }
 
 
 def status(text: str) -> AbstractContextManager[Any]:

@@ -39,7 +39,7 @@ def ls(base_uri: str, as_json: bool) -> None:
     from lightning_dtool.store import iter_datasets
 
     def warn(uri: str, error: LightningDtoolError) -> None:
-        message(f"Warning: left out {uri}: {one_line(error).removeprefix(f'{uri}: ')}")
+        message(f"Warning: left out {uri}: {one_line(error.reason)}")
 
     def summary(dataset: "FrozenDataset") -> dict[str, Any] | None:
         try:
@@ -140,7 +140,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
             differs = isinstance(error, VerificationError)
             results.append({"uri": uri, "status": "differs" if differs else "error", "error": describe(error)})
             if differs and not as_json:
-                write("\n  ".join(printable(line) for line in [f"differs  {uri}", *str(error).split("\n")]))
+                write("\n  ".join(printable(line) for line in [f"differs  {uri}", *error.reason.split("\n")]))
             else:
                 message(f"Error: {one_line(error)}")
         else:

@@ -5,8 +5,8 @@ Everything that goes wrong in here leaves as an error of `lightning_dtool.errors
 
 from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.digest import generate_identifier
+from lightning_dtool.store.item import Item
 from lightning_dtool.store.locating import locate
-from lightning_dtool.store.manifest import Item
 from lightning_dtool.store.places import delete_dataset, ensure_writable, iter_datasets
 from lightning_dtool.store.uris import is_dataset_uri, local_path, normalize_uri
 from lightning_dtool.store.writer import DatasetWriter

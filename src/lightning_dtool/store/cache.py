@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar, cast
 
 from lightning_dtool.errors import MissingItemError, StoreError, VerificationError
-from lightning_dtool.store.brokers import Broker, dtool_cache_directory
+from lightning_dtool.store.broker import Broker
 from lightning_dtool.store.digest import algorithm_of, hash_file, new_hash, same_hash
-from lightning_dtool.store.faults import is_absent, is_cut_off, store_errors
-from lightning_dtool.store.manifest import Item
+from lightning_dtool.store.dtool_broker import dtool_cache_directory
+from lightning_dtool.store.faults import store_errors
+from lightning_dtool.store.item import Item
 from lightning_dtool.store.parallel import THREADS, run_all
 from lightning_dtool.store.progress import progress_bar
 from lightning_dtool.store.verified import VerifiedFiles, mark
@@ -92,17 +93,17 @@ class Cache:
             temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
             try:
                 self._download_once(item, temporary, advance)
-                with store_errors(self._uri, f"keep item {item.relpath!r} in {self._directory}"):
+                with store_errors(self._uri, f"keep item {item.relpath!r} in {self._directory}", item=item.relpath):
                     self._keep(temporary, path, item)
                     return path
             except VerificationError:
                 # It may have been wrong on the way, or in dtool's own cache.
-                with store_errors(self._uri, f"drop a wrong copy of item {item.relpath!r}"):
+                with store_errors(self._uri, f"drop a wrong copy of item {item.relpath!r}", item=item.relpath):
                     self._broker.forget(item)
                 if not remaining:
                     raise
             except StoreError as exc:
-                if not (remaining and exc.__cause__ is not None and is_cut_off(exc.__cause__)):
+                if not (remaining and exc.kind == "cut_off"):
                     raise
             finally:
                 temporary.unlink(missing_ok=True)
@@ -115,7 +116,7 @@ class Cache:
         arriving: _Arriving | None = None
         try:
             with (
-                store_errors(self._uri, f"fetch item {item.relpath!r} into {self._directory}"),
+                store_errors(self._uri, f"fetch item {item.relpath!r} into {self._directory}", item=item.relpath),
                 temporary.open("xb", buffering=0) as raw,
             ):
                 arriving = _Arriving(raw, self._algorithm, partial(self._check_size, item), advance)
@@ -124,11 +125,12 @@ class Cache:
         except BaseException as exc:
             if advance is not None and arriving is not None:
                 advance(-arriving.size)
-            if isinstance(exc, StoreError) and exc.__cause__ is not None and is_absent(exc.__cause__):
+            if isinstance(exc, StoreError) and exc.kind == "absent":
                 raise MissingItemError(
                     f"expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
                     "Restore the dataset from a copy.",
                     uri=self._uri,
+                    item=item.relpath,
                 ) from exc
             raise
 
@@ -168,6 +170,7 @@ class Cache:
                 f"expected item {item.relpath!r} with {item.size_in_bytes} bytes and hash {item.hash}, "
                 f"found {size} bytes{f' and hash {found}' if same else ''}. Restore the dataset from a copy.",
                 uri=self._uri,
+                item=item.relpath,
             )
 
 

@@ -20,10 +20,12 @@ from lightning_dtool.errors import (
     UnsafeDatasetError,
 )
 from lightning_dtool.store import digest, verification
-from lightning_dtool.store.brokers import Broker, open_broker
-from lightning_dtool.store.cache import Cache
-from lightning_dtool.store.faults import is_absent, store_errors
-from lightning_dtool.store.manifest import Item, Manifest, parse_admin_metadata, parse_manifest, parse_timestamp
+from lightning_dtool.store.broker import Broker
+from lightning_dtool.store.brokers import open_broker
+from lightning_dtool.store.cache import Advance, Cache
+from lightning_dtool.store.faults import kind_of, store_errors
+from lightning_dtool.store.item import Item
+from lightning_dtool.store.manifest import Manifest, parse_admin_metadata, parse_manifest, parse_timestamp
 from lightning_dtool.store.names import check_name, check_value
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.uris import normalize_uri
@@ -222,7 +224,7 @@ class FrozenDataset:
         except FileNotFoundError as exc:
             raise self._missing(self._item(identifier)) from exc
         except OSError as exc:
-            raise StoreError(f"cannot read {path}: {exc}. Check who may read it.", uri=self._uri) from exc
+            raise self._unreadable(self._item(identifier).relpath, exc) from exc
 
     def read_bytes(self, identifier: str) -> bytes:
         """Return an item's content; see `open`.
@@ -230,7 +232,8 @@ class FrozenDataset:
         Args:
             identifier: The item's identifier.
         """
-        with self.open(identifier) as file, store_errors(self._uri, f"read item {identifier}"):
+        relpath = self._item(identifier).relpath
+        with self.open(identifier) as file, store_errors(self._uri, f"read item {relpath!r}", item=relpath):
             return file.read()
 
     def content_digest_of(self, identifiers: Iterable[str]) -> str:
@@ -278,15 +281,15 @@ class FrozenDataset:
             VerificationError: If anything differs; the message names every such item.
             StoreError: If the store cannot be read.
         """
-        overlay = self._overlay_as_written("sha256") if "sha256" in self.overlay_names() else {}
         verification.verify(
-            self,
+            self._uri,
             self._select(identifiers),
-            sha256=overlay,
-            data_directory=self._data_root,
-            cache=self._cache if self._data_root is None else None,
-            whole=identifiers is None,
+            self._cache.download if self._data_root is None else self._local_file,
+            sha256=self._overlay_as_written("sha256") if "sha256" in self.overlay_names() else {},
+            hash_function=self.hash_function,
             progress=progress,
+            data_directory=self._data_root if identifiers is None else None,
+            listed=set(self.relpaths.values()),
         )
 
     # -- metadata -----------------------------------------------------------------------------
@@ -298,7 +301,7 @@ class FrozenDataset:
             StoreError: If it cannot be read.
         """
         with store_errors(self._uri, "read the README"):
-            return str(self._broker.get_readme_content())
+            return self._broker.get_readme_content()
 
     def annotation_names(self) -> list[str]:
         """Return the names of the annotations, sorted."""
@@ -432,7 +435,7 @@ class FrozenDataset:
             with store_errors(self._uri, "read the manifest"):
                 content = self._broker.get_manifest()
         except StoreError as exc:
-            if exc.__cause__ is not None and is_absent(exc.__cause__):
+            if exc.kind == "absent":
                 raise CorruptDatasetError(
                     "expected a manifest, found none. Restore the dataset from a copy.", uri=self._uri
                 ) from exc
@@ -442,7 +445,7 @@ class FrozenDataset:
     @cached_property
     def _data_root(self) -> Path | None:
         """The local directory that holds the items, or None."""
-        root: Path | None = self._broker.data_directory()
+        root = self._broker.data_directory()
         if root is None or not self._uri.startswith("file://"):
             return None if root is None else Path(os.path.realpath(root))
         if root.is_symlink() and not _is_below(os.path.realpath(root), os.path.realpath(root.parent)):
@@ -461,7 +464,13 @@ class FrozenDataset:
                 f"expected an item {shown or identifier!r}, found none among {len(self.items)} items. "
                 "Check the name; `items` lists them all.",
                 uri=self._uri,
+                item=shown,
             ) from None
+
+    def _local_file(self, item: Item, advance: Advance) -> Path:
+        path = self.path(item.identifier)
+        advance(item.size_in_bytes)
+        return path
 
     def _select(self, identifiers: Iterable[str] | None) -> list[Item]:
         if identifiers is None:
@@ -481,17 +490,19 @@ class FrozenDataset:
                         f"expected item {relpath!r} inside the dataset, found a link to {target}. "
                         "Do not use this dataset; ask who wrote it.",
                         uri=self._uri,
+                        item=relpath,
                     )
                 status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError) as exc:
             raise self._missing(self._item(identifier)) from exc
         except OSError as exc:
-            raise StoreError(f"cannot read item {relpath!r}: {exc}. Check who may read it.", uri=self._uri) from exc
+            raise self._unreadable(relpath, exc) from exc
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeDatasetError(
                 f"expected a plain file as item {relpath!r}, found something else at {path}. "
                 "Restore the dataset from a copy.",
                 uri=self._uri,
+                item=relpath,
             )
         return path
 
@@ -526,11 +537,22 @@ class FrozenDataset:
             uri=self._uri,
         )
 
+    def _unreadable(self, relpath: str, exc: OSError) -> StoreError:
+        error = StoreError(
+            f"cannot read item {relpath!r}: {exc}. Check who may read it.",
+            uri=self._uri,
+            item=relpath,
+            kind=kind_of(exc),
+        )
+        error.errno = exc.errno
+        return error
+
     def _missing(self, item: Item) -> MissingItemError:
         return MissingItemError(
             f"expected item {item.relpath!r} ({item.size_in_bytes} bytes), found nothing. "
             "Restore the dataset from a copy.",
             uri=self._uri,
+            item=item.relpath,
         )
 
 
@@ -550,7 +572,7 @@ def read_admin_metadata(uri: str, broker: Broker) -> dict[str, Any]:
         with store_errors(uri, "open the dataset"):
             content = broker.get_admin_metadata()
     except StoreError as exc:
-        if exc.__cause__ is not None and is_absent(exc.__cause__):
+        if exc.kind == "absent":
             raise DatasetNotFoundError(
                 "expected a dtool dataset, found none. Check the URI; "
                 "`dtool ls BASE_URI` lists the datasets below a base URI, `lightning-dtool ls BASE_URI` checkpoints.",

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from lightning_dtool.store.item import Item
+
 if TYPE_CHECKING:
     from hashlib import _Hash
-
-    from lightning_dtool.store.manifest import Item
 
 CHUNK = 1024 * 1024
 MD5_HEXDIGEST = "md5sum_hexdigest"
@@ -92,7 +92,7 @@ def same_hash(hexdigest: str, recorded: str) -> bool:
     return recorded.lower() == hexdigest or recorded == base64.b64encode(bytes.fromhex(hexdigest)).decode()
 
 
-def content_digest(items: Iterable["Item"]) -> str:
+def content_digest(items: Iterable[Item]) -> str:
     """Return the identity of data, whatever its URI, UUID or metadata.
 
     Args:

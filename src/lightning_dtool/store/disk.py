@@ -11,11 +11,11 @@ from typing import Any
 
 from dtoolcore.storagebroker import DiskStorageBroker
 
-from lightning_dtool.store.brokers import BrokerExtras
+from lightning_dtool.store.broker import Broker
 from lightning_dtool.store.syncing import sync_path, sync_tree
 
 
-class DiskBroker(BrokerExtras, DiskStorageBroker):  # type: ignore[misc]
+class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
     """dtool's disk broker, with metadata files that are there as a whole or not at all.
 
     Attributes:
@@ -24,6 +24,19 @@ class DiskBroker(BrokerExtras, DiskStorageBroker):  # type: ignore[misc]
     """
 
     durable = True
+
+    def __init__(self, uri: str, config_path: str | None = None) -> None:
+        super().__init__(uri, config_path)
+        self.uri = uri
+
+    @classmethod
+    def connect(cls, uri: str, *, new: bool = False) -> "DiskBroker":
+        """Return a broker for a dataset or a base URI; `new` makes no difference."""
+        return cls(uri)
+
+    def data_directory(self) -> Path:
+        """Return the directory that holds the items by their paths."""
+        return Path(self._data_abspath)
 
     def begin(self) -> None:
         """Leave metadata unsynced until `sync`, which does all of it at once."""

@@ -1,53 +1,148 @@
-"""What a broker, the network or the disk raises becomes an error of this package.
+"""The translation of what brokers, the network and the disk raise into errors of this package.
 
 Brokers raise whatever their libraries raise: `OSError`, botocore's and requests' exceptions, bare
-`KeyError`s. They are told apart by name here, so that none of those libraries has to be imported.
+`KeyError`s. They are told apart by the names of their classes, so that none of those libraries has to be imported.
 """
 
+import errno
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, StoreError
+from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, StoreError, StoreErrorKind
 
-_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoRegionError"}
-_NO_ANSWER = {
-    "EndpointConnectionError",
-    "ConnectTimeoutError",
-    "ReadTimeoutError",
-    "ConnectionClosedError",
-    "HTTPClientError",
-    "ConnectionError",
-    "Timeout",
-}
-# The answer began, and broke off; with the last of them, again and again.
-_CUT_OFF = {"IncompleteReadError", "ResponseStreamingError"}
-_CUT_OFF_OFTEN = {"RetriesExceededError"}
-_DENIED = {
-    "403",
-    "AccessDenied",
-    "Forbidden",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidToken",
-    "ExpiredToken",
-}
-_ABSENT = {"404", "NoSuchKey", "NotFound"}
-_OVERLOADED = {"500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown"}
-_CHANGED_ON_THE_WAY = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+
+class _Raised(NamedTuple):
+    """An exception as the rules see it: itself, the names of its classes, and a server's code such as "NoSuchKey"."""
+
+    error: BaseException
+    names: frozenset[str]
+    code: str
+
+
+class _Fault(NamedTuple):
+    """A cause: its kind, what to say before and after what the exception says, and how to recognise it."""
+
+    kind: StoreErrorKind
+    found: str
+    remedy: str
+    fits: Callable[[_Raised], bool]
+
+
+def _named(*names: str) -> Callable[[_Raised], bool]:
+    return lambda raised: not raised.names.isdisjoint(names)
+
+
+def _coded(*codes: str) -> Callable[[_Raised], bool]:
+    return lambda raised: raised.code in codes
+
+
+def _is(*types: type[BaseException]) -> Callable[[_Raised], bool]:
+    return lambda raised: isinstance(raised.error, types)
+
+
+def _lacks_operation(raised: _Raised) -> bool:
+    error = raised.error
+    return isinstance(error, NotImplementedError) or (
+        isinstance(error, AttributeError) and "StorageBroker" in str(error)
+    )
+
+
+def _no_space(raised: _Raised) -> bool:
+    return isinstance(raised.error, OSError) and raised.error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+# The first that fits counts.
+_FAULTS = (
+    _Fault(
+        "credentials",
+        "expected credentials, found none",
+        "Set DTOOL_S3_ENDPOINT_<bucket>, DTOOL_S3_ACCESS_KEY_ID_<bucket> and DTOOL_S3_SECRET_ACCESS_KEY_<bucket>, "
+        "or configure AWS.",
+        _named("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoRegionError"),
+    ),
+    _Fault("no_bucket", "no such bucket", "Create the bucket or correct its name.", _coded("NoSuchBucket")),
+    _Fault(
+        "absent",
+        "the server has no such thing",
+        "Check the name, and create the bucket if it is not there.",
+        _coded("404", "NoSuchKey", "NotFound"),
+    ),
+    _Fault(
+        "denied",
+        "access was denied",
+        "Check the credentials and what they are allowed to do.",
+        _coded(
+            "401",
+            "403",
+            "AccessDenied",
+            "Forbidden",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "InvalidToken",
+            "ExpiredToken",
+        ),
+    ),
+    _Fault(
+        "altered",
+        "the server received something else than what was sent",
+        "Check the network and try again.",
+        _coded("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"),
+    ),
+    _Fault(
+        "cut_off",
+        "the connection broke off",
+        "Check the network and try again.",
+        _named("IncompleteReadError", "ResponseStreamingError"),
+    ),
+    _Fault(
+        "no_answer",
+        "the connection broke off each time",
+        "Check the network and try again.",
+        _named("RetriesExceededError"),
+    ),
+    _Fault(
+        "overloaded",
+        "the server is out of order or overloaded",
+        "Try again later.",
+        _coded("500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown"),
+    ),
+    _Fault(
+        "no_answer",
+        "the server does not answer",
+        "Check the endpoint and the network.",
+        _named(
+            "EndpointConnectionError",
+            "ConnectTimeoutError",
+            "ReadTimeoutError",
+            "ConnectionClosedError",
+            "HTTPClientError",
+            "ConnectionError",
+            "Timeout",
+        ),
+    ),
+    _Fault("absent", "no such file or directory", "Check the path.", _is(FileNotFoundError, NotADirectoryError)),
+    _Fault("denied", "permission denied", "Check who may read and write there.", _is(PermissionError)),
+    _Fault("full", "no space is left", "Free some, or write elsewhere.", _no_space),
+    _Fault("unsupported", "its storage broker cannot do this", "Use another kind of storage.", _lacks_operation),
+)
 
 
 @contextmanager
-def store_errors(uri: str, action: str) -> Iterator[None]:
-    """Turn what goes wrong inside the block into an error that names the URI and the remedy.
+def store_errors(uri: str, action: str, *, item: str | None = None) -> Iterator[None]:
+    """Turn an exception from the block into an error that names the URI, the cause and the remedy.
 
     Args:
         uri: The URI of the dataset or the base URI at hand.
         action: What the block does, to follow "cannot", for instance "write item 'a.txt'".
+        item: The relative path of the item that the block is about, if it is about one.
 
     Raises:
-        CorruptDatasetError: If metadata was read that is no UTF-8 JSON.
-        StoreError: For everything else that is not yet an error of this package.
+        CorruptDatasetError: If the block reads metadata that is not JSON in UTF-8.
+        StoreError: For every other exception that is not yet an error of this package. Its `kind` says the cause, its
+            `errno` is that of an `OSError`.
 
     Example:
         ```python
@@ -64,88 +159,49 @@ def store_errors(uri: str, action: str) -> Iterator[None]:
             f"cannot {action}: expected JSON in UTF-8, found something else ({exc}). "
             "The dataset is damaged: restore it from a copy.",
             uri=uri,
+            item=item,
         ) from exc
     except Exception as exc:
-        error = StoreError(f"cannot {action}: {_describe(exc)}", uri=uri)
-        # Callers can still tell a full disk from a missing permission.
+        kind, description = _described(exc)
+        error = StoreError(f"cannot {action}: {description}", uri=uri, item=item, kind=kind)
         error.errno = getattr(exc, "errno", None)
         raise error from exc
 
 
-def is_absent(exc: BaseException) -> bool:
-    """Tell whether an exception says that a file or an object is not there.
-
-    Args:
-        exc: What a broker raised.
-
-    Returns:
-        True for a missing file (or a file where a directory was expected) and for an S3 "no such key".
-    """
-    if isinstance(exc, (FileNotFoundError, NotADirectoryError)) or _client_code(exc) in _ABSENT:
-        return True
-    # dtool-http raises an error of its own with nothing but the status in it.
-    return type(exc).__name__ == "HTTPError" and "404" in str(exc)
-
-
-def is_denied(exc: BaseException) -> bool:
-    """Tell whether an exception says that the credentials do not allow something.
+def kind_of(exc: BaseException) -> StoreErrorKind:
+    """Return the cause that an exception stands for.
 
     Args:
         exc: What a broker raised.
     """
-    return _client_code(exc) in _DENIED
+    fault = _fault(exc)
+    return "other" if fault is None else fault.kind
 
 
-def is_cut_off(exc: BaseException) -> bool:
-    """Tell whether an exception says that the answer began, but broke off, and that nobody has asked again yet.
-
-    Args:
-        exc: What a broker raised.
-    """
-    return not _names(exc).isdisjoint(_CUT_OFF)
-
-
-def _describe(exc: BaseException) -> str:
-    """Say what was found and what to do about it."""
-    names = _names(exc)
-    code = _client_code(exc)
-    found = str(exc) or type(exc).__name__
-    if names & _NO_CREDENTIALS:
-        return (
-            f"expected credentials, found none ({found}). Set DTOOL_S3_ENDPOINT_<bucket>, "
-            "DTOOL_S3_ACCESS_KEY_ID_<bucket> and DTOOL_S3_SECRET_ACCESS_KEY_<bucket>, or configure AWS."
-        )
-    if code == "NoSuchBucket":
-        return f"no such bucket ({found}). Create the bucket or correct its name."
-    if code in _ABSENT:
-        return f"the server has no such thing ({found}). Check the name, and create the bucket if it is not there."
-    if code in _DENIED:
-        return f"access was denied ({found}). Check the credentials and what they are allowed to do."
-    if code in _CHANGED_ON_THE_WAY:
-        return f"the server received something else than what was sent ({found}). Check the network and try again."
-    if names & (_CUT_OFF | _CUT_OFF_OFTEN):
-        return f"the connection broke off ({found}). Check the network and try again."
-    if code in _OVERLOADED:
-        return f"the server is out of order or overloaded ({found}). Try again later."
-    if names & _NO_ANSWER:
-        return f"the server does not answer ({found}). Check the endpoint and the network."
-    if isinstance(exc, FileNotFoundError):
-        return f"no such file or directory ({found}). Check the path."
-    if isinstance(exc, PermissionError):
-        return f"permission denied ({found}). Check who may read and write there."
-    if isinstance(exc, NotImplementedError) or (isinstance(exc, AttributeError) and "StorageBroker" in found):
-        return "its storage broker cannot do this. Use another kind of storage."
-    return f"{type(exc).__name__}: {found}"
+def _described(exc: Exception) -> tuple[StoreErrorKind, str]:
+    """Return the cause, what was found, and what to do about it."""
+    fault = _fault(exc)
+    said = str(exc) or type(exc).__name__
+    if fault is None:
+        return "other", f"{type(exc).__name__}: {said}"
+    if fault.kind == "unsupported":  # the exception names only the method
+        return fault.kind, f"{fault.found}. {fault.remedy}"
+    return fault.kind, f"{fault.found} ({said}). {fault.remedy}"
 
 
-def _names(exc: BaseException) -> set[str]:
-    return {cls.__name__ for cls in type(exc).__mro__}
+def _fault(exc: BaseException) -> _Fault | None:
+    raised = _Raised(exc, frozenset(cls.__name__ for cls in type(exc).__mro__), _code(exc))
+    return next((fault for fault in _FAULTS if fault.fits(raised)), None)
 
 
-def _client_code(exc: BaseException) -> str:
-    """Return botocore's error code ("NoSuchKey"), or ''."""
+def _code(exc: BaseException) -> str:
+    """Return botocore's error code ("NoSuchKey") or an HTTP status ("404"); '' if there is none."""
     if type(exc).__name__ == "S3UploadFailedError" and exc.__context__ is not None:
-        # boto3's own, which only quotes the error that says what was wrong.
-        return _client_code(exc.__context__)
+        # boto3's own error only quotes the one that has the code.
+        return _code(exc.__context__)
     response = getattr(exc, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+    if isinstance(response, dict):
+        return str(response.get("Error", {}).get("Code", ""))
+    # dtool-http's own error has nothing but the status in it.
+    status = re.search(r"\b[1-5]\d\d\b", str(exc)) if type(exc).__name__ == "HTTPError" else None
+    return status[0] if status else ""

@@ -88,7 +88,7 @@ class _Finder:
             if self._is_it(dataset):
                 return dataset
         except LightningDtoolError as error:
-            self.notes.append(f"{uri} ({why}): {_reason(uri, error)}")
+            self.notes.append(f"{uri} ({why}): {_reason(error)}")
             return None
         if dataset is not self.changed:
             self.notes.append(f"{uri} ({why}): another dataset, with the UUID {dataset.uuid}")
@@ -107,7 +107,7 @@ class _Finder:
                     elif self._passes(dataset):
                         return dataset
             except LightningDtoolError as error:
-                self.notes.append(f"{base_uri}: {_reason(base_uri, error)}")
+                self.notes.append(f"{base_uri}: {_reason(error)}")
                 continue
             self.notes.append(f"{base_uri}: {len(others) - found} other datasets")
             self.notes += [f"{line} (passed over)" for line in damaged]
@@ -119,7 +119,7 @@ class _Finder:
         try:
             return self._is_it(dataset)
         except LightningDtoolError as error:
-            self.notes.append(f"{dataset.uri}: {_reason(dataset.uri, error)} (passed over)")
+            self.notes.append(f"{dataset.uri}: {_reason(error)} (passed over)")
             return False
 
     def by_dserver(self) -> FrozenDataset | None:
@@ -131,14 +131,14 @@ class _Finder:
             self.notes.append(
                 "dserver: not asked, its client is not installed (pip install 'lightning-dtool[dserver]')"
                 if missing
-                else f"dserver: not asked, {_reason('', error)}"
+                else f"dserver: not asked, {_reason(error)}"
             )
             return None
         try:
             answers = client.get_datasets_by_uuid(self._uuid)
             uris = [str(answer["uri"]) for answer in answers]
         except Exception as error:  # no settings, no token, no network, an answer of another version
-            self.notes.append(f"dserver: {_reason('', error)}")
+            self.notes.append(f"dserver: {_reason(error)}")
             return None
         if not uris:
             self.notes.append("dserver: it does not know this UUID")
@@ -165,10 +165,10 @@ class _Finder:
 
 
 def _noting(notes: list[str]) -> Callable[[str, LightningDtoolError], None]:
-    return lambda uri, error: notes.append(f"{uri}: {_reason(uri, error)}")
+    return lambda uri, error: notes.append(f"{uri}: {_reason(error)}")
 
 
-def _reason(uri: str, error: Exception) -> str:
-    """Return an error in one line, without the URI that stands before it already."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.removeprefix(f"{uri}: ")
+def _reason(error: Exception) -> str:
+    """Return an error on one line, without a URI: that stands before it already."""
+    text = error.reason if isinstance(error, LightningDtoolError) else str(error)
+    return " ".join(text.split()) or type(error).__name__

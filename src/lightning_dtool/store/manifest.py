@@ -11,27 +11,11 @@ from typing import Any
 
 from lightning_dtool.errors import CorruptDatasetError, UnsafeDatasetError
 from lightning_dtool.store.digest import generate_identifier, generate_identifiers
+from lightning_dtool.store.item import Item
 from lightning_dtool.store.names import relpath_fault
 
 # In paths between NULs: a part that is empty, `.` or `..`.
 _FORBIDDEN_PART = re.compile(r"[\0/]\.{0,2}(?=[\0/])")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item of a dataset, as the manifest lists it.
-
-    Attributes:
-        identifier: dtool's identifier, the SHA-1 of `relpath`.
-        relpath: The Unix-like path below the dataset's data.
-        size_in_bytes: Its size.
-        hash: Its hash, by the manifest's `hash_function` (an MD5 in hexadecimal digits for most stores).
-    """
-
-    identifier: str
-    relpath: str
-    size_in_bytes: int
-    hash: str
 
 
 class Items(Mapping[str, Item]):
@@ -143,17 +127,19 @@ def _check_entry(uri: str, identifier: str, entry: object) -> None:
             f"expected item paths below the dataset's data, found {relpath!r}: {fault}. "
             "Do not use this dataset; ask who wrote it.",
             uri=uri,
+            item=relpath,
         )
     if identifier != generate_identifier(relpath):
         raise UnsafeDatasetError(
             f"expected the identifier {generate_identifier(relpath)} of item {relpath!r}, "
             f"found {identifier!r}. Do not use this dataset; ask who wrote it.",
             uri=uri,
+            item=relpath,
         )
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise _corrupt(uri, f"size of item {relpath!r}", "a number of bytes", size)
+        raise _corrupt(uri, f"size of item {relpath!r}", "a number of bytes", size, item=relpath)
     if not isinstance(digest, str) or not digest:
-        raise _corrupt(uri, f"hash of item {relpath!r}", "a string", digest)
+        raise _corrupt(uri, f"hash of item {relpath!r}", "a string", digest, item=relpath)
 
 
 def parse_admin_metadata(uri: str, content: object) -> dict[str, Any]:
@@ -206,8 +192,10 @@ def parse_timestamp(uri: str, key: str, value: object) -> datetime:
         raise _corrupt(uri, f"timestamp {key!r}", "seconds since 1970", value) from None
 
 
-def _corrupt(uri: str, what: str, expected: str, found: object) -> CorruptDatasetError:
+def _corrupt(uri: str, what: str, expected: str, found: object, item: str | None = None) -> CorruptDatasetError:
     shown = "nothing" if found is None else json.dumps(found, default=repr)[:80]
     return CorruptDatasetError(
-        f"the {what} is damaged: expected {expected}, found {shown}. Restore the dataset from a copy.", uri=uri
+        f"the {what} is damaged: expected {expected}, found {shown}. Restore the dataset from a copy.",
+        uri=uri,
+        item=item,
     )

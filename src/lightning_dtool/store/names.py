@@ -76,7 +76,10 @@ def check_relpath(relpath: object) -> str:
     """
     fault = relpath_fault(relpath)
     if fault is not None:
-        raise InvalidNameError(f"invalid item path {relpath!r}: {fault}; use a relative path such as 'leaves/oak.png'")
+        raise InvalidNameError(
+            f"invalid item path {relpath!r}: {fault}; use a relative path such as 'leaves/oak.png'",
+            item=relpath if isinstance(relpath, str) else None,
+        )
     return str(relpath)
 
 

@@ -50,7 +50,9 @@ def require_directory(base_uri: str) -> None:
     path = local_path(base_uri)
     if path is not None and not path.is_dir():
         found = "a file" if path.exists() else "nothing"
-        raise StoreError(f"expected a directory at {path}, found {found}. Create it: mkdir -p {path}", uri=base_uri)
+        raise StoreError(
+            f"expected a directory at {path}, found {found}. Create it: mkdir -p {path}", uri=base_uri, kind="absent"
+        )
 
 
 def iter_datasets(
@@ -72,7 +74,7 @@ def iter_datasets(
     """
     normal = normalize_uri(base_uri)
     uris = sorted(_dataset_uris(normal))
-    at_once: int = broker_class(scheme_of(normal)).at_once
+    at_once = broker_class(scheme_of(normal)).at_once
     for start in range(0, len(uris), at_once):
         batch = uris[start : start + at_once]
         for uri, found in zip(batch, run_all([partial(_opened, uri) for uri in batch], at_once), strict=True):
@@ -125,7 +127,6 @@ def _dataset_uris(base_uri: str) -> Iterable[str]:
     path = local_path(base_uri)
     with store_errors(base_uri, "list the datasets"):
         if path is None:
-            found: list[str] = broker_class(scheme_of(base_uri)).list_dataset_uris(base_uri, None)
-            return found
+            return broker_class(scheme_of(base_uri)).list_dataset_uris(base_uri, None)
         # Not normalized: a folder whose name makes no URI is the fault of that dataset alone.
         return [f"{base_uri}/{child.name}" for child in path.iterdir() if (child / ".dtool" / "dtool").is_file()]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
 from boto3.session import Session  # type: ignore[import-untyped]
@@ -27,13 +27,11 @@ from dtool_s3.storagebroker import S3StorageBroker
 from dtoolcore.utils import get_config_value
 
 from lightning_dtool.errors import StoreError
-from lightning_dtool.store.brokers import BrokerExtras
+from lightning_dtool.store.broker import ParallelBroker
 from lightning_dtool.store.digest import CHUNK, generate_identifier, hash_file, new_hash
-from lightning_dtool.store.faults import is_absent, is_cut_off, is_denied
+from lightning_dtool.store.faults import kind_of
+from lightning_dtool.store.item import Item
 from lightning_dtool.store.parallel import THREADS, run_all
-
-if TYPE_CHECKING:
-    from lightning_dtool.store.manifest import Item
 
 PART = 16 * 1024 * 1024
 """What is larger is sent and fetched in parts of this size, several at a time."""
@@ -56,7 +54,7 @@ class _Uploaded:
     etag: str
 
 
-class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
+class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
     """dtool-s3's broker, repaired where it hides failures.
 
     dtool-s3 takes an upload that was refused for a success, waits without bounds, makes new connections for
@@ -70,6 +68,7 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
     def __init__(self, uri: str, config_path: str | None = None, *, prefix: str | None = None) -> None:
         self._prefix = prefix
         super().__init__(uri, config_path)
+        self.uri = uri
         # The original is one dictionary for the whole process, and changes with each dataset.
         self._structure_parameters: dict[str, Any] = {
             **self._structure_parameters,
@@ -80,8 +79,10 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
         self._relpaths: dict[str, str] = {}
 
     @classmethod
-    def for_new_dataset(cls, uri: str) -> "S3Broker":
-        """Return a broker that takes the configured prefix: the server knows none yet."""
+    def connect(cls, uri: str, *, new: bool = False) -> "S3Broker":
+        """Return a broker for a dataset or a base URI; a new dataset gets the configured prefix."""
+        if not new:
+            return cls(uri)
         broker = cls(uri, prefix=_configured_prefix(_bucket_of(uri)))
         _connections(broker.bucket).prefixes[broker.bucket, broker.uuid] = broker._get_prefix()
         return broker
@@ -118,7 +119,7 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
                     known[place] = self.get_text(self.dataset_registration_key)
             except ClientError as exc:
                 # A bucket may be open below a prefix only. Anything else is no reason to look elsewhere.
-                if not (is_absent(exc) or is_denied(exc)):
+                if kind_of(exc) not in {"absent", "denied"}:
                     raise
             self._prefix = known.get(place, _configured_prefix(self.bucket))
         return self._prefix
@@ -155,7 +156,7 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
         etag, _ = run_all([partial(_etag_of_parts, content), upload])
         self._uploaded[key] = _Uploaded(size, md5, etag)
 
-    def download(self, item: "Item", destination: BinaryIO) -> None:
+    def download(self, item: Item, destination: BinaryIO) -> None:
         """Write an item's content to a file object, as it comes in."""
         key = self.data_key_prefix + item.identifier
         if item.size_in_bytes > PART:
@@ -165,9 +166,6 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
         with contextlib.closing(body):
             for chunk in _chunks(body, CHUNK):
                 destination.write(chunk)
-
-    def forget(self, item: "Item") -> None:
-        """Do nothing: dtool's own cache was not used."""
 
     def held_items(self) -> dict[str, tuple[int, str]]:
         """Return sizes and hashes by path; one request per thousand objects where the server's tags serve.
@@ -194,6 +192,7 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
                 f"expected the store to hold the metadata that was written, found {len(differing)} "
                 f"differences: {', '.join(differing[:5])}. Nothing was frozen; try again.",
                 uri=self.uri,
+                kind="altered",
             )
         identified = {key.removeprefix(self.data_key_prefix): value for key, value in items.items()}
         return {self._relpaths.get(identifier, identifier): value for identifier, value in identified.items()}
@@ -243,7 +242,7 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
                 return b"".join(_chunks(answer["Body"], CHUNK)), answer["Metadata"]
             except Exception as exc:
                 # boto3 makes a request again, but does not wait for the whole of its answer.
-                if not (remaining and is_cut_off(exc)):
+                if not (remaining and kind_of(exc) == "cut_off"):
                     raise
         raise AssertionError("unreachable")
 
@@ -307,7 +306,7 @@ class S3Broker(BrokerExtras, S3StorageBroker):  # type: ignore[misc]
         try:
             self.put_admin_metadata({**self.get_admin_metadata(), "type": "protodataset"})
         except ClientError as exc:
-            if not is_absent(exc):
+            if kind_of(exc) != "absent":
                 raise
         self._take_back_unfinished()
         marker = self.get_admin_metadata_key()
@@ -420,8 +419,10 @@ def _connections(bucket: str) -> _Connections:
     if any(values) and not all(values):
         missing = ", ".join(setting for setting, value in zip(settings, values, strict=True) if not value)
         raise StoreError(
-            f"s3://{bucket}: expected all of {', '.join(settings)} or none, found no {missing}. "
-            "Set it in the environment or in dtool's configuration."
+            f"expected all of {', '.join(settings)} or none, found no {missing}. "
+            "Set it in the environment or in dtool's configuration.",
+            uri=f"s3://{bucket}",
+            kind="credentials",
         )
     # AWS's own settings are read when a connection is made.
     aws = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))

@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lightning_dtool.store.brokers import Broker
+from lightning_dtool.store.broker import ParallelBroker
 from lightning_dtool.store.faults import store_errors
 
 SMALL = 16 * 1024 * 1024
@@ -24,7 +24,7 @@ class Uploads:
         broker: Its broker.
     """
 
-    def __init__(self, uri: str, broker: Broker) -> None:
+    def __init__(self, uri: str, broker: ParallelBroker) -> None:
         self._uri = uri
         self._broker = broker
         self._pool = ThreadPoolExecutor(broker.at_once, thread_name_prefix="lightning-dtool-upload")
@@ -47,7 +47,7 @@ class Uploads:
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         if size > SMALL:
             self._raise()
-            with store_errors(self._uri, f"write item {relpath!r}"):
+            with store_errors(self._uri, f"write item {relpath!r}", item=relpath):
                 self._broker.send(content, relpath, md5)
             return
         if isinstance(content, Path):
@@ -77,7 +77,7 @@ class Uploads:
     def _send(self, content: bytes, relpath: str, md5: str) -> None:
         try:
             if self._failure is None:
-                with store_errors(self._uri, f"write item {relpath!r}"):
+                with store_errors(self._uri, f"write item {relpath!r}", item=relpath):
                     self._broker.send(content, relpath, md5)
         except BaseException as exc:
             self._failure = self._failure or exc

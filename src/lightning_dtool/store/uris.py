@@ -59,21 +59,22 @@ def normalize_uri(uri: str | os.PathLike[str]) -> str:
     if match is None:
         if _COLLAPSED.match(text):
             raise InvalidURIError(
-                f"{text!r}: expected a URI with '://' or a path, found ':/'. A URI that goes through pathlib loses "
-                "a slash: pass it as a string."
+                "expected a URI with '://' or a path, found ':/'. A URI that goes through pathlib loses "
+                "a slash: pass it as a string.",
+                uri=text,
             )
         return _file_uri(text, text)
     scheme, rest = match["scheme"].lower(), match["rest"]
     if scheme == "file":
         slash = rest.find("/")
         if slash < 0:
-            raise InvalidURIError(f"{text!r}: expected file://<host>/<absolute path>, found no path. Add the path.")
+            raise InvalidURIError("expected file://<host>/<absolute path>, found no path. Add the path.", uri=text)
         return _file_uri(text, rest[slash:])
     if not is_installed(scheme):
-        raise InvalidURIError(_unknown_scheme(text, scheme))
+        raise InvalidURIError(_unknown_scheme(scheme), uri=text)
     rest = rest.rstrip("/")
     if not rest or rest.startswith("/"):
-        raise InvalidURIError(f"{text!r}: expected a name after '{scheme}://' (a bucket or a host), found none.")
+        raise InvalidURIError(f"expected a name after '{scheme}://' (a bucket or a host), found none.", uri=text)
     return f"{scheme}://{rest}"
 
 
@@ -136,7 +137,7 @@ def _as_text(uri: object) -> str:
             f"expected a dtool URI or a path, found {text!r}. Pass a string such as 'file:///data/x'."
         )
     if _CONTROL.search(text):
-        raise InvalidURIError(f"{text!r}: expected a URI, found a control character in it. Remove it.")
+        raise InvalidURIError(f"expected a URI, found a control character in {text!r}. Remove it.")
     return text
 
 
@@ -147,13 +148,13 @@ def _file_uri(text: str, path: str) -> str:
     found = [character for character in "#?" if character in absolute]
     if found:
         raise InvalidURIError(
-            f"{text!r}: expected a path without '#' and '?', which dtool misreads, found {found[0]!r}. "
-            "Rename the directory."
+            f"expected a path without '#' and '?', which dtool misreads, found {found[0]!r}. Rename the directory.",
+            uri=text,
         )
     return f"file://{socket.gethostname()}{absolute}"
 
 
-def _unknown_scheme(text: str, scheme: str) -> str:
+def _unknown_scheme(scheme: str) -> str:
     installed = ", ".join(installed_schemes())
     remedy = f"pip install '{_INSTALL[scheme]}'" if scheme in _INSTALL else "correct the URI or install its broker"
-    return f"{text!r}: expected a URI of an installed storage broker ({installed}), found {scheme!r}. Remedy: {remedy}."
+    return f"expected a URI of an installed storage broker ({installed}), found {scheme!r}. Remedy: {remedy}."

@@ -1,65 +1,69 @@
-"""Does a dataset hold what it says it holds?"""
+"""The comparison of a dataset's content with its recorded sizes and hashes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lightning_dtool.errors import LightningDtoolError, MissingItemError, UnsafeDatasetError, VerificationError
-from lightning_dtool.store.cache import Advance, Cache, in_parallel
+from lightning_dtool.errors import MissingItemError, StoreError, UnsafeDatasetError, VerificationError
+from lightning_dtool.store.cache import Advance, in_parallel
 from lightning_dtool.store.digest import algorithm_of, hash_file, same_hash
 from lightning_dtool.store.disk import files_below
 from lightning_dtool.store.faults import store_errors
-from lightning_dtool.store.manifest import Item
+from lightning_dtool.store.item import Item
 
-if TYPE_CHECKING:
-    from lightning_dtool.store.dataset import FrozenDataset
+LocalFile = Callable[[Item, Advance], Path]
+"""Returns a local file with an item's content, and reports the number of bytes that have arrived."""
 
 
 def verify(
-    dataset: "FrozenDataset",
+    uri: str,
     items: list[Item],
+    local_file: LocalFile,
     *,
     sha256: Mapping[str, Any],
-    data_directory: Path | None,
-    cache: Cache | None,
-    whole: bool,
+    hash_function: str,
     progress: bool,
+    data_directory: Path | None = None,
+    listed: Collection[str] = (),
 ) -> None:
     """Read items and compare them with what is recorded.
 
     Args:
-        dataset: The dataset.
+        uri: The dataset, for messages.
         items: The items to read.
-        sha256: Their SHA-256 by identifier, as far as recorded.
-        data_directory: Where they lie, if that is on disk.
-        cache: Where remote ones go; they are fetched again, because a copy says nothing about the store.
-        whole: Whether the items are all there are, so that other files are too many.
+        local_file: Returns the file to read; for a remote item a new copy, because an old one says nothing about the
+            store.
+        sha256: SHA-256 by identifier, as far as recorded.
+        hash_function: The function that made the items' own hashes, by dtool's name for it.
         progress: Whether to show a progress bar on a terminal.
+        data_directory: A directory in which any file that is not listed is a difference. By default none.
+        listed: The relative paths that the manifest lists. Used with `data_directory` only.
 
     Raises:
         VerificationError: If anything differs; the message names every such item.
     """
 
-    def fault(item: Item, advance: Advance) -> str | None:
+    def compared(item: Item, advance: Advance) -> str | None:
         try:
-            path = cache.download(item, advance) if cache else dataset.path(item.identifier)
+            path = local_file(item, advance)
         except MissingItemError:
-            return f"{item.relpath}: missing"
+            return "missing"
         except (VerificationError, UnsafeDatasetError) as exc:
-            return f"{item.relpath}: {str(exc).removeprefix(dataset.uri + ': ')}"
-        with store_errors(dataset.uri, f"read item {item.relpath!r}"):
-            if cache is None:
-                advance(item.size_in_bytes)
-            return _difference(path, item, sha256.get(item.identifier), dataset.hash_function)
+            return exc.reason
+        with store_errors(uri, f"read item {item.relpath!r}", item=item.relpath):
+            return _difference(path, item, sha256.get(item.identifier), hash_function)
 
-    faults = [found for found in in_parallel(fault, items, label="Verifying", progress=progress) if found]
-    if whole and data_directory is not None:
-        faults += _unlisted(dataset, data_directory)
-    if faults:
+    found = in_parallel(compared, items, label="Verifying", progress=progress)
+    differences = {item.relpath: reason for item, reason in zip(items, found, strict=True) if reason is not None}
+    if data_directory is not None:
+        differences |= dict.fromkeys(_unlisted(uri, data_directory, listed), "not listed in the manifest")
+    if differences:
+        lines = "".join(f"\n  {relpath}: {reason}" for relpath, reason in differences.items())
         raise VerificationError(
-            f"{dataset.uri}: expected {len(items)} items as recorded, found {len(faults)} differences:\n  "
-            + "\n  ".join(faults)
-            + "\nRestore the dataset from a copy."
+            f"expected {len(items)} items as recorded, found {len(differences)} differences:{lines}\n"
+            "Restore the dataset from a copy.",
+            uri=uri,
+            item=next(iter(differences)) if len(differences) == 1 else None,
         )
 
 
@@ -67,26 +71,24 @@ def _difference(path: Path, item: Item, sha256: object, hash_function: str) -> s
     """Say how a file differs from what is recorded, or None."""
     size = path.stat().st_size
     if size != item.size_in_bytes:
-        return f"{item.relpath}: expected {item.size_in_bytes} bytes, found {size}"
+        return f"expected {item.size_in_bytes} bytes, found {size}"
     if isinstance(sha256, str):
         algorithm, recorded = "sha256", sha256
     else:
         known = algorithm_of(hash_function)
         if known is None:
-            return f"{item.relpath}: cannot be checked, the hash function {hash_function!r} is unknown"
+            return f"cannot be checked, the hash function {hash_function!r} is unknown"
         algorithm, recorded = known, item.hash
     found = hash_file(path, algorithm)
-    if not same_hash(found, recorded):
-        return f"{item.relpath}: expected {algorithm} {recorded}, found {found}"
-    return None
+    return None if same_hash(found, recorded) else f"expected {algorithm} {recorded}, found {found}"
 
 
-def _unlisted(dataset: "FrozenDataset", data_directory: Path) -> list[str]:
-    listed = set(dataset.relpaths.values())
+def _unlisted(uri: str, data_directory: Path, listed: Collection[str]) -> list[str]:
     try:
-        with store_errors(dataset.uri, "list the files of the dataset"):
+        with store_errors(uri, "list the files of the dataset"):
             present = sorted(relpath for relpath, _ in files_below(data_directory))
-    except LightningDtoolError as exc:
-        # Without a data directory the items are reported as missing already.
-        return [] if isinstance(exc.__cause__, FileNotFoundError) else [str(exc)]
-    return [f"{relpath}: not listed in the manifest" for relpath in present if relpath not in listed]
+    except StoreError as exc:
+        if exc.kind == "absent":  # the items were reported as missing already
+            return []
+        raise
+    return [relpath for relpath in present if relpath not in listed]

@@ -25,13 +25,14 @@ from lightning_dtool.errors import (
     MetadataKeyError,
     StoreError,
 )
-from lightning_dtool.store.brokers import Broker, broker_class, open_broker
+from lightning_dtool.store.broker import ParallelBroker
+from lightning_dtool.store.brokers import broker_class, open_broker
 from lightning_dtool.store.copying import copy_hashed
 from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.digest import CHUNK, MD5_HEXDIGEST, generate_identifier, hash_file, new_hash
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.hashing_file import HashingFile
-from lightning_dtool.store.manifest import Item
+from lightning_dtool.store.item import Item
 from lightning_dtool.store.names import check_name, check_relpath, check_value
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.places import require_directory
@@ -100,8 +101,8 @@ class DatasetWriter:
         self._process = process
         with store_errors(base, f"name a dataset {name!r}"):
             self._uri = normalize_uri(broker_class(scheme_of(base)).generate_uri(name, self.uuid, base))
-        self._broker: Broker = open_broker(self._uri, new=True)
-        self._uploads = Uploads(self._uri, self._broker) if self._broker.at_once > 1 else None
+        self._broker = open_broker(self._uri, new=True)
+        self._uploads = Uploads(self._uri, self._broker) if isinstance(self._broker, ParallelBroker) else None
         self._freezing = False
         self._create()
 
@@ -134,7 +135,11 @@ class DatasetWriter:
         if self._uploads is not None:
             self._send(Path(path), relpath)
             return
-        with store_errors(self._uri, f"add {path}"), Path(path).open("rb") as source, self.open(relpath) as target:
+        with (
+            store_errors(self._uri, f"add {path}", item=relpath),
+            Path(path).open("rb") as source,
+            self.open(relpath) as target,
+        ):
             shutil.copyfileobj(source, target, CHUNK)
 
     def put_files(
@@ -163,7 +168,7 @@ class DatasetWriter:
                 os.makedirs(root / directory, exist_ok=True)
 
         def copy(relpath: str) -> _Sent:
-            with store_errors(self._uri, f"add {paths[relpath]}"):
+            with store_errors(self._uri, f"add {paths[relpath]}", item=relpath):
                 size, md5, sha256 = copy_hashed(paths[relpath], f"{root}/{relpath}")
             return _Sent(Item(generate_identifier(relpath), relpath, size, md5), sha256, time.time())
 
@@ -229,7 +234,7 @@ class DatasetWriter:
             path = Path(directory, "item" + Path(relpath).suffix)
             with self._opened(path, relpath) as file:
                 yield file
-            with store_errors(self._uri, f"write item {relpath!r}"):
+            with store_errors(self._uri, f"write item {relpath!r}", item=relpath):
                 if self._uploads is not None:
                     self._uploads.send(path, relpath, self._sent[relpath].item.hash)
                 else:
@@ -361,14 +366,16 @@ class DatasetWriter:
     def _check_new(self, relpath: str) -> None:
         check_relpath(relpath)
         if relpath in self._sent:
-            raise DatasetExistsError(f"there is an item {relpath!r} already. Use another path.", uri=self._uri)
+            raise DatasetExistsError(
+                f"there is an item {relpath!r} already. Use another path.", uri=self._uri, item=relpath
+            )
 
     def _send(self, content: Path | bytes, relpath: str) -> None:
         """Hash an item and send it to a store that takes several at a time."""
         self._require_open()
         self._check_new(relpath)
         action = f"add {content}" if isinstance(content, Path) else f"write item {relpath!r}"
-        with store_errors(self._uri, action):
+        with store_errors(self._uri, action, item=relpath):
             if isinstance(content, Path) and content.stat().st_size <= SMALL:
                 content = content.read_bytes()
             size = content.stat().st_size if isinstance(content, Path) else len(content)
@@ -400,11 +407,11 @@ class DatasetWriter:
     def _opened(self, path: Path, relpath: str) -> Iterator[BinaryIO]:
         """Write a file and, once it is complete, remember what it holds."""
         action = f"write item {relpath!r}"
-        with store_errors(self._uri, action):
+        with store_errors(self._uri, action, item=relpath):
             path.parent.mkdir(parents=True, exist_ok=True)
             raw = path.open("xb", buffering=0)
         # What the caller's block raises is the caller's: only the writing itself is translated.
-        file = HashingFile(raw, partial(store_errors, self._uri, action), self._process)
+        file = HashingFile(raw, partial(store_errors, self._uri, action, item=relpath), self._process)
         try:
             yield cast("BinaryIO", file)
             digests = file.finish()
@@ -415,7 +422,7 @@ class DatasetWriter:
             if file.failure is not None and file.failure is not error and isinstance(error, Exception):
                 raise file.failure from file.failure.__cause__
             raise
-        with store_errors(self._uri, action):
+        with store_errors(self._uri, action, item=relpath):
             raw.close()
             hasher = self._broker.hasher
             md5 = digests.md5 if hasher.name == MD5_HEXDIGEST else str(hasher(str(path)))
@@ -440,7 +447,7 @@ class DatasetWriter:
 
     def _compare_items(self) -> None:
         """Raise unless the store holds exactly the items that were sent."""
-        held: dict[str, tuple[int, str]] = self._broker.held_items()
+        held = self._broker.held_items()
         faults = [f"{relpath}: nobody sent it" for relpath in held.keys() - self._sent.keys()]
         for relpath, sent in self._sent.items():
             if relpath not in held:
@@ -456,6 +463,7 @@ class DatasetWriter:
                 f"expected the store to hold the {len(self._sent)} items that were sent, found "
                 f"{len(faults)} differences: {'; '.join(sorted(faults)[:5])}. Nothing was frozen; try again.",
                 uri=self._uri,
+                kind="altered",
             )
 
     def _put_metadata(self, overlays: dict[str, dict[str, Any]]) -> None:
@@ -496,6 +504,7 @@ class DatasetWriter:
                 "expected to find the dataset that was written, found another one. "
                 "Is something else writing there? Try again.",
                 uri=self._uri,
+                kind="altered",
             )
         return dataset
 

@@ -1,0 +1,177 @@
+"""A broker around any of dtool's storage brokers, of which nothing is known but dtool's interface."""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+from lightning_dtool.store.broker import Broker, Hasher
+from lightning_dtool.store.digest import CHUNK
+from lightning_dtool.store.item import Item
+
+
+def dtool_cache_directory() -> Path:
+    """Return where dtool keeps copies of remote items: `DTOOL_CACHE_DIRECTORY`, or dtool's default."""
+    from dtoolcore.utils import DEFAULT_CACHE_PATH, get_config_value
+
+    return Path(get_config_value("DTOOL_CACHE_DIRECTORY", default=DEFAULT_CACHE_PATH))
+
+
+def wrapping(dtool_class: Any) -> type[Broker]:
+    """Return the class of the brokers that wrap those of a class of dtool's.
+
+    Args:
+        dtool_class: A storage broker as dtool finds it. Brokers that only read share no base class with the others.
+    """
+    return type(dtool_class.__name__, (DtoolBroker,), {"dtool_class": dtool_class, "__module__": __name__})
+
+
+class DtoolBroker(Broker):
+    """A storage broker of dtool's. What it lacks (writing, for one that only reads) raises an `AttributeError`.
+
+    Args:
+        uri: A normalized URI.
+
+    Attributes:
+        dtool_class: The class of the broker inside. dtoolcore has no type hints.
+    """
+
+    dtool_class: ClassVar[Any]
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._broker = self.dtool_class(uri, None)
+
+    @classmethod
+    def connect(cls, uri: str, *, new: bool = False) -> "DtoolBroker":
+        """Return a broker for a dataset or a base URI; `new` makes no difference."""
+        return cls(uri)
+
+    @classmethod
+    def generate_uri(cls, name: str, uuid: str, base_uri: str) -> str:
+        """Return the URI of a new dataset."""
+        return str(cls.dtool_class.generate_uri(name, uuid, base_uri))
+
+    @classmethod
+    def list_dataset_uris(cls, base_uri: str, config_path: str | None) -> list[str]:
+        """Return the URIs of the datasets below a base URI."""
+        return list(cls.dtool_class.list_dataset_uris(base_uri, config_path))
+
+    def check_writable(self) -> None:
+        """Raise if the broker can only read; dtool's interface has no way to ask for more."""
+        if not hasattr(self._broker, "put_item"):
+            raise NotImplementedError
+
+    # -- metadata, read -----------------------------------------------------------------------
+
+    def get_admin_metadata(self) -> object:
+        """Return the administrative metadata."""
+        return self._broker.get_admin_metadata()
+
+    def get_manifest(self) -> object:
+        """Return the manifest."""
+        return self._broker.get_manifest()
+
+    def get_readme_content(self) -> str:
+        """Return the README."""
+        return str(self._broker.get_readme_content())
+
+    def list_overlay_names(self) -> Iterable[str]:
+        """Return the names of the overlays."""
+        return list(self._broker.list_overlay_names())
+
+    def get_overlay(self, overlay_name: str) -> object:
+        """Return an overlay."""
+        return self._broker.get_overlay(overlay_name)
+
+    def list_annotation_names(self) -> Iterable[str]:
+        """Return the names of the annotations."""
+        return list(self._broker.list_annotation_names())
+
+    def get_annotation(self, annotation_name: str) -> Any:
+        """Return an annotation."""
+        return self._broker.get_annotation(annotation_name)
+
+    def list_tags(self) -> Iterable[str]:
+        """Return the tags."""
+        return list(self._broker.list_tags())
+
+    # -- metadata, written --------------------------------------------------------------------
+
+    def put_admin_metadata(self, admin_metadata: dict[str, Any]) -> None:
+        """Write the administrative metadata."""
+        self._broker.put_admin_metadata(admin_metadata)
+
+    def put_manifest(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest."""
+        self._broker.put_manifest(manifest)
+
+    def put_readme(self, content: str) -> None:
+        """Write the README."""
+        self._broker.put_readme(content)
+
+    def put_overlay(self, overlay_name: str, overlay: dict[str, Any]) -> None:
+        """Write an overlay."""
+        self._broker.put_overlay(overlay_name, overlay)
+
+    def put_annotation(self, annotation_name: str, annotation: Any) -> None:
+        """Write an annotation, or replace it."""
+        self._broker.put_annotation(annotation_name, annotation)
+
+    def put_tag(self, tag: str) -> None:
+        """Write a tag."""
+        self._broker.put_tag(tag)
+
+    def delete_tag(self, tag: str) -> None:
+        """Remove a tag."""
+        self._broker.delete_tag(tag)
+
+    # -- items --------------------------------------------------------------------------------
+
+    @property
+    def hasher(self) -> Hasher:
+        """The hash function of this store's manifests."""
+        hasher: Hasher = self._broker.hasher
+        return hasher
+
+    def data_directory(self) -> Path | None:
+        """Return the local directory that holds the items, for a broker that derives from dtool's disk broker."""
+        path = getattr(self._broker, "_data_abspath", None)
+        return None if path is None else Path(path)
+
+    def put_item(self, fpath: str, relpath: str) -> str:
+        """Store a copy of a file as an item."""
+        return str(self._broker.put_item(fpath, relpath))
+
+    def download(self, item: Item, destination: BinaryIO) -> None:
+        """Write an item's content to a file object. It comes from dtool's own cache, which nobody verifies."""
+        with open(self._broker.get_item_abspath(item.identifier), "rb") as source:
+            shutil.copyfileobj(source, destination, CHUNK)
+
+    def forget(self, item: Item) -> None:
+        """Drop the copy of an item in dtool's own cache."""
+        source = Path(self._broker.get_item_abspath(item.identifier)).resolve()
+        # Some brokers return the item itself, which must stay.
+        if source.is_relative_to(dtool_cache_directory().resolve()):
+            source.unlink(missing_ok=True)
+
+    def held_items(self) -> Mapping[str, tuple[int, str]]:
+        """Return the size and hash of each item that the store holds."""
+        return {
+            handle: (self._broker.get_size_in_bytes(handle), self._broker.get_hash(handle))
+            for handle in self._broker.iter_item_handles()
+        }
+
+    # -- the dataset as a whole ---------------------------------------------------------------
+
+    def create_structure(self) -> None:
+        """Claim the place for a new dataset."""
+        self._broker.create_structure()
+
+    def pre_freeze_hook(self) -> None:
+        """Do what the layout needs before the metadata of a complete dataset is written."""
+        self._broker.pre_freeze_hook()
+
+    def post_freeze_hook(self) -> None:
+        """Clean up after a dataset was frozen."""
+        self._broker.post_freeze_hook()
