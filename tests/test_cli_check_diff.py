@@ -19,7 +19,7 @@ from lightning_dtool.data.packing import pack
 from lightning_dtool.export.text import MAX_ENTRIES, MAX_PATCH_LINES, MAX_TEXT
 from lightning_dtool.items import RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
 from lightning_dtool.record import SCHEMA_VERSION
-from lightning_dtool.results.checklist import Verdict
+from lightning_dtool.results.checklist import Status
 from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path
 from results.test_differences import archive
 
@@ -76,11 +76,11 @@ def points(result: Result) -> dict[str, dict[str, str]]:
 def test_check_reads_the_record_and_the_data(run: Run, runs: tuple[str, str]) -> None:
     found = points(run("check", runs[0], "--json"))
     for key in ("guidelines.metadata", "guidelines.persistent_uris", "guidelines.stored_together", "data.train"):
-        assert found[key]["verdict"] == "pass", found[key]
+        assert found[key]["status"] == "pass", found[key]
     assert "vectors: a description, 2 overlays, 0 annotations" in found["guidelines.metadata"]["found"]
-    assert found["data.test"]["verdict"] == "not applicable"
-    assert found["method.problem"]["verdict"] == "not in a record"
-    assert found["run.seed"]["verdict"] == "fail"
+    assert found["data.test"]["status"] == "not applicable"
+    assert found["method.problem"]["status"] == "not in a record"
+    assert found["run.seed"]["status"] == "fail"
     assert "seed_everything" in found["run.seed"]["remedy"]
 
 
@@ -88,12 +88,12 @@ def test_check_as_text_has_every_point(run: Run, runs: tuple[str, str]) -> None:
     found = points(run("check", runs[0], "--json"))
     text = run("check", runs[0]).stdout
     for point in found.values():
-        assert re.search(rf"^  {point['verdict']} +{re.escape(point['title'])}$", text, re.MULTILINE)
+        assert re.search(rf"^  {point['status']} +{re.escape(point['title'])}$", text, re.MULTILINE)
         if len(point["found"]) <= MAX_TEXT:
             assert point["found"] in text
     assert text.count("Remedy: ") == sum(bool(point["remedy"]) for point in found.values())
     counts = json.loads(run("check", runs[0], "--json").stdout)["counts"]
-    assert text.splitlines()[-1] == ", ".join(f"{counts[verdict.value]} {verdict.value}" for verdict in Verdict)
+    assert text.splitlines()[-1] == ", ".join(f"{counts[status.value]} {status.value}" for status in Status)
     assert sum(counts.values()) == len(found)
 
 
@@ -122,7 +122,7 @@ def test_strict_is_content_with_a_complete_record(run: Run, base_uri: str, data:
     run("check", write(record, "complete"), "--strict")
     record["lineage"]["source_datasets"] = [{**facts, "uri": f"{data}-gone"}]
     result = run("check", write(record, "far"), "--strict", "--json", code=1)
-    assert points(result)["guidelines.metadata"]["verdict"] == "not checked"
+    assert points(result)["guidelines.metadata"]["status"] == "not checked"
 
 
 def test_check_says_why_data_cannot_be_read(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
@@ -131,7 +131,7 @@ def test_check_says_why_data_cannot_be_read(run: Run, base_uri: str, runs: tuple
         facts = {**record["lineage"]["source_datasets"][0], "uri": uri}
         uri = checkpoint_dataset(base_uri, {**record, "lineage": {"source_datasets": [facts]}}, name=f"made{len(uri)}")
         found = points(run("check", uri, "--json"))["guidelines.metadata"]
-        assert found["verdict"] == "not checked"
+        assert found["status"] == "not checked"
         assert facts["uri"] in found["found"]
 
 
@@ -144,7 +144,7 @@ def test_check_survives_any_readme(run: Run, base_uri: str, data: str, runs: tup
     facts = {"uri": odd.uri, "uuid": odd.uuid, "name": "odd", "content_digest": odd.content_digest}
     uri = checkpoint_dataset(base_uri, {**record_of(runs[0]), "lineage": {"source_datasets": [facts]}})
     found = points(run("check", uri, "--json"))["guidelines.metadata"]
-    assert (found["verdict"], found["found"]) == ("fail", "no description in the README of odd")
+    assert (found["status"], found["found"]) == ("fail", "no description in the README of odd")
 
 
 def test_check_finds_data_that_was_changed_after_training(
@@ -157,7 +157,7 @@ def test_check_finds_data_that_was_changed_after_training(
     manifest.write_text(json.dumps(content))
     text = json.dumps(record_of(runs[0])).replace(json.dumps(data)[1:-1], FrozenDataset.from_uri(copy).uri)
     found = points(run("check", checkpoint_dataset(base_uri, json.loads(text)), "--json"))["guidelines.persistent_uris"]
-    assert found["verdict"] == "fail"
+    assert found["status"] == "fail"
     assert "changed after training" in found["found"]
 
 

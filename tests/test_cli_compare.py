@@ -10,8 +10,8 @@ from rich.console import Console
 from kit import TinyNet, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.cli import model
-from lightning_dtool.export.text import MAX_ENTRIES, outcome
-from lightning_dtool.reproduction.comparison import (
+from lightning_dtool.export.text import MAX_ENTRIES, model_comparison
+from lightning_dtool.results.comparison import (
     Comparison,
     MetricDifference,
     MetricsComparison,
@@ -52,7 +52,7 @@ def test_identical_and_different(tmp_path: Path, arrays: str) -> None:
     for part in (
         "weights           different     4 of 4 tensors; by at most ",
         "metrics           different     2 epochs, train_loss in epoch 0, ",
-        "They part first in epoch 0: the learning rates, train_loss.",
+        "They first differ in epoch 0: the learning rates, train_loss.",
         "optimizers[0].param_groups[0].options.lr  0.05 -> 0.01",
         "The two are not identical.",
         a,
@@ -75,7 +75,7 @@ def test_errors_have_the_exit_codes_of_the_others(tmp_path: Path, arrays: str) -
 def shown(found: Comparison) -> str:
     console = Console(width=1000, markup=False, highlight=False, emoji=False)
     with console.capture() as captured:
-        console.print(outcome(found))
+        console.print(model_comparison(found))
     return captured.get()
 
 
@@ -96,8 +96,8 @@ def comparison(**parts: object) -> Comparison:
 
 def test_what_nobody_knows_is_said() -> None:
     text = shown(comparison())
-    assert "No epoch that both recorded tells where they parted." in text
-    assert "No recorded factor differs: the reason is none that is recorded." in text
+    assert "No epoch that both recorded shows where they first differ." in text
+    assert "No recorded factor differs: the cause was not recorded." in text
     assert "1 of 1 tensors" in text
 
 

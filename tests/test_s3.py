@@ -18,7 +18,7 @@ from faulty_link import Fault, FaultyLink, answers, hangs_up
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, evaluate, pack
 from lightning_dtool.errors import MissingItemError, ProvenanceWarning, StoreError, VerificationError
-from lightning_dtool.reproduction.verdict import Verdict
+from lightning_dtool.results.reproduction import Verdict
 from lightning_dtool.store import FrozenDataset, iter_datasets
 from reproduction.runs import project, train
 from s3_server import S3Server

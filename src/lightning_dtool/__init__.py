@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightning_dtool.data.sampler import ResumableSampler
     from lightning_dtool.evaluation.evaluate import evaluate
     from lightning_dtool.reproduction.comparison import compare
-    from lightning_dtool.reproduction.reproducing import replicate, reproduce
+    from lightning_dtool.reproduction.reproduce import replicate, reproduce
 
 _HOMES = {
     "DtoolCheckpoint": "checkpoint",
@@ -32,8 +32,8 @@ _HOMES = {
     "compare": "reproduction.comparison",
     "evaluate": "evaluation.evaluate",
     "pack": "data.packing",
-    "replicate": "reproduction.reproducing",
-    "reproduce": "reproduction.reproducing",
+    "replicate": "reproduction.reproduce",
+    "reproduce": "reproduction.reproduce",
 }
 
 __all__ = [

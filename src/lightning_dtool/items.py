@@ -1,53 +1,73 @@
-"""The names of what a checkpoint dataset holds."""
+"""The names of the items and tags in the datasets that this package writes, with descriptions of the items."""
+
+from collections.abc import Collection
 
 CHECKPOINT_ITEM = "checkpoint.ckpt"
-"""The Lightning checkpoint, a plain torch file."""
-
 RECORD_ITEM = "provenance.json"
-"""The record."""
-
 SOURCE_ITEM = "source.zip"
-"""The code that ran."""
-
 REQUIREMENTS_ITEM = "requirements.txt"
-"""The installed packages, pinned."""
-
 RANDOM_STATES_ITEM = "random_states.json"
-"""The states of the random number generators, at the moments that the record names."""
+INITIAL_WEIGHTS_ITEM = "initial_weights.ckpt"
+TRACE_ITEM = "trace.jsonl"
+
+VERDICT_ITEM = "verdict.json"
+LOG_ITEM = "log.txt"
+
+METRICS_ITEM = "metrics.json"
+PREDICTIONS_ITEM = "predictions.csv"
+CONFUSION_ITEM = "confusion_matrix.csv"
+PICTURE_ITEM = "confusion_matrix.png"
+
+_DESCRIPTIONS = {
+    CHECKPOINT_ITEM: "the Lightning checkpoint, a plain torch file",
+    RECORD_ITEM: "the provenance record: data, code, settings, environment and metrics of the training",
+    SOURCE_ITEM: "the code that ran",
+    REQUIREMENTS_ITEM: "the installed packages with their versions",
+    RANDOM_STATES_ITEM: "the states of the random number generators at the moments that the record names",
+    INITIAL_WEIGHTS_ITEM: "the weights before the first optimizer step, a plain torch file",
+    TRACE_ITEM: "digests of the parameters after each optimizer step, a line each",
+    VERDICT_ITEM: "the verdict and the whole comparison of the two checkpoints",
+    LOG_ITEM: "the output of the training that was run again",
+    METRICS_ITEM: "the metrics and the settings they were computed with",
+    PREDICTIONS_ITEM: "the prediction for each sample",
+    CONFUSION_ITEM: "the number of samples of each true class (row) that were predicted as each class (column)",
+    PICTURE_ITEM: "the confusion matrix as a picture",
+}
 
 RESUMPTION_SECTION = "lightning_dtool"
 """The key in a Lightning checkpoint for what an exact resume needs besides."""
-
-INITIAL_WEIGHTS_ITEM = "initial_weights.ckpt"
-"""The weights that training began with, a plain torch file; only if the user asked for it."""
-
-TRACE_ITEM = "trace.jsonl"
-"""Digests of the parameters after each optimizer step; only if the user asked for it."""
-
-VERDICT_ITEM = "verdict.json"
-"""What a rerun has shown, in a dataset of its own."""
 
 CHECKPOINT_TAG = "lightning-checkpoint"
 """The tag of every checkpoint dataset."""
 
 REPRODUCTION_TAG = "lightning-reproduction"
-"""The tag of every verdict."""
+"""The tag of every dataset with the result of a rerun."""
+
+EVALUATION_TAG = "lightning-evaluation"
+"""The tag of every dataset with an evaluation."""
 
 BEST_TAG = "best"
 LAST_TAG = "last"
 SUPERSEDED_TAG = "superseded"
 
-METRICS_ITEM = "metrics.json"
-"""What an evaluation measured, and how."""
 
-PREDICTIONS_ITEM = "predictions.csv"
-"""What the model said of each sample."""
+def item_descriptions(relpaths: Collection[str]) -> dict[str, str]:
+    """Return a description for people of each item of a dataset.
 
-CONFUSION_ITEM = "confusion_matrix.csv"
-"""How often which class was taken for which."""
+    Args:
+        relpaths: The relative paths of the items that the dataset holds.
 
-PICTURE_ITEM = "confusion_matrix.png"
-"""The same as a picture."""
+    Returns:
+        The descriptions by relative path, the most important item first.
 
-EVALUATION_TAG = "lightning-evaluation"
-"""The tag of every dataset that holds an evaluation."""
+    Raises:
+        KeyError: If this package writes no item of that name.
+
+    Example:
+        >>> item_descriptions(["source.zip", "checkpoint.ckpt"])
+        {'checkpoint.ckpt': 'the Lightning checkpoint, a plain torch file', 'source.zip': 'the code that ran'}
+    """
+    unknown = set(relpaths) - _DESCRIPTIONS.keys()
+    if unknown:
+        raise KeyError(", ".join(sorted(unknown)))
+    return {relpath: text for relpath, text in _DESCRIPTIONS.items() if relpath in relpaths}

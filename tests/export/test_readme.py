@@ -12,6 +12,7 @@ from lightning_dtool.record import DatasetReference, Gap, Lineage, Metrics, Mode
 from record.samples import record
 
 URI = "s3://lab-models/6a1c"
+ITEMS = ["checkpoint.ckpt", "trace.jsonl"]
 AWKWARD = st.one_of(
     st.text(st.characters(blacklist_categories=["Cs"]), max_size=30),
     st.lists(st.sampled_from(["---", ": ", "\t", "\n", "\r", "\r\n", "#", "- ", "'", '"', "|", ">", "&a", "*a", "!x", "%", "\x00", "\x85",  # noqa: E501
@@ -36,6 +37,7 @@ def test_awkward_text_comes_back(values: dict[str, Any], text: str) -> None:
             gaps=[Gap(fact="a", reason=text)],
         ),
         URI,
+        ITEMS,
     )
     written.encode()
     read = yaml.safe_load(written)
@@ -47,7 +49,7 @@ def test_awkward_text_comes_back(values: dict[str, Any], text: str) -> None:
 
 def test_what_people_read() -> None:
     data = DatasetReference(uri="s3://lab/d", uuid="u", name="leaves", content_digest="sha256:0")
-    written = readme(record(lineage=Lineage(source_datasets=[data])), URI)
+    written = readme(record(lineage=Lineage(source_datasets=[data])), URI, ITEMS)
     read = yaml.safe_load(written)
     assert read["description"].startswith("Checkpoint of LeafNet after 6 optimizer steps (epoch 0)")
     assert read["creation_date"] == "2024-05-01"
@@ -56,9 +58,10 @@ def test_what_people_read() -> None:
     assert "derived_from" not in read  # dserver would draw the edge twice
     assert f"DtoolCheckpoint.from_uri('{URI}')" in read["how_to_load"]
     assert "how_to_load: |" in written
+    assert list(read["items"]) == ITEMS
 
 
 @pytest.mark.parametrize("value", ["yes", "1e3", "0x1", "~", "2024-01-01", "1:30", "="])
 def test_text_that_looks_like_something_else_stays_text(value: str) -> None:
-    written = readme(record(model=Model(class_path="a:B", hyperparameters={value: value})), URI)
+    written = readme(record(model=Model(class_path="a:B", hyperparameters={value: value})), URI, ITEMS)
     assert yaml.safe_load(written)["model"]["hyperparameters"] == {value: value}

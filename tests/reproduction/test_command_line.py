@@ -11,7 +11,7 @@ from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.cli import model
 from lightning_dtool.export.verdict import document
 from lightning_dtool.record import DatasetReference
-from lightning_dtool.reproduction.verdict import MetricRow, Replication, Reproduction, Verdict
+from lightning_dtool.results.reproduction import MetricRow, Replication, Reproduction, Verdict
 from reproduction.runs import only_checkpoint, places, project, train
 
 

@@ -18,16 +18,11 @@ from kit import TinyNet, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, compare
 from lightning_dtool.errors import DatasetNotFoundError, NotACheckpointError, UnsafeCheckpointError, VerificationError
 from lightning_dtool.record import Checkpoint, Data, Epoch, Gap, InitialWeights, Lineage, Metrics, Model
-from lightning_dtool.reproduction.comparison import (
-    MAX_NAMES,
-    compare_metrics,
-    compare_order,
-    compare_weights,
-    factors,
-    first_difference,
-    strict_json,
-)
+from lightning_dtool.reproduction.comparison import factors
+from lightning_dtool.reproduction.epochs import compare_metrics, compare_order, first_difference
+from lightning_dtool.reproduction.weights import MAX_NAMES, compare_weights
 from lightning_dtool.results.differences import Content
+from lightning_dtool.results.strict_json import strict_json
 from lightning_dtool.store import DatasetWriter
 from record.samples import record
 
@@ -75,7 +70,7 @@ def test_the_same_training_twice_is_identical(train) -> None:
     assert found.identical
     assert found.weights_identical
     for part in (found.weights, found.optimizers, found.schedulers, found.metrics, found.order):
-        assert part.verdict == "identical"
+        assert part.agreement == "identical"
     assert found.weights.digest_a == found.weights.digest_b is not None
     assert found.metrics.epochs == found.order.epochs == (0, 1)
     assert found.first_difference is None
@@ -90,8 +85,8 @@ def test_another_learning_rate_parts_in_the_first_epoch(train) -> None:
     assert found.weights.differing == tuple(sorted(TinyNet().state_dict()))
     assert 0 < found.weights.greatest_absolute < 10
     assert 0 < found.weights.greatest_relative <= 2
-    assert (found.optimizers.verdict, found.schedulers.verdict) == ("different", "different")
-    assert found.order.verdict == "identical"
+    assert (found.optimizers.agreement, found.schedulers.agreement) == ("different", "different")
+    assert found.order.agreement == "identical"
     assert found.first_difference is not None
     assert found.first_difference.epoch == 0
     assert found.first_difference.learning_rates
@@ -131,7 +126,7 @@ def test_the_result_is_strict_json_and_public(train) -> None:
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
     assert found["identical"] is False
-    assert found["weights"]["verdict"] == "different"
+    assert found["weights"]["agreement"] == "different"
     assert found["first_difference"]["epoch"] == 0
     assert {factor["path"] for factor in found["factors"]} >= {"model.hyperparameters.lr"}
 
@@ -183,11 +178,11 @@ def test_weights_without_an_optimizer(train) -> None:
         trainer(folder, provenance, keep).fit(Scheduled(), data)
         uris.append(provenance.last_uri)
     found = compare(*uris)
-    assert found.optimizers.verdict == found.schedulers.verdict == "not recorded"
+    assert found.optimizers.agreement == found.schedulers.agreement == "not recorded"
     assert found.identical
     found = compare(uris[0], full)
     assert found.weights_identical
-    assert (found.optimizers.verdict, found.optimizers.digest_a) == ("different", None)
+    assert (found.optimizers.agreement, found.optimizers.digest_a) == ("different", None)
     assert not found.identical
 
 
@@ -225,7 +220,7 @@ def test_tensors_that_differ_are_named_with_the_greatest_difference() -> None:
 )
 def test_the_greatest_difference_of(a: Any, b: Any, greatest: Any) -> None:
     found = compare_weights({"w": a}, {"w": b})
-    assert found.verdict == "different"
+    assert found.agreement == "different"
     assert (found.greatest_absolute, found.greatest_relative) == pytest.approx(greatest)
 
 
@@ -247,12 +242,12 @@ def test_large_tensors_are_compared_to_their_end() -> None:
 def test_weights_are_compared_alike_from_both_sides(a: list[float], b: list[float]) -> None:
     one, two = {"w": torch.tensor(a)}, {"w": torch.tensor(b)}
     there, back = compare_weights(one, two), compare_weights(two, one)
-    assert (there.verdict, there.greatest_absolute, there.greatest_relative) == (
-        back.verdict,
+    assert (there.agreement, there.greatest_absolute, there.greatest_relative) == (
+        back.agreement,
         back.greatest_absolute,
         back.greatest_relative,
     )
-    assert compare_weights(one, {"w": torch.tensor(a)}).verdict == "identical"
+    assert compare_weights(one, {"w": torch.tensor(a)}).agreement == "identical"
 
 
 # -- records --------------------------------------------------------------------------------------
@@ -276,15 +271,15 @@ def test_metrics_are_compared_bit_by_bit() -> None:
     a = measured({"x": 0.1}, {"x": 0.3, "y": 1.0}, at_checkpoint={"x": 0.3})
     b = measured({"x": 0.1}, {"x": 0.1 + 0.2, "z": 1.0}, at_checkpoint={"x": 0.3})
     found = compare_metrics(a, b)
-    assert found.verdict == "different"
+    assert found.agreement == "different"
     assert [(entry.name, entry.epoch, entry.a, entry.b) for entry in found.differing] == [("x", 1, 0.3, 0.1 + 0.2)]
     assert (found.only_a, found.only_b) == (("y",), ("z",))
     assert found.epochs == (0, 1)
-    assert compare_metrics(measured(), measured()).verdict == "not recorded"
-    assert compare_metrics(measured({"x": 0.0}), measured({"x": -0.0})).verdict == "different"
+    assert compare_metrics(measured(), measured()).agreement == "not recorded"
+    assert compare_metrics(measured({"x": 0.0}), measured({"x": -0.0})).agreement == "different"
     nan = {"type": "builtins:float", "value": "nan"}
-    assert compare_metrics(measured({"x": nan}), measured({"x": nan})).verdict == "identical"
-    assert compare_metrics(measured({"x": nan}), measured({"x": 1.0})).verdict == "different"
+    assert compare_metrics(measured({"x": nan}), measured({"x": nan})).agreement == "identical"
+    assert compare_metrics(measured({"x": nan}), measured({"x": 1.0})).agreement == "different"
 
 
 def test_the_value_at_the_checkpoint_counts() -> None:
@@ -297,9 +292,9 @@ def test_the_value_at_the_checkpoint_counts() -> None:
 def test_order_is_compared_where_both_tell() -> None:
     a, b = measured(order={"0": "a", "1": "b", "10": "c"}), measured(order={"0": "a", "10": "d", "2": "e"})
     found = compare_order(a, b)
-    assert (found.verdict, found.epochs, found.differing) == ("different", (0, 10), (10,))
-    assert compare_order(a, measured()).verdict == "not recorded"
-    assert compare_order(measured(order={"no number": "a"}), a).verdict == "not recorded"
+    assert (found.agreement, found.epochs, found.differing) == ("different", (0, 10), (10,))
+    assert compare_order(a, measured()).agreement == "not recorded"
+    assert compare_order(measured(order={"no number": "a"}), a).agreement == "not recorded"
     assert first_difference(a, b).epoch == 10
 
 

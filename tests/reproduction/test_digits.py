@@ -7,7 +7,7 @@ import pytest
 
 import lightning_dtool
 from lightning_dtool import rerun
-from lightning_dtool.reproduction.verdict import Verdict
+from lightning_dtool.results.reproduction import Verdict
 from reproduction.runs import only_checkpoint, train
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"

@@ -8,7 +8,7 @@ import pytest
 
 import lightning_dtool
 from lightning_dtool import DtoolCheckpoint
-from lightning_dtool.reproduction.verdict import Replication, Verdict
+from lightning_dtool.results.reproduction import Replication, Verdict
 from lightning_dtool.store import DatasetWriter, FrozenDataset
 from reproduction.runs import SCRIPTS, ZOO, only_checkpoint, places, project, train
 from zoo import ZOO as KINDS

@@ -31,11 +31,11 @@ from lightning_dtool.record import (
     from_json,
     to_json,
 )
-from lightning_dtool.results.checklist import DataDescription, Finding, Verdict, by_group, check, failed
+from lightning_dtool.results.checklist import DataDescription, Finding, Status, by_group, check, failed
 from record.samples import record
 
-PASS, FAIL, NOT_APPLICABLE = Verdict.PASS, Verdict.FAIL, Verdict.NOT_APPLICABLE
-NOT_CHECKED, NOT_IN_RECORD = Verdict.NOT_CHECKED, Verdict.NOT_IN_RECORD
+PASS, FAIL, NOT_APPLICABLE = Status.PASS, Status.FAIL, Status.NOT_APPLICABLE
+NOT_CHECKED, NOT_IN_RECORD = Status.NOT_CHECKED, Status.NOT_IN_RECORD
 
 LEAVES = DatasetReference(uri="s3://lab/leaves", uuid="uuid-leaves", name="leaves", content_digest="sha256:leaves")
 OTHERS = DatasetReference(uri="file://host/data/x", uuid="uuid-x", name="others", content_digest="sha256:x")
@@ -110,7 +110,7 @@ def changed(section: str, **fields: Any) -> Provenance:
 def test_a_complete_record_fails_nothing() -> None:
     findings = check(complete(), [DESCRIBED], ITEMS)
     assert failed(findings) == []
-    assert {found.verdict for found in findings} == {PASS, NOT_IN_RECORD}
+    assert {found.status for found in findings} == {PASS, NOT_IN_RECORD}
     assert all(found.found for found in findings)
     assert not any(found.remedy for found in findings)
 
@@ -135,7 +135,7 @@ def test_the_points_are_always_the_same_and_in_order() -> None:
 
 def test_what_only_a_paper_can_hold_is_never_claimed() -> None:
     for of in (complete(), record()):
-        told = {found.key for found in check(of) if found.verdict is NOT_IN_RECORD}
+        told = {found.key for found in check(of) if found.status is NOT_IN_RECORD}
         assert told == {
             "method.problem", "method.goal", "method.research_method", "method.research_question", "method.pseudocode",
             "experiment.hypothesis", "experiment.prediction",
@@ -147,7 +147,7 @@ def test_a_migrated_record_fails_what_its_schema_never_asked() -> None:
     content["gaps"] = [{"fact": "loss", "reason": "schema 1 did not ask for it", "remedy": "train again"}]
     content["loss"] = {}
     found = finding("run.loss", from_json(json.dumps(content), "s3://lab/x"))
-    assert (found.verdict, found.remedy) == (FAIL, "train again")
+    assert (found.status, found.remedy) == (FAIL, "train again")
     assert "schema 1 did not ask" in found.found
 
 
@@ -155,7 +155,7 @@ def test_a_migrated_record_fails_what_its_schema_never_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "verdict", "words"),
+    ("data", "status", "words"),
     [
         ([DESCRIBED], PASS, "leaves: a description, 1 overlay, 0 annotations"),
         ([], NOT_CHECKED, "nobody looked"),
@@ -166,33 +166,33 @@ def test_a_migrated_record_fails_what_its_schema_never_asked() -> None:
         ([DataDescription(LEAVES.uri, uuid=LEAVES.uuid, readme={"owners": []})], FAIL, "no description"),
     ],
 )
-def test_training_data_is_annotated(data: list[DataDescription], verdict: Verdict, words: str) -> None:
+def test_training_data_is_annotated(data: list[DataDescription], status: Status, words: str) -> None:
     found = finding("guidelines.metadata", complete(), data)
-    assert found.verdict is verdict
+    assert found.status is status
     assert words in found.found
 
 
 def test_data_that_is_no_dataset_has_no_metadata() -> None:
-    assert finding("guidelines.metadata", complete(lineage=Lineage())).verdict is FAIL
+    assert finding("guidelines.metadata", complete(lineage=Lineage())).status is FAIL
 
 
 def test_persistent_uris() -> None:
     key = "guidelines.persistent_uris"
-    assert finding(key, complete()).verdict is PASS
+    assert finding(key, complete()).status is PASS
     foreign = Data(
         stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSource(class_path="torch:TensorDataset")]}
     )
     found = finding(key, complete(data=foreign))
-    assert (found.verdict, "torch:TensorDataset" in found.found) == (FAIL, True)
+    assert (found.status, "torch:TensorDataset" in found.found) == (FAIL, True)
     on_disk = finding(key, complete(data=Data(stages={"train": [DataSource(dataset=OTHERS)]})), [])
-    assert on_disk.verdict is PASS
+    assert on_disk.status is PASS
     assert "1 on a disk" in on_disk.found
     tampered = DataDescription(LEAVES.uri, uuid=LEAVES.uuid, content_digest="sha256:other")
     assert "changed after training" in finding(key, complete(), [tampered]).found
-    assert finding(key, complete(), [tampered]).verdict is FAIL
+    assert finding(key, complete(), [tampered]).status is FAIL
     replaced = DataDescription(LEAVES.uri, uuid="another", content_digest=LEAVES.content_digest)
     assert "now another dataset" in finding(key, complete(), [replaced]).found
-    assert finding(key, complete(data=Data())).verdict is FAIL
+    assert finding(key, complete(data=Data())).status is FAIL
 
 
 @pytest.mark.parametrize(
@@ -201,22 +201,22 @@ def test_persistent_uris() -> None:
 def test_a_parameter_with_a_gap_was_not_captured(gap: str) -> None:
     of = complete(gaps=[Gap(fact=gap, reason="a lambda", remedy="name it")])
     found = finding("guidelines.captured", of)
-    assert (found.verdict, found.found, found.remedy) == (FAIL, f"not known: {gap}: a lambda", "name it")
-    assert finding("guidelines.captured", complete(gaps=[Gap(fact="data.x", reason="y")])).verdict is PASS
+    assert (found.status, found.found, found.remedy) == (FAIL, f"not known: {gap}: a lambda", "name it")
+    assert finding("guidelines.captured", complete(gaps=[Gap(fact="data.x", reason="y")])).status is PASS
     # A fact whose name only begins alike is another fact.
-    assert finding("guidelines.captured", complete(gaps=[Gap(fact="schedulers_x", reason="y")])).verdict is PASS
+    assert finding("guidelines.captured", complete(gaps=[Gap(fact="schedulers_x", reason="y")])).status is PASS
 
 
 def test_a_checkpoint_without_the_callback_has_captured_nothing() -> None:
-    assert finding("guidelines.captured", complete(optimizers=[])).verdict is FAIL
+    assert finding("guidelines.captured", complete(optimizers=[])).status is FAIL
 
 
 def test_stored_together() -> None:
     key = "guidelines.stored_together"
-    assert finding(key, complete()).verdict is PASS
-    assert finding(key, complete(), items=None).verdict is NOT_CHECKED
+    assert finding(key, complete()).status is PASS
+    assert finding(key, complete(), items=None).status is NOT_CHECKED
     assert "provenance.json" in finding(key, complete(), items={"checkpoint.ckpt"}).found
-    assert finding(key, complete(lineage=Lineage())).verdict is FAIL
+    assert finding(key, complete(lineage=Lineage())).status is FAIL
 
 
 # -- factors --------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSo
 
 
 @pytest.mark.parametrize(
-    ("key", "of", "verdict", "words"),
+    ("key", "of", "status", "words"),
     [
         ("data.train", complete(data=Data()), FAIL, "no training data"),
         ("data.train", complete(data=Data(stages={"train": [DataSource(class_path="a:B")]})), FAIL, "a:B"),
@@ -275,11 +275,11 @@ WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSo
         ("run.gaps", complete(gaps=[Gap(fact="x.y", reason="z")]), FAIL, "1 gap: x.y"),
     ],
 )  # fmt: skip
-def test_factors(key: str, of: Provenance, verdict: Verdict, words: str) -> None:
+def test_factors(key: str, of: Provenance, status: Status, words: str) -> None:
     found = finding(key, of)
-    assert found.verdict is verdict, found
+    assert found.status is status, found
     assert words in found.found
-    assert bool(found.remedy) == (verdict is FAIL)
+    assert bool(found.remedy) == (status is FAIL)
 
 
 @pytest.mark.parametrize("warn_only", [{}, {"deterministic_algorithms_warn_only": True}])
@@ -287,7 +287,7 @@ def test_an_accelerator_needs_deterministic_algorithms(warn_only: dict[str, bool
     flags = Randomness(flags={"deterministic_algorithms": bool(warn_only), **warn_only})
     environment = complete().environment.model_copy(update={"accelerators": ["A GPU"]})
     found = finding("run.deterministic", complete(randomness=flags, environment=environment))
-    assert (found.verdict, found.remedy) == (FAIL, "Trainer(deterministic=True)")
+    assert (found.status, found.remedy) == (FAIL, "Trainer(deterministic=True)")
 
 
 @pytest.mark.parametrize(
@@ -302,9 +302,9 @@ def test_an_accelerator_needs_deterministic_algorithms(warn_only: dict[str, bool
     ],
 )
 def test_what_a_record_speaks_of_must_be_there(key: str, item: str) -> None:
-    assert finding(key, complete()).verdict is PASS
+    assert finding(key, complete()).status is PASS
     found = finding(key, complete(), items=ITEMS - {item})
-    assert (found.verdict, found.found) == (FAIL, f"the dataset has no {item}")
+    assert (found.status, found.found) == (FAIL, f"the dataset has no {item}")
 
 
 def test_many_gaps_are_counted() -> None:

@@ -35,9 +35,9 @@ from lightning_dtool.record import (
 from lightning_dtool.results.differences import (
     Content,
     Difference,
-    compare,
-    differences,
+    checkpoint_differences,
     read_sources,
+    record_differences,
     requirement_differences,
     source_differences,
 )
@@ -48,7 +48,9 @@ URI = "s3://lab-models/6a1c"
 
 def told(a: Provenance, b: Provenance, weight: str = "matters") -> list[tuple[str, str, Any, Any]]:
     return [
-        (found.path, found.kind, found.before, found.after) for found in differences(a, b) if found.weight == weight
+        (found.path, found.kind, found.before, found.after)
+        for found in record_differences(a, b)
+        if found.weight == weight
     ]
 
 
@@ -73,7 +75,7 @@ def trained_on(*datasets: DatasetReference | None, stage: str = "train", **facts
 
 def test_a_record_does_not_differ_from_itself() -> None:
     one = record(optimizers=[optimizer(0.1)], data=trained_on(reference()))
-    assert differences(one, one) == []
+    assert record_differences(one, one) == []
 
 
 def test_a_learning_rate_is_told_once_and_by_its_place() -> None:
@@ -134,7 +136,7 @@ def test_callbacks_are_matched_by_class_wherever_they_stand() -> None:
 
 
 def test_another_order_is_told_once() -> None:
-    (found,) = differences(callbacks("a:A", "b:B", "c:C"), callbacks("c:C", "a:A", "b:B"))
+    (found,) = record_differences(callbacks("a:A", "b:B", "c:C"), callbacks("c:C", "a:A", "b:B"))
     assert (found.path, found.note) == ("trainer.callbacks", "the same in another order")
     assert (found.before, found.after) == (["a:A", "b:B", "c:C"], ["c:C", "a:A", "b:B"])
 
@@ -144,7 +146,7 @@ def test_two_callbacks_of_one_class_are_numbered_and_told_apart_by_state_key() -
         found = [Component(class_path="l:Keep", state_key=name, settings={"monitor": name}) for name in monitors]
         return record(trainer=Trainer(callbacks=found))
 
-    assert [found.path for found in differences(keep("x", "y"), keep("y", "x"))] == ["trainer.callbacks"]
+    assert [found.path for found in record_differences(keep("x", "y"), keep("y", "x"))] == ["trainer.callbacks"]
     assert [found[0] for found in told(keep("x", "y"), keep("x", "z"))] == [
         "trainer.callbacks[l:Keep #2].state_key", "trainer.callbacks[l:Keep #2].settings.monitor",
     ]  # fmt: skip
@@ -198,7 +200,7 @@ def test_names_in_a_list_are_told_one_by_one() -> None:
     assert told(frozen("a", "b", "c"), frozen("a", "c", "d")) == [
         ("model.frozen[b]", "removed", "b", None), ("model.frozen[d]", "added", None, "d"),
     ]  # fmt: skip
-    (found,) = differences(frozen("a", "b"), frozen("b", "a"))
+    (found,) = record_differences(frozen("a", "b"), frozen("b", "a"))
     assert found.note == "the same in another order"
     assert told(frozen("a"), frozen("b")) == [("model.frozen", "changed", ["a"], ["b"])]
 
@@ -216,7 +218,7 @@ def test_names_in_a_list_are_told_one_by_one() -> None:
     ],
 )
 def test_data_is_told_by_uuid_and_content(other: DatasetReference, note: str, weight: str) -> None:
-    (found,) = differences(record(data=trained_on(reference())), record(data=trained_on(other)))
+    (found,) = record_differences(record(data=trained_on(reference())), record(data=trained_on(other)))
     assert (found.path, found.weight) == ("data.stages.train[leaves].dataset", weight)
     assert found.note.startswith(note)
 
@@ -228,7 +230,7 @@ def test_the_address_of_the_same_data_is_not_told_as_a_change_elsewhere() -> Non
         data = trained_on(dataset).model_copy(update={"datamodule": module})
         return record(data=data, lineage=Lineage(source_datasets=[dataset]))
 
-    found = differences(moved("s3://lab/a", 32), moved("file://host/b", 64))
+    found = record_differences(moved("s3://lab/a", 32), moved("file://host/b", 64))
     assert {difference.path: difference.weight for difference in found} == {
         "data.datamodule.arguments.train": "same content",
         "data.datamodule.arguments.batch_size": "matters",
@@ -240,7 +242,7 @@ def test_the_address_of_the_same_data_is_not_told_as_a_change_elsewhere() -> Non
 def test_data_is_matched_wherever_it_stands() -> None:
     leaves, flowers = reference(), reference("s3://lab/flowers", "u9", "flowers", "d9")
     one, two = record(data=trained_on(leaves, flowers)), record(data=trained_on(flowers, leaves))
-    assert [found.note for found in differences(one, two)] == ["the same in another order"]
+    assert [found.note for found in record_differences(one, two)] == ["the same in another order"]
     assert told(record(data=trained_on(flowers)), record(data=trained_on(leaves, flowers)))[0][:2] == (
         "data.stages.train[leaves]", "added",
     )  # fmt: skip
@@ -296,7 +298,7 @@ def test_random_numbers_before_the_seed_matter_where_there_is_none(seed: int | N
     def run(state: str) -> Provenance:
         return record(randomness=Randomness(global_seed=seed, states={"import": {"python": state}}))
 
-    (found,) = differences(run("sha256:1"), run("sha256:2"))
+    (found,) = record_differences(run("sha256:1"), run("sha256:2"))
     assert (found.path, found.weight) == ("randomness.states.import.python", weight)
 
 
@@ -313,10 +315,10 @@ def test_source_is_a_patch_and_its_digest_is_not_told_again() -> None:
         return record(model=Model(class_path="a:B", source=source, source_sha256=digest))
 
     one, two = "class B:\n    x = 1\n    y = 2\n", "class B:\n    x = 1\n    y = 3\n"
-    (found,) = differences(model(one, "1"), model(two, "2"))
+    (found,) = record_differences(model(one, "1"), model(two, "2"))
     assert found.path == "model.source"
     assert found.patch.splitlines()[-2:] == ["-    y = 2", "+    y = 3"]
-    only_digest = differences(
+    only_digest = record_differences(
         record(model=Model(class_path="a:B", source_sha256="1")),
         record(model=Model(class_path="a:B", source_sha256="2")),
     )
@@ -329,7 +331,7 @@ def test_a_lambda_of_one_line_is_no_patch() -> None:
             schedulers=[Scheduler(class_path="a:B", interval="epoch", frequency=1, sources={"lr_lambdas": source})]
         )
 
-    (found,) = differences(scheduler("lambda e: 1"), scheduler("lambda e: 2"))
+    (found,) = record_differences(scheduler("lambda e: 1"), scheduler("lambda e: 2"))
     assert (found.path, found.patch) == ("schedulers[0].sources.lr_lambdas", "")
 
 
@@ -387,13 +389,13 @@ def test_compare_tells_code_and_packages_in_their_sections_and_once() -> None:
         return Content(made, {"train.py": source}, f"torch=={version}\npillow=={version}\n")
 
     one, two = content(0.1, "1", "2.6", b"a\n"), content(0.2, "2", "2.7", b"b\n")
-    found = compare(one, two)
+    found = checkpoint_differences(one, two)
     assert [difference.path for difference in found] == [
         "model.hyperparameters.lr", "environment.packages.torch", "environment.packages.pillow",
         "code.files[train.py]", "metrics.at_checkpoint.acc",
     ]  # fmt: skip
     assert found[3].patch
-    without = [difference.path for difference in compare(Content(one.record), two)]
+    without = [difference.path for difference in checkpoint_differences(Content(one.record), two)]
     assert without == [
         "model.hyperparameters.lr", "environment.versions.torch", "environment.versions.Pillow",
         "code.files[train.py]", "metrics.at_checkpoint.acc",

@@ -7,11 +7,11 @@ only what runs or compares models needs torch or Lightning.
 import click
 
 from lightning_dtool._version import __version__
-from lightning_dtool.cli.comparing import compare, diff
-from lightning_dtool.cli.evaluating import evaluate
+from lightning_dtool.cli.comparison import compare, diff
+from lightning_dtool.cli.evaluation import evaluate
+from lightning_dtool.cli.inspection import check, ls, resolve, show, verify
 from lightning_dtool.cli.packing import pack
-from lightning_dtool.cli.reading import check, ls, resolve, show, verify
-from lightning_dtool.cli.reproducing import replicate, reproduce
+from lightning_dtool.cli.reproduction import replicate, reproduce
 
 
 @click.group("model", context_settings={"help_option_names": ["-h", "--help"]})

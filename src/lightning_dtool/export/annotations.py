@@ -1,11 +1,13 @@
-"""The annotations of a checkpoint dataset: what people, and a lab's dserver, search for.
+"""The annotations of the datasets that hold a checkpoint, an evaluation or the result of a rerun.
+
+People and a lab's dserver search for them.
 
 Names follow dtoolAI where it has one (`model_name`, `model_parameters`, `source_dataset_*`). Neither a name
-nor a key inside a value carries a dot or begins with a dollar sign: some stores and databases refuse them.
+nor a key inside a value contains a dot or begins with a dollar sign: some stores and databases refuse them.
 
-What there is mostly one of (a learning rate, an optimizer, a loss, a training dataset) is that one, and a list only
-where there are several: a Mongo query, and so `{"annotations.learning_rate": {"$lt": 0.001}}`, matches a value and any
-element of a list alike, and a table shows a number as a number.
+A fact that mostly has one value (learning rate, optimizer, loss, training dataset) is that value, and a list only if
+there are several. A Mongo query such as `{"annotations.learning_rate": {"$lt": 0.001}}` matches a value and any element
+of a list alike, and a table shows a number as a number.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,6 +15,8 @@ from typing import Any
 
 from lightning_dtool.record import DatasetReference, Provenance
 from lightning_dtool.results.evaluation import Evaluation
+from lightning_dtool.results.reproduction import Reproduction
+from lightning_dtool.results.strict_json import strict_json
 
 
 def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
@@ -20,11 +24,11 @@ def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
 
     Args:
         record: The record.
-        run_status: How the run stands; it is no part of the record, which never changes.
+        run_status: The status of the run. It is not part of the record, which never changes.
 
     Returns:
-        Values by name. `source_dataset_uuid` is exactly the UUID of the training data, a list where there are several:
-        it is the key by which dserver draws lineage.
+        Values by name. `source_dataset_uuid` is the UUID of the training data, or a list if there are several
+        datasets: dserver draws lineage from it.
     """
     found: dict[str, Any] = {
         "model_name": _short(record.model.class_path),
@@ -88,8 +92,29 @@ def evaluation_annotations(evaluation: Evaluation, model: str) -> dict[str, Any]
     }
 
 
+def reproduction_annotations(found: Reproduction) -> dict[str, Any]:
+    """Return the annotations of the dataset with the result of a rerun.
+
+    Args:
+        found: The result.
+
+    Returns:
+        Values by name. The sources are the recorded checkpoint and that of the rerun, if there is one.
+    """
+    return {
+        **source_annotations([entry for entry in (found.original, found.rerun) if entry is not None]),
+        "verdict": found.verdict.value,
+        "metrics": searchable(
+            {
+                row.name: {"recorded": strict_json(row.recorded), "rerun": strict_json(row.rerun)}
+                for row in found.metrics
+            }
+        ),
+    }
+
+
 def source_annotations(datasets: Sequence[DatasetReference]) -> dict[str, Any]:
-    """Return dtool's annotations for a derived dataset: a string each, or lists where there are several sources."""
+    """Return dtool's annotations for a derived dataset: a string each, or a list if there are several sources."""
     columns = {
         "source_dataset_name": [dataset.name for dataset in datasets],
         "source_dataset_uri": [dataset.uri for dataset in datasets],
@@ -108,24 +133,24 @@ def _short(class_path: str) -> str:
 
 
 def _learning_rates(record: Provenance) -> list[float]:
-    """Return the learning rates that training began with, each once: groups that share one are one answer."""
+    """Return the different learning rates that training began with."""
     rates = [group.options.get("lr") for optimizer in record.optimizers for group in optimizer.param_groups]
-    # A rate that was a tensor stands in a record as its type and its value.
+    # A learning rate that was a tensor is recorded with its type and its value.
     numbers = [rate.get("value") if isinstance(rate, dict) else rate for rate in rates]
     return list(dict.fromkeys(rate for rate in numbers if isinstance(rate, int | float) and not isinstance(rate, bool)))
 
 
 def searchable(value: Any) -> Any:
-    """Return strict JSON with keys that a Mongo database takes."""
+    """Return strict JSON with keys that a Mongo database accepts."""
     if isinstance(value, dict):
         return _with_searchable_keys({key: searchable(item) for key, item in value.items()})
     return [searchable(item) for item in value] if isinstance(value, list) else value
 
 
 def _with_searchable_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values under keys that are searchable, and still as many: `a.b` and `a_b` stay two."""
+    """Return the values under searchable keys; `a.b` and `a_b` stay two keys."""
     found: dict[str, Any] = {}
-    # A key that needs no change keeps its name, whatever comes before it.
+    # A key that needs no change keeps its name, so it is inserted first.
     for key in sorted(values, key=lambda key: searchable_key(key) != key):
         name = searchable_key(key)
         while name in found:
@@ -135,7 +160,7 @@ def _with_searchable_keys(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def searchable_key(key: str) -> str:
-    """Return a key without dots and without a dollar sign in front.
+    """Return a key without dots and without a leading dollar sign.
 
     >>> searchable_key("optimizer.lr"), searchable_key("$ref")
     ('optimizer_lr', '_ref')

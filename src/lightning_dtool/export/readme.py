@@ -1,21 +1,23 @@
-"""README.yml of a checkpoint dataset, and of an evaluation: for people, and for any YAML reader."""
+"""README.yml of the datasets that hold a checkpoint, an evaluation or the result of a rerun."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
-from lightning_dtool.items import CONFUSION_ITEM, METRICS_ITEM, PICTURE_ITEM, PREDICTIONS_ITEM
+from lightning_dtool.items import item_descriptions
 from lightning_dtool.record import Provenance
 from lightning_dtool.results.evaluation import Evaluation
+from lightning_dtool.results.reproduction import Reproduction
 
 
-def readme(record: Provenance, uri: str) -> str:
-    """Return the content of README.yml.
+def readme(record: Provenance, uri: str, relpaths: Collection[str]) -> str:
+    """Return the content of README.yml of a checkpoint's dataset.
 
     Args:
         record: The record.
         uri: The dataset's URI, for the lines that show how to load it.
+        relpaths: The items of the dataset.
     """
     model = record.model.class_path.rpartition(":")[2]
     content: dict[str, Any] = {
@@ -40,30 +42,16 @@ def readme(record: Provenance, uri: str) -> str:
             f"checkpoint = DtoolCheckpoint.from_uri({uri!r})\n"
             "model = checkpoint.load_module()\n"
         ),
-        "items": {
-            "checkpoint.ckpt": "the Lightning checkpoint, a plain torch file",
-            "provenance.json": "the record: how this model came to be",
-            "source.zip": "the code that ran",
-            "requirements.txt": "the installed packages, pinned",
-            "random_states.json": "the states of the random number generators",
-        },
+        "items": item_descriptions(relpaths),
     }
     return _dump(content)
 
 
 _PARTS = {
-    "whole": "all of it, unless some was selected",
-    "test": "what training held out of it for testing",
-    "val": "what training held out of it for validation",
-    "train": "what the model was trained on",
-}
-
-
-_EVALUATION_ITEMS = {
-    METRICS_ITEM: "all that was measured, and with which settings",
-    PREDICTIONS_ITEM: "what the model said of each sample",
-    CONFUSION_ITEM: "how often which class (row) was taken for which (column)",
-    PICTURE_ITEM: "the same as a picture",
+    "whole": "all samples, or those that were selected",
+    "test": "the samples that training held out for testing",
+    "val": "the samples that training held out for validation",
+    "train": "the samples that the model was trained on",
 }
 
 
@@ -97,7 +85,31 @@ def evaluation_readme(evaluation: Evaluation, model: str, relpaths: Collection[s
             "task": evaluation.task,
             "metrics": evaluation.metrics,
             "warnings": evaluation.warnings,
-            "items": {name: meaning for name, meaning in _EVALUATION_ITEMS.items() if name in relpaths},
+            "items": item_descriptions(relpaths),
+        }
+    )
+
+
+def reproduction_readme(found: Reproduction, uri: str, relpaths: Collection[str]) -> str:
+    """Return the content of README.yml of the dataset with the result of a rerun.
+
+    Args:
+        found: The result.
+        uri: The dataset's URI.
+        relpaths: The items of the dataset.
+    """
+    return _dump(
+        {
+            "description": f"Verdict of a {found.kind} of the checkpoint {found.original.name}: {found.verdict.value}.",
+            "verdict": found.verdict.value,
+            "reason": found.reason,
+            "checkpoints": [
+                {"name": entry.name, "uri": entry.uri, "uuid": entry.uuid}
+                for entry in (found.original, found.rerun)
+                if entry is not None
+            ],
+            "items": item_descriptions(relpaths),
+            "uri": uri,
         }
     )
 
@@ -109,9 +121,9 @@ def _dump(content: Mapping[str, Any]) -> str:
 _OTHER_LINE_BREAKS = "\r\x85\u2028\u2029"
 
 
-# libyaml, where PyYAML was built with it, does the same in a fifth of the time.
+# If PyYAML was built with libyaml, that does the same in a fifth of the time.
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """YAML as a person would write it: text of several lines as a block, nothing by reference."""
+    """YAML for people: text of several lines is a block, and repeated values are written out."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

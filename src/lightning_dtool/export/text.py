@@ -6,7 +6,7 @@ escape. What this module adds is ASCII, so that it reads the same in every local
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 from rich.cells import cell_len, set_cell_size
@@ -17,12 +17,10 @@ from rich.text import Text
 
 from lightning_dtool.items import CHECKPOINT_TAG
 from lightning_dtool.record import Child, DatasetReference, Epoch, Gap, Provenance
-from lightning_dtool.results.checklist import Finding, Verdict, by_group
+from lightning_dtool.results.checklist import Finding, Status, by_group
+from lightning_dtool.results.comparison import Comparison, MetricsComparison, OrderComparison, Weights
 from lightning_dtool.results.differences import Difference
 from lightning_dtool.results.evaluation import Evaluation
-
-if TYPE_CHECKING:
-    from lightning_dtool.reproduction.comparison import Comparison, MetricsComparison, OrderComparison, Weights
 
 MAX_ENTRIES = 24
 """Entries of one list or dictionary that are shown; the rest is counted."""
@@ -36,9 +34,9 @@ MAX_TEXT = 300
 MAX_PATCH_LINES = 200
 """Lines of one patch that are shown."""
 
-_VERDICT_STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.NOT_CHECKED: "yellow"}
+_STATUS_STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.NOT_CHECKED: "yellow"}
 
-_OUTCOME_STYLES = {"identical": "green", "different": "bold red", "not recorded": "yellow"}
+_AGREEMENT_STYLES = {"identical": "green", "different": "bold red", "not recorded": "yellow"}
 
 _HEADER = ("NAME", "DATE (UTC)", "EPOCH", "MONITOR", "STATUS", "TAGS")
 _MIN_NAME = 12
@@ -121,16 +119,16 @@ def checklist(findings: Sequence[Finding], name: str, uri: str) -> RenderableTyp
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
         for point in points:
-            grid.add_row(Text(f"  {point.verdict.value}", _VERDICT_STYLES.get(point.verdict, "dim")), Text(point.title))
+            grid.add_row(Text(f"  {point.status.value}", _STATUS_STYLES.get(point.status, "dim")), Text(point.title))
             grid.add_row("", Text(f"  {_short(point.found)}", "dim"))
             if point.remedy:
                 grid.add_row("", Text(f"  Remedy: {_short(point.remedy)}"))
         parts += [Text(f"\n{group}", "bold"), grid]
-    counts = (f"{sum(point.verdict is verdict for point in findings)} {verdict.value}" for verdict in Verdict)
+    counts = (f"{sum(point.status is status for point in findings)} {status.value}" for status in Status)
     return Group(*parts, Text(f"\n{', '.join(counts)}", "bold"))
 
 
-def comparison(
+def record_differences(
     found: Sequence[Difference], names: tuple[str, str], uris: tuple[str, str], metrics: tuple[Mapping[str, Any], ...]
 ) -> RenderableType:
     """Return what differs between two checkpoints, section by section, with the metrics side by side.
@@ -161,30 +159,30 @@ def comparison(
     return Group(*parts)
 
 
-def outcome(found: "Comparison") -> RenderableType:
+def model_comparison(found: Comparison) -> RenderableType:
     """Return what was found when two models were compared, part by part, and what could explain it.
 
     Args:
         found: The comparison.
     """
     rows = [
-        ("weights", found.weights.verdict, _weights(found.weights)),
-        ("optimizers", found.optimizers.verdict, ""),
-        ("schedulers", found.schedulers.verdict, ""),
-        ("metrics", found.metrics.verdict, _metrics(found.metrics)),
-        ("order of samples", found.order.verdict, _order(found.order)),
+        ("weights", found.weights.agreement, _weights(found.weights)),
+        ("optimizers", found.optimizers.agreement, ""),
+        ("schedulers", found.schedulers.agreement, ""),
+        ("metrics", found.metrics.agreement, _metrics(found.metrics)),
+        ("order of samples", found.order.agreement, _order(found.order)),
     ]
     grid = Table.grid(padding=(0, 2, 0, 0))
     for column in range(3):
         grid.add_column(no_wrap=column < 2, overflow="fold")
-    for label, verdict, detail in rows:
-        grid.add_row(Text(f"  {label}"), Text(verdict, _OUTCOME_STYLES[verdict]), Text(_short(detail)))
+    for label, agreement, detail in rows:
+        grid.add_row(Text(f"  {label}"), Text(agreement, _AGREEMENT_STYLES[agreement]), Text(_short(detail)))
     parts: list[RenderableType] = [_address(f"- {found.uri_a}"), _address(f"+ {found.uri_b}"), Text(""), grid]
     first = found.first_difference
     if first is not None:
-        parts.append(Text(f"\nThey part first in {_short(first)}."))
+        parts.append(Text(f"\nThey first differ in {_short(first)}."))
     elif not found.identical:
-        parts.append(Text("\nNo epoch that both recorded tells where they parted."))
+        parts.append(Text("\nNo epoch that both recorded shows where they first differ."))
     if found.factors:
         parts.append(Text(f"\nRECORDED FACTORS THAT DIFFER ({len(found.factors)})", "bold"))
         for factor in found.factors[:MAX_ENTRIES]:
@@ -192,13 +190,13 @@ def outcome(found: "Comparison") -> RenderableType:
         if len(found.factors) > MAX_ENTRIES:
             parts.append(Text(f"  and {len(found.factors) - MAX_ENTRIES} more (--json shows all)"))
     elif not found.identical:
-        parts.append(Text("\nNo recorded factor differs: the reason is none that is recorded."))
+        parts.append(Text("\nNo recorded factor differs: the cause was not recorded."))
     identical = "The two are identical." if found.identical else "The two are not identical."
     return Group(*parts, Text(f"\n{identical}", "bold"))
 
 
-def _weights(weights: "Weights") -> str:
-    if weights.verdict != "different":
+def _weights(weights: Weights) -> str:
+    if weights.agreement != "different":
         return f"{weights.tensor_count} tensors"
     if weights.greatest_absolute is None or weights.greatest_relative is None:
         size = ""
@@ -207,18 +205,20 @@ def _weights(weights: "Weights") -> str:
     return f"{weights.differing_count} of {weights.tensor_count} tensors{size}"
 
 
-def _metrics(metrics: "MetricsComparison") -> str:
+def _metrics(metrics: MetricsComparison) -> str:
     places = (
         f"{entry.name} {'at the checkpoint' if entry.epoch is None else f'in epoch {entry.epoch}'}"
         for entry in metrics.differing[:3]
     )
     more = len(metrics.differing) - 3
-    told = ", ".join([f"{len(metrics.epochs)} epochs", *places])
-    return f"{told}, and {more} more (--json shows all)" if more > 0 else told
+    text = ", ".join([f"{len(metrics.epochs)} epochs", *places])
+    return f"{text}, and {more} more (--json shows all)" if more > 0 else text
 
 
-def _order(order: "OrderComparison") -> str:
-    differs = f", another in {len(order.differing)} of them, from epoch {order.differing[0]}" if order.differing else ""
+def _order(order: OrderComparison) -> str:
+    differs = (
+        f", different in {len(order.differing)} of them, first in epoch {order.differing[0]}" if order.differing else ""
+    )
     return f"{len(order.epochs)} epochs{differs}" if order.epochs else ""
 
 

@@ -1,28 +1,26 @@
-"""What a rerun has shown, for a terminal: the verdict first, then why."""
+"""The result of a rerun as text for a terminal."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from lightning_dtool.export.text import printable
-
-if TYPE_CHECKING:
-    from lightning_dtool.reproduction.verdict import MetricRow, Reproduction
+from lightning_dtool.results.reproduction import MetricRow, Reproduction
 
 MAX_ENTRIES = 30
-"""Lines of one kind that are shown; --json shows all."""
+"""The number of lines of one kind that are shown; --json shows all."""
 
 _STYLES = {"identical": "bold green", "within tolerance": "bold green", "different": "bold red"}
 
 
-def document(found: "Reproduction") -> RenderableType:
-    """Return a verdict as text.
+def document(found: Reproduction) -> RenderableType:
+    """Return the result of a rerun as text, the verdict first.
 
     Args:
-        found: The verdict.
+        found: The result.
     """
     verdict = found.verdict.value
     parts: list[RenderableType] = [Text(verdict.upper(), _STYLES.get(verdict, "bold yellow"))]
@@ -33,14 +31,14 @@ def document(found: "Reproduction") -> RenderableType:
     if found.uri is not None:
         parts.append(_line("verdict", found.uri))
     if found.first_difference is not None:
-        parts.append(Text(f"\nThey part first in {printable(found.first_difference)}."))
+        parts.append(Text(f"\nThey first differ in {printable(found.first_difference)}."))
     if found.step is not None:
         parts.append(Text(f"\nStep by step: {printable(found.step)}."))
-    parts += _list("WHAT DIFFERS, AND COULD EXPLAIN IT", found.factors)
+    parts += _list("DIFFERENCES THAT COULD EXPLAIN IT", found.factors)
     if found.metrics:
         title = "METRICS AT THE CHECKPOINT"
         if found.runs:
-            title += f", AND WHERE {found.runs} OTHER SEEDS PREDICT THEM (level {found.level:g})"
+            title += f", AND THE INTERVALS THAT {found.runs} OTHER SEEDS PREDICT (level {found.level:g})"
         parts += [Text(f"\n{title}", "bold"), _table(found.metrics)]
     parts += _list("NOTES", found.notes)
     parts += _list("ENVIRONMENT", found.environment)
@@ -60,7 +58,7 @@ def _list(title: str, lines: Iterable[str]) -> list[RenderableType]:
     return [Text(f"\n{title}", "bold"), *(Text(f"  {printable(line)}") for line in entries[:MAX_ENTRIES]), *more]
 
 
-def _table(rows: "tuple[MetricRow, ...]") -> Table:
+def _table(rows: tuple[MetricRow, ...]) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     for _ in range(2):
@@ -70,13 +68,13 @@ def _table(rows: "tuple[MetricRow, ...]") -> Table:
     grid.add_row(Text("  "), Text("recorded"), Text("rerun"), Text("interval" if any(map(_judged, rows)) else ""))
     for row in rows:
         interval = f"{row.low:.6g} … {row.high:.6g}" if row.low is not None and row.high is not None else ""
-        told = {True: "inside", False: "OUTSIDE", None: ""}[row.inside]
-        cells = (f"  {printable(row.name)}", _number(row.recorded), _number(row.rerun), interval, told)
+        place = {True: "inside", False: "OUTSIDE", None: ""}[row.inside]
+        cells = (f"  {printable(row.name)}", _number(row.recorded), _number(row.rerun), interval, place)
         grid.add_row(*map(Text, cells))
     return grid
 
 
-def _judged(row: "MetricRow") -> bool:
+def _judged(row: MetricRow) -> bool:
     return row.low is not None
 
 

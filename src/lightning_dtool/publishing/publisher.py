@@ -94,7 +94,7 @@ def _publish(
                     stream.write(content)
                 else:
                     torch.save(content, stream)
-        writer.put_readme(readme(record, writer.uri))
+        writer.put_readme(readme(record, writer.uri, writer.relpaths))
         for key, value in annotations(record, staged.run_status).items():
             writer.put_annotation(key, value)
         writer.put_tag(CHECKPOINT_TAG)

@@ -16,7 +16,7 @@ from lightning_dtool.record import Provenance
 from lightning_dtool.rehearsal import child
 from lightning_dtool.reproduction.command import command, recorded_threads, variables
 from lightning_dtool.reproduction.failure import explain
-from lightning_dtool.reproduction.original import LocatedData, Recorded, relocated
+from lightning_dtool.reproduction.original import LocatedData, Original, relocated
 from lightning_dtool.reproduction.process import Event, Outcome, run
 from lightning_dtool.rerun import PLAN_VARIABLE, REPRODUCE, Plan, Target
 from lightning_dtool.store import FrozenDataset, local_path
@@ -72,7 +72,7 @@ class Rerun:
 
 
 def rerun(
-    recorded: Recorded,
+    recorded: Original,
     data: LocatedData,
     folder: Path,
     options: Options,

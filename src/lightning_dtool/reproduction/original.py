@@ -13,7 +13,7 @@ from lightning_dtool.record import DatasetReference, Provenance, from_json
 from lightning_dtool.store import FrozenDataset, local_path, locate, normalize_uri
 
 
-class Recorded:
+class Original:
     """A checkpoint's dataset, verified whole.
 
     Args:
@@ -34,7 +34,7 @@ class Recorded:
             dataset.verify()
 
     @classmethod
-    def from_uri(cls, uri: str | os.PathLike[str]) -> "Recorded":
+    def from_uri(cls, uri: str | os.PathLike[str]) -> "Original":
         """Open a checkpoint, and verify it."""
         return cls(FrozenDataset.from_uri(uri))
 
@@ -102,7 +102,7 @@ def locate_data(
         record: The record.
         data: What to use in place of a recorded dataset, by its URI, UUID or name; it may have another content.
         search: Base URIs to look in.
-        skip: Recorded URIs that nobody needs.
+        skip: Original URIs that nobody needs.
 
     Raises:
         DatasetNotFoundError: If a dataset is nowhere to be found.

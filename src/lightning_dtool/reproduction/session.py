@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning_dtool.errors import (
     ConfigurationError,
@@ -18,20 +18,18 @@ from lightning_dtool.errors import (
     UnsafeCheckpointError,
 )
 from lightning_dtool.items import REQUIREMENTS_ITEM, TRACE_ITEM
-from lightning_dtool.reproduction.judge import decide, explains, factors, one_line
 from lightning_dtool.reproduction.launch import Options, Rerun, rerun
-from lightning_dtool.reproduction.original import LocatedData, Recorded, datasets_of, locate_data, normal
+from lightning_dtool.reproduction.original import LocatedData, Original, datasets_of, locate_data, normal
 from lightning_dtool.reproduction.process import ended_by_signals
-from lightning_dtool.reproduction.publishing import publish_copy
 from lightning_dtool.reproduction.request import Request
+from lightning_dtool.reproduction.storing import store_result
 from lightning_dtool.reproduction.tolerance import MIN_VALUES, judge
 from lightning_dtool.reproduction.tracing import first_parting
-from lightning_dtool.reproduction.verdict import Replication, Reproduction, Verdict, judged_rows, write_verdict
+from lightning_dtool.reproduction.verdict import decide, explains, factors, judged_rows, one_line
 from lightning_dtool.rerun import REPLICATE, REPRODUCE
-from lightning_dtool.store import ensure_writable, local_path, locate, normalize_uri
-
-if TYPE_CHECKING:
-    from lightning_dtool.reproduction.comparison import Comparison
+from lightning_dtool.results.comparison import Comparison
+from lightning_dtool.results.reproduction import Replication, Reproduction, Verdict
+from lightning_dtool.store import DatasetWriter, FrozenDataset, ensure_writable, local_path, locate, normalize_uri
 
 DEFAULT_INTO = "reproductions"
 """The folder, in the working directory, that verdicts and reruns go to."""
@@ -50,7 +48,7 @@ def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.Path
     """
     base_uri = _prepared(into)
     request.say("verifying the checkpoint")
-    recorded = Recorded.from_uri(uri)
+    recorded = Original.from_uri(uri)
     processes = recorded.record.trainer.settings.get("world_size", 1)
     if request.runs and processes != 1:
         raise ConfigurationError(
@@ -67,14 +65,14 @@ def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.Path
         except (ReproductionError, LightningDtoolError) as error:
             found = kind(Verdict.COULD_NOT_RUN, str(error), recorded.reference, runs=request.runs, level=request.level)
             log = _latest_log(scratch)
-        verdict = write_verdict(found, base_uri, log)
+        verdict = store_result(found, base_uri, log)
     return replace(found, uri=verdict.uri)
 
 
 class _Session:
     """One request on its way."""
 
-    def __init__(self, request: Request, recorded: Recorded, base_uri: str, scratch: Path) -> None:
+    def __init__(self, request: Request, recorded: Original, base_uri: str, scratch: Path) -> None:
         self.request = request
         self.recorded = recorded
         self.base_uri = base_uri
@@ -98,10 +96,10 @@ class _Session:
         )
         self.log = first.log
         self._notes += first.notes
-        kept = publish_copy(first.dataset, self.base_uri)
+        kept = _published_copy(first.dataset, self.base_uri)
         comparison = self._compare(recorded.uri, kept.uri)
         measured = self._all_measured(first, data, options, parent)
-        again = {**Recorded(kept).record.metrics.at_checkpoint, **_recalls(first, "rerun")}
+        again = {**Original(kept).record.metrics.at_checkpoint, **_recalls(first, "rerun")}
         before = {**recorded.record.metrics.at_checkpoint, **_recalls(first, "recorded")}
         judgements = judge(before, measured, request.level) if measured else []
         rows = judged_rows(before, again, judgements)
@@ -112,7 +110,7 @@ class _Session:
             verdict,
             reason,
             recorded.reference,
-            Recorded(kept).reference,
+            Original(kept).reference,
             metrics=rows,
             factors=differences,
             first_difference=str(comparison.first_difference) if comparison.first_difference is not None else None,
@@ -125,7 +123,7 @@ class _Session:
             comparison=comparison,
         )
 
-    def _compare(self, one: str, two: str) -> "Comparison":
+    def _compare(self, one: str, two: str) -> Comparison:
         # Here, because it takes torch, which the command line does not load before something has run.
         from lightning_dtool.reproduction.comparison import compare
 
@@ -214,11 +212,11 @@ class _Session:
         folder = self.scratch / f"seed-{number}"
         what = f"seed {number} of {self.request.runs}"
         other = rerun(self.recorded, data, folder, options, parent=parent, seed_offset=number, recall=True, what=what)
-        metrics = {**Recorded(other.dataset).record.metrics.at_checkpoint, **_recalls(other, "rerun")}
+        metrics = {**Original(other.dataset).record.metrics.at_checkpoint, **_recalls(other, "rerun")}
         shutil.rmtree(folder, ignore_errors=True)
         return dict(metrics)
 
-    def _parent(self, recorded: Recorded, options: Options, generation: int) -> str | None:
+    def _parent(self, recorded: Original, options: Options, generation: int) -> str | None:
         """Return the checkpoint that a resumed training begins with: reproduced first, or as it is recorded."""
         reference = recorded.record.lineage.parent_checkpoint
         if reference is None:
@@ -238,7 +236,7 @@ class _Session:
                 f"the parent is gone, and is left to the script, which had fitted before: {reference.uri}"
             )
             return None
-        parent = Recorded(located)
+        parent = Original(located)
         if _same_process(parent, recorded):
             return None  # the script trains it itself
         if self.request.from_ == "parent":
@@ -256,10 +254,10 @@ class _Session:
         return made.dataset.uri
 
     def _step(
-        self, recorded: Recorded, first: Rerun, data: LocatedData, options: Options, parent: str | None
+        self, recorded: Original, first: Rerun, data: LocatedData, options: Options, parent: str | None
     ) -> str | None:
         """Say at which step two trainings parted: the recorded one and this, else two reruns of it."""
-        mine = Recorded(first.dataset).optional_path(TRACE_ITEM)
+        mine = Original(first.dataset).optional_path(TRACE_ITEM)
         if mine is None:
             return None
         original = recorded.optional_path(TRACE_ITEM)
@@ -269,7 +267,7 @@ class _Session:
         second = rerun(
             recorded, data, self.scratch / "again", options, parent=parent, trace=True, what="once more, traced"
         )
-        theirs = Recorded(second.dataset).optional_path(TRACE_ITEM)
+        theirs = Original(second.dataset).optional_path(TRACE_ITEM)
         parted = first_parting(mine, theirs) if theirs is not None else None
         if parted:
             return f"training is not deterministic here: two reruns parted at {parted}"
@@ -279,13 +277,30 @@ class _Session:
         )
 
 
+def _published_copy(dataset: FrozenDataset, base_uri: str) -> FrozenDataset:
+    """Publish a checkpoint from the scratch folder, under a new UUID.
+
+    A plain copy of the dataset would keep a README with the URI in the scratch folder.
+    """
+    creator = dataset.admin_metadata.get("creator_username")
+    with DatasetWriter(dataset.name, base_uri, creator_username=creator) as writer:
+        for identifier, item in dataset.items.items():
+            writer.put_file(dataset.path(identifier), item.relpath)
+        for name, value in dataset.annotations().items():
+            writer.put_annotation(name, value)
+        for tag in dataset.tags():
+            writer.put_tag(tag)
+        writer.put_readme(dataset.readme().replace(dataset.uri, writer.uri))
+        return writer.commit()
+
+
 def _recalls(made: Rerun, whose: str) -> dict[str, float]:
     """Return the recall of each class as metrics, where the rerun could compute it."""
     event = made.outcome.last("recall") or {}
     return {f"recall[{name}]": value for name, value in event.get(whose, {}).items()}
 
 
-def _same_process(parent: Recorded, recorded: Recorded) -> bool:
+def _same_process(parent: Original, recorded: Original) -> bool:
     """Return True if one script trained both, one `fit` after another.
 
     Python seeds its generator from the operating system when a process starts: where this package found the same

@@ -31,8 +31,8 @@ _MAX_NAMED = 5
 """Gaps and datasets that a finding names; the rest is counted."""
 
 
-class Verdict(str, enum.Enum):
-    """How a record fares on one point."""
+class Status(str, enum.Enum):
+    """The status of one point of the checklist."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
@@ -49,7 +49,7 @@ class Finding:
         key: A name that stays, for scripts: `guidelines.persistent_uris`.
         group: The list that it belongs to.
         title: What is asked for.
-        verdict: Whether it is there.
+        status: Whether the record satisfies it.
         found: What was found.
         remedy: How to mend it; empty where there is nothing to mend.
     """
@@ -57,7 +57,7 @@ class Finding:
     key: str
     group: str
     title: str
-    verdict: Verdict
+    status: Status
     found: str
     remedy: str = ""
 
@@ -85,7 +85,7 @@ class DataDescription:
     annotations: Sequence[str] = ()
 
 
-_Result = tuple[Verdict, str, str]
+_Result = tuple[Status, str, str]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def check(
 
     Example:
         ```python
-        failed = [finding.title for finding in check(checkpoint.record) if finding.verdict is Verdict.FAIL]
+        failed = [finding.title for finding in check(checkpoint.record) if finding.status is Status.FAIL]
         ```
     """
     evidence = _Evidence(record, {found.uri: found for found in data}, items)
@@ -132,30 +132,30 @@ def check(
 
 def failed(findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings that a strict reader does not accept: what failed, and what could not be checked."""
-    return [finding for finding in findings if finding.verdict in (Verdict.FAIL, Verdict.NOT_CHECKED)]
+    return [finding for finding in findings if finding.status in (Status.FAIL, Status.NOT_CHECKED)]
 
 
 # -- results --------------------------------------------------------------------------------------
 
 
 def _pass(found: str) -> _Result:
-    return Verdict.PASS, found, ""
+    return Status.PASS, found, ""
 
 
 def _fail(found: str, remedy: str) -> _Result:
-    return Verdict.FAIL, found, remedy
+    return Status.FAIL, found, remedy
 
 
 def _not_applicable(found: str) -> _Result:
-    return Verdict.NOT_APPLICABLE, found, ""
+    return Status.NOT_APPLICABLE, found, ""
 
 
 def _not_checked(found: str, remedy: str) -> _Result:
-    return Verdict.NOT_CHECKED, found, remedy
+    return Status.NOT_CHECKED, found, remedy
 
 
 def _in_the_paper(found: str) -> Callable[[_Evidence], _Result]:
-    return lambda _: (Verdict.NOT_IN_RECORD, found, "")
+    return lambda _: (Status.NOT_IN_RECORD, found, "")
 
 
 def _counted(number: int, noun: str) -> str:

@@ -83,7 +83,7 @@ class Content:
     requirements: str | None = None
 
 
-def compare(a: Content, b: Content) -> list[Difference]:
+def checkpoint_differences(a: Content, b: Content) -> list[Difference]:
     """Return what differs between two checkpoints: their records, code and packages.
 
     Args:
@@ -94,7 +94,7 @@ def compare(a: Content, b: Content) -> list[Difference]:
         The differences in the order of a record. What source.zip and requirements.txt tell in detail is not told
         again by a digest or a list of versions.
     """
-    found = differences(a.record, b.record)
+    found = record_differences(a.record, b.record)
     if a.requirements is not None and b.requirements is not None:
         found = _with_packages(found, a.requirements, b.requirements)
     if a.sources is not None and b.sources is not None:
@@ -103,7 +103,7 @@ def compare(a: Content, b: Content) -> list[Difference]:
     return found
 
 
-def differences(a: Provenance, b: Provenance) -> list[Difference]:
+def record_differences(a: Provenance, b: Provenance) -> list[Difference]:
     """Return what differs between two records, in the order of a record.
 
     Args:
@@ -112,7 +112,7 @@ def differences(a: Provenance, b: Provenance) -> list[Difference]:
 
     Example:
         ```python
-        for difference in differences(first.record, second.record):
+        for difference in record_differences(first.record, second.record):
             print(difference.path, difference.before, "->", difference.after)
         ```
     """

@@ -118,6 +118,11 @@ class DatasetWriter:
         """The dataset's UUID."""
         return str(self._admin_metadata["uuid"])
 
+    @property
+    def relpaths(self) -> tuple[str, ...]:
+        """The relative paths of the items that have been added."""
+        return tuple(self._sent)
+
     # -- what goes in -------------------------------------------------------------------------
 
     def put_file(self, path: str | os.PathLike[str], relpath: str) -> None:

@@ -28,11 +28,11 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
     Exits with 0 if nothing that matters differs, with 1 if something does.
     """
     from lightning_dtool.loading.opening import open_checkpoint
-    from lightning_dtool.results import differences
+    from lightning_dtool.results.differences import checkpoint_differences
 
     datasets = [open_checkpoint(uri) for uri in (uri_a, uri_b)]
     a, b = (_content(dataset) for dataset in datasets)
-    found = differences.compare(a, b)
+    found = checkpoint_differences(a, b)
     shown = [difference for difference in found if everything or difference.weight != "incidental"]
     same = all(difference.weight != "matters" for difference in found)
     metrics = (a.record.metrics.at_checkpoint, b.record.metrics.at_checkpoint)
@@ -50,10 +50,10 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
             }
         )
     else:
-        from lightning_dtool.export.text import comparison
+        from lightning_dtool.export.text import record_differences
 
         one, two = datasets
-        print_rich(lambda _: comparison(shown, (one.name, two.name), (one.uri, two.uri), metrics))
+        print_rich(lambda _: record_differences(shown, (one.name, two.name), (one.uri, two.uri), metrics))
     raise click.exceptions.Exit(0 if same else 1)
 
 
@@ -77,9 +77,9 @@ def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
     if as_json:
         print_json(found.to_dict())
     else:
-        from lightning_dtool.export.text import outcome
+        from lightning_dtool.export.text import model_comparison
 
-        print_rich(lambda _: outcome(found))
+        print_rich(lambda _: model_comparison(found))
     raise click.exceptions.Exit(0 if found.identical else 1)
 
 

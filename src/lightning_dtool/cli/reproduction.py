@@ -10,7 +10,7 @@ from lightning_dtool.cli.console import Command, json_option, print_json, print_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lightning_dtool.reproduction.verdict import Reproduction
+    from lightning_dtool.results.reproduction import Reproduction
 
 
 def _rerun_options(command: Any) -> Any:

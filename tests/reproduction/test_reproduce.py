@@ -19,7 +19,7 @@ import lightning_dtool
 from lightning_dtool import DtoolCheckpoint
 from lightning_dtool.data.packing import pack
 from lightning_dtool.errors import ConfigurationError
-from lightning_dtool.reproduction.verdict import Reproduction, Verdict
+from lightning_dtool.results.reproduction import Reproduction, Verdict
 from lightning_dtool.store import FrozenDataset, iter_datasets, local_path
 from reproduction.runs import content, only_checkpoint, places, project, train
 

@@ -1,23 +1,23 @@
-"""The verdict follows from a comparison, and what could explain it is told in short."""
+"""The verdict on a rerun follows from the comparison, and the factors are short lines."""
 
 from typing import Any
 
 import pytest
 
-from lightning_dtool.reproduction.comparison import (
+from lightning_dtool.reproduction.verdict import decide, explains, factors, one_line
+from lightning_dtool.results.comparison import (
+    Agreement,
     Comparison,
     MetricsComparison,
     OrderComparison,
     State,
     Weights,
 )
-from lightning_dtool.reproduction.comparison import Verdict as ComparedVerdict
-from lightning_dtool.reproduction.judge import decide, explains, factors, one_line
-from lightning_dtool.reproduction.verdict import MetricRow, Verdict
 from lightning_dtool.results.differences import Difference
+from lightning_dtool.results.reproduction import MetricRow, Verdict
 
 
-def compared(weights: ComparedVerdict = "different", **parts: Any) -> Comparison:
+def compared(weights: Agreement = "different", **parts: Any) -> Comparison:
     same: dict[str, Any] = {
         "uri_a": "a:1",
         "uri_b": "b:1",
@@ -52,10 +52,20 @@ def test_identical_weights_decide_whatever_else_differs() -> None:
 @pytest.mark.parametrize(
     ("rows", "runs", "verdict", "words"),
     [
-        ((INSIDE,), 0, Verdict.DIFFERENT, "takes reruns: --runs 5"),
+        ((INSIDE,), 0, Verdict.DIFFERENT, "Reruns with other seeds show"),
         ((UNJUDGED,), 5, Verdict.DIFFERENT, "no metric could be judged"),
-        ((INSIDE, OUTSIDE, UNJUDGED), 5, Verdict.DIFFERENT, "outside of what 5 other seeds predict: val_acc"),
-        ((INSIDE, UNJUDGED), 5, Verdict.WITHIN_TOLERANCE, "all 1 metrics lie where 5 other seeds predict them"),
+        (
+            (INSIDE, OUTSIDE, UNJUDGED),
+            5,
+            Verdict.DIFFERENT,
+            "outside the intervals that 5 other seeds predict: val_acc",
+        ),
+        (
+            (INSIDE, UNJUDGED),
+            5,
+            Verdict.WITHIN_TOLERANCE,
+            "all 1 metrics lie in the intervals that 5 other seeds predict",
+        ),
     ],
 )
 def test_other_weights_are_judged_by_their_metrics(

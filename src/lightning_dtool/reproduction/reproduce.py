@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from lightning_dtool.reproduction.request import Ancestors, Environments, Request, Say, silent
 from lightning_dtool.reproduction.session import carry_out
-from lightning_dtool.reproduction.verdict import Replication, Reproduction
 from lightning_dtool.rerun import REPLICATE, REPRODUCE
+from lightning_dtool.results.reproduction import Replication, Reproduction
 from lightning_dtool.store import FrozenDataset
 
 

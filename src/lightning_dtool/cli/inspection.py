@@ -108,8 +108,8 @@ def check(uri: str, strict: bool, as_json: bool) -> None:
         described = [_described(place) for place in places]
     findings = checklist.check(record, described, {item.relpath for item in dataset.items.values()})
     if as_json:
-        points = [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
-        counts = {verdict.value: sum(found.verdict is verdict for found in findings) for verdict in checklist.Verdict}
+        points = [{**asdict(finding), "status": finding.status.value} for finding in findings]
+        counts = {status.value: sum(found.status is status for found in findings) for status in checklist.Status}
         print_json({"uri": dataset.uri, "uuid": dataset.uuid, "counts": counts, "findings": points})
     else:
         from lightning_dtool.export import text

@@ -1,0 +1,51 @@
+"""The dataset that stores the result of a rerun, and that points at both checkpoints."""
+
+import json
+import uuid
+from pathlib import Path
+
+from lightning_dtool.export.annotations import reproduction_annotations
+from lightning_dtool.export.readme import reproduction_readme
+from lightning_dtool.items import LOG_ITEM, REPRODUCTION_TAG, VERDICT_ITEM
+from lightning_dtool.results.reproduction import Reproduction
+from lightning_dtool.store import DatasetWriter, FrozenDataset
+
+MAX_LOG_BYTES = 10 * 2**20
+"""Of a longer log, the end is kept."""
+
+
+def store_result(found: Reproduction, base_uri: str, log: Path | None) -> FrozenDataset:
+    """Store the result of a rerun as a frozen dataset.
+
+    Args:
+        found: The result.
+        base_uri: The base URI of the new dataset.
+        log: The output of the training; None if it did not start.
+    """
+    tail = f"-{found.kind}-{uuid.uuid4().hex[:8]}"  # the same checkpoint may be reproduced many times
+    name = found.original.name[: 80 - len(tail)] + tail
+    with DatasetWriter(name, base_uri) as writer:
+        content = {**found.to_dict(), "uri": writer.uri}
+        writer.put_bytes((json.dumps(content, indent=1, allow_nan=False) + "\n").encode(), VERDICT_ITEM)
+        writer.put_bytes(_without_secrets(_end_of(log)), LOG_ITEM)
+        for key, value in reproduction_annotations(found).items():
+            writer.put_annotation(key, value)
+        writer.put_readme(reproduction_readme(found, writer.uri, writer.relpaths))
+        writer.put_tag(REPRODUCTION_TAG)
+        return writer.commit()
+
+
+def _end_of(log: Path | None) -> bytes:
+    if log is None or not log.is_file():
+        return b""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - MAX_LOG_BYTES))
+        return file.read()
+
+
+def _without_secrets(log: bytes) -> bytes:
+    """Return a log without credentials: a training may print all its environment variables."""
+    # Imported late: that module imports torch, which the command line loads only when something has run.
+    from lightning_dtool.redaction.text import redact_text
+
+    return redact_text(log.decode("utf-8", "replace")).encode()
