@@ -40,6 +40,7 @@ from lightning_dtool.store import (
     local_path,
     normalize_uri,
 )
+from lightning_dtool.store.names import fitting_name
 
 Retention = Literal["mirror", "all"]
 Describe = Callable[[Mapping[str, Any], str], Description]
@@ -357,7 +358,7 @@ class DtoolCheckpointIO(CheckpointIO):
         name = dataset_name(record, self.name)
         taken = sum(publication.name.startswith(name) for publication in self.publications)
         version = f"-v{taken}" if taken else ""
-        return name[: 80 - len(version)] + version
+        return fitting_name(name, version)
 
     def _place(self, path: str) -> Path | None:
         """Return a path of the local file system at which we may put a link; None if it is not ours to fill."""

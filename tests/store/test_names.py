@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lightning_dtool.errors import InvalidNameError, MetadataValueError
-from lightning_dtool.store.names import check_name, check_relpath, check_value, relpath_fault
+from lightning_dtool.store.names import check_name, check_relpath, check_value, fitting_name, relpath_fault
 
 
 @pytest.mark.parametrize("name", ["a", "epoch-3.step_4", "x" * 80])
@@ -17,6 +17,19 @@ def test_names_that_dtool_allows(name: str) -> None:
 def test_names_that_dtool_does_not_allow(name: object) -> None:
     with pytest.raises(InvalidNameError, match="dataset name"):
         check_name("dataset", name)
+
+
+@given(st.text(max_size=100), st.from_regex(r"-[0-9a-z]{1,20}", fullmatch=True))
+def test_a_fitting_name_is_one_that_dtool_allows(stem: str, tail: str) -> None:
+    name = fitting_name(stem, tail)
+    assert check_name("dataset", name).endswith(tail)
+    assert fitting_name(name) == name
+    assert len(fitting_name(stem, tail, longest=30)) <= 30
+
+
+def test_a_fitting_name_keeps_what_it_can() -> None:
+    assert fitting_name("Leaf Net", "-epoch3") == "Leaf_Net-epoch3"
+    assert fitting_name("x" * 100, "-v1") == "x" * 77 + "-v1"
 
 
 def test_a_dot_is_no_part_of_an_annotations_name() -> None:

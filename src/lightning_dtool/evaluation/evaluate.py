@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from lightning_dtool.items import CONFUSION_ITEM, EVALUATION_TAG, METRICS_ITEM, 
 from lightning_dtool.record import DatasetReference, Provenance
 from lightning_dtool.results.evaluation import Evaluation, Task
 from lightning_dtool.store import DatasetWriter, ensure_writable
+from lightning_dtool.store.names import LONGEST_NAME, fitting_name
 
 _ROWS = 20_000
 """Rows of a table that are written at once."""
@@ -463,17 +463,17 @@ def _store(
 
 
 def dataset_name(checkpoint: str, data: str) -> str:
-    """Return a name that says what was evaluated on what, and that no other dataset has: dtool allows 80 characters.
+    """Return a unique name that says what was evaluated on what.
 
     Args:
         checkpoint: The checkpoint's name.
         data: The dataset's name.
     """
-    first, second = (re.sub(r"[^0-9A-Za-z_.-]", "_", name) for name in (checkpoint, data))
-    room = 80 - len("evaluation--on--") - 8
-    # What one of the two does not need the other may have.
-    short = min(len(first), max(room // 2, room - len(second)))
-    return f"evaluation-{first[:short]}-on-{second[: room - short]}-{uuid.uuid4().hex[:8]}"
+    unique = f"-{uuid.uuid4().hex[:8]}"
+    # Half of the room for each of the two names, and more if the other needs less.
+    left = LONGEST_NAME - len(f"-on-{data}{unique}")
+    start = fitting_name(f"evaluation-{checkpoint}", longest=max(39, left))
+    return fitting_name(f"{start}-on-{data}", unique)
 
 
 def _table(names: Sequence[str], classes: list[str] | None, predictions: Predictions) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,6 +25,7 @@ from lightning_dtool.items import (
 )
 from lightning_dtool.record import Provenance, to_json
 from lightning_dtool.store import DatasetWriter, FrozenDataset, WritingProcess
+from lightning_dtool.store.names import fitting_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,10 +102,10 @@ def _publish(
 
 
 def dataset_name(record: Provenance, prefix: str | None = None) -> str:
-    """Return a name that says what the checkpoint is and that no other has: dtool allows 80 of `[0-9A-Za-z-_.]`."""
+    """Return a name for a checkpoint's dataset: the model, the epoch and step, and the run, which makes it unique."""
     model = prefix or record.model.class_path.rpartition(":")[2].rpartition(".")[2]
     tail = f"-epoch{record.checkpoint.epoch}-step{record.checkpoint.global_step}-{record.run.uuid[:8]}"
-    return re.sub(r"[^0-9A-Za-z_.-]", "_", model)[: 80 - len(tail)] + tail
+    return fitting_name(model, tail)
 
 
 _at_work: "WeakSet[Worker]" = WeakSet()

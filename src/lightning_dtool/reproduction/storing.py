@@ -9,6 +9,7 @@ from lightning_dtool.export.readme import reproduction_readme
 from lightning_dtool.items import LOG_ITEM, REPRODUCTION_TAG, VERDICT_ITEM
 from lightning_dtool.results.reproduction import Reproduction
 from lightning_dtool.store import DatasetWriter, FrozenDataset
+from lightning_dtool.store.names import fitting_name
 
 MAX_LOG_BYTES = 10 * 2**20
 """Of a longer log, the end is kept."""
@@ -23,8 +24,7 @@ def store_result(found: Reproduction, base_uri: str, log: Path | None) -> Frozen
         log: The output of the training; None if it did not start.
     """
     tail = f"-{found.kind}-{uuid.uuid4().hex[:8]}"  # the same checkpoint may be reproduced many times
-    name = found.original.name[: 80 - len(tail)] + tail
-    with DatasetWriter(name, base_uri) as writer:
+    with DatasetWriter(fitting_name(found.original.name, tail), base_uri) as writer:
         content = {**found.to_dict(), "uri": writer.uri}
         writer.put_bytes((json.dumps(content, indent=1, allow_nan=False) + "\n").encode(), VERDICT_ITEM)
         writer.put_bytes(_without_secrets(_end_of(log)), LOG_ITEM)

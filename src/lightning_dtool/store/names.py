@@ -1,4 +1,4 @@
-"""What a dataset, an overlay, an annotation, a tag or an item may be called, and what values may be."""
+"""The rules for names of datasets, overlays, annotations, tags and items, and for values of metadata."""
 
 import json
 import re
@@ -6,7 +6,11 @@ from typing import Any
 
 from lightning_dtool.errors import InvalidNameError, MetadataValueError
 
-_NAME = re.compile(r"[0-9a-zA-Z_.-]{1,80}")
+LONGEST_NAME = 80
+"""How many characters dtool allows in a name."""
+
+_NAME = re.compile(rf"[0-9a-zA-Z_.-]{{1,{LONGEST_NAME}}}")
+_FOREIGN = re.compile(r"[^0-9a-zA-Z_.-]")
 _LARGEST_INTEGER = 2**63
 
 
@@ -29,8 +33,25 @@ def check_name(kind: str, name: object, *, dots: bool = True) -> str:
     """
     allowed = "letters, digits, '-', '_' and '.'" if dots else "letters, digits, '-' and '_' (no dots)"
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in {".", ".."} or (not dots and "." in name):
-        raise InvalidNameError(f"invalid {kind} name {name!r}: expected 1 to 80 characters out of {allowed}")
+        raise InvalidNameError(
+            f"invalid {kind} name {name!r}: expected 1 to {LONGEST_NAME} characters out of {allowed}"
+        )
     return name
+
+
+def fitting_name(stem: str, tail: str = "", *, longest: int = LONGEST_NAME) -> str:
+    """Return a name that dtool allows.
+
+    Args:
+        stem: The beginning. Characters that dtool does not allow become "_", and what does not fit is cut off.
+        tail: The end, which is kept whole, such as a number that makes the name unique.
+        longest: How many characters the name may have. 80 by default, which is dtool's limit.
+
+    Example:
+        >>> fitting_name("my net", "-epoch3")
+        'my_net-epoch3'
+    """
+    return _FOREIGN.sub("_", stem)[: longest - len(tail)] + tail
 
 
 def relpath_fault(relpath: object) -> str | None:
