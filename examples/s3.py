@@ -16,8 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
-from lightning_dtool.store import DatasetWriter
+from lightning_dtool import DatasetWriter, DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
 
 
 class LeafNet(L.LightningModule):

@@ -36,7 +36,7 @@ def test_class_paths_on_the_command_line(tmp_path: Path, arrays: str, monkeypatc
     # LightningCLI's own keys (_class_path, _instantiator) are no hyperparameters.
     assert checkpoint.record.model.hyperparameters == {"lr": 0.01, "hidden": 16, "dropout": 0.2}
     assert checkpoint.record.data.datamodule is not None
-    assert checkpoint.record.data.datamodule.class_path == "lightning_dtool.data.datamodule:DtoolDataModule"
+    assert checkpoint.record.data.datamodule.class_path == "lightning_dtool:DtoolDataModule"
     assert checkpoint.annotations["source_dataset_uuid"] == checkpoint.record.data.stages["train"][0].dataset.uuid
     assert isinstance(checkpoint.load_module(), TinyNet)
     assert DtoolDataModule.from_uri(checkpoint.uri).val_split == 0.25

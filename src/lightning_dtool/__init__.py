@@ -1,7 +1,10 @@
 """Provenance for PyTorch Lightning on dtool datasets.
 
-The public names are resolved on first use (PEP 562): importing this package imports neither torch
-nor lightning, because every `dtool` command imports it to look for plug-ins.
+Import public names from here, and errors from `lightning_dtool.errors`. All other modules are private and may change in
+any release.
+
+The public names are resolved on first use (PEP 562). Importing this package imports neither torch nor lightning,
+because every `dtool` command imports it to look for plug-ins.
 """
 
 from importlib import import_module
@@ -16,38 +19,83 @@ if TYPE_CHECKING:
     from lightning_dtool.data.datamodule import DtoolDataModule
     from lightning_dtool.data.dataset import DtoolDataset
     from lightning_dtool.data.packing import pack
-    from lightning_dtool.data.sampler import ResumableSampler
+    from lightning_dtool.data.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
+    from lightning_dtool.errors import LightningDtoolError, ProvenanceWarning
     from lightning_dtool.evaluation.evaluate import evaluate
+    from lightning_dtool.record import Provenance
     from lightning_dtool.reproduction.comparison import compare
     from lightning_dtool.reproduction.reproduce import replicate, reproduce
+    from lightning_dtool.results.comparison import Comparison
+    from lightning_dtool.results.differences import Difference, record_differences
+    from lightning_dtool.results.evaluation import Evaluation
+    from lightning_dtool.results.reproduction import MetricRow, Replication, Reproduction, Verdict
+    from lightning_dtool.store import DatasetWriter, FrozenDataset, Item, delete_dataset, iter_datasets, locate
 
 _HOMES = {
+    "Comparison": "results.comparison",
+    "DatasetWriter": "store",
+    "Difference": "results.differences",
     "DtoolCheckpoint": "checkpoint",
     "DtoolCheckpointIO": "checkpoint_io",
     "DtoolDataModule": "data.datamodule",
     "DtoolDataset": "data.dataset",
     "DtoolModelMixin": "checkpoint",
     "DtoolProvenanceCallback": "callback",
+    "Evaluation": "results.evaluation",
+    "FrozenDataset": "store",
+    "Item": "store",
+    "LightningDtoolError": "errors",
+    "MetricRow": "results.reproduction",
+    "Provenance": "record",
+    "ProvenanceWarning": "errors",
+    "Replication": "results.reproduction",
+    "Reproduction": "results.reproduction",
     "ResumableSampler": "data.sampler",
+    "SeededDataLoader": "data.sampler",
+    "StatefulDataLoader": "data.sampler",
+    "Verdict": "results.reproduction",
     "compare": "reproduction.comparison",
+    "delete_dataset": "store",
     "evaluate": "evaluation.evaluate",
+    "iter_datasets": "store",
+    "locate": "store",
     "pack": "data.packing",
+    "record_differences": "results.differences",
     "replicate": "reproduction.reproduce",
     "reproduce": "reproduction.reproduce",
 }
 
 __all__ = [
+    "Comparison",
+    "DatasetWriter",
+    "Difference",
     "DtoolCheckpoint",
     "DtoolCheckpointIO",
     "DtoolDataModule",
     "DtoolDataset",
     "DtoolModelMixin",
     "DtoolProvenanceCallback",
+    "Evaluation",
+    "FrozenDataset",
+    "Item",
+    "LightningDtoolError",
+    "MetricRow",
+    "Provenance",
+    "ProvenanceWarning",
+    "Replication",
+    "Reproduction",
     "ResumableSampler",
+    "SeededDataLoader",
+    "StatefulDataLoader",
+    "Verdict",
     "__version__",
     "compare",
+    "delete_dataset",
     "evaluate",
+    "iter_datasets",
+    "locate",
     "pack",
+    "record_differences",
     "replicate",
     "reproduce",
 ]

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore
 from torch.optim import Optimizer
 
 from lightning_dtool import rerun
+from lightning_dtool._public import public
 from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO, Publication, Retention
 from lightning_dtool.errors import (
@@ -48,6 +49,7 @@ class _Published:
     last: str | None = None
 
 
+@public
 class DtoolProvenanceCallback(Callback):
     """Write every checkpoint of a Trainer as a frozen dtool dataset that says how the model came to be.
 

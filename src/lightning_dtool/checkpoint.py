@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.saving import _load_state
 from lightning.pytorch.utilities.migration import migrate_checkpoint  # type: ignore[attr-defined]
 
+from lightning_dtool._public import public
 from lightning_dtool.errors import ModuleLoadError, ProvenanceWarning, UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.loading.opening import require_checkpoint
@@ -28,6 +29,7 @@ _verified: set[tuple[str, Mark]] = set()
 """Files found right in this process: large ones are hashed once."""
 
 
+@public
 class DtoolCheckpoint:
     """A Lightning checkpoint that is a dtool dataset.
 
@@ -234,6 +236,7 @@ class DtoolCheckpoint:
         )
 
 
+@public
 class DtoolModelMixin:
     """Give a LightningModule a `from_uri` classmethod.
 

@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
 from lightning_dtool import rerun
+from lightning_dtool._public import public
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_checkpoint
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, LightningDtoolError, ProvenanceWarning, PublishError
@@ -72,6 +73,7 @@ class Publication:
         return self.dataset is not None and not self.deleted
 
 
+@public
 class DtoolCheckpointIO(CheckpointIO):
     """Write every checkpoint of a Trainer as a frozen dtool dataset, and load checkpoints by URI.
 

@@ -106,7 +106,7 @@ def test_a_datamodule_of_ours(uri: str, tmp_path: Path) -> None:
     assert val.transforms["transform"]["source"] == "lambda text: torch.tensor(1.0)"
     assert train.loader is not None
     assert train.loader.sampler == {
-        "class_path": "lightning_dtool.data.sampler:ResumableSampler", "seed": 4, "shuffle": True, "drop_last": False,
+        "class_path": "lightning_dtool:ResumableSampler", "seed": 4, "shuffle": True, "drop_last": False,
         "num_replicas": 1, "rank": 0,
     }  # fmt: skip
     assert (train.loader.batch_size, train.loader.num_workers, train.loader.drop_last) == (4, 0, False)

@@ -585,7 +585,7 @@ def test_the_description_is_strict_json(leaves, uri):
     assert data.description()["arguments"]["train_transform"]["init"] == {"p": 0.5, "inplace": False}
 
 
-def checkpoint_of(data, base_uri, name="checkpoint", class_path="lightning_dtool.data.datamodule:DtoolDataModule"):
+def checkpoint_of(data, base_uri, name="checkpoint", class_path="lightning_dtool:DtoolDataModule"):
     """Write what the callback writes."""
     data.setup("fit")
     description = json.loads(json.dumps(data.description()))

@@ -48,6 +48,14 @@ def test_known_values() -> None:
     assert interval.mean - interval.low == pytest.approx(interval.high - interval.mean)
 
 
+def test_the_example_of_the_documentation() -> None:
+    runs = [{"val_acc": value} for value in (0.928, 0.936, 0.931, 0.925, 0.939)]
+    (entry,) = judge({"val_acc": 0.915}, runs)
+    assert entry.inside
+    assert entry.interval is not None
+    assert (round(entry.interval.low, 3), round(entry.interval.high, 3)) == (0.914, 0.949)
+
+
 @given(NUMBERS, st.floats(-1e6, 1e6), st.sampled_from([2.0**power for power in range(-8, 9)]), LEVELS)
 def test_it_moves_and_grows_with_its_values(values: list[float], shift: float, scale: float, level: float) -> None:
     plain = prediction_interval(values, level)

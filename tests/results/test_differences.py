@@ -66,10 +66,7 @@ def reference(
 
 
 def trained_on(*datasets: DatasetReference | None, stage: str = "train", **facts: Any) -> Data:
-    sources = [
-        DataSource(dataset=dataset, class_path="lightning_dtool.data.dataset:DtoolDataset", **facts)
-        for dataset in datasets
-    ]
+    sources = [DataSource(dataset=dataset, class_path="lightning_dtool:DtoolDataset", **facts) for dataset in datasets]
     return Data(stages={stage: sources})
 
 
@@ -153,7 +150,7 @@ def test_two_callbacks_of_one_class_are_numbered_and_told_apart_by_state_key() -
 
 
 def test_this_packages_own_callback_changes_nothing() -> None:
-    one, two = callbacks("a:A"), callbacks("a:A", "lightning_dtool.callback:DtoolProvenanceCallback")
+    one, two = callbacks("a:A"), callbacks("a:A", "lightning_dtool:DtoolProvenanceCallback")
     assert told(one, two) == []
     assert len(told(one, two, "incidental")) == 1
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
 from lightning_dtool import rerun
+from lightning_dtool._public import public
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.recorded_data import recorded_arguments, verify_data
 from lightning_dtool.data.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
@@ -40,6 +41,7 @@ _CALLABLES = ("target", "decoder", "train_transform", "eval_transform", "target_
 _STAGES_OF = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
+@public
 class DtoolDataModule(pl.LightningDataModule):
     """Trains, validates, tests and predicts on frozen dtool datasets.
 

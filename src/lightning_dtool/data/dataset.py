@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
+from lightning_dtool._public import public
 from lightning_dtool.data.decoded_cache import DecodedImages, decoder_versions
 from lightning_dtool.data.decoding import (
     after_to_tensor,
@@ -46,6 +47,7 @@ USETYPE_OVERLAY = "usetype"
 DTOOLAI_IMAGE_SIZE = (256, 256)
 
 
+@public
 class DtoolDataset(Dataset[Any]):
     """The items of a frozen dataset, in order of their relpaths.
 

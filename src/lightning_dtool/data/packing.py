@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lightning_dtool._public import public
 from lightning_dtool.errors import ConfigurationError, DatasetNotFoundError, MetadataKeyError, UnsafeDatasetError
 from lightning_dtool.store import DatasetWriter
 
@@ -17,6 +18,7 @@ CATEGORY = "category"
 _PATH_COLUMNS = ("path", "relpath", "filename")
 
 
+@public
 def pack(
     folder: str | os.PathLike[str],
     base_uri: str | os.PathLike[str],

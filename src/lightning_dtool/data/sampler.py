@@ -11,9 +11,11 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_dtool._public import public
 from lightning_dtool.errors import ConfigurationError
 
 
+@public
 class ResumableSampler(DistributedSampler[int]):
     """Yields the indices of a dataset in an order that depends on nothing but seed, epoch and position.
 
@@ -156,6 +158,7 @@ class ResumableSampler(DistributedSampler[int]):
         self._start = self._position = position if position < self.total_size else 0
 
 
+@public
 class SeededDataLoader(DataLoader[Any]):
     """A DataLoader that moves no global random number generator on.
 
@@ -184,6 +187,7 @@ class SeededDataLoader(DataLoader[Any]):
         return 0, getattr(self.sampler, "rank", 0), (self.batch_size or 1) * replicas
 
 
+@public
 class StatefulDataLoader(SeededDataLoader):
     """A DataLoader that can be saved inside an epoch and goes on at the next batch.
 

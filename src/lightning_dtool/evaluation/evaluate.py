@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
+from lightning_dtool._public import public
 from lightning_dtool._version import __version__
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError, EvaluationError, LightningDtoolError, ProvenanceWarning
@@ -39,6 +40,7 @@ _BETTER_FORWARD = (
 )
 
 
+@public
 def evaluate(
     uri: str | os.PathLike[str],
     data: str | os.PathLike[str],

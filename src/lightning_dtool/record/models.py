@@ -12,6 +12,8 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from lightning_dtool._public import public
+
 SCHEMA_VERSION = 3
 
 MAX_INTEGER = 2**63 - 1
@@ -456,6 +458,7 @@ class Lineage(Section):
     )
 
 
+@public
 class Provenance(Section):
     """The record of one checkpoint: how this model came to be."""
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_dtool._public import public
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import NotACheckpointError
 from lightning_dtool.items import REQUIREMENTS_ITEM, SOURCE_ITEM
@@ -25,6 +26,7 @@ _NO_FACTOR = re.compile(
 """Paths of differences that are results of a training, or that repeat what `data.stages` says."""
 
 
+@public
 def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str], *, weights_only: bool = True) -> Comparison:
     """Compare two checkpoints: the models bit by bit, how they got there, and what could explain a difference.
 

@@ -21,7 +21,7 @@ from lightning_dtool.reproduction.process import Event, Outcome, run
 from lightning_dtool.rerun import PLAN_VARIABLE, REPRODUCE, Plan, Target
 from lightning_dtool.store import FrozenDataset, local_path
 
-_EXPLICIT = "lightning_dtool.callback:DtoolProvenanceCallback"
+_EXPLICIT = "lightning_dtool:DtoolProvenanceCallback"
 
 MAX_OVERLAID_FILES = 20_000
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
+from lightning_dtool._public import public
 from lightning_dtool.reproduction.request import Ancestors, Environments, Request, Say, silent
 from lightning_dtool.reproduction.session import carry_out
 from lightning_dtool.rerun import REPLICATE, REPRODUCE
@@ -10,6 +11,7 @@ from lightning_dtool.results.reproduction import Replication, Reproduction
 from lightning_dtool.store import FrozenDataset
 
 
+@public
 def reproduce(
     uri: str | os.PathLike[str],
     *,
@@ -77,6 +79,7 @@ def reproduce(
     return carry_out(request, uri, into)
 
 
+@public
 def replicate(
     uri: str | os.PathLike[str],
     train: str | os.PathLike[str],

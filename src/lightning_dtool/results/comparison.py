@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lightning_dtool._public import public
 from lightning_dtool.results.differences import Difference
 from lightning_dtool.results.strict_json import strict_json
 
@@ -123,6 +124,7 @@ class FirstDifference:
         return f"epoch {self.epoch}: {', '.join(parts)}"
 
 
+@public
 @dataclass(frozen=True)
 class Comparison:
     """The result of `compare`.

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from lightning_dtool._public import public
 from lightning_dtool.errors import RecordError
 from lightning_dtool.record import Environment, Provenance
 
@@ -38,6 +39,7 @@ MAX_SOURCE_FILES = 20_000
 _ABSENT: Any = object()
 
 
+@public
 @dataclass(frozen=True)
 class Difference:
     """One difference.
@@ -103,6 +105,7 @@ def checkpoint_differences(a: Content, b: Content) -> list[Difference]:
     return found
 
 
+@public
 def record_differences(a: Provenance, b: Provenance) -> list[Difference]:
     """Return what differs between two records, in the order of a record.
 
@@ -264,7 +267,7 @@ _INCIDENTAL = re.compile(
     # Where a run keeps its files, and who records it, change nothing in what it does.
     r"|trainer\.(settings|callbacks|loggers)\b.*\.(default_root_dir|dirpath|save_dir|root_dir|log_dir)"
     r"|trainer\.loggers\[.*\]\.settings\.version"
-    r"|trainer\.callbacks\[lightning_dtool\..*"
+    r"|trainer\.callbacks\[lightning_dtool[.:].*"
     r"|environment\.variables\W+LIGHTNING_DTOOL_\w+\]?|model\.initial_weights\.stored"
     # That one is a rerun of another is no difference of what was done.
     r"|lineage\.(reproduces|replicates)\b.*"

@@ -4,10 +4,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from lightning_dtool._public import public
+
 Task = Literal["multiclass", "binary", "regression"]
 """The kind of problem that a model solves, which decides which metrics apply."""
 
 
+@public
 @dataclass(frozen=True)
 class Evaluation:
     """The result of `evaluate`: a model's metrics on a dataset.

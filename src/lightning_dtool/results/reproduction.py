@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
 
+from lightning_dtool._public import public
 from lightning_dtool._version import __version__
 from lightning_dtool.record import DatasetReference
 from lightning_dtool.results.comparison import Comparison
 from lightning_dtool.results.strict_json import strict_json
 
 
+@public
 class Verdict(str, Enum):
     """The verdict on a rerun."""
 
@@ -23,6 +25,7 @@ class Verdict(str, Enum):
     """The rerun gave no checkpoint; the reason says why."""
 
 
+@public
 @dataclass(frozen=True)
 class MetricRow:
     """A metric of the recorded checkpoint and of its rerun.
@@ -47,6 +50,7 @@ class MetricRow:
     note: str = ""
 
 
+@public
 @dataclass(frozen=True)
 class Reproduction:
     """The result of `reproduce`.
@@ -105,6 +109,7 @@ class Reproduction:
         }
 
 
+@public
 @dataclass(frozen=True)
 class Replication(Reproduction):
     """The result of `replicate`: the same training on other data. The attributes are those of `Reproduction`."""

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from lightning_dtool import rerun
+from lightning_dtool._public import public
 from lightning_dtool.errors import (
     CorruptDatasetError,
     DatasetNotFoundError,
@@ -31,6 +32,7 @@ from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.uris import normalize_uri
 
 
+@public
 class FrozenDataset:
     """A view on a frozen dataset. Only its annotations and tags can change, as dtool allows.
 

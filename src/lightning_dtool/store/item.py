@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from lightning_dtool._public import public
 
+
+@public
 @dataclass(frozen=True, slots=True)
 class Item:
     """One item of a dataset, as the manifest lists it.

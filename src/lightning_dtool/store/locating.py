@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from lightning_dtool._public import public
 from lightning_dtool.errors import DatasetNotFoundError, LightningDtoolError, VerificationError
 from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.places import iter_datasets
@@ -11,6 +12,7 @@ LOOKUP_MODULE = "dtool_lookup_api"
 """The client of dserver: the extra `dserver`."""
 
 
+@public
 def locate(
     uri: str | None,
     uuid: str | None,

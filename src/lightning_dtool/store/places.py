@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+from lightning_dtool._public import public
 from lightning_dtool.errors import DatasetNotFoundError, LightningDtoolError, NotFrozenError, StoreError
 from lightning_dtool.store.brokers import broker_class, open_broker
 from lightning_dtool.store.dataset import FrozenDataset, read_admin_metadata
@@ -55,6 +56,7 @@ def require_directory(base_uri: str) -> None:
         )
 
 
+@public
 def iter_datasets(
     base_uri: str | os.PathLike[str], on_error: Callable[[str, LightningDtoolError], None] | None = None
 ) -> Iterator[FrozenDataset]:
@@ -89,6 +91,7 @@ def iter_datasets(
                 on_error(uri, found)
 
 
+@public
 def delete_dataset(uri: str | os.PathLike[str]) -> None:
     """Remove a dataset, frozen or unfinished, so that nobody sees half of it.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
+from lightning_dtool._public import public
 from lightning_dtool.errors import (
     ConfigurationError,
     DatasetExistsError,
@@ -53,6 +54,7 @@ class _Sent:
     sent_at: float
 
 
+@public
 class DatasetWriter:
     """Builds one dataset.
 
