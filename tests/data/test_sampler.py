@@ -1,9 +1,11 @@
 """Order as a function of (seed, epoch, position)."""
 
+import gc
 import hashlib
 import json
 import struct
 import time
+import weakref
 from array import array
 
 import pytest
@@ -207,6 +209,20 @@ def test_it_draws_no_global_random_number(options):
     batches(numbers)
     batches(numbers)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_loader_that_is_no_longer_used_ends_its_persistent_workers_at_once():
+    """Without the garbage collector, after which torch waits five seconds for each of them."""
+    numbers = loader(num_workers=2, persistent_workers=True)
+    batches(numbers)
+    workers, gone = numbers._iterator._workers, weakref.ref(numbers)
+    gc.disable()
+    try:
+        del numbers
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_with_another_sampler_it_is_a_plain_loader():

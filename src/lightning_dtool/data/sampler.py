@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import weakref
 from array import array
 from collections.abc import Iterator, Sized
 from typing import Any
@@ -341,13 +342,20 @@ class _SeededBatches:
 
     def __init__(self, batches: Any, loader: SeededDataLoader) -> None:
         self._batches = batches
-        self._loader = loader
+        # Weak: with a cycle of loader and iterator, persistent workers would be ended by the garbage collector. It
+        # closes their queues first, and then torch waits five seconds for each of them.
+        self._loader = weakref.ref(loader)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[SeededBatch]:
-        epoch, position, step = self._loader._place()
+        loader = self._loader()
+        if loader is None:
+            raise RuntimeError("the DataLoader of these batches no longer exists")
+        return self._seeded(*loader._place())
+
+    def _seeded(self, epoch: int, position: int, step: int) -> Iterator[SeededBatch]:
         base = torch.initial_seed()
         for indices in self._batches:
             digest = hashlib.sha256(f"{base}\0{epoch}\0{position}".encode()).digest()
