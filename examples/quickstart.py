@@ -1,10 +1,10 @@
-"""Train on a dtool dataset, and load the checkpoint again by its URI.
+"""Training on a dtool dataset, and loading the checkpoint by its URI.
 
     python examples/quickstart.py [FOLDER]
 
-scikit-learn's 1,797 handwritten digits are written as image files in class folders and packed into a frozen
-dataset. A small network learns them; its checkpoint becomes a dataset, too, which says how the model came to be
-and is then loaded by nothing but its URI. Everything goes into FOLDER (default: quickstart).
+This example writes scikit-learn's 1,797 handwritten digits as image files in class folders, and packs them into a
+frozen dataset. It trains a small network, whose checkpoints are published as datasets with a record. It then loads the
+best checkpoint by its URI. All output goes into FOLDER (default: quickstart).
 """
 
 import sys
@@ -23,7 +23,7 @@ from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCal
 
 
 class DigitNet(L.LightningModule):
-    """Two convolutions and a linear layer: an ordinary LightningModule."""
+    """An ordinary LightningModule with two convolutions and a linear layer."""
 
     def __init__(self, channels: int = 16, dropout: float = 0.2, lr: float = 3e-3) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class DigitNet(L.LightningModule):
 
 
 def write_digits(folder: Path) -> None:
-    """Write one small grey PNG per digit into a folder per class: 0/0000.png, 1/0001.png and so on."""
+    """Write each digit as a small grey PNG file into the folder of its class: 0/0000.png, 1/0001.png and so on."""
     digits = load_digits()
     for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / str(digit) / f"{number:04}.png"
@@ -71,12 +71,12 @@ def main(folder: Path) -> None:
     for directory in (datasets, models):
         directory.mkdir(parents=True, exist_ok=True)
 
-    # 1. A folder of class folders becomes a frozen dataset, with the class of each item in the overlay `category`.
+    # 1. Pack the class folders into a frozen dataset. The overlay `category` holds the class of each item.
     if not (datasets / "digits").exists():
         write_digits(folder / "images")
         pack(folder / "images", datasets, name="digits")
 
-    # 2. Train. Only the DataModule and the callback are ours.
+    # 2. Train. Only the DataModule and the callback come from lightning_dtool.
     L.seed_everything(1, workers=True)
     data = DtoolDataModule(datasets / "digits", batch_size=64, val_split=0.2, test_split=0.2, stratify=True)
     provenance = DtoolProvenanceCallback(models)
@@ -86,12 +86,12 @@ def main(folder: Path) -> None:
     trainer.fit(DigitNet(), data)
     trained = trainer.test(DigitNet(), data, ckpt_path="best", verbose=False)
 
-    # 3. What the best checkpoint says about itself.
+    # 3. Show the record of the best checkpoint.
     checkpoint = DtoolCheckpoint.from_uri(provenance.best_uri)
-    checkpoint.dataset.put_annotation("test_metrics", trained[0])  # what is known later is added as an annotation
+    checkpoint.dataset.put_annotation("test_metrics", trained[0])  # the record never changes, annotations can be added
     show(checkpoint)
 
-    # 4. The same model again, from the URI alone.
+    # 4. Load the model by its URI, and test it again.
     reloaded = trainer.test(checkpoint.load_module(), data, verbose=False)
     print(f"\ntest accuracy after training  {trained[0]['test_accuracy']}")
     print(f"test accuracy from the URI    {reloaded[0]['test_accuracy']}")
@@ -100,7 +100,7 @@ def main(folder: Path) -> None:
 
 
 def show(checkpoint: DtoolCheckpoint) -> None:
-    """Print a few lines of the record; `lightning-dtool show URI` prints all of it."""
+    """Print some facts of the record; `lightning-dtool show URI` prints all of it."""
     record = checkpoint.record
     [optimizer] = record.optimizers
     [train] = record.data.stages["train"]
@@ -115,7 +115,7 @@ def show(checkpoint: DtoolCheckpoint) -> None:
         "git commit": record.code.git.commit if record.code.git else None,
         "versions": ", ".join(f"{name} {record.environment.versions[name]}" for name in ("lightning", "torch")),
         "metrics": record.metrics.at_checkpoint,
-        "not recorded": [gap.fact for gap in record.gaps] or "nothing that this package looks for",
+        "gaps": [gap.fact for gap in record.gaps] or "no gaps",
     }
     print()
     for name, value in facts.items():

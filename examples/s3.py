@@ -1,10 +1,10 @@
-"""Data and models on S3: train from a bucket, publish to it, go on with the training, verify, clean up.
+"""Training, publishing and resuming with data and models on S3.
 
     python examples/s3.py s3://BUCKET
 
-Before that, tell dtool where the bucket is and who you are, by three settings in ~/.config/dtool/dtool.json or in the
-environment: DTOOL_S3_ENDPOINT_<BUCKET>, DTOOL_S3_ACCESS_KEY_ID_<BUCKET> and DTOOL_S3_SECRET_ACCESS_KEY_<BUCKET>.
-Or configure AWS as usual. What this example makes is left in the bucket: a dataset and two checkpoints.
+First, tell dtool where the bucket is and give it your credentials. Set DTOOL_S3_ENDPOINT_<BUCKET>,
+DTOOL_S3_ACCESS_KEY_ID_<BUCKET> and DTOOL_S3_SECRET_ACCESS_KEY_<BUCKET> in ~/.config/dtool/dtool.json or in the
+environment. Or configure AWS as usual. The example leaves a dataset and two checkpoints in the bucket.
 """
 
 import io
@@ -20,7 +20,7 @@ from lightning_dtool import DatasetWriter, DtoolCheckpoint, DtoolDataModule, Dto
 
 
 class LeafNet(L.LightningModule):
-    """A small classifier with dropout: whether a run goes on exactly can be seen in its weights."""
+    """A small classifier. Because of its dropout, the weights show whether a resumed run is exact."""
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class LeafNet(L.LightningModule):
 
 
 def write_leaves(base_uri: str) -> str:
-    """Write a dataset of 60 items to the bucket, and return its URI."""
+    """Write a dataset of 60 items to the bucket and return its URI."""
     numbers = np.random.default_rng(0)
     with DatasetWriter("leaves", base_uri) as writer:
         kinds = {}
@@ -51,15 +51,15 @@ def write_leaves(base_uri: str) -> str:
             buffer = io.BytesIO()
             np.save(buffer, numbers.normal(size=16).astype(np.float32))
             relpath = f"{number:02}.npy"
-            writer.put_bytes(buffer.getvalue(), relpath)  # sent in the background
+            writer.put_bytes(buffer.getvalue(), relpath)  # uploaded in the background
             kinds[relpath] = ("elm", "oak", "yew")[number % 3]
         writer.put_overlay("category", kinds)
-        # All is there, and was compared with what the server holds, or this raises and the bucket is as it was.
+        # Compares the uploaded objects with what the server holds. On an error, the dataset is not frozen.
         return writer.commit().uri
 
 
 def train(leaves: str, base_uri: str, epochs: int, seed: int, ckpt_path: str | None = None) -> tuple[LeafNet, str]:
-    """Train on the dataset, and return the model and the URI of its checkpoint in the bucket."""
+    """Train on the dataset. Return the model and the URI of its last checkpoint."""
     L.seed_everything(seed, verbose=False)
     data = DtoolDataModule(leaves, batch_size=12, val_split=0.2)
     provenance = DtoolProvenanceCallback(base_uri)
@@ -74,19 +74,19 @@ def main(base_uri: str) -> None:
     leaves = write_leaves(base_uri)
     whole, first = train(leaves, base_uri, epochs=4, seed=1)
 
-    # The same training stops after two epochs, and goes on from nothing but a URI.
+    # Stop the same training after two epochs, and resume it from the URI of its checkpoint.
     _, stopped = train(leaves, base_uri, epochs=2, seed=1)
     resumed, last = train(leaves, base_uri, epochs=4, seed=2, ckpt_path=stopped)
     pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     same = all(torch.equal(one, other) for one, other in pairs)
 
     checkpoint = DtoolCheckpoint.from_uri(last)
-    checkpoint.verify()  # reads every item from the bucket
+    checkpoint.verify()  # downloads every item and compares it with its hash
     DtoolCheckpoint.from_uri(stopped).delete()
 
     print("dataset    ", leaves)
     print("checkpoint ", last)
-    print("weights    ", "bit for bit those of the run that never stopped" if same else "other ones")
+    print("weights    ", "bitwise the same as without an interruption" if same else "different")
     print("verified   ", len(checkpoint.dataset.items), "items")
     print("left       ", len({first, last}), "checkpoints")
 
