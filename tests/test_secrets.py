@@ -10,7 +10,7 @@ import pytest
 
 import programs
 from lightning_dtool.capture.recorder import secrets_in_hyperparameters
-from lightning_dtool.record import Model, Provenance
+from lightning_dtool.record import Gap, Model, Provenance
 from lightning_dtool.redaction.record import redact_record
 from record.samples import record as sample
 
@@ -163,3 +163,10 @@ def test_the_last_look_at_a_record() -> None:
     assert redacted.model.source == source.replace("hunter2", "[redacted]")
     facts = [gap.fact for gap in redacted.gaps]
     assert facts[-2:] == ["model.source", "model.hyperparameters.x.api_key"]
+
+
+def test_an_error_that_quotes_a_secret_is_redacted() -> None:
+    gap = Gap(fact="data", reason="it could not be observed: OSError: https://me:hunter2@host/x", remedy="x")
+    (redacted,) = redact_record(sample().model_copy(update={"gaps": [gap]})).gaps
+    assert (redacted.fact, redacted.remedy) == ("data", "x")
+    assert redacted.reason == "it could not be observed: OSError: https://[redacted]@host/x"

@@ -6,7 +6,7 @@ import lightning as L
 import torch
 
 from lightning_dtool.capture.loss import LossObserver
-from lightning_dtool.record import Gap, Loss
+from lightning_dtool.record import Gaps, Loss
 
 
 class LossWatch(L.Callback):
@@ -14,7 +14,7 @@ class LossWatch(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.observer = LossObserver(pl_module)
-        self.gaps: list[Gap] = []
+        self.gaps = Gaps()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -14,7 +14,7 @@ import pytest
 import lightning_dtool.capture.code as code_module
 import programs
 from lightning_dtool.capture.code import collect_code
-from lightning_dtool.record import Gap
+from lightning_dtool.record import Gaps
 
 REPORT = """
 import json, os, sys
@@ -206,7 +206,7 @@ assert type(module).__name__ == "_LazyModule"
 
 def test_large_sources_are_bounded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code_module, "MAX_SOURCE_BYTES", 100)
-    gaps: list[Gap] = []
+    gaps = Gaps()
     kept = code_module._bounded({"a.py": b"x" * 60, "b.py": b"x" * 30, "main.py": b"x" * 50}, "main.py", gaps)
     assert sorted(kept) == ["b.py", "main.py"]
     assert [gap.fact for gap in gaps] == ["code.files.a.py"]

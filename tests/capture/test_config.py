@@ -13,7 +13,7 @@ import yaml
 import programs
 from kit import TinyNet, trainer
 from lightning_dtool.capture.config import capture_config
-from lightning_dtool.record import Gap
+from lightning_dtool.record import Gaps
 
 PROGRAM = """
 import json, sys
@@ -22,6 +22,7 @@ import lightning as L
 from lightning.pytorch.cli import LightningCLI
 from kit import TinyNet, loader
 from lightning_dtool.capture.config import capture_config
+from lightning_dtool.record import Gaps
 from lightning_dtool.capture.trainer import capture_trainer
 
 class Data(L.LightningDataModule):
@@ -35,12 +36,12 @@ class Keep(L.Callback):
     def __init__(self, folder: str):
         self.folder = folder
     def on_train_start(self, trainer, pl_module):
-        gaps = []
+        gaps = Gaps()
         config, path, content = capture_config(trainer, gaps)
         Path(self.folder, path).write_bytes(content)
         Path(self.folder, "facts.json").write_text(json.dumps({
             "kind": config.kind, "file": config.file, "gaps": [gap.fact for gap in gaps],
-            "trainer": capture_trainer(trainer, []).model_dump(), "lr": pl_module.hparams["lr"],
+            "trainer": capture_trainer(trainer, Gaps()).model_dump(), "lr": pl_module.hparams["lr"],
             "weights": float(sum(p.sum() for p in pl_module.parameters()))}))
 
 if __name__ == "__main__":
@@ -85,11 +86,11 @@ def test_a_secret_in_the_configuration_is_redacted(tmp_path: Path) -> None:
 
 
 def test_without_a_configuration(tmp_path: Path) -> None:
-    gaps: list[Gap] = []
+    gaps = Gaps()
     run_without = trainer(tmp_path)
     run_without.strategy.connect(TinyNet())
     assert capture_config(run_without, gaps) is None
-    assert gaps == []
+    assert not gaps
 
 
 HYDRA = """
@@ -97,10 +98,11 @@ import sys
 from types import SimpleNamespace
 import hydra
 from lightning_dtool.capture.config import capture_config
+from lightning_dtool.record import Gaps
 
 @hydra.main(config_path=".", config_name="conf", version_base="1.3")
 def main(config):
-    gaps = []
+    gaps = Gaps()
     found = capture_config(SimpleNamespace(callbacks=[]), gaps)
     sys.stdout.write(found[0].kind + "\\n" + found[2].decode() + "\\n".join(gap.fact for gap in gaps))
 
@@ -140,6 +142,6 @@ def test_hydra_that_keeps_no_configuration_is_a_gap(monkeypatch: pytest.MonkeyPa
     class Bare:
         callbacks: list[Any] = []
 
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert capture_config(Bare(), gaps) is None  # type: ignore[arg-type]
     assert [gap.fact for gap in gaps] == ["trainer.config"]

@@ -11,11 +11,11 @@ import torch
 
 import lightning_dtool.capture.environment as environment
 from lightning_dtool.capture.environment import capture_environment, requirements
-from lightning_dtool.record import Environment, Gap
+from lightning_dtool.record import Environment, Gaps
 
 
 def test_this_machine() -> None:
-    gaps: list[Gap] = []
+    gaps = Gaps()
     found = capture_environment(gaps)
     assert Environment.model_validate_json(found.model_dump_json()) == found
     assert found.versions["torch"].startswith(torch.__version__.split("+")[0])
@@ -46,7 +46,7 @@ def test_a_batch_job_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
         "CUDA_VISIBLE_DEVICES": "0,1", "PYTHONPATH": "/x",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    gaps: list[Gap] = []
+    gaps = Gaps()
     found = capture_environment(gaps)
     assert {name: found.scheduler.get(name) for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "PBS_JOBID")} == {
         "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "PBS_JOBID": "5.pbs"}  # fmt: skip
@@ -83,7 +83,7 @@ class Devices:
 @pytest.mark.parametrize("started", [True, False])
 def test_accelerators_are_not_started(monkeypatch: pytest.MonkeyPatch, started: bool) -> None:
     monkeypatch.setattr(environment.torch, "cuda", Devices(started))
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert capture_environment(gaps).accelerators[:2] == (["Tesla 0", "Tesla 1"] if started else ["cuda:0", "cuda:1"])
     assert ("environment.accelerators" in [gap.fact for gap in gaps]) != started
 
@@ -93,7 +93,7 @@ def test_what_the_system_does_not_tell_is_a_gap(monkeypatch: pytest.MonkeyPatch)
         raise OSError
 
     monkeypatch.setattr(environment, "_memory", fail)
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert capture_environment(gaps).memory_bytes is None
     assert [gap.fact for gap in gaps if "memory" in gap.fact] == ["environment.memory_bytes"]
 

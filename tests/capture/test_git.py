@@ -9,7 +9,7 @@ import pytest
 
 import lightning_dtool.capture.git as room
 from lightning_dtool.capture.git import GitState, WorkTree
-from lightning_dtool.record import Gap
+from lightning_dtool.record import Gaps
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -18,7 +18,7 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
 
-def asked(root: Path, gaps: list[Gap]) -> GitState:
+def asked(root: Path, gaps: Gaps) -> GitState:
     with WorkTree(root) as tree:
         return tree.state(gaps)
 
@@ -34,12 +34,12 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_clean_tree(root: Path) -> None:
-    gaps: list[Gap] = []
+    gaps = Gaps()
     found = asked(root, gaps)
     assert found.git is not None
     assert (found.git.commit, found.git.branch) == (git(root, "rev-parse", "HEAD"), "main")
     assert (found.git.remote, found.git.dirty) == (None, False)
-    assert (found.patch, found.tracked, gaps) == (b"", {"net.py"}, [])
+    assert (found.patch, found.tracked, list(gaps)) == (b"", {"net.py"}, [])
     assert not [each for each in threading.enumerate() if each.name.startswith("lightning-dtool-git")]
 
 
@@ -47,7 +47,7 @@ def test_a_changed_tree_without_a_branch(root: Path, tmp_path_factory: pytest.Te
     git(root, "checkout", "-q", "--detach")
     (root / "net.py").write_text("X = 2\n")
     (root / "new.py").write_text("")
-    found = asked(root, [])
+    found = asked(root, Gaps())
     assert found.git is not None
     assert (found.git.branch, found.git.dirty, found.tracked) == (None, True, {"net.py"})
     clone = tmp_path_factory.mktemp("clone")
@@ -60,13 +60,13 @@ def test_a_changed_tree_without_a_branch(root: Path, tmp_path_factory: pytest.Te
 def test_a_huge_patch_is_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_PATCH_BYTES", 100)
     (root / "net.py").write_text("X = 2\n" * 100)
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert asked(root, gaps).patch is None
     assert [(gap.fact, gap.reason) for gap in gaps] == [("code.patch", "the changes since the commit exceed 100 bytes")]
 
 
 def test_outside_of_git(tmp_path: Path) -> None:
-    gaps: list[Gap] = []
+    gaps = Gaps()
     found = asked(tmp_path, gaps)
     assert (found.git, found.patch, found.tracked) == (None, None, None)
     assert [gap.fact for gap in gaps] == ["code.git"]
@@ -74,14 +74,14 @@ def test_outside_of_git(tmp_path: Path) -> None:
 
 def test_without_a_commit(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert asked(tmp_path, gaps).git is None
     assert gaps[0].reason.startswith("git did not name a commit")
 
 
 def test_without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert asked(root, []).git is None
+    assert asked(root, Gaps()).git is None
 
 
 @pytest.mark.parametrize(("command", "fact"), [("status", "code.git.dirty"), ("diff", "code.patch")])
@@ -90,7 +90,7 @@ def test_git_that_does_not_answer_is_not_called_clean(
 ) -> None:
     real = room._git_output
     monkeypatch.setattr(room, "_git_output", lambda at, args, *rest: None if command in args else real(at, args, *rest))
-    gaps: list[Gap] = []
+    gaps = Gaps()
     found = asked(root, gaps)
     assert found.git is not None
     assert (found.git.dirty, found.patch) == ((None, b"") if command == "status" else (False, None))
@@ -99,7 +99,7 @@ def test_git_that_does_not_answer_is_not_called_clean(
 
 def test_no_secret_in_the_remote(root: Path) -> None:
     git(root, "remote", "add", "origin", "https://me:hunter2-very-secret@git.example.org/lab/leaves.git")
-    gaps: list[Gap] = []
+    gaps = Gaps()
     found = asked(root, gaps).git
     assert found is not None
     assert found.remote == "https://[redacted]@git.example.org/lab/leaves.git"

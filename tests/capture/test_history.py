@@ -10,7 +10,7 @@ from torchmetrics import Accuracy, F1Score, MetricCollection
 
 from kit import TinyNet, loader, trainer
 from lightning_dtool.capture.history import History, metric_objects, peak_memory
-from lightning_dtool.record import Gap, Metrics
+from lightning_dtool.record import Gaps, Metrics
 
 
 class Watch(L.Callback):
@@ -18,7 +18,7 @@ class Watch(L.Callback):
 
     def __init__(self) -> None:
         self.history = History()
-        self.gaps: list[Gap] = []
+        self.gaps = Gaps()
         self.seen: list[Metrics] = []
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
@@ -53,7 +53,7 @@ class Scheduled(TinyNet):
 def run(tmp_path: Path, model: L.LightningModule, **options: Any) -> Metrics:
     watch = Watch()
     trainer(tmp_path, watch, enable_checkpointing=False, **options).fit(model, loader(), loader())
-    assert watch.gaps == []
+    assert not watch.gaps
     return watch.seen[0]
 
 
@@ -124,9 +124,9 @@ def test_torchmetrics_objects_with_their_configuration() -> None:
             self.accuracy = Accuracy(task="multiclass", num_classes=3, top_k=2, average="micro")
             self.scores = MetricCollection({"f1": F1Score(task="multiclass", num_classes=3, average="macro")})
 
-    gaps: list[Gap] = []
+    gaps = Gaps()
     found = {found.attribute: found for found in metric_objects(Measured(), gaps)}
-    assert gaps == []
+    assert not gaps
     assert found["accuracy"].class_path.endswith(":MulticlassAccuracy")
     assert found["accuracy"].settings["top_k"] == 2
     assert found["accuracy"].settings["average"] == "micro"

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from counting import counted
 from kit import TinyNet, same, trainer, weights
 from lightning_dtool.capture.loss import LossObserver, is_compiled
-from lightning_dtool.record import Gap, Loss
+from lightning_dtool.record import Gaps, Loss
 from watching import LossWatch
 from zoo import ZOO, Cnn, Exhibited
 
@@ -74,7 +74,7 @@ def test_a_function_with_every_argument(tmp_path: Path) -> None:
     }
     assert "label_smoothing=0.1" in (watch.loss.training_step or "")
     assert "NllLossBackward0" in watch.loss.operations
-    assert watch.gaps == []
+    assert not watch.gaps
 
 
 class FocalLoss(nn.Module):
@@ -190,7 +190,7 @@ def test_functions_of_ones_own_and_backward_past_lightning(tmp_path: Path) -> No
     watch = observe(tmp_path, Model())
     assert watch.loss.operations[:2] == ["DoubleBackward", "NllLossBackward0"]
     assert names(watch.loss) == ["cross_entropy"]
-    assert watch.gaps == []
+    assert not watch.gaps
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
@@ -367,7 +367,7 @@ def test_no_graph_and_no_module_is_kept() -> None:
     loss = module.training_step(module.data(), 0)
     observer.before_backward(loss)
     observer.stop()
-    found = observer.loss(module, [])
+    found = observer.loss(module, Gaps())
     # A tensor that the graph saves for the backward pass lives as long as the graph.
     kept = weakref.ref(module), weakref.ref(loss), weakref.ref(module.criterion.weight)
     del module, loss
@@ -414,6 +414,6 @@ def test_a_module_without_source(tmp_path: Path) -> None:
     module = TinyNet()
     observer = LossObserver(module)
     kind = type("Nowhere", (TinyNet,), {"training_step": len})
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert observer.loss(kind(), gaps).training_step is None
     assert "loss.training_step" in [gap.fact for gap in gaps]

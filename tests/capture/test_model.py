@@ -15,7 +15,7 @@ import programs
 from counting import counted
 from kit import TinyNet
 from lightning_dtool.capture.model import MAX_ARCHITECTURE, capture_initial_weights, capture_model
-from lightning_dtool.record import DatasetReference, Gap
+from lightning_dtool.record import DatasetReference, Gaps
 from lightning_dtool.values.digests import state_digest
 from zoo import ZOO
 
@@ -38,7 +38,7 @@ class Tied(L.LightningModule):
 
 
 def test_parts_and_sizes() -> None:
-    gaps: list[Gap] = []
+    gaps = Gaps()
     model = capture_model(Tied(), gaps)
     children = {child.name: (child.parameters_total, child.parameters_trainable) for child in model.children}
     assert children == {"first": (16, 16), "second": (20, 20), "again": (16, 16), "frozen": (10, 0), "nothing": (0, 0)}
@@ -47,7 +47,7 @@ def test_parts_and_sizes() -> None:
     assert model.frozen == ["frozen.0.weight", "frozen.0.bias"]
     assert "(frozen): Sequential(" in (model.architecture or "")
     assert (model.source or "").startswith("class Tied(L.LightningModule):")
-    assert gaps == []
+    assert not gaps
 
 
 def test_a_credential_in_the_source_is_not_recorded() -> None:
@@ -55,7 +55,7 @@ def test_a_credential_in_the_source_is_not_recorded() -> None:
         def __init__(self, api_key: str = "a1b2c3d4e5f6g7h8") -> None:
             super().__init__()
 
-    gaps: list[Gap] = []
+    gaps = Gaps()
     model = capture_model(Logged(), gaps)
     assert "a1b2c3d4" not in (model.source or "")  # (hyperparameters are redacted where the record is put together)
     assert "class Logged(TinyNet):" in (model.source or "")
@@ -74,7 +74,7 @@ class Broken(nn.Module):
 
 @pytest.mark.parametrize(("part", "known"), [(Odd(), True), (Broken(), False)])
 def test_an_architecture_with_odd_parts(part: nn.Module, known: bool) -> None:
-    module, gaps = TinyNet(), []  # type: ignore[var-annotated]
+    module, gaps = TinyNet(), Gaps()
     module.odd = part
     architecture = capture_model(module, gaps).architecture
     assert (architecture is not None) == known
@@ -87,7 +87,7 @@ def test_a_hundred_thousand_parameters_are_work_for_each_and_no_more() -> None:
     module = L.LightningModule()
     module.many = nn.ParameterList(nn.Parameter(torch.zeros(1), requires_grad=False) for _ in range(100_000))
     module.layers = nn.ModuleList(nn.ReLU() for _ in range(5000))
-    gaps: list[Gap] = []
+    gaps = Gaps()
     model, calls = counted(capture_model, module, gaps)
     assert calls < 50 * 105_000
     assert model.parameters_total == 100_000
@@ -99,7 +99,7 @@ def test_a_hundred_thousand_parameters_are_work_for_each_and_no_more() -> None:
 def test_a_long_architecture_is_cut() -> None:
     module = L.LightningModule()
     module.layers = nn.ModuleList(nn.Linear(1, index + 1) for index in range(2000))
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert len(capture_model(module, gaps).architecture or "") == MAX_ARCHITECTURE
     assert "model.architecture" in [gap.fact for gap in gaps]
 
@@ -110,18 +110,18 @@ def test_a_long_architecture_is_cut() -> None:
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_weights_that_were_initialised_here(name: str) -> None:
     module, _ = ZOO[name]()
-    gaps: list[Gap] = []
+    gaps = Gaps()
     versions = {key: value._version for key, value in module.state_dict().items()}
     random = torch.get_rng_state()
     found = capture_initial_weights(module, None, gaps)
-    assert (found.origin, found.names, found.checkpoint, gaps) == ("initialised", [], None, [])
+    assert (found.origin, found.names, found.checkpoint, list(gaps)) == ("initialised", [], None, [])
     assert found.digest == state_digest(module.state_dict())
     assert {key: value._version for key, value in module.state_dict().items()} == versions
     assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_weights_of_a_checkpoint() -> None:
-    found = capture_initial_weights(TinyNet(), PARENT, [])
+    found = capture_initial_weights(TinyNet(), PARENT, Gaps())
     assert (found.origin, found.checkpoint) == ("checkpoint", PARENT)
 
 
@@ -149,14 +149,14 @@ def test_weights_that_the_hyperparameters_name() -> None:
     SqueezeNet1_1_Weights = pytest.importorskip("torchvision.models").SqueezeNet1_1_Weights
 
     for chosen in (SqueezeNet1_1_Weights.DEFAULT, "SqueezeNet1_1_Weights.IMAGENET1K_V1", [{"a": SqueezeNet1_1_Weights.DEFAULT}]):  # noqa: E501  # fmt: skip
-        found = capture_initial_weights(Vision(chosen), None, [])
+        found = capture_initial_weights(Vision(chosen), None, Gaps())
         assert (found.origin, found.names) == ("pretrained", ["SqueezeNet1_1_Weights.IMAGENET1K_V1"])
 
 
 def test_weights_that_were_downloaded_are_recognised_by_their_bits(hub: Path) -> None:
     SqueezeNet1_1_Weights = pytest.importorskip("torchvision.models").SqueezeNet1_1_Weights
 
-    module, gaps = Vision(), []  # type: ignore[var-annotated]
+    module, gaps = Vision(), Gaps()
     assert capture_initial_weights(module, None, gaps).origin == "initialised"
     file = hub / Path(SqueezeNet1_1_Weights.DEFAULT.url).name
     torch.save(Vision().backbone.state_dict(), file)
@@ -164,12 +164,12 @@ def test_weights_that_were_downloaded_are_recognised_by_their_bits(hub: Path) ->
     torch.save({**module.backbone.state_dict(), "classifier.1.weight": torch.ones(7)}, file)
     found = capture_initial_weights(module, None, gaps)
     assert (found.origin, found.names) == ("pretrained", ["SqueezeNet1_1_Weights.IMAGENET1K_V1"])
-    assert gaps == []
+    assert not gaps
     torch.save(module.backbone.state_dict(), file, _use_new_zipfile_serialization=False)
     assert capture_initial_weights(module, None, gaps).origin == "initialised"
     assert [gap.fact for gap in gaps] == ["model.initial_weights.backbone"]
     file.write_bytes(b"PK")
-    gaps.clear()
+    gaps = Gaps()
     assert capture_initial_weights(module, None, gaps).names == []
     assert len(gaps) == 1
 
@@ -188,12 +188,12 @@ def test_libraries_that_tell_half(monkeypatch: pytest.MonkeyPatch) -> None:
 
     timm = _foreign("timm.models.vision_transformer")(nn.Linear(2, 2))
     timm.pretrained_cfg = {"architecture": "vit_tiny", "tag": "augreg"}  # type: ignore[assignment]
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert capture_initial_weights(Holder(timm), None, gaps).names == []
     assert "vit_tiny.augreg" in gaps[0].reason
-    assert capture_initial_weights(Holder(timm, pretrained=False), None, gaps[:0]).origin == "initialised"
+    assert capture_initial_weights(Holder(timm, pretrained=False), None, Gaps()).origin == "initialised"
 
-    gaps.clear()
+    gaps = Gaps()
     bert = _foreign("transformers.models.bert")(_foreign("transformers.models.bert", "Layer")())
     bert.config = types.SimpleNamespace(_name_or_path="bert-base-uncased")  # type: ignore[assignment]
     found = capture_initial_weights(Holder(bert), None, gaps)
@@ -215,10 +215,10 @@ def test_a_state_that_has_no_digest() -> None:
         def set_extra_state(self, state: Any) -> None:
             pass
 
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert (capture_initial_weights(Strange(False), None, gaps).digest or "").startswith("sha256:")
     assert [gap.fact for gap in gaps] == ["model.initial_weights.digest._extra_state"]
-    gaps.clear()
+    gaps = Gaps()
     assert capture_initial_weights(Strange(True), None, gaps).digest is None
     assert [gap.fact for gap in gaps] == ["model.initial_weights.digest"]
 
@@ -226,7 +226,8 @@ def test_a_state_that_has_no_digest() -> None:
 def test_torchvision_is_not_imported_for_it() -> None:
     program = (
         "import sys\nfrom kit import TinyNet\nfrom lightning_dtool.capture.model import capture_initial_weights\n"
-        "known = set(sys.modules)\ncapture_initial_weights(TinyNet(), None, [])\n"
+        "from lightning_dtool.record import Gaps\n"
+        "known = set(sys.modules)\ncapture_initial_weights(TinyNet(), None, Gaps())\n"
         "assert not [name for name in set(sys.modules) - known if name.startswith('torchvision')]"
     )
     programs.run("-c", program, cwd=Path(__file__).parents[1])
@@ -238,7 +239,7 @@ def test_a_lazy_layer_and_a_model_without_source() -> None:
             super().__init__()
             self.layer = torch.nn.LazyLinear(3)
 
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert capture_model(Lazy(), gaps).parameters_total == 0
     nowhere = type("Nowhere", (L.LightningModule,), {"__module__": "nowhere"})
     assert capture_model(nowhere(), gaps).source_sha256 is None

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
-from lightning_dtool.record import Gap
+from lightning_dtool.record import Gaps
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def test_what_was_printed_goes(tmp_path: Path) -> None:
     file = tmp_path / "leaves.ipynb"
     cells = [{"source": "x", "outputs": [{"text": "secret"}], "attachments": {"a.png": "secret"}}, {"source": "words"}]
     file.write_text(json.dumps({"cells": cells}))
-    assert json.loads(without_outputs(file, [])) == {"cells": [{"source": "x", "outputs": []}, {"source": "words"}]}
+    assert json.loads(without_outputs(file, Gaps())) == {"cells": [{"source": "x", "outputs": []}, {"source": "words"}]}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"cells": 3}', '{"cells": [3]}'])
 def test_a_damaged_file_is_a_gap(tmp_path: Path, content: str) -> None:
     file = tmp_path / "leaves.ipynb"
     file.write_text(content)
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert without_outputs(file, gaps) == b""
     assert [gap.fact for gap in gaps] == ["code.files.leaves.ipynb"]

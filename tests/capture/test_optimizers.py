@@ -16,7 +16,7 @@ from lightning_dtool.capture.optimizers import (
     capture_optimizers,
     capture_schedulers,
 )
-from lightning_dtool.record import Gap, Optimizer, Scheduler
+from lightning_dtool.record import Gaps, Optimizer, Scheduler
 from zoo import ZOO
 
 HALVING = 0.5
@@ -42,7 +42,7 @@ class Ramp:
 class Watch(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         random = torch.get_rng_state()
-        self.gaps: list[Gap] = []
+        self.gaps = Gaps()
         self.optimizers: list[Optimizer] = capture_optimizers(trainer, pl_module, self.gaps)
         self.schedulers: list[Scheduler] = capture_schedulers(trainer, self.gaps)
         assert torch.equal(torch.get_rng_state(), random)
@@ -60,7 +60,7 @@ def watch(tmp_path: Path, configure: Any, module: L.LightningModule | None = Non
     return found
 
 
-def scheduled(tmp_path: Path, make: Any) -> tuple[Scheduler, list[Gap]]:
+def scheduled(tmp_path: Path, make: Any) -> tuple[Scheduler, Gaps]:
     def configure(module: L.LightningModule) -> Any:
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
         return [optimizer], [{"scheduler": make(optimizer), "interval": "step", "frequency": 2}]
@@ -80,7 +80,7 @@ def test_all_optimizers_under_manual_optimization(tmp_path: Path) -> None:
     assert one.defaults["betas"]["value"] == [0.5, 0.999]
     assert one.param_groups[0].parameters == ["generator.weight", "generator.bias"]
     assert two.param_groups[0].parameters[0] == "discriminator.0.weight"
-    assert found.gaps == []
+    assert not found.gaps
 
 
 def test_groups_and_names(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_lambda_with_what_it_uses(tmp_path: Path) -> None:
     (described,) = scheduler.settings["lr_lambdas"]
     assert described["variables"] == {"warmup": 4, "power": 2}
     assert "(step / warmup) ** power" in scheduler.sources["lr_lambdas[0]"]
-    assert gaps == []
+    assert not gaps
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_functions_of_every_kind(tmp_path: Path, function: Any, expected: dict[s
     (described,) = scheduler.settings["lr_lambdas"]
     assert {key: described[key] for key in expected} == expected
     assert source in scheduler.sources["lr_lambdas[0]"]
-    assert gaps == []
+    assert not gaps
 
 
 def test_parts_of_parts(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_parts_of_parts(tmp_path: Path) -> None:
         "torch.optim.lr_scheduler:StepLR",
     ]
     assert "HALVING" in scheduler.sources["_schedulers[1]._schedulers[0].lr_lambdas[0]"]
-    assert gaps == []
+    assert not gaps
 
 
 def test_one_cycle(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_one_cycle(tmp_path: Path) -> None:
     assert scheduler.settings["_anneal_func_type"] == "linear"
     assert scheduler.settings["total_steps"] == 10
     assert scheduler.settings["_schedule_phases"][0]["end_lr"] == "max_lr"
-    assert gaps == []
+    assert not gaps
 
 
 def test_a_cycle_with_a_function_of_ones_own(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_what_cannot_be_looked_at_is_a_gap() -> None:
         optimizers = [Odd()]
         lr_scheduler_configs = [Config]
 
-    gaps: list[Gap] = []
+    gaps = Gaps()
     (scheduler,) = capture_schedulers(Fake(), gaps)  # type: ignore[arg-type]
     (optimizer,) = capture_optimizers(Fake(), TinyNet(), gaps)  # type: ignore[arg-type]
     assert scheduler.settings == {"strict": False}

@@ -12,7 +12,7 @@ from torch import nn
 
 from kit import TinyNet, loader, trainer
 from lightning_dtool.capture.preprocessing import capture_hooks, describe_pipeline
-from lightning_dtool.record import Data, Gap
+from lightning_dtool.record import Data, Gaps
 
 v2 = pytest.importorskip("torchvision.transforms.v2")
 from torchvision import transforms as v1  # noqa: E402
@@ -40,8 +40,8 @@ def pipeline(**changes: Any) -> Any:
     )
 
 
-def text(obj: Any, gaps: list[Gap] | None = None) -> str:
-    described = describe_pipeline(obj, "here", [] if gaps is None else gaps)
+def text(obj: Any, gaps: Gaps | None = None) -> str:
+    described = describe_pipeline(obj, (Gaps() if gaps is None else gaps).at("here"))
     Data.model_validate({"stages": {"train": [{"transforms": {"transform": described}}]}})
     return json.dumps(described, allow_nan=False)
 
@@ -52,9 +52,9 @@ def text(obj: Any, gaps: list[Gap] | None = None) -> str:
      {"policy": "CIFAR10"}],
 )  # fmt: skip
 def test_one_parameter_makes_a_difference(change: dict[str, Any]) -> None:
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert text(pipeline(), gaps) == text(pipeline())
-    assert gaps == []
+    assert not gaps
     assert text(pipeline(**change)) != text(pipeline())
 
 
@@ -74,7 +74,7 @@ def test_the_first_kind_of_torchvision() -> None:
 
 
 def test_nesting_is_kept() -> None:
-    described = describe_pipeline(pipeline(), "here", [])
+    described = describe_pipeline(pipeline(), Gaps())
     assert described["class"] == "torchvision.transforms.v2._container:Compose"
     inner = described["init"]["transforms"][2]["init"]
     assert inner["p"] == 0.5
@@ -99,15 +99,15 @@ def test_albumentations_are_described_in_their_own_words(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Flip, "__module__", "albumentations.augmentations")
     own_words = {"dict": {"__version__": "2.0", "transform": {"dict": {"p": 0.5}}}}
-    assert describe_pipeline(Flip(), "here", [])["albumentations"] == own_words
-    assert describe_pipeline(Flip(2.0), "here", [])["init"] == {"p": 2.0}
+    assert describe_pipeline(Flip(), Gaps())["albumentations"] == own_words
+    assert describe_pipeline(Flip(2.0), Gaps())["init"] == {"p": 2.0}
 
 
 def test_secrets_in_code_are_hidden() -> None:
     def transform(x: Any, password: str = "hunter2-abc") -> Any:
         return x, API_KEY
 
-    gaps: list[Gap] = []
+    gaps = Gaps()
     described = text(transform, gaps)
     assert "hunter2" not in described
     assert "AKIA" not in described
@@ -147,7 +147,7 @@ class Batches(L.LightningDataModule):
 
 class Watch(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.gaps: list[Gap] = []
+        self.gaps = Gaps()
         self.hooks = capture_hooks(trainer, pl_module, self.gaps)
 
 
@@ -166,7 +166,7 @@ def test_hooks_and_augmentations_are_found(tmp_path: Path) -> None:
     structure = json.loads(watch.hooks["module.batch_aug"])
     assert structure["children"][0][1]["init"]["p"] == 0.5
     assert json.loads(watch.hooks["datamodule.train_aug"])["init"]["keywords"] == {"dict": {"min": 0}}
-    assert watch.gaps == []
+    assert not watch.gaps
     Data.model_validate({"hooks": watch.hooks})
 
 
@@ -179,6 +179,6 @@ def test_without_hooks_there_is_nothing_to_tell(tmp_path: Path) -> None:
 def test_a_function_without_source_is_a_gap() -> None:
     namespace: dict[str, Any] = {"__name__": "made_up"}
     exec("def nowhere(x): return x", namespace)
-    gaps: list[Gap] = []
+    gaps = Gaps()
     assert json.loads(text(namespace["nowhere"], gaps)) == {"callable": "made_up:nowhere"}
     assert "source code" in gaps[0].reason

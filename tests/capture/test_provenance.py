@@ -11,7 +11,7 @@ from kit import TinyNet, loader, trainer
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.provenance import describe, observe_checkpoint, observe_run
 from lightning_dtool.capture.trainer import capture_metrics, capture_monitors, capture_trainer
-from lightning_dtool.record import Metrics, from_json, to_json
+from lightning_dtool.record import Gaps, Metrics, from_json, to_json
 
 
 class Scheduled(TinyNet):
@@ -33,7 +33,7 @@ class Watch(L.Callback):
         self.observed = observe_run(trainer, pl_module, {})
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        metrics = Metrics(at_checkpoint=capture_metrics(trainer, []))
+        metrics = Metrics(at_checkpoint=capture_metrics(trainer, Gaps()))
         checkpoint = {"epoch": 1, "global_step": 2, "optimizer_states": []}
         description = describe(self.observed, checkpoint, "/a/b\udcff.ckpt", trainer, metrics=metrics)
         self.record, _ = description.sealed()
@@ -82,10 +82,10 @@ def test_observing_draws_no_random_number(tmp_path: Path) -> None:
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             before = torch.get_rng_state()
             observe_run(trainer, pl_module, {})
-            capture_trainer(trainer, [])
-            capture_monitors(trainer, [])
-            capture_optimizers(trainer, pl_module, [])
-            capture_schedulers(trainer, [])
+            capture_trainer(trainer, Gaps())
+            capture_monitors(trainer, Gaps())
+            capture_optimizers(trainer, pl_module, Gaps())
+            capture_schedulers(trainer, Gaps())
             assert torch.equal(torch.get_rng_state(), before)
             self.done = True
 

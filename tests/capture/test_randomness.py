@@ -22,7 +22,7 @@ from lightning_dtool.capture.randomness import (
     restore,
     state_digests,
 )
-from lightning_dtool.record import Gap, Randomness
+from lightning_dtool.record import Gaps, Randomness
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_the_states_come_back_bit_for_bit_after_a_way_through_json(drawn: int) -
 
 def test_looking_moves_nothing_on(recwarn: pytest.WarningsRecorder) -> None:
     before = (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
-    gaps: list[Gap] = []
+    gaps = Gaps()
     found = capture_randomness({"import": AT_IMPORT, "fit_start": random_states()}, gaps)
     assert (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()) == before
     assert not recwarn.list
@@ -88,7 +88,7 @@ def test_each_generator_has_a_digest_of_its_own() -> None:
 def test_the_seed(monkeypatch: pytest.MonkeyPatch, seed: str, workers: str, expected: tuple[Any, Any]) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", seed)
     monkeypatch.setenv("PL_SEED_WORKERS", workers)
-    gaps: list[Gap] = []
+    gaps = Gaps()
     found = capture_randomness({}, gaps)
     assert (found.global_seed, found.seed_workers) == expected
     assert ("randomness.global_seed" in [gap.fact for gap in gaps]) == (expected[0] is None)
@@ -96,14 +96,14 @@ def test_the_seed(monkeypatch: pytest.MonkeyPatch, seed: str, workers: str, expe
 
 def test_the_flags_follow_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = capture_randomness({}, []).flags
+    before = capture_randomness({}, Gaps()).flags
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.set_num_threads(1)
         torch.set_default_dtype(torch.float64)
         torch.backends.cudnn.deterministic = True
-        after = capture_randomness({}, []).flags
+        after = capture_randomness({}, Gaps()).flags
     finally:
         torch.use_deterministic_algorithms(False)
         torch.set_num_threads(threads)
@@ -134,7 +134,7 @@ def test_new_settings_for_tf32_are_read_without_an_error_or_a_warning() -> None:
     out = run(
         "import torch\ntorch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
         "from lightning_dtool.capture.randomness import capture_randomness\n"
-        "gaps = []\nflags = capture_randomness({}, gaps).flags\n"
+        "from lightning_dtool.record import Gaps\ngaps = Gaps()\nflags = capture_randomness({}, gaps).flags\n"
         "print(flags['cuda.matmul.fp32_precision'], [g.fact for g in gaps])"
     )
     assert out.split("\n")[0] == "tf32 ['randomness.global_seed', 'randomness.repeatable_by']"

@@ -13,7 +13,7 @@ from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.attach import callbacks
 from lightning_dtool.capture import randomness
 from lightning_dtool.capture.randomness import capture_randomness
-from lightning_dtool.record import Gap
+from lightning_dtool.record import Gaps
 from lightning_dtool.values.digests import state_digest
 
 
@@ -54,7 +54,7 @@ def test_what_a_rerun_can_rely_on(
 ) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", seed)
     monkeypatch.setattr(randomness, "FRESH_AT_IMPORT", fresh)
-    gaps: list[Gap] = []
+    gaps = Gaps()
     moments = {"import": {}, "fit_start": {}}
     assert capture_randomness(moments, gaps, stored).repeatable_by == expected
     remedies = [gap.remedy for gap in gaps if gap.fact == "randomness.repeatable_by"]

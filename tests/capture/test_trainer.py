@@ -14,14 +14,14 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool.capture.trainer import capture_metrics, capture_trainer
-from lightning_dtool.record import Gap, Trainer
+from lightning_dtool.record import Gaps, Trainer
 
 
 class Observe(L.Callback):
     """Captures at the start, as the callback does."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.gaps: list[Gap] = []
+        self.gaps = Gaps()
         self.found = capture_trainer(trainer, self.gaps, pl_module)
 
 
@@ -69,7 +69,7 @@ def test_a_setting_that_differs_differs_in_the_record(
 
 def test_the_parts_of_the_trainer(tmp_path: Path) -> None:
     strategy = DDPStrategy(find_unused_parameters=True, process_group_backend="gloo")
-    gaps: list[Gap] = []
+    gaps = Gaps()
     settings = capture_trainer(
         trainer(tmp_path, precision="bf16-mixed", strategy=strategy, **DEFAULT), gaps, TinyNet()
     ).settings
@@ -81,7 +81,7 @@ def test_the_parts_of_the_trainer(tmp_path: Path) -> None:
     assert settings["precision_settings"]["precision"] == "bf16-mixed"
     assert settings["automatic_optimization"] is True
     assert settings["hooks_of_the_module"] == []
-    assert gaps == []
+    assert not gaps
 
 
 class Manual(TinyNet):
@@ -211,6 +211,6 @@ def test_metrics_that_are_no_numbers() -> None:
             "d": 2,
         }
 
-    found = capture_metrics(Fake(), [])  # type: ignore[arg-type]
+    found = capture_metrics(Fake(), Gaps())  # type: ignore[arg-type]
     assert found == {"a": "nan", "b": "-inf", "c": 0.5, "d": 2.0}
     json.dumps(found, allow_nan=False)

@@ -69,7 +69,7 @@ def calls(capture: Capture) -> list[tuple[str, str | None]]:
 
 
 def test_cnn(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert calls(captured) == [("cross_entropy", None)]
     assert captured.loss.calls[0].arguments["label_smoothing"] == 0.1
     assert captured.model.hyperparameters == {"lr": 0.01}
@@ -79,7 +79,7 @@ def test_cnn(captured: Capture) -> None:
 
 
 def test_lstm(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert calls(captured) == [("CrossEntropyLoss", "criterion")]
     arguments = captured.loss.calls[0].arguments
     assert (arguments["ignore_index"], arguments["weight"]["value"]) == (0, [1.0, 1.0, 2.0, 2.0, 1.0])
@@ -88,7 +88,7 @@ def test_lstm(captured: Capture) -> None:
 
 
 def test_transformer(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert calls(captured) == [("cross_entropy", None)]
     (cycle,) = captured.schedulers
     assert (cycle.interval, cycle.settings["total_steps"]) == ("step", 20)
@@ -97,14 +97,14 @@ def test_transformer(captured: Capture) -> None:
 
 
 def test_gan(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert calls(captured) == [("binary_cross_entropy_with_logits", None)] * 3
     assert [optimizer.param_groups[0].options["lr"] for optimizer in captured.optimizers] == [2e-4, 1e-4]
     assert any(operation.startswith("loss 2: ") for operation in captured.loss.operations)
 
 
 def test_autoencoder(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert calls(captured) == []
     assert {"PowBackward0", "AbsBackward0", "MeanBackward0"} <= set(captured.loss.operations)
     assert "code.abs()" in (captured.loss.training_step or "")
@@ -113,7 +113,7 @@ def test_autoencoder(captured: Capture) -> None:
 
 
 def test_fine_tuning(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert calls(captured) == [("nll_loss", None)]
     assert captured.model.frozen == ["backbone.0.weight", "backbone.0.bias"]
     body, head = captured.optimizers[0].param_groups
@@ -122,24 +122,24 @@ def test_fine_tuning(captured: Capture) -> None:
 
 
 def test_lbfgs(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert calls(captured) == [("mse_loss", None), ("mse_loss", None)]
     assert captured.optimizers[0].defaults["max_iter"] == 6
 
 
 def test_swa(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert calls(captured) == [("cross_entropy", None)]
 
 
 def test_accumulation(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert calls(captured) == [("cross_entropy", None)]
     assert captured.loss.operations[0] == "DivBackward0"  # by the number of batches
 
 
 def test_bf16(captured: Capture) -> None:
-    assert captured.gaps == []
+    assert not captured.gaps
     assert captured.kind == "MixedPrecision"
     assert captured.loss.calls[0].arguments["input"]["dtype"] == "torch.bfloat16"
     assert captured.loss.calls[0].arguments["label_smoothing"] == 0.1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lightning_dtool.record import Gaps
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.redaction.text import redact_argv
 from lightning_dtool.values.encoding import encode_all
@@ -24,11 +25,11 @@ SECRET = "hunter2-very-secret"
     ],
 )  # fmt: skip
 def test_no_secret_in_the_hyperparameters(hparams: dict[Any, Any]) -> None:
-    found: list[str] = []
-    encoded = redact_mapping(encode_all(hparams, "model.hyperparameters", []), "model.hyperparameters", found)
+    found = Gaps()
+    encoded = redact_mapping(encode_all(hparams, Gaps()), found.at("model.hyperparameters"))
     assert SECRET not in json.dumps(encoded)
     assert found
-    assert all(place.startswith("model.hyperparameters.") for place in found)
+    assert all(gap.fact.startswith("model.hyperparameters.") for gap in found)
 
 
 @pytest.mark.parametrize(
@@ -37,9 +38,9 @@ def test_no_secret_in_the_hyperparameters(hparams: dict[Any, Any]) -> None:
      "eyJ" + "a" * 20 + "." + "eyJ" + "b" * 20 + "." + "c" * 20, "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----"],
 )  # fmt: skip
 def test_keys_of_known_shape_are_hidden_under_any_name(key: str) -> None:
-    found: list[str] = []
-    assert key not in json.dumps(redact_mapping({"x": f"see {key} here"}, "m", found))
-    assert found == ["m.x"]
+    found = Gaps()
+    assert key not in json.dumps(redact_mapping({"x": f"see {key} here"}, found.at("m")))
+    assert [gap.fact for gap in found] == ["m.x"]
     assert key not in redact_argv(["train.py", key])[1]
 
 
@@ -53,4 +54,4 @@ def test_harmless_values_stay() -> None:
         "password": None,
         "note": "the token: of trust"[:9],
     }
-    assert redact_mapping(values, "m", []) == values
+    assert redact_mapping(values, Gaps()) == values

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
+from lightning_dtool.record import as_text
 from lightning_dtool.values import definitions
 from lightning_dtool.values.definitions import (
     MAX_REPR,
-    as_text,
     class_path,
     closure,
     defaults,

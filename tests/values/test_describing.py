@@ -19,7 +19,7 @@ from torch import nn
 import programs
 from counting import counted
 from lightning_dtool.errors import ConfigurationError
-from lightning_dtool.record import DataModule, Gap
+from lightning_dtool.record import DataModule, Gaps
 from lightning_dtool.values.describing import describe, describe_in_detail
 from lightning_dtool.values.rebuilding import rebuild, unbuildable
 
@@ -81,7 +81,7 @@ def closed_over(k: Any) -> Any:
 
 
 def detail(value: Any) -> Any:
-    return describe_in_detail(value, "here", [])
+    return describe_in_detail(value, Gaps())
 
 
 def text(value: Any) -> str:
@@ -130,8 +130,8 @@ VALUES = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(VALUES)
 def test_any_value_becomes_strict_json(value: Any) -> None:
-    gaps: list[Gap] = []
-    for described in (describe(value), describe_in_detail(value, "x", gaps)):
+    gaps = Gaps()
+    for described in (describe(value), describe_in_detail(value, gaps.at("x"))):
         DataModule.model_validate({"class_path": "x:y", "arguments": {"value": described}})
         assert json.loads(json.dumps(described, allow_nan=False)) == described
         assert " at 0x7" not in json.dumps(described)
@@ -158,8 +158,8 @@ def test_size_and_depth_are_bounded() -> None:
         torch.zeros(10**6),
         {object() for _ in range(9999)},
     ):
-        gaps: list[Gap] = []
-        described, calls = counted(describe_in_detail, value, "here", gaps)
+        gaps = Gaps()
+        described, calls = counted(describe_in_detail, value, gaps.at("here"))
         assert len(json.dumps(described)) < 3_000_000
         assert calls < 2_000_000
         assert gaps or isinstance(value, torch.Tensor)
@@ -251,9 +251,10 @@ import numpy as np, torch
 from torch import nn
 sys.path.insert(0, sys.argv[1])
 import user_code
+from lightning_dtool.record import Gaps
 from lightning_dtool.values.describing import describe, describe_in_detail
-gaps = []
-described = describe_in_detail(user_code.pipeline(), "here", gaps)
+gaps = Gaps()
+described = describe_in_detail(user_code.pipeline(), gaps.at("here"))
 print(json.dumps([described, describe(user_code.pipeline()), [gap.model_dump() for gap in gaps]]))
 """
 

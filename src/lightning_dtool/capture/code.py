@@ -10,7 +10,7 @@ import tempfile
 import threading
 import tokenize
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +18,9 @@ from types import ModuleType
 from lightning_dtool import rerun
 from lightning_dtool.capture.git import WorkTree
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
-from lightning_dtool.record import Code, Gap
+from lightning_dtool.record import Code, Gap, Gaps, as_text
 from lightning_dtool.redaction.source import redact_notebook, redact_patch, redact_source
 from lightning_dtool.redaction.text import redact_argv
-from lightning_dtool.values.definitions import as_text
 from lightning_dtool.values.parsing import parse
 
 NOTEBOOK = "notebook.py"
@@ -60,13 +59,13 @@ class Sources:
         gaps: What could not be collected.
     """
 
-    def __init__(self, code: Code, sources: dict[str, bytes], extra: Mapping[str, bytes], gaps: list[Gap]) -> None:
+    def __init__(self, code: Code, sources: dict[str, bytes], extra: Mapping[str, bytes], gaps: Iterable[Gap]) -> None:
         self.code = code
         """The record's section; the files' digests are known when it is sealed."""
         self.extra = extra
         """Files that are stored as they are."""
         self._sources = sources
-        self._gaps = gaps
+        self._gaps = list(gaps)
         self._lock = threading.Lock()
         self._sealed: Sealed | None = None
 
@@ -74,11 +73,12 @@ class Sources:
         """Redact credentials and pack. Done once; any thread may call it, and a second one waits for the first."""
         with self._lock:
             if self._sealed is None:
-                gaps = list(self._gaps)
+                gaps = Gaps()
+                gaps.include(self._gaps)
                 files = {path: _without_secrets(path, content, gaps) for path, content in self._sources.items()}
                 files.update(self.extra)
                 digests = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())}
-                self._sealed = Sealed(self.code.model_copy(update={"files": digests}), _zip(files), gaps)
+                self._sealed = Sealed(self.code.model_copy(update={"files": digests}), _zip(files), list(gaps))
                 self._sources = {}  # packed: one copy is enough
             return self._sealed
 
@@ -89,7 +89,7 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
     Args:
         extra: More files for `source.zip`, by path: the configuration, say.
     """
-    gaps: list[Gap] = []
+    gaps = Gaps()
     root = project_root()
     with WorkTree(root) as tree:
         sources, modules = _read_modules(root, gaps)
@@ -103,12 +103,9 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
         if notebook is not None:
             sources[_free(as_text(notebook.name), sources)] = without_outputs(notebook, gaps)
     if "__main__" not in modules:
-        gaps.append(
-            Gap(
-                fact="code.entry_point",
-                reason="the main program is no file of the project (an interactive prompt, or an installed command)",
-                remedy="run a script, a notebook, or a module of the project",
-            )
+        gaps.at("code.entry_point").add(
+            "the main program is no file of the project (an interactive prompt, or an installed command)",
+            "run a script, a notebook, or a module of the project",
         )
     sources = _bounded(sources, modules.get("__main__"), gaps)
     patched = _free(PATCH, sources) if state.patch else None
@@ -146,7 +143,7 @@ def project_modules_changed(code: Code) -> bool:
     return False
 
 
-def _read_modules(root: Path, gaps: list[Gap]) -> tuple[dict[str, bytes], dict[str, str]]:
+def _read_modules(root: Path, gaps: Gaps) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the files of the project's imported modules by path, and those paths by module."""
     sources: dict[str, bytes] = {}
     modules: dict[str, str] = {}
@@ -159,7 +156,7 @@ def _read_modules(root: Path, gaps: list[Gap]) -> tuple[dict[str, bytes], dict[s
                 sources[relpath] = path.read_bytes()
         except (OSError, UnicodeEncodeError) as error:
             reason = f"it could not be read: {type(error).__name__}"
-            gaps.append(Gap(fact=f"code.files.{as_text(relpath)}", reason=reason, remedy=""))
+            gaps.at(f"code.files.{as_text(relpath)}").add(reason)
             continue
         modules[name] = relpath
     _considered.update(names)
@@ -172,7 +169,7 @@ def _free(name: str, taken: Mapping[str, bytes]) -> str:
     return name
 
 
-def _without_secrets(relpath: str, content: bytes, gaps: list[Gap]) -> bytes:
+def _without_secrets(relpath: str, content: bytes, gaps: Gaps) -> bytes:
     """Return a file without the credentials in it, in its own encoding, and with as many lines as before."""
     try:
         encoding = tokenize.detect_encoding(io.BytesIO(content).readline)[0]
@@ -189,12 +186,9 @@ def _without_secrets(relpath: str, content: bytes, gaps: list[Gap]) -> bytes:
     if redacted == text:
         return content
     shown = ", ".join(map(str, lines[:20])) + (", …" if lines[20:] else "")
-    gaps.append(
-        Gap(
-            fact=f"code.files.{relpath}",
-            reason=f"what looks like a credential was redacted in {'lines' if lines[1:] else 'line'} {shown}",
-            remedy="read it from the environment",
-        )
+    gaps.at(f"code.files.{relpath}").add(
+        f"what looks like a credential was redacted in {'lines' if lines[1:] else 'line'} {shown}",
+        "read it from the environment",
     )
     return redacted.encode(encoding, "replace")
 
@@ -208,7 +202,7 @@ def _run_as_module() -> str | None:
     return as_text(name.removesuffix(".__main__"))
 
 
-def _bounded(sources: dict[str, bytes], entry: str | None, gaps: list[Gap]) -> dict[str, bytes]:
+def _bounded(sources: dict[str, bytes], entry: str | None, gaps: Gaps) -> dict[str, bytes]:
     """Leave out the largest files of a project that is too large: the entry point stays longest."""
     kept: dict[str, bytes] = {}
     left = MAX_SOURCE_BYTES
@@ -217,7 +211,7 @@ def _bounded(sources: dict[str, bytes], entry: str | None, gaps: list[Gap]) -> d
             reason = (
                 f"the project's sources exceed {MAX_SOURCE_BYTES} bytes, and this file of {len(content)} is left out"
             )
-            gaps.append(Gap(fact=f"code.files.{relpath}", reason=reason, remedy="keep data out of Python modules"))
+            gaps.at(f"code.files.{relpath}").add(reason, "keep data out of Python modules")
             continue
         kept[relpath] = content
         left -= len(content)
@@ -258,7 +252,7 @@ def _is_known(name: str) -> bool:
     return name.partition(".")[0] in ("lightning_dtool", "__mp_main__", "_remote_module_non_scriptable")
 
 
-def _project_modules(root: Path, gaps: list[Gap]) -> Iterator[tuple[str, Path]]:
+def _project_modules(root: Path, gaps: Gaps) -> Iterator[tuple[str, Path]]:
     """Yield the imported modules whose file lies inside the project, by name; tell of those of nobody's package."""
     outside = []
     inside = os.path.join(root, "")
@@ -276,12 +270,9 @@ def _project_modules(root: Path, gaps: list[Gap]) -> Iterator[tuple[str, Path]]:
             outside.append(as_text(name))
     if outside:
         shown = f"{len(outside)} imported modules ({', '.join(sorted(outside)[:20])}{', …' if outside[20:] else ''})"
-        gaps.append(
-            Gap(
-                fact="code.modules",
-                reason=f"{shown} are neither installed nor Python files of the project",
-                remedy="install them as packages, or keep them in the project's repository",
-            )
+        gaps.at("code.modules").add(
+            f"{shown} are neither installed nor Python files of the project",
+            "install them as packages, or keep them in the project's repository",
         )
 
 

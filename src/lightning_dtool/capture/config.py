@@ -1,6 +1,6 @@
-"""Which configuration file set the run up, if one did?
+"""The configuration of LightningCLI or Hydra, if one of them set up the run.
 
-LightningCLI and Hydra are only looked at where they are imported already: then they run the program.
+Neither is imported here: a program that they run has imported them.
 """
 
 import sys
@@ -10,22 +10,22 @@ from typing import Any
 import yaml
 from lightning.pytorch import Trainer as LightningTrainer
 
-from lightning_dtool.record import Config, Gap
-from lightning_dtool.redaction.record import redact_mapping, redaction_gap
+from lightning_dtool.record import Config, Gaps
+from lightning_dtool.redaction.record import add_redaction, redact_mapping
 from lightning_dtool.redaction.text import redact_lines
 
 CONFIG = "config.yaml"
 """Where source.zip holds the configuration."""
 
 
-def capture_config(trainer: LightningTrainer, gaps: list[Gap]) -> tuple[Config, str, bytes] | None:
+def capture_config(trainer: LightningTrainer, gaps: Gaps) -> tuple[Config, str, bytes] | None:
     """Return the configuration of LightningCLI or Hydra: the whole of it, defaults included, ready to be used again.
 
     Word for word, unless it holds what looks like a credential: that is replaced, and a gap names it.
 
     Args:
         trainer: The Trainer.
-        gaps: Receives an entry for whatever was redacted, or could not be written.
+        gaps: Receives a gap for whatever was redacted, or could not be written.
 
     Returns:
         The record's section, the path for `source.zip` and the content; None if there is no configuration.
@@ -35,10 +35,10 @@ def capture_config(trainer: LightningTrainer, gaps: list[Gap]) -> tuple[Config, 
             text = read(trainer)
         except Exception as error:  # a parser or a resolver of the user's own
             reason = f"the configuration of {kind} could not be written: {type(error).__name__}"
-            gaps.append(Gap(fact="trainer.config", reason=reason, remedy="keep it in a file under version control"))
+            gaps.at("trainer.config").add(reason, "keep it in a file under version control")
             continue
         if text is not None:
-            return Config(kind=kind, file=CONFIG), CONFIG, _without_secrets(text, gaps).encode()
+            return Config(kind=kind, file=CONFIG), CONFIG, _without_secrets(text, gaps.at("trainer.config")).encode()
     return None
 
 
@@ -65,16 +65,16 @@ def _hydra(_: object) -> str | None:
     return str(written.read_text(encoding="utf-8"))
 
 
-def _without_secrets(text: str, gaps: list[Gap]) -> str:
-    """Return YAML without credentials; where there are none, the very same text."""
-    found: list[str] = []
+def _without_secrets(text: str, gaps: Gaps) -> str:
+    """Return YAML without credentials: the same text if there are none."""
+    found = Gaps()
     try:
         content = yaml.safe_load(text)
-        redacted = redact_mapping(content, "trainer.config", found) if isinstance(content, dict) else content
+        redacted = redact_mapping(content, found) if isinstance(content, dict) else content
     except (yaml.YAMLError, RecursionError):  # tags of the user's own
         hidden, lines = redact_lines(text)
         if lines:
-            gaps.append(redaction_gap("trainer.config"))
+            add_redaction(gaps)
         return hidden
-    gaps.extend(redaction_gap(place) for place in found)
+    gaps.include(found)
     return yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True) if found else text

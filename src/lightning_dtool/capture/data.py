@@ -1,9 +1,9 @@
-"""What was the model trained, validated and tested on?"""
+"""The data that the model was trained, validated and tested on."""
 
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,10 @@ from lightning_dtool.capture.preprocessing import capture_hooks, describe_pipeli
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.selection import selection_digest
-from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Gap
-from lightning_dtool.redaction.record import redact_mapping, redaction_gap
+from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Gaps, as_text
+from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.redaction.text import redact_text
-from lightning_dtool.values.definitions import as_text, class_path, is_users
+from lightning_dtool.values.definitions import class_path, is_users
 from lightning_dtool.values.encoding import encode_all
 from lightning_dtool.values.rebuilding import unbuildable
 
@@ -37,7 +37,7 @@ _GUIDELINE = (
 )
 
 
-def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: list[Gap]) -> Data:
+def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Data:
     """Describe the data of every stage that the Trainer knows of, and of those that a DtoolDataModule holds out.
 
     No sample is read, no loader is iterated over and no random number is drawn. Of a dtool dataset the metadata is
@@ -46,48 +46,50 @@ def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: list[
     Args:
         trainer: The Trainer.
         module: The LightningModule.
-        gaps: Receives an entry for whatever could not be observed.
+        gaps: Receives a gap for whatever could not be observed.
     """
     datamodule = getattr(trainer, "datamodule", None)
     ours = datamodule if isinstance(datamodule, DtoolDataModule) else None
-    known: dict[str, dict[str, Any]] = {}
+    own_stages: dict[str, dict[str, Any]] = {}
     described: DataModule | None = None
+    at_arguments = gaps.at("data.datamodule.arguments")
     if ours is not None:
-        with_facts = _or_gap(ours.description, "data.datamodule", gaps) or {"arguments": {}, "stages": {}}
-        known = with_facts["stages"]
-        described = DataModule(class_path=class_path(type(ours)), arguments=_arguments(with_facts["arguments"], gaps))
+        facts: dict[str, Any] = {"arguments": {}, "stages": {}}
+        facts = gaps.at("data.datamodule").observe(ours.description, facts)
+        own_stages = facts["stages"]
+        described = DataModule(
+            class_path=class_path(type(ours)), arguments=_arguments(facts["arguments"], at_arguments)
+        )
     elif datamodule is not None:
-        described = DataModule(class_path=class_path(type(datamodule)), arguments=_hyperparameters(datamodule, gaps))
+        described = DataModule(
+            class_path=class_path(type(datamodule)), arguments=_hyperparameters(datamodule, at_arguments)
+        )
     stages: dict[str, list[DataSource]] = {}
     for stage, loaders in (("train", "train_dataloader"), ("val", "val_dataloaders")):
-        where = f"data.stages.{stage}"
-        found = _or_gap(functools.partial(_flatten, trainer, loaders), where, gaps) or []
+        at_stage = gaps.at(f"data.stages.{stage}")
+        found: list[Any] = at_stage.observe(functools.partial(_flatten, trainer, loaders), [])
         if len(found) > MAX_SOURCES:
             reason = f"of its {len(found)} loaders the first {MAX_SOURCES} are recorded"
-            gaps.append(Gap(fact=where, reason=reason, remedy="concatenate datasets"))
+            at_stage.add(reason, "concatenate datasets")
         for index, loader in enumerate(found[:MAX_SOURCES]):
-            own = _Own(ours, stage, known[stage]) if ours is not None and stage in known else None
-            observe = functools.partial(_from_loader, loader, f"{where}[{index}]", own, gaps)
-            stages.setdefault(stage, []).extend(_or_gap(observe, f"{where}[{index}]", gaps) or [])
-    for stage in known:
+            own = _Own(ours, stage, own_stages[stage]) if ours is not None and stage in own_stages else None
+            at_loader = at_stage.at(f"[{index}]")
+            observe = functools.partial(_from_loader, loader, own, at_loader)
+            stages.setdefault(stage, []).extend(at_loader.observe(observe, []))
+    for stage in own_stages:
         if ours is not None and not stages.get(stage):
-            observe = functools.partial(_held_out, _Own(ours, stage, known[stage]), gaps)
-            stages[stage] = _or_gap(observe, f"data.stages.{stage}", gaps) or []
-    if ours is None:
-        gaps.append(
-            Gap(
-                fact="data.order",
-                reason="only a DtoolDataModule says in which order samples were trained on",
-                remedy="train with DtoolDataModule",
+            at_data = gaps.at(f"data.stages.{stage}[0]")
+            stages[stage] = at_data.observe(
+                functools.partial(_held_out, _Own(ours, stage, own_stages[stage]), at_data), []
             )
+    if ours is None:
+        gaps.at("data.order").add(
+            "only a DtoolDataModule says in which order samples were trained on", "train with DtoolDataModule"
         )
     elif trainer.world_size > 1:
-        gaps.append(
-            Gap(
-                fact="data.order",
-                reason=f"each of {trainer.world_size} processes has an order of its own; that of the first is recorded",
-                remedy="the others follow from the sampler's seed and the number of processes",
-            )
+        gaps.at("data.order").add(
+            f"each of {trainer.world_size} processes has an order of its own; that of the first is recorded",
+            "the others follow from the sampler's seed and the number of processes",
         )
     return Data(datamodule=described, stages=stages, hooks=capture_hooks(trainer, module, gaps))
 
@@ -125,16 +127,6 @@ def warn_about_foreign_data(data: Data) -> str | None:
     )
 
 
-def _or_gap(observe: Callable[[], Any], where: str, gaps: list[Gap]) -> Any:
-    """Return what an observation gives; None, and a gap, if somebody else's class raises when it is looked at."""
-    try:
-        return observe()
-    except Exception as error:
-        reason = as_text(f"looking at it raised {type(error).__name__}: {error}"[:500])
-        gaps.append(Gap(fact=where, reason=redact_text(reason), remedy="train with DtoolDataModule"))
-        return None
-
-
 def _flatten(trainer: LightningTrainer, name: str) -> list[Any]:
     loaders = getattr(trainer, name)
     if loaders is None:
@@ -145,29 +137,20 @@ def _flatten(trainer: LightningTrainer, name: str) -> list[Any]:
 # -- DataModules ----------------------------------------------------------------------------------
 
 
-def _arguments(arguments: dict[str, Any], gaps: list[Gap]) -> dict[str, Any]:
+def _arguments(arguments: dict[str, Any], gaps: Gaps) -> dict[str, Any]:
     """Return the arguments of a DtoolDataModule, with a gap for each that cannot be built again from the record."""
-    where = "data.datamodule.arguments"
     for name, description in arguments.items():
         reason = unbuildable(description)
         if reason is not None:
             remedy = "use functions and classes at the top of a module, which keep their arguments as attributes"
-            gaps.append(Gap(fact=f"{where}.{name}", reason=f"it cannot be built again: {reason}", remedy=remedy))
-    return _redacted(arguments, where, gaps)
+            gaps.at(name).add(f"it cannot be built again: {reason}", remedy)
+    return redact_mapping(arguments, gaps)
 
 
-def _hyperparameters(datamodule: Any, gaps: list[Gap]) -> dict[str, Any]:
-    where = "data.datamodule.arguments"
-    kept = _or_gap(lambda: dict(datamodule.hparams_initial), where, gaps) or {}
+def _hyperparameters(datamodule: Any, gaps: Gaps) -> dict[str, Any]:
+    kept: dict[str, Any] = gaps.observe(lambda: dict(datamodule.hparams_initial), {})
     given = {name: value for name, value in kept.items() if name not in ("_class_path", "_instantiator")}
-    return _redacted(encode_all(given, where, gaps), where, gaps)
-
-
-def _redacted(values: dict[str, Any], where: str, gaps: list[Gap]) -> dict[str, Any]:
-    found: list[str] = []
-    redacted = redact_mapping(values, where, found)
-    gaps.extend(redaction_gap(place) for place in found)
-    return redacted
+    return redact_mapping(encode_all(given, gaps), gaps)
 
 
 @dataclass(frozen=True)
@@ -179,9 +162,9 @@ class _Own:
     facts: dict[str, Any]
 
 
-def _held_out(own: _Own, gaps: list[Gap]) -> list[DataSource]:
+def _held_out(own: _Own, gaps: Gaps) -> list[DataSource]:
     """Describe a stage that the Trainer has no loader for: what was held out of training."""
-    where, datamodule = f"data.stages.{own.stage}[0]", own.datamodule
+    datamodule = own.datamodule
     places = {
         "transform": datamodule.train_transform if own.stage == "train" else datamodule.eval_transform,
         "target_transform": datamodule.target_transform,
@@ -190,8 +173,8 @@ def _held_out(own: _Own, gaps: list[Gap]) -> list[DataSource]:
     return [
         DataSource(
             **_of_facts(own.facts),
-            selection=_redacted(datamodule.selection(own.stage), f"{where}.selection", gaps),
-            transforms=_described(places, f"{where}.transforms", gaps),
+            selection=redact_mapping(datamodule.selection(own.stage), gaps.at("selection")),
+            transforms=_described(places, gaps.at("transforms")),
         )
     ]
 
@@ -207,15 +190,15 @@ def _of_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 # -- loaders -------------------------------------------------------------------------
 
 
-def _from_loader(loader: Any, where: str, own: _Own | None, gaps: list[Gap]) -> list[DataSource]:
+def _from_loader(loader: Any, own: _Own | None, gaps: Gaps) -> list[DataSource]:
     """Describe what a loader reads; a dataset put together from several gives several sources."""
-    described = _or_gap(lambda: capture_loader(loader, f"{where}.loader", gaps), f"{where}.loader", gaps)
+    described = gaps.at("loader").observe(lambda: capture_loader(loader, gaps.at("loader")), None)
     dataset = _attribute(loader, "dataset")
     if dataset is None:  # any iterable will do: a list of batches, a tensor, a generator
-        sources = [_foreign(loader, where, {}, {}, gaps)]
+        sources = [_foreign(loader, {}, {}, gaps)]
     else:
-        observe = functools.partial(_from_dataset, dataset, where, own, gaps)
-        sources = _or_gap(lambda: list(observe()), where, gaps) or [DataSource(class_path=class_path(type(dataset)))]
+        sources = gaps.observe(lambda: list(_from_dataset(dataset, own, gaps)), [])
+        sources = sources or [DataSource(class_path=class_path(type(dataset)))]
     return [source.model_copy(update={"loader": described}) for source in sources]
 
 
@@ -293,50 +276,47 @@ def _places(dataset: Any) -> dict[str, Any]:
     return found
 
 
-def _described(places: Mapping[str, Any], where: str, gaps: list[Gap]) -> dict[str, Any]:
-    return {
-        name: describe_pipeline(value, f"{where}.{name}", gaps) for name, value in places.items() if value is not None
-    }
+def _described(places: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]:
+    return {name: describe_pipeline(value, gaps.at(name)) for name, value in places.items() if value is not None}
 
 
-def _from_dataset(dataset: Any, where: str, own: _Own | None, gaps: list[Gap]) -> Iterator[DataSource]:
+def _from_dataset(dataset: Any, own: _Own | None, gaps: Gaps) -> Iterator[DataSource]:
     unwrapped = _unwrap(dataset)
     innermost = unwrapped.dataset
-    transforms = _described(unwrapped.transforms, f"{where}.transforms", gaps)
+    transforms = _described(unwrapped.transforms, gaps.at("transforms"))
     if isinstance(innermost, ConcatDataset):
         if innermost is not dataset:
             reason = "a selection from several datasets is recorded without the number of samples of each"
-            gaps.append(Gap(fact=f"{where}.count", reason=reason, remedy="select first, then concatenate"))
+            gaps.at("count").add(reason, "select first, then concatenate")
         for part in innermost.datasets:
-            for source in _from_dataset(part, where, None, gaps):
+            for source in _from_dataset(part, None, gaps):
                 merged = {"transforms": {**transforms, **source.transforms}}
                 unsure = {} if innermost is dataset else {"count": None, "selection_digest": None, "class_counts": None}
                 yield source.model_copy(update={**merged, **unsure})
     elif isinstance(innermost, DtoolDataset):
-        yield _ours(dataset, unwrapped, transforms, where, own, gaps)
+        yield _ours(dataset, unwrapped, transforms, own, gaps)
     else:
-        yield _foreign(dataset, where, transforms, _subset(unwrapped, where, gaps), gaps, innermost)
+        yield _foreign(dataset, transforms, _subset(unwrapped, gaps), gaps, innermost)
 
 
 def _ours(
     dataset: Any,
     unwrapped: _Unwrapped,
     transforms: dict[str, Any],
-    where: str,
     own: _Own | None,
-    gaps: list[Gap],
+    gaps: Gaps,
 ) -> DataSource:
     """Describe a selection of a dtool dataset: by its metadata, no item is read."""
     ours: DtoolDataset = unwrapped.dataset
     if own is not None and ours is dataset and own.datamodule.holds(own.stage, ours):
-        selection = _redacted(own.datamodule.selection(own.stage), f"{where}.selection", gaps)
+        selection = redact_mapping(own.datamodule.selection(own.stage), gaps.at("selection"))
         return DataSource(**_of_facts(own.facts), selection=selection, transforms=transforms)
     frozen = ours.dataset
     chosen = ours if unwrapped.positions is None else ours.subset(unwrapped.positions)
-    selection = _subset(unwrapped, where, gaps)
+    selection = _subset(unwrapped, gaps)
     if len(ours) != len(ours._samples.names) or len(set(ours.identifiers)) != len(frozen.items):
         reason = "a DtoolDataset does not keep how its samples were chosen; `selection_digest` says which they are"
-        gaps.append(Gap(fact=f"{where}.selection", reason=reason, remedy="choose with DtoolDataModule(select=...)"))
+        gaps.at("selection").add(reason, "choose with DtoolDataModule(select=...)")
     elif not selection and unwrapped.is_known:
         selection = {"by": "whole"}
     numbers = ours.class_to_idx
@@ -355,16 +335,16 @@ def _ours(
     )
 
 
-def _subset(unwrapped: _Unwrapped, where: str, gaps: list[Gap]) -> dict[str, Any]:
+def _subset(unwrapped: _Unwrapped, gaps: Gaps) -> dict[str, Any]:
     """Say which samples of a dataset were chosen by their positions."""
     if not unwrapped.is_known:
         reason = "something around the dataset chooses its samples, and does not say which"
-        gaps.append(Gap(fact=f"{where}.selection", reason=reason, remedy="choose with torch's Subset"))
+        gaps.at("selection").add(reason, "choose with torch's Subset")
     if unwrapped.positions is None:
         return {}
     return {
         "by": "positions",
-        "positions": describe_setting(list(unwrapped.positions), f"{where}.selection.positions", gaps),
+        "positions": describe_setting(list(unwrapped.positions), gaps.at("selection.positions")),
     }
 
 
@@ -373,24 +353,19 @@ def _subset(unwrapped: _Unwrapped, where: str, gaps: list[Gap]) -> dict[str, Any
 
 def _foreign(
     dataset: Any,
-    where: str,
     transforms: dict[str, Any],
     selection: dict[str, Any],
-    gaps: list[Gap],
+    gaps: Gaps,
     innermost: Any = None,
 ) -> DataSource:
     innermost = dataset if innermost is None else innermost
     path = class_path(type(dataset))
-    digest, covers = _or_gap(lambda: fingerprint(innermost), f"{where}.fingerprint", gaps) or (None, "nothing")
-    gaps.append(
-        Gap(
-            fact=f"{where}.dataset",
-            reason=(
-                f"the data is a {class_path(type(innermost))}, not a dtool dataset: it has no URI, no UUID and no hash;"
-                f" the fingerprint covers {covers}"
-            ),
-            remedy="pack it with `lightning-dtool pack` and train with DtoolDataModule",
-        )
+    nothing: tuple[str | None, str] = (None, "nothing")
+    digest, covers = gaps.at("fingerprint").observe(lambda: fingerprint(innermost), nothing)
+    gaps.at("dataset").add(
+        f"the data is a {class_path(type(innermost))}, not a dtool dataset: it has no URI, no UUID and no hash;"
+        f" the fingerprint covers {covers}",
+        "pack it with `lightning-dtool pack` and train with DtoolDataModule",
     )
     return DataSource(
         class_path=path,

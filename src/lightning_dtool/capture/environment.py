@@ -1,4 +1,4 @@
-"""What did the code run on?"""
+"""The machine, the operating system and the packages that the code ran on."""
 
 import json
 import os
@@ -6,17 +6,15 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from lightning_dtool.record import Environment, Gap
-from lightning_dtool.redaction.record import redaction_gap
+from lightning_dtool.record import Environment, Gaps, as_text
+from lightning_dtool.redaction.record import add_redaction
 from lightning_dtool.redaction.text import REDACTED, is_secret_name, redact_text
-from lightning_dtool.values.definitions import as_text
 
 _LIBRARIES = (
     "lightning-dtool", "lightning", "pytorch-lightning", "torch", "torchvision", "torchaudio", "torchmetrics",
@@ -45,37 +43,32 @@ _SCHEDULER = re.compile(
 """What batch systems say of a job. Not all: SLURM_JOB_ACCOUNT and its like are nobody's business."""
 
 
-def capture_environment(gaps: list[Gap] | None = None) -> Environment:
+def capture_environment(gaps: Gaps) -> Environment:
     """Return the machine, the system and the versions of the libraries that matter most.
 
-    No accelerator is started for it: where none is in use yet, their number is told, and their names are a gap.
+    No accelerator is started for this: of one that is not in use yet, the record has the number and no name.
 
     Args:
-        gaps: Receives an entry for whatever is not known.
+        gaps: Receives a gap for whatever is not known.
     """
-    gaps = [] if gaps is None else gaps
+    gaps = gaps.at("environment")
+    accelerators = gaps.at("accelerators")
+    names: list[str] = []
+    versions: dict[str, str] = {}
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         versions=_versions(_LIBRARIES),
-        cpu=_guarded("environment.cpu", _cpu, gaps),
-        cpu_count=_guarded("environment.cpu_count", _cpu_count, gaps),
-        memory_bytes=_guarded("environment.memory_bytes", _memory, gaps),
-        accelerators=_guarded("environment.accelerators", lambda: _accelerators(gaps), gaps) or [],
-        drivers=_guarded("environment.drivers", _drivers, gaps) or {},
-        torch_build=_guarded("environment.torch_build", lambda: torch.__config__.show()[:MAX_TEXT].strip(), gaps),
-        container=_guarded("environment.container", _container, gaps),
-        scheduler=_selected(_SCHEDULER, "environment.scheduler", gaps),
-        variables=_selected(_VARIABLES, "environment.variables", gaps),
+        cpu=gaps.at("cpu").observe(_cpu, None),
+        cpu_count=gaps.at("cpu_count").observe(_cpu_count, None),
+        memory_bytes=gaps.at("memory_bytes").observe(_memory, None),
+        accelerators=accelerators.observe(lambda: _accelerators(accelerators), names),
+        drivers=gaps.at("drivers").observe(_drivers, versions),
+        torch_build=gaps.at("torch_build").observe(lambda: torch.__config__.show()[:MAX_TEXT].strip(), None),
+        container=gaps.at("container").observe(_container, None),
+        scheduler=_selected(_SCHEDULER, gaps.at("scheduler")),
+        variables=_selected(_VARIABLES, gaps.at("variables")),
     )
-
-
-def _guarded(fact: str, read: Callable[[], Any], gaps: list[Gap]) -> Any:
-    try:
-        return read()
-    except Exception as error:  # systems differ, and one odd answer must not cost the record
-        gaps.append(Gap(fact=fact, reason=f"the system did not tell: {type(error).__name__}", remedy=""))
-        return None
 
 
 def _versions(distributions: Iterable[str]) -> dict[str, str]:
@@ -125,7 +118,7 @@ def _memory() -> int | None:
     return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES"))
 
 
-def _accelerators(gaps: list[Gap]) -> list[str]:
+def _accelerators(gaps: Gaps) -> list[str]:
     """Return the accelerators' names. To ask CUDA for a name starts it, which training may not have done."""
     names: list[str] = []
     for kind in ("cuda", "xpu"):
@@ -136,13 +129,7 @@ def _accelerators(gaps: list[Gap]) -> list[str]:
             names += [as_text(str(module.get_device_name(index))) for index in range(count)]
         else:
             names += [f"{kind}:{index}" for index in range(count)]
-            gaps.append(
-                Gap(
-                    fact="environment.accelerators",
-                    reason=f"{count} {kind} device(s) are there but not in use, and to ask for their names starts them",
-                    remedy="",
-                )
-            )
+            gaps.add(f"{count} {kind} device(s) are not in use, and asking for their names would start them")
     if torch.backends.mps.is_available():
         names.append("mps")
     return names
@@ -188,7 +175,7 @@ def _container() -> str | None:
     return "Docker" if Path("/.dockerenv").exists() else None
 
 
-def _selected(allowed: "re.Pattern[str]", where: str, gaps: list[Gap]) -> dict[str, str]:
+def _selected(allowed: "re.Pattern[str]", gaps: Gaps) -> dict[str, str]:
     """Return the environment variables of an allow-list, without what looks like a credential."""
     selected: dict[str, str] = {}
     for name, value in sorted(os.environ.items()):
@@ -197,7 +184,7 @@ def _selected(allowed: "re.Pattern[str]", where: str, gaps: list[Gap]) -> dict[s
         text = as_text(value[:MAX_TEXT])
         redacted = REDACTED if is_secret_name(name) and text else redact_text(text)
         if redacted != text:
-            gaps.append(redaction_gap(f"{where}.{name}"))
+            add_redaction(gaps.at(name))
         selected[name] = redacted
     return selected
 

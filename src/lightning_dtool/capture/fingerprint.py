@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_dtool.values.definitions import as_text
+from lightning_dtool.record import as_text
 from lightning_dtool.values.digests import digest_of_numbers, nbytes
 
 MAX_FINGERPRINT_BYTES = 64 * 2**20

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_dtool.record import Gap, Git
-from lightning_dtool.redaction.record import redaction_gap
+from lightning_dtool.record import Gaps, Git
+from lightning_dtool.redaction.record import add_redaction
 from lightning_dtool.redaction.text import redact_text
 
 MAX_PATCH_BYTES = 10 * 2**20
@@ -53,11 +53,11 @@ class WorkTree:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
 
-    def state(self, gaps: list[Gap]) -> GitState:
+    def state(self, gaps: Gaps) -> GitState:
         """Wait for the answers.
 
         Args:
-            gaps: Receives an entry for whatever git did not say.
+            gaps: Receives a gap for whatever git did not say.
         """
         commit = self._commit.result()
         if not commit:
@@ -65,11 +65,11 @@ class WorkTree:
             if (self._root / ".git").exists():
                 reason = "git did not name a commit (is it installed, and the repository yours?)"
                 remedy = "try: git status"
-            gaps.append(Gap(fact="code.git", reason=reason, remedy=remedy))
+            gaps.at("code.git").add(reason, remedy)
             return GitState()
         branch, changes, tracked = self._branch.result(), self._changes.result(), self._tracked.result()
         if changes is None:
-            gaps.append(Gap(fact="code.git.dirty", reason="git did not answer in time", remedy="try: git status"))
+            gaps.at("code.git.dirty").add("git did not answer in time", "try: git status")
         git = Git(
             remote=self._shown_remote(gaps),
             commit=commit,
@@ -79,22 +79,22 @@ class WorkTree:
         known = None if tracked is None else frozenset(filter(None, tracked.split("\0")))
         return GitState(git, self._kept_patch(gaps), known)
 
-    def _shown_remote(self, gaps: list[Gap]) -> str | None:
+    def _shown_remote(self, gaps: Gaps) -> str | None:
         remote = self._remote.result()
         if not remote:
             return None
         shown = redact_text(remote)
         if shown != remote:
-            gaps.append(redaction_gap("code.git.remote"))
+            add_redaction(gaps.at("code.git.remote"))
         return shown
 
-    def _kept_patch(self, gaps: list[Gap]) -> bytes | None:
+    def _kept_patch(self, gaps: Gaps) -> bytes | None:
         patch = self._patch.result()
         if patch is None:
-            gaps.append(Gap(fact="code.patch", reason="git did not answer in time", remedy="try: git diff HEAD"))
+            gaps.at("code.patch").add("git did not answer in time", "try: git diff HEAD")
         elif len(patch) > MAX_PATCH_BYTES:
             reason = f"the changes since the commit exceed {MAX_PATCH_BYTES} bytes"
-            gaps.append(Gap(fact="code.patch", reason=reason, remedy="commit them, or keep data out of git"))
+            gaps.at("code.patch").add(reason, "commit them, or keep data out of git")
             return None
         return patch
 

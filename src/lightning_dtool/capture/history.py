@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lightning_dtool.capture.trainer import capture_metrics
-from lightning_dtool.record import Epoch, Gap, MetricObject, Metrics
+from lightning_dtool.record import Epoch, Gaps, MetricObject, Metrics
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.encoding import encode, encode_all
 
@@ -39,7 +39,7 @@ class History:
 
     def after_epoch(self, trainer: LightningTrainer) -> None:
         """Keep what the epoch has measured, and the learning rates of its last step."""
-        gaps: list[Gap] = []  # what cannot be told of a metric is told once, of its value at the checkpoint
+        gaps = Gaps()  # what cannot be told of a metric is told once, of its value at the checkpoint
         self._epochs.append(
             Epoch(
                 epoch=trainer.current_epoch,
@@ -48,7 +48,7 @@ class History:
                 metrics=capture_metrics(trainer, gaps),
                 learning_rates=[
                     [
-                        encode(_number(rate), "metrics.history.learning_rates", gaps)
+                        encode(_number(rate), gaps.at("metrics.history.learning_rates"))
                         for rate in self._rates.get(id(optimizer), [])
                     ]
                     for optimizer in trainer.optimizers
@@ -62,15 +62,15 @@ class History:
         Until the next step the Trainer still has the values of the epoch that has ended.
         """
         if self._epochs and self._epochs[-1].global_step == trainer.global_step:
-            self._epochs[-1] = self._epochs[-1].model_copy(update={"metrics": capture_metrics(trainer, [])})
+            self._epochs[-1] = self._epochs[-1].model_copy(update={"metrics": capture_metrics(trainer, Gaps())})
 
-    def metrics(self, trainer: LightningTrainer, module: LightningModule, gaps: list[Gap]) -> Metrics:
+    def metrics(self, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Metrics:
         """Return everything that was measured so far.
 
         Args:
             trainer: The Trainer.
             module: The LightningModule, whose torchmetrics objects are described.
-            gaps: Receives an entry for whatever could not be described.
+            gaps: Receives a gap for whatever could not be described.
         """
         self.refresh(trainer)
         seconds = self._seconds()
@@ -98,13 +98,13 @@ def _number(rate: Any) -> Any:
     return rate.item() if isinstance(rate, torch.Tensor) else rate
 
 
-def metric_objects(module: LightningModule, gaps: list[Gap]) -> list[MetricObject]:
+def metric_objects(module: LightningModule, gaps: Gaps) -> list[MetricObject]:
     """Describe the torchmetrics objects of a LightningModule: their configuration, not their state."""
     return [
         MetricObject(
             attribute=name,
             class_path=class_path(type(child)),
-            settings=encode_all(_settings(child), f"metrics.objects.{name}", gaps),
+            settings=encode_all(_settings(child), gaps.at(f"metrics.objects.{name}")),
         )
         for name, child in module.named_modules()
         if isinstance(child, Metric)

@@ -1,4 +1,4 @@
-"""How did the samples become batches? Data loaders and samplers."""
+"""Data loaders and samplers: how samples become batches."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_dtool.capture.preprocessing import describe_pipeline
 from lightning_dtool.data.sampler import ResumableSampler
-from lightning_dtool.record import MAX_INTEGER, Gap, Loader
+from lightning_dtool.record import MAX_INTEGER, Gaps, Loader
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.digests import nbytes
 
@@ -27,20 +27,19 @@ _NOT_SETTINGS = frozenset({"dataset", "data_source", "sampler", "epoch"})
 """What a sampler keeps besides its settings."""
 
 
-def capture_loader(loader: Any, where: str, gaps: list[Gap]) -> Loader:
+def capture_loader(loader: Any, gaps: Gaps) -> Loader:
     """Describe a data loader: its own settings, its sampler, and what makes a batch.
 
     Args:
         loader: A DataLoader, with the sampler that Lightning may have put in place of the user's; or any iterable.
-        where: Its place in the record.
-        gaps: Receives an entry for whatever could not be described whole.
+        gaps: Stands at its place in the record. Receives a gap for whatever could not be described whole.
     """
     if not isinstance(loader, DataLoader):
         return Loader(class_path=class_path(type(loader)))
     batches = loader.batch_sampler
     own_batches = batches is not None and type(batches) is not BatchSampler
     settings: dict[str, Any] = {
-        name: describe_setting(value, f"{where}.settings.{name}", gaps)
+        name: describe_setting(value, gaps.at(f"settings.{name}"))
         for name in (
             "pin_memory", "pin_memory_device", "persistent_workers", "prefetch_factor", "timeout", "in_order",
             "multiprocessing_context", "worker_init_fn", "generator",
@@ -48,7 +47,7 @@ def capture_loader(loader: Any, where: str, gaps: list[Gap]) -> Loader:
         if (value := getattr(loader, name, None)) is not None
     }  # fmt: skip
     if own_batches:
-        settings["batch_sampler"] = _sampler(batches, f"{where}.settings.batch_sampler", gaps)
+        settings["batch_sampler"] = _sampler(batches, gaps.at("settings.batch_sampler"))
     size = loader.batch_size if loader.batch_size is not None else getattr(batches, "batch_size", None)
     drop_last = getattr(batches, "drop_last", None) if own_batches else loader.drop_last
     return Loader(
@@ -56,13 +55,13 @@ def capture_loader(loader: Any, where: str, gaps: list[Gap]) -> Loader:
         batch_size=size if type(size) is int else None,
         num_workers=loader.num_workers,
         drop_last=drop_last if isinstance(drop_last, bool) else None,
-        sampler=_sampler(loader.sampler, f"{where}.sampler", gaps),
-        collate_fn=describe_pipeline(loader.collate_fn, f"{where}.collate_fn", gaps),
+        sampler=_sampler(loader.sampler, gaps.at("sampler")),
+        collate_fn=describe_pipeline(loader.collate_fn, gaps.at("collate_fn")),
         settings=settings,
     )
 
 
-def _sampler(sampler: Any, where: str, gaps: list[Gap], depth: int = 0) -> dict[str, Any]:
+def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:
     """Describe a sampler by class and settings, and what Lightning has wrapped by another in the same way."""
     described: dict[str, Any] = {"class_path": class_path(type(sampler))}
     if isinstance(sampler, ResumableSampler):
@@ -71,21 +70,20 @@ def _sampler(sampler: Any, where: str, gaps: list[Gap], depth: int = 0) -> dict[
         kept = {name.lstrip("_"): value for name, value in getattr(sampler, "__dict__", {}).items()}
     for name, value in kept.items():
         if name not in _NOT_SETTINGS:
-            described[name] = describe_setting(value, f"{where}.{name}", gaps)
+            described[name] = describe_setting(value, gaps.at(name))
     # A sampler around a sampler: torch's BatchSampler; Lightning's for distributed runs, which hides it in a dataset.
     inner = kept.get("sampler", getattr(kept.get("dataset"), "_sampler", None))
     if inner is not None and depth < MAX_WRAPPERS:
-        described["sampler"] = _sampler(inner, f"{where}.sampler", gaps, depth + 1)
+        described["sampler"] = _sampler(inner, gaps.at("sampler"), depth + 1)
     return described
 
 
-def describe_setting(value: Any, where: str, gaps: list[Gap]) -> Any:
+def describe_setting(value: Any, gaps: Gaps) -> Any:
     """Describe a setting; a generator by its first seed, many numbers (of indices, say) by their hash.
 
     Args:
         value: Anything.
-        where: Its place in the record.
-        gaps: Receives an entry for whatever could not be described whole.
+        gaps: Stands at its place in the record. Receives a gap for whatever could not be described whole.
 
     Returns:
         Strict JSON.
@@ -98,7 +96,7 @@ def describe_setting(value: Any, where: str, gaps: list[Gap]) -> Any:
     numbers = _numbers_of(value)
     if numbers is not None and len(numbers) > MAX_NUMBERS:  # the indices of a subset, weights of samples
         return {"count": len(numbers), "sha256": hashlib.sha256(json.dumps(numbers).encode()).hexdigest()}
-    return describe_pipeline(value, where, gaps)
+    return describe_pipeline(value, gaps)
 
 
 def _numbers_of(value: Any) -> list[Any] | None:

@@ -35,7 +35,7 @@ from lightning_dtool.capture.loss_settings import (
     loss_settings,
 )
 from lightning_dtool.capture.source_text import recorded_source
-from lightning_dtool.record import Gap, Loss, LossCall
+from lightning_dtool.record import Gaps, Loss, LossCall
 from lightning_dtool.values.definitions import class_path
 
 _MAX_GRAPHS = 8
@@ -93,7 +93,7 @@ class LossObserver:
         self._in_segment: Counter[Any] = Counter()
         self._seen_graphs: set[int] = set()
         self._graphs: list[list[str]] = []
-        self._gaps: list[Gap] = []
+        self._gaps = Gaps()
         self._compiled = False
         self._backwards = 0
         self._too_many = False
@@ -142,7 +142,7 @@ class LossObserver:
 
     # -- what ---------------------------------------------------------------------------------------
 
-    def loss(self, module: LightningModule, gaps: list[Gap]) -> Loss:
+    def loss(self, module: LightningModule, gaps: Gaps) -> Loss:
         """Return what was seen.
 
         A call is part of the record if its result is part of a loss that was propagated backwards. A call from the same
@@ -152,13 +152,12 @@ class LossObserver:
 
         Args:
             module: The LightningModule.
-            gaps: Receives an entry for whatever could not be observed.
+            gaps: Receives a gap for whatever could not be observed.
         """
-        gaps.extend(self._gaps)
+        gaps.include(self._gaps)
         calls: list[LossCall] = []
         for noted in self._calls():
-            where = f"loss.calls[{len(calls)}]."
-            gaps.extend(gap.model_copy(update={"fact": where + gap.fact}) for gap in noted.gaps)
+            gaps.at(f"loss.calls[{len(calls)}]").include(noted.gaps)
             calls.append(
                 LossCall(name=noted.name, kind=noted.kind, attribute=noted.attribute, arguments=noted.settings())
             )
@@ -170,10 +169,10 @@ class LossObserver:
             for number, graph in enumerate(self._graphs, 1)
             for operation in graph
         ]
-        step = recorded_source(type(module).training_step, "loss.training_step", gaps)
+        step = recorded_source(type(module).training_step, gaps.at("loss.training_step"))
         if step is None:
             reason, remedy = "the source of the method is not at hand", "define the class in a file"
-            gaps.append(Gap(fact="loss.training_step", reason=reason, remedy=remedy))
+            gaps.at("loss.training_step").add(reason, remedy)
         return Loss(
             calls=calls,
             operations=operations,
@@ -186,30 +185,24 @@ class LossObserver:
             if noted.contributes or (not self._backwards and noted.kind != "metric") or noted.unknown:
                 yield noted
 
-    def _tell_gaps(self, gaps: list[Gap]) -> None:
+    def _tell_gaps(self, gaps: Gaps) -> None:
         if self._compiled:
             reason = "code in this process uses torch.compile, and watching functions would make it compile anew"
-            gaps.append(
-                Gap(
-                    fact="loss.calls",
-                    reason=reason,
-                    remedy="see loss.training_step, or record one run without torch.compile",
-                )
-            )
+            gaps.at("loss.calls").add(reason, "see loss.training_step, or record one run without torch.compile")
         elif not self._backwards:
             reason = "no backward pass was seen in the first training batch"
             remedy = "return the loss from training_step, or call self.manual_backward(loss)"
-            gaps.append(Gap(fact="loss.operations", reason=reason, remedy=remedy))
+            gaps.at("loss.operations").add(reason, remedy)
         if self._too_many:
             reason = f"of the losses of the first training batch the first {MAX_CALLS} are recorded"
-            gaps.append(Gap(fact="loss.calls", reason=reason, remedy=""))
+            gaps.at("loss.calls").add(reason)
 
     # -- seeing -------------------------------------------------------------------------------------
 
     def _called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """Note a call of a loss function."""
         with self._guard("loss.calls"):
-            gaps: list[Gap] = []
+            gaps = Gaps()
             name = _FUNCTIONS[id(func)]
             arguments = encode_arguments(bound_arguments(func, args, kwargs), gaps)
             noted = NotedCall(name, "function", None, arguments, gaps)
@@ -236,7 +229,7 @@ class LossObserver:
             if isinstance(module, _SENSITIVE):
                 self._asleep.append((id(module), _leave(self._mode)))
             elif is_loss(module) or isinstance(module, Metric):
-                gaps: list[Gap] = []
+                gaps = Gaps()
                 kind = "metric" if isinstance(module, Metric) else "module"
                 settings = loss_settings(module, gaps)
                 noted = NotedCall(class_path(type(module)), kind, self._names.get(id(module)), settings, gaps)
@@ -307,9 +300,7 @@ class LossObserver:
         try:
             yield
         except Exception as error:
-            reason = f"observing it raised {type(error).__name__}"
-            if not any((gap.fact, gap.reason) == (fact, reason) for gap in self._gaps):
-                self._gaps.append(Gap(fact=fact, reason=reason, remedy=""))
+            self._gaps.at(fact).add_error(error)
 
 
 class _Mode(TorchFunctionMode):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_dtool.record import Gap
+from lightning_dtool.record import Gaps
 
 MAX_CALLS = 100
 """Different calls of losses that a record keeps."""
@@ -28,7 +28,7 @@ class NotedCall:
     kind: str
     attribute: str | None
     arguments: dict[str, Any]
-    gaps: list[Gap]
+    gaps: Gaps
     nodes: set[int] = field(default_factory=set)
     computes: list[dict[str, Any]] = field(default_factory=list)
     contributes: bool = False

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torchmetrics import Metric
 
 from lightning_dtool.capture.loss_graph import MAX_CALLS
-from lightning_dtool.record import Gap, LossCall
+from lightning_dtool.record import Gaps, LossCall
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.encoding import encode, encode_all
 
@@ -33,14 +33,12 @@ def is_loss(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.modules.loss._Loss) or type(module).__name__.endswith(("Loss", "Criterion"))
 
 
-def loss_modules(module: LightningModule, gaps: list[Gap]) -> list[LossCall]:
+def loss_modules(module: LightningModule, gaps: Gaps) -> list[LossCall]:
     """Return the loss modules that a LightningModule has, called or not."""
     found = [(name, child) for name, child in module.named_modules() if name and is_loss(child)]
     calls: list[LossCall] = []
     for name, child in found[:MAX_CALLS]:
-        inner: list[Gap] = []
-        settings = loss_settings(child, inner)
-        gaps.extend(gap.model_copy(update={"fact": f"loss.calls[{len(calls)}].{gap.fact}"}) for gap in inner)
+        settings = loss_settings(child, gaps.at(f"loss.calls[{len(calls)}]"))
         calls.append(LossCall(name=class_path(type(child)), kind="module", attribute=name, arguments=settings))
     return calls
 
@@ -55,33 +53,34 @@ def bound_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     return {name: value for name, value in bound.arguments.items() if name not in _LEGACY or value is not None}
 
 
-def encode_arguments(arguments: Mapping[str, Any], gaps: list[Gap]) -> dict[str, Any]:
+def encode_arguments(arguments: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]:
     """Return the arguments of a loss function as strict JSON: data by its shape, weights by value."""
     plain = {name: value for name, value in arguments.items() if not isinstance(value, torch.Tensor)}
-    encoded = encode_all(plain, "arguments", gaps)
+    encoded = encode_all(plain, gaps.at("arguments"))
     return {
-        name: _tensor(name, value, gaps) if isinstance(value, torch.Tensor) else encoded.get(name)
+        name: _tensor(name, value, gaps.at("arguments")) if isinstance(value, torch.Tensor) else encoded.get(name)
         for name, value in arguments.items()
     }
 
 
-def _tensor(name: str, tensor: torch.Tensor, gaps: list[Gap]) -> Any:
-    """Return what a record says of a tensor: small weights by value, data by its shape."""
+def _tensor(name: str, tensor: torch.Tensor, gaps: Gaps) -> Any:
+    """Return what a record holds of a tensor: small weights by value, data by its shape."""
     if name in _WEIGHTS and tensor.dim() < 2 and tensor.numel() <= _MAX_WEIGHTS:
-        return encode(tensor, f"arguments.{name}", gaps)
+        return encode(tensor, gaps.at(name))
     if name in _WEIGHTS:
         reason = f"weights of {tensor.numel()} elements are known by their shape only"
-        gaps.append(Gap(fact=f"arguments.{name}", reason=reason, remedy="keep them as a buffer"))
+        gaps.at(name).add(reason, "keep them as a buffer")
     return {"type": class_path(type(tensor)), "dtype": str(tensor.dtype), "shape": list(tensor.shape)}
 
 
-def loss_settings(module: torch.nn.Module, gaps: list[Gap]) -> dict[str, Any]:
-    """Return what a loss module or a metric was set to: its public attributes, buffers and parts."""
+def loss_settings(module: torch.nn.Module, gaps: Gaps) -> dict[str, Any]:
+    """Return the settings of a loss module or a metric: its public attributes, buffers and parts."""
     states = set(getattr(module, "_defaults", {})) if isinstance(module, Metric) else set()
     hidden = states | {"training", "update", "compute"} if isinstance(module, Metric) else {"training"}
     plain = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in hidden}
+    gaps = gaps.at("arguments")
     tensors: dict[str, Any] = {
-        name: encode(value, f"arguments.{name}", gaps)
+        name: encode(value, gaps.at(name))
         if value is None or value.numel() <= _MAX_WEIGHTS
         else _tensor(name, value, gaps)
         for name, value in module._buffers.items()
@@ -91,4 +90,4 @@ def loss_settings(module: torch.nn.Module, gaps: list[Gap]) -> dict[str, Any]:
         tensors[name] = None if parameter is None else {"dtype": str(parameter.dtype), "shape": list(parameter.shape)}
     for name, child in module._modules.items():
         tensors[name] = None if child is None else {"type": class_path(type(child))}
-    return {**encode_all(plain, "arguments", gaps), **tensors}
+    return {**encode_all(plain, gaps), **tensors}

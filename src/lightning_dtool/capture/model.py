@@ -1,4 +1,4 @@
-"""What is the model, and which weights did training begin with?"""
+"""The model: its class, hyperparameters and parts, and the weights that training began with."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from lightning.pytorch import LightningModule
 from torch.nn.parameter import is_lazy
 
 from lightning_dtool.capture.source_text import recorded_source
-from lightning_dtool.record import Child, DatasetReference, Gap, InitialWeights, Model
-from lightning_dtool.values.definitions import as_text, class_path, source_digest, source_of, without_addresses
+from lightning_dtool.record import Child, DatasetReference, Gaps, InitialWeights, Model, as_text
+from lightning_dtool.values.definitions import class_path, source_digest, source_of, without_addresses
 from lightning_dtool.values.digests import opaque_names, state_digest
 from lightning_dtool.values.encoding import encode_all
 
@@ -33,12 +33,12 @@ _CLI_KEYS = frozenset({"_class_path", "_instantiator"})
 _WEIGHTS_NAME = re.compile(r"\w+_Weights\.\w+")
 
 
-def capture_model(module: LightningModule, gaps: list[Gap]) -> Model:
+def capture_model(module: LightningModule, gaps: Gaps) -> Model:
     """Describe a LightningModule: its class, hyperparameters, size, parts and architecture.
 
     Args:
         module: The LightningModule, not wrapped by a strategy.
-        gaps: Receives an entry for whatever could not be recorded.
+        gaps: Receives a gap for whatever could not be recorded.
 
     Returns:
         The record's section, without the initial weights (see `capture_initial_weights`).
@@ -46,7 +46,7 @@ def capture_model(module: LightningModule, gaps: list[Gap]) -> Model:
     source = source_of(type(module))
     if source is None:
         reason, remedy = "the source of the class is not at hand", "define the class in a file"
-        gaps.append(Gap(fact="model.source_sha256", reason=reason, remedy=remedy))
+        gaps.at("model.source_sha256").add(reason, remedy)
     total = trainable = parts = lazy = 0
     frozen = []
     for name, parameter in module.named_parameters():
@@ -60,30 +60,29 @@ def capture_model(module: LightningModule, gaps: list[Gap]) -> Model:
             frozen.append(as_text(name))
     if lazy:
         reason = f"{lazy} parameters of lazy layers have no size before the first batch, and count as 0"
-        gaps.append(Gap(fact="model.parameters_total", reason=reason, remedy="run one batch through it before fit"))
+        gaps.at("model.parameters_total").add(reason, "run one batch through it before fit")
     return Model(
         class_path=class_path(type(module)),
-        source=recorded_source(type(module), "model.source", gaps),
+        source=recorded_source(type(module), gaps.at("model.source")),
         source_sha256=source_digest(type(module)) if source else None,
         # `hparams` silently drops what cannot be pickled; `hparams_initial` does not.
         hyperparameters=encode_hyperparameters(module.hparams_initial, gaps),
         parameters_total=total,
         parameters_trainable=trainable,
-        children=_first(list(_children(module)), "model.children", gaps),
-        frozen=_first(frozen, "model.frozen", gaps),
+        children=_first(list(_children(module)), gaps.at("model.children")),
+        frozen=_first(frozen, gaps.at("model.frozen")),
         architecture=_architecture(module, parts, gaps),
     )
 
 
-def encode_hyperparameters(hparams: Mapping[str, Any], gaps: list[Gap]) -> dict[str, Any]:
+def encode_hyperparameters(hparams: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]:
     """Return hyperparameters as strict JSON, without LightningCLI's own keys."""
-    return encode_all(
-        {name: value for name, value in hparams.items() if name not in _CLI_KEYS}, "model.hyperparameters", gaps
-    )
+    given = {name: value for name, value in hparams.items() if name not in _CLI_KEYS}
+    return encode_all(given, gaps.at("model.hyperparameters"))
 
 
 def capture_initial_weights(
-    module: LightningModule, parent: DatasetReference | None, gaps: list[Gap], stored: bool = False
+    module: LightningModule, parent: DatasetReference | None, gaps: Gaps, stored: bool = False
 ) -> InitialWeights:
     """Tell where the weights come from, and give them a digest. Meant for the start of fitting.
 
@@ -94,7 +93,7 @@ def capture_initial_weights(
     Args:
         module: The LightningModule, not wrapped by a strategy.
         parent: The checkpoint that the weights were loaded from, if it is a dataset.
-        gaps: Receives an entry for whatever could not be known.
+        gaps: Receives a gap for whatever could not be known.
         stored: Whether the dataset holds them.
     """
     names: list[str] = []
@@ -102,21 +101,21 @@ def capture_initial_weights(
         names = sorted({*_chosen_weights(module.hparams_initial), *_library_weights(module, gaps)})
     except Exception as error:  # libraries change, and somebody else's class may do anything
         reason = f"looking for pretrained weights raised {type(error).__name__}"
-        gaps.append(Gap(fact="model.initial_weights.names", reason=reason, remedy=""))
+        gaps.at("model.initial_weights.names").add(reason)
     origin = "checkpoint" if parent is not None else "pretrained" if names else "initialised"
     return InitialWeights(origin=origin, names=names, checkpoint=parent, digest=_digest(module, gaps), stored=stored)
 
 
-def _digest(module: LightningModule, gaps: list[Gap]) -> str | None:
+def _digest(module: LightningModule, gaps: Gaps) -> str | None:
     try:
         state = module.state_dict()
         for name in opaque_names(state):
             reason = "the digest knows this extra state by its repr only"
-            gaps.append(Gap(fact=f"model.initial_weights.digest.{as_text(name)}", reason=reason, remedy="keep tensors"))
+            gaps.at(f"model.initial_weights.digest.{as_text(name)}").add(reason, "keep tensors")
         return state_digest(state)
     except Exception as error:  # a state that is spread over machines, or a tensor class that nobody can read
         reason = f"computing it raised {type(error).__name__}"
-        gaps.append(Gap(fact="model.initial_weights.digest", reason=reason, remedy=""))
+        gaps.at("model.initial_weights.digest").add(reason)
         return None
 
 
@@ -139,30 +138,30 @@ def _children(module: torch.nn.Module) -> Iterator[Child]:
         )
 
 
-def _first(entries: list[Any], where: str, gaps: list[Gap]) -> list[Any]:
+def _first(entries: list[Any], gaps: Gaps) -> list[Any]:
     if len(entries) > MAX_NAMES:
         reason = f"of its {len(entries)} entries the first {MAX_NAMES} are recorded"
-        gaps.append(Gap(fact=where, reason=reason, remedy=""))
+        gaps.add(reason)
     return entries[:MAX_NAMES]
 
 
-def _bounded(text: str, limit: int, where: str, gaps: list[Gap]) -> str:
+def _bounded(text: str, limit: int, gaps: Gaps) -> str:
     if len(text) > limit:
         reason = f"of its {len(text)} characters the first {limit} are recorded"
-        gaps.append(Gap(fact=where, reason=reason, remedy=""))
+        gaps.add(reason)
     return as_text(text[:limit])
 
 
-def _architecture(module: torch.nn.Module, parameters: int, gaps: list[Gap]) -> str | None:
+def _architecture(module: torch.nn.Module, parameters: int, gaps: Gaps) -> str | None:
     """Return a module as PyTorch prints it; of one with very many parts, the outline of its first modules."""
-    where = "model.architecture"
+    gaps = gaps.at("model.architecture")
     try:
         if parameters + sum(1 for _ in module.modules()) <= _MAX_PARTS:
-            return _bounded(without_addresses(repr(module)), MAX_ARCHITECTURE, where, gaps)
-        gaps.append(Gap(fact=where, reason="it has too many parts to print: the first modules are outlined", remedy=""))
+            return _bounded(without_addresses(repr(module)), MAX_ARCHITECTURE, gaps)
+        gaps.add("it has too many parts to print: the first modules are outlined")
         return _outline(module)
     except Exception as error:  # somebody else's __repr__ may do anything
-        gaps.append(Gap(fact=where, reason=f"printing it raised {type(error).__name__}", remedy=""))
+        gaps.add(f"printing it raised {type(error).__name__}")
         return None
 
 
@@ -195,38 +194,38 @@ def _chosen_weights(value: Any, depth: int = 0) -> Iterator[str]:
         yield value
 
 
-def _library_weights(module: LightningModule, gaps: list[Gap]) -> Iterator[str]:
+def _library_weights(module: LightningModule, gaps: Gaps) -> Iterator[str]:
     """Yield the names of weights that a part of the module says, or proves, to have."""
     seen: list[str] = []
     for name, child in module.named_modules():
         if any(name.startswith(f"{outer}.") for outer in seen):
             continue
         library = type(child).__module__.partition(".")[0]
-        where = f"model.initial_weights.{as_text(name)}"
+        at_part = gaps.at(f"model.initial_weights.{name}")
         if library == "torchvision" and ".models." in type(child).__module__:
             seen.append(name)
-            yield from _torchvision_weights(child, where, gaps)
+            yield from _torchvision_weights(child, at_part)
         elif isinstance(getattr(child, "pretrained_cfg", None), Mapping) or library == "timm":
             seen.append(name)
-            _doubt_timm(child, module.hparams_initial, where, gaps)
+            _doubt_timm(child, module.hparams_initial, at_part)
         elif library == "transformers" and (path := getattr(getattr(child, "config", None), "_name_or_path", None)):
             seen.append(name)
             reason = "transformers keeps this name also for a model that is built from a configuration alone"
-            gaps.append(Gap(fact=where, reason=reason, remedy="compare the digest of the initial weights"))
+            at_part.add(reason, "compare the digest of the initial weights")
             yield as_text(str(path))
 
 
-def _doubt_timm(child: torch.nn.Module, hparams: Mapping[str, Any], where: str, gaps: list[Gap]) -> None:
+def _doubt_timm(child: torch.nn.Module, hparams: Mapping[str, Any], gaps: Gaps) -> None:
     if hparams.get("pretrained") is False:
         return
     configuration = getattr(child, "pretrained_cfg", None) or {}
     name = ".".join(str(configuration[key]) for key in ("architecture", "tag") if configuration.get(key))
     reason = f"timm does not tell whether {as_text(name) or 'pretrained'} weights were loaded"
     remedy = "make `pretrained` a hyperparameter, or compare the digest of the initial weights"
-    gaps.append(Gap(fact=where, reason=reason, remedy=remedy))
+    gaps.add(reason, remedy)
 
 
-def _torchvision_weights(child: torch.nn.Module, where: str, gaps: list[Gap]) -> Iterator[str]:
+def _torchvision_weights(child: torch.nn.Module, gaps: Gaps) -> Iterator[str]:
     """Yield the weights of torchvision that a model of torchvision holds, by comparing it with what was downloaded."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     state = child.state_dict()
@@ -239,7 +238,7 @@ def _torchvision_weights(child: torch.nn.Module, where: str, gaps: list[Gap]) ->
                 continue
             if not zipfile.is_zipfile(file):  # an older format, which can only be read whole
                 reason = f"{kind.__name__}.{weights.name} was downloaded on this machine, and may be in it"
-                gaps.append(Gap(fact=where, reason=reason, remedy="make the weights a hyperparameter"))
+                gaps.add(reason, "make the weights a hyperparameter")
             elif _holds(state, torch.load(file, map_location="cpu", mmap=True, weights_only=True)):
                 yield f"{kind.__name__}.{weights.name}"
 

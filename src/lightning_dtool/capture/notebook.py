@@ -6,8 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from lightning_dtool.record import Gap
-from lightning_dtool.values.definitions import as_text
+from lightning_dtool.record import Gaps, as_text
 from lightning_dtool.values.parsing import parse
 
 
@@ -41,7 +40,7 @@ def notebook_file() -> Path | None:
         return None
 
 
-def without_outputs(notebook: Path, gaps: list[Gap]) -> bytes:
+def without_outputs(notebook: Path, gaps: Gaps) -> bytes:
     """Return a notebook's cells without what they printed: that is no code, and may be anything."""
     try:
         content = json.loads(notebook.read_bytes())
@@ -52,5 +51,5 @@ def without_outputs(notebook: Path, gaps: list[Gap]) -> bytes:
         return json.dumps(content, indent=1, ensure_ascii=False).encode()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"the notebook could not be read: {type(error).__name__}"
-        gaps.append(Gap(fact=f"code.files.{as_text(notebook.name)}", reason=reason, remedy="save the notebook"))
+        gaps.at(f"code.files.{as_text(notebook.name)}").add(reason, "save the notebook")
         return b""

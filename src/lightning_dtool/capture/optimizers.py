@@ -1,4 +1,4 @@
-"""How are the weights changed, and how does the learning rate change?"""
+"""Optimizers with their parameter groups, and learning rate schedulers."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_dtool.capture.source_text import recorded_source
-from lightning_dtool.record import Gap, Optimizer, ParameterGroup, Scheduler
+from lightning_dtool.record import Gaps, Optimizer, ParameterGroup, Scheduler
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.encoding import encode, encode_all
 
@@ -36,13 +36,13 @@ _MAX_PARTS = 100
 _NOTHING = object()
 
 
-def capture_optimizers(trainer: LightningTrainer, module: LightningModule, gaps: list[Gap]) -> list[Optimizer]:
+def capture_optimizers(trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> list[Optimizer]:
     """Describe every optimizer with its parameter groups. Meant for the start of training.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule, not wrapped by a strategy.
-        gaps: Receives an entry for whatever could not be recorded.
+        gaps: Receives a gap for whatever could not be recorded.
 
     Returns:
         The optimizers, in the order of `configure_optimizers`; with and without manual optimization.
@@ -53,39 +53,34 @@ def capture_optimizers(trainer: LightningTrainer, module: LightningModule, gaps:
         optimizer: Any = wrapped.optimizer if isinstance(wrapped, LightningOptimizer) else wrapped
         if type(optimizer).__name__ == "_MockOptimizer":  # Lightning's stand-in for None
             reason = "configure_optimizers returned no optimizer: how weights change is up to the code"
-            gaps.append(Gap(fact="optimizers", reason=reason, remedy="return the optimizer from configure_optimizers"))
+            gaps.at("optimizers").add(reason, "return the optimizer from configure_optimizers")
             continue
-        where = f"optimizers[{len(found)}]"
-        try:
-            found.append(_describe(optimizer, where, names, gaps))
-        except Exception as error:  # somebody else's class may do anything when it is looked at
-            gaps.append(Gap(fact=where, reason=f"looking at it raised {type(error).__name__}", remedy=""))
-            found.append(Optimizer(class_path=class_path(type(optimizer)), defaults={}, param_groups=[]))
+        at_optimizer = gaps.at(f"optimizers[{len(found)}]")
+        bare = Optimizer(class_path=class_path(type(optimizer)), defaults={}, param_groups=[])
+        found.append(at_optimizer.observe(functools.partial(_describe, optimizer, names, at_optimizer), bare))
     return found
 
 
-def _describe(optimizer: TorchOptimizer, where: str, names: dict[int, str], gaps: list[Gap]) -> Optimizer:
+def _describe(optimizer: TorchOptimizer, names: dict[int, str], gaps: Gaps) -> Optimizer:
     groups = []
     for index, group in enumerate(optimizer.param_groups):
-        place = f"{where}.param_groups[{index}]"
+        at_group = gaps.at(f"param_groups[{index}]")
         options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         groups.append(
-            ParameterGroup(
-                options=encode_all(options, place, gaps), parameters=_parameter_names(group, names, place, gaps)
-            )
+            ParameterGroup(options=encode_all(options, at_group), parameters=_parameter_names(group, names, at_group))
         )
     for name, value in vars(optimizer).items():
         if isinstance(value, TorchOptimizer):
             reason = f"it wraps a {class_path(value)}, whose own settings are not recorded"
-            gaps.append(Gap(fact=f"{where}.{name}", reason=reason, remedy="give its settings as hyperparameters"))
+            gaps.at(name).add(reason, "give its settings as hyperparameters")
     return Optimizer(
         class_path=class_path(type(optimizer)),
-        defaults=encode_all(getattr(optimizer, "defaults", {}), f"{where}.defaults", gaps),
+        defaults=encode_all(getattr(optimizer, "defaults", {}), gaps.at("defaults")),
         param_groups=groups,
     )
 
 
-def _parameter_names(group: Mapping[str, Any], names: dict[int, str], where: str, gaps: list[Gap]) -> list[str]:
+def _parameter_names(group: Mapping[str, Any], names: dict[int, str], gaps: Gaps) -> list[str]:
     """Return the names of a group's parameters; those that the user gave where the module knows none."""
     given = group.get("param_names") or []
     found = []
@@ -96,16 +91,16 @@ def _parameter_names(group: Mapping[str, Any], names: dict[int, str], where: str
         found.append(name or (str(given[index]) if index < len(given) else NOT_IN_MODULE))
     if strangers:
         reason = f"{strangers} of its parameters are not parameters of the LightningModule (when training began)"
-        gaps.append(Gap(fact=f"{where}.parameters", reason=reason, remedy="register them in the LightningModule"))
+        gaps.at("parameters").add(reason, "register them in the LightningModule")
     return found
 
 
-def capture_schedulers(trainer: LightningTrainer, gaps: list[Gap]) -> list[Scheduler]:
+def capture_schedulers(trainer: LightningTrainer, gaps: Gaps) -> list[Scheduler]:
     """Describe every learning rate scheduler: when it steps, its constants, its parts, the functions that it calls.
 
     Args:
         trainer: The Trainer.
-        gaps: Receives an entry for whatever could not be recorded.
+        gaps: Receives a gap for whatever could not be recorded.
 
     Returns:
         The schedulers, in the order of `configure_optimizers`.
@@ -113,17 +108,15 @@ def capture_schedulers(trainer: LightningTrainer, gaps: list[Gap]) -> list[Sched
     found = []
     manual = not getattr(trainer.lightning_module, "automatic_optimization", True)
     for index, config in enumerate(trainer.lr_scheduler_configs):
-        where = f"schedulers[{index}]"
+        at_scheduler = gaps.at(f"schedulers[{index}]")
         sources: dict[str, str] = {}
+        walk = _Walk(sources, at_scheduler)
         settings: dict[str, Any] = {}
-        try:
-            settings = _Walk(sources, gaps, f"{where}.").settings(config.scheduler, "", 0)
-        except Exception as error:  # somebody else's class may do anything when it is looked at
-            reason = f"looking at it raised {type(error).__name__}"
-            gaps.append(Gap(fact=f"{where}.settings", reason=reason, remedy=""))
+        observe = functools.partial(walk.settings, config.scheduler, "", 0)
+        settings = at_scheduler.at("settings").observe(observe, settings)
         if manual:
             reason = "under manual optimization it steps where training_step says so, not by interval and frequency"
-            gaps.append(Gap(fact=f"{where}.interval", reason=reason, remedy="see loss.training_step"))
+            at_scheduler.at("interval").add(reason, "see loss.training_step")
         if config.reduce_on_plateau and not config.strict:
             settings["strict"] = False  # it is skipped when its metric is missing
         found.append(
@@ -144,14 +137,12 @@ class _Walk:
 
     Args:
         sources: Receives the source code of functions, by their place in the settings.
-        gaps: Receives an entry for whatever could not be recorded.
-        where: The scheduler's place in the record.
+        gaps: Stands at the scheduler's place in the record. Receives a gap for whatever could not be recorded.
     """
 
-    def __init__(self, sources: dict[str, str], gaps: list[Gap], where: str) -> None:
+    def __init__(self, sources: dict[str, str], gaps: Gaps) -> None:
         self._sources = sources
         self._gaps = gaps
-        self._where = where
         self._inside: set[int] = set()
 
     def settings(self, scheduler: Any, place: str, depth: int) -> dict[str, Any]:
@@ -163,7 +154,7 @@ class _Walk:
                 continue
             here = f"{place}.{name}" if place else name
             special = self._special(value, here, depth)
-            found[name] = encode(value, f"{self._where}settings.{here}", self._gaps) if special is _NOTHING else special
+            found[name] = encode(value, self._gaps.at(f"settings.{here}")) if special is _NOTHING else special
         self._inside.discard(id(scheduler))
         return found
 
@@ -173,7 +164,7 @@ class _Walk:
             value = value()
         if _is_scheduler(value):
             if depth >= _MAX_DEPTH or id(value) in self._inside:
-                self._gap(f"{self._where}settings.{place}", "it contains itself, or lies too deep", "use flatter parts")
+                self._gaps.at(f"settings.{place}").add("it contains itself, or lies too deep", "use flatter parts")
                 return {"type": class_path(type(value))}
             return {"type": class_path(type(value)), "settings": self.settings(value, place, depth + 1)}
         if isinstance(value, list | tuple) and any(_is_scheduler(item) or _is_function(item) for item in value):
@@ -184,37 +175,37 @@ class _Walk:
 
     def _item(self, value: Any, place: str, depth: int) -> Any:
         special = self._special(value, place, depth)
-        return encode(value, f"{self._where}settings.{place}", self._gaps) if special is _NOTHING else special
+        return encode(value, self._gaps.at(f"settings.{place}")) if special is _NOTHING else special
 
     def _function(self, value: Any, place: str) -> dict[str, Any]:
         """Return a function by name, with the values that it takes from around it; its source goes to the sources."""
-        where = f"{self._where}settings.{place}"
+        gaps = self._gaps.at(f"settings.{place}")
         described: dict[str, Any] = {}
         if isinstance(value, functools.partial):
-            described["args"] = encode(list(value.args), f"{where}.args", self._gaps)
-            described["keywords"] = encode_all(value.keywords, f"{where}.keywords", self._gaps)
+            described["args"] = encode(list(value.args), gaps.at("args"))
+            described["keywords"] = encode_all(value.keywords, gaps.at("keywords"))
             return {**self._function(value.func, place), **described}
         described["name"] = class_path(value)
         code = value if inspect.isroutine(value) else type(value)
-        source = recorded_source(code, f"{self._where}sources.{place}", self._gaps)
+        source = recorded_source(code, self._gaps.at(f"sources.{place}"))
         if source is not None:
             self._sources[place] = source
         elif not (inspect.isbuiltin(value) or value.__class__.__module__ == "builtins"):
-            self._gap(where, "the source of the function is not at hand", "define it at the top of a module")
+            gaps.add("the source code of the function is not available", "define it at the top of a module")
         if not inspect.isroutine(value):  # an object that can be called
-            return {**described, "settings": encode_all(vars(value), where, self._gaps)}
+            return {**described, "settings": encode_all(vars(value), gaps)}
         owner = getattr(value, "__self__", None)
         if owner is not None and not isinstance(owner, type | types.ModuleType | LightningModule):
-            described["self"] = encode_all(getattr(owner, "__dict__", {}), f"{where}.self", self._gaps)
+            described["self"] = encode_all(getattr(owner, "__dict__", {}), gaps.at("self"))
         function = inspect.unwrap(getattr(value, "__func__", value))
         if isinstance(function, types.FunctionType):
             variables = _variables(function)
             if variables:
-                described["variables"] = encode_all(variables, f"{where}.variables", self._gaps)
+                described["variables"] = encode_all(variables, gaps.at("variables"))
         return described
 
     def _gap(self, where: str, reason: str, remedy: str) -> None:
-        self._gaps.append(Gap(fact=where, reason=reason, remedy=remedy))
+        self._gaps.add(reason, remedy)
 
 
 def _variables(function: types.FunctionType) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What was done to the data on its way to the model? Transforms and hooks, as structure and source."""
+"""Transforms and hooks that change the data on its way to the model, as structure and source."""
 
 import json
 import re
@@ -10,10 +10,10 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.core.hooks import DataHooks
 
 from lightning_dtool.data.datamodule import DtoolDataModule
-from lightning_dtool.record import Gap
-from lightning_dtool.redaction.record import redact_mapping, redaction_gap
+from lightning_dtool.record import Gaps, as_text
+from lightning_dtool.redaction.record import add_redaction, redact_value
 from lightning_dtool.redaction.source import redact_source
-from lightning_dtool.values.definitions import as_text, is_users, source_of
+from lightning_dtool.values.definitions import is_users, source_of
 from lightning_dtool.values.describing import describe_in_detail
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -26,7 +26,7 @@ _RECORDED_ELSEWHERE = frozenset({"train_transform", "eval_transform", "target_tr
 """Arguments of a DtoolDataModule: they stand with the stages that use them."""
 
 
-def describe_pipeline(obj: Any, where: str, gaps: list[Gap]) -> Any:
+def describe_pipeline(obj: Any, gaps: Gaps) -> Any:
     """Describe a transform, or whatever else is called with a sample or a batch.
 
     Pipelines that differ in one parameter have different descriptions, and the same pipeline has the same
@@ -35,20 +35,16 @@ def describe_pipeline(obj: Any, where: str, gaps: list[Gap]) -> Any:
 
     Args:
         obj: The transform.
-        where: Its place in the record, such as `data.stages.train[0].transforms.transform`.
-        gaps: Receives an entry for whatever could not be described whole.
+        gaps: Stands at its place in the record. Receives a gap for whatever could not be described whole.
 
     Returns:
         Strict JSON, without what looks like a credential.
 
     Example:
-        >>> describe_pipeline(str.strip, "data", [])
+        >>> describe_pipeline(str.strip, Gaps())
         {'callable': 'builtins:str.strip'}
     """
-    found: list[str] = []
-    described = redact_mapping({"": describe_in_detail(obj, where, gaps)}, where, found)[""]
-    gaps.extend(redaction_gap(place.replace(f"{where}.", where, 1)) for place in found)
-    return described
+    return redact_value(describe_in_detail(obj, gaps), gaps)
 
 
 def transforms_of(owner: object) -> dict[str, Any]:
@@ -67,20 +63,19 @@ def transforms_of(owner: object) -> dict[str, Any]:
     return found
 
 
-def capture_hooks(trainer: LightningTrainer, module: LightningModule, gaps: list[Gap] | None = None) -> dict[str, str]:
+def capture_hooks(trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> dict[str, str]:
     """Find what changes a batch between the data loader and the training step.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
-        gaps: Receives an entry for whatever could not be described whole.
+        gaps: Receives a gap for whatever could not be described whole.
 
     Returns:
         By name, which begins with `module` or `datamodule`: the source of each hook of Lightning that is
         overridden (`module.on_after_batch_transfer`), the source of each method and the structure, as
         JSON text, of each attribute that is named like a transform or an augmentation (`module.train_aug`).
     """
-    gaps = [] if gaps is None else gaps
     hooks: dict[str, str] = {}
     for prefix, owner in (("module", module), ("datamodule", getattr(trainer, "datamodule", None))):
         if owner is None:
@@ -90,25 +85,25 @@ def capture_hooks(trainer: LightningTrainer, module: LightningModule, gaps: list
                 hooks[f"{prefix}.{name}"] = described
         except Exception as error:  # somebody else's class may do anything when it is looked at
             reason = f"looking at the {prefix} raised {type(error).__name__}"
-            gaps.append(Gap(fact=f"data.hooks.{prefix}", reason=reason, remedy="keep transforms in plain attributes"))
+            gaps.at(f"data.hooks.{prefix}").add(reason, "keep transforms in plain attributes")
     return hooks
 
 
-def _hooks_of(owner: LightningModule | LightningDataModule, prefix: str, gaps: list[Gap]) -> Iterator[tuple[str, str]]:
+def _hooks_of(owner: LightningModule | LightningDataModule, prefix: str, gaps: Gaps) -> Iterator[tuple[str, str]]:
     for name, value in sorted(_methods(owner).items()):
-        where = f"data.hooks.{prefix}.{name}"
+        at_hook = gaps.at(f"data.hooks.{prefix}.{name}")
         source = source_of(value)
         if source is None:
-            gaps.append(Gap(fact=where, reason="its source code is not to be had", remedy="define it in a file"))
-            yield name, json.dumps(describe_pipeline(value, where, gaps), ensure_ascii=False)
+            at_hook.add("its source code is not available", "define it in a file")
+            yield name, json.dumps(describe_pipeline(value, at_hook), ensure_ascii=False)
             continue
         text, redacted = redact_source(as_text(source))
         if redacted:
-            gaps.append(redaction_gap(where))
+            add_redaction(at_hook)
         yield name, text
     for name, value in transforms_of(owner).items():
         if not (isinstance(owner, DtoolDataModule) and name in _RECORDED_ELSEWHERE):
-            described = describe_pipeline(value, f"data.hooks.{prefix}.{name}", gaps)
+            described = describe_pipeline(value, gaps.at(f"data.hooks.{prefix}.{name}"))
             yield name, json.dumps(described, ensure_ascii=False, allow_nan=False)
 
 

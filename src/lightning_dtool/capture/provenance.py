@@ -2,7 +2,7 @@
 
 import getpass
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import PurePath
@@ -17,7 +17,6 @@ from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.config import capture_config
 from lightning_dtool.capture.data import capture_data, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
-from lightning_dtool.capture.guard import known
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.randomness import capture_randomness, random_states_json
@@ -29,6 +28,7 @@ from lightning_dtool.record import (
     DatasetReference,
     Environment,
     Gap,
+    Gaps,
     InitialWeights,
     Lineage,
     Loss,
@@ -40,9 +40,10 @@ from lightning_dtool.record import (
     Run,
     Scheduler,
     Trainer,
+    as_text,
 )
-from lightning_dtool.redaction.record import redact_mapping, redact_record, redaction_gap
-from lightning_dtool.values.definitions import as_text, class_path
+from lightning_dtool.redaction.record import redact_mapping, redact_record
+from lightning_dtool.values.definitions import class_path
 
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
 """The class path in a record that was written without the callback: a checkpoint does not know its class."""
@@ -105,48 +106,46 @@ def observe_run(
         initial_weights: Where the first weights came from, observed when fitting began.
         fit_index: Which recorded `fit` of this process it is.
     """
-    gaps: list[Gap] = []
-    model = known("model", gaps, lambda: capture_model(module, gaps), Model(class_path=class_path(type(module))))
-    config = known("trainer.config", gaps, lambda: capture_config(trainer, gaps), None)
-    settings = known("trainer", gaps, lambda: capture_trainer(trainer, gaps, module), Trainer())
+    gaps = Gaps()
+    model = gaps.at("model").observe(lambda: capture_model(module, gaps), Model(class_path=class_path(type(module))))
+    config = gaps.at("trainer.config").observe(lambda: capture_config(trainer, gaps), None)
+    settings = gaps.at("trainer").observe(lambda: capture_trainer(trainer, gaps, module), Trainer())
     stored = initial_weights is not None and initial_weights.stored
     return Observed(
         run=_new_run().model_copy(update={"fit_index": fit_index}),
         model=_without_secrets(model, gaps).model_copy(update={"initial_weights": initial_weights}),
         environment=_environment(gaps),
         sources=_sources({config[1]: config[2]} if config else {}, gaps),
-        requirements=known("environment", gaps, requirements, ""),
+        requirements=gaps.at("environment").observe(requirements, ""),
         random_states=random_states_json(moments),
-        optimizers=known("optimizers", gaps, lambda: capture_optimizers(trainer, module, gaps), []),
-        schedulers=known("schedulers", gaps, lambda: capture_schedulers(trainer, gaps), []),
-        data=known("data", gaps, lambda: capture_data(trainer, module, gaps), Data()),
-        randomness=known("randomness", gaps, lambda: capture_randomness(moments, gaps, stored), Randomness()),
+        optimizers=gaps.at("optimizers").observe(lambda: capture_optimizers(trainer, module, gaps), []),
+        schedulers=gaps.at("schedulers").observe(lambda: capture_schedulers(trainer, gaps), []),
+        data=gaps.at("data").observe(lambda: capture_data(trainer, module, gaps), Data()),
+        randomness=gaps.at("randomness").observe(lambda: capture_randomness(moments, gaps, stored), Randomness()),
         trainer=settings.model_copy(update={"config": config[0]}) if config else settings,
         parent=parent,
-        gaps=gaps,
+        gaps=list(gaps),
     )
 
 
 def observe_checkpoint(checkpoint: Mapping[str, Any]) -> Observed:
     """Observe what a bare checkpoint tells, for a Trainer that has our CheckpointIO but not our callback."""
-    gaps = [
-        Gap(
-            fact=fact,
-            reason="the checkpoint was saved without DtoolProvenanceCallback",
-            remedy="add DtoolProvenanceCallback(base_uri) to the Trainer's callbacks",
+    gaps = Gaps()
+    for fact in ("model.class_path", "loss", "optimizers", "schedulers", "data", "trainer", "metrics"):
+        gaps.at(fact).add(
+            "the checkpoint was saved without DtoolProvenanceCallback",
+            "add DtoolProvenanceCallback(base_uri) to the Trainer's callbacks",
         )
-        for fact in ("model.class_path", "loss", "optimizers", "schedulers", "data", "trainer", "metrics")
-    ]
     hyperparameters = encode_hyperparameters(checkpoint.get("hyper_parameters", {}), gaps)
     return Observed(
         run=_new_run(),
         model=_without_secrets(Model(class_path=ANONYMOUS_MODEL, hyperparameters=hyperparameters), gaps),
         environment=_environment(gaps),
         sources=_sources({}, gaps),
-        requirements=known("environment", gaps, requirements, ""),
+        requirements=gaps.at("environment").observe(requirements, ""),
         random_states=random_states_json({}),
-        randomness=known("randomness", gaps, lambda: capture_randomness({}, gaps), Randomness()),
-        gaps=gaps,
+        randomness=gaps.at("randomness").observe(lambda: capture_randomness({}, gaps), Randomness()),
+        gaps=list(gaps),
     )
 
 
@@ -158,7 +157,7 @@ def describe(
     loss: Loss | None = None,
     metrics: Metrics | None = None,
     order: Mapping[str, str] | None = None,
-    gaps: list[Gap] | None = None,
+    gaps: Iterable[Gap] = (),
 ) -> Description:
     """Write the record of one checkpoint.
 
@@ -172,7 +171,8 @@ def describe(
         order: Digests of the order of samples so far, by epoch.
         gaps: What could not be observed since the run began.
     """
-    gaps = [*observed.gaps, *(gaps or [])]
+    found = Gaps()
+    found.include([*observed.gaps, *gaps])
     record = Provenance(
         run=observed.run,
         checkpoint=Checkpoint(
@@ -181,7 +181,7 @@ def describe(
             global_step=checkpoint["global_step"],
             saved_at=datetime.now(timezone.utc),
             weights_only="optimizer_states" not in checkpoint,
-            monitors=capture_monitors(trainer, gaps) if trainer else [],
+            monitors=capture_monitors(trainer, found) if trainer else [],
         ),
         model=observed.model,
         loss=loss or Loss(),
@@ -196,7 +196,7 @@ def describe(
         lineage=Lineage(
             source_datasets=training_datasets(observed.data), parent_checkpoint=observed.parent, **_original()
         ),
-        gaps=gaps,
+        gaps=list(found),
     )
     return Description(observed, record)
 
@@ -209,14 +209,14 @@ def _original() -> dict[str, DatasetReference]:
     return {"reproduces" if plan.kind == rerun.REPRODUCE else "replicates": DatasetReference(**plan.original)}
 
 
-def _environment(gaps: list[Gap]) -> Environment:
+def _environment(gaps: Gaps) -> Environment:
     unknown = Environment(python="", platform="", versions={})
-    return known("environment", gaps, lambda: capture_environment(gaps), unknown)
+    return gaps.at("environment").observe(lambda: capture_environment(gaps), unknown)
 
 
-def _sources(extra: Mapping[str, bytes], gaps: list[Gap]) -> Sources:
+def _sources(extra: Mapping[str, bytes], gaps: Gaps) -> Sources:
     nothing = Sources(Code(argv=[], working_directory=""), {}, extra, [])
-    return known("code", gaps, lambda: collect_code(extra), nothing)
+    return gaps.at("code").observe(lambda: collect_code(extra), nothing)
 
 
 def _new_run() -> Run:
@@ -235,8 +235,6 @@ def _username() -> str:
         return "unknown"
 
 
-def _without_secrets(model: Model, gaps: list[Gap]) -> Model:
-    found: list[str] = []
-    hyperparameters = redact_mapping(model.hyperparameters, "model.hyperparameters", found)
-    gaps.extend(redaction_gap(where) for where in found)
+def _without_secrets(model: Model, gaps: Gaps) -> Model:
+    hyperparameters = redact_mapping(model.hyperparameters, gaps.at("model.hyperparameters"))
     return model.model_copy(update={"hyperparameters": hyperparameters})

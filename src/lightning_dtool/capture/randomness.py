@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lightning_dtool.record import MAX_INTEGER, Gap, Randomness
+from lightning_dtool.record import MAX_INTEGER, Gaps, Randomness
 from lightning_dtool.rerun.seeds import restore_import_state
 
 Json = Any
@@ -151,34 +151,26 @@ def random_states_json(moments: Mapping[str, RandomStates]) -> str:
     return json.dumps({"version": VERSION, "moments": moments}, sort_keys=True, allow_nan=False) + "\n"
 
 
-def capture_randomness(
-    moments: Mapping[str, RandomStates], gaps: list[Gap], weights_stored: bool = False
-) -> Randomness:
+def capture_randomness(moments: Mapping[str, RandomStates], gaps: Gaps, weights_stored: bool = False) -> Randomness:
     """Return the global seed as Lightning's `seed_everything` left it, the states, and what else decides about bits.
 
     Args:
         moments: States by the moment when they were read (`import`, `fit_start`).
-        gaps: Receives an entry for whatever is not known.
+        gaps: Receives a gap for whatever is not known.
         weights_stored: Whether the weights that training began with are kept.
     """
     seed = _integer(os.environ.get("PL_GLOBAL_SEED", ""))
     if seed is None:
-        gaps.append(
-            Gap(
-                fact="randomness.global_seed",
-                reason="seed_everything was not called before fit",
-                remedy="call lightning.seed_everything(seed, workers=True) before you build the model",
-            )
+        gaps.at("randomness.global_seed").add(
+            "seed_everything was not called before fit",
+            "call lightning.seed_everything(seed, workers=True) before you build the model",
         )
     workers = _integer(os.environ.get("PL_SEED_WORKERS", ""))
     source = _repeatable_by(seed, moments, weights_stored)
     if source is None:
-        gaps.append(
-            Gap(
-                fact="randomness.repeatable_by",
-                reason="random numbers were drawn without a seed before this package was imported",
-                remedy="import lightning_dtool first, call seed_everything, or save_initial_weights=True",
-            )
+        gaps.at("randomness.repeatable_by").add(
+            "random numbers were drawn without a seed before this package was imported",
+            "import lightning_dtool first, call seed_everything, or save_initial_weights=True",
         )
     return Randomness(
         repeatable_by=source,
@@ -229,7 +221,7 @@ def _repeatable_by(seed: int | None, moments: Mapping[str, RandomStates], weight
     return "initial_weights" if weights_stored and "fit_start" in moments else None
 
 
-def capture_flags(gaps: list[Gap]) -> dict[str, Json]:
+def capture_flags(gaps: Gaps) -> dict[str, Json]:
     """Return what decides about bits besides the generators. Reading changes nothing, and says nothing."""
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     readers: dict[str, Callable[[], Json]] = {
@@ -266,7 +258,7 @@ def capture_flags(gaps: list[Gap]) -> dict[str, Json]:
                 flags[name] = read()
         except Exception as error:  # another torch, or old and new settings for TF32 mixed, which it refuses to read
             reason = f"torch did not tell: {type(error).__name__}"
-            gaps.append(Gap(fact=f"randomness.flags.{name}", reason=reason, remedy=""))
+            gaps.at(f"randomness.flags.{name}").add(reason)
     return flags | {name: os.environ.get(name) for name in _ENVIRONMENT}
 
 

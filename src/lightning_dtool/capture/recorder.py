@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from lightning_dtool.capture.code import collect_code, project_modules_changed
 from lightning_dtool.capture.data import warn_about_foreign_data
-from lightning_dtool.capture.guard import known
 from lightning_dtool.capture.history import History
 from lightning_dtool.capture.loss import LossObserver
 from lightning_dtool.capture.model import capture_initial_weights
@@ -22,7 +21,7 @@ from lightning_dtool.capture.trace import Tracer
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.items import INITIAL_WEIGHTS_ITEM, RESUMPTION_SECTION, TRACE_ITEM
-from lightning_dtool.record import DatasetReference, Gap, InitialWeights, Loss, Metrics
+from lightning_dtool.record import DatasetReference, Gaps, InitialWeights, Loss, Metrics
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.snapshot.copy import snapshot
 from lightning_dtool.values.encoding import encode_all
@@ -63,40 +62,39 @@ class Recorder:
         self._loss: Loss | None = None
         self._batch_seen = False
         self._observed: Observed | None = None
-        self._gaps: list[Gap] = []
+        self._gaps = Gaps()
 
     # -- the run begins -------------------------------------------------------------------------
 
     def fit_start(self) -> None:
         """Note the random states and the weights that training begins with."""
-        states = known("randomness.states", self._gaps, random_states, None)
+        states = self._gaps.at("randomness.states").observe(random_states, None)
         if states is not None:
             self._moments["fit_start"] = states
         if self._keep_weights:
-            self._kept = known(
-                "model.initial_weights.stored", self._gaps, lambda: snapshot(self._module.state_dict()), None
+            self._kept = self._gaps.at("model.initial_weights.stored").observe(
+                lambda: snapshot(self._module.state_dict()), None
             )
-        self._initial_weights = known(
-            "model.initial_weights",
-            self._gaps,
-            lambda: capture_initial_weights(self._module, self._parent, self._gaps, self._kept is not None),
-            None,
+        self._initial_weights = self._gaps.at("model.initial_weights").observe(
+            lambda: capture_initial_weights(self._module, self._parent, self._gaps, self._kept is not None), None
         )
 
     def train_start(self, trainer: LightningTrainer) -> None:
         """Observe what does not change any more: model, optimizers, data, Trainer, environment and code."""
         if self._tracer is not None:
             self._tracer.begin(trainer)
-        self._observed = known("run", self._gaps, lambda: self._observe(trainer), None)
+        self._observed = self._gaps.at("run").observe(lambda: self._observe(trainer), None)
         if self._observed is None:  # tried again when a checkpoint is saved, and told then
             return
         data = self._observed.data
-        message = known("data", self._gaps, lambda: warn_about_foreign_data(data), None)
+        message = self._gaps.at("data").observe(lambda: warn_about_foreign_data(data), None)
         if message:
             warnings.warn(message, ProvenanceWarning, stacklevel=2)
         hparams = self._module.hparams_initial
         secrets: list[str] = []
-        secrets = known("checkpoint.hyper_parameters", self._gaps, lambda: secrets_in_hyperparameters(hparams), secrets)
+        secrets = self._gaps.at("checkpoint.hyper_parameters").observe(
+            lambda: secrets_in_hyperparameters(hparams), secrets
+        )
         for name in secrets:
             warnings.warn(
                 f"The hyperparameter {name!r} looks like a credential. It is redacted in the record, but Lightning's "
@@ -107,7 +105,7 @@ class Recorder:
             )
             reason = "the checkpoint file itself holds what looks like a credential"
             remedy = f"save_hyperparameters(ignore=[{name!r}])"
-            self._gaps.append(Gap(fact=f"checkpoint.hyper_parameters.{name}", reason=reason, remedy=remedy))
+            self._gaps.at(f"checkpoint.hyper_parameters.{name}").add(reason, remedy)
 
     def _observe(self, trainer: LightningTrainer) -> Observed:
         return observe_run(trainer, self._module, self._moments, self._parent, self._initial_weights, self._fit_index)
@@ -131,12 +129,12 @@ class Recorder:
     def batch_end(self, trainer: LightningTrainer, outputs: Any) -> None:
         """Count the batch; after the first, the loss is known."""
         if self._tracer is not None:
-            known("trace", self._gaps, lambda: self._trace(trainer, outputs), None)
+            self._gaps.at("trace").observe(lambda: self._trace(trainer, outputs), None)
         self._history.after_batch()
         if not self._batch_seen:
             self._batch_seen = True
             self.stop()
-            self._loss = known("loss", self._gaps, lambda: self._loss_observer.loss(self._module, self._gaps), None)
+            self._loss = self._gaps.at("loss").observe(lambda: self._loss_observer.loss(self._module, self._gaps), None)
 
     def stop(self) -> None:
         """Take our hands off the training: an exception may end a batch, or a hook skip the rest of an epoch."""
@@ -144,13 +142,13 @@ class Recorder:
 
     def epoch_start(self, trainer: LightningTrainer) -> None:
         """Add to the last epoch what was logged at its very end."""
-        known("metrics.history", self._gaps, lambda: self._history.refresh(trainer), None)
+        self._gaps.at("metrics.history").observe(lambda: self._history.refresh(trainer), None)
 
     def epoch_end(self, trainer: LightningTrainer) -> None:
         """Keep what the epoch has measured."""
         if not self._batch_seen:
             self.stop()
-        known("metrics.history", self._gaps, lambda: self._history.after_epoch(trainer), None)
+        self._gaps.at("metrics.history").observe(lambda: self._history.after_epoch(trainer), None)
 
     # -- a checkpoint asks ----------------------------------------------------------------------
 
@@ -175,16 +173,17 @@ class Recorder:
         if self._observed is None:  # saved without training
             self._observed = self._observe(trainer)
         self._observed = observed = self._with_late_modules(self._observed)
-        gaps = list(self._gaps)
-        metrics = known("metrics", gaps, lambda: self._history.metrics(trainer, self._module, gaps), Metrics())
+        gaps = Gaps()
+        gaps.include(self._gaps)
+        metrics = gaps.at("metrics").observe(lambda: self._history.metrics(trainer, self._module, gaps), Metrics())
         datamodule = getattr(trainer, "datamodule", None)
         order: dict[str, str] = {}
         if isinstance(datamodule, DtoolDataModule):
-            order = known("data.order", gaps, datamodule.order_digests, order)
+            order = gaps.at("data.order").observe(datamodule.order_digests, order)
         if self._loss is None and not any(gap.fact == "loss" for gap in gaps):
-            gaps.append(Gap(fact="loss", reason="no training batch was seen", remedy="save after training began"))
+            gaps.at("loss").add("no training batch was seen", "save after training began")
         for reason in checkpoint.get(RESUMPTION_SECTION, {}).get("inexact", []):
-            gaps.append(Gap(fact="checkpoint.resume", reason=f"a run that goes on from here differs: {reason}"))
+            gaps.at("checkpoint.resume").add(f"a run that goes on from here differs: {reason}")
         description = describe(observed, checkpoint, path, trainer, self._loss, metrics, order, gaps)
         return replace(description, attachments=self._attachments())
 
@@ -203,8 +202,8 @@ class Recorder:
     def _with_late_modules(self, observed: Observed) -> Observed:
         """Collect the code again if modules were imported since: inside `forward`, or by validation."""
         sources = observed.sources
-        if known("code.modules", self._gaps, lambda: project_modules_changed(sources.code), False):
-            again = known("code", self._gaps, lambda: collect_code(sources.extra), sources)
+        if self._gaps.at("code.modules").observe(lambda: project_modules_changed(sources.code), False):
+            again = self._gaps.at("code").observe(lambda: collect_code(sources.extra), sources)
             return replace(observed, sources=again)
         return observed
 
@@ -221,6 +220,6 @@ def secrets_in_hyperparameters(hparams: Mapping[Any, Any]) -> list[str]:
         >>> secrets_in_hyperparameters({"lr": 0.1, "logger": {"api_key": "a1b2c3"}})
         ['logger.api_key']
     """
-    found: list[str] = []
-    redact_mapping(encode_all(hparams, "", []), "", found)
-    return [name.removeprefix(".") for name in found]
+    found = Gaps()
+    redact_mapping(encode_all(hparams, Gaps()), found)
+    return [gap.fact for gap in found]

@@ -1,5 +1,6 @@
-"""How was the training loop set up?"""
+"""The settings of the Trainer, its callbacks and loggers, and its metrics."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,8 +11,8 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_dtool.record import Component, Gap, Monitor, Trainer
-from lightning_dtool.redaction.record import redact_mapping, redaction_gap
+from lightning_dtool.record import Component, Gaps, Monitor, Trainer
+from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.encoding import encode, encode_all
 
@@ -71,48 +72,48 @@ _HOOKS = (
 )  # fmt: skip
 """Methods of a LightningModule that take over what the Trainer would do."""
 
+_ABSENT: Any = object()
+
 _NOT_SETTINGS = frozenset({"self", "trainer", "pl_module", "parser", "config"})
 
 
-def capture_trainer(trainer: LightningTrainer, gaps: list[Gap], module: LightningModule | None = None) -> Trainer:
+def capture_trainer(trainer: LightningTrainer, gaps: Gaps, module: LightningModule | None = None) -> Trainer:
     """Return the Trainer's settings that change the result, its callbacks and its loggers.
 
     Args:
         trainer: The Trainer.
-        gaps: Receives an entry for whatever could not be read.
+        gaps: Receives a gap for whatever could not be read.
         module: The LightningModule, which may take over a part of the Trainer's work.
     """
-    settings: dict[str, Any] = {}
-    for name in _SETTINGS:
-        _read(settings, name, lambda name=name: _plain(getattr(trainer, name)), gaps)  # type: ignore[misc]
-    for name, read in _ELSEWHERE.items():
-        _read(settings, name, lambda read=read: read(trainer), gaps)  # type: ignore[misc]
-    _read(settings, "strategy_settings", lambda: _strategy_settings(trainer.strategy), gaps)
-    _read(settings, "precision_settings", lambda: _constructed(trainer.precision_plugin)[0], gaps)
+    readers: dict[str, Callable[[], Any]] = {
+        **{name: functools.partial(_setting, trainer, name) for name in _SETTINGS},
+        **{name: functools.partial(read, trainer) for name, read in _ELSEWHERE.items()},
+        "strategy_settings": lambda: _strategy_settings(trainer.strategy),
+        "precision_settings": lambda: _constructed(trainer.precision_plugin)[0],
+    }
     if module is not None:
-        _read(settings, "automatic_optimization", lambda: module.automatic_optimization, gaps)
-        hooks = [name for name in _HOOKS if is_overridden(name, module)]
-        _read(settings, "hooks_of_the_module", lambda: hooks, gaps)
+        readers["automatic_optimization"] = lambda: module.automatic_optimization
+        readers["hooks_of_the_module"] = lambda: [name for name in _HOOKS if is_overridden(name, module)]
+    gaps = gaps.at("trainer")
+    at_settings = gaps.at("settings")
+    settings: dict[str, Any] = {}
+    for name, read in readers.items():  # another Lightning, or a Trainer of the user's own, may lack any of them
+        value = at_settings.at(name).observe(read, _ABSENT)
+        if value is not _ABSENT:
+            settings[name] = encode(value, at_settings.at(name))
     return Trainer(
-        settings=_without_secrets(settings, "trainer.settings", gaps),
+        settings=redact_mapping(settings, at_settings),
         callbacks=[
-            _component(callback, f"trainer.callbacks[{index}]", gaps, callback.state_key)
+            _component(callback, gaps.at(f"callbacks[{index}]"), callback.state_key)
             for index, callback in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
         ],
-        loggers=[_component(logger, f"trainer.loggers[{index}]", gaps) for index, logger in enumerate(trainer.loggers)],
+        loggers=[_component(logger, gaps.at(f"loggers[{index}]")) for index, logger in enumerate(trainer.loggers)],
     )
 
 
-def _read(settings: dict[str, Any], name: str, read: Callable[[], Any], gaps: list[Gap]) -> None:
-    try:
-        settings[name] = encode(read(), f"trainer.settings.{name}", gaps)
-    except Exception as error:  # another Lightning, or a Trainer of the user's own
-        reason = f"this Trainer does not tell: {type(error).__name__}"
-        gaps.append(Gap(fact=f"trainer.settings.{name}", reason=reason, remedy=""))
-
-
-def _plain(value: Any) -> Any:
-    """Return Lightning's enumerations of texts as text."""
+def _setting(trainer: LightningTrainer, name: str) -> Any:
+    value = getattr(trainer, name)
+    # Lightning's enumerations of texts are recorded as text.
     return str(value.value) if isinstance(value, str) and hasattr(value, "value") else value
 
 
@@ -140,25 +141,22 @@ def _strategy_settings(strategy: Any) -> dict[str, Any]:
     return kept | dict(getattr(strategy, "_ddp_kwargs", {}))  # `find_unused_parameters` and its like
 
 
-def _component(part: Any, where: str, gaps: list[Gap], state_key: str | None = None) -> Component:
+def _component(part: Any, gaps: Gaps, state_key: str | None = None) -> Component:
     """Describe a callback or a logger."""
     try:
         kept, missing = _constructed(part)
     except Exception as error:  # somebody else's class may do anything when it is looked at
         kept, missing = {}, [f"it cannot be looked at: {type(error).__name__}"]
     if missing and not _is_of_lightning(type(part)):
-        gaps.append(
-            Gap(
-                fact=f"{where}.settings",
-                reason=f"a {class_path(type(part))} does not keep what it was constructed with: {', '.join(missing)}",
-                remedy="assign each parameter of __init__ to an attribute of that name",
-            )
+        gaps.at("settings").add(
+            f"a {class_path(type(part))} does not keep what it was constructed with: {', '.join(missing)}",
+            "assign each parameter of __init__ to an attribute of that name",
         )
-    settings = encode_all(kept, f"{where}.settings", gaps)
+    settings = encode_all(kept, gaps.at("settings"))
     return Component(
         class_path=class_path(type(part)),
         state_key=str(state_key) if state_key is not None else None,
-        settings=_without_secrets(settings, f"{where}.settings", gaps),
+        settings=redact_mapping(settings, gaps.at("settings")),
     )
 
 
@@ -198,21 +196,14 @@ def _parameters(cls: type) -> Iterator[str]:
             return
 
 
-def _without_secrets(values: dict[str, Any], where: str, gaps: list[Gap]) -> dict[str, Any]:
-    found: list[str] = []
-    redacted = redact_mapping(values, where, found)
-    gaps.extend(redaction_gap(place) for place in found)
-    return redacted
-
-
-def capture_monitors(trainer: LightningTrainer, gaps: list[Gap]) -> list[Monitor]:
+def capture_monitors(trainer: LightningTrainer, gaps: Gaps) -> list[Monitor]:
     """Return what the Trainer's ModelCheckpoint callbacks watch, with the present values."""
     return [
         Monitor(
             name=callback.monitor,
             mode=callback.mode,
             value=_scalar(
-                trainer.callback_metrics.get(callback.monitor), f"checkpoint.monitors.{callback.monitor}", gaps
+                trainer.callback_metrics.get(callback.monitor), gaps.at(f"checkpoint.monitors.{callback.monitor}")
             ),
         )
         for callback in trainer.checkpoint_callbacks
@@ -220,16 +211,17 @@ def capture_monitors(trainer: LightningTrainer, gaps: list[Gap]) -> list[Monitor
     ]
 
 
-def capture_metrics(trainer: LightningTrainer, gaps: list[Gap]) -> dict[str, Any]:
+def capture_metrics(trainer: LightningTrainer, gaps: Gaps) -> dict[str, Any]:
     """Return every logged metric's latest value."""
     return {
-        name: _scalar(value, f"metrics.at_checkpoint.{name}", gaps) for name, value in trainer.callback_metrics.items()
+        name: _scalar(value, gaps.at(f"metrics.at_checkpoint.{name}"))
+        for name, value in trainer.callback_metrics.items()
     }
 
 
-def _scalar(value: Any, where: str, gaps: list[Gap]) -> Any:
+def _scalar(value: Any, gaps: Gaps) -> Any:
     """Return a logged metric as a number; one that is not finite as its name."""
     if value is None:
         return None
     number = float(value)
-    return encode(number, where, gaps) if number == number and abs(number) != float("inf") else str(number)
+    return encode(number, gaps) if number == number and abs(number) != float("inf") else str(number)

@@ -1,5 +1,6 @@
 """The record: what is known of how a model came to be."""
 
+from lightning_dtool.record.gaps import Gaps
 from lightning_dtool.record.models import (
     MAX_INTEGER,
     SCHEMA_VERSION,
@@ -35,6 +36,7 @@ from lightning_dtool.record.models import (
     Trainer,
 )
 from lightning_dtool.record.reading import from_json, json_schema, to_json
+from lightning_dtool.record.text import as_text
 
 __all__ = [
     "MAX_INTEGER",
@@ -51,6 +53,7 @@ __all__ = [
     "Environment",
     "Epoch",
     "Gap",
+    "Gaps",
     "Git",
     "InitialWeights",
     "Lineage",
@@ -69,6 +72,7 @@ __all__ = [
     "Scheduler",
     "Section",
     "Trainer",
+    "as_text",
     "from_json",
     "json_schema",
     "to_json",

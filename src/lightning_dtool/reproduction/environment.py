@@ -29,7 +29,7 @@ import lightning_dtool
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.randomness import capture_flags
 from lightning_dtool.errors import ConfigurationError, EnvironmentCreationError
-from lightning_dtool.record import Environment
+from lightning_dtool.record import Environment, Gaps
 from lightning_dtool.redaction.text import redact_text
 from lightning_dtool.results import differences
 from lightning_dtool.results.differences import Difference
@@ -142,10 +142,13 @@ def environment_differences(
     found: list[Difference] = []
     if recorded_flags is not None:
         found += differences.flag_differences(
-            recorded_flags, capture_flags([]) if present_flags is None else present_flags
+            recorded_flags, capture_flags(Gaps()) if present_flags is None else present_flags
         )
     return found + differences.environment_differences(
-        recorded, capture_environment() if present is None else present, recorded_requirements, present_requirements
+        recorded,
+        capture_environment(Gaps()) if present is None else present,
+        recorded_requirements,
+        present_requirements,
     )
 
 

@@ -15,21 +15,13 @@ import types
 from pathlib import Path
 from typing import Any
 
+from lightning_dtool.record import as_text
 from lightning_dtool.values.parsing import parse
 
 MAX_REPR = 1000
 """Characters of a repr that are kept."""
 
 _ADDRESS = re.compile(r"(?<=\bat )0x[0-9A-Fa-f]+|\b0x[0-9A-Fa-f]{7,}")
-
-
-def as_text(text: str) -> str:
-    r"""Return a text that UTF-8 can write: what it cannot (bytes of a file name, say) is escaped.
-
-    >>> as_text("leaves-\udcff.csv")
-    'leaves-\\udcff.csv'
-    """
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def class_path(obj: object) -> str:

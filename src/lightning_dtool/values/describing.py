@@ -25,10 +25,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_dtool.record import MAX_INTEGER, Gap
+from lightning_dtool.record import MAX_INTEGER, Gaps, as_text
 from lightning_dtool.values.definitions import (
     MAX_REPR,
-    as_text,
     class_path,
     closure,
     defaults,
@@ -37,7 +36,6 @@ from lightning_dtool.values.definitions import (
     is_users,
     names_used,
     short_repr,
-    shortened,
     source_of,
 )
 from lightning_dtool.values.digests import digest_of_numbers, nbytes
@@ -81,10 +79,10 @@ def describe(value: Any) -> Any:
         >>> describe(torch.nn.Dropout(0.25))
         {'class': 'torch.nn.modules.dropout:Dropout', 'init': {'p': 0.25, 'inplace': False}}
     """
-    return _Describer([], detailed=False).describe(value, "", ())
+    return _Describer(detailed=False).describe(value, Gaps(), ())
 
 
-def describe_in_detail(value: Any, where: str, gaps: list[Gap]) -> Any:
+def describe_in_detail(value: Any, gaps: Gaps) -> Any:
     """Describe a value as `describe` does, and with all that decides about what it does.
 
     That is, for code that comes with no installed package, its source, and of a function also its defaults,
@@ -93,136 +91,131 @@ def describe_in_detail(value: Any, where: str, gaps: list[Gap]) -> Any:
 
     Args:
         value: Anything.
-        where: The value's place in the record, such as `data.stages.train[0].transforms.transform`.
-        gaps: Receives an entry for whatever could not be described whole.
+        gaps: Stands at the value's place in the record. Receives a gap for whatever could not be described whole.
 
     Returns:
         Strict JSON.
     """
-    return _Describer(gaps, detailed=True).describe(value, where, ())
+    return _Describer(detailed=True).describe(value, gaps, ())
 
 
 class _Describer:
     """One walk through a value; it knows which containers it is inside of, and how much it may still write."""
 
-    def __init__(self, gaps: list[Gap], *, detailed: bool) -> None:
-        self._gaps = gaps
+    def __init__(self, *, detailed: bool) -> None:
         self._detailed = detailed
         self._left = MAX_SIZE
         self._bytes_left = MAX_HASHED
 
-    def describe(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+    def describe(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> Any:
         self._left -= 1
         if value is None or isinstance(value, bool):
             return value
         if id(value) in inside:
-            return self._cut_short(value, where, "it contains itself")
+            return self._cut_short(value, gaps, "it contains itself")
         if len(inside) >= MAX_DEPTH:
-            return self._cut_short(value, where, f"it lies more than {MAX_DEPTH} containers deep")
+            return self._cut_short(value, gaps, f"it lies more than {MAX_DEPTH} containers deep")
         if self._left <= 0:
-            return self._cut_short(value, where, "the description as a whole is too long")
+            return self._cut_short(value, gaps, "the description as a whole is too long")
         try:
-            return self._content(value, where, (*inside, id(value)))
+            return self._content(value, gaps, (*inside, id(value)))
         except Exception as error:  # somebody else's class may do anything when it is looked at
-            return self._cut_short(value, where, f"looking at it raised {type(error).__name__}", short_repr(value))
+            return self._cut_short(value, gaps, f"looking at it raised {type(error).__name__}", short_repr(value))
 
-    def _content(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+    def _content(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> Any:
         if isinstance(value, enum.Enum):
             named = isinstance(value.name, str)  # a combination of flags may have no name
             return {"enum": class_path(type(value)), "name": value.name} if named else {"repr": short_repr(value)}
         if isinstance(value, str | int | float | bytes | bytearray):
-            return self._plain(value, where)
+            return self._plain(value, gaps)
         if isinstance(value, list | tuple | collections.deque | set | frozenset | Mapping):
-            return self._container(value, where, inside)
+            return self._container(value, gaps, inside)
         if isinstance(value, os.PathLike):
-            return self._plain(os.fsdecode(os.fspath(value)), where)
+            return self._plain(os.fsdecode(os.fspath(value)), gaps)
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}
         if isinstance(value, torch.device):
             return {"device": str(value)}
         if isinstance(value, torch.Tensor | np.ndarray | np.generic):
-            return self._numbers(value, where, inside)
+            return self._numbers(value, gaps, inside)
         if isinstance(value, torch.Generator):
-            return {"repr": "torch.Generator", "initial_seed": self.describe(value.initial_seed(), where, inside)}
+            return {"repr": "torch.Generator", "initial_seed": self.describe(value.initial_seed(), gaps, inside)}
         if isinstance(value, types.ModuleType):
             return {"repr": f"module {as_text(value.__name__)}"}
         if isinstance(value, partial):
             init = {"func": value.func, "args": value.args, "keywords": dict(value.keywords)}
-            described = {name: self.describe(entry, f"{where}.{name}", inside) for name, entry in init.items()}
+            described = {name: self.describe(entry, gaps.at(name), inside) for name, entry in init.items()}
             return {"class": "functools:partial", "init": described}
         if isinstance(value, type) or inspect.isroutine(value):
-            return self._definition(value, where, inside)
+            return self._definition(value, gaps, inside)
         if isinstance(value, _KNOWN_BY_NAME):
             return {"class": class_path(value), "repr": type(value).__name__}
         if self._detailed and type(value).__module__.partition(".")[0] == "albumentations":
-            return self._albumentation(value, where, inside)
-        return self._object(value, where, inside)
+            return self._albumentation(value, gaps, inside)
+        return self._object(value, gaps, inside)
 
-    def _plain(self, value: Any, where: str) -> Any:
+    def _plain(self, value: Any, gaps: Gaps) -> Any:
         if isinstance(value, int):
             number = int(value)
             if abs(number) <= MAX_INTEGER:
                 return number
-            return {"int": hex(number)} if number.bit_length() <= 4 * MAX_REPR else self._long(hex(number), where)
+            return {"int": hex(number)} if number.bit_length() <= 4 * MAX_REPR else self._long(hex(number), gaps)
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else {"float": str(float(value))}
         if isinstance(value, str):
             text = str.__str__(value)
             self._left -= min(len(text), MAX_TEXT)
             if len(text) > MAX_TEXT:
-                return self._long(text, where)
+                return self._long(text, gaps)
             return text if as_text(text) == text else {"str": json.dumps(text)}
         content = bytes(value)
         self._left -= min(len(content), MAX_TEXT)
-        return self._long(content, where) if len(content) > MAX_TEXT else {"bytes": base64.b64encode(content).decode()}
+        return self._long(content, gaps) if len(content) > MAX_TEXT else {"bytes": base64.b64encode(content).decode()}
 
-    def _long(self, value: str | bytes, where: str) -> dict[str, Any]:
+    def _long(self, value: str | bytes, gaps: Gaps) -> dict[str, Any]:
         """Describe a long text by its beginning and its hash."""
-        self._gap(
-            where, f"of its {len(value)} characters the first {MAX_REPR} are recorded", "keep long texts in a file"
-        )
+        gaps.add(f"of its {len(value)} characters the first {MAX_REPR} are recorded", "keep long texts in a file")
         content = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
         return {"repr": short_repr(value[:MAX_REPR]), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def _container(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+    def _container(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> Any:
         length = len(value)
         if length > MAX_ITEMS:
             kept: Iterable[Any] = value.items() if isinstance(value, Mapping) else value
             first = [] if isinstance(value, set | frozenset) else list(itertools.islice(kept, 3))
-            self._gap(where, f"a {type(value).__name__} of {length} entries is not recorded whole", "keep it in a file")
+            gaps.add(f"a {type(value).__name__} of {length} entries is not recorded whole", "keep it in a file")
             short = {"class": class_path(value), "repr": short_repr(first), "length": length}
             digest = _digest_of_scalars(value)
             return {**short, "sha256": digest} if digest else short
         if isinstance(value, Mapping):
             if all(isinstance(key, str) and as_text(key) == key and len(key) <= MAX_REPR for key in value):
                 self._left -= sum(map(len, value))
-                return {"dict": {str(key): self.describe(value[key], f"{where}.{key}", inside) for key in value}}
+                return {"dict": {str(key): self.describe(value[key], gaps.at(key), inside) for key in value}}
             pairs = [[key, entry] for key, entry in value.items()]
             return {
                 "items": [
-                    [self.describe(part, f"{where}[{index}]", inside) for part in pair]
+                    [self.describe(part, gaps.at(f"[{index}]"), inside) for part in pair]
                     for index, pair in enumerate(pairs)
                 ]
             }
         if isinstance(value, set | frozenset):
-            return self._set(value, where, inside)
-        return [self.describe(entry, f"{where}[{index}]", inside) for index, entry in enumerate(value)]
+            return self._set(value, gaps, inside)
+        return [self.describe(entry, gaps.at(f"[{index}]"), inside) for index, entry in enumerate(value)]
 
-    def _set(self, value: Iterable[Any], where: str, inside: tuple[int, ...]) -> list[Any]:
+    def _set(self, value: Iterable[Any], gaps: Gaps, inside: tuple[int, ...]) -> list[Any]:
         """Describe entries whose own order changes from process to process: they are sorted by what is written."""
         described = []
-        gaps, self._gaps = self._gaps, []
+        found = Gaps()
         left, spent = self._left, 0
         for entry in value:
             self._left = left  # what is written of one must not depend on which came before
-            described.append(self.describe(entry, f"{where}[…]", inside))
+            described.append(self.describe(entry, found.at("[…]"), inside))
             spent += left - self._left
         self._left = left - spent
-        gaps.extend(sorted(self._gaps, key=lambda gap: (gap.fact, gap.reason)))
-        self._gaps = gaps
+        gaps.include(sorted(found, key=lambda gap: (gap.fact, gap.reason)))
         return sorted(described, key=json.dumps)
 
-    def _numbers(self, value: Any, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+    def _numbers(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> dict[str, Any]:
         """Describe a tensor, an array or a NumPy scalar: by its values if they are few, else by its hash."""
         if isinstance(value, torch.Tensor):
             kind, dtype, size = "tensor", str(value.dtype).removeprefix("torch."), value.numel()
@@ -234,16 +227,16 @@ class _Describer:
             content = value.detach().cpu().tolist() if isinstance(value, torch.Tensor) else value.tolist()
             self._left -= size
             scalar = isinstance(value, np.generic)
-            return {"scalar" if scalar else kind: self.describe(content, where, inside), "dtype": dtype}
+            return {"scalar" if scalar else kind: self.describe(content, gaps, inside), "dtype": dtype}
         known = {"class": class_path(value), "repr": kind, "dtype": dtype, "shape": list(value.shape)}
         digest = digest_of_numbers(value) if nbytes(value) <= self._bytes_left else None
         if digest is None:
-            self._gap(where, f"{kind}s of this kind and size ({size} elements) are known by their shape only", "")
+            gaps.add(f"{kind}s of this kind and size ({size} elements) are known by their shape only", "")
             return known
         self._bytes_left -= nbytes(value)
         return {**known, "sha256": digest}
 
-    def _definition(self, value: Any, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+    def _definition(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> dict[str, Any]:
         """Describe a function, a method or a class."""
         owner = getattr(value, "__self__", None)
         if isinstance(owner, types.ModuleType):  # as that of a built-in function
@@ -257,22 +250,22 @@ class _Describer:
         if not self._detailed:
             return described
         if owner is not None and not isinstance(owner, type):
-            described["self"] = self.describe(owner, f"{where}.__self__", inside)
+            described["self"] = self.describe(owner, gaps.at("__self__"), inside)
         function = inspect.unwrap(value) if isinstance(value, types.FunctionType) else getattr(value, "__func__", value)
         if not is_users(function):
             return described
         source = source_of(value)
         if source is None:
-            self._gap(where, f"the source code of {described['callable']} is not to be had", "define it in a file")
+            gaps.add(f"the source code of {described['callable']} is not to be had", "define it in a file")
         else:
-            described["source"] = self._plain(source, where)
+            described["source"] = self._plain(source, gaps)
             if "<lambda>" in described["callable"] and not is_one_lambda(source):
                 described["bytecode"] = f"sha256:{digest_of_code(function.__code__)}"
         for layer in (value, function) if value is not function else (function,):
-            described.update(self._surroundings(layer, where, inside) if isinstance(layer, types.FunctionType) else {})
+            described.update(self._surroundings(layer, gaps, inside) if isinstance(layer, types.FunctionType) else {})
         return described
 
-    def _surroundings(self, function: types.FunctionType, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+    def _surroundings(self, function: types.FunctionType, gaps: Gaps, inside: tuple[int, ...]) -> dict[str, Any]:
         """Describe the values that decide what a function does and that its source does not show."""
         parts = {
             "defaults": defaults(function),
@@ -284,24 +277,24 @@ class _Describer:
             },
         }
         return {
-            part: {name: self.describe(value, f"{where}.{part}.{name}", inside) for name, value in values.items()}
+            part: {name: self.describe(value, gaps.at(f"{part}.{name}"), inside) for name, value in values.items()}
             for part, values in parts.items()
             if values
         }
 
-    def _albumentation(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+    def _albumentation(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> Any:
         """Describe a transform of albumentations in its own words, which its `from_dict` understands."""
         try:
             own_words = value.to_dict()
         except Exception:  # a Lambda without a name, for one
-            return self._object(value, where, inside)
-        return {"class": class_path(value), "albumentations": self.describe(own_words, where, inside)}
+            return self._object(value, gaps, inside)
+        return {"class": class_path(value), "albumentations": self.describe(own_words, gaps, inside)}
 
-    def _object(self, value: Any, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+    def _object(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> dict[str, Any]:
         """Describe an object by the init parameters that it keeps, and in detail by whatever else it keeps."""
         kept = _attributes(value)
         if kept is None and type(value).__init__ is object.__init__:
-            self._gap(where, f"a {class_path(value)} is known by its repr only", "build it from plain values")
+            gaps.add(f"a {class_path(value)} is known by its repr only", "build it from plain values")
             return {"class": class_path(value), "repr": short_repr(value)}
         kept = kept or {}
         init: dict[str, Any] = {}
@@ -313,7 +306,7 @@ class _Describer:
                 unknown.append(name)
             else:
                 used.add(key)
-                init[name] = self.describe(kept[key], f"{where}.{name}", inside)
+                init[name] = self.describe(kept[key], gaps.at(name), inside)
         described: dict[str, Any] = {"class": class_path(value), "init": init}
         if unknown:
             described["unknown"] = unknown
@@ -322,15 +315,15 @@ class _Describer:
         own = [each for each in type(value).__mro__ if is_users(each)]
         sources = list(filter(None, map(source_of, own)))
         if sources:
-            described["source"] = self._plain("\n".join(sources), where)
+            described["source"] = self._plain("\n".join(sources), gaps)
         if len(sources) < len(own):
-            self._gap(where, f"the source code of {class_path(value)} is not to be had", "define it in a file")
+            gaps.add(f"the source code of {class_path(value)} is not to be had", "define it in a file")
         if isinstance(value, torch.nn.Module):
             used |= set(value._modules)
             children = [name for name in value._modules if name not in init and f"_{name}" not in init]
             if children:  # in a list, because their order matters
                 described["children"] = [
-                    [name, self.describe(value._modules[name], f"{where}.{name}", inside)] for name in children
+                    [name, self.describe(value._modules[name], gaps.at(name), inside)] for name in children
                 ]
             if not value.training:
                 described["training"] = False
@@ -339,23 +332,18 @@ class _Describer:
             if not (unknown or own):  # of a library's module only what is learned; the rest follows from `init`
                 rest = {name: entry for name, entry in rest.items() if isinstance(entry, torch.Tensor)}
             attributes = {
-                as_text(name): self.describe(entry, f"{where}.{as_text(name)}", inside)
+                as_text(name): self.describe(entry, gaps.at(f"{as_text(name)}"), inside)
                 for name, entry in sorted(rest.items())
             }
             if attributes:
                 described["attributes"] = attributes
         elif unknown and not rest and not described.get("children"):
-            self._gap(
-                where, f"{class_path(value)} does not keep all of: {', '.join(unknown)}", "keep them as attributes"
-            )
+            gaps.add(f"{class_path(value)} does not keep all of: {', '.join(unknown)}", "keep them as attributes")
         return described
 
-    def _cut_short(self, value: Any, where: str, reason: str, text: str = "…") -> dict[str, Any]:
-        self._gap(where, reason, "use flatter, smaller values")
+    def _cut_short(self, value: Any, gaps: Gaps, reason: str, text: str = "…") -> dict[str, Any]:
+        gaps.add(reason, "use flatter, smaller values")
         return {"class": class_path(type(value)), "repr": text}
-
-    def _gap(self, where: str, reason: str, remedy: str) -> None:
-        self._gaps.append(Gap(fact=shortened(as_text(where)), reason=as_text(reason), remedy=remedy))
 
 
 def _digest_of_scalars(values: Any) -> str | None:

@@ -1,7 +1,7 @@
 """Any Python value as strict JSON, with nothing silently dropped.
 
 JSON's own values stand as they are. Every other value becomes `{"type": "module:qualname", …}` with its
-content where that is plain, else with its repr; then the caller is told, so that the record can say so.
+content gaps that is plain, else with its repr; then the caller is told, so that the record can say so.
 The same value gives the same text in every process: no memory address, no order of a hash table.
 """
 
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_dtool.record import MAX_INTEGER, Gap
-from lightning_dtool.values.definitions import MAX_REPR, as_text, class_path, short_repr, source_of
+from lightning_dtool.record import MAX_INTEGER, Gaps, as_text
+from lightning_dtool.values.definitions import MAX_REPR, class_path, short_repr, source_of
 
 MAX_ITEMS = 1000
 """Entries of one container that a record keeps; the rest is counted."""
@@ -44,141 +44,137 @@ _PLAIN = datetime.date | datetime.time | datetime.timedelta | decimal.Decimal | 
 """Types whose `str` says everything."""
 
 
-def encode(value: Any, where: str, gaps: list[Gap]) -> Any:
+def encode(value: Any, gaps: Gaps) -> Any:
     """Return a value as strict JSON.
 
     Args:
         value: Anything.
-        where: The value's place in the record, such as `model.hyperparameters.act`; gaps name it.
-        gaps: Receives an entry for whatever could not be kept whole.
+        gaps: Stands at the value's place in the record. Receives a gap for whatever could not be kept whole.
 
     Returns:
         A value that `json.dumps(..., allow_nan=False)` takes, with no integer beyond 8 bytes.
     """
-    return _Encoder(gaps).encode(value, where, ())
+    return _Encoder().encode(value, gaps, ())
 
 
-def encode_all(values: Mapping[Any, Any], where: str, gaps: list[Gap]) -> dict[str, Any]:
+def encode_all(values: Mapping[Any, Any], gaps: Gaps) -> dict[str, Any]:
     """Return named values as strict JSON; a name that is no text is written as one.
 
     Args:
         values: Values by name.
-        where: The mapping's place in the record.
-        gaps: Receives an entry for whatever could not be kept whole.
+        gaps: Stands at the mapping's place in the record. Receives a gap for whatever could not be kept whole.
     """
-    encoder = _Encoder(gaps)
+    encoder = _Encoder()
     encoded: dict[str, Any] = {}
     for name, value in values.items():
         text = as_text(name) if isinstance(name, str) else short_repr(name)
         while text in encoded:  # 1 and "1" are two names
             text += "'"
-        encoded[text] = encoder.encode(value, f"{where}.{text}", ())
+        encoded[text] = encoder.encode(value, gaps.at(text), ())
     return encoded
 
 
 class _Encoder:
     """One walk through a value; it knows which containers it is inside of, and how much it may still write."""
 
-    def __init__(self, gaps: list[Gap], left: int = MAX_SIZE) -> None:
-        self._gaps = gaps
+    def __init__(self, left: int = MAX_SIZE) -> None:
         self._left = left
 
-    def encode(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+    def encode(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> Any:
         self._left -= 1
         if value is None or type(value) is bool:
             return value
         if type(value) is str:
-            return self._text(value, where)
+            return self._text(value, gaps)
         if type(value) is int:
-            return value if abs(value) <= MAX_INTEGER else {"type": "builtins:int", "value": self._digits(value, where)}
+            return value if abs(value) <= MAX_INTEGER else {"type": "builtins:int", "value": self._digits(value, gaps)}
         if type(value) is float:
             return value if math.isfinite(value) else {"type": "builtins:float", "value": str(value)}
         if id(value) in inside:
-            self._gap(where, "it contains itself", "")
+            gaps.add("it contains itself", "")
             return {"type": class_path(type(value)), "repr": "..."}
         if len(inside) >= MAX_DEPTH:
-            self._gap(where, f"it lies more than {MAX_DEPTH} containers deep", "use flatter values")
+            gaps.add(f"it lies more than {MAX_DEPTH} containers deep", "use flatter values")
             return {"type": class_path(type(value)), "repr": "..."}
         inside = (*inside, id(value))
         if type(value) is list or (type(value) is dict and all(map(_is_plain_key, value))):
-            return self._container(value, where, inside)
+            return self._container(value, gaps, inside)
         try:
-            return {"type": class_path(type(value)), **self._content(value, where, inside)}
+            return {"type": class_path(type(value)), **self._content(value, gaps, inside)}
         except Exception as error:  # somebody else's class may do anything when it is looked at
-            self._gap(where, f"looking at it raised {type(error).__name__}", "pass plain values")
+            gaps.add(f"looking at it raised {type(error).__name__}", "pass plain values")
             return {"type": class_path(type(value)), "repr": short_repr(value)}
 
-    def _content(self, value: Any, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+    def _content(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> dict[str, Any]:
         if isinstance(value, enum.Enum):
-            return {"name": value.name, "value": self.encode(value.value, where, inside)}
+            return {"name": value.name, "value": self.encode(value.value, gaps, inside)}
         if isinstance(value, torch.Size):
             return {"value": list(value)}
         if isinstance(value, torch.dtype | torch.device):
             return {"value": str(value)}
         if isinstance(value, torch.Tensor):
-            return self._tensor(value, where, inside)
+            return self._tensor(value, gaps, inside)
         if isinstance(value, np.ndarray):
-            return self._array(value, where, inside)
+            return self._array(value, gaps, inside)
         if isinstance(value, np.generic):
             item = value.item()
             # NumPy's long double has no counterpart in Python: its item is itself.
             plain = short_repr(value) if isinstance(item, np.generic) else item
-            return {"value": self.encode(plain, where, inside)}
+            return {"value": self.encode(plain, gaps, inside)}
         if isinstance(value, str | int | float | complex | bytes | bytearray | os.PathLike | _PLAIN):
-            return {"value": self._plain(value, where)}
+            return {"value": self._plain(value, gaps)}
         if isinstance(value, functools.partial):
             called = {"func": value.func, "args": list(value.args), "keywords": value.keywords}
-            return {"value": self._container(called, where, inside)}
+            return {"value": self._container(called, gaps, inside)}
         if isinstance(value, Mapping | list | tuple | set | frozenset):
             pairs = isinstance(value, Mapping) and not all(map(_is_plain_key, value))
-            return {"items" if pairs else "value": self._container(value, where, inside)}
+            return {"items" if pairs else "value": self._container(value, gaps, inside)}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-            return {"value": self._container(fields, where, inside)}
+            return {"value": self._container(fields, gaps, inside)}
         if isinstance(value, argparse.Namespace | types.SimpleNamespace):
-            return {"value": self._container(vars(value), where, inside)}
+            return {"value": self._container(vars(value), gaps, inside)}
         if isinstance(value, type) or inspect.isroutine(value):
-            return self._definition(value, where)
-        self._gap(
-            where,
+            return self._definition(value, gaps)
+        gaps.add(
             f"a {class_path(value)} is known by its repr only",
             "pass plain values and build the object in __init__",
         )
         return {"repr": self._cut(short_repr(value))}
 
-    def _plain(self, value: Any, where: str) -> Any:
+    def _plain(self, value: Any, gaps: Gaps) -> Any:
         """Return an object that is a text or a number by inheritance, whatever its class has made of `str`."""
         if isinstance(value, str):
-            return self._text(str.__str__(value), where)
+            return self._text(str.__str__(value), gaps)
         if isinstance(value, int):
-            return int(value) if abs(int(value)) <= MAX_INTEGER else self._digits(int(value), where)
+            return int(value) if abs(int(value)) <= MAX_INTEGER else self._digits(int(value), gaps)
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else str(float(value))
         if isinstance(value, complex):
             return str(complex(value))
         if isinstance(value, bytes | bytearray):
-            return self._text(repr(bytes(value[:MAX_TEXT])), where, len(value))
+            return self._text(repr(bytes(value[:MAX_TEXT])), gaps, len(value))
         if isinstance(value, os.PathLike):
-            return self._text(os.fsdecode(os.fspath(value)), where)
-        return self._text(str(value), where)
+            return self._text(os.fsdecode(os.fspath(value)), gaps)
+        return self._text(str(value), gaps)
 
-    def _text(self, text: str, where: str, length: int | None = None) -> Any:
+    def _text(self, text: str, gaps: Gaps, length: int | None = None) -> Any:
         """Return a text; one that UTF-8 cannot write as its Python literal."""
         length = len(text) if length is None else length
         limit = min(MAX_TEXT, max(self._left, MAX_REPR))
         if length > limit:
-            self._gap(where, f"of its {length} characters the first {limit} are recorded", "keep long texts in a file")
+            gaps.add(f"of its {length} characters the first {limit} are recorded", "keep long texts in a file")
             text = text[:limit]
         self._left -= len(text)
         return text if _is_utf8(text) else {"type": "builtins:str", "repr": ascii(text)}
 
-    def _digits(self, number: int, where: str) -> str:
+    def _digits(self, number: int, gaps: Gaps) -> str:
         """Return a large integer as text; Python refuses to write more than some thousand decimal digits."""
         if number.bit_length() <= 4 * MAX_REPR:
             return str(number)
-        return str(self._text(hex(number), where))
+        return str(self._text(hex(number), gaps))
 
-    def _container(self, value: Any, where: str, inside: tuple[int, ...]) -> Any:
+    def _container(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> Any:
         """Return a mapping or a collection; a mapping whose keys are not all text as a list of pairs."""
         length = len(value)
         if isinstance(value, Mapping):
@@ -188,7 +184,7 @@ class _Encoder:
         objects: dict[str, Any] = {}
         others: list[Any] = []
         named = isinstance(value, Mapping) and all(map(_is_plain_key, value))
-        scratch: list[tuple[str, Any, list[Gap]]] = []
+        scratch: list[tuple[str, Any, Gaps]] = []
         taken = 0
         for index, entry in enumerate(itertools.islice(entries, MAX_ITEMS)):
             if self._left <= 0:
@@ -197,69 +193,62 @@ class _Encoder:
             if named:
                 key, item = entry
                 self._left -= len(key)
-                objects[key] = self.encode(item, f"{where}.{key}", inside)
+                objects[key] = self.encode(item, gaps.at(key), inside)
             elif isinstance(value, Mapping):
                 key, item = entry
-                place = f"{where}[{index}]"
+                place = gaps.at(f"[{index}]")
                 others.append([self.encode(key, place, inside), self.encode(item, place, inside)])
             elif isinstance(value, set | frozenset):
-                gaps: list[Gap] = []
-                encoder = _Encoder(gaps, self._left)
-                encoded = encoder.encode(entry, "", inside)
+                found = Gaps()
+                encoder = _Encoder(self._left)
+                encoded = encoder.encode(entry, found, inside)
                 self._left = encoder._left
-                scratch.append((json.dumps(encoded), encoded, gaps))
+                scratch.append((json.dumps(encoded), encoded, found))
             else:
-                others.append(self.encode(entry, f"{where}[{index}]", inside))
+                others.append(self.encode(entry, gaps.at(f"[{index}]"), inside))
         # A set's own order changes from process to process: its entries are sorted by what is written of them.
-        for index, (_, encoded, gaps) in enumerate(sorted(scratch, key=lambda entry: entry[0])):
+        for index, (_, encoded, found) in enumerate(sorted(scratch, key=lambda entry: entry[0])):
             others.append(encoded)
-            self._gaps.extend(gap.model_copy(update={"fact": f"{where}[{index}]{gap.fact}"}) for gap in gaps)
+            gaps.at(f"[{index}]").include(found)
         if taken < length:
-            self._gap(where, f"of its {length} entries the first {taken} are recorded", "keep long lists in a dataset")
+            gaps.add(f"of its {length} entries the first {taken} are recorded", "keep long lists in a dataset")
         return objects if named else others
 
-    def _tensor(self, value: torch.Tensor, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+    def _tensor(self, value: torch.Tensor, gaps: Gaps, inside: tuple[int, ...]) -> dict[str, Any]:
         described: dict[str, Any] = {"dtype": str(value.dtype), "shape": list(value.shape)}
         if value.numel() == 0:
             return described
         if value.numel() > MAX_ITEMS or value.is_meta or value.layout is not torch.strided or value.is_quantized:
-            self._gap(where, f"a tensor of {value.numel()} elements is known by its shape only", "keep it as a buffer")
+            gaps.add(f"a tensor of {value.numel()} elements is known by its shape only", "keep it as a buffer")
             return described
-        return {**described, "value": self.encode(value.detach().cpu().tolist(), where, inside)}
+        return {**described, "value": self.encode(value.detach().cpu().tolist(), gaps, inside)}
 
-    def _array(self, value: Any, where: str, inside: tuple[int, ...]) -> dict[str, Any]:
+    def _array(self, value: Any, gaps: Gaps, inside: tuple[int, ...]) -> dict[str, Any]:
         described: dict[str, Any] = {"dtype": str(value.dtype), "shape": list(value.shape)}
         if value.size == 0:
             return described
         if value.size > MAX_ITEMS:
-            self._gap(where, f"an array of {value.size} elements is known by its shape only", "keep it in a dataset")
+            gaps.add(f"an array of {value.size} elements is known by its shape only", "keep it in a dataset")
             return described
         content = value.tolist()
         if isinstance(content, np.generic) or (value.dtype.kind in "fc" and value.dtype.itemsize > 16):
             content = [short_repr(item) for item in value.ravel()]  # long doubles
-        return {**described, "value": self.encode(content, where, inside)}
+        return {**described, "value": self.encode(content, gaps, inside)}
 
-    def _definition(self, value: Any, where: str) -> dict[str, Any]:
+    def _definition(self, value: Any, gaps: Gaps) -> dict[str, Any]:
         described = {"name": class_path(value)}
         owner = getattr(value, "__self__", None)
         if "<lambda>" in described["name"] or "<locals>" in described["name"]:
-            self._gap(
-                where, "a lambda or a local function cannot be imported again", "define it at the top of a module"
-            )
+            gaps.add("a lambda or a local function cannot be imported again", "define it at the top of a module")
             source = source_of(value)
-            return {**described, "source": self._text(source, where)} if source else described
+            return {**described, "source": self._text(source, gaps)} if source else described
         if owner is not None and not isinstance(owner, type | types.ModuleType):
-            self._gap(where, f"a method is known by its name, not the {class_path(owner)} that it belongs to", "")
+            gaps.add(f"a method is known by its name, not the {class_path(owner)} that it belongs to", "")
         return described
 
     def _cut(self, text: str) -> str:
         self._left -= len(text)
         return text
-
-    def _gap(self, where: str, reason: str, remedy: str) -> None:
-        place = as_text(where)
-        short = place if len(place) <= MAX_REPR else f"{place[:MAX_REPR]}…"
-        self._gaps.append(Gap(fact=short, reason=reason, remedy=remedy))
 
 
 def _sorted_set(value: Iterable[Any]) -> Iterable[Any]:
