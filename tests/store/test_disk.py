@@ -1,6 +1,8 @@
 """Metadata files on disk are there as a whole or not at all."""
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -38,10 +40,18 @@ def test_readers_never_see_half_a_file(make_dataset) -> None:
     assert set(seen) <= {10_000}
 
 
-def test_text_is_utf8_whatever_the_locale(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
-    dataset = make_dataset(readme="Bäume\r\n")
-    assert Path(f"{local_path(dataset.uri)}/README.yml").read_bytes() == "Bäume\r\n".encode()
+def test_text_is_utf8_whatever_the_locale(base_uri: str) -> None:
+    script = f"""
+from lightning_dtool.store import DatasetWriter, FrozenDataset
+assert open("/dev/null").encoding.lower() not in {{"utf-8", "utf8"}}, "this locale shows nothing"
+with DatasetWriter("x", {base_uri!r}) as writer:
+    writer.put_readme("B\\u00e4ume\\r\\n")
+    dataset = writer.commit()
+assert dataset.readme().startswith("B\\u00e4ume")
+"""
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=ascii_only)
+    assert Path(f"{local_path(base_uri)}/x/README.yml").read_bytes() == "Bäume\r\n".encode()
 
 
 def test_files_below(tmp_path: Path) -> None:

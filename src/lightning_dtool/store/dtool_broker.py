@@ -23,7 +23,8 @@ def wrapping(dtool_class: Any) -> type[Broker]:
     Args:
         dtool_class: A storage broker as dtool finds it. Brokers that only read share no base class with the others.
     """
-    return type(dtool_class.__name__, (DtoolBroker,), {"dtool_class": dtool_class, "__module__": __name__})
+    name = f"{dtool_class.__name__.removesuffix('StorageBroker')}Broker"
+    return type(name, (DtoolBroker,), {"dtool_class": dtool_class, "__module__": __name__})
 
 
 class DtoolBroker(Broker):
