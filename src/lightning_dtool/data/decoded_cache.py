@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
+from filelock import FileLock
 from PIL import Image, features
 from PIL.TiffImagePlugin import IFDRational
 
@@ -280,10 +281,12 @@ def _restored(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time into the block; where the system has no such locks, all of them."""
-    with path.open("a") as file:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """Let one process at a time into the block; all of them where the file system has no locks."""
+    lock = FileLock(path)
+    # It only keeps processes from doing the same work: each writes to a file of its own.
+    with contextlib.suppress(OSError, NotImplementedError):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
