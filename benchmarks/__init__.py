@@ -1,1 +1,1 @@
-"""What the package costs and what it saves, measured side by side: see README.md in this folder."""
+"""Benchmarks of the package against its alternatives; README.md in this folder describes them."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: everything that speed is claimed of, compared side by side."""
+"""The command `python -m benchmarks`: run benchmarks and print their tables."""
 
 import argparse
 import importlib
@@ -19,21 +19,23 @@ _HARNESS = {"__main__", "measuring", "reporting", "training"}
 
 
 def main() -> None:
-    """Run the benchmarks that the command line names, and print their tables."""
+    """Run the benchmarks named on the command line and print their tables."""
     names = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name not in _HARNESS)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones (default: all): {', '.join(names)}")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run benchmarks and print their tables.")
     parser.add_argument(
-        "--short", action="store_true", help="once, at tiny sizes: does it run? The figures mean nothing"
+        "names", nargs="*", metavar="NAME", help=f"the benchmarks to run (default: all): {', '.join(names)}"
     )
     parser.add_argument(
-        "--folder", type=Path, help="where to write, on the disk to be measured (default: a temporary one)"
+        "--short", action="store_true", help="run each case once at a tiny size, only to test that it runs"
     )
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="keep the figures there as JSON, for the docs")
+    parser.add_argument("--folder", type=Path, help="a folder on the disk to measure (default: a temporary folder)")
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="write the figures there as JSON, for the documentation"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(names)
     if unknown:
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)

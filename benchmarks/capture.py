@@ -1,4 +1,4 @@
-"""What observing costs: once when fitting begins, and at every step."""
+"""Benchmarks of observing a training: at the start of a fit, and in each step."""
 
 import importlib
 import math
@@ -24,7 +24,7 @@ LINES = 120
 
 
 class TimedStart(DtoolProvenanceCallback):
-    """Knows how long its hooks at the start of a fit take."""
+    """A callback that measures how long its hooks at the start of a fit take, in seconds."""
 
     start = 0.0
 
@@ -48,7 +48,7 @@ class TimedStart(DtoolProvenanceCallback):
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Measure the start of a fit, our own hooks of a step, and a step as the user sees it."""
+    """Measure the start of a fit, the callback's hooks in a step, and a whole step."""
     models = settings.folder / "models"
     models.mkdir()
     before = os.getcwd()
@@ -62,7 +62,7 @@ def run(settings: Settings) -> Iterator[Comparison]:
 
 
 def project(folder: Path) -> None:
-    """Make a project of many modules in a git repository, import all of it, and be its main program."""
+    """Create a project of many modules in a git repository, import all modules, and make it the main program."""
     package = folder / "leaves"
     package.mkdir(parents=True)
     body = "\n".join(f"def f{number}(x):\n    return x + {number}\n" for number in range(LINES // 3))
@@ -87,11 +87,11 @@ def _start(settings: Settings, models: Path) -> Comparison:
         trainer.fit(Wide(0.1), batches(1))
         seconds.append(1e3 * callback.start)
     return Comparison(
-        f"What is added when a fit begins ({FILES} source files in git)",
+        f"Time added at the start of a fit ({FILES} source files in git)",
         "ms",
-        {"first in a process": seconds[:1], "later ones": seconds[1:]},
-        "first in a process",
-        [Bar("first in a process", 100, absolute=True), Bar("later ones", 100, absolute=True)],
+        {"first fit in a process": seconds[:1], "later fits": seconds[1:]},
+        "first fit in a process",
+        [Bar("first fit in a process", 100, absolute=True), Bar("later fits", 100, absolute=True)],
     )
 
 
@@ -112,19 +112,19 @@ def _hooks(settings: Settings, models: Path) -> Comparison:
             callback.on_train_batch_end(trainer, unused, unused, unused, 0)
         return 1e6 * (time.perf_counter() - begun) / steps
 
-    name = "our hooks"
+    name = "DtoolProvenanceCallback"
     figures = interleaved({name: ours}, rounds=1 if settings.short else 7)
-    return Comparison("Our own hooks in a step", "us", figures, name, [Bar(name, 5, absolute=True)])
+    return Comparison("The callback's hooks in a step", "us", figures, name, [Bar(name, 5, absolute=True)])
 
 
 def _steps(settings: Settings, models: Path) -> Comparison:
-    """Compare within one fit: from one fit to the next a step differs by more than what is measured."""
+    """Compare steps within one fit, because step times vary more between fits than the difference to measure."""
     empty, ours = "an empty callback", "DtoolProvenanceCallback"
     block, pairs = (5, 2) if settings.short else (10, 2_000)
     exchange = _Exchange(DtoolProvenanceCallback(str(models)), _Empty(), block)
     trainer = quiet_trainer(settings.folder, [exchange.ours, exchange], max_epochs=1, enable_checkpointing=False)
     trainer.fit(Wide(0.1, tensors=2), batches(2 * block * (pairs + 1)))
-    # Medians of some pairs each, so that the figures can be kept.
+    # Medians of a few pairs each, to keep the number of figures small.
     some = 1 if settings.short else 20
     figures = {
         name: [
@@ -134,7 +134,7 @@ def _steps(settings: Settings, models: Path) -> Comparison:
         for name, which in ((empty, False), (ours, True))
     }
     ratios = [own / other for own, other in zip(figures[ours], figures[empty], strict=True)]
-    # The standard error of a median, of figures that are about normal.
+    # The standard error of the median of approximately normal values.
     error = 1.25 * statistics.stdev(ratios) / math.sqrt(len(ratios))
     return Comparison(
         "A step of a tiny model",
@@ -143,18 +143,18 @@ def _steps(settings: Settings, models: Path) -> Comparison:
         empty,
         [Bar(ours, 1.01, statistic="paired")],
         [
-            f"In one fit; the callbacks are exchanged after every {block} steps, in pairs whose order is drawn.",
-            f"A figure is the median of {some} pairs; the ratio of all is known to {1.96 * error:.3f} (95 %).",
+            f"Measured in one fit: the callbacks take turns of {block} steps, in pairs with a random order.",
+            f"A figure is the median of {some} pairs. The ratio has a 95 % confidence interval of ±{1.96 * error:.3f}.",
         ],
     )
 
 
 class _Empty(Callback):
-    """Has the hooks that ours has, and does nothing in them: Lightning calls each hook of each callback in any case."""
+    """A callback that does nothing. Lightning calls all its hooks anyway."""
 
 
 class _Exchange(Callback):
-    """Puts one callback in the place of another, and times the steps of each."""
+    """Exchanges two callbacks in turns, and measures the steps with each."""
 
     def __init__(self, ours: Callback, empty: Callback, block: int) -> None:
         self.ours = ours
@@ -168,11 +168,11 @@ class _Exchange(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """End a block of steps, and begin the next."""
+        """Measure the block of steps that ends here, and choose the callback of the next one."""
         blocks, rest = divmod(batch_idx + 1, self.block)
         if rest:
             return
-        if blocks > 2:  # in the first steps more is observed
+        if blocks > 2:  # the callback observes more in the first steps
             self.figures[self._order[(blocks - 1) % 2]].append(1e6 * (time.perf_counter() - self._begun) / self.block)
         if blocks % 2 == 0:
             self._order = self._shuffled.sample([True, False], 2)
@@ -180,5 +180,5 @@ class _Exchange(Callback):
         self._begun = time.perf_counter()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put ours back."""
+        """Restore the package's callback."""
         trainer.callbacks[0] = self.ours

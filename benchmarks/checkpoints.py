@@ -1,4 +1,4 @@
-"""What a checkpoint costs: for how long training stands still, what a fit takes longer, bytes on disk, memory."""
+"""Benchmarks of saving checkpoints: waiting time, added fit time, disk space and memory."""
 
 import multiprocessing
 import os
@@ -38,7 +38,13 @@ EPOCHS = 5
 
 @dataclass(frozen=True)
 class Run:
-    """What one fit has shown: seconds of each save and of the whole, and bytes left on disk."""
+    """Figures of one fit.
+
+    Attributes:
+        saves: The time that training waited for each save, in seconds.
+        fit: The time of the whole fit, in seconds.
+        size: The size of the files that are left on disk, in bytes.
+    """
 
     saves: list[float]
     fit: float
@@ -46,14 +52,14 @@ class Run:
 
 
 class Naive(Callback):
-    """What one would write without this package: each checkpoint is copied into a dataset, and frozen."""
+    """A straightforward alternative: save each checkpoint, then copy it into a dataset and freeze that."""
 
     def __init__(self, base: Path, checkpoints: TimedCheckpoint) -> None:
         self.base = base
         self.checkpoints = checkpoints
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, copy, freeze."""
+        """Save a checkpoint and make a dataset of it."""
         from dtoolcore import create_proto_dataset
 
         begun = time.perf_counter()
@@ -67,7 +73,7 @@ class Naive(Callback):
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Compare fits with a checkpoint of 100 MB and of 1 GB after every epoch, and their memory."""
+    """Compare fits that save a checkpoint of 100 MB or 1 GB after each epoch, and their memory."""
     sizes = {"1 MB": (1, 4, 1)} if settings.short else {"100 MB": (100, 12, 5), "1 GB": (1024, 6, 2)}
     for shown, (megabytes, steps, rounds) in sizes.items():
         yield from _compare(settings, shown, megabytes, steps, rounds)
@@ -91,16 +97,16 @@ def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds:
 
     names = [NONE, PLAIN, ASYNC, OURS, BLOCKING] + ([] if large else [NAIVE])
     peers = [] if large else [peer for peer, module in ((MLFLOW, "mlflow"), (DVC, "dvclive")) if find_spec(module)]
-    # A round of large ones takes minutes, and nothing in it is quicker for having been done before.
+    # A round with large checkpoints takes minutes, and a warm-up round would not make it faster.
     interleaved({name: case(name) for name in names + peers}, rounds, warmup=0 if settings.short or large else 1)
     kept = {name: runs[name][-rounds:] for name in names + peers}
     without = [run.fit for run in kept.pop(NONE)]
     each = statistics.median(without) / epochs
-    epoch = f"an epoch takes {each:.2f} s; {epochs} epochs, a checkpoint after each, all kept"
+    epoch = f"{epochs} epochs of {each:.2f} s, with a checkpoint after each; all checkpoints are kept."
 
     later = {name: [statistics.median(run.saves[1:]) for run in values] for name, values in kept.items()}
     yield Comparison(
-        f"Training stands still per checkpoint of {shown}, from the second one on",
+        f"Time that training waits for a checkpoint of {shown}, from the second one on",
         "s",
         later,
         PLAIN,
@@ -108,29 +114,31 @@ def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds:
         [epoch],
     )
     first = {name: [run.saves[0] for run in values] for name, values in kept.items()}
-    yield Comparison(f"The first checkpoint of {shown}", "s", first, PLAIN, [Bar(OURS, 0.3)])
-    # Against the fit of the same round: a machine that others use is slow for minutes, and then quick again.
+    yield Comparison(
+        f"Time that training waits for the first checkpoint of {shown}", "s", first, PLAIN, [Bar(OURS, 0.3)]
+    )
+    # Compared with the fit of the same round, because the speed of a shared machine changes within minutes.
     added = {
         name: [max(1e-6, run.fit - none) for run, none in zip(values, without, strict=True)]
         for name, values in kept.items()
     }
     spread = (max(without) - min(without)) / statistics.median(without)
     yield Comparison(
-        f"What {epochs} checkpoints of {shown} add to a fit",
+        f"Time that {epochs} checkpoints of {shown} add to a fit",
         "s",
         added,
         PLAIN,
         [Bar(OURS, 0.5), Bar(BLOCKING, 1.0)],
-        [f"the fits without checkpoints spread over {100 * spread:.0f} % of their median"],
+        [f"The range of the fits without checkpoints is {100 * spread:.0f} % of their median."],
     )
     size = {name: [run.size / 2**20 for run in values] for name, values in kept.items()}
-    yield Comparison(f"Bytes on disk after {epochs} checkpoints of {shown}", "MiB", size, PLAIN, [Bar(OURS, 1.005)])
+    yield Comparison(f"Disk space after {epochs} checkpoints of {shown}", "MiB", size, PLAIN, [Bar(OURS, 1.005)])
     if large or settings.short:
         yield _against_md5(settings, shown, megabytes, rounds, later[BLOCKING])
 
 
 def _against_md5(settings: Settings, shown: str, megabytes: int, rounds: int, blocked: Sequence[float]) -> Comparison:
-    """Compare the synchronous way with the hash that dtool asks for, of the same bytes, in memory already."""
+    """Compare `background=False` with computing the hash that dtool requires, of as many bytes in the page cache."""
     file = settings.folder / "bytes"
     torch.save(torch.randn(megabytes * 2**18), file)
 
@@ -142,7 +150,7 @@ def _against_md5(settings: Settings, shown: str, megabytes: int, rounds: int, bl
     hashes = interleaved({name: lambda name=name: timed(name) for name in ("md5", "sha256")}, rounds)
     file.unlink()
     return Comparison(
-        f"A synchronous checkpoint of {shown} against hashing as much",
+        f"A checkpoint of {shown} with background=False, compared with hashing as many bytes",
         "s",
         {**hashes, BLOCKING: blocked},
         "md5",
@@ -151,7 +159,7 @@ def _against_md5(settings: Settings, shown: str, megabytes: int, rounds: int, bl
 
 
 def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int, *more: Callback) -> Run:
-    """Train once, with a checkpoint after every epoch, all kept."""
+    """Run one fit that saves and keeps a checkpoint after each epoch."""
     home = Path.cwd()
     (folder / "models").mkdir(parents=True)
     checkpoints = TimedCheckpoint(dirpath=folder / "checkpoints", save_top_k=-1)
@@ -171,7 +179,7 @@ def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int, *mo
     if name == DVC:
         from dvclive.lightning import DVCLiveLogger
 
-        # It wants a project that is kept by git and DVC, and to run inside it.
+        # DVCLive has to run inside a git repository with DVC.
         identity = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org"]
         commit = ["git", *identity, "commit", "-q", "--allow-empty", "-m", "begin"]
         for command in (["git", "init", "-q"], commit, [sys.executable, "-m", "dvc", "init", "-q"]):
@@ -189,18 +197,18 @@ def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int, *mo
 
 
 def _bytes_below(folder: Path) -> int:
-    """Return what the files below a folder take; a link counts as a link."""
+    """Return the size of the files below a folder in bytes; a link counts as a link."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_symlink() or path.is_file())
 
 
 def _memory(settings: Settings, megabytes: int) -> Comparison:
-    """Compare peaks of memory, each in a process of its own."""
+    """Compare the peak memory of fits, each in a new process."""
     context = multiprocessing.get_context("spawn")
 
     def peak(name: str) -> float:
         folder = settings.folder / f"{uuid.uuid4()}"
         child = context.Process(target=_measure_peak, args=(name, folder, megabytes))
-        # Else glibc keeps freed tensors for later ones, as it happens: a run without checkpoints took 725 to 842 MiB.
+        # Otherwise glibc may keep freed tensors: a run without checkpoints took between 725 and 842 MiB.
         with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="1048576"):
             child.start()
         child.join()
@@ -215,25 +223,25 @@ def _memory(settings: Settings, megabytes: int) -> Comparison:
     above: Mapping[str, list[float]] = {name: [value - none for value in values] for name, values in peaks.items()}
     bars = [Bar(OURS, 1.1 * megabytes, absolute=True), Bar(BLOCKING, 64, absolute=True)]
     return Comparison(
-        f"Peak memory above that of training, for a state of {megabytes} MiB",
+        f"Peak memory in addition to training, for a state of {megabytes} MiB",
         "MiB",
         above,
         PLAIN,
         [bar for bar in bars if bar.series in above],
         [
-            "what child processes have for themselves is counted",
-            "each in a process of its own, where what is freed goes back to the system at once",
+            "Each case runs in a new process, which returns freed memory to the system at once.",
+            "The private memory of child processes is included.",
         ],
     )
 
 
 class _Children(Callback):
-    """Adds up the memory that child processes do not share with anybody."""
+    """A callback that adds up the private memory of child processes."""
 
     kilobytes = 0
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the children while they are there."""
+        """Read the memory of the child processes before they end."""
         for children in Path("/proc/self/task").glob("*/children"):
             for child in children.read_text().split():
                 lines = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()
@@ -242,7 +250,7 @@ class _Children(Callback):
 
 def _measure_peak(name: str, folder: Path, megabytes: int) -> None:
     torch.set_num_threads(1)
-    _fit(name, folder / "warm", 1, 2, 2)  # what is imported and made once is not the state's
+    _fit(name, folder / "warm", 1, 2, 2)  # imports and one-time allocations do not count
     Path("/proc/self/clear_refs").write_text("5")
     before = _kilobytes("VmRSS")
     children = _Children()

@@ -1,4 +1,4 @@
-"""What the data path costs: an epoch of images or of rows of an array, and opening a large dataset."""
+"""Benchmarks of reading data: epochs of images and of array rows, and opening a large dataset."""
 
 import json
 import os
@@ -29,10 +29,10 @@ Loader = Callable[[int], DataLoader[Any]]
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Measure images with and without workers, then rows, paths and opening."""
+    """Measure images and array rows with and without workers, reading of items, and opening."""
     base = settings.folder / "datasets"
     base.mkdir()
-    # Each run decodes anew what it measures.
+    # A new cache directory, so that each run fills the decoded cache again.
     before = os.environ.get("DTOOL_CACHE_DIRECTORY")
     os.environ["DTOOL_CACHE_DIRECTORY"] = str(settings.folder / "cache")
     try:
@@ -52,7 +52,7 @@ def run(settings: Settings) -> Iterator[Comparison]:
 
 
 def folder_of_images(folder: Path, count: int, side: int = SIDE) -> Path:
-    """Write a folder of small RGB images, as many of each class; they are gradients with noise, unlike one another."""
+    """Write a folder of small RGB images, all different (gradients with noise), with equally many in each class."""
     generator = np.random.default_rng(0)
     x, y = np.meshgrid(np.linspace(0, 1, side), np.linspace(0, 1, side))
     for number in range(CLASSES):
@@ -101,16 +101,16 @@ def _images(settings: Settings, base: Path) -> Iterator[Comparison]:
         "ImageFolder": of(peer),
         "DtoolDataset": of(plain),
         "DtoolDataModule": of_module(train_transform=transform),
-        "DtoolDataset, its own tensors": of(bare),
+        "DtoolDataset, no transform": of(bare),
         "decoded cache": of(cached),
-        "decoded cache, its own tensors": of(bare_cached),
-        "decoded cache, DtoolDataModule, its own tensors": of_module(decoded_cache=True),
+        "decoded cache, no transform": of(bare_cached),
+        "decoded cache, DtoolDataModule, no transform": of_module(decoded_cache=True),
     }
     for workers in (0, 2):
         made = {name: loader(workers) for name, loader in loaders.items()}
         cases = {name: partial(_epoch, loader) for name, loader in made.items()}
         if workers == 0:
-            cases["the transform alone"] = partial(
+            cases["only the transform"] = partial(
                 _transform_alone, [peer.loader(peer.samples[0][0])] * count, transform
             )
         yield Comparison(
@@ -124,9 +124,9 @@ def _images(settings: Settings, base: Path) -> Iterator[Comparison]:
                 *([Bar("decoded cache", 0.3)] if workers == 0 else []),
             ],
             [
-                "Each gives the same tensors: by `ToTensor`, or without a transform where it says `its own tensors`.",
-                "The decoded cache knows what `ToTensor` makes; a transform of another kind takes its own time.",
-                f"The decoded cache was filled in {filling:.1f} s.",
+                "All cases give the same tensors. The transform is `ToTensor`.",
+                "The decoded cache replaces `ToTensor`. Another transform would be called, and would take time.",
+                f"Filling the decoded cache took {filling:.1f} s.",
             ],
         )
 
@@ -218,7 +218,7 @@ def _paths(settings: Settings, base: Path) -> Comparison:
         interleaved({"dtoolcore": plain, "FrozenDataset": ours}, 1 if settings.short else 7),
         "dtoolcore",
         [Bar("FrozenDataset", 1.0)],
-        ["dtoolcore parses the manifest for each item, so twice the items take four times as long: hence so few here."],
+        ["dtoolcore parses the manifest for each item, so that its time grows with the square of the number of items."],
     )
 
 
@@ -238,7 +238,7 @@ def _as_dtoolai(settings: Settings, base: Path) -> Comparison:
         images = ImageDataSet(uri)
         return (images[index] for index in range(len(images)))
 
-    # Each has an order of its own.
+    # The two datasets have different orders.
     if {image.numpy().tobytes() for image, _ in ours()} != {image.tobytes() for image, _ in theirs()}:
         raise AssertionError("images differ")
     return Comparison(
@@ -250,7 +250,7 @@ def _as_dtoolai(settings: Settings, base: Path) -> Comparison:
         ),
         "dtoolAI's ImageDataSet",
         [Bar("DtoolDataset", 1.0)],
-        ["dtoolAI keeps every image in memory once it is read; that is quick, and for data that fits."],
+        ["dtoolAI keeps every image in memory after the first read. Later reads are fast if the data fits."],
     )
 
 
@@ -261,7 +261,7 @@ def _opening(settings: Settings, base: Path) -> Comparison:
     for number in range(CLASSES):
         (folder / f"class_{number}").mkdir(parents=True)
     for number in range(count):
-        # A link in place of a copy, up to as many as a file system takes.
+        # Links instead of copies; a new file for every 10,000, because file systems limit the links to a file.
         if number and number % 10_000 == 0:
             one = Path(_copied(one, one.with_name(f"{number}.png")))
         os.link(one, folder / f"class_{number % CLASSES}" / f"image_{number:06}.png")
@@ -293,7 +293,7 @@ def _opening(settings: Settings, base: Path) -> Comparison:
         "json.load of its manifest and categories": partial(listed, "manifest.json", "overlays/category.json"),
         "DtoolDataset": partial(opened, target="none"),
         "DtoolDataset, with categories": opened,
-        "DtoolDataModule, divided": module,
+        "DtoolDataModule, with a split": module,
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

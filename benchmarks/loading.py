@@ -1,4 +1,4 @@
-"""A model from its checkpoint: by URI and verified, against Lightning's way from the plain file."""
+"""Benchmarks of loading a model from its checkpoint."""
 
 import subprocess
 import sys
@@ -13,13 +13,13 @@ from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback, checkpoint
 
 PLAIN = "load_from_checkpoint of the plain file"
-FIRST = "from_uri and load_module, the first time in a process"
+FIRST = "from_uri and load_module, first time in a process"
 AGAIN = "from_uri and load_module, again"
-UNVERIFIED = "torch.load of the plain file alone"
+UNVERIFIED = "only torch.load of the plain file"
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Compare loading a checkpoint with Adam's state inside, its file in the page cache."""
+    """Compare loading checkpoints with Adam's states, from the page cache."""
     for shown, megabytes in {"1 MB": 1}.items() if settings.short else {"100 MB": 100, "1 GB": 1024}.items():
         yield _compare(settings, shown, megabytes)
     if not settings.short:
@@ -54,12 +54,12 @@ def _compare(settings: Settings, shown: str, megabytes: int) -> Comparison:
 
     cases = {PLAIN: plain, UNVERIFIED: read, FIRST: lambda: ours(forget=True), AGAIN: lambda: ours(forget=False)}
     return Comparison(
-        f"A model from a checkpoint of {shown}, a third of it weights and the rest Adam's state",
+        f"Loading a model from a checkpoint of {shown}, of which a third is weights and the rest Adam's states",
         "s",
         interleaved(cases, 1 if settings.short else 7),
         PLAIN,
         [Bar(FIRST, 1.2), Bar(AGAIN, 0.6)],
-        ["verified: the whole file is hashed the first time"],
+        ["from_uri and load_module verify the checkpoint: they hash the whole file the first time."],
     )
 
 
@@ -71,9 +71,9 @@ def _import_time() -> Comparison:
 
     cases = {
         "import lightning.pytorch": lambda: timed("import lightning.pytorch"),
-        "and lightning_dtool's callback": lambda: timed(
+        "import lightning.pytorch and DtoolProvenanceCallback": lambda: timed(
             "import lightning.pytorch; from lightning_dtool import DtoolProvenanceCallback"
         ),
     }
     figures = interleaved(cases, 5)
-    return Comparison("Starting Python", "s", figures, "import lightning.pytorch")
+    return Comparison("Importing in a new process", "s", figures, "import lightning.pytorch")

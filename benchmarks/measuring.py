@@ -1,4 +1,4 @@
-"""How things are compared: side by side in one run, shuffled, after a warm-up; medians, minima and ratios."""
+"""Comparisons of cases that run in turns, with their figures and goals."""
 
 import gc
 import random
@@ -12,11 +12,11 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Settings:
-    """How much to measure.
+    """Options of a benchmark.
 
     Attributes:
-        folder: An empty folder on the disk that is measured.
-        short: Run everything once, at a tiny size: for correctness, not for figures.
+        folder: An empty folder on the disk to measure.
+        short: Run each case once at a tiny size, only to test that it runs. False by default.
     """
 
     folder: Path
@@ -25,15 +25,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Bar:
-    """What a series has to reach.
+    """A goal for one series of a comparison.
 
     Attributes:
-        series: Whose figure it is.
+        series: The name of the series.
         at_most: The highest allowed ratio; with `absolute`, the highest allowed figure.
-        against: What it is divided by. Default: the comparison's baseline.
-        statistic: `"median"` (default), `"min"`, `"first"`, or `"paired"`: the median of the ratios of figures that
-            were taken one after the other, for a difference that is smaller than what a machine does by itself.
-        absolute: The figure itself is judged, in the comparison's unit.
+        against: The series to divide by. Default: the comparison's baseline.
+        statistic: `"median"` (default), `"min"`, `"first"`, or `"paired"`, which is the median of the ratios of figures
+            measured directly after one another. Use it for differences smaller than the variation of the machine.
+        absolute: Whether the figure itself is judged, in the comparison's unit, and not a ratio. False by default.
     """
 
     series: str
@@ -45,15 +45,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The figures of things that do the same.
+    """The figures of several cases that do the same task.
 
     Attributes:
-        title: What they do.
-        unit: Of the figures, such as `"s"`; smaller is better.
-        series: The figures by name, in the order in which a table shows them.
-        baseline: The name that the others are compared with.
-        bars: What has to be reached.
-        notes: What a reader has to know besides, such as peers that were left out.
+        title: The task.
+        unit: The unit of the figures, such as `"s"`; smaller figures are better.
+        series: The figures of each case by name, in the order of the table.
+        baseline: The name of the series that the others are compared with.
+        bars: The goals.
+        notes: Remarks for the reader, one sentence each.
     """
 
     title: str
@@ -64,14 +64,14 @@ class Comparison:
     notes: Sequence[str] = field(default_factory=tuple)
 
     def figure(self, name: str, statistic: str = "median") -> float:
-        """Return what stands for a series."""
+        """Return the figure that represents a series."""
         values = self.series[name]
         if statistic == "first":
             return values[0]
         return min(values) if statistic == "min" else statistics.median(values)
 
     def reached(self, bar: Bar) -> float:
-        """Return what a bar judges: a ratio, or with `absolute` a figure."""
+        """Return what a goal is compared with: a ratio or, with `absolute`, a figure."""
         if bar.statistic == "paired":
             pairs = zip(self.series[bar.series], self.series[bar.against or self.baseline], strict=True)
             return statistics.median(own / other for own, other in pairs)
@@ -82,18 +82,18 @@ class Comparison:
 def interleaved(
     cases: Mapping[str, Callable[[], float]], rounds: int, *, warmup: int = 1, seed: int = SEED
 ) -> dict[str, list[float]]:
-    """Run each case once per round, in an order shuffled anew in every round.
+    """Run each case once per round, in a new random order in each round.
 
-    What else goes on in the machine then hits all of them alike.
+    Other activity on the machine then affects all cases alike.
 
     Args:
-        cases: Functions by name; each returns its own figure.
-        rounds: How many figures to take of each.
-        warmup: Rounds before that whose figures are dropped.
-        seed: Of the shuffling.
+        cases: Functions by name; each returns one figure.
+        rounds: The number of figures for each case.
+        warmup: The number of earlier rounds whose figures are dropped. 1 by default.
+        seed: The seed of the order. 0 by default.
 
     Returns:
-        The figures by name, in the order of the cases.
+        The figures by name, in the order of `cases`.
     """
     shuffled = random.Random(seed)
     figures: dict[str, list[float]] = {name: [] for name in cases}

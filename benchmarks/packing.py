@@ -1,4 +1,4 @@
-"""What packing a folder costs, and how that grows."""
+"""Benchmarks of packing a folder."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from lightning_dtool import pack
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Measure a folder of small images, one twice as large, and a small one with dtoolcore."""
+    """Compare packing with copying the folder, for two sizes, and with dtoolcore."""
     size = 100 if settings.short else 10_000
     rounds = 1 if settings.short else 7
     folder = folder_of_images(settings.folder / "images", size, 16)
@@ -30,18 +30,18 @@ def run(settings: Settings) -> Iterator[Comparison]:
             {
                 "copytree": _timed(settings, partial(_copied, folder, durable=False)),
                 "copytree, then sync": _timed(settings, partial(_copied, folder, durable=True)),
-                "copytree, then sync, twice the images": _timed(settings, partial(_copied, double, durable=True)),
+                "copytree, then sync, with twice the images": _timed(settings, partial(_copied, double, durable=True)),
                 "pack": _timed(settings, partial(_packed, folder)),
-                "pack, twice the images": _timed(settings, partial(_packed, double)),
+                "pack, with twice the images": _timed(settings, partial(_packed, double)),
             },
             rounds,
         ),
         "copytree",
-        [Bar("pack", 1.5), Bar("pack, twice the images", 2.2, against="pack", statistic="paired")],
+        [Bar("pack", 1.5), Bar("pack, with twice the images", 2.2, against="pack", statistic="paired")],
         [
-            "What copytree has copied is not yet on the disk; what pack has written is, and it is hashed twice (MD5 for"
-            " dtool, SHA-256) and read back as a list.",
-            "What twice the images take beyond twice the time is the file system's, as far as copytree shows it.",
+            "`pack` waits until the files are on disk, hashes each twice (MD5 and SHA-256) and checks the listing.",
+            "copytree alone does not wait until the files are on disk.",
+            "The figures of copytree show how much of the growth with the number of images is due to the file system.",
         ],
     )
     few = folder_of_images(settings.folder / "few", size // 20, 16)
@@ -57,16 +57,16 @@ def run(settings: Settings) -> Iterator[Comparison]:
         ),
         "dtoolcore",
         [Bar("pack", 1.0)],
-        ["dtoolcore: put_item and add_item_metadata for each image, then freeze; nothing is synced to the disk."],
+        ["dtoolcore calls put_item and add_item_metadata for each image, then freeze, and does not sync to disk."],
     )
 
 
 def _timed(settings: Settings, work: Callable[[Path], None]) -> Callable[[], float]:
-    """Time something that writes into a folder of its own, on a disk that has nothing else left to write."""
+    """Return a function that measures how long it takes to write into a new folder, after earlier writes are synced."""
     numbers = count()
 
     def timed() -> float:
-        # Never removed between repeats: that makes ext4 slow for those that come after.
+        # Not removed between rounds: on ext4, removing it slows down later rounds.
         target = Path(tempfile.mkdtemp(prefix=f"to-{next(numbers)}-", dir=settings.folder))
         begun = time.perf_counter()
         work(target)

@@ -1,4 +1,4 @@
-"""What comes out of it: tables on the terminal, and the same as JSON for the docs."""
+"""Tables of benchmark figures on the terminal, and the figures as JSON for the documentation."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _PACKAGES = (
 
 
 def show(console: Console, comparison: Comparison, *, judge: bool = True) -> None:
-    """Print a comparison as a table, and with `judge` what of its bars is met."""
+    """Print a comparison as a table and, with `judge`, whether its goals are met."""
     table = Table(title=comparison.title, title_justify="left")
     for heading in ("", f"median ({comparison.unit})", "min", "max", "ratio"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -47,7 +47,7 @@ def show(console: Console, comparison: Comparison, *, judge: bool = True) -> Non
 
 
 def write(folder: Path, name: str, comparisons: Sequence[Comparison]) -> None:
-    """Keep the figures of a benchmark, with machine and versions, for the docs."""
+    """Write the figures of a benchmark as JSON, with the machine and package versions."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = []
     for comparison in comparisons:
@@ -58,7 +58,7 @@ def write(folder: Path, name: str, comparisons: Sequence[Comparison]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Say what the figures were measured on."""
+    """Return a description of the machine and the package versions."""
     versions = {}
     for package in _PACKAGES:
         try:

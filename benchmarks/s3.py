@@ -1,4 +1,4 @@
-"""Datasets on S3: publishing and fetching against boto3 and the hash that dtool asks for, on a local server."""
+"""Benchmarks of writing and downloading datasets on S3, with a local server."""
 
 import itertools
 import os
@@ -20,18 +20,18 @@ from lightning_dtool.store.digest import hash_file
 
 BUCKET = "benchmarks"
 BASE = f"s3://{BUCKET}"
-UPLOAD = "boto3's upload_file, and md5"
-DOWNLOAD = "boto3's download_file, and md5"
-DOWNLOADS = "16 threads of boto3's download_file"
-GETS = "16 threads of boto3's get_object"
-PUTS = "16 threads of boto3's put_object"
+UPLOAD = "boto3's upload_file and MD5"
+DOWNLOAD = "boto3's download_file and MD5"
+DOWNLOADS = "boto3's download_file in 16 threads"
+GETS = "boto3's get_object in 16 threads"
+PUTS = "boto3's put_object in 16 threads"
 OURS = "FrozenDataset.fetch"
 WRITER = "DatasetWriter"
 THREADS = 16
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Compare one large item and many small ones, and count requests; skipped where there is no server."""
+    """Compare one large item and many small ones, and count requests. Skipped if no server is installed."""
     (settings.folder / "server").mkdir()
     try:
         with running_s3_server(settings.folder / "server") as server:
@@ -41,7 +41,7 @@ def run(settings: Settings) -> Iterator[Comparison]:
             yield from _small(settings, server)
             yield _requests(settings)
     except FileNotFoundError as exc:
-        print(f"left out: {exc}")
+        print(f"skipped: {exc}")
 
 
 def _large(settings: Settings, server: S3Server) -> Iterator[Comparison]:
@@ -63,12 +63,12 @@ def _large(settings: Settings, server: S3Server) -> Iterator[Comparison]:
         return seconds()
 
     yield Comparison(
-        f"Publishing {megabytes} MB as one item",
+        f"Writing {megabytes} MB as one item",
         "s",
         interleaved({UPLOAD: upload, WRITER: publish}, rounds),
         UPLOAD,
         [Bar(WRITER, 1.5)],
-        ["on a server of the same machine, which takes its part of the two processors"],
+        ["The server runs on the same machine and uses part of its processors."],
     )
 
     client.upload_file(str(file), BUCKET, "file")
@@ -83,7 +83,7 @@ def _large(settings: Settings, server: S3Server) -> Iterator[Comparison]:
         return seconds()
 
     yield Comparison(
-        f"Fetching {megabytes} MB as one item",
+        f"Downloading {megabytes} MB as one item",
         "s",
         interleaved({DOWNLOAD: download, OURS: _fetching(settings, uri, numbers)}, rounds),
         DOWNLOAD,
@@ -114,7 +114,7 @@ def _small(settings: Settings, server: S3Server) -> Iterator[Comparison]:
             _written(files)
         return seconds()
 
-    yield Comparison(f"Publishing {count} items of 4 kB", "s", interleaved({PUTS: put, WRITER: publish}, rounds), PUTS)
+    yield Comparison(f"Writing {count} items of 4 kB", "s", interleaved({PUTS: put, WRITER: publish}, rounds), PUTS)
 
     uri = _written(files)
     prefix = f"{uri.rpartition('/')[2]}/data/"
@@ -122,7 +122,7 @@ def _small(settings: Settings, server: S3Server) -> Iterator[Comparison]:
 
     def threads(one: Callable[[str, str], Any]) -> Callable[[], float]:
         def fetch() -> float:
-            # A new folder each time, and no file of it is removed: that costs as much as what is measured.
+            # A new folder each time, because removing files would take as long as the download.
             there = settings.folder / f"fetched-{next(numbers)}"
             there.mkdir()
             with _timed() as seconds, ThreadPoolExecutor(THREADS) as pool:
@@ -139,17 +139,17 @@ def _small(settings: Settings, server: S3Server) -> Iterator[Comparison]:
         OURS: _fetching(settings, uri, numbers),
     }
     yield Comparison(
-        f"Fetching {count} items of 4 kB",
+        f"Downloading {count} items of 4 kB",
         "s",
         interleaved(cases, rounds),
         DOWNLOADS,
         [Bar(OURS, 1.3), Bar(OURS, 1.3, against=GETS)],
-        ["boto3's threads verify nothing; ours compares each item with its hash"],
+        ["`FrozenDataset.fetch` compares each item with its hash. boto3 does not."],
     )
 
 
 def _requests(settings: Settings) -> Comparison:
-    """Count what is asked of the server beside the items' bodies."""
+    """Count the requests to the server, except those for the content of items."""
     small, large = settings.folder / "one", settings.folder / "parts"
     small.write_bytes(b"1")
     large.write_bytes(os.urandom(20 * 2**20))
@@ -168,7 +168,9 @@ def _requests(settings: Settings) -> Comparison:
     events.register("before-call.s3", note)
     series = {
         "one item in one part": [counted(lambda: _written({"one": small}))],
-        "one item in parts, their beginning and end counted": [counted(lambda: _written({"parts": large}))],
+        "one item in several parts, with starting and completing the upload": [
+            counted(lambda: _written({"parts": large}))
+        ],
     }
     annotations = 0
 
@@ -183,14 +185,14 @@ def _requests(settings: Settings) -> Comparison:
     events.unregister("before-call.s3", note)
     series["one checkpoint of a Trainer"] = [whole]
     return Comparison(
-        "Requests of publishing, beside the data",
+        "Requests for writing a dataset, without those for the content of items",
         "requests",
         series,
         "one item in one part",
         [Bar(name, 12, absolute=True) for name in list(series)[:2]],
         [
-            f"of those for a checkpoint, {annotations} are for its annotations and tags: dtool keeps each in an object "
-            "of its own. They go in parallel"
+            f"For the checkpoint, {annotations} requests are for annotations and tags, because dtool stores each as "
+            "an object. They run in parallel."
         ],
     )
 
@@ -213,14 +215,14 @@ def _fetching(settings: Settings, uri: str, numbers: "itertools.count[int]") -> 
 
 
 def _events() -> Any:
-    """Return the hooks of the client that this package uses."""
+    """Return the event hooks of this package's S3 client."""
     from lightning_dtool.store.s3 import S3Broker
 
     return S3Broker(BASE).s3client.meta.events
 
 
 def _client(server: S3Server) -> Any:
-    """Return boto3's client, with a connection for each thread."""
+    """Return a boto3 client with a connection for each thread."""
     from boto3.session import Session
     from botocore.config import Config
 
@@ -235,7 +237,7 @@ def _client(server: S3Server) -> Any:
 
 @contextmanager
 def _timed() -> Iterator[Callable[[], float]]:
-    """Measure the block; what it gives returns the seconds, afterwards."""
+    """Measure a block. Yields a function that returns the seconds after the block has ended."""
     begun = time.perf_counter()
     ended: list[float] = []
     yield lambda: ended[0] - begun

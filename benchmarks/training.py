@@ -1,4 +1,4 @@
-"""What several benchmarks train: a model of a wanted size that is cheap to train."""
+"""A model of any size that is cheap to train, and a Trainer for it."""
 
 import time
 from collections.abc import Sequence
@@ -14,12 +14,13 @@ WIDTH = 64
 
 
 class Wide(L.LightningModule):
-    """A model whose training costs little for its size: a step reads and changes a part of the weights only.
+    """A model that is cheap to train for its size: each step uses only part of the weights.
 
     Args:
-        megabytes: Size of a checkpoint's tensors.
-        adam: Whether they are those of Adam, that is weights and twice as much besides; else plain SGD, which has none.
-        tensors: Into how many tensors the weights are divided.
+        megabytes: The size of the tensors in a checkpoint, in MiB.
+        adam: Whether to train with Adam, whose states take twice the size of the weights, or with plain SGD, which has
+            none. True by default.
+        tensors: The number of tensors that hold the weights. 16 by default.
     """
 
     def __init__(self, megabytes: float, adam: bool = True, tensors: int = 16) -> None:
@@ -31,7 +32,7 @@ class Wide(L.LightningModule):
         self.adam = adam
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Return something to learn."""
+        """Return a loss that depends on all tensors."""
         x = batch[0]
         return sum((x @ table[:, :WIDTH]).square().mean() for table in self.tables)
 
@@ -43,7 +44,11 @@ class Wide(L.LightningModule):
 
 
 class TimedCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint that knows how long training stood still for each save."""
+    """A ModelCheckpoint that measures how long training waits for each save.
+
+    Attributes:
+        seconds: The time of each save.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -56,12 +61,12 @@ class TimedCheckpoint(ModelCheckpoint):
 
 
 def batches(steps: int) -> DataLoader[Any]:
-    """Return an epoch of so many batches."""
+    """Return a loader with the given number of batches."""
     return DataLoader(TensorDataset(torch.ones(8 * steps, WIDTH)), batch_size=8)
 
 
 def quiet_trainer(folder: Path, callbacks: Sequence[Callback], **options: Any) -> L.Trainer:
-    """Return a Trainer that shows and logs nothing."""
+    """Return a Trainer without progress bar, summary and, by default, logger."""
     return L.Trainer(
         accelerator="cpu",
         logger=options.pop("logger", False),
