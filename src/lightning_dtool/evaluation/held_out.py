@@ -1,6 +1,6 @@
-"""Which samples of a dataset a checkpoint is evaluated on, read and numbered as its record says.
+"""The samples that a checkpoint is evaluated on, read and numbered as its record says.
 
-The one question that an evaluation must never get wrong: was the model trained on these samples?
+An evaluation must never hide that the model was trained on some of its samples.
 """
 
 import os
@@ -33,15 +33,16 @@ class HeldOut:
     """Samples to evaluate on.
 
     Attributes:
-        dataset: The samples, with the transforms on them.
+        dataset: The samples, with their transforms.
         part: `test`, `val` or `train` as the record divided the data, or `whole`.
-        class_to_idx: The class numbers of the training; those of the data where the record has none; None for numbers.
-        batch_size: The recorded one for evaluation.
-        collate_fn: Makes a batch; None for torch's own.
-        reading: How samples are chosen and read, as strict JSON: `select`, and what was recorded or given of `decoder`,
-            `target`, `eval_transform`, `target_transform` and `collate_fn`.
-        training_items: How many of the samples the model was trained on; None where that could not be found out.
-        notes: What whoever reads the result should know.
+        class_to_idx: The class numbers of the training, or those of the data if the record has none; None if the
+            targets are numbers.
+        batch_size: The recorded batch size for evaluation, or 32 if there is none.
+        collate_fn: The function that makes a batch; None for torch's default.
+        reading: How the samples were selected and read, as strict JSON: `select`, and whichever of `decoder`, `target`,
+            `eval_transform`, `target_transform` and `collate_fn` was recorded or given.
+        training_items: How many of the samples the model was trained on; None if that is unknown.
+        notes: Messages that limit what the result means.
     """
 
     dataset: DtoolDataset
@@ -68,19 +69,19 @@ def held_out(
 
     Args:
         record: The checkpoint's record.
-        checkpoint: Its URI, for messages.
-        data: The dataset.
-        part: `test`, `val` or `train`, if the dataset is the one that the model was trained with; `whole`. By default
-            of that dataset what was held out for testing, else for validation; any other dataset whole.
-        select: Overlay names, each with the wanted value or a list of them; goes with the whole dataset.
+        checkpoint: The checkpoint's URI, for messages.
+        data: The dataset's URI, or its folder.
+        part: `test`, `val` or `train` for a part of the dataset that the model was trained with, or `whole`. Default:
+            of that dataset, the part that was held out for testing, else for validation; any other dataset whole.
+        select: Overlay names, each with the wanted value or a list of values. Selects from the whole dataset.
         readers: Arguments of `DtoolDataModule` that replace recorded ones: `decoder`, `target`, `eval_transform`,
             `target_transform` and `collate_fn`.
-        trust_source: Whether functions that the record names may be imported; else only torchvision's transforms are.
+        trust_source: Allow to import functions that the record names. Default: only torchvision's transforms.
 
     Raises:
-        ConfigurationError: If the data has no such part or no targets, or a recorded function cannot be had.
-        DecodeError: If a sample is of a class that the training data did not have.
-        VerificationError: If the recorded part cannot be cut out again.
+        ConfigurationError: If the data has no such part or no targets, or a recorded function cannot be imported.
+        DecodeError: If a sample has a class that the training data did not have.
+        VerificationError: If the recorded part cannot be selected again.
         SelectionError, MetadataKeyError, DatasetNotFoundError, StoreError: As `DtoolDataset`.
     """
     return _Chooser(record, checkpoint, FrozenDataset.from_uri(data), readers or {}, trust_source).choose(part, select)
@@ -124,7 +125,7 @@ class _Chooser:
         if trained:
             self.notes.append(
                 f"The model was trained on {trained} of these {len(dataset)} samples of {self.frozen.uri}:"
-                " what is measured says nothing about new data."
+                " the result says nothing about new data."
             )
         how = {"select": select or (None if chosen == WHOLE else self._recorded("select")), **self.readers}
         return HeldOut(
@@ -144,11 +145,11 @@ class _Chooser:
         return next(iter(self.sources.get(stage, [])), None)
 
     def _recorded(self, name: str) -> Any:
-        """Return a plain argument: only the readers can be anything else, and `select` is a dict."""
+        """Return the value of a recorded argument that is a plain value."""
         return rebuild(self.arguments.get(name), argument=name)
 
     def _reads(self, stage: str, frozen: FrozenDataset) -> bool:
-        """Tell whether a stage read just this content, whatever its address and its UUID."""
+        """Tell whether a recorded stage read this content, at any URI and under any UUID."""
         return any(
             source.dataset is not None and source.dataset.content_digest == frozen.content_digest
             for source in self.sources.get(stage, [])
@@ -156,11 +157,11 @@ class _Chooser:
 
     def _note_foreign(self, trained_with: str, given: Mapping[str, Any]) -> None:
         recorded = [*(self._source("val") or self._source("train") or DataSource()).transforms]
-        lost = f" The record has {', '.join(sorted(recorded))} for it, which is not applied." if recorded else ""
+        lost = f" The recorded {', '.join(sorted(recorded))} is not applied." if recorded else ""
         if "eval_transform" not in given and "decoder" not in given:
             self.notes.append(
-                f"{self.checkpoint} was trained with {trained_with}, not with DtoolDataModule: samples of"
-                f" {self.frozen.uri} are decoded as DtoolDataset does by default, and not transformed.{lost}"
+                f"{self.checkpoint} was trained with {trained_with}, not with DtoolDataModule. Samples of"
+                f" {self.frozen.uri} are decoded by the defaults of DtoolDataset and not transformed.{lost}"
             )
 
     # -- choosing ---------------------------------------------------------------------------------
@@ -172,16 +173,18 @@ class _Chooser:
             return WHOLE
         if select:
             raise ConfigurationError(
-                f"part={part!r} is cut out as it was in training: leave out select=..., or the part."
+                f"part={part!r} is the recorded part of the data and cannot be combined with select=...:"
+                " leave out select, or the part."
             )
         read_by = [stage for stage in ("test", "val", "train") if self.is_ours and self._reads(stage, self.frozen)]
         if part is None:
             return read_by[0] if read_by else WHOLE
         if part not in read_by:
-            found = f"there it stands for {' and '.join(read_by)}" if read_by else "it is no part of that training"
+            used = f"used this dataset for {' and '.join(read_by)}" if read_by else "did not use this dataset"
             raise ConfigurationError(
-                f"{self.frozen.uri} has no part {part!r} in the record of {self.checkpoint}: {found}."
-                f" Leave out the part, or evaluate on all of it with {WHOLE!r}."
+                f"no part {part!r} in the record of {self.checkpoint}: that training {used}."
+                f" Leave out the part, or evaluate on the whole dataset with part={WHOLE!r}.",
+                uri=self.frozen.uri,
             )
         return part
 
@@ -195,7 +198,7 @@ class _Chooser:
         )
 
     def _cut(self, frozen: FrozenDataset, stage: str) -> DtoolDataset:
-        """Return the samples that a recorded stage read, and make sure that it is those."""
+        """Return the samples that a recorded stage read, verified against their recorded digest."""
         select = self._recorded("select")
         if self.arguments.get(f"{stage}_uri") is not None:
             dataset = self._whole(frozen, select)
@@ -210,8 +213,8 @@ class _Chooser:
         found = selection_digest(dataset.identifiers if dataset.is_itemwise else dataset.names)
         if expected is not None and found != expected:
             raise VerificationError(
-                f"expected its part {stage!r} to be the samples {expected} that the record of"
-                f" {self.checkpoint} names, found {found}. Choose samples yourself: part='{WHOLE}', select=...",
+                f"expected its part {stage!r} to be the samples {expected} of the record of {self.checkpoint}, found"
+                f" {found}. Select samples yourself with part={WHOLE!r} and select=...",
                 uri=frozen.uri,
             )
         return dataset
@@ -219,50 +222,53 @@ class _Chooser:
     # -- targets ----------------------------------------------------------------------------------
 
     def _numbered(self, dataset: DtoolDataset) -> DtoolDataset:
-        """Return the samples with targets as the model has learned them."""
+        """Return the samples with the class numbers that the model was trained with."""
         uri, numbers = dataset.dataset.uri, dataset.class_to_idx
         if dataset.targets is None:
             raise ConfigurationError(
-                f"{uri} has no targets to compare with: it has no overlay 'category', and the record of"
-                f" {self.checkpoint} names no other one. Name an overlay with target=..."
+                f"has no targets: there is no overlay 'category', and the record of {self.checkpoint} names no other"
+                " overlay. Name one with target=...",
+                uri=uri,
             )
         if self.numbers is None and numbers is not None and self._source("train") is not None and self._knows_targets():
             return _as_numbers(dataset, self.checkpoint)
         if self.numbers is None and numbers is not None:
             shown = ", ".join(f"{name}={number}" for name, number in list(numbers.items())[:20])
             self.notes.append(
-                f"The record of {self.checkpoint} does not say how its classes were numbered; those of {uri} are taken"
-                f" ({shown}). If training had others, the result is meaningless."
+                f"The record of {self.checkpoint} does not say how its classes were numbered. The numbers of {uri} are"
+                f" used ({shown}). If the training had other numbers, the result is meaningless."
             )
         if self.numbers is not None and numbers is None:
             raise ConfigurationError(
-                f"{uri} has numbers as targets, and the model was trained on the classes"
-                f" {', '.join(self.numbers)}. Name an overlay of classes with target=..."
+                f"its targets are numbers, but the model was trained on the classes {', '.join(self.numbers)}."
+                " Name an overlay of classes with target=...",
+                uri=uri,
             )
         if self.numbers is not None and numbers is not None:
-            # Rows of an array bring numbers of their own; a dataset that was divided, those that it had.
+            # Rows of an array are compared by number, because they have no names; items by name and number.
             known = {(name, number) for name, number in self.numbers.items()}
             by_number = set(self.numbers.values())
             for name, number in numbers.items():
                 if number not in by_number if not dataset.is_itemwise else (str(name), number) not in known:
                     raise DecodeError(
-                        f"{uri} has the class {name!r} with the number {number}, and the model of {self.checkpoint} was"
+                        f"has the class {name!r} with the number {number}, but the model of {self.checkpoint} was"
                         f" trained on {', '.join(f'{name}={number}' for name, number in self.numbers.items())}."
-                        " Leave such samples out with select=..., or name another target."
+                        " Leave such samples out with select=..., or name another target with target=...",
+                        uri=uri,
                     )
-            # Names from the training: the rows' own are but their numbers.
+            # The names of the training: rows have only numbers.
             dataset._samples.targets = Targets(dataset._samples.targets.values, dict(self.numbers))  # type: ignore[union-attr]
         return dataset
 
     def _knows_targets(self) -> bool:
-        """Tell whether the record would have class numbers, if there had been classes."""
+        """Tell whether the record would hold class numbers if the training had had classes."""
         source = self._source("train")
         return source is not None and source.dataset is not None
 
     # -- what the model has seen ------------------------------------------------------------------
 
     def _training_items(self, dataset: DtoolDataset, part: str) -> int | None:
-        """Count the samples that the model was trained on; None if nobody can tell."""
+        """Count the samples that the model was trained on; None if that is unknown."""
         if part == "train":
             return len(dataset)
         source = self._source("train")
@@ -271,8 +277,8 @@ class _Chooser:
         if not self.is_ours:
             if self._reads("train", self.frozen):
                 self.notes.append(
-                    f"{self.frozen.uri} is the data that the model was trained on, and which part of it was held out"
-                    " cannot be told without DtoolDataModule: what is measured may say nothing about new data."
+                    f"The model was trained on {self.frozen.uri}. Without DtoolDataModule, the part that was held out"
+                    " is unknown: the result may say nothing about new data."
                 )
             return None
         try:
@@ -282,21 +288,22 @@ class _Chooser:
                 return None
             trained = self._cut(there, "train")
         except LightningDtoolError:
-            return None  # out of reach, or no more what it was
+            return None  # the training data cannot be read, or has changed
         if not (trained.is_itemwise and dataset.is_itemwise):
             return len(set(dataset.names).intersection(trained.names)) if here else None
-        # By content: a picture that was packed twice has been seen, whatever its name.
+        # By content: an image that was packed again, under another name, is still one that the model was trained on.
         seen = {there.items[identifier].hash for identifier in trained.identifiers}
         return sum(self.frozen.items[identifier].hash in seen for identifier in dataset.identifiers)
 
 
 def _as_numbers(dataset: DtoolDataset, checkpoint: str) -> DtoolDataset:
-    """Return samples whose whole numbers, taken for classes, are numbers again."""
+    """Return the samples with numbers as targets; whole numbers had been read as classes."""
     names = dataset.class_to_idx or {}
     if any(isinstance(name, bool) or not isinstance(name, int) for name in names):
         raise ConfigurationError(
-            f"{dataset.dataset.uri} has the classes {', '.join(map(repr, list(names)[:10]))} as targets, and the model"
-            f" of {checkpoint} was trained on numbers, or without targets. Name an overlay of numbers with target=..."
+            f"its targets are the classes {', '.join(map(repr, list(names)[:10]))}, but the model of {checkpoint} was"
+            " trained on numbers, or without targets. Name an overlay of numbers with target=...",
+            uri=dataset.dataset.uri,
         )
     value_of = {number: float(name) for name, number in names.items()}
     targets = dataset._samples.targets

@@ -9,24 +9,24 @@ import torch
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 MAX_LABEL = 24
-"""Characters of a class's name beside the picture."""
+"""The largest number of characters of a class's name."""
 
 MAX_NUMBERS = 20
-"""Classes up to which every cell has its number."""
+"""The largest number of classes for which each cell shows its number."""
 
 _MAX_LABELS = 60
-"""Names along an axis; of more classes every second, third, … is named."""
+"""The largest number of names along an axis; with more classes only every second, third, … is named."""
 
 
 def confusion_picture(confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str = "") -> bytes | None:
     """Draw a confusion matrix, as torchmetrics draws it.
 
-    The user's matplotlib, its backend and its settings, is left as it is, and does not change the picture.
+    The user's matplotlib backend and settings are neither changed nor used.
 
     Args:
-        confusion: A row for each true class.
-        classes: Their names, in the same order.
-        title: What stands above it.
+        confusion: The number of samples: a row for each true class, a column for each predicted class.
+        classes: The names of the classes, in the same order.
+        title: The title of the picture.
 
     Returns:
         A PNG file; None if matplotlib is not installed.
@@ -39,18 +39,18 @@ def confusion_picture(confusion: Sequence[Sequence[int]], classes: Sequence[str]
         return None
     count = len(classes)
     labels = [_label(name) for name in classes]
-    # Inches: a cell has room for its number, or for a line of the small print beside it.
+    # In inches: a cell has room for its number, or, without numbers, for one line of a small label.
     side = min(16.0, max(2.6, count * (0.55 if count <= MAX_NUMBERS else 0.22)))
     margin = 1.2 + 0.085 * max(map(len, labels), default=0)
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name in letters that the font does not have
+        warnings.simplefilter("ignore")  # about characters that the font does not have
         matplotlib.rcdefaults()
         figure = Figure(figsize=(side + margin + 1.0, side + margin), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         metric = MulticlassConfusionMatrix(count)
         numbers = torch.tensor(confusion)
-        # Without numbers the colour has to tell, and a rare class is as much of a row as a frequent one.
+        # Without numbers, colours show shares of the true class, so that rare classes are as visible as frequent ones.
         shares = numbers / numbers.sum(1, keepdim=True).clamp(min=1)
         shown = numbers if count <= MAX_NUMBERS else shares
         metric.plot(shown, ax=axes, add_text=count <= MAX_NUMBERS, labels=labels, cmap="Blues")
@@ -63,7 +63,7 @@ def confusion_picture(confusion: Sequence[Sequence[int]], classes: Sequence[str]
         digits = len(str(int(numbers.max()))) if numbers.numel() else 1
         for text in axes.texts:
             text.set_fontsize(min(11, 56 / max(digits, 3)))
-            # Of a large matrix most cells are 0, and what is not is what one looks for.
+            # Most cells of a large matrix are 0; hiding these makes the others easy to find.
             text.set_visible(text.get_text() != "0" or count <= 4)
         bar = figure.colorbar(axes.images[0], ax=axes, shrink=0.8, aspect=40)
         bar.ax.tick_params(labelsize=8)
@@ -76,6 +76,6 @@ def confusion_picture(confusion: Sequence[Sequence[int]], classes: Sequence[str]
 
 
 def _label(name: str, longest: int = MAX_LABEL) -> str:
-    """Return a name that takes one short line, whatever strangers have written into it."""
+    """Return a name as one short line without control characters."""
     plain = "".join(character if unicodedata.category(character)[0] != "C" else "?" for character in name)
     return plain if len(plain) <= longest else f"{plain[: longest - 2]}.."

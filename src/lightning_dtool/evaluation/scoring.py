@@ -1,7 +1,7 @@
-"""What a prediction is worth: metrics by name, all of them torchmetrics'.
+"""Metrics of predictions, computed with torchmetrics.
 
-Everything here is a pure function of arrays. What torchmetrics leaves undefined (the ROC curve of a class that the data
-lacks) is None here, and never a number that looks like one.
+Everything here is a pure function of arrays. A metric that is undefined for the data, such as the area under the ROC
+curve of a class without samples, is None rather than a misleading number.
 """
 
 import math
@@ -23,20 +23,22 @@ DEFAULTS: Mapping[Task, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "calibration_error"),
     "regression": ("rmse", "mae", "r2", "pearson"),
 }
-"""What is measured where nobody says what."""
+"""The default metrics for each task."""
 
 _BINS = 15
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of every sample, and what is true of it.
+    """The prediction and the target of every sample.
 
     Attributes:
-        task: `multiclass`, `binary` (one output; class number 1 is the positive one) or `regression`.
-        target: The class number of each sample; for regression a row of numbers.
-        predicted: The same, as the model has it.
-        probabilities: A row for each sample: of every class (`multiclass`) or of class number 1 alone (`binary`).
+        task: `multiclass`, `binary` (one output; class number 1 is the positive class) or `regression`.
+        target: The true class number of each sample, shape (samples,); for regression numbers, shape (samples,
+            columns).
+        predicted: The model's prediction, in the same shape.
+        probabilities: The probabilities from 0 to 1: of every class (`multiclass`), shape (samples, classes), or of
+            class number 1 (`binary`), shape (samples, 1). None for regression.
     """
 
     task: Task
@@ -46,21 +48,22 @@ class Predictions:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the model tells apart."""
+        """The number of classes of the model."""
         return 2 if self.task == "binary" or self.probabilities is None else int(self.probabilities.shape[1])
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured.
+    """The metrics of predictions.
 
     Attributes:
-        metrics: A value for each metric; None where it is not defined for this data.
-        settings: For each metric the function of torchmetrics, and with which settings it was called.
-        per_class: By class number: `accuracy` (the part of its samples that was recognised; None if the data has
-            none), `count` (its samples) and `predicted` (how often the model named it). Empty for regression.
-        confusion: Row by row for each true class, how often each class was predicted. None for regression.
-        undefined: Why a metric is None.
+        metrics: The value of each metric by name; None if it is undefined for this data.
+        settings: For each metric, the torchmetrics function and the arguments that it was called with.
+        per_class: By class number: `accuracy` (the fraction of its samples that were predicted correctly; None without
+            samples), `count` (the number of its samples) and `predicted` (how often it was predicted). Empty for
+            regression.
+        confusion: A row for each true class, a column for each predicted class. None for regression.
+        undefined: For each undefined metric, the reason.
     """
 
     metrics: dict[str, float | None]
@@ -84,14 +87,14 @@ def check_names(names: str | Sequence[str] | None, task: Task | None = None) -> 
     """Check the names of metrics.
 
     Args:
-        names: The names, or one text with commas; None for the default ones.
-        task: The task, once it is known.
+        names: The names, as a list or as one text with commas; None for the default metrics.
+        task: The task; None while it is unknown.
 
     Returns:
-        The names, each once; None if nobody named one.
+        The names without duplicates; None for the default metrics of an unknown task.
 
     Raises:
-        ConfigurationError: If a name is not known, or is none for this task.
+        ConfigurationError: If a name is unknown, or the metric does not fit the task.
 
     Example:
         >>> check_names("f1, accuracy")
@@ -104,24 +107,24 @@ def check_names(names: str | Sequence[str] | None, task: Task | None = None) -> 
     known = {name: kind for kind, metrics in _METRICS.items() for name in metrics}
     listed = "; ".join(f"for {kind}: {', '.join(metrics)}" for kind, metrics in _METRICS.items())
     if not any(chosen):
-        raise ConfigurationError(f"metrics={names!r} names no metric. Known are, {listed}.")
+        raise ConfigurationError(f"metrics={names!r} names no metric. The metrics are, {listed}.")
     for name in chosen:
         if name not in known:
-            raise ConfigurationError(f"There is no metric {name!r}. Known are, {listed}.")
+            raise ConfigurationError(f"There is no metric {name!r}. The metrics are, {listed}.")
         if task is not None and name not in metric_names(task):
             raise ConfigurationError(
-                f"The metric {name!r} is for {known[name]}, and what the model does on this data is {task}:"
-                f" choose from {', '.join(metric_names(task))}."
+                f"The metric {name!r} is for {known[name]}, but the model and this data are {task}."
+                f" Choose from {', '.join(metric_names(task))}."
             )
     return chosen
 
 
 def score(predictions: Predictions, names: Sequence[str]) -> Scores:
-    """Measure predictions.
+    """Compute metrics.
 
     Args:
-        predictions: What the model said.
-        names: Which metrics; see `check_names`.
+        predictions: The predictions.
+        names: The names of the metrics, as returned by `check_names`.
     """
     task = predictions.task
     metrics: dict[str, float | None] = {}
@@ -133,7 +136,7 @@ def score(predictions: Predictions, names: Sequence[str]) -> Scores:
             warnings.simplefilter("always")
             try:
                 value, settings[name] = measure(predictions)
-            except ValueError as error:  # r2 of a single sample, for one
+            except ValueError as error:  # for example r2 of a single sample
                 value, settings[name], reason = math.nan, {}, str(error)
             else:
                 reason = " ".join(str(warning.message) for warning in caught)
@@ -143,7 +146,7 @@ def score(predictions: Predictions, names: Sequence[str]) -> Scores:
     if task == "regression":
         return Scores(metrics, settings, undefined=undefined)
     matrix = confusion(predictions)
-    # What a sample counts for is torchmetrics' own; its answer for a class without samples is 0, and ours none.
+    # torchmetrics returns 0 for a class without samples, which is undefined.
     recalls = classification.multiclass_accuracy(*_labels(predictions), average="none").tolist()
     counts, predicted = matrix.sum(1).tolist(), matrix.sum(0).tolist()
     per_class = [
@@ -154,7 +157,7 @@ def score(predictions: Predictions, names: Sequence[str]) -> Scores:
 
 
 def confusion(predictions: Predictions) -> torch.Tensor:
-    """Return the confusion matrix: a row for each true class."""
+    """Return the confusion matrix: a row for each true class, a column for each predicted class."""
     return classification.multiclass_confusion_matrix(*_labels(predictions))
 
 
@@ -172,7 +175,7 @@ def _settings(function: Callable[..., Any], **settings: Any) -> dict[str, Any]:
 
 
 def _by_label(name: str, binary: str | None = None, **settings: Any) -> Measure:
-    """Return a metric of labels: torchmetrics' multiclass one, and for one output perhaps its binary one."""
+    """Return a metric of class numbers: a multiclass function of torchmetrics, and a binary one for a single output."""
 
     def measure(predictions: Predictions) -> tuple[float, dict[str, Any]]:
         predicted, target, classes = _labels(predictions)
@@ -188,7 +191,7 @@ def _by_label(name: str, binary: str | None = None, **settings: Any) -> Measure:
 def _balanced_accuracy(predictions: Predictions) -> tuple[float, dict[str, Any]]:
     predicted, target, classes = _labels(predictions)
     recalls = classification.multiclass_recall(predicted, target, classes, average="none")
-    # torchmetrics' own mean counts a class that the data lacks, and that was predicted once, as never recognised.
+    # torchmetrics' macro average includes, with a recall of 0, a class that has no samples but was predicted.
     present = torch.bincount(target, minlength=classes) > 0
     settings = _settings(classification.multiclass_recall, average="macro", over="classes that the data has")
     return float(recalls[present].mean()), settings
@@ -201,7 +204,7 @@ def _auroc(predictions: Predictions) -> tuple[float, dict[str, Any]]:
         if len(torch.unique(target)) < 2:
             raise ValueError("the data has samples of one class only")
         return float(classification.binary_auroc(probabilities[:, 0], target)), settings
-    # One class against the rest, and only where both have samples: for the others torchmetrics takes 0 into the mean.
+    # Only classes for which both they and the rest have samples: torchmetrics averages in a 0 for the others.
     counts = torch.bincount(target, minlength=predictions.num_classes)
     present = torch.nonzero((counts > 0) & (counts < len(target))).flatten().tolist()
     if not present:
@@ -227,7 +230,7 @@ def _calibration_error(predictions: Predictions) -> tuple[float, dict[str, Any]]
 
 
 def _columns(predictions: Predictions) -> tuple[torch.Tensor, torch.Tensor]:
-    # float64: the sum of a million squares has to be right to more than a few digits.
+    # float64, so that the sum of a million squares is accurate to more than a few digits.
     predicted, target = (
         torch.from_numpy(np.asarray(values, dtype=np.float64)) for values in (predictions.predicted, predictions.target)
     )
@@ -244,14 +247,14 @@ def _of_numbers(name: str, **settings: Any) -> Measure:
 
 
 def _spearman(predictions: Predictions) -> tuple[float, dict[str, Any]]:
-    """Correlate ranks. torchmetrics adds those of ties in 32 bits, which a million samples with few values exceed."""
+    """Correlate ranks. torchmetrics adds the ranks of ties in 32 bits, which overflow with a million samples."""
     predicted, target = (_ranks(column) for column in _columns(predictions))
     settings = _settings(regression.pearson_corrcoef, of="ranks, ties as their mean")
     return float(regression.pearson_corrcoef(predicted, target).mean()), settings
 
 
 def _ranks(values: torch.Tensor) -> torch.Tensor:
-    """Return the rank of each value in its column, from 1; equal ones share their mean."""
+    """Return the rank of each value in its column, from 1; equal values share their mean rank."""
     if values.ndim == 2:
         return torch.stack([_ranks(column) for column in values.T], dim=1)
     _, inverse, counts = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
