@@ -21,7 +21,7 @@ from lightning_dtool.items import RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
 from lightning_dtool.record import SCHEMA_VERSION
 from lightning_dtool.results.checklist import Status
 from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path
-from results.test_differences import archive
+from loading.test_unpacking import archive
 
 HOSTILE = "[red]x[bold]\x1b[2J\x9b31m\u202e:smile:"
 

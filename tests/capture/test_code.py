@@ -14,7 +14,9 @@ import pytest
 import lightning_dtool.capture.code as code_module
 import programs
 from lightning_dtool.capture.code import collect_code
-from lightning_dtool.record import Gaps
+from lightning_dtool.loading import limits
+from lightning_dtool.loading.unpacking import read_sources
+from lightning_dtool.record import Code, Gaps
 
 REPORT = """
 import json, os, sys
@@ -205,11 +207,34 @@ assert type(module).__name__ == "_LazyModule"
 
 
 def test_large_sources_are_bounded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_module, "MAX_SOURCE_BYTES", 100)
+    monkeypatch.setattr(limits, "MAX_SOURCE_BYTES", 100)
     gaps = Gaps()
-    kept = code_module._bounded({"a.py": b"x" * 60, "b.py": b"x" * 30, "main.py": b"x" * 50}, "main.py", gaps)
+    kept = code_module._bounded({"a.py": b"x" * 60, "b.py": b"x" * 30, "main.py": b"x" * 50}, ("main.py",), gaps)
     assert sorted(kept) == ["b.py", "main.py"]
     assert [gap.fact for gap in gaps] == ["code.files.a.py"]
+
+
+def test_what_is_written_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if redaction makes files longer, and with the patch and the configuration."""
+    monkeypatch.setattr(limits, "MAX_SOURCE_BYTES", 400)
+    monkeypatch.setattr(limits, "MAX_SOURCE_FILES", 5)
+    secrets = b"".join(b"password%d = 'hunter%d'\n" % (number, number) for number in range(12))
+    sources = {f"{name}.py": secrets[: 40 * size] for size, name in enumerate("abcdef", 1)}
+    code = Code(
+        argv=[],
+        working_directory="",
+        entry_point="f.py",
+        patch=code_module.PATCH,
+        modules={name: f"{name}.py" for name in "abcdef"},
+    )
+    packed = code_module.Sources(code, {**sources, code_module.PATCH: b"x" * 50}, {"config.yaml": b"y" * 60}, [])
+    sealed = packed.seal()
+    read = read_sources(sealed.zip, "file:///a")
+    assert read.keys() == sealed.code.files.keys() >= {"config.yaml", code_module.PATCH}
+    assert set(sealed.code.modules.values()) <= read.keys()
+    assert {gap.fact.removeprefix("code.files.") for gap in sealed.gaps} >= sources.keys() - read.keys()
+    assert sources.keys() - read.keys()
+    assert all(path in (None, *read) for path in (sealed.code.entry_point, sealed.code.patch))
 
 
 def test_here() -> None:

@@ -18,14 +18,13 @@ from lightning_dtool.capture.environment import capture_environment
 from lightning_dtool.capture.environment import requirements as present_requirements
 from lightning_dtool.errors import ConfigurationError, EnvironmentCreationError
 from lightning_dtool.record import Environment, Gaps
-from lightning_dtool.reproduction import environment
+from lightning_dtool.reproduction import environment, installers
 from lightning_dtool.reproduction.environment import (
     create_environment,
     environment_differences,
-    local_packages,
     own_requirement,
-    parse_requirements,
 )
+from lightning_dtool.reproduction.packages import installable_packages, local_packages
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -41,7 +40,7 @@ def test_pins_and_commits_are_understood() -> None:
         pytz==2024.1.post1
         tools @ git+https://git.example.org:8443/lab/tools.git@{COMMIT}
     """
-    assert parse_requirements(text) == (
+    assert installable_packages(text) == (
         {
             "torch": "2.13.0+cpu",
             "leaf-net-core": "0.1",
@@ -100,11 +99,11 @@ def test_pins_and_commits_are_understood() -> None:
     ],
 )
 def test_whatever_else_is_refused_and_shown(line: str) -> None:
-    assert parse_requirements(f"click==8.1.7\n{line}\n") == ({"click": "8.1.7"}, [line])
+    assert installable_packages(f"click==8.1.7\n{line}\n") == ({"click": "8.1.7"}, [line])
 
 
 def test_of_two_versions_the_first_counts() -> None:
-    assert parse_requirements("six==1.0\nSix==2.0\nsix==1.0\n") == ({"six": "1.0"}, ["Six==2.0"])
+    assert installable_packages("six==1.0\nSix==2.0\nsix==1.0\n") == ({"six": "1.0"}, ["Six==2.0"])
 
 
 @given(st.text())
@@ -148,7 +147,7 @@ def test_no_pieces_give_one_either(pieces: list[str]) -> None:
 
 
 def check(text: str) -> None:
-    pins, refused = parse_requirements(text)
+    pins, refused = installable_packages(text)
     for name, version in pins.items():
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
         assert re.fullmatch(r"git\+https://[A-Za-z0-9][A-Za-z0-9./_~:+-]*@[0-9a-f]{40,64}", version) or Version(version)
@@ -158,7 +157,7 @@ def check(text: str) -> None:
 
 
 def test_what_this_environment_records_can_be_read() -> None:
-    pins, refused = parse_requirements(present_requirements())
+    pins, refused = installable_packages(present_requirements())
     assert pins["torch"] == metadata.version("torch")
     assert not [line for line in refused if "==" in line and "git+" not in line]
 
@@ -256,7 +255,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Return the name of the tool that builds; the other one is not there."""
     if request.param == "pip":
-        monkeypatch.setattr(environment, "_find_uv", lambda: None)
+        monkeypatch.setattr(installers, "_find_uv", lambda: None)
     return request.param
 
 
@@ -304,7 +303,7 @@ def test_local_versions_are_had_where_there_are_some_and_replaced_where_not(
     assert built.replaced == {"six": "1.16.0+cu121 -> 1.16.0", "leaf-tools": "2.0+rocm6.1 -> 2.0"}
     assert version_in(built, "fast") == "3.0+cpu"
     assert version_in(built, "six") == "1.16.0"
-    assert any("six==1.16.0+cu121: its public version 1.16.0" in line for line in told)
+    assert any("six==1.16.0+cu121: trying its public version 1.16.0" in line for line in told)
 
 
 def test_packages_that_do_not_fit_are_told_and_not_changed(tool: str, index: Path, tmp_path: Path) -> None:
@@ -320,9 +319,10 @@ def test_packages_that_do_not_fit_are_told_and_not_changed(tool: str, index: Pat
 
 
 def test_a_pin_that_no_index_has(tool: str, index: Path, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentCreationError, match="The last lines of its output") as caught:
+    with pytest.raises(EnvironmentCreationError, match="The last lines of the output") as caught:
         create_environment("six==9.9.9\n", tmp_path / "env")
     assert "six==9.9.9" in str(caught.value)
+    assert (caught.value.kind, caught.value.path) == ("packages", str(tmp_path / "env"))
     assert not (tmp_path / "env").exists()
     with pytest.raises(EnvironmentCreationError, match="nothing-like-it"):
         create_environment("nothing-like-it==1.0\nsix==1.16.0+cpu\n", tmp_path / "env")
@@ -344,22 +344,23 @@ def test_no_packages_at_all(tool: str, index: Path, tmp_path: Path) -> None:
 
 
 def test_another_python_that_is_not_there(tool: str, index: Path, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentCreationError, match=r"Python 3\.99"):
+    with pytest.raises(EnvironmentCreationError, match=r"Python 3\.99") as caught:
         create_environment("six==1.16.0\n", tmp_path / "env", python="3.99.1")
+    assert caught.value.kind == "python"
     assert not (tmp_path / "env").exists()
 
 
 def test_without_uv_the_path_is_looked_at(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of the right name that does not run is no Python."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(environment, "_find_uv", lambda: None)
+    monkeypatch.setattr(installers, "_find_uv", lambda: None)
     (tmp_path / "bin").mkdir()
     with pytest.raises(EnvironmentCreationError, match=r"there is no python3\.99 on the PATH.*uv, which fetches it"):
         create_environment("", tmp_path / "env", python="3.99")
     shim = tmp_path / "bin/python3.99"
     shim.write_text("#!/bin/sh\necho no such version; exit 127\n")
     shim.chmod(0o755)
-    with pytest.raises(EnvironmentCreationError, match=r"python3\.99 is there, and does not run: no such version"):
+    with pytest.raises(EnvironmentCreationError, match=r"python3\.99 exists but does not run: no such version"):
         create_environment("", tmp_path / "env", python="3.99")
     shim.unlink()
     shim.symlink_to(sys.executable)
@@ -374,15 +375,15 @@ def test_what_is_no_version_of_python_reaches_no_command(python: str, index: Pat
 
 
 def test_credentials_do_not_reach_the_error(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = environment._Done(1, "Looking in indexes: https://ada:hunter2@pypi.example.org/simple\nERROR: no\n")
+    done = installers.Done(1, "Looking in indexes: https://ada:hunter2@pypi.example.org/simple\nERROR: no\n")
     with pytest.raises(EnvironmentCreationError) as caught:
-        environment._checked(done, "x")
+        installers.check(done, "x", "packages", tmp_path)
     assert "hunter2" not in str(caught.value)
     assert "ERROR: no" in str(caught.value)
 
 
 def test_a_tool_that_cannot_be_started(tmp_path: Path) -> None:
-    done = environment._run([str(tmp_path / "nothing")])
+    done = installers.run([str(tmp_path / "nothing")])
     assert done.code
     assert "nothing" in done.output
 

@@ -1,14 +1,11 @@
 """What differs between two records is told by meaning, and what always differs is told apart."""
 
-import io
-import zipfile
 from typing import Any
 
 import pytest
 
 import lightning_dtool.results.differences as room
 from counting import counted
-from lightning_dtool.errors import RecordError
 from lightning_dtool.record import (
     Checkpoint,
     Child,
@@ -36,7 +33,6 @@ from lightning_dtool.results.differences import (
     Content,
     Difference,
     checkpoint_differences,
-    read_sources,
     record_differences,
     requirement_differences,
     source_differences,
@@ -400,41 +396,6 @@ def test_compare_tells_code_and_packages_in_their_sections_and_once() -> None:
 
 
 # -- what strangers wrote -------------------------------------------------------------------------
-
-
-def archive(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
-        for name, content in files.items():
-            opened.writestr(name, content)
-    return buffer.getvalue()
-
-
-def test_sources_come_back() -> None:
-    files = {"a.py": b"x", "../../etc/passwd": b"nothing is unpacked", "ü/b.py": b""}
-    assert read_sources(archive(files), URI) == files
-
-
-def test_an_archive_that_grows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MAX_SOURCE_BYTES", 10_000)
-    assert len(read_sources(archive({"a": bytes(10_000)}), URI)["a"]) == 10_000
-    for files in ({"a": bytes(10_001)}, {"a": bytes(9_999), "b": bytes(2)}, {"bomb": bytes(50_000_000)}):
-        with pytest.raises(RecordError, match=f"{URI}.*more than 10000 bytes"):
-            read_sources(archive(files), URI)
-    monkeypatch.setattr(room, "MAX_SOURCE_FILES", 2)
-    with pytest.raises(RecordError, match="lists 3 files"):
-        read_sources(archive({"a": b"", "b": b"", "c": b""}), URI)
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda _: b"", lambda _: b"no zip", lambda it: it[:-30], lambda it: it.replace(b"x = 1", b"y = 1")]
-)
-def test_a_damaged_archive_is_refused_by_name(damage: Any) -> None:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as opened:  # stored as it is, so that its checksum can be broken
-        opened.writestr("a.py", b"x = 1")
-    with pytest.raises(RecordError, match=URI):
-        read_sources(damage(buffer.getvalue()), URI)
 
 
 def test_deep_values_are_compared_as_a_whole() -> None:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import tokenize
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,7 @@ from types import ModuleType
 from lightning_dtool import rerun
 from lightning_dtool.capture.git import WorkTree
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
+from lightning_dtool.loading import limits
 from lightning_dtool.record import Code, Gap, Gaps, as_text
 from lightning_dtool.redaction.source import redact_notebook, redact_patch, redact_source
 from lightning_dtool.redaction.text import redact_argv
@@ -25,9 +26,6 @@ from lightning_dtool.values.parsing import parse
 
 NOTEBOOK = "notebook.py"
 """Where source.zip holds the cells of an interactive session."""
-
-MAX_SOURCE_BYTES = 50 * 2**20
-"""Source trees larger than this are summarised."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """A zip file's earliest time: the same sources give the same bytes."""
@@ -77,8 +75,10 @@ class Sources:
                 gaps.include(self._gaps)
                 files = {path: _without_secrets(path, content, gaps) for path, content in self._sources.items()}
                 files.update(self.extra)
+                # Again: redaction changes sizes, and the patch and the extra files count, too.
+                files = _bounded(files, (self.code.entry_point, self.code.patch, *self.extra), gaps)
                 digests = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())}
-                self._sealed = Sealed(self.code.model_copy(update={"files": digests}), _zip(files), list(gaps))
+                self._sealed = Sealed(_only_stored(self.code, digests), _zip(files), list(gaps))
                 self._sources = {}  # packed: one copy is enough
             return self._sealed
 
@@ -107,7 +107,7 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
             "the main program is no file of the project (an interactive prompt, or an installed command)",
             "run a script, a notebook, or a module of the project",
         )
-    sources = _bounded(sources, modules.get("__main__"), gaps)
+    sources = _bounded(sources, (modules.get("__main__"),), gaps)
     patched = _free(PATCH, sources) if state.patch else None
     if state.patch and patched:
         sources[patched] = state.patch
@@ -202,20 +202,33 @@ def _run_as_module() -> str | None:
     return as_text(name.removesuffix(".__main__"))
 
 
-def _bounded(sources: dict[str, bytes], entry: str | None, gaps: Gaps) -> dict[str, bytes]:
-    """Leave out the largest files of a project that is too large: the entry point stays longest."""
+def _bounded(files: dict[str, bytes], first: Collection[str | None], gaps: Gaps) -> dict[str, bytes]:
+    """Leave out the largest files of a project that exceeds the limits of source.zip; `first` are kept longest."""
     kept: dict[str, bytes] = {}
-    left = MAX_SOURCE_BYTES
-    for relpath, content in sorted(sources.items(), key=lambda source: (source[0] != entry, len(source[1]), source[0])):
-        if len(content) > left:
+    left = limits.MAX_SOURCE_BYTES
+    for relpath, content in sorted(files.items(), key=lambda file: (file[0] not in first, len(file[1]), file[0])):
+        if len(content) > left or len(kept) >= limits.MAX_SOURCE_FILES:
             reason = (
-                f"the project's sources exceed {MAX_SOURCE_BYTES} bytes, and this file of {len(content)} is left out"
+                f"source.zip holds at most {limits.MAX_SOURCE_FILES} files of {limits.MAX_SOURCE_BYTES} bytes, and "
+                f"this file of {len(content)} bytes is left out"
             )
             gaps.at(f"code.files.{relpath}").add(reason, "keep data out of Python modules")
             continue
         kept[relpath] = content
         left -= len(content)
     return kept
+
+
+def _only_stored(code: Code, digests: dict[str, str]) -> Code:
+    """Return the record's section with the digests of the stored files, and without mention of any other file."""
+    return code.model_copy(
+        update={
+            "files": digests,
+            "modules": {name: relpath for name, relpath in code.modules.items() if relpath in digests},
+            "entry_point": code.entry_point if code.entry_point in digests else None,
+            "patch": code.patch if code.patch in digests else None,
+        }
+    )
 
 
 def _working_directory() -> str:

@@ -1,16 +1,10 @@
 """`diff` and `compare`: what differs between two checkpoints."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from lightning_dtool.cli.console import Command, json_option, print_json, print_rich, status
-from lightning_dtool.items import REQUIREMENTS_ITEM, SOURCE_ITEM
-
-if TYPE_CHECKING:
-    from lightning_dtool.results.differences import Content
-    from lightning_dtool.store import FrozenDataset
 
 
 @click.command(cls=Command)
@@ -28,10 +22,11 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
     Exits with 0 if nothing that matters differs, with 1 if something does.
     """
     from lightning_dtool.loading.opening import open_checkpoint
+    from lightning_dtool.reproduction.content import read_content
     from lightning_dtool.results.differences import checkpoint_differences
 
     datasets = [open_checkpoint(uri) for uri in (uri_a, uri_b)]
-    a, b = (_content(dataset) for dataset in datasets)
+    a, b = (read_content(dataset) for dataset in datasets)
     found = checkpoint_differences(a, b)
     shown = [difference for difference in found if everything or difference.weight != "incidental"]
     same = all(difference.weight != "matters" for difference in found)
@@ -81,17 +76,3 @@ def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
 
         print_rich(lambda _: model_comparison(found))
     raise click.exceptions.Exit(0 if found.identical else 1)
-
-
-def _content(dataset: "FrozenDataset") -> "Content":
-    """Read a checkpoint's record, code and packages, each compared with its hash."""
-    from lightning_dtool.loading.opening import read_record, verified_path
-    from lightning_dtool.results.differences import Content, read_sources
-
-    items = {item.relpath for item in dataset.items.values()}
-    sources = requirements = None
-    if SOURCE_ITEM in items:
-        sources = read_sources(verified_path(dataset, SOURCE_ITEM).read_bytes(), dataset.uri)
-    if REQUIREMENTS_ITEM in items:
-        requirements = verified_path(dataset, REQUIREMENTS_ITEM).read_text(encoding="utf-8", errors="replace")
-    return Content(read_record(dataset), sources, requirements)

@@ -1,13 +1,16 @@
-"""Safe unpacking of source.zip, which may come from a stranger: no file outside the folder, no zip bomb."""
+"""Safe reading of source.zip, which may come from a stranger: no file outside the folder, no zip bomb."""
 
+import io
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from lightning_dtool.errors import CorruptDatasetError, UnsafeDatasetError
-
-MAX_EXTRACTED_BYTES = 500 * 2**20
-"""Largest total size of the unpacked files."""
+from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, UnsafeDatasetError
+from lightning_dtool.items import SOURCE_ITEM
+from lightning_dtool.loading import limits
 
 
 def unpack(source_zip: Path, folder: Path, uri: str) -> None:
@@ -20,23 +23,27 @@ def unpack(source_zip: Path, folder: Path, uri: str) -> None:
 
     Raises:
         CorruptDatasetError: If it is not a zip file.
-        UnsafeDatasetError: If it names files outside of the folder, or if it is a zip bomb.
+        UnsafeDatasetError: If it names files outside of the folder, or exceeds the limits of a source archive.
     """
-    try:
-        with zipfile.ZipFile(source_zip) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-            if size > MAX_EXTRACTED_BYTES:
-                raise UnsafeDatasetError(
-                    f"source.zip unpacks to {size} bytes, expected at most {MAX_EXTRACTED_BYTES}. Do not use it.",
-                    uri=uri,
-                )
-            for name in archive.namelist():
-                refuse_outside(folder, name, uri)
-            archive.extractall(folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise CorruptDatasetError(
-            f"source.zip cannot be unpacked ({error}). The dataset is damaged; restore it from a copy.", uri=uri
-        ) from error
+    with _opened(source_zip, uri) as archive:
+        for name in archive.namelist():
+            refuse_outside(folder, name, uri)
+        archive.extractall(folder)
+
+
+def read_sources(archive: bytes, uri: str) -> dict[str, bytes]:
+    """Return the files of a source.zip in memory, by their paths in the archive.
+
+    Args:
+        archive: The content of `source.zip`.
+        uri: The dataset's URI, for errors.
+
+    Raises:
+        CorruptDatasetError: If it is not a zip file.
+        UnsafeDatasetError: If it exceeds the limits of a source archive.
+    """
+    with _opened(io.BytesIO(archive), uri) as opened:
+        return {entry.filename: opened.read(entry) for entry in opened.infolist() if not entry.is_dir()}
 
 
 def refuse_outside(folder: Path, name: str, uri: str) -> None:
@@ -48,4 +55,33 @@ def refuse_outside(folder: Path, name: str, uri: str) -> None:
         uri: The dataset's URI, for errors.
     """
     if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise UnsafeDatasetError(f"source.zip names {name!r}, which lies outside of it. Do not use it.", uri=uri)
+        raise UnsafeDatasetError(
+            f"source.zip names {name!r}, which lies outside of it. Do not use it.", uri=uri, item=SOURCE_ITEM
+        )
+
+
+@contextmanager
+def _opened(file: Path | IO[bytes], uri: str) -> Iterator[zipfile.ZipFile]:
+    """Open an archive that keeps to the limits; errors in the block say that it is damaged."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            # zipfile never reads more of an entry than the size that the archive states for it.
+            entries = archive.infolist()
+            size = sum(entry.file_size for entry in entries)
+            if size > limits.MAX_SOURCE_BYTES or len(entries) > limits.MAX_SOURCE_FILES:
+                raise UnsafeDatasetError(
+                    f"source.zip holds {len(entries)} files of {size} bytes, expected at most "
+                    f"{limits.MAX_SOURCE_FILES} files of {limits.MAX_SOURCE_BYTES} bytes. This package did not write "
+                    "it. Do not use it.",
+                    uri=uri,
+                    item=SOURCE_ITEM,
+                )
+            yield archive
+    except LightningDtoolError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise CorruptDatasetError(
+            f"source.zip cannot be read ({error}). The dataset is damaged; restore it from a copy.",
+            uri=uri,
+            item=SOURCE_ITEM,
+        ) from error

@@ -13,11 +13,11 @@ from typing import Any
 from lightning_dtool._public import public
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import NotACheckpointError
-from lightning_dtool.items import REQUIREMENTS_ITEM, SOURCE_ITEM
+from lightning_dtool.reproduction.content import read_content
 from lightning_dtool.reproduction.epochs import compare_metrics, compare_order, first_difference
 from lightning_dtool.reproduction.weights import compare_weights
 from lightning_dtool.results.comparison import Comparison, State
-from lightning_dtool.results.differences import Content, Difference, checkpoint_differences, read_sources
+from lightning_dtool.results.differences import Content, Difference, checkpoint_differences
 from lightning_dtool.values.digests import state_digest
 
 _NO_FACTOR = re.compile(
@@ -80,23 +80,8 @@ def compare_checkpoints(a: DtoolCheckpoint, b: DtoolCheckpoint, *, weights_only:
         metrics=compare_metrics(record_a, record_b),
         order=compare_order(record_a, record_b),
         first_difference=first_difference(record_a, record_b),
-        factors=tuple(factors(read_content(a), read_content(b))),
+        factors=tuple(factors(read_content(a.dataset), read_content(b.dataset))),
     )
-
-
-def read_content(checkpoint: DtoolCheckpoint) -> Content:
-    """Return a checkpoint's record, code and packages, each verified.
-
-    Args:
-        checkpoint: The checkpoint.
-    """
-    items = {item.relpath for item in checkpoint.dataset.items.values()}
-    sources = requirements = None
-    if SOURCE_ITEM in items:
-        sources = read_sources(checkpoint.item_path(SOURCE_ITEM).read_bytes(), checkpoint.uri)
-    if REQUIREMENTS_ITEM in items:
-        requirements = checkpoint.item_path(REQUIREMENTS_ITEM).read_text(encoding="utf-8", errors="replace")
-    return Content(checkpoint.record, sources, requirements)
 
 
 def factors(a: Content, b: Content) -> list[Difference]:

@@ -11,6 +11,7 @@ import lightning_dtool
 from lightning_dtool._version import __version__
 from lightning_dtool.errors import ReproductionError
 from lightning_dtool.items import CHECKPOINT_ITEM, INITIAL_WEIGHTS_ITEM, RANDOM_STATES_ITEM
+from lightning_dtool.loading import limits
 from lightning_dtool.loading.unpacking import refuse_outside, unpack
 from lightning_dtool.record import Provenance
 from lightning_dtool.rehearsal import child
@@ -22,8 +23,6 @@ from lightning_dtool.rerun import PLAN_VARIABLE, REPRODUCE, Plan, Target
 from lightning_dtool.store import FrozenDataset, local_path
 
 _EXPLICIT = "lightning_dtool:DtoolProvenanceCallback"
-
-MAX_OVERLAID_FILES = 20_000
 
 _NO_SOURCE = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "venv", "env"})
 """Folders that hold no code of the project."""
@@ -189,9 +188,9 @@ def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]
         names[:] = [name for name in names if not name.startswith(".") and name not in _NO_SOURCE]
         inside = Path(folder).relative_to(source)
         wanted.update((inside / name).as_posix() for name in files if name.endswith(".py"))
-        if len(wanted) > MAX_OVERLAID_FILES:
+        if len(wanted) > limits.MAX_SOURCE_FILES:
             raise ReproductionError(
-                f"expected a project, found more than {MAX_OVERLAID_FILES} Python files.", path=source
+                f"expected a project, found more than {limits.MAX_SOURCE_FILES} Python files.", path=source
             )
     changed = 0
     for relpath in sorted(wanted):

@@ -9,18 +9,18 @@ is read is bounded, and nothing is unpacked to a disk.
 """
 
 import difflib
-import io
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from lightning_dtool._public import public
-from lightning_dtool.errors import RecordError
 from lightning_dtool.record import Environment, Provenance
+from lightning_dtool.record.requirements import read_requirements
 
 Kind = Literal["changed", "added", "removed"]
 Weight = Literal["matters", "same content", "incidental"]
@@ -30,11 +30,6 @@ MAX_DEPTH = 40
 
 MAX_LINES = 5000
 """Lines of a text that are compared with another's."""
-
-MAX_SOURCE_BYTES = 64 * 2**20
-"""Bytes of a source.zip that are read."""
-
-MAX_SOURCE_FILES = 20_000
 
 _ABSENT: Any = object()
 
@@ -187,45 +182,6 @@ def source_differences(a: Mapping[str, bytes], b: Mapping[str, bytes]) -> list[D
         kind: Kind = "added" if one is None else "removed" if two is None else "changed"
         found.append(_file_difference(path, kind, one or b"", two or b""))
     return found
-
-
-def read_sources(archive: bytes, source: str) -> dict[str, bytes]:
-    """Return the files of a source.zip, in memory.
-
-    Args:
-        archive: The content of source.zip.
-        source: The URI that it came from; errors name it.
-
-    Raises:
-        RecordError: If it is no zip file, or unpacks to more than a record ever holds.
-    """
-    files: dict[str, bytes] = {}
-    left = MAX_SOURCE_BYTES
-    try:
-        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
-            if len(entries) > MAX_SOURCE_FILES:
-                raise RecordError(
-                    f"source.zip lists {len(entries)} files. It was not written by this package.", uri=source
-                )
-            for entry in entries:
-                with opened.open(entry) as file:
-                    content = file.read(left + 1)  # never more, whatever size the archive claims
-                left -= len(content)
-                if left < 0:
-                    raise RecordError(
-                        f"source.zip unpacks to more than {MAX_SOURCE_BYTES} bytes. "
-                        "It was not written by this package.",
-                        uri=source,
-                    )
-                files[entry.filename] = content
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, NotImplementedError) as error:
-        if isinstance(error, RecordError):
-            raise
-        raise RecordError(
-            f"source.zip cannot be read ({error}). The dataset is damaged; restore it from a copy.", uri=source
-        ) from error
-    return files
 
 
 # -- the walk through two records -----------------------------------------------------------------
@@ -433,7 +389,7 @@ def _is_told_elsewhere(
 def _canonical_version(path: str) -> str:
     """Return the path of a version as `requirement_differences` would give it; any other path as it is."""
     found = re.fullmatch(r"environment\.versions(?:\.|\[)(.+?)\]?", path)
-    return _join("environment.versions", _canonical(found[1])) if found else path
+    return _join("environment.versions", canonicalize_name(found[1])) if found else path
 
 
 def _with_packages(found: list[Difference], a: str, b: str) -> list[Difference]:
@@ -454,28 +410,30 @@ def _after_section(found: list[Difference], section: str, more: list[Difference]
 
 # -- packages and sources -------------------------------------------------------------------------
 
-_PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(===?|@)\s*(.*)")
 _EGG = re.compile(r"#(?:.*&)?egg=([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
 def _packages(requirements: str) -> dict[str, str]:
-    """Return versions by canonical name; what is no pin stands for itself."""
-    found = {}
-    for line in map(str.strip, requirements.splitlines()):
-        if not line or line.startswith("#"):
-            continue
-        pin, egg = _PIN.fullmatch(line), _EGG.search(line)
-        if pin:
-            found[_canonical(pin[1])] = pin[3].strip() if pin[2] != "@" else f"@ {pin[3].strip()}"
+    """Return versions or URLs by canonical name. A line that names no package is its own key."""
+    found: dict[str, str] = {}
+    for line, requirement in read_requirements(requirements):
+        egg = _EGG.search(line)
+        if requirement is not None:
+            found[canonicalize_name(requirement.name)] = _version(line, requirement)
         elif egg:
-            found[_canonical(egg[1])] = line
+            found[canonicalize_name(egg[1])] = line
         else:
             found[line] = line
     return found
 
 
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _version(line: str, requirement: Requirement) -> str:
+    if requirement.marker is not None:
+        return line
+    if requirement.url is not None:
+        return f"@ {requirement.url}"
+    pins = [part.version for part in requirement.specifier if part.operator in ("==", "===")]
+    return pins[0] if len(pins) == len(requirement.specifier) == 1 else line
 
 
 def _file_difference(path: str, kind: Kind, a: bytes, b: bytes) -> Difference:
