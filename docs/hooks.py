@@ -1,7 +1,7 @@
-"""What the site says about the record and the command line is generated from the code, whenever it is built.
+"""MkDocs hooks that generate parts of the site from the code.
 
-`<!-- generated: NAME -->` in a page stands for the result of the function NAME here, and
-`schema/provenance.schema.json` is served beside the pages.
+`<!-- generated: NAME -->` in a page is replaced by the result of the function NAME in this module. The site also serves
+`schema/provenance.schema.json`.
 """
 
 import json
@@ -28,7 +28,7 @@ _MARKER = re.compile(r"<!-- generated: (\w+) -->")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what is generated to the site's files."""
+    """Add the generated files to the site."""
     files.append(File.generated(config, SCHEMA, content=json.dumps(json_schema(), indent=2) + "\n"))
     with open("CHANGELOG.md", encoding="utf-8") as changelog:
         files.append(File.generated(config, "changelog.md", content=changelog.read()))
@@ -36,25 +36,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put what is generated where a page asks for it."""
+    """Replace the markers in a page by generated text."""
     return _MARKER.sub(lambda found: GENERATED[found[1]](), markdown)
 
 
 def record_fields() -> str:
-    """Return a table of fields for each part of the record, in the record's own order."""
+    """Return a table of the fields of each part of the record, in the order of the record."""
     schema = json_schema()
     parts = {schema["title"]: schema, **_in_order(schema, schema["$defs"])}
     return "\n\n".join(f"### {name}\n\n{_table(part, parts)}" for name, part in parts.items())
 
 
 def recorded_facts() -> str:
-    """Return a table for each part of the record: where each fact comes from, and the test that shows it."""
+    """Return a table for each part of the record with the source of each fact and the tests that show it."""
     known = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
     return "\n\n".join(f"## {part}\n\n{_facts_table(facts)}" for part, facts in known.items())
 
 
 def command_line() -> str:
-    """Return every command's help, as the command itself prints it."""
+    """Return the help of every command, as the command prints it."""
     return "\n\n".join(
         f"## `{path}`\n\n```text\n{context.get_help()}\n```"
         for path, context in _commands(model, "lightning-dtool", None)
@@ -62,7 +62,7 @@ def command_line() -> str:
 
 
 def resume_matrix() -> str:
-    """Return a table of every configuration: does a run that goes on equal the one that never stopped?"""
+    """Return a table that says for each configuration whether a resumed run equals an uninterrupted one."""
     stacks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESUME.glob("*.json"), reverse=True)]
     titles = [f"Lightning {stack['versions']['lightning']}, torch {stack['versions']['torch']}" for stack in stacks]
     found: dict[tuple[Any, ...], list[dict[str, Any] | None]] = {}
@@ -81,12 +81,12 @@ def _resumed(row: dict[str, Any] | None) -> str:
     if row is None:
         return "not in this release"
     if row["verdict"] == "equal":
-        return "equal, but doubted: " + row["reasons"][0] if row["reasons"] else "**equal**"
+        return "equal, although announced as not exact: " + row["reasons"][0] if row["reasons"] else "**equal**"
     return f"{', '.join(row['differing'])} differ: {'; '.join(row['reasons'])}"
 
 
 def benchmark_tables() -> str:
-    """Return a table for each comparison that `python -m benchmarks --write docs/benchmarks` has measured."""
+    """Return a table for each comparison that `python -m benchmarks --write docs/benchmarks` wrote."""
     parts = []
     for path in sorted(BENCHMARKS.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +139,7 @@ def _facts_table(facts: dict[str, dict[str, Any]]) -> str:
 
 
 def _in_order(part: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the definitions that a part refers to, each followed by those that it refers to itself."""
+    """Return the definitions that a part refers to, each followed by the definitions that it refers to."""
     found: dict[str, Any] = {}
     for name in re.findall(r'"#/\$defs/(\w+)"', json.dumps(part.get("properties", {}))):
         found |= {name: definitions[name]} | _in_order(definitions[name], definitions)
@@ -150,20 +150,20 @@ def _table(part: dict[str, Any], parts: dict[str, Any]) -> str:
     required = part.get("required", [])
     rows = []
     for field, content in part["properties"].items():
-        # A part that a field refers to has said already what it is.
+        # A field without a description of its own has that of the part that it refers to.
         meaning = content.get("description") or parts.get(_referred(content), {}).get("description", "")
         rows.append(f"| `{field}` | {_type(content)} | {'yes' if field in required else 'no'} | {meaning} |")
     return "\n".join([part["description"], "", "| Field | Type | Required | Meaning |", "|---|---|---|---|", *rows])
 
 
 def _referred(content: dict[str, Any]) -> str:
-    """Return the name of the part that a field refers to, alone or in a list; else nothing."""
+    """Return the name of the part that a field refers to, directly or in a list, or an empty string."""
     inner = content.get("items", content)
     return str(inner.get("$ref", "")).rpartition("/")[2]
 
 
 def _type(content: dict[str, Any]) -> str:
-    """Return a JSON Schema type as text; what refers to a part links to it."""
+    """Return a JSON Schema type as text, with links to the parts of the record."""
     if "$ref" in content:
         return f"[{_referred(content)}](#{_referred(content).lower()})"
     if "anyOf" in content:
