@@ -13,10 +13,11 @@ import pytest
 
 import lightning_dtool.capture.code as code_module
 import programs
-from lightning_dtool.capture.code import collect_code
+from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.loading import limits
 from lightning_dtool.loading.unpacking import read_sources
 from lightning_dtool.record import Code, Gaps
+from lightning_dtool.redaction.source import redact_source
 
 REPORT = """
 import json, os, sys
@@ -290,6 +291,18 @@ def test_the_notebook_file_goes_along_without_outputs(project: Path) -> None:
     assert found["entry_point"] == "notebook.py"
     kept = json.loads(zipfile.ZipFile(project.parent / "source.zip").read("study.ipynb"))
     assert kept["cells"] == [{"cell_type": "code", "source": ["x = 1"], "outputs": [], "execution_count": 1}]
+
+
+def test_a_file_without_credentials_is_searched_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+    monkeypatch.setattr(code_module, "redact_source", lambda text: searched.append(text) or redact_source(text))
+    clean, login = "width = 16  # searched once\n", 'api_key = "hunter2-very-secret"\n'
+    files = {"net.py": clean.encode(), "login.py": login.encode()}
+    for _ in range(2):
+        sealed = Sources(Code(argv=[], working_directory=""), dict(files), {}, []).seal()
+        assert [gap.fact for gap in sealed.gaps] == ["code.files.login.py"]
+        assert b"hunter2" not in zipfile.ZipFile(io.BytesIO(sealed.zip)).read("login.py")
+    assert searched == [clean, login, login]
 
 
 def test_more_files_and_one_seal() -> None:

@@ -33,6 +33,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 PATCH = "git.patch"
 """Where source.zip holds the changes since the commit."""
 
+_harmless: set[bytes] = set()
+"""Digests of path and content of files without credentials. A process that trains again reads the same files again."""
+
 _considered: set[str] = set()
 """Imported modules that were looked at already: they are in the record, or belong to nobody's project."""
 
@@ -171,6 +174,9 @@ def _free(name: str, taken: Mapping[str, bytes]) -> str:
 
 def _without_secrets(relpath: str, content: bytes, gaps: Gaps) -> bytes:
     """Return a file without the credentials in it, in its own encoding, and with as many lines as before."""
+    known = hashlib.sha256(relpath.encode() + b"\0" + content).digest()
+    if known in _harmless:
+        return content
     try:
         encoding = tokenize.detect_encoding(io.BytesIO(content).readline)[0]
         text = content.decode(encoding)
@@ -184,6 +190,7 @@ def _without_secrets(relpath: str, content: bytes, gaps: Gaps) -> bytes:
     else:
         redacted, lines = redact_source(text)
     if redacted == text:
+        _harmless.add(known)
         return content
     shown = ", ".join(map(str, lines[:20])) + (", …" if lines[20:] else "")
     gaps.at(f"code.files.{relpath}").add(
