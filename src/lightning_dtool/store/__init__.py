@@ -1,6 +1,6 @@
-"""dtool datasets: the only rooms of this package that touch dtoolcore.
+"""Reading and writing of dtool datasets. Only these modules import dtoolcore.
 
-Everything that goes wrong in here leaves as an error of `lightning_dtool.errors`.
+Every failure is raised as an error of `lightning_dtool.errors`. `README.md` explains how a dataset is written.
 """
 
 from lightning_dtool.store.dataset import FrozenDataset

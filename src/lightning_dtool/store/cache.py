@@ -1,4 +1,4 @@
-"""The local cache of remote items: verified, and shared by several processes."""
+"""The local cache of remote items, which several processes share."""
 
 import io
 import os
@@ -18,12 +18,12 @@ from lightning_dtool.store.parallel import THREADS, run_all
 from lightning_dtool.store.progress import progress_bar
 from lightning_dtool.store.verified import VerifiedFiles, mark
 
-# dtool's own entries, which nobody verifies, lie beside this one.
+# dtool's own entries, which are not verified, lie beside this folder.
 _SUBDIRECTORY = "lightning-dtool"
 _ATTEMPTS = 3
 
 Advance = Callable[[int], None]
-"""Told of each number of bytes that is done."""
+"""Called with each number of bytes that has been processed."""
 Result = TypeVar("Result")
 
 
@@ -35,9 +35,15 @@ def cache_directory() -> Path:
 class Cache:
     """The cached items of one remote dataset.
 
-    An item is downloaded under a name of its own, verified by size and hash as it comes in, and only then
-    moved to where others find it. Processes that need it at the same time each fetch it; the last one to
-    finish wins, with the same content.
+    An item is downloaded to a temporary file, verified by size and hash as it arrives, and only then renamed to
+    its final path. Processes that need it at the same time each fetch it. The last one to finish replaces the
+    file with the same content.
+
+    Args:
+        uri: The dataset, for messages.
+        uuid: The dataset's UUID, which names the folder in the cache.
+        broker: The dataset's broker.
+        hash_function: The function that made the items' hashes, by dtool's name for it.
     """
 
     def __init__(self, uri: str, uuid: str, broker: Broker, hash_function: str) -> None:
@@ -52,11 +58,11 @@ class Cache:
 
         Args:
             item: The item.
-            advance: Told of the bytes that have come in, or were there.
+            advance: Called with each number of bytes that has arrived, or was there already.
 
         Raises:
-            MissingItemError: If the store does not hold it.
-            VerificationError: If its content is not what the manifest says.
+            MissingItemError: If the store does not hold the item.
+            VerificationError: If its content differs from the manifest.
             StoreError: If the store or the cache cannot be used.
         """
         path = self._path(item)
@@ -80,7 +86,7 @@ class Cache:
 
         Args:
             item: The item.
-            advance: Told of the bytes that have come in.
+            advance: Called with each number of bytes that has arrived.
 
         Returns:
             The verified copy.
@@ -89,7 +95,7 @@ class Cache:
         with store_errors(self._uri, f"make the cache directory {self._directory}"):
             self._directory.mkdir(parents=True, exist_ok=True)
         for remaining in reversed(range(_ATTEMPTS)):
-            # A name of its own, so that no other process or thread writes to the same file.
+            # No other process or thread writes to the same file.
             temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
             try:
                 self._download_once(item, temporary, advance)
@@ -97,7 +103,7 @@ class Cache:
                     self._keep(temporary, path, item)
                     return path
             except VerificationError:
-                # It may have been wrong on the way, or in dtool's own cache.
+                # The content may have been altered on the way, or dtool's own cache may be wrong.
                 with store_errors(self._uri, f"drop a wrong copy of item {item.relpath!r}", item=item.relpath):
                     self._broker.forget(item)
                 if not remaining:
@@ -135,16 +141,16 @@ class Cache:
             raise
 
     def _keep(self, temporary: Path, path: Path, item: Item) -> None:
-        """Move a verified file to where others find it."""
+        """Rename a verified file to its final path."""
         inode = temporary.stat().st_ino
         temporary.replace(path)
         kept = mark(path)
-        # Another process may have put its copy there in the meantime.
+        # Another process may have replaced it since.
         if kept.inode == inode:
             self._verified.add(path.name, kept, item.hash)
 
     def _holds(self, path: Path, item: Item) -> bool:
-        """Tell whether a verified copy lies at a path; it is hashed once per version."""
+        """Tell whether a verified copy is at a path. A file is hashed once for as long as it does not change."""
         try:
             found = mark(path)
             if found.size != item.size_in_bytes:
@@ -158,7 +164,7 @@ class Cache:
         return True
 
     def _check_size(self, item: Item, size: int) -> None:
-        """Raise once more has come than the item holds: whoever wrote the dataset could else fill the disk."""
+        """Raise once more bytes have arrived than the item has. Otherwise a hostile dataset could fill the disk."""
         if size > item.size_in_bytes:
             self._compare(item, size, None)
 
@@ -175,13 +181,13 @@ class Cache:
 
 
 class _Arriving:
-    """A file to write that hashes and counts what passes.
+    """A writable file that hashes and counts what is written to it.
 
     Args:
         raw: The unbuffered file to write to.
-        algorithm: Of the hash; None for none.
-        check_size: Told how many bytes have come in all; raises if they are too many.
-        advance: Told of each number of bytes that has come.
+        algorithm: The hash algorithm. None for no hash.
+        check_size: Called with the total number of bytes so far. It raises if they are too many.
+        advance: Called with each number of bytes that has arrived.
     """
 
     def __init__(
@@ -207,20 +213,20 @@ class _Arriving:
         return len(data)
 
     def hexdigest(self) -> str | None:
-        """Return the hash of what has come."""
+        """Return the hash of what was written so far."""
         return None if self._hasher is None else self._hasher.hexdigest()
 
 
 def in_parallel(
     work: Callable[[Item, Advance], Result], items: list[Item], *, label: str, progress: bool
 ) -> list[Result]:
-    """Do something with each item in a few threads; the first error stops the rest.
+    """Call a function with each item, in several threads. The first error stops the rest.
 
     Args:
-        work: What to do with an item; it tells its second argument of each number of bytes that is done.
+        work: The function. It calls its second argument with each number of bytes that it has processed.
         items: The items.
-        label: What goes on, for the progress bar.
-        progress: Whether to show one on a terminal.
+        label: The text of the progress bar.
+        progress: Whether to show a progress bar on a terminal.
 
     Returns:
         The results, in the order of the items.

@@ -1,4 +1,4 @@
-"""A copy of a file, hashed on the way."""
+"""Copies of files that are hashed on the way."""
 
 import os
 
@@ -9,21 +9,21 @@ _BINARY: int = getattr(os, "O_BINARY", 0)
 
 
 def copy_hashed(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> tuple[int, str, str]:
-    """Copy a file's content to a place where nothing lies yet.
+    """Copy a file's content to a path where nothing exists yet.
 
     Args:
         source: The file.
-        destination: The new file. If copying fails it is removed again.
+        destination: The new file. It is removed if copying fails.
 
     Returns:
         The number of bytes, and their MD5 and SHA-256 in hexadecimal digits.
 
     Raises:
-        OSError: If a file cannot be read or written, or something is at the destination.
+        OSError: If a file cannot be read or written, or if the destination exists.
     """
     md5, sha256 = new_hash("md5"), new_hash("sha256")
     size = 0
-    # Descriptors, because most files are small, and Python's file objects take longer than the copying.
+    # Most files are small: Python's file objects would take longer than the copying.
     reading = os.open(source, os.O_RDONLY | _BINARY)
     try:
         writing = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)

@@ -1,4 +1,4 @@
-"""A frozen dataset, to read."""
+"""Frozen datasets, to read."""
 
 import os
 import stat
@@ -34,10 +34,10 @@ from lightning_dtool.store.uris import normalize_uri
 
 @public
 class FrozenDataset:
-    """A view on a frozen dataset. Only its annotations and tags can change, as dtool allows.
+    """A frozen dataset. Only its annotations and tags can change.
 
-    The manifest is read once, at first use; on disk an item costs a look-up. Instances can be pickled (for
-    the workers of a DataLoader): the copy opens the dataset again when it is used.
+    The manifest is read once, at first use. Finding an item on disk then takes one look-up. Instances can be pickled,
+    for instance for the workers of a DataLoader; the copy opens the dataset again when it is used.
 
     Example:
         ```python
@@ -118,7 +118,7 @@ class FrozenDataset:
 
     @property
     def admin_metadata(self) -> Mapping[str, Any]:
-        """Its administrative metadata, as dtool wrote it."""
+        """Its administrative metadata, unchanged."""
         return MappingProxyType(self._admin_metadata)
 
     @property
@@ -134,7 +134,7 @@ class FrozenDataset:
 
     @cached_property
     def content_digest(self) -> str:
-        """The identity of its data, "sha256:…" over paths, sizes and hashes, whatever its URI or UUID."""
+        """The identity of its data: "sha256:…" over paths, sizes and hashes, independent of URI and UUID."""
         return digest.content_digest(self.items.values())
 
     # -- items --------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class FrozenDataset:
 
     @property
     def relpaths(self) -> Mapping[str, str]:
-        """The paths of its items by identifier, in order; where there are many, much cheaper than `items`.
+        """The paths of its items by identifier, in order. For many items this is much faster than `items`.
 
         Raises:
             CorruptDatasetError, UnsafeDatasetError: As for `items`.
@@ -160,7 +160,7 @@ class FrozenDataset:
 
     @property
     def hash_function(self) -> str:
-        """The function that made the items' hashes, by dtool's name for it."""
+        """The function that made the items' hashes, by dtool's name, such as "md5sum_hexdigest"."""
         return self._manifest.hash_function
 
     def item(self, relpath: str) -> Item:
@@ -177,24 +177,24 @@ class FrozenDataset:
     def path(self, identifier: str) -> Path:
         """Return a local file with an item's content.
 
-        On disk it is the item itself; a remote item is fetched once, verified, into the cache.
+        On disk this is the item itself. A remote item is fetched into the cache once, and verified.
 
         Args:
             identifier: The item's identifier.
 
         Returns:
-            The absolute path, with the item's own suffix.
+            The absolute path. Its suffix is that of the item.
 
         Raises:
             MissingItemError: If the item is not listed, or the store does not hold it.
             UnsafeDatasetError: If the item is a symbolic link that leads outside the dataset, or no plain file.
-            VerificationError: If a remote item's content is not what the manifest says.
+            VerificationError: If a remote item's content differs from the manifest.
             StoreError: If the store cannot be read.
         """
         return Path(self.abspath(identifier))
 
     def abspath(self, identifier: str) -> str:
-        """Return the path of a local file with an item's content as text, which takes less time to make; see `path`.
+        """Return the path of a local file with an item's content as a string, which is faster; see `path`.
 
         Args:
             identifier: The item's identifier.
@@ -214,7 +214,7 @@ class FrozenDataset:
             identifier: The item's identifier.
 
         Returns:
-            A binary file, to be closed by the caller.
+            A binary file, which the caller closes.
 
         Raises:
             MissingItemError: If the item is not listed, or the store does not hold it.
@@ -242,23 +242,23 @@ class FrozenDataset:
         """Return the identity of some items' data; see `content_digest`.
 
         Args:
-            identifiers: Which items.
+            identifiers: The items' identifiers.
         """
         return digest.content_digest(self._select(identifiers))
 
     def fetch(self, identifiers: Iterable[str] | None = None, *, progress: bool = True, verify: bool = False) -> None:
-        """Bring items to this machine, several at a time, so that `path` returns at once.
+        """Fetch items to this machine, several at a time, so that `path` returns at once.
 
         Args:
-            identifiers: Which items. All by default.
-            progress: Whether to show a progress bar, on a terminal only. True by default.
-            verify: Whether items on disk are read and compared with what is recorded, as remote ones always
-                are when they arrive. False by default.
+            identifiers: The items' identifiers. By default all items.
+            progress: Whether to show a progress bar on a terminal. True by default.
+            verify: Whether to read items on disk and compare them with what is recorded. Remote items are always
+                compared when they arrive. False by default.
 
         Raises:
-            MissingItemError: If an item is not listed, or the store does not hold it. On disk this is all
-                that is checked unless `verify` is set.
-            VerificationError: If an item's content is not what the manifest says.
+            MissingItemError: If an item is not listed, or the store does not hold it. On disk nothing else is
+                checked unless `verify` is set.
+            VerificationError: If an item's content differs from the manifest.
             StoreError: If the store cannot be read.
         """
         items = self._select(identifiers)
@@ -271,16 +271,17 @@ class FrozenDataset:
                 self.path(item.identifier)
 
     def verify(self, identifiers: Iterable[str] | None = None, *, progress: bool = False) -> None:
-        """Read items and compare size and hash; on disk files that nobody lists are reported, too.
+        """Read items and compare their sizes and hashes with what is recorded.
 
-        The hash is that of the overlay "sha256" where there is one, else the manifest's.
+        The recorded hash is that in the overlay "sha256" if there is one, else the manifest's. If all items of a
+        dataset on disk are verified, files that the manifest does not list are reported as well.
 
         Args:
-            identifiers: Which items. All by default.
-            progress: Whether to show a progress bar, on a terminal only. False by default.
+            identifiers: The items' identifiers. By default all items.
+            progress: Whether to show a progress bar on a terminal. False by default.
 
         Raises:
-            VerificationError: If anything differs; the message names every such item.
+            VerificationError: If anything differs. The message names every item that does.
             StoreError: If the store cannot be read.
         """
         verification.verify(
@@ -317,8 +318,8 @@ class FrozenDataset:
             name: The annotation's name.
 
         Raises:
-            MetadataKeyError: If there is none of this name.
-            CorruptDatasetError: If it is damaged.
+            MetadataKeyError: If there is no annotation of this name.
+            CorruptDatasetError: If the annotation is damaged.
         """
         names = self.annotation_names()
         if name not in names:
@@ -326,7 +327,7 @@ class FrozenDataset:
         return self._annotation(name)
 
     def annotations(self) -> dict[str, Any]:
-        """Return every annotation by its name."""
+        """Return all annotations by name."""
         names = self.annotation_names()
         values = run_all([partial(self._annotation, name) for name in names], self._broker.at_once)
         return dict(zip(names, values, strict=True))
@@ -346,8 +347,8 @@ class FrozenDataset:
             The values by identifier, in order of the items' paths.
 
         Raises:
-            MetadataKeyError: If there is none of this name, or if it lacks items.
-            CorruptDatasetError: If it is damaged.
+            MetadataKeyError: If there is no overlay of this name, or if it lacks items.
+            CorruptDatasetError: If the overlay is damaged.
         """
         names = self.overlay_names()
         if name not in names:
@@ -388,7 +389,7 @@ class FrozenDataset:
             self._broker.put_annotation(name, value)
 
     def put_tag(self, tag: str) -> None:
-        """Tag the dataset; that it has the tag already is fine.
+        """Tag the dataset. An existing tag is left as it is.
 
         Args:
             tag: Up to 80 letters, digits, `-`, `_` and `.`.
@@ -402,7 +403,7 @@ class FrozenDataset:
             self._broker.put_tag(tag)
 
     def delete_tag(self, tag: str) -> None:
-        """Remove a tag; that the dataset does not have it is fine.
+        """Remove a tag. Does nothing if the dataset does not have it.
 
         Args:
             tag: The tag.
@@ -446,14 +447,14 @@ class FrozenDataset:
 
     @cached_property
     def _data_root(self) -> Path | None:
-        """The local directory that holds the items, or None."""
+        """The local directory that holds the items; None if they are remote."""
         root = self._broker.data_directory()
         if root is None or not self._uri.startswith("file://"):
             return None if root is None else Path(os.path.realpath(root))
         if root.is_symlink() and not _is_below(os.path.realpath(root), os.path.realpath(root.parent)):
             raise UnsafeDatasetError(
                 f"expected a directory at {root}, found a link to {os.path.realpath(root)}. "
-                "Do not use this dataset; ask who wrote it.",
+                "Do not use this dataset; ask its author.",
                 uri=self._uri,
             )
         return root
@@ -490,7 +491,7 @@ class FrozenDataset:
                 if not _is_below(target, os.path.realpath(root)):
                     raise UnsafeDatasetError(
                         f"expected item {relpath!r} inside the dataset, found a link to {target}. "
-                        "Do not use this dataset; ask who wrote it.",
+                        "Do not use this dataset; ask its author.",
                         uri=self._uri,
                         item=relpath,
                     )

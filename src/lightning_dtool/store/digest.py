@@ -1,4 +1,4 @@
-"""Hashes: of files, as dtool names them, and of a whole dataset's content."""
+"""Hashes of files, in the forms that dtool uses, and of a dataset's content."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1024 * 1024
 MD5_HEXDIGEST = "md5sum_hexdigest"
-"""dtool's name of the function that makes the hashes of most stores."""
+"""dtool's name of the hash function that most stores use."""
 
 
 def generate_identifier(relpath: str) -> str:
@@ -34,7 +34,7 @@ def generate_identifier(relpath: str) -> str:
 
 
 def generate_identifiers(relpaths: Iterable[bytes]) -> list[str]:
-    """Return the identifiers of many items; see `generate_identifier`.
+    """Return the identifiers of several items; see `generate_identifier`.
 
     Args:
         relpaths: The items' relative paths, in UTF-8.
@@ -44,7 +44,7 @@ def generate_identifiers(relpaths: Iterable[bytes]) -> list[str]:
 
 
 def new_hash(algorithm: str) -> "_Hash":
-    """Return a new hash object; it also works where MD5 is not allowed for security.
+    """Return a new hash object. MD5 also works on systems that forbid it for security.
 
     Args:
         algorithm: "md5", "sha1", "sha256" or "sha512".
@@ -53,10 +53,10 @@ def new_hash(algorithm: str) -> "_Hash":
 
 
 def algorithm_of(hash_function: str) -> str | None:
-    """Return the algorithm that a manifest's `hash_function` stands for.
+    """Return the algorithm of a manifest's `hash_function`.
 
     Args:
-        hash_function: dtool's name of it, such as "md5sum_hexdigest".
+        hash_function: dtool's name of a function, such as "md5sum_hexdigest".
 
     Returns:
         A name for `new_hash`, or None if the function is unknown.
@@ -83,17 +83,17 @@ def hash_file(path: str | os.PathLike[str], algorithm: str) -> str:
 
 
 def same_hash(hexdigest: str, recorded: str) -> bool:
-    """Tell whether a hash is the recorded one; some brokers record base64 in place of hexadecimal digits.
+    """Tell whether a hash equals the recorded one. Some brokers record base64 instead of hexadecimal digits.
 
     Args:
-        hexdigest: The hash that was computed.
-        recorded: The hash as a manifest has it.
+        hexdigest: The computed hash, in hexadecimal digits.
+        recorded: The hash in a manifest.
     """
     return recorded.lower() == hexdigest or recorded == base64.b64encode(bytes.fromhex(hexdigest)).decode()
 
 
 def content_digest(items: Iterable[Item]) -> str:
-    """Return the identity of data, whatever its URI, UUID or metadata.
+    """Return the identity of data, independent of URI, UUID and metadata.
 
     Args:
         items: The items, in any order.

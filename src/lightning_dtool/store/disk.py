@@ -1,4 +1,4 @@
-"""Datasets on disk: dtool's own layout, written atomically, in UTF-8, and durably."""
+"""The storage broker for datasets on disk."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from lightning_dtool.store.syncing import sync_path, sync_tree
 
 
 class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
-    """dtool's disk broker, with metadata files that are there as a whole or not at all.
+    """dtool's disk broker, with atomic and durable writes, in UTF-8.
 
     Attributes:
-        durable: Whether each metadata file is synced to the disk as it is written. True by default; a
-            writer turns it off and syncs the whole dataset once.
+        durable: Whether each metadata file is synced to the disk when it is written. True by default. Between
+            `begin` and `sync` it is False.
     """
 
     durable = True
@@ -39,11 +39,11 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
         return Path(self._data_abspath)
 
     def begin(self) -> None:
-        """Leave metadata unsynced until `sync`, which does all of it at once."""
+        """Leave files unsynced until `sync`, which syncs all of them at once."""
         self.durable = False
 
     def _create_structure(self) -> None:
-        """Claim the directory in one step, so that of two writers of one name only one succeeds."""
+        """Create the directory in one step, so that only one of two writers of the same name succeeds."""
         root = Path(self._abspath)
         root.mkdir()
         try:
@@ -54,15 +54,15 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
             raise
 
     def get_text(self, key: str) -> str:
-        """Read in UTF-8, whatever the locale says."""
+        """Read a file in UTF-8, independent of the locale."""
         return Path(key).read_text(encoding="utf-8")
 
     def put_text(self, key: str, text: str) -> None:
-        """Write a file that nobody ever sees half written."""
+        """Write a file atomically."""
         path = Path(key)
-        # Only one level, for old datasets without tags: one that was removed must not come to life again.
+        # Only one level, for old datasets without a folder of tags: a removed dataset must not reappear.
         path.parent.mkdir(exist_ok=True)
-        # Not beside the file: whatever lies in `tags/` is a tag.
+        # Not in the same folder: every file in `tags/` is a tag.
         temporary = Path(self._abspath) / ".dtool" / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
@@ -78,9 +78,9 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
             sync_path(path.parent)
 
     def put_manifest(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest on one line, because Python indents JSON more slowly than it copies files.
+        """Write the manifest on one line: Python takes longer to indent JSON than to copy the files.
 
-        The items stay in the order in which they are given: read in order of their paths they need no sorting.
+        The items keep the order in which they are given, so that a reader need not sort them.
         """
         self.put_text(self.get_manifest_key(), json.dumps(manifest))
 
@@ -89,29 +89,29 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
         self.put_text(self.get_overlay_key(overlay_name), json.dumps(overlay))
 
     def delete_key(self, key: str) -> None:
-        """Remove a file; that it is gone already is no error, everything else is."""
+        """Remove a file. A missing file is not an error."""
         Path(key).unlink(missing_ok=True)
 
     def list_overlay_names(self) -> list[str]:
-        """Return the names of the overlays, whatever else lies there."""
+        """Return the names of the overlays, without other files in their folder."""
         return _names_of_json(Path(self._overlays_abspath))
 
     def list_annotation_names(self) -> list[str]:
-        """Return the names of the annotations, whatever else lies there."""
+        """Return the names of the annotations, without other files in their folder."""
         return _names_of_json(Path(self._annotations_abspath))
 
     def get_utc_timestamp(self, handle: str) -> float:
-        """Return the time of the last change, as dtool does, without the deprecated call."""
+        """Return the time of the last change. dtool's own method makes a deprecated call."""
         return Path(self._fpath_from_handle(handle)).stat().st_mtime
 
     def held_items(self) -> dict[str, tuple[int, str]]:
-        """Return the sizes of what lies in the data directory; hashes were made as the files were written."""
+        """Return the sizes of the files in the data directory. Hashes would be those of the page cache."""
         return {relpath: (status.st_size, "") for relpath, status in files_below(Path(self._data_abspath))}
 
     def remove(self) -> None:
-        """Move the dataset out of sight in one step, then remove it."""
+        """Rename the dataset out of sight, then delete it."""
         root = Path(self._abspath)
-        # dtool lists only what lies directly below a base URI.
+        # dtool lists only direct children of a base URI.
         aside = Path(tempfile.mkdtemp(prefix=".removing-", dir=root.parent))
         try:
             root.rename(aside / root.name)
@@ -126,13 +126,13 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
             pass
 
     def sync(self) -> None:
-        """Sync every file and directory of the dataset to the disk, and from now on each file as it is written."""
+        """Sync every file and directory of the dataset, and from then on each file when it is written."""
         sync_tree(Path(self._abspath))
         self.durable = True
 
 
 def _names_of_json(directory: Path) -> list[str]:
-    """Return the names of the JSON files in a directory, which need not exist; hidden ones are not dtool's."""
+    """Return the names of the JSON files in a directory, without hidden ones. The directory need not exist."""
     if not directory.is_dir():
         return []
     return [path.stem for path in directory.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]

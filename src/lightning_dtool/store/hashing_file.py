@@ -1,4 +1,4 @@
-"""A new file that hashes what is written to it."""
+"""A writable file that hashes its content."""
 
 import io
 from collections.abc import Callable
@@ -11,15 +11,14 @@ from lightning_dtool.store.writing_process import RemoteWriter, WritingProcess
 
 
 class HashingFile(io.RawIOBase):
-    """Writes to another file, and computes MD5 and SHA-256 on the way; it cannot seek.
+    """A file object that writes to another file and computes MD5 and SHA-256 on the way. It cannot seek.
 
-    Large content is hashed at the same time as it is written, in threads or in a process. Call `finish` at the end;
-    only then is the file complete.
+    Large content is hashed while it is written, in threads or in a process. The file is complete only after `finish`.
 
     Args:
         raw: The unbuffered file to write to, at its beginning. It stays open when this one is closed.
-        guard: Makes the context in which each write runs, to translate its errors.
-        process: Where large content is hashed and written. Default: in threads of this process.
+        guard: Returns the context manager in which each write runs, to translate its errors.
+        process: The process that hashes and writes large content. By default threads of this process do so.
     """
 
     def __init__(
@@ -35,17 +34,17 @@ class HashingFile(io.RawIOBase):
         self._small = bytearray()
         self._pipeline: Pipeline | None = None
         self.failure: Exception | None = None
-        """What went wrong first; torch, when it is told, raises something else."""
+        """The first error. torch catches it and raises another one."""
 
     def writable(self) -> bool:
         """Return True."""
         return True
 
     def write(self, data: Any) -> int:
-        """Take all of the data; errors of the file may show later, in `finish` at the latest.
+        """Accept all of the data. An error of the file may be raised later, in `finish` at the latest.
 
         Args:
-            data: Bytes, or anything with the buffer protocol. It is not needed any more when this returns.
+            data: Bytes, or anything with the buffer protocol. The caller may change it when this returns.
 
         Returns:
             The number of bytes.
@@ -53,7 +52,7 @@ class HashingFile(io.RawIOBase):
         view = memoryview(data).cast("B")
         try:
             with self._guard():
-                # What fits into one block is small: threads would cost more than they save.
+                # For a single block, starting threads takes longer than it saves.
                 if self._pipeline is None and len(self._small) + len(view) <= BLOCK:
                     self._small += view
                 else:
@@ -65,11 +64,11 @@ class HashingFile(io.RawIOBase):
         return len(view)
 
     def tell(self) -> int:
-        """Return the number of bytes taken so far."""
+        """Return the number of bytes written so far."""
         return self._position
 
     def finish(self) -> Digests:
-        """Write what is left, and return the digests."""
+        """Write the rest and return the digests."""
         with self._guard():
             if self._pipeline is not None:
                 return self._pipeline.finish()
@@ -80,7 +79,7 @@ class HashingFile(io.RawIOBase):
             return Digests(md5.hexdigest(), sha256.hexdigest())
 
     def discard(self) -> None:
-        """Stop: nobody wants this file any more."""
+        """Stop writing. The file stays incomplete."""
         if self._pipeline is not None:
             self._pipeline.stop()
 
@@ -97,11 +96,11 @@ class HashingFile(io.RawIOBase):
 
 
 class Pipeline:
-    """Collects bytes in blocks, and hands on each that is full while the next ones fill.
+    """A buffer of several blocks, of which full ones are written while the next one fills.
 
     Args:
-        writer: Takes the blocks.
-        blocks: Their memory; it is used again and again.
+        writer: Writes the blocks.
+        blocks: The memory of the blocks, which is reused in turn.
     """
 
     def __init__(self, writer: HashingWriter | RemoteWriter, blocks: list[memoryview]) -> None:
@@ -111,12 +110,12 @@ class Pipeline:
         self._filled = 0
 
     def put(self, data: memoryview) -> None:
-        """Take bytes, and wait while all blocks are full.
+        """Copy bytes into the blocks. Waits while all blocks are full.
 
         Args:
-            data: The bytes; they are copied.
+            data: The bytes.
         """
-        # NumPy lets other threads run while it copies. Imported late: the command line is quicker without.
+        # NumPy releases the interpreter lock while it copies. Imported late: the command line starts faster without it.
         import numpy as np
 
         taken = 0
@@ -130,7 +129,7 @@ class Pipeline:
                 self._hand_on()
 
     def finish(self) -> Digests:
-        """Hand on the rest, wait until everything is written, and raise what went wrong."""
+        """Write the rest, wait until everything is written, and return the digests. Raises the first error."""
         try:
             if self._filled:
                 self._hand_on()
@@ -139,7 +138,7 @@ class Pipeline:
             self.stop()
 
     def stop(self) -> None:
-        """Give up what is under way."""
+        """Drop what is not yet written."""
         self._writer.stop()
 
     def _hand_on(self) -> None:

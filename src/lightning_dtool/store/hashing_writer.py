@@ -1,7 +1,7 @@
-"""Blocks of content on their way into a file: written, and hashed in MD5 and SHA-256, all at the same time.
+"""A writer of blocks that writes and hashes them at the same time.
 
-Run as a program it does this for another process; see `writing_process`. It then starts in some 30 ms, because it
-needs nothing but the standard library.
+Run as a program, this module does so for another process; see `writing_process`. The program starts in about 30 ms,
+because it imports nothing but the standard library.
 """
 
 import contextlib
@@ -18,31 +18,37 @@ from functools import partial
 from typing import NamedTuple
 
 BLOCK = 2 * 2**20
-"""Bytes that are handed on at once."""
+"""Bytes in one block."""
 
 BLOCKS = 4
-"""How many of them are on their way."""
+"""Number of blocks, of which all but one can be in writing."""
 
 _ALIGNMENT = 4096
 _DIRECT = getattr(os, "O_DIRECT", 0)
-"""Linux only: writes go to the device at once, in half the time that it takes to fill the page cache and sync it."""
+"""Linux only: writes bypass the page cache, which would have to be filled and then synced.
+
+Checkpoints that are published during a fit add, with threads, 0.75 s instead of 1.01 s (5 of 100 MB) and 3.4 s instead
+of 7.6 s (4 of 1 GB). Measured on 2 cores and ext4.
+"""
 
 MESSAGE = 4096
-"""The most bytes of an order or an answer."""
+"""The maximal length of a request or an answer, in bytes."""
 
 _NICER = 10
-"""Where all cores are busy, those who train get ten times the share of one who is nicer by so much."""
+"""The niceness of the writing process. If all cores are busy, a training thread gets about ten times its share."""
 
 
 class Digests(NamedTuple):
-    """What was computed of a file's content, in hexadecimal digits."""
+    """The hashes of a file's content, in hexadecimal digits."""
 
     md5: str
     sha256: str
 
 
 class HashingWriter:
-    """Writes blocks to a file and hashes them, in three threads: MD5, which dtool asks for, takes longer than the rest.
+    """Writes blocks to a file and hashes them.
+
+    Writing, MD5 and SHA-256 each have a thread. MD5, which dtool requires, takes the longest.
 
     Args:
         raw: The unbuffered file, at its beginning.
@@ -52,7 +58,7 @@ class HashingWriter:
     def __init__(self, raw: io.FileIO, blocks: Sequence[memoryview]) -> None:
         self._raw = raw
         self._blocks = blocks
-        # MD5 also where it is not allowed for security.
+        # MD5 also works on systems that forbid it for security.
         self._md5, self._sha256 = (hashlib.new(name, usedforsecurity=False) for name in ("md5", "sha256"))
         consumers = (self._write_block, self._md5.update, self._sha256.update)
         self._threads: list[tuple[ThreadPoolExecutor, Callable[[memoryview], object]]] = [
@@ -63,33 +69,33 @@ class HashingWriter:
         self._set_direct(True)
 
     def begin(self, turn: int, length: int) -> None:
-        """Begin with a block.
+        """Start writing and hashing a block.
 
         Args:
-            turn: Its number. It must not change before `wait` has returned.
-            length: How many of its bytes; fewer than all in the last block only.
+            turn: The block's number. Its memory must not change before `wait` has returned.
+            length: The number of bytes to write. Only the last block may be shorter than `BLOCK`.
         """
         block = self._blocks[turn][:length]
         self._running[turn] = [thread.submit(consume, block) for thread, consume in self._threads]
 
     def wait(self, turn: int) -> None:
-        """Wait until a block is free, and raise what went wrong with it.
+        """Wait until a block is free. Raises the error if writing it failed.
 
         Args:
-            turn: Its number.
+            turn: The block's number.
         """
         running, self._running[turn] = self._running[turn], []
         for future in running:
             future.result()
 
     def finish(self) -> Digests:
-        """Wait for all blocks, and return the digests."""
+        """Wait for all blocks and return the digests."""
         for turn in range(len(self._blocks)):
             self.wait(turn)
         return Digests(self._md5.hexdigest(), self._sha256.hexdigest())
 
     def stop(self) -> None:
-        """End the threads; what is waiting is dropped."""
+        """End the threads. Blocks that are still waiting are dropped."""
         for thread, _ in self._threads:
             thread.shutdown(wait=True, cancel_futures=True)
 
@@ -101,13 +107,13 @@ class HashingWriter:
         except OSError:
             if not self._direct:
                 raise
-            # A file system that refuses direct writes when they come, or the alignment.
+            # Some file systems accept the flag and refuse the write, or its alignment.
             self._raw.seek(self._raw.tell() // BLOCK * BLOCK)
             self._set_direct(False)
             write_all(self._raw, block)
 
     def _set_direct(self, direct: bool) -> None:
-        """Let writes pass by the page cache, where the system and the file system have a way to."""
+        """Switch direct writes on or off, if the system and the file system support them."""
         if not _DIRECT:
             return
         import fcntl  # not on every system
@@ -119,7 +125,7 @@ class HashingWriter:
 
 
 def write_all(raw: io.FileIO, data: memoryview) -> None:
-    """Write all of the data to a file that may take less than it is given.
+    """Write all of the data to a file that may accept only a part at a time.
 
     Args:
         raw: The unbuffered file.
@@ -131,21 +137,21 @@ def write_all(raw: io.FileIO, data: memoryview) -> None:
 
 
 def new_blocks(descriptor: int = -1) -> list[memoryview]:
-    """Return memory for blocks; maps begin at a page, as direct writes need it.
+    """Return memory for blocks, aligned to pages, as direct writes require.
 
     Args:
-        descriptor: Of the memory that is shared. Default: new memory of this process.
+        descriptor: The descriptor of shared memory. By default new memory of this process is used.
     """
     memory = memoryview(mmap.mmap(descriptor, BLOCKS * BLOCK))
     return [memory[start : start + BLOCK] for start in range(0, len(memory), BLOCK)]
 
 
 def serve(link: socket.socket, blocks: Sequence[memoryview]) -> None:
-    """Write files for the process at the other end of a link, until it closes it or is no more.
+    """Write files for the process at the other end of a socket, until that process closes it or ends.
 
     Args:
-        link: Where a file's descriptor comes, then orders: `block <turn> <length>`, `finish` and `end`. The answers
-            are `free` for each block, `done <md5> <sha256>`, `ended`, and `failed <errno> <message>` for any of them.
+        link: The socket. For each file a descriptor arrives, then the requests `block <turn> <length>`, `finish` and
+            `end`. Their answers are `free`, `done <md5> <sha256>` and `ended`, or `failed <errno> <message>`.
         blocks: The memory that both processes share.
     """
     while True:
@@ -157,7 +163,7 @@ def serve(link: socket.socket, blocks: Sequence[memoryview]) -> None:
 
 
 def _serve_file(link: socket.socket, writer: HashingWriter) -> None:
-    reporter = ThreadPoolExecutor(1)  # says which blocks are free, in their order, while new ones come
+    reporter = ThreadPoolExecutor(1)  # reports free blocks in order while new ones arrive
     try:
         while order := link.recv(MESSAGE).decode().split():
             if order[0] == "block":
@@ -194,9 +200,9 @@ def _answer(link: socket.socket, find: Callable[[], str]) -> None:
 
 
 if __name__ == "__main__":
-    # What ends the other process reaches this one, too; but that one may still have a file to finish.
+    # Signals of the terminal reach this process, too, but the other one may still have a file to finish.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICER)
-    with contextlib.suppress(OSError):  # the other process is gone
+    with contextlib.suppress(OSError):  # the other process has ended
         serve(socket.socket(fileno=int(sys.argv[1])), new_blocks(int(sys.argv[2])))

@@ -1,4 +1,4 @@
-"""Where is a dataset now? A record knows where it was, which UUID it has, and what is in it."""
+"""The search for a dataset that may have moved, by URI, UUID and content."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -21,24 +21,25 @@ def locate(
     search: Sequence[str] = (),
     lookup: bool = True,
 ) -> FrozenDataset:
-    """Find a dataset: where it was, else by its UUID and then by its content in other places, else by asking dserver.
+    """Find a dataset that may have moved.
 
-    Metadata is read and no item's content: that is compared with its hashes when it is used.
+    It is looked for at its old URI, then below the base URIs in `search` by UUID and then by content, then through
+    dserver. Only metadata is read; items are compared with their hashes when they are used.
 
     Args:
-        uri: Where it was; None if nobody knows.
-        uuid: Its UUID, which copies share; None if nobody knows.
-        content_digest: The identity of its content. With it a dataset that was packed again is found, too, and one
-            that has the UUID and other content is refused.
-        search: Base URIs to look in.
-        lookup: Whether to ask dserver, if `dtool_lookup_api` is installed.
+        uri: The old URI. None if it is unknown.
+        uuid: The UUID, which copies share. None if it is unknown.
+        content_digest: The identity of the content. With it, a dataset that was packed again is found as well, and one
+            with the UUID and other content is refused.
+        search: Base URIs to search. None by default.
+        lookup: Whether to ask dserver if `dtool_lookup_api` is installed. True by default.
 
     Returns:
         The dataset.
 
     Raises:
-        VerificationError: If there is one with this UUID whose content is not that of the digest, and no other.
-        DatasetNotFoundError: If there is none; the message says everywhere it was looked for.
+        VerificationError: If the only dataset with this UUID has other content.
+        DatasetNotFoundError: If there is none. The message lists all places that were searched.
 
     Example:
         ```python
@@ -75,7 +76,7 @@ def locate(
 
 
 class _Finder:
-    """Looks for one dataset, and notes what was found instead."""
+    """The search for one dataset, with notes on what was found instead."""
 
     def __init__(self, uuid: str | None, content_digest: str | None) -> None:
         self._uuid = uuid
@@ -84,7 +85,7 @@ class _Finder:
         self.changed: FrozenDataset | None = None
 
     def at(self, uri: str, why: str) -> FrozenDataset | None:
-        """Return the dataset at a URI, if it is the one."""
+        """Return the dataset at a URI if it is the wanted one."""
         try:
             dataset = FrozenDataset.from_uri(uri)
             if self._is_it(dataset):
@@ -97,7 +98,7 @@ class _Finder:
         return None
 
     def below(self, base_uris: Sequence[str]) -> FrozenDataset | None:
-        """Return the dataset from the first base URI that has it by UUID, else the first that has its content."""
+        """Return the first dataset below the base URIs with the UUID, else the first with the content."""
         others: list[FrozenDataset] = []
         for base_uri in base_uris:
             found = len(others)
@@ -113,11 +114,11 @@ class _Finder:
                 continue
             self.notes.append(f"{base_uri}: {len(others) - found} other datasets")
             self.notes += [f"{line} (passed over)" for line in damaged]
-        # Only now: the content of each takes the reading of its manifest.
+        # Last, because the content of each is known only from its manifest.
         return next(filter(self._passes, others), None) if self._content_digest is not None else None
 
     def _passes(self, dataset: FrozenDataset) -> bool:
-        """Tell whether a dataset is the one; one whose manifest cannot be read is noted, and is not."""
+        """Tell whether a dataset is the wanted one. If its manifest cannot be read, that is noted and it is not."""
         try:
             return self._is_it(dataset)
         except LightningDtoolError as error:
@@ -125,10 +126,10 @@ class _Finder:
             return False
 
     def by_dserver(self) -> FrozenDataset | None:
-        """Return the dataset from where dserver says that it is. Whatever fails in asking is noted."""
+        """Return the dataset from the URIs that dserver knows. Failures are noted."""
         try:
             client = import_module(LOOKUP_MODULE)
-        except Exception as error:  # it may be there and broken
+        except Exception as error:  # it may be installed and broken
             missing = isinstance(error, ModuleNotFoundError) and error.name == LOOKUP_MODULE
             self.notes.append(
                 "dserver: not asked, its client is not installed (pip install 'lightning-dtool[dserver]')"
@@ -151,9 +152,9 @@ class _Finder:
         return None
 
     def _is_it(self, dataset: FrozenDataset) -> bool:
-        """Tell whether a dataset is the one, by UUID and by content; note one that was changed."""
+        """Tell whether a dataset is the wanted one, by UUID and content. Note one that was changed."""
         if self._uuid is None or dataset.uuid != self._uuid:
-            # Nothing is known of it but its URI: then that has to do.
+            # If only the URI is known, it decides.
             unknown = self._uuid is None and self._content_digest is None
             return unknown or self._has_content(dataset)
         if self._content_digest is None or self._has_content(dataset):

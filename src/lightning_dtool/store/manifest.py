@@ -1,4 +1,4 @@
-"""A dataset's manifest and administrative metadata: what strangers wrote, checked before it is used."""
+"""Checks of a dataset's manifest and administrative metadata, which come from untrusted sources."""
 
 import json
 import re
@@ -14,16 +14,16 @@ from lightning_dtool.store.digest import generate_identifier, generate_identifie
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.names import relpath_fault
 
-# In paths between NULs: a part that is empty, `.` or `..`.
+# In paths that are separated by NULs: a part that is empty, `.` or `..`.
 _FORBIDDEN_PART = re.compile(r"[\0/]\.{0,2}(?=[\0/])")
 
 
 class Items(Mapping[str, Item]):
-    """Items by identifier, in order of their paths; each is made when it is asked for.
+    """Items by identifier, in order of their paths. Each is created when it is looked up.
 
     Args:
-        relpaths: Their paths by identifier, in the order wanted.
-        entries: Their checked entries in a manifest.
+        relpaths: The items' paths by identifier, in order.
+        entries: The items' entries in a checked manifest.
     """
 
     def __init__(self, relpaths: Mapping[str, str], entries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -50,7 +50,7 @@ class Manifest:
 
     Attributes:
         items: The items by identifier, in order of their paths.
-        relpaths: Their paths by identifier, in the same order; much cheaper than the items where there are many.
+        relpaths: Their paths by identifier, in the same order. For many items they are much faster than `items`.
         hash_function: dtool's name of the function that made the hashes.
     """
 
@@ -60,7 +60,7 @@ class Manifest:
 
 
 def parse_manifest(uri: str, content: object) -> Manifest:
-    """Check what a store gave as a manifest.
+    """Check a manifest as a store returned it.
 
     Args:
         uri: The dataset, for messages.
@@ -81,19 +81,19 @@ def parse_manifest(uri: str, content: object) -> Manifest:
     entries = content["items"]
     names = _sound_relpaths(entries)
     if names is None:
-        # One after the other, for a message that names the first that is not sound.
+        # One by one, for a message that names the first faulty entry.
         for identifier, entry in entries.items():
             _check_entry(uri, identifier, entry)
         names = [entry["relpath"] for entry in entries.values()]
     relpaths = dict(zip(entries, names, strict=True))
-    # Our own manifests are in order, which is much faster than to sort strings that lie all over the memory.
+    # Manifests of this package are in order already. Sorting strings that are scattered in memory is much slower.
     if names != sorted(names):
         relpaths = dict(sorted(relpaths.items(), key=itemgetter(1)))
     return Manifest(Items(relpaths, entries), relpaths, hash_function)
 
 
 def _sound_relpaths(entries: Mapping[str, Any]) -> list[str] | None:
-    """Return the paths if `_check_entry` passes each entry; at once, as many calls would take longer than the JSON."""
+    """Return the paths if `_check_entry` would pass each entry. A call per entry takes longer than parsing."""
     try:
         relpaths, sizes, hashes = (
             list(map(itemgetter(key), entries.values())) for key in ("relpath", "size_in_bytes", "hash")
@@ -125,14 +125,14 @@ def _check_entry(uri: str, identifier: str, entry: object) -> None:
     if fault is not None:
         raise UnsafeDatasetError(
             f"expected item paths below the dataset's data, found {relpath!r}: {fault}. "
-            "Do not use this dataset; ask who wrote it.",
+            "Do not use this dataset; ask its author.",
             uri=uri,
             item=relpath,
         )
     if identifier != generate_identifier(relpath):
         raise UnsafeDatasetError(
             f"expected the identifier {generate_identifier(relpath)} of item {relpath!r}, "
-            f"found {identifier!r}. Do not use this dataset; ask who wrote it.",
+            f"found {identifier!r}. Do not use this dataset; ask its author.",
             uri=uri,
             item=relpath,
         )
@@ -143,7 +143,7 @@ def _check_entry(uri: str, identifier: str, entry: object) -> None:
 
 
 def parse_admin_metadata(uri: str, content: object) -> dict[str, Any]:
-    """Check what a store gave as administrative metadata.
+    """Check administrative metadata as a store returned it.
 
     Args:
         uri: The dataset, for messages.
@@ -169,7 +169,7 @@ def parse_admin_metadata(uri: str, content: object) -> dict[str, Any]:
     if relpath_fault(name) is not None or "/" in name:
         raise UnsafeDatasetError(
             f"expected a plain name, found {name!r}, which leads elsewhere when the dataset is copied. "
-            "Do not use this dataset; ask who wrote it.",
+            "Do not use this dataset; ask its author.",
             uri=uri,
         )
     return content
@@ -184,7 +184,7 @@ def parse_timestamp(uri: str, key: str, value: object) -> datetime:
         value: The timestamp.
 
     Raises:
-        CorruptDatasetError: If it is no timestamp.
+        CorruptDatasetError: If the value is not a timestamp.
     """
     try:
         return datetime.fromtimestamp(float(value), timezone.utc)  # type: ignore[arg-type]

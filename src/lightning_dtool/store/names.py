@@ -21,7 +21,7 @@ def check_name(kind: str, name: object, *, dots: bool = True) -> str:
     overlay makes a dataset on S3 unreadable.
 
     Args:
-        kind: What is named, for the message: "dataset", "tag", …
+        kind: The kind of name, for the message: "dataset", "tag", …
         name: The name.
         dots: Whether a dot may occur in it. True by default.
 
@@ -55,10 +55,10 @@ def fitting_name(stem: str, tail: str = "", *, longest: int = LONGEST_NAME) -> s
 
 
 def relpath_fault(relpath: object) -> str | None:
-    """Say why an item's relative path is not safe to use below a directory.
+    """Return why an item's relative path is not safe to use below a directory.
 
     Args:
-        relpath: The path, as a manifest or a caller gives it.
+        relpath: The path, from a manifest or a caller.
 
     Returns:
         The reason, or None if the path is safe.
@@ -105,7 +105,7 @@ def check_relpath(relpath: object) -> str:
 
 
 def check_value(kind: str, name: str, value: Any) -> Any:
-    """Return the value if it is strict JSON, which every reader and dserver understand.
+    """Return a value if it is strict JSON, which every reader and dserver understand.
 
     Args:
         kind: "annotation" or "overlay".
@@ -116,8 +116,8 @@ def check_value(kind: str, name: str, value: Any) -> Any:
         The value.
 
     Raises:
-        MetadataValueError: For NaN and infinities, integers beyond 8 bytes, keys that are no strings and
-            anything else that JSON cannot hold.
+        MetadataValueError: For NaN and infinities, integers beyond 8 bytes, keys that are not strings, and
+            everything else that JSON cannot represent.
     """
     fault = _value_fault(value)
     if fault is not None:
@@ -130,7 +130,7 @@ def check_value(kind: str, name: str, value: Any) -> Any:
 
 
 def _value_fault(value: Any) -> str | None:
-    """Name what in a value is not strict JSON although `json.dumps` would take it."""
+    """Return what in a value is not strict JSON although `json.dumps` accepts it."""
     pending = [value]
     seen: set[int] = set()
     while pending:
@@ -142,7 +142,7 @@ def _value_fault(value: Any) -> str | None:
         if isinstance(part, dict):
             strange = next((key for key in part if not isinstance(key, str)), None)
             if strange is not None or None in part:
-                return f"the key {strange!r}, which is no string"
+                return f"the key {strange!r}, which is not a string"
             pending.extend(part.values())
         elif isinstance(part, (list, tuple)):
             pending.extend(part)

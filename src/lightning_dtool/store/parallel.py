@@ -1,21 +1,21 @@
-"""Several things at a time: what waits for a server, not for this machine's processors."""
+"""Concurrent tasks that wait for a server or a disk, not for the processor."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 THREADS = 16
-"""How many requests are under way at once."""
+"""The number of requests at a time."""
 
 Result = TypeVar("Result")
 
 
 def run_all(tasks: Sequence[Callable[[], Result]], threads: int = THREADS) -> list[Result]:
-    """Run every task in a few threads; the first error stops those that have not begun, and is raised.
+    """Run tasks in several threads. The first error stops those that have not begun, and is raised.
 
     Args:
-        tasks: What to do.
-        threads: How many at a time. With 1 they run one after another, in this thread.
+        tasks: The functions to call.
+        threads: The number of threads. With 1 the tasks run one after another, in this thread.
 
     Returns:
         The results, in the order of the tasks.

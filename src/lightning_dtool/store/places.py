@@ -1,4 +1,4 @@
-"""Base URIs: can they be written, what do they hold, and removing a dataset from them."""
+"""Operations on base URIs: a check that they can be written, listing, and deletion."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 def ensure_writable(base_uri: str | os.PathLike[str]) -> str:
-    """Check that datasets can be written to a base URI, before work is lost.
+    """Check that datasets can be written to a base URI, before work depends on it.
 
-    On disk a temporary file is created and removed; on S3 the bucket is asked for.
+    On disk a temporary file is created and removed. On S3 an upload is begun and aborted.
 
     Args:
         base_uri: A directory, or for instance `s3://bucket`.
@@ -28,7 +28,7 @@ def ensure_writable(base_uri: str | os.PathLike[str]) -> str:
         The normalized base URI.
 
     Raises:
-        InvalidURIError: If it is malformed or no installed storage broker reads it.
+        InvalidURIError: If the base URI is malformed or no installed storage broker reads it.
         StoreError: If it does not exist or cannot be written.
     """
     normal = normalize_uri(base_uri)
@@ -40,7 +40,7 @@ def ensure_writable(base_uri: str | os.PathLike[str]) -> str:
 
 
 def require_directory(base_uri: str) -> None:
-    """Raise unless a base URI on disk is a directory; other base URIs are not looked at.
+    """Raise unless a base URI on disk is a directory. Other base URIs are not checked.
 
     Args:
         base_uri: A normalized base URI.
@@ -60,12 +60,12 @@ def require_directory(base_uri: str) -> None:
 def iter_datasets(
     base_uri: str | os.PathLike[str], on_error: Callable[[str, LightningDtoolError], None] | None = None
 ) -> Iterator[FrozenDataset]:
-    """Yield every frozen dataset below a base URI; those still being built are left out.
+    """Yield every frozen dataset below a base URI, without those that are still being built.
 
     Args:
         base_uri: A directory, or for instance `s3://bucket`.
-        on_error: Called with the URI of, and the error from, each dataset that cannot be opened. By default
-            it is logged as a warning.
+        on_error: Called with the URI and the error of each dataset that cannot be opened. By default the error is
+            logged as a warning.
 
     Yields:
         The datasets, in order of their URIs.
@@ -83,7 +83,7 @@ def iter_datasets(
             if isinstance(found, FrozenDataset):
                 yield found
             elif isinstance(found, (NotFrozenError, DatasetNotFoundError)):
-                # Being built, or removed since the listing.
+                # It is being built, or was removed after the listing.
                 continue
             elif on_error is None:
                 logger.warning("left out of the listing: %s", found)
@@ -93,16 +93,16 @@ def iter_datasets(
 
 @public
 def delete_dataset(uri: str | os.PathLike[str]) -> None:
-    """Remove a dataset, frozen or unfinished, so that nobody sees half of it.
+    """Remove a dataset, frozen or unfinished. No reader sees a part of it as frozen.
 
     Args:
         uri: The dataset's URI.
 
     Raises:
         InvalidURIError: If the URI is malformed or no installed storage broker reads it.
-        DatasetNotFoundError: If there is no dataset; then nothing is removed.
-        CorruptDatasetError: If it cannot be told that this is a dataset; then nothing is removed.
-        StoreError: If it cannot be removed.
+        DatasetNotFoundError: If there is no dataset. Nothing is removed then.
+        CorruptDatasetError: If the administrative metadata is damaged. Nothing is removed then.
+        StoreError: If the dataset cannot be removed.
     """
     normal = normalize_uri(uri)
     path = local_path(normal)
@@ -126,10 +126,10 @@ def _opened(uri: str) -> FrozenDataset | LightningDtoolError:
 
 
 def _dataset_uris(base_uri: str) -> Iterable[str]:
-    """Return the URIs of what looks like a dataset, so that each can be opened (and fail) on its own."""
+    """Return the URIs of all that looks like a dataset. Each may then fail on its own."""
     path = local_path(base_uri)
     with store_errors(base_uri, "list the datasets"):
         if path is None:
             return broker_class(scheme_of(base_uri)).list_dataset_uris(base_uri, None)
-        # Not normalized: a folder whose name makes no URI is the fault of that dataset alone.
+        # Not normalized: a folder whose name cannot be in a URI must not fail the listing.
         return [f"{base_uri}/{child.name}" for child in path.iterdir() if (child / ".dtool" / "dtool").is_file()]

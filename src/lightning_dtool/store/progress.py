@@ -1,4 +1,4 @@
-"""Progress bars, on a terminal only."""
+"""Progress bars on a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +9,12 @@ def progress_bar(label: str, total_bytes: int, *, enabled: bool) -> Iterator[Cal
     """Show a progress bar while the block runs, if standard error is a terminal.
 
     Args:
-        label: What goes on.
-        total_bytes: How many bytes there are.
-        enabled: False shows nothing anywhere.
+        label: The text before the bar.
+        total_bytes: The total number of bytes.
+        enabled: Whether to show the bar at all.
 
     Yields:
-        A function to call with each number of bytes that are done; any thread may call it.
+        A function to call with each number of bytes that has been processed, from any thread.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn

@@ -1,4 +1,4 @@
-"""Datasets on S3: dtool-s3's layout, with failures reported and requests saved."""
+"""The storage broker for datasets on S3."""
 
 import base64
 import contextlib
@@ -34,20 +34,20 @@ from lightning_dtool.store.item import Item
 from lightning_dtool.store.parallel import THREADS, run_all
 
 PART = 16 * 1024 * 1024
-"""What is larger is sent and fetched in parts of this size, several at a time."""
+"""Larger items are sent and fetched in parts of this size, in bytes, several at a time."""
 CONNECT_SECONDS = 3
-"""How long a server may take to accept a connection."""
+"""The time limit for a connection."""
 SILENT_SECONDS = 20
-"""For how long a server may say nothing. A slow one is waited for as long as it says something."""
+"""The time limit for the next bytes of an answer. A slow answer may take any time in total."""
 ATTEMPTS = 3
-"""How often a request is made until it succeeds."""
+"""The maximal number of times that a request is made."""
 _REGISTRATION = re.compile(r"dtool-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _DELETED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class _Uploaded:
-    """An object that was uploaded: what the server should hold, and the tag that it should give it."""
+    """An object that was uploaded, with the ETag that the server should report."""
 
     size: int
     md5: str
@@ -55,11 +55,11 @@ class _Uploaded:
 
 
 class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
-    """dtool-s3's broker, repaired where it hides failures.
+    """dtool-s3's broker with reported failures and fewer requests.
 
-    dtool-s3 takes an upload that was refused for a success, waits without bounds, makes new connections for
-    each dataset, shares one record of the layout among all datasets, and fails on names with dots. Its boto3
-    resources are not safe to share among threads: here each request goes through one client, which is.
+    dtool-s3 takes a refused upload for a success, waits without bounds, makes new connections for each dataset, shares
+    one record of the layout among all datasets, and fails on names with dots. Its boto3 resources are not thread-safe.
+    Here all requests go through one client, which is.
     """
 
     at_once = THREADS
@@ -69,12 +69,12 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         self._prefix = prefix
         super().__init__(uri, config_path)
         self.uri = uri
-        # The original is one dictionary for the whole process, and changes with each dataset.
+        # dtool-s3's own is one dictionary for the whole process, which changes with each dataset.
         self._structure_parameters: dict[str, Any] = {
             **self._structure_parameters,
             "dataset_registration_key": self.dataset_registration_key,
         }
-        # By key; the paths of items, by identifier.
+        # Uploads by key, and paths of items by identifier.
         self._uploaded: dict[str, _Uploaded] = {}
         self._relpaths: dict[str, str] = {}
 
@@ -89,36 +89,36 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
 
     @classmethod
     def _get_resource_and_client(cls, bucket_name: str) -> tuple[Any, Any, Any]:
-        # The two that dtool-s3 uses now and then take as long to make as the one that is used always.
+        # dtool-s3 seldom uses the other two, and making them takes long.
         return None, _connections(bucket_name).client, None
 
     @property
     def s3resource(self) -> Any:
-        """boto3's resource, made when it is asked for; it is not for several threads."""
+        """boto3's resource, made on demand. It is not thread-safe."""
         return _connections(self.bucket).resource
 
     @s3resource.setter
     def s3resource(self, _: None) -> None:
-        """Take nothing: dtool-s3 assigns what `_get_resource_and_client` returns."""
+        """Ignore the value: dtool-s3 assigns what `_get_resource_and_client` returns."""
 
     @property
     def unsigned_s3client(self) -> Any:
-        """A client that does not sign, made when it is asked for."""
+        """A client for unsigned requests, made on demand."""
         return _connections(self.bucket).unsigned_client
 
     @unsigned_s3client.setter
     def unsigned_s3client(self, _: None) -> None:
-        """Take nothing: dtool-s3 assigns what `_get_resource_and_client` returns."""
+        """Ignore the value: dtool-s3 assigns what `_get_resource_and_client` returns."""
 
     def _get_prefix(self) -> str:
-        """Return what stands before the dataset's keys, by its registration or else by the configuration."""
+        """Return the prefix of the dataset's keys, from its registration or else from the configuration."""
         if self._prefix is None:
             known, place = _connections(self.bucket).prefixes, (self.bucket, self.uuid)
             try:
                 if self.uuid and place not in known:
                     known[place] = self.get_text(self.dataset_registration_key)
             except ClientError as exc:
-                # A bucket may be open below a prefix only. Anything else is no reason to look elsewhere.
+                # A bucket may be readable below a prefix only. Other errors say nothing about the prefix.
                 if kind_of(exc) not in {"absent", "denied"}:
                     raise
             self._prefix = known.get(place, _configured_prefix(self.bucket))
@@ -127,7 +127,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
     # -- items --------------------------------------------------------------------------------
 
     def put_item(self, fpath: str, relpath: str) -> str:
-        """Upload an item; a refusal is an error, unlike in dtool-s3."""
+        """Upload an item. A refusal is an error, unlike in dtool-s3."""
         self.send(Path(fpath), relpath, hash_file(fpath, "md5"))
         return relpath
 
@@ -135,7 +135,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         """Upload an item.
 
         Args:
-            content: A file, or what is in it.
+            content: A file, or its content.
             relpath: The item's path in the dataset.
             md5: The MD5 of the content, in hexadecimal digits.
         """
@@ -149,7 +149,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
             return
         options = {"ExtraArgs": {"Metadata": metadata}, "Config": _transfer_config()}
         if isinstance(content, Path):
-            # By its name: of a file object boto3 takes whole parts into memory.
+            # By name, because boto3 reads whole parts of a file object into memory.
             upload = partial(self.s3client.upload_file, str(content), self.bucket, key, **options)
         else:
             upload = partial(self.s3client.upload_fileobj, io.BytesIO(content), self.bucket, key, **options)
@@ -157,7 +157,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         self._uploaded[key] = _Uploaded(size, md5, etag)
 
     def download(self, item: Item, destination: BinaryIO) -> None:
-        """Write an item's content to a file object, as it comes in."""
+        """Write an item's content to a file object as it arrives."""
         key = self.data_key_prefix + item.identifier
         if item.size_in_bytes > PART:
             self.s3client.download_fileobj(self.bucket, key, destination, Config=_transfer_config())
@@ -168,7 +168,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
                 destination.write(chunk)
 
     def held_items(self) -> dict[str, tuple[int, str]]:
-        """Return sizes and hashes by path; one request per thousand objects where the server's tags serve.
+        """Return sizes and hashes by path. If the server's ETags are MD5s, this takes one request per 1,000 objects.
 
         Raises:
             StoreError: If the metadata is not what was written.
@@ -177,8 +177,8 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         for key, size, etag in self._objects(self._root):
             uploaded = self._uploaded.get(key)
             held[key] = (size, uploaded.md5 if uploaded and uploaded.etag == etag else "")
-            # The server computes the tag from what it received. Where it is another one (some kinds of
-            # encryption, other servers), only the content itself can tell.
+            # The server computes the ETag from what it received. If it is not an MD5 (with some kinds of encryption,
+            # and on some servers), the content has to be read back.
             if uploaded and uploaded.size == size and uploaded.etag != etag:
                 unclear.append(key)
         for key, md5 in zip(unclear, run_all([partial(self._hash_of, key) for key in unclear]), strict=True):
@@ -220,12 +220,12 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         run_all([partial(self.put_text, key, text) for key, text in texts.items()])
 
     def put_admin_metadata(self, admin_metadata: dict[str, Any]) -> None:
-        """Write the administrative metadata, as dtool-s3 does: into the object, and beside it."""
+        """Write the administrative metadata as dtool-s3 does: as content and as metadata of the object."""
         beside = {name: str(value) for name, value in admin_metadata.items()}
         self.put_text(self.get_admin_metadata_key(), json.dumps(admin_metadata), beside)
 
     def get_admin_metadata(self) -> dict[str, Any]:
-        """Read the administrative metadata from beside the object, as dtool-s3 does."""
+        """Read the administrative metadata from the metadata of its object, as dtool-s3 does."""
         _, beside = self._get(self.get_admin_metadata_key())
         return {**beside, **{name: float(beside[name]) for name in _TIMES & beside.keys()}}
 
@@ -235,13 +235,13 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         return content.decode()
 
     def _get(self, key: str) -> tuple[bytes, dict[str, str]]:
-        """Return an object, and what is kept beside it."""
+        """Return an object's content and metadata."""
         for remaining in reversed(range(ATTEMPTS)):
             answer = self.s3client.get_object(Bucket=self.bucket, Key=key)
             try:
                 return b"".join(_chunks(answer["Body"], CHUNK)), answer["Metadata"]
             except Exception as exc:
-                # boto3 makes a request again, but does not wait for the whole of its answer.
+                # boto3 repeats a request, but not if its answer breaks off.
                 if not (remaining and kind_of(exc) == "cut_off"):
                     raise
         raise AssertionError("unreachable")
@@ -254,21 +254,21 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         self._put(key, content, hasher.hexdigest(), beside or {})
 
     def delete_key(self, key: str) -> None:
-        """Remove an object; that it is gone already is no error."""
+        """Remove an object. A missing object is not an error."""
         self.s3client.delete_object(Bucket=self.bucket, Key=key)
 
     def _put(self, key: str, content: bytes, md5: str, metadata: dict[str, str]) -> None:
-        # The server refuses what is not what it was told, so that nothing wrong is ever stored.
-        told = base64.b64encode(bytes.fromhex(md5)).decode()
-        self.s3client.put_object(Bucket=self.bucket, Key=key, Body=content, ContentMD5=told, Metadata=metadata)
+        # The server refuses content with another MD5, so that nothing wrong is ever stored.
+        encoded = base64.b64encode(bytes.fromhex(md5)).decode()
+        self.s3client.put_object(Bucket=self.bucket, Key=key, Body=content, ContentMD5=encoded, Metadata=metadata)
         self._uploaded[key] = _Uploaded(len(content), md5, md5)
 
     def list_overlay_names(self) -> list[str]:
-        """Return the names of the overlays; one with a dot is no reason to fail."""
+        """Return the names of the overlays, also of those with dots."""
         return [name.removesuffix(".json") for name in self._names(self.overlays_key_prefix)]
 
     def list_annotation_names(self) -> list[str]:
-        """Return the names of the annotations; one with a dot is no reason to fail."""
+        """Return the names of the annotations, also of those with dots."""
         return [name.removesuffix(".json") for name in self._names(self.annotations_key_prefix)]
 
     def list_tags(self) -> list[str]:
@@ -279,13 +279,13 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         return [key.removeprefix(prefix) for key, _, _ in self._objects(prefix)]
 
     def post_freeze_hook(self) -> None:
-        """Do nothing: the fragments that dtool-s3 removes here were never written."""
+        """Do nothing: dtool-s3 would remove fragments, which were never written."""
 
     # -- the bucket ---------------------------------------------------------------------------
 
     @classmethod
     def list_dataset_uris(cls, base_uri: str, config_path: str | None) -> list[str]:
-        """Return the URIs of all that is registered in the bucket, without opening any of it."""
+        """Return the URIs of all datasets that are registered in the bucket, without opening them."""
         bucket_name = _bucket_of(base_uri)
         found = (
             _REGISTRATION.fullmatch(key)
@@ -294,32 +294,32 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         return [f"s3://{bucket_name}/{match[1]}" for match in found if match]
 
     def check_writable(self) -> None:
-        """Ask whether the bucket is there and takes a dataset: begin an upload, and take it back."""
+        """Begin an upload and abort it."""
         key = f"dtool-{uuid.uuid4()}"
         begun = self.s3client.create_multipart_upload(Bucket=self.bucket, Key=key)
-        # Nothing of it was ever visible. Who may write may still not be allowed to take back.
+        # Nothing of it was ever visible. A user who may write need not be allowed to abort.
         with contextlib.suppress(ClientError):
             self.s3client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=begun["UploadId"])
 
     def remove(self) -> None:
-        """Remove every object of the dataset; from the first step on nobody takes it for a frozen one."""
+        """Remove every object of the dataset. From the first step on, readers take it for unfinished."""
         try:
             self.put_admin_metadata({**self.get_admin_metadata(), "type": "protodataset"})
         except ClientError as exc:
             if kind_of(exc) != "absent":
                 raise
-        self._take_back_unfinished()
+        self._abort_unfinished_uploads()
         marker = self.get_admin_metadata_key()
         keys = [key for key, _, _ in self._objects(self._root)]
         self._delete([key for key in keys if key != marker])
-        # These two come last: as long as they are there, an interrupted removal can be repeated.
+        # These two are last: as long as they exist, an interrupted removal can be repeated.
         self._delete([marker])
         self._delete([self.dataset_registration_key])
         _connections(self.bucket).prefixes.pop((self.bucket, self.uuid), None)
 
-    def _take_back_unfinished(self) -> None:
-        """Give up uploads in parts that broke off: they take space, and no listing shows them."""
-        # Not every server lists them, and nobody would see them in any case.
+    def _abort_unfinished_uploads(self) -> None:
+        """Abort uploads in parts that broke off. They take space, and no listing of objects shows them."""
+        # Not every server lists them, and readers cannot see them in any case.
         with contextlib.suppress(ClientError):
             answer = self.s3client.list_multipart_uploads(Bucket=self.bucket, Prefix=self._root)
             for upload in answer.get("Uploads", []):
@@ -345,7 +345,7 @@ _TIMES = {"frozen_at", "created_at"}
 
 
 def _listed(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, int, str]]:
-    """Yield key, size and tag of each object whose key begins so."""
+    """Yield key, size and ETag of each object whose key begins with a prefix."""
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for entry in page.get("Contents", []):
             yield entry["Key"], entry["Size"], entry["ETag"].strip('"')
@@ -367,17 +367,17 @@ def _transfer_config() -> TransferConfig:
 
 
 class _Connections:
-    """boto3's client with one set of credentials, and what else dtool-s3 may want; made when it is used.
+    """boto3's client for one set of credentials, and on demand what else dtool-s3 may use.
 
-    Making it takes longer than using it, so there is one for all threads of a process.
+    Making a client takes longer than a request, so all threads of a process share one.
     """
 
     def __init__(self, endpoint: str | None, key: str | None, secret: str | None) -> None:
-        # What stands before the keys of a dataset: by bucket and UUID, as registered. It never changes.
+        # The registered prefixes of datasets by bucket and UUID. They never change.
         self.prefixes: dict[tuple[str, str], str] = {}
         self._session = Session(aws_access_key_id=key, aws_secret_access_key=secret)
         self._endpoint = endpoint
-        # Bounded, so that a server that is down is an error within seconds and not a training run that hangs.
+        # With limits, so that a server that is down causes an error within seconds and does not block training.
         self._limits = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=SILENT_SECONDS,
@@ -393,7 +393,7 @@ class _Connections:
 
     @cached_property
     def unsigned_client(self) -> Any:
-        """A client that does not sign."""
+        """A client for unsigned requests."""
         unsigned = self._limits.merge(Config(signature_version=UNSIGNED))
         return self._session.client("s3", endpoint_url=self._endpoint, config=unsigned)
 
@@ -403,7 +403,7 @@ _lock = threading.Lock()
 
 
 def _forget_connections() -> None:
-    """Begin anew: a forked process would talk through its parent's sockets, and may wait for its parent's threads."""
+    """Forget all connections. A forked process would use its parent's sockets and wait for its parent's threads."""
     global _known, _lock
     _known, _lock = {}, threading.Lock()
 
@@ -413,7 +413,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _connections(bucket: str) -> _Connections:
-    """Return the connections for a bucket, by dtool's settings or else by AWS's."""
+    """Return the connections for a bucket, from dtool's settings or else from those of AWS."""
     settings = [f"DTOOL_S3_{key}_{bucket}" for key in ("ENDPOINT", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY")]
     values = [get_config_value(setting) or None for setting in settings]
     if any(values) and not all(values):
@@ -424,7 +424,7 @@ def _connections(bucket: str) -> _Connections:
             uri=f"s3://{bucket}",
             kind="credentials",
         )
-    # AWS's own settings are read when a connection is made.
+    # boto3 reads the settings of AWS when a client is made.
     aws = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     identity = (*values, aws, CONNECT_SECONDS, SILENT_SECONDS, ATTEMPTS)
     with _lock:
@@ -437,7 +437,7 @@ def _connections(bucket: str) -> _Connections:
 
 
 def _etag_of_parts(content: Path | bytes) -> str:
-    """Return the tag that S3 gives to what was sent in parts: a hash of hashes."""
+    """Return the ETag that S3 gives to an object that was sent in parts: a hash of hashes."""
     of_parts, number = new_hash("md5"), 0
     with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
         while part := file.read(PART):
@@ -449,7 +449,7 @@ def _etag_of_parts(content: Path | bytes) -> str:
 
 
 def _chunks(body: Any, size: int) -> Iterator[bytes]:
-    """Yield what an answer holds; that it breaks off is one error, whether the link was cut or fell silent."""
+    """Yield the content of an answer. That it breaks off is one error, whether the link was cut or fell silent."""
     try:
         yield from body.iter_chunks(size)
     except ReadTimeoutError as exc:

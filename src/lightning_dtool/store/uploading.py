@@ -1,4 +1,4 @@
-"""Items on their way to a remote store, several at a time."""
+"""Uploads of items to a remote store, several at a time."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,16 +8,16 @@ from lightning_dtool.store.broker import ParallelBroker
 from lightning_dtool.store.faults import store_errors
 
 SMALL = 16 * 1024 * 1024
-"""What is not larger is sent from memory, in the background."""
+"""Items up to this size, in bytes, are sent from memory in the background."""
 _WAITING = 4 * SMALL
-"""How many bytes of them may be in memory; then the next one waits."""
+"""The number of bytes that may wait in memory. The next item waits until it fits."""
 
 
 class Uploads:
-    """Sends items through a broker that takes several requests at once.
+    """Uploads through a broker that takes several requests at a time.
 
-    A small item is sent in the background, from memory; a large one at once, because its parts go in parallel
-    anyway. What has gone wrong is raised by the next call.
+    A small item is sent from memory in the background. A large one is sent before `send` returns, because its parts
+    are sent in parallel anyway. An error is raised by the next call.
 
     Args:
         uri: The dataset, for messages.
@@ -34,12 +34,12 @@ class Uploads:
         self._failure: BaseException | None = None
 
     def send(self, content: Path | bytes, relpath: str, md5: str) -> None:
-        """Send an item, or see to it that it is sent before `finish` returns.
+        """Send an item, at the latest before `finish` returns.
 
         Args:
-            content: A file, which may be changed when this returns, or what is in it.
+            content: A file, which may change when this returns, or its content.
             relpath: The item's path.
-            md5: Its MD5.
+            md5: The MD5 of the content, in hexadecimal digits.
 
         Raises:
             StoreError: If this item, or one before it, could not be sent.
@@ -60,7 +60,7 @@ class Uploads:
         self._pool.submit(self._send, content, relpath, md5)
 
     def finish(self) -> None:
-        """Wait until everything is sent.
+        """Wait until all items are sent.
 
         Raises:
             StoreError: If an item could not be sent.
@@ -71,7 +71,7 @@ class Uploads:
         self._raise()
 
     def cancel(self) -> None:
-        """Send nothing more, and wait for what is under way."""
+        """Send no further items, and wait for those that are being sent."""
         self._pool.shutdown(cancel_futures=True)
 
     def _send(self, content: bytes, relpath: str, md5: str) -> None:

@@ -1,4 +1,4 @@
-"""URIs: what names a dataset or the place that holds datasets."""
+"""URIs of datasets and base URIs."""
 
 import os
 import re
@@ -12,7 +12,7 @@ _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<rest>.*)", re.DOTA
 _COLLAPSED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-# What to install for the brokers that work today.
+# The packages of the brokers that work today.
 _INSTALL = {
     "s3": "lightning-dtool[s3]",
     "ecs": "dtool-ecs",
@@ -45,8 +45,8 @@ def normalize_uri(uri: str | os.PathLike[str]) -> str:
         The URI, without a trailing slash.
 
     Raises:
-        InvalidURIError: If it is empty, not a string or path, of a scheme that no installed storage broker
-            reads, or if a path holds characters that dtool misreads.
+        InvalidURIError: If it is empty or not a string or path, if no installed storage broker reads its scheme, or
+            if a path has characters that dtool misreads.
 
     Example:
         ```python
@@ -98,14 +98,14 @@ def local_path(uri: str | os.PathLike[str]) -> Path | None:
 
 
 def is_dataset_uri(value: object) -> bool:
-    """Tell whether a value names a dtool dataset rather than, say, a checkpoint file. It never asks a server.
+    """Tell whether a value names a dtool dataset and not, for instance, a checkpoint file. No server is asked.
 
     Args:
-        value: Anything, for instance what a user gave as `ckpt_path`.
+        value: Any value, for instance a user's `ckpt_path`.
 
     Returns:
-        True for a URI of an installed broker and for a local directory that holds a dataset. A URI of an
-        existing file, and a remote one that ends in ".ckpt", is left to Lightning: False.
+        True for a URI of an installed broker and for a local directory that holds a dataset. False for a URI of an
+        existing file and for a remote URI that ends in ".ckpt": both are left to Lightning.
 
     Example:
         ```python
@@ -128,7 +128,7 @@ def is_dataset_uri(value: object) -> bool:
 
 
 def _as_text(uri: object) -> str:
-    """Return the URI as a string, or say what it is instead."""
+    """Return the URI as a string, or raise."""
     text = os.fspath(uri) if isinstance(uri, os.PathLike) else uri
     if not isinstance(text, str):
         raise InvalidURIError(f"expected a dtool URI or a path, found {uri!r}. Pass a string such as 'file:///data/x'.")
@@ -142,8 +142,8 @@ def _as_text(uri: object) -> str:
 
 
 def _file_uri(text: str, path: str) -> str:
-    """Return dtool's own form of a path: with the host's name, though no reader uses it."""
-    # Not `Path.resolve`: a URI keeps the links that the user wrote.
+    """Return dtool's URI of a path. It has the host's name, which no reader uses."""
+    # Not `Path.resolve`: a URI keeps symbolic links.
     absolute = os.path.abspath(path)
     found = [character for character in "#?" if character in absolute]
     if found:

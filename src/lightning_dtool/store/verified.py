@@ -1,4 +1,4 @@
-"""What has been verified: remembered by inode, times and size, in this process and for those after it."""
+"""A memory of verified files, which later processes share."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Mark(NamedTuple):
-    """What changes whenever a file does; no program can set the time of the last change of a status."""
+    """Properties of a file of which one changes whenever the file does. No program can set `changed_ns`."""
 
     inode: int
     modified_ns: int
@@ -25,19 +25,19 @@ def mark(path: Path) -> Mark:
         path: The file.
 
     Raises:
-        OSError: If there is none.
+        OSError: If the file does not exist.
     """
     status = path.stat()
     return Mark(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
 class VerifiedFiles:
-    """The files of one directory whose hash was compared with the recorded one, by name.
+    """The files of one directory whose hashes were found to be the recorded ones.
 
-    Each is a line of a file beside them, which only its owner may write: what others write there is not read.
+    Each is a line of a file in that directory. The file is read only if the user owns it and nobody else can write it.
 
     Args:
-        directory: Where the files are.
+        directory: The directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -47,12 +47,12 @@ class VerifiedFiles:
         self._known: dict[str, tuple[Mark, str]] | None = None
 
     def knows(self, name: str, found: Mark, recorded: str) -> bool:
-        """Tell whether a file was found to have the recorded hash, and has not changed since.
+        """Tell whether a file had the recorded hash and has not changed since.
 
         Args:
             name: The file's name.
-            found: Its mark.
-            recorded: The hash that it should have.
+            found: The file's mark.
+            recorded: The recorded hash.
         """
         if self._known is None:
             self._known = self._read()
@@ -63,15 +63,15 @@ class VerifiedFiles:
 
         Args:
             name: The file's name.
-            found: Its mark.
-            recorded: The hash.
+            found: The file's mark.
+            recorded: The recorded hash.
         """
         if self.knows(name, found, recorded):
             return
         assert self._known is not None  # noqa: S101 - `knows` has read it
         self._known[name] = found, recorded
         line = json.dumps([name, *found, recorded]) + "\n"
-        # It saves time, and nothing else. A line is written in one step, also beside other processes.
+        # The record only saves time. A line is written in one step, so that several processes can append.
         with contextlib.suppress(OSError):
             descriptor = os.open(self._record, _APPEND, 0o600)
             try:
@@ -86,7 +86,7 @@ class VerifiedFiles:
             if getattr(status, "st_uid", 0) != self._user or (os.name == "posix" and status.st_mode & 0o022):
                 return {}
             for line in file:
-                # One that was cut off by a full disk is as good as none.
+                # A full disk may have cut off a line.
                 with contextlib.suppress(ValueError, TypeError):
                     name, inode, modified, changed, size, recorded = json.loads(line)
                     known[name] = Mark(inode, modified, changed, size), recorded

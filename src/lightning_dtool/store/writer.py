@@ -1,4 +1,4 @@
-"""A new dataset, built so that nobody ever sees half of it as frozen."""
+"""The writer of new datasets, which are visible as frozen only when they are complete."""
 
 import contextlib
 import getpass
@@ -47,7 +47,7 @@ _COPYING_BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """What was handed to the store for one item."""
+    """An item as it was sent to the store."""
 
     item: Item
     sha256: str
@@ -58,19 +58,19 @@ class _Sent:
 class DatasetWriter:
     """Builds one dataset.
 
-    Until `commit` ends, the dataset is what dtool calls a proto dataset, which readers refuse. As a context
-    manager it removes what it wrote unless `commit` was called.
+    Until `commit` ends, the dataset is a proto dataset, which readers refuse. Used as a context manager, the writer
+    removes what it wrote unless `commit` has succeeded.
 
     Args:
         name: The dataset's name: up to 80 letters, digits, `-`, `_` and `.`.
-        base_uri: Where it goes: a directory, or for instance `s3://bucket`.
-        creator_username: Who it is by. By default the user who runs this; "unknown" if nobody knows.
-        process: Where large items that are written with `open` are hashed. Default: in threads.
+        base_uri: The directory or the store for it, for instance `s3://bucket`.
+        creator_username: The creator's name. By default that of the current user, or "unknown".
+        process: The process that hashes and writes large items. By default threads do so.
 
     Raises:
         InvalidNameError: If dtool does not allow the name.
         InvalidURIError: If the base URI is malformed or no installed storage broker reads it.
-        DatasetExistsError: If something stands there already.
+        DatasetExistsError: If something exists at that place.
         StoreError: If the base URI does not exist or cannot be written.
 
     Example:
@@ -112,7 +112,7 @@ class DatasetWriter:
 
     @property
     def uri(self) -> str:
-        """The URI that the dataset has, and will have when it is frozen."""
+        """The dataset's URI, which does not change when it is frozen."""
         return self._uri
 
     @property
@@ -136,7 +136,7 @@ class DatasetWriter:
 
         Raises:
             InvalidNameError: If the item's path is not a plain relative one.
-            DatasetExistsError: If there is such an item already.
+            DatasetExistsError: If an item with this path exists.
             StoreError: If the file cannot be read or the store cannot be written.
         """
         if self._uploads is not None:
@@ -152,11 +152,11 @@ class DatasetWriter:
     def put_files(
         self, paths: Mapping[str, str | os.PathLike[str]], *, on_file: Callable[[str], object] = lambda relpath: None
     ) -> None:
-        """Add copies of many files; on disk, in much less time than one by one.
+        """Add copies of several files. On disk this is much faster than one by one.
 
         Args:
             paths: The files, by the items' paths in the dataset.
-            on_file: Called with each item's path once it is added, in the order of `paths`.
+            on_file: Called with each item's path after it was added, in the order of `paths`.
 
         Raises:
             InvalidNameError, DatasetExistsError, StoreError: As `put_file`. Then some of the files may have been added.
@@ -179,7 +179,7 @@ class DatasetWriter:
                 size, md5, sha256 = copy_hashed(paths[relpath], f"{root}/{relpath}")
             return _Sent(Item(generate_identifier(relpath), relpath, size, md5), sha256, time.time())
 
-        # Several at a time, because handing a small file to a thread takes as long as copying it.
+        # In batches, because passing a small file to a thread takes as long as copying it.
         relpaths = list(paths)
         batches = [relpaths[first : first + _COPYING_BATCH] for first in range(0, len(relpaths), _COPYING_BATCH)]
         with ThreadPoolExecutor(_COPYING_THREADS) as pool:
@@ -209,18 +209,17 @@ class DatasetWriter:
 
     @contextlib.contextmanager
     def open(self, relpath: str) -> Iterator[BinaryIO]:
-        """Add an item by writing to a file object, which hashes what passes; nothing is read again on disk.
+        """Add an item by writing to a file object. Content is hashed on the way and not read again.
 
         Args:
             relpath: The item's path in the dataset.
 
         Yields:
-            A binary file with `write`, `flush` and `tell`; it cannot seek. If the block raises, the item is
-            not added.
+            A binary file with `write`, `flush` and `tell`. It cannot seek. If the block raises, the item is not added.
 
         Raises:
             InvalidNameError: If the item's path is not a plain relative one.
-            DatasetExistsError: If there is such an item already.
+            DatasetExistsError: If an item with this path exists.
             StoreError: If the store cannot be written.
 
         Example:
@@ -237,7 +236,7 @@ class DatasetWriter:
                 yield file
             return
         with tempfile.TemporaryDirectory(prefix="lightning-dtool-") as directory:
-            # The suffix stays: some brokers derive the content type from it.
+            # With the suffix, from which some brokers derive the content type.
             path = Path(directory, "item" + Path(relpath).suffix)
             with self._opened(path, relpath) as file:
                 yield file
@@ -248,7 +247,7 @@ class DatasetWriter:
                     self._broker.put_item(str(path), relpath)
 
     def put_readme(self, text: str) -> None:
-        """Set the README, YAML by dtool's convention.
+        """Set the README, which is YAML by dtool's convention.
 
         Args:
             text: The text.
@@ -283,7 +282,7 @@ class DatasetWriter:
         self._tags.add(check_name("tag", tag))
 
     def put_overlay(self, name: str, values_by_relpath: Mapping[str, Any]) -> None:
-        """Add an overlay: one value per item. The items may be added later, but before `commit`.
+        """Add an overlay: one value per item. Items may be added later, before `commit`.
 
         Args:
             name: Up to 80 letters, digits, `-` and `_`; no dots, and not "sha256", which `commit` writes.
@@ -296,23 +295,23 @@ class DatasetWriter:
         self._require_open()
         check_name("overlay", name, dots=False)
         if name == "sha256":
-            raise InvalidNameError("the overlay 'sha256' is written by commit(): use another name")
+            raise InvalidNameError("the overlay 'sha256' is written by commit(). Use another name.")
         self._overlays[name] = check_value("overlay", name, dict(values_by_relpath))
 
     # -- how it ends --------------------------------------------------------------------------
 
     def commit(self) -> FrozenDataset:
-        """Freeze the dataset, once all of it is in the store and is what was sent.
+        """Freeze the dataset after the store was found to hold exactly what was sent.
 
-        Every item also gets its SHA-256, in the overlay "sha256".
+        The overlay "sha256" with the SHA-256 of every item is added.
 
         Returns:
             The frozen dataset.
 
         Raises:
             MetadataKeyError: If an overlay lacks items or names others.
-            StoreError: If the store holds something else than what was sent, or cannot be written. Then no
-                frozen dataset is left behind.
+            StoreError: If the store holds something else than what was sent, or cannot be written. No frozen dataset is
+                left behind then.
         """
         self._require_open()
         overlays = self._complete_overlays()
@@ -325,7 +324,7 @@ class DatasetWriter:
                 self._put_metadata(overlays)
                 self._compare_items()
                 self._broker.sync()
-                # From here on it is a frozen dataset: this is the last thing written.
+                # The last write: from here on the dataset is frozen.
                 self._freezing = True
                 self._broker.put_admin_metadata({**self._admin_metadata, "type": "dataset", "frozen_at": time.time()})
                 self._broker.post_freeze_hook()
@@ -360,7 +359,7 @@ class DatasetWriter:
         try:
             self.abort()
         except LightningDtoolError:
-            # What went wrong first is what the caller needs to know.
+            # The first error is the one that the caller needs.
             if error is None:
                 raise
 
@@ -378,7 +377,7 @@ class DatasetWriter:
             )
 
     def _send(self, content: Path | bytes, relpath: str) -> None:
-        """Hash an item and send it to a store that takes several at a time."""
+        """Hash an item and send it to a store that takes several requests at a time."""
         self._require_open()
         self._check_new(relpath)
         action = f"add {content}" if isinstance(content, Path) else f"write item {relpath!r}"
@@ -386,22 +385,22 @@ class DatasetWriter:
             if isinstance(content, Path) and content.stat().st_size <= SMALL:
                 content = content.read_bytes()
             size = content.stat().st_size if isinstance(content, Path) else len(content)
-            # Side by side where that pays.
+            # Starting threads pays for large content only.
             threads = 2 if size > SMALL else 1
             md5, sha256 = run_all([partial(_hash, content, algorithm) for algorithm in ("md5", "sha256")], threads)
-            assert self._uploads is not None  # noqa: S101 - else this is not called
+            assert self._uploads is not None  # noqa: S101 - called only with uploads
             self._uploads.send(content, relpath, md5)
         self._sent[relpath] = _Sent(Item(generate_identifier(relpath), relpath, size, md5), sha256, time.time())
 
     def _create(self) -> None:
-        """Claim the place and say that a dataset is being built there."""
+        """Claim the place, and mark it as a dataset that is being built."""
         with store_errors(self._uri, "create the dataset"):
             self._broker.begin()
             try:
                 self._broker.create_structure()
             except FileExistsError as exc:
                 raise DatasetExistsError(
-                    "expected nothing there yet, found something. Choose another name.", uri=self._uri
+                    "expected nothing here yet, found something. Choose another name.", uri=self._uri
                 ) from exc
             try:
                 self._broker.put_admin_metadata(self._admin_metadata)
@@ -412,12 +411,12 @@ class DatasetWriter:
 
     @contextlib.contextmanager
     def _opened(self, path: Path, relpath: str) -> Iterator[BinaryIO]:
-        """Write a file and, once it is complete, remember what it holds."""
+        """Write a file, and note the item when it is complete."""
         action = f"write item {relpath!r}"
         with store_errors(self._uri, action, item=relpath):
             path.parent.mkdir(parents=True, exist_ok=True)
             raw = path.open("xb", buffering=0)
-        # What the caller's block raises is the caller's: only the writing itself is translated.
+        # Only errors of the writing itself are translated, not those of the caller's block.
         file = HashingFile(raw, partial(store_errors, self._uri, action, item=relpath), self._process)
         try:
             yield cast("BinaryIO", file)
@@ -437,7 +436,7 @@ class DatasetWriter:
         self._sent[relpath] = _Sent(item, digests.sha256, time.time())
 
     def _complete_overlays(self) -> dict[str, dict[str, Any]]:
-        """Return the overlays by identifier, once they cover exactly the items."""
+        """Return the overlays by identifier. Raises unless they cover exactly the items."""
         overlays = {**self._overlays, "sha256": {relpath: sent.sha256 for relpath, sent in self._sent.items()}}
         for name, values in overlays.items():
             differing = sorted(self._sent.keys() ^ values.keys())
@@ -455,7 +454,7 @@ class DatasetWriter:
     def _compare_items(self) -> None:
         """Raise unless the store holds exactly the items that were sent."""
         held = self._broker.held_items()
-        faults = [f"{relpath}: nobody sent it" for relpath in held.keys() - self._sent.keys()]
+        faults = [f"{relpath}: not sent" for relpath in held.keys() - self._sent.keys()]
         for relpath, sent in self._sent.items():
             if relpath not in held:
                 faults.append(f"{relpath}: missing")
@@ -488,7 +487,7 @@ class DatasetWriter:
                 for relpath, sent in sorted(self._sent.items(), key=itemgetter(0))
             },
         }
-        # One object each: dtool's layout. A store that takes several at a time gets them so.
+        # dtool's layout has one object for each of these.
         run_all(
             [
                 partial(broker.put_manifest, manifest),
@@ -501,10 +500,10 @@ class DatasetWriter:
         )
 
     def _reopened(self) -> FrozenDataset:
-        """Open the dataset as any reader would, and compare what it lists."""
+        """Open the dataset as a reader would, and compare its items with what was sent."""
         dataset = FrozenDataset.from_uri(self._uri)
         sent = {sent.item.identifier: sent.item for sent in self._sent.values()}
-        # Where the store has shown that it holds this very manifest, it is not read again.
+        # If the broker has compared the stored manifest already, it is not read again.
         same_items = self._broker.compares_metadata or dict(dataset.items) == sent
         if dataset.uuid != self.uuid or not same_items:
             raise StoreError(
@@ -516,14 +515,14 @@ class DatasetWriter:
         return dataset
 
     def _unfreeze(self) -> None:
-        """Take back the last step of `commit`, as far as the store lets us."""
-        # The error that led here is the one to report.
+        """Undo the last step of `commit` as far as possible."""
+        # The error that led here is the one that is raised.
         with contextlib.suppress(Exception):
             self._broker.put_admin_metadata(self._admin_metadata)
 
 
 def _new_admin_metadata(name: str, creator_username: str | None) -> dict[str, Any]:
-    """Return what dtool records about a new dataset."""
+    """Return the administrative metadata of a new dataset."""
     from dtoolcore import __version__
 
     return {
@@ -537,7 +536,7 @@ def _new_admin_metadata(name: str, creator_username: str | None) -> dict[str, An
 
 
 def _current_user() -> str:
-    """Return the user's name; a container's user may have none."""
+    """Return the user's name, which the user of a container may lack."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
@@ -545,7 +544,7 @@ def _current_user() -> str:
 
 
 def _plain(username: str) -> str:
-    """Return a name in ASCII: S3 keeps it in a header."""
+    """Return a name in ASCII, because S3 keeps it in a header."""
     decomposed = unicodedata.normalize("NFKD", username.replace("ß", "ss"))
     kept = "".join(character for character in decomposed if " " <= character <= "~").strip()
     return kept or "unknown"
