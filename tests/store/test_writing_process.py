@@ -120,9 +120,9 @@ def test_it_does_not_outlive_the_program(end: str) -> None:
     assert _ended(int(done.stdout))
 
 
-def test_a_system_that_cannot_share_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_cannot_share_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
-    with pytest.raises(OSError, match="no memory"):
+    with pytest.raises(OSError, match="no anonymous memory"):
         WritingProcess()
 
 
