@@ -33,8 +33,8 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 PATCH = "git.patch"
 """Where source.zip holds the changes since the commit."""
 
-_harmless: set[bytes] = set()
-"""Digests of path and content of files without credentials. A process that trains again reads the same files again."""
+_searched: dict[bytes, tuple[bytes, list[int]] | None] = {}
+"""What was redacted in each file, by a digest of path and content: a process that trains again reads the same files."""
 
 _considered: set[str] = set()
 """Imported modules that were looked at already: they are in the record, or belong to nobody's project."""
@@ -174,9 +174,23 @@ def _free(name: str, taken: Mapping[str, bytes]) -> str:
 
 def _without_secrets(relpath: str, content: bytes, gaps: Gaps) -> bytes:
     """Return a file without the credentials in it, in its own encoding, and with as many lines as before."""
-    known = hashlib.sha256(relpath.encode() + b"\0" + content).digest()
-    if known in _harmless:
+    digest = hashlib.sha256(relpath.encode() + b"\0" + content).digest()
+    if digest not in _searched:
+        _searched[digest] = _redact(relpath, content)
+    found = _searched[digest]
+    if found is None:
         return content
+    redacted, lines = found
+    shown = ", ".join(map(str, lines[:20])) + (", …" if lines[20:] else "")
+    gaps.at(f"code.files.{relpath}").add(
+        f"what looks like a credential was redacted in {'lines' if lines[1:] else 'line'} {shown}",
+        "read it from the environment",
+    )
+    return redacted
+
+
+def _redact(relpath: str, content: bytes) -> tuple[bytes, list[int]] | None:
+    """Return a file without credentials and the lines where they were; None if there are none."""
     try:
         encoding = tokenize.detect_encoding(io.BytesIO(content).readline)[0]
         text = content.decode(encoding)
@@ -189,15 +203,7 @@ def _without_secrets(relpath: str, content: bytes, gaps: Gaps) -> bytes:
         redacted, lines = redact_notebook(text)
     else:
         redacted, lines = redact_source(text)
-    if redacted == text:
-        _harmless.add(known)
-        return content
-    shown = ", ".join(map(str, lines[:20])) + (", …" if lines[20:] else "")
-    gaps.at(f"code.files.{relpath}").add(
-        f"what looks like a credential was redacted in {'lines' if lines[1:] else 'line'} {shown}",
-        "read it from the environment",
-    )
-    return redacted.encode(encoding, "replace")
+    return (redacted.encode(encoding, "replace"), lines) if redacted != text else None
 
 
 def _run_as_module() -> str | None:
