@@ -1,7 +1,9 @@
 """Importing the package costs nothing: every dtool command does it."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +31,16 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_the_version_is_plain() -> None:
     assert lightning_dtool.__version__[0].isdigit()
+
+
+def test_no_module_of_the_store_is_imported_for_types_alone() -> None:
+    """The linter leaves such imports out, which could hide a circle."""
+    sources = Path(lightning_dtool.__file__).parent.joinpath("store").glob("*.py")
+    blocks = [
+        ast.unparse(node)
+        for source in sources
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    assert blocks
+    assert not [block for block in blocks if "lightning_dtool" in block]

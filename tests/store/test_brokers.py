@@ -1,4 +1,4 @@
-"""Storage brokers are found once, and only the one that is asked for is imported."""
+"""The search for installed storage brokers."""
 
 import subprocess
 import sys

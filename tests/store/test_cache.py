@@ -1,4 +1,4 @@
-"""The cache of remote items: verified, and shared by several processes."""
+"""The local cache of remote items."""
 
 import contextlib
 import hashlib
@@ -79,7 +79,7 @@ def test_a_copy_of_another_process_is_not_hashed(hashed: list[int]) -> None:
     assert (len(hashed), shelf.downloads) == (0, 1)
 
 
-def test_a_copy_of_which_nothing_is_known_is_hashed_once(hashed: list[int]) -> None:
+def test_an_unknown_copy_is_hashed_once(hashed: list[int]) -> None:
     shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
     (record,) = cache_of(shelf).path(item).parent.glob(".verified-*")
     record.unlink()
@@ -88,13 +88,13 @@ def test_a_copy_of_which_nothing_is_known_is_hashed_once(hashed: list[int]) -> N
     assert (len(hashed), shelf.downloads) == (1, 1)
 
 
-def test_another_dataset_of_the_same_uuid_is_no_reason_to_believe_a_copy() -> None:
+def test_a_copy_of_another_dataset_with_the_same_uuid_is_not_trusted() -> None:
     cache_of(Shelf(**{"a.txt": b"text"})).path(item_of("a.txt", b"text"))
     other = cache_of(Shelf(**{"a.txt": b"TEXT"})).path(item_of("a.txt", b"TEXT"))
     assert other.read_bytes() == b"TEXT"
 
 
-def test_what_others_may_write_is_not_believed(hashed: list[int]) -> None:
+def test_a_record_that_others_may_write_is_not_trusted(hashed: list[int]) -> None:
     shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
     (record,) = cache_of(shelf).path(item).parent.glob(".verified-*")
     record.chmod(0o666)
@@ -102,7 +102,7 @@ def test_what_others_may_write_is_not_believed(hashed: list[int]) -> None:
     assert len(hashed) == 1
 
 
-def test_a_record_of_what_was_verified_that_is_damaged_is_no_harm(hashed: list[int]) -> None:
+def test_a_damaged_record_of_verified_files_does_no_harm(hashed: list[int]) -> None:
     shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
     (record,) = cache_of(shelf).path(item).parent.glob(".verified-*")
     record.write_bytes(b"\xff\n[]\n" + json.dumps(["a", "b", {}]).encode() + b"\n" + record.read_bytes()[:-9])
@@ -110,7 +110,7 @@ def test_a_record_of_what_was_verified_that_is_damaged_is_no_harm(hashed: list[i
     assert (len(hashed), shelf.downloads) == (1, 1)
 
 
-def test_more_than_the_item_holds_is_not_even_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_the_item_has_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(Shelf):
         def download(self, item: Item, destination: BinaryIO) -> None:
             self.downloads += 1
@@ -122,11 +122,11 @@ def test_more_than_the_item_holds_is_not_even_written(monkeypatch: pytest.Monkey
 
 
 class ResponseStreamingError(Exception):
-    """As botocore calls it."""
+    """An error with the name of botocore's."""
 
 
 @pytest.mark.parametrize(("breaks", "downloads"), [(1, 2), (2, 3), (9, 3)])
-def test_what_breaks_off_is_tried_again_but_not_for_ever(breaks: int, downloads: int) -> None:
+def test_what_breaks_off_is_tried_again_a_few_times(breaks: int, downloads: int) -> None:
     class Rope(Shelf):
         def download(self, item: Item, destination: BinaryIO) -> None:
             super().download(item, destination)
@@ -142,7 +142,7 @@ def test_what_breaks_off_is_tried_again_but_not_for_ever(breaks: int, downloads:
 
 
 @pytest.mark.parametrize("content", [b"TEXT", b"tex"])
-def test_what_arrives_wrong_never_becomes_visible(content: bytes) -> None:
+def test_altered_content_never_becomes_visible(content: bytes) -> None:
     shelf, item = Shelf(**{"a.txt": content}), item_of("a.txt", b"text")
     with pytest.raises(VerificationError, match=r"s3://lab/x: expected item 'a.txt' with 4 bytes and hash .*, found"):
         cache_of(shelf).path(item)

@@ -1,4 +1,4 @@
-"""Reading a frozen dataset, and what is said when it cannot be read."""
+"""Reading of frozen datasets, and the errors if that fails."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def edit_manifest(dataset: FrozenDataset, edit: Callable[[dict[str, Any]], objec
     return FrozenDataset.from_uri(dataset.uri)
 
 
-def test_what_a_dataset_says_of_itself(make_dataset, base_uri: str) -> None:
+def test_the_facts_about_a_dataset(make_dataset, base_uri: str) -> None:
     dataset = make_dataset(readme="---\ndescription: Bäume\n", annotations={"a": {"b": 1}}, tags=("best", "v1.0"))
     assert dataset.uri == f"{base_uri}/leaves"
     assert dataset.name == "leaves"

@@ -1,4 +1,4 @@
-"""Hashes: dtool's identifiers, files, and the identity of data."""
+"""Identifiers, hashes of files, and content digests."""
 
 import hashlib
 from pathlib import Path

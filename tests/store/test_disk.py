@@ -1,4 +1,4 @@
-"""Metadata files on disk are there as a whole or not at all."""
+"""Atomic metadata files on disk."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ def test_files_below(tmp_path: Path) -> None:
     assert {relpath: status.st_size for relpath, status in files_below(tmp_path)} == {"a/b/c": 2, "link": 1}
 
 
-def test_the_time_of_a_file_is_told_without_a_warning(make_dataset) -> None:
+def test_the_time_of_a_file_is_returned_without_a_warning(make_dataset) -> None:
     dataset = make_dataset()
     broker = open_broker(dataset.uri)
     assert broker.get_utc_timestamp("oak/1.txt") == dataset.path(dataset.item("oak/1.txt").identifier).stat().st_mtime

@@ -1,4 +1,4 @@
-"""What this package writes is an ordinary dataset for dtool's own command line."""
+"""dtool's own command line with datasets that this package has written."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Whatever goes wrong below, an error of this package comes out of it, and says what to do."""
+"""The translation of errors: kinds and remedies."""
 
 import errno
 import json
@@ -84,7 +84,7 @@ def test_every_kind_is_one_that_the_error_documents() -> None:
     assert {kind for _, kind, _ in FAULTS} == set(get_args(StoreErrorKind))
 
 
-def test_what_is_no_json_is_damage() -> None:
+def test_metadata_that_is_not_json_is_damage() -> None:
     for use in (lambda: json.loads("{"), lambda: b"\xff".decode(), lambda: json.loads("[" * 100_000)):
         with pytest.raises(CorruptDatasetError, match="expected JSON"), store_errors("x", "read"):
             use()
@@ -96,7 +96,7 @@ def test_errors_of_this_package_and_interrupts_pass() -> None:
             raise error
 
 
-def test_what_boto3_only_quotes_is_looked_up() -> None:
+def test_an_error_that_boto3_only_quotes_is_classified() -> None:
     error = S3UploadFailedError("Failed to upload")
     error.__context__ = ClientError("AccessDenied")
     with pytest.raises(StoreError, match="Check the credentials"), store_errors("s3://lab/x", "write"):

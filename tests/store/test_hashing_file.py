@@ -1,4 +1,4 @@
-"""A file to write that hashes what passes through it."""
+"""The file object that hashes what is written to it."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ def process() -> Iterator[WritingProcess]:
 
 
 class Reluctant(io.FileIO):
-    """Takes at most 3 bytes at a time, as a file system may."""
+    """A file that accepts at most 3 bytes at a time, as a file system may."""
 
     def write(self, data: Any) -> int:
         return super().write(bytes(data)[:3])
@@ -96,7 +96,7 @@ def test_a_file_system_without_direct_writes(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_bytes() == content
 
 
-def test_what_a_process_writes_may_be_given_up(tmp_path: Path, process: WritingProcess) -> None:
+def test_writing_in_a_process_can_be_discarded(tmp_path: Path, process: WritingProcess) -> None:
     with (tmp_path / "x").open("wb", buffering=0) as raw:
         file = HashingFile(raw, contextlib.nullcontext, process)
         file.write(bytes(20 * BLOCK))
@@ -110,7 +110,7 @@ def test_what_a_process_writes_may_be_given_up(tmp_path: Path, process: WritingP
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
-def test_a_process_tells_of_a_full_disk(tmp_path: Path, process: WritingProcess) -> None:
+def test_a_process_reports_a_full_disk(tmp_path: Path, process: WritingProcess) -> None:
     for size in (2 * BLOCK, 30 * BLOCK):
         with Path("/dev/full").open("wb", buffering=0) as raw:
             file = HashingFile(raw, contextlib.nullcontext, process)
@@ -136,7 +136,7 @@ class Full(io.FileIO):
 
 
 @pytest.mark.parametrize("size", [10, 20 * BLOCK])
-def test_a_full_disk_is_told_at_the_end_at_the_latest(tmp_path: Path, size: int) -> None:
+def test_a_full_disk_is_reported_at_the_end_at_the_latest(tmp_path: Path, size: int) -> None:
     with Full(tmp_path / "x", "w") as raw:
         raw.seek(0 if size > BLOCK else BLOCK)
         file = HashingFile(raw, contextlib.nullcontext)

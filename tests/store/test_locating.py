@@ -1,4 +1,4 @@
-"""A dataset is found where it is now: by its address, its UUID, or its content."""
+"""The search for a dataset by its URI, its UUID, or its content."""
 
 import json
 import shutil
@@ -23,14 +23,14 @@ def root_of(dataset: FrozenDataset) -> Path:
 
 
 def moved(dataset: FrozenDataset, place: Path) -> str:
-    """Move a dataset into a new base; return the base's URI."""
+    """Move a dataset to a new base URI and return that."""
     place.mkdir()
     shutil.move(root_of(dataset), place / "a-new-name")
     return normalize_uri(place)
 
 
 def changed(dataset: FrozenDataset) -> FrozenDataset:
-    """Replace an item, and make the manifest agree, as somebody would who repairs an image."""
+    """Replace an item and update the manifest, as a user might who repairs an image."""
     path = root_of(dataset) / ".dtool/manifest.json"
     manifest = json.loads(path.read_text())
     next(iter(manifest["items"].values()))["hash"] = "0" * 32
@@ -44,7 +44,7 @@ def no_dserver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dserver(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[str]:
-    """Install a client of dserver that gives an answer or raises it; return what it will have been asked."""
+    """Install a client of dserver that returns or raises an answer. Return the list of its queries."""
     asked: list[str] = []
     client = ModuleType("dtool_lookup_api")
 
@@ -92,7 +92,7 @@ def test_it_was_copied_with_dtool(make_dataset, tmp_path: Path) -> None:
 
 
 def test_it_was_packed_again(make_dataset, tmp_path: Path) -> None:
-    """Another UUID, the same content; a copy with the UUID is preferred, in whichever base it lies."""
+    """The UUID is another one and the content the same. A copy with the UUID is preferred, below any base URI."""
     dataset = make_dataset()
     (tmp_path / "again").mkdir()
     again = make_dataset(base=normalize_uri(tmp_path / "again"), name="leaves-2")
@@ -129,7 +129,7 @@ def test_a_changed_image(make_dataset, tmp_path: Path, no_dserver: None) -> None
     assert found.uri == normalize_uri(copy)
 
 
-def test_damaged_neighbours_are_passed_over_and_told(make_dataset, tmp_path: Path, no_dserver: None) -> None:
+def test_damaged_neighbours_are_passed_over_and_noted(make_dataset, tmp_path: Path, no_dserver: None) -> None:
     dataset, no_metadata, no_manifest = (make_dataset(name=name) for name in ("leaves", "a-broken", "b-broken"))
     (root_of(no_metadata) / ".dtool/dtool").write_text("{")
     (root_of(no_manifest) / ".dtool/manifest.json").write_text("{")
@@ -180,7 +180,7 @@ def test_dserver_knows_where(make_dataset, tmp_path: Path, monkeypatch: pytest.M
         ([{"uri": None}], "None (as dserver says): "),
     ],
 )
-def test_whatever_dserver_answers_is_part_of_the_message(monkeypatch, answer: Any, told: str) -> None:
+def test_the_message_quotes_what_dserver_answers(monkeypatch, answer: Any, told: str) -> None:
     dserver(monkeypatch, answer)
     with pytest.raises(DatasetNotFoundError) as caught:
         locate(NOWHERE, "some-uuid")

@@ -1,4 +1,4 @@
-"""Manifests and administrative metadata that strangers wrote."""
+"""Manifests and administrative metadata from untrusted sources."""
 
 import contextlib
 import copy
@@ -88,7 +88,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["items", "hash_function", "x"]), JSON) | JSON)
-def test_whatever_stands_in_a_manifest_only_our_errors_leave(content: object) -> None:
+def test_any_manifest_gives_items_or_an_error_of_this_package(content: object) -> None:
     with contextlib.suppress(CorruptDatasetError):
         parse_manifest(URI, content)
 
@@ -144,7 +144,7 @@ ENTRY = st.fixed_dictionaries(
 
 
 @given(st.lists(ENTRY | JSON, max_size=3), st.integers(0, 3))
-def test_looked_at_together_entries_pass_as_they_do_one_by_one(entries: list[Any], wrong: int) -> None:
+def test_the_fast_check_accepts_what_the_check_of_each_entry_accepts(entries: list[Any], wrong: int) -> None:
     def identifier(position: int, entry: Any) -> str:
         relpath = entry.get("relpath") if isinstance(entry, dict) else None
         sound = isinstance(relpath, str) and "\ud800" not in relpath and position != wrong

@@ -1,4 +1,4 @@
-"""Names, item paths and values that every dtool store can hold, and those that none should."""
+"""Names, item paths and values, valid and invalid."""
 
 import pytest
 from hypothesis import example, given

@@ -1,4 +1,4 @@
-"""A storage broker that this package knows nothing about: dtool's interface is all it needs."""
+"""The wrapper around a storage broker of which only dtool's interface is known."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,6 @@ from lightning_dtool.store import (
     DatasetWriter,
     FrozenDataset,
     cache,
-    delete_dataset,
     dtool_broker,
     ensure_writable,
     generate_identifier,
@@ -64,7 +63,7 @@ def test_hashes_are_those_of_the_broker(box: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_wrong_copy_in_dtools_own_cache_is_dropped(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Brokers keep a cache that nobody verifies."""
+    """Brokers have a cache of their own, which is not verified."""
     dataset = write(box)
     kept = dtool_broker.dtool_cache_directory() / "kept"
     kept.write_bytes(b"TEXT")
@@ -93,10 +92,3 @@ def test_a_store_that_forgets(box: str, monkeypatch: pytest.MonkeyPatch) -> None
         write(box)
     with pytest.raises(NotFrozenError):
         FrozenDataset.from_uri(f"{box}/x")
-
-
-def test_a_store_that_cannot_delete(box: str) -> None:
-    dataset = write(box)
-    with pytest.raises(StoreError, match="its storage broker offers no way to"):
-        delete_dataset(dataset.uri)
-    dataset.verify()

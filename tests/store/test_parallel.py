@@ -1,4 +1,4 @@
-"""Several things at a time."""
+"""Concurrent tasks."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Base URIs: can they be written, what do they hold, and removing datasets from them."""
+"""Checks, listings and deletions at base URIs."""
 
 import errno
 import logging
@@ -92,7 +92,7 @@ def test_the_listing_leaves_out_what_is_no_frozen_dataset(
     assert "damaged" in caplog.text
 
 
-def test_a_listing_of_nothing(base_uri: str, tmp_path: Path) -> None:
+def test_a_listing_of_an_empty_place(base_uri: str, tmp_path: Path) -> None:
     assert list(iter_datasets(base_uri)) == []
     with pytest.raises(StoreError, match="cannot list the datasets: no such file"):
         list(iter_datasets(str(tmp_path / "nothing")))
@@ -131,7 +131,7 @@ def test_delete_refuses_what_is_no_dataset(make_dataset, base_uri: str, tmp_path
     dataset.verify()
 
 
-def test_an_interrupted_deletion_is_never_seen(make_dataset, base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_reader_sees_an_interrupted_deletion(make_dataset, base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = make_dataset()
 
     def interrupted(*_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""Progress is shown on a terminal only."""
+"""Progress bars, which are shown on a terminal only."""
 
 import pytest
 from rich.console import Console

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import pytest
 from lightning_dtool.errors import (
     CorruptDatasetError,
     DatasetNotFoundError,
-    MissingItemError,
     NotFrozenError,
     StoreError,
     VerificationError,
@@ -40,7 +38,7 @@ OAK = generate_identifier("oak/ü.txt")
 
 @pytest.fixture
 def keys(s3_server: S3Server, s3_base_uri: str) -> Iterator[Callable[[str], list[str]]]:
-    """Return a function that lists a dataset's objects; afterwards the bucket is emptied."""
+    """Return a function that lists a dataset's objects. Empty the bucket afterwards."""
     client, bucket = s3_server.client(), s3_base_uri.removeprefix("s3://")
 
     def listed() -> list[str]:
@@ -60,24 +58,6 @@ def dataset(make_dataset, s3_base_uri: str, keys: Any) -> FrozenDataset:
 def body_key(dataset: FrozenDataset, identifier: str = OAK) -> dict[str, str]:
     bucket, uuid = dataset.uri.removeprefix("s3://").split("/")
     return {"Bucket": bucket, "Key": f"{uuid}/data/{identifier}"}
-
-
-def test_there_and_back(dataset: FrozenDataset, s3_base_uri: str) -> None:
-    reader = pickle.loads(pickle.dumps(FrozenDataset.from_uri(dataset.uri)))
-    assert dataset.uri == f"{s3_base_uri}/{dataset.uuid}"
-    assert [item.relpath for item in reader.items.values()] == ["empty.bin", "oak/ü.txt"]
-    assert reader.annotations() == {"a": 1}
-    assert (reader.tags(), reader.readme(), reader.overlay_names()) == (["best"], "---\nx: ü\n", ["sha256"])
-    reader.fetch()
-    assert reader.path(OAK).suffix == ".txt"
-    assert reader.read_bytes(OAK) == b"one"
-    reader.verify()
-    reader.put_tag("last")
-    reader.put_annotation("status", "done")
-    reader.delete_tag("best")
-    assert (dataset.tags(), dataset.annotation("status")) == (["last"], "done")
-    assert [found.uri for found in iter_datasets(s3_base_uri)] == [dataset.uri]
-    assert ensure_writable(s3_base_uri) == s3_base_uri
 
 
 def test_dtoolcore_reads_it_as_its_own(dataset: FrozenDataset) -> None:
@@ -148,26 +128,10 @@ def test_a_prefix_within_the_bucket(s3_base_uri: str, make_dataset, keys: Any, m
 # -- damage -------------------------------------------------------------------------------------
 
 
-def test_a_replaced_body_of_the_same_size(dataset: FrozenDataset, s3_server: S3Server) -> None:
-    s3_server.client().put_object(**body_key(dataset), Body=b"ONE")
-    with pytest.raises(VerificationError, match=r"oak/ü.txt"):
-        dataset.path(OAK)
-    with pytest.raises(VerificationError, match=r"oak/ü.txt"):
-        dataset.verify()
-
-
 def test_verification_asks_the_store_and_not_the_cache(dataset: FrozenDataset, s3_server: S3Server) -> None:
     dataset.fetch()
     s3_server.client().put_object(**body_key(dataset), Body=b"ONE")
     with pytest.raises(VerificationError, match=r"oak/ü.txt"):
-        dataset.verify()
-
-
-def test_an_item_that_is_gone(dataset: FrozenDataset, s3_server: S3Server) -> None:
-    s3_server.client().delete_object(**body_key(dataset))
-    with pytest.raises(MissingItemError, match=r"oak/ü.txt"):
-        dataset.fetch()
-    with pytest.raises(VerificationError, match=r"oak/ü.txt: missing"):
         dataset.verify()
 
 
@@ -207,7 +171,7 @@ def write_while_uploads_are_answered(writer: DatasetWriter, handler: Callable[..
 
 @pytest.mark.parametrize("status", [403, 500])
 def test_an_upload_that_the_server_refuses(s3_base_uri: str, keys: Any, status: int) -> None:
-    """dtool-s3 takes this for a success, after long, and freezes a dataset without items."""
+    """After a long time dtool-s3 takes this for a success, and freezes a dataset without items."""
     started = time.monotonic()
     with DatasetWriter("x", s3_base_uri) as writer, pytest.raises(StoreError, match=r"cannot write item 'a'"):
         write_while_uploads_are_answered(writer, answer(status))

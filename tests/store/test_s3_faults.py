@@ -1,4 +1,4 @@
-"""Whatever goes wrong between here and a real S3 server: a typed error, soon, and nothing half visible."""
+"""Faults on the way to a real S3 server. Each is a typed error within seconds, and nothing incomplete is visible."""
 
 import os
 import time
@@ -35,12 +35,12 @@ from lightning_dtool.store import (
 from s3_server import S3Server
 
 SOON = 30.0
-"""Seconds: the links of these tests wait for one, and try twice; left to itself, the library waits for minutes."""
+"""The time limit of each test, in seconds. A link waits for a second and tries twice; boto3's defaults take minutes."""
 
 
 @pytest.fixture
 def held(s3_server: S3Server, s3_base_uri: str) -> Iterator[Callable[[], list[str]]]:
-    """Return a function that lists what the server holds, finished or not; afterwards the bucket is emptied."""
+    """Return a function that lists finished and unfinished objects. Empty the bucket afterwards."""
     client, bucket = s3_server.client(), s3_base_uri.removeprefix("s3://")
 
     def listed() -> list[str]:
@@ -111,7 +111,7 @@ def test_what_fails_once_is_tried_again(s3_base_uri: str, s3_link: FaultyLink, h
 
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """Return what is sent in two parts."""
+    """Return content that is sent in two parts."""
     monkeypatch.setattr(s3, "PART", 5 * 2**20)
     monkeypatch.setattr(uploading, "SMALL", 1000)
     return os.urandom(6 * 2**20)
@@ -130,7 +130,7 @@ def test_an_upload_in_parts(
     assert held() == []
 
 
-def test_an_upload_in_parts_that_cannot_be_taken_back_is_taken_back_with_the_rest(
+def test_an_upload_in_parts_that_cannot_be_aborted_is_removed_with_the_rest(
     s3_base_uri: str, s3_link: FaultyLink, held: Callable[[], list[str]], in_parts: bytes
 ) -> None:
     s3_link.on("PUT", "partNumber=2", answers(403))
@@ -141,7 +141,7 @@ def test_an_upload_in_parts_that_cannot_be_taken_back_is_taken_back_with_the_res
 
 
 def test_a_server_that_goes_down_for_good(s3_base_uri: str, s3_link: FaultyLink, held: Callable[[], list[str]]) -> None:
-    """What is left is no frozen dataset, and `delete_dataset` removes it."""
+    """No frozen dataset is left, and `delete_dataset` removes the rest."""
     s3_link.on("", "", hangs_up, skip=5)
     started = time.monotonic()
     with DatasetWriter("x", s3_base_uri) as writer:
@@ -157,7 +157,7 @@ def test_a_server_that_goes_down_for_good(s3_base_uri: str, s3_link: FaultyLink,
     assert held() == []
 
 
-def test_a_name_that_may_read_but_not_write(
+def test_a_user_who_may_read_but_not_write(
     s3_base_uri: str, s3_server: S3Server, held: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3_server.settings("lab-models", may_write=False).items():
@@ -169,7 +169,7 @@ def test_a_name_that_may_read_but_not_write(
     assert list(iter_datasets(s3_base_uri)) == []
 
 
-def test_asking_whether_it_can_be_written_leaves_nothing(s3_base_uri: str, held: Callable[[], list[str]]) -> None:
+def test_the_check_for_writing_leaves_nothing(s3_base_uri: str, held: Callable[[], list[str]]) -> None:
     ensure_writable(s3_base_uri)
     assert held() == []
 
@@ -230,7 +230,7 @@ def test_a_download_in_parts(s3_base_uri: str, s3_link: FaultyLink, held: Any, i
 
 @pytest.mark.parametrize("part", ["/dtool", "?delete", "list-type=2"])
 def test_deleting(dataset: FrozenDataset, s3_link: FaultyLink, held: Callable[[], list[str]], part: str) -> None:
-    """It fails as a whole, or what is left is no frozen dataset; and it can be repeated."""
+    """It changes nothing or leaves no frozen dataset, and can be repeated."""
     s3_link.on("P" if part != "list-type=2" else "GET", part, answers(403))
     with pytest.raises(StoreError, match=r"cannot delete the dataset: access was denied"):
         delete_dataset(dataset.uri)

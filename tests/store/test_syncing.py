@@ -1,4 +1,4 @@
-"""What was written is on the disk before a dataset is frozen, however many files there are."""
+"""Syncing of few and many files to the disk."""
 
 import ctypes
 import os
@@ -30,7 +30,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class Libc:
-    """A C library on a file system of a type of our choice."""
+    """A C library that reports a given type of file system."""
 
     def __init__(self, kind: int, answer: int = 0) -> None:
         self.kind, self.answer, self.whole = kind, answer, 0
@@ -49,7 +49,7 @@ def every_path(tree: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", [0x6969, 0x65735546, 0x794C7630])
-def test_where_the_whole_cannot_be_trusted_every_path_is_synced(
+def test_every_path_is_synced_where_syncfs_is_not_trusted(
     tree: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
     libc = Libc(kind)
@@ -83,7 +83,7 @@ def test_few_files_do_not_wait_for_what_others_write(
     assert set(synced) == every_path(tmp_path / "tree")
 
 
-def test_what_could_not_be_written_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda *args, **options: Libc(0x58465342, answer=-1))
     monkeypatch.setattr(ctypes, "get_errno", lambda: 5)
     with pytest.raises(OSError, match=r"\[Errno 5\]"):

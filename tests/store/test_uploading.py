@@ -1,4 +1,4 @@
-"""Items on their way to a store that takes several at once."""
+"""Uploads to a store that takes several requests at a time."""
 
 import threading
 from pathlib import Path
@@ -11,7 +11,7 @@ from lightning_dtool.store.uploading import Uploads
 
 
 class Slow:
-    """A broker whose uploads wait until they are let through, and one of which can fail."""
+    """A broker whose uploads wait for a signal, and one of which can fail."""
 
     at_once = 4
 

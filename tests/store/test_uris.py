@@ -1,4 +1,4 @@
-"""URIs: every way to write a place gives one canonical form, and what cannot be read says why."""
+"""The canonical form of URIs, and the errors for those that cannot be read."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ def test_a_remote_uri_loses_only_its_trailing_slash(uri: str, expected: str) -> 
 @pytest.mark.parametrize(
     "wrong", ["", "   ", None, 3, b"/x", "file://", "file://host", "s3://", "s3:///x", "a\0b", "/a\nb"]
 )
-def test_what_is_no_uri_says_so(wrong: object) -> None:
+def test_what_is_not_a_uri_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidURIError, match="expected"):
         normalize_uri(wrong)  # type: ignore[arg-type]
 
@@ -50,7 +50,7 @@ def test_characters_that_dtool_misreads_are_refused(uri: str) -> None:
         normalize_uri(uri)
 
 
-def test_a_uri_that_went_through_pathlib_says_so() -> None:
+def test_a_uri_that_went_through_pathlib_is_explained() -> None:
     with pytest.raises(InvalidURIError, match="pathlib"):
         normalize_uri(Path("s3://lab/x"))
 
@@ -60,7 +60,7 @@ def test_local_path(tmp_path: Path) -> None:
     assert local_path("s3://lab/x") is None
 
 
-def test_a_dataset_is_told_from_a_checkpoint_file(make_dataset, tmp_path: Path) -> None:
+def test_datasets_and_checkpoint_files_are_distinguished(make_dataset, tmp_path: Path) -> None:
     dataset = make_dataset()
     directory = local_path(dataset.uri)
     file = tmp_path / "last.ckpt"

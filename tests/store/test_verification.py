@@ -1,4 +1,4 @@
-"""Verification reads what is there, and names everything that differs."""
+"""Verification of the content of datasets."""
 
 import json
 from pathlib import Path

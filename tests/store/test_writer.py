@@ -1,4 +1,4 @@
-"""Writing a dataset: ordinary for dtool, and never half visible."""
+"""Writing of datasets, which are ordinary datasets for dtool and never visible before they are complete."""
 
 import errno
 import getpass
@@ -97,7 +97,7 @@ def test_everything_is_synced(base_uri: str, monkeypatch: pytest.MonkeyPatch) ->
     assert not [name for name in os.listdir(f"{root}/.dtool") if name.startswith(".tmp")]
 
 
-def test_hashes_come_from_what_passed_by(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_come_from_what_was_written(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_dtool.store import digest
 
     # Whoever has imported `hash_file` by name: this is what it opens files with.
@@ -268,7 +268,7 @@ def test_a_fault_at_any_step_of_commit(
 
 @pytest.mark.parametrize("step", [*STEPS, "open"])
 def test_a_kill_at_any_step_leaves_no_frozen_dataset(base_uri: str, step: str) -> None:
-    """The process dies without a word just before the step (for `open`, in the middle of an item)."""
+    """The process is killed just before the step (for `open`, in the middle of an item)."""
     script = f"""
 import os, signal
 from lightning_dtool.store import DatasetWriter
@@ -298,7 +298,7 @@ writer.commit()
     assert list(iter_datasets(base_uri)) == []
 
 
-def test_a_kill_while_the_directory_is_made_leaves_no_dataset(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_the_place_is_claimed_leaves_no_dataset(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> None:
         raise OSError(errno.EIO, "I/O error")
 
@@ -390,10 +390,10 @@ def test_a_copy_that_fails_half_way_leaves_no_file(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("good", range(4))
-def test_a_full_disk_is_told_as_such_whatever_torch_says(
+def test_a_full_disk_is_reported_although_torch_raises_another_error(
     base_uri: str, monkeypatch: pytest.MonkeyPatch, good: int
 ) -> None:
-    """torch, when a write has failed, ends its file and raises an error of its own about that."""
+    """After a failed write torch tries to finish its file, and raises another error."""
     written: list[int] = []
 
     def full(raw: Any, data: memoryview) -> None:

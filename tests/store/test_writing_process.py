@@ -1,4 +1,4 @@
-"""The process that hashes and writes: it does not outlive us, and its end costs nothing but time."""
+"""The process that hashes and writes large files."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def process() -> Iterator[WritingProcess]:
 
 
 def _ended(pid: int) -> bool:
-    """Return True once no such process runs; a zombie that another one has to collect counts as ended."""
+    """Return whether a process has ended. A zombie that another process has to collect counts as ended."""
     for _ in range(200):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
@@ -48,7 +48,7 @@ def test_it_ends_when_it_is_closed(process: WritingProcess) -> None:
     process.close()
 
 
-def test_it_is_nicer_and_outlives_the_signals_that_end_a_job(process: WritingProcess, tmp_path: Path) -> None:
+def test_it_has_low_priority_and_ignores_the_signals_that_end_a_job(process: WritingProcess, tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb", buffering=0) as raw:
         file = HashingFile(raw, contextlib.nullcontext, process)
         file.write(bytes(5 * BLOCK))  # now it is ready
@@ -61,7 +61,7 @@ def test_it_is_nicer_and_outlives_the_signals_that_end_a_job(process: WritingPro
 
 
 @pytest.mark.parametrize("blocks", [1, 4, 20])
-def test_if_it_is_killed_the_writer_is_told(process: WritingProcess, tmp_path: Path, blocks: int) -> None:
+def test_if_it_is_killed_the_writer_raises(process: WritingProcess, tmp_path: Path, blocks: int) -> None:
     with (tmp_path / "x").open("wb", buffering=0) as raw:
         file = HashingFile(raw, contextlib.nullcontext, process)
         file.write(bytes(BLOCK + 1))
@@ -77,7 +77,7 @@ def test_if_it_is_killed_the_writer_is_told(process: WritingProcess, tmp_path: P
     assert not process.usable
 
 
-def test_to_give_up_what_it_writes_is_no_error_after_its_end(process: WritingProcess, tmp_path: Path) -> None:
+def test_discarding_a_file_after_its_end_is_not_an_error(process: WritingProcess, tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb", buffering=0) as raw:
         file = HashingFile(raw, contextlib.nullcontext, process)
         file.write(bytes(BLOCK + 1))
@@ -127,7 +127,7 @@ def test_a_system_that_cannot_share_memory_is_an_error(monkeypatch: pytest.Monke
 
 
 def test_nobody_forks_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker of a DataLoader would keep the other end of the pipe by which its start is told, and so hold it up."""
+    """A worker of a DataLoader would keep the pipe open through which `subprocess` waits for the start."""
     starting, start = threading.Event(), subprocess.Popen
 
     def slow(*arguments: Any, **options: Any) -> Any:

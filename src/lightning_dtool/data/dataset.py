@@ -201,11 +201,13 @@ class DtoolDataset(Dataset[Any]):
             return MissingItemError(
                 f"item {name} ({identifier}) has gone since the dataset was opened. Restore the dataset from a copy.",
                 uri=self.dataset.uri,
+                item=self.dataset.items[identifier].relpath,
             )
         return DecodeError(
             f"cannot {doing} item {name} ({identifier}): {type(error).__name__}: {error}."
             " Look at the item, pass decoder=... for its format, or leave it out with select=...",
             uri=self.dataset.uri,
+            item=self.dataset.items[identifier].relpath,
         )
 
     def fill_decoded_cache(self, *, progress: bool = True) -> None:
@@ -450,6 +452,7 @@ class _Rows:
                     f"cannot decode item {self.dataset.items[identifier].relpath} ({identifier}):"
                     f" {type(error).__name__}: {error}. It should be a .npy file without Python objects.",
                     uri=self.dataset.uri,
+                    item=self.dataset.items[identifier].relpath,
                 ) from error
         return self._arrays[identifier]
 

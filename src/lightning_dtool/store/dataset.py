@@ -99,7 +99,7 @@ class FrozenDataset:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["uri"], state["admin_metadata"])  # type: ignore[misc]
 
-    # -- what it is ---------------------------------------------------------------------------
+    # -- identity -----------------------------------------------------------------------------
 
     @property
     def uri(self) -> str:
@@ -416,7 +416,7 @@ class FrozenDataset:
         with store_errors(self._uri, f"remove tag {tag!r}"):
             self._broker.delete_tag(tag)
 
-    # -- inside -------------------------------------------------------------------------------
+    # -- internals ----------------------------------------------------------------------------
 
     @property
     def _broker(self) -> Broker:

@@ -69,9 +69,9 @@ def locate(
             uri=finder.changed.uri,
         )
     raise DatasetNotFoundError(
-        f"expected a dataset with {wanted or 'this URI'}, found none. Say where to "
-        f"look, --search BASE_URI, or what to take for it, --data OLD=NEW. Looked in:{looked}",
-        uri=uri or uuid or content_digest,
+        f"expected a dataset with {wanted or 'this URI'}, found none. Give a place "
+        f"to search, --search BASE_URI, or another dataset in its place, --data OLD=NEW. Looked in:{looked}",
+        uri=uri,
     )
 
 

@@ -449,7 +449,7 @@ def _etag_of_parts(content: Path | bytes) -> str:
 
 
 def _chunks(body: Any, size: int) -> Iterator[bytes]:
-    """Yield the content of an answer. That it breaks off is one error, whether the link was cut or fell silent."""
+    """Yield the content of an answer. If it breaks off, the error is the same for a cut and for a silent connection."""
     try:
         yield from body.iter_chunks(size)
     except ReadTimeoutError as exc:

@@ -108,7 +108,7 @@ class DatasetWriter:
         self._freezing = False
         self._create()
 
-    # -- what it is ---------------------------------------------------------------------------
+    # -- identity -----------------------------------------------------------------------------
 
     @property
     def uri(self) -> str:
@@ -125,7 +125,7 @@ class DatasetWriter:
         """The relative paths of the items that have been added."""
         return tuple(self._sent)
 
-    # -- what goes in -------------------------------------------------------------------------
+    # -- content ------------------------------------------------------------------------------
 
     def put_file(self, path: str | os.PathLike[str], relpath: str) -> None:
         """Add a copy of a file.
@@ -298,7 +298,7 @@ class DatasetWriter:
             raise InvalidNameError("the overlay 'sha256' is written by commit(). Use another name.")
         self._overlays[name] = check_value("overlay", name, dict(values_by_relpath))
 
-    # -- how it ends --------------------------------------------------------------------------
+    # -- commit and abort ---------------------------------------------------------------------
 
     def commit(self) -> FrozenDataset:
         """Freeze the dataset after the store was found to hold exactly what was sent.
@@ -363,7 +363,7 @@ class DatasetWriter:
             if error is None:
                 raise
 
-    # -- inside -------------------------------------------------------------------------------
+    # -- internals ----------------------------------------------------------------------------
 
     def _require_open(self) -> None:
         if self._state != "open":
