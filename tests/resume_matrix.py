@@ -442,7 +442,7 @@ def _launch(case: Case, folder: Path, uri: str, stop: bool, ckpt: str | None, se
     said = []
     for rank in ranks:
         try:
-            said.append(rank.communicate(timeout=120)[1])
+            said.append(rank.communicate(timeout=180)[1])
         except subprocess.TimeoutExpired:
             rank.kill()
             said.append(rank.communicate()[1])

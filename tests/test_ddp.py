@@ -76,7 +76,7 @@ def test_every_rank_can_load_by_the_best_uri(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, env=environment, timeout=120
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, env=environment, timeout=180
     )
 
     assert done.returncode == 0, done.stderr

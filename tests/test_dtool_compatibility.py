@@ -16,7 +16,7 @@ from lightning_dtool.items import CHECKPOINT_ITEM
 
 def dtool(*arguments: str) -> str:
     command = [str(Path(sys.executable).parent / "dtool"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
 

@@ -25,7 +25,7 @@ def checkpoint(base_uri: str) -> str:
 
 
 def dtool(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([str(BIN / "dtool"), *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([str(BIN / "dtool"), *arguments], capture_output=True, text=True, timeout=180)
     assert done.returncode == code, done.stderr
     return done
 
@@ -37,7 +37,7 @@ def test_dtool_lists_the_plugin() -> None:
 
 def test_the_commands_are_the_same(base_uri: str, checkpoint: str) -> None:
     for arguments in (["ls", base_uri], ["ls", base_uri, "--json"], ["verify", checkpoint], ["resolve", checkpoint]):
-        own = subprocess.run([str(BIN / "lightning-dtool"), *arguments], capture_output=True, text=True, timeout=60)
+        own = subprocess.run([str(BIN / "lightning-dtool"), *arguments], capture_output=True, text=True, timeout=180)
         assert own.returncode == 0, own.stderr
         assert own.stderr == ""
         assert dtool("model", *arguments).stdout == own.stdout

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,13 @@ from lightning_dtool.errors import NotFrozenError
 from lightning_dtool.store import FrozenDataset, iter_datasets
 
 SCRIPT = """
-    import sys, time
+    import signal, sys, time
     from pathlib import Path
     from kit import TinyNet, loader, trainer
     from lightning.pytorch.callbacks import Callback, ModelCheckpoint
     from lightning_dtool import DtoolProvenanceCallback
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a shell's background job ignores it
     folder = Path(sys.argv[1])
 
     class Slow(Callback):
@@ -37,28 +40,32 @@ SCRIPT = """
 """
 
 
-def start(tmp_path: Path) -> subprocess.Popen:
+@contextmanager
+def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a training, wait until it has ended three epochs, and end it in any case."""
     (tmp_path / "models").mkdir()
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True, env=environment
-    )
-    deadline = time.monotonic() + 180
-    while not (tmp_path / "epoch2").exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "training did not get to its third epoch"
-        time.sleep(0.05)
-    return process
+    command = [sys.executable, str(script), str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            deadline = time.monotonic() + 180
+            while not (tmp_path / "epoch2").exists():
+                assert process.poll() is None, process.stderr.read() if process.stderr else ""
+                assert time.monotonic() < deadline, "training did not get to its third epoch"
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
 
 
 # The exit codes are Lightning's: its SIGTERMException is a SystemExit without a code.
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_leaves_whole_datasets(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    process = start(tmp_path)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=180)
+    with training(tmp_path) as process:
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=180)
 
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
@@ -75,9 +82,9 @@ def test_an_interrupted_run_leaves_whole_datasets(tmp_path: Path, number: signal
 
 
 def test_a_killed_run_leaves_nothing_half_visible(tmp_path: Path) -> None:
-    process = start(tmp_path)
-    process.kill()
-    process.communicate(timeout=180)
+    with training(tmp_path) as process:
+        process.kill()
+        process.communicate(timeout=180)
 
     found = list(iter_datasets(str(tmp_path / "models")))
     assert len(found) >= 2

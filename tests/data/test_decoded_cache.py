@@ -223,7 +223,7 @@ def test_of_several_processes_one_writes(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     start.set()
-    found = [results.get(timeout=60) for _ in processes]
+    found = [results.get(timeout=180) for _ in processes]
     for process in processes:
         process.join()
     assert sorted(found) == [(0, True)] * 3 + [(30, True)]

@@ -722,7 +722,7 @@ def test_the_picture_is_one(stored: Any) -> None:
 def test_dtool_reads_it(stored: Any) -> None:
     def dtool(*arguments: str) -> str:
         command = [str(Path(sys.executable).parent / "dtool"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -169,12 +169,12 @@ def test_a_full_store_is_not_tried_twice(base_uri: str, monkeypatch: pytest.Monk
 def test_a_forked_process_does_not_wait_for_work_that_it_does_not_have() -> None:
     """As a worker of a DataLoader: at its end it runs what a program runs at its end."""
     worker, go = Worker(), threading.Event()
-    worker.submit(go.wait, 60)
+    worker.submit(go.wait, 300)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # later Pythons warn of a fork beside threads
         process = multiprocessing.get_context("fork").Process(target=int)
         process.start()
-    process.join(30)
+    process.join(180)
     assert process.exitcode == 0
     go.set()
     worker.close()

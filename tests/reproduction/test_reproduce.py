@@ -295,13 +295,17 @@ def test_killed_it_leaves_nothing_behind(seeded: str, tmp_path: Path, killed: si
     (temporary,) = places(tmp_path, "temporary")
     environment = {**os.environ, "TMPDIR": str(temporary)}
     code = "import sys, lightning_dtool; lightning_dtool.reproduce(sys.argv[1], into=sys.argv[2])"
-    process = subprocess.Popen([sys.executable, "-c", code, seeded, str(tmp_path / "into")], env=environment)
     reports = lambda: list(temporary.glob("lightning-dtool-rerun-*/rerun/report.jsonl"))  # noqa: E731
-    _wait(lambda: bool(reports()) and "started" in reports()[0].read_text())
-    plan = json.loads(reports()[0].with_name("plan.json").read_text())
-    assert plan["parent_process"] == process.pid
-    process.send_signal(killed)
-    process.wait(180)
+    command = [sys.executable, "-c", code, seeded, str(tmp_path / "into")]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            _wait(lambda: bool(reports()) and "started" in reports()[0].read_text())
+            plan = json.loads(reports()[0].with_name("plan.json").read_text())
+            assert plan["parent_process"] == process.pid
+            process.send_signal(killed)
+            process.wait(180)
+        finally:
+            process.kill()
 
     assert list(iter_datasets(str(tmp_path / "into"))) == []
     assert not [path for path in (tmp_path / "into").iterdir() if not path.name.startswith(".")]

@@ -386,7 +386,7 @@ def test_workers_of_a_data_loader(dataset: FrozenDataset, method: str) -> None:
     workers = [context.Process(target=_read, args=(dataset, queue)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    assert [queue.get(timeout=30) for _ in workers] == [b"one", b"one"]
+    assert [queue.get(timeout=180) for _ in workers] == [b"one", b"one"]
     for worker in workers:
         worker.join()
     assert json.dumps(dataset.annotations()) == '{"a": 1}'

@@ -21,7 +21,7 @@ class Slow:
         self.sent: dict[str, bytes | Path] = {}
 
     def send(self, content: Path | bytes, relpath: str, md5: str) -> None:
-        assert self.gate.wait(10)
+        assert self.gate.wait(180)
         if relpath == self.failing:
             raise OSError("reset by peer")
         self.sent[relpath] = content
@@ -58,7 +58,7 @@ def test_no_more_wait_in_memory_than_there_is_room_for(monkeypatch: pytest.Monke
     third.join(0.1)
     assert third.is_alive()
     broker.gate.set()
-    third.join(10)
+    third.join(180)
     uploads.finish()
     assert set(broker.sent) == {"a", "b"}
 
