@@ -15,7 +15,7 @@ from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, Sto
 
 
 class _Raised(NamedTuple):
-    """An exception as the rules see it: itself, the names of its classes, and a server's code such as "NoSuchKey"."""
+    """An exception, the names of its classes, and the server's code in it, such as "NoSuchKey"."""
 
     error: BaseException
     names: frozenset[str]
@@ -23,7 +23,7 @@ class _Raised(NamedTuple):
 
 
 class _Fault(NamedTuple):
-    """A cause: its kind, what to say before and after what the exception says, and how to recognise it."""
+    """A cause of failure: its kind, its description, its remedy, and the test that recognises it."""
 
     kind: StoreErrorKind
     found: str
@@ -54,7 +54,7 @@ def _no_space(raised: _Raised) -> bool:
     return isinstance(raised.error, OSError) and raised.error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
-# The first that fits counts.
+# The first one that fits an exception is its cause.
 _FAULTS = (
     _Fault(
         "credentials",
