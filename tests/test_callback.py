@@ -368,7 +368,7 @@ def break_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr("lightning_dtool.publishing.publisher.DatasetWriter.commit", refuse)
+    monkeypatch.setattr("lightning_dtool.publishing.dataset.DatasetWriter.commit", refuse)
 
 
 @pytest.mark.filterwarnings("ignore::lightning_dtool.errors.ProvenanceWarning")
@@ -407,7 +407,7 @@ def test_the_last_good_dataset_outlives_a_failed_successor(tmp_path: Path, model
 
     commit = DatasetWriter.commit
     monkeypatch.setattr(
-        "lightning_dtool.publishing.publisher.DatasetWriter.commit",
+        "lightning_dtool.publishing.dataset.DatasetWriter.commit",
         lambda self: commit(self) if "epoch0" in self.uri else (_ for _ in ()).throw(StoreError("gone")),
     )
     trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=3).fit(TinyNet(), loader())

@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 import programs
 from kit import TinyNet, loader, same, trainer, weights
-from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback, checkpoint_io
+from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback
 from lightning_dtool.errors import ConfigurationError, ProvenanceWarning
 from lightning_dtool.snapshot import staging
 from lightning_dtool.store import WritingProcess, iter_datasets
@@ -90,7 +90,7 @@ def test_bare_state_dicts_and_the_tuners_files_are_left_alone(tmp_path: Path, mo
 
     assert list(iter_datasets(str(models))) == []
     assert torch.equal(io.load_checkpoint(tmp_path / ".temp.ckpt")["weight"], torch.ones(2))
-    assert str(io.loaded).endswith(".temp.ckpt")
+    assert str(io.resumed_from).endswith(".temp.ckpt")
     io.remove_checkpoint(tmp_path / ".lr_find_1.ckpt")
     assert not (tmp_path / ".lr_find_1.ckpt").exists()
 
@@ -239,7 +239,7 @@ def test_ctrl_c_while_a_checkpoint_is_streamed(tmp_path: Path, models: Path, mon
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lightning_dtool.checkpoint_io.publish", interrupted)
+    monkeypatch.setattr("lightning_dtool.publishing.publisher.write_dataset", interrupted)
     io = DtoolCheckpointIO(str(models), background=False)
     state = {"pytorch-lightning_version": "2", "epoch": 0, "global_step": 1, "state_dict": {}}
     with pytest.raises(KeyboardInterrupt):
@@ -304,7 +304,7 @@ def test_a_process_writes_large_checkpoints_where_there_can_be_one(
             started.append(self)
 
     plain, _ = train(ModelCheckpoint(dirpath=tmp_path / "plain"))
-    monkeypatch.setattr(checkpoint_io, "WritingProcess", Process)
+    monkeypatch.setattr("lightning_dtool.publishing.publisher.WritingProcess", Process)
     provenance = DtoolProvenanceCallback(str(models), retention="all")
     model, _ = train(provenance, ModelCheckpoint(dirpath=tmp_path / "ours", save_top_k=-1))
 
@@ -361,15 +361,15 @@ def test_where_nothing_can_be_written_nothing_looks_like_a_checkpoint(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lightning_dtool.checkpoint_io.publish", full)
-    monkeypatch.setattr("lightning_dtool.checkpoint_io.write", full)
+    monkeypatch.setattr("lightning_dtool.publishing.publisher.write_dataset", full)
+    monkeypatch.setattr("lightning_dtool.publishing.publisher.write", full)
     plugin = DtoolCheckpointIO(str(models), background=background)
 
     def saved() -> None:
         plugin.save_checkpoint(large_state(1, 1.0), tmp_path / "a.ckpt")
         plugin.teardown()
 
-    with pytest.warns(ProvenanceWarning, match=r"No space left.*Nor is there a file at Lightning's path.*Make room"):
+    with pytest.warns(ProvenanceWarning, match=r"No space left.*There is no file at Lightning's path.*Make room"):
         saved()
     assert not (tmp_path / "a.ckpt").exists()
     assert [type(error) for error in plugin.errors] == [OSError, OSError]
@@ -382,7 +382,7 @@ def test_an_error_holds_no_state(tmp_path: Path, models: Path, monkeypatch: pyte
         kept.append(weakref.ref(staged))
         raise ValueError("no store")
 
-    monkeypatch.setattr("lightning_dtool.checkpoint_io.publish", failing)
+    monkeypatch.setattr("lightning_dtool.publishing.publisher.write_dataset", failing)
     plugin = DtoolCheckpointIO(str(models))
 
     def saved() -> None:

@@ -1,4 +1,4 @@
-"""DtoolProvenanceCallback: when things happen in a Lightning run. How they are done is in other rooms."""
+"""The callback that records a run: which of Lightning's hooks does what. How it is done is in other modules."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from lightning_dtool import rerun
 from lightning_dtool._public import public
 from lightning_dtool.capture.recorder import Recorder
-from lightning_dtool.checkpoint_io import DtoolCheckpointIO, Publication, Retention
+from lightning_dtool.checkpoint_io import DtoolCheckpointIO, Retention, RunHooks
 from lightning_dtool.errors import (
     ConfigurationError,
     LightningDtoolError,
@@ -30,18 +30,19 @@ from lightning_dtool.errors import (
 )
 from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
+from lightning_dtool.publishing.account import Publication
 from lightning_dtool.record import DatasetReference
-from lightning_dtool.rehearsal.callback import Rehearsal, rehearse
+from lightning_dtool.rehearsal.callback import RehearsalCallback, begin_rehearsal
 from lightning_dtool.resuming.resumption import Resumption
 from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
 
 _fits = {"explicit": 0, "all": 0}
-"""Recorded fits of this process so far: of callbacks that scripts have made themselves, and of all."""
+"""Number of recorded fits in this process so far: with callbacks that scripts have created, and with any callback."""
 
 
 @dataclass(frozen=True)
-class _Published:
-    """What a run left: plain values, which another process can be told."""
+class _RunResult:
+    """What a run has published, as plain values that can be sent to another process."""
 
     uris: list[str] = field(default_factory=list)
     by_path: dict[str, str] = field(default_factory=dict)
@@ -51,30 +52,35 @@ class _Published:
 
 @public
 class DtoolProvenanceCallback(Callback):
-    """Write every checkpoint of a Trainer as a frozen dtool dataset that says how the model came to be.
+    """Write every checkpoint of a Trainer as a frozen dtool dataset that records how the model was trained.
 
-    The Trainer's ModelCheckpoint stays in charge of which checkpoints there are. Training is not changed:
-    with and without this callback the weights are bitwise the same.
+    The Trainer's ModelCheckpoint decides which checkpoints there are. Training is not changed: with and without this
+    callback the weights are bitwise the same.
 
     Args:
-        base_uri: Where the datasets go, for example `file:///models` or `s3://lab-models`. It must exist; that
-            and the right to write there are checked before training starts.
-        retention: `"mirror"` (default): when ModelCheckpoint drops a checkpoint, its dataset goes too, after the
-            next one is safe; a URI is announced only when the run has ended. `"all"`: every dataset stays.
+        base_uri: Where the datasets go, for example `file:///models` or `s3://lab-models`. It must exist and be
+            writable, which is checked before training starts.
+        retention: `"mirror"` (default): when ModelCheckpoint removes a checkpoint, its dataset is deleted, after the
+            next one is published; a URI is announced only when the run has ended. `"all"`: every dataset stays.
         name: Beginning of the datasets' names. Default: the name of the LightningModule's class.
-        strict: Raise when a checkpoint could not be published. Default: warn and go on training; the plain
-            checkpoint file is kept in its place.
-        background: Publish while training goes on (default). `False` waits for each dataset, which is streamed into
-            the store and needs no memory for a copy.
-        staging_memory: The most bytes that the copy of a checkpoint may take, which is published in the background.
-            One that is larger is published as with `background=False`. Default: what the machine, or the container,
-            has available at the time. There is one copy at a time: when saving outruns the store, training waits.
-        save_initial_weights: Keep the weights that training begins with, as an item of every checkpoint's dataset:
-            then a run can be repeated that was never seeded. Costs a copy of the weights in memory, and their size
-            in every dataset.
-        trace: Keep digests of all parameters after each optimizer step, as an item of every checkpoint's dataset:
-            then `lightning-dtool reproduce` can say at which step another training parted. Costs a pass over all
-            weights in each step, and memory and space that grow with the steps: for short trainings.
+        strict: Raise `PublishError` when a checkpoint could not be published. Default: warn and continue training,
+            with a plain checkpoint file at Lightning's path.
+        background: Publish a copy of the checkpoint while training continues (default). With `False`, each save waits
+            until the dataset is written; the checkpoint is streamed into the store and not copied in memory.
+        save_initial_weights: Store the weights with which training begins, as an item of every checkpoint's dataset.
+            Then even a run that was never seeded can be reproduced. This takes a copy of the weights in memory, and
+            their size in every dataset.
+        trace: Store digests of all parameters after each optimizer step, as an item of every checkpoint's dataset.
+            Then `lightning-dtool reproduce` can say at which step another training began to differ. This takes a pass
+            over all weights in each step, and memory and space that grow with the number of steps: use it for short
+            trainings.
+        staging_memory: Bytes that the copy of a checkpoint may take at most. A larger checkpoint is published as with
+            `background=False`. Default: the memory that the machine, or the container, has available at the save.
+            There is one copy at a time: if a save comes before the last copy is written, training waits.
+
+    Raises:
+        InvalidURIError: If no installed storage broker reads `base_uri`.
+        ConfigurationError: If `retention` or `staging_memory` has no valid value.
 
     Example:
         ```python
@@ -104,37 +110,37 @@ class DtoolProvenanceCallback(Callback):
         self.save_initial_weights = save_initial_weights
         self.trace = trace
         self.staging_memory = staging_memory
-        # Checked here, not when the Trainer starts: a misspelt option is the user's, at this line.
+        # Checks the arguments now, so that the error points at the line with the mistake.
         DtoolCheckpointIO(self.base_uri, retention=retention, staging_memory=staging_memory)
         self._io: DtoolCheckpointIO | None = None
         self._recorder: Recorder | None = None
         self._resumption: Resumption | None = None
-        self._rehearsal: Rehearsal | None = None
+        self._rehearsal: RehearsalCallback | None = None
         self._fit_index: int | None = None
         self._outcome = "finished"
-        self._ended = False
+        self._finished = False
         self._unprepared = False
         self._checkpoint_callbacks: list[Any] = []
-        self._told: _Published | None = None
-        # `ddp_spawn` and `ddp_fork` train in child processes, whose callback is lost: they leave word here.
-        self._handover = Path(tempfile.gettempdir()) / f"lightning-dtool-{uuid.uuid4()}.json"
+        self._received: _RunResult | None = None
+        # `ddp_spawn` and `ddp_fork` train in child processes, whose callback is lost: they write their result here.
+        self._result_file = Path(tempfile.gettempdir()) / f"lightning-dtool-{uuid.uuid4()}.json"
         self._home_process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to a run in this process: a model that is pickled whole takes its Trainer along."""
+        """Leave out the objects of a run: a model that is pickled as a whole includes its Trainer and callbacks."""
         gone = dict.fromkeys(("_io", "_recorder", "_resumption", "_rehearsal"))
-        return {**self.__dict__, **gone, "_checkpoint_callbacks": [], "_told": self._result()}
+        return {**self.__dict__, **gone, "_checkpoint_callbacks": [], "_received": self._result()}
 
-    # -- what users ask -------------------------------------------------------------------------
+    # -- for users ------------------------------------------------------------------------------
 
     @property
     def best_uri(self) -> str | None:
-        """URI of the best checkpoint, as the (first) ModelCheckpoint judges; None before there is one."""
+        """URI of the best checkpoint according to the first ModelCheckpoint. None if there is none yet."""
         return self._result().best
 
     @property
     def last_uri(self) -> str | None:
-        """URI of the latest checkpoint that is still kept; None before there is one."""
+        """URI of the latest checkpoint that is still kept. None if there is none yet."""
         return self._result().last
 
     @property
@@ -143,81 +149,92 @@ class DtoolProvenanceCallback(Callback):
         return list(self._result().uris)
 
     def uri_for(self, path: str | os.PathLike[str]) -> str | None:
-        """Return the URI of the dataset behind one of the Trainer's checkpoint paths, None if there is none.
+        """Return the URI of the dataset to which one of the Trainer's checkpoint paths leads.
 
         Args:
             path: For example `trainer.checkpoint_callback.best_model_path`.
+
+        Returns:
+            The URI. None if the path leads to no dataset, or if that is not frozen yet.
         """
         publication = self._io.publication_for(path) if self._io is not None else None
-        return _uri(publication) if publication else self._result().by_path.get(os.path.abspath(path))
+        return publication.uri if publication else self._result().by_path.get(os.path.abspath(path))
 
     @property
     def errors(self) -> list[Exception]:
-        """What went wrong while publishing; training went on."""
+        """What kept checkpoints from being published while training continued, oldest first."""
         return list(self._io.errors) if self._io is not None else []
 
-    # -- when things happen ---------------------------------------------------------------------
+    # -- Lightning's hooks ----------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Install the CheckpointIO; before a fit, make sure that the base URI can be written."""
+        """Install the CheckpointIO. Before a fit, check that the base URI can be written."""
         refuse_other_namespace(trainer, "trainer")
         refuse_other_namespace(pl_module, "model")
         fitting = stage == "fit"
         if fitting and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
             raise UnsupportedStrategyError(
-                f"{type(trainer.strategy).__name__} writes sharded checkpoints past Lightning's CheckpointIO, so they "
-                "cannot become datasets. Use a strategy with whole checkpoints (auto, ddp), or leave this callback out."
+                f"{type(trainer.strategy).__name__} writes sharded checkpoints, which do not pass through Lightning's "
+                "CheckpointIO and cannot become datasets. Use a strategy with whole checkpoints (auto, ddp), or remove "
+                "this callback."
             )
         if fitting and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._check_store(trainer)
         io = self._install(trainer)
         if not fitting:
-            if self._io is not io:  # saved without training, by hand: what can be known is observed then
+            if self._io is not io:  # for a checkpoint that the script saves without training
                 recorder = Recorder(pl_module)
-                io.describe = lambda checkpoint, path: recorder.describe(trainer, checkpoint, path)
+                io.begin_run(RunHooks(lambda checkpoint, path: recorder.describe(trainer, checkpoint, path)))
             return
         self._io = io
         self._recorder = None
         self._resumption = Resumption()
         self._resumption.install(trainer)
         self._fit_index = self._count_fit()
-        self._rehearsal = rehearse(trainer, io, self._fit_index)
+        self._rehearsal = begin_rehearsal(trainer, io, self._fit_index)
         self._outcome = "finished"
-        self._ended = False
-        self._told = None
+        self._finished = False
+        self._received = None
         self._checkpoint_callbacks = list(trainer.checkpoint_callbacks)
-        io.loaded = None
-        io.background = self.background and not any(map(_uploads_at_once, trainer.loggers))
-        io.describe = lambda checkpoint, path: self._begun(pl_module).describe(trainer, checkpoint, path)
-        io.on_flushed = lambda: self._finish(trainer)
+        rehearsal = self._rehearsal
+        io.begin_run(
+            RunHooks(
+                describe=lambda checkpoint, path: self._recorder_of(pl_module).describe(trainer, checkpoint, path),
+                is_wanted=rehearsal.is_target if rehearsal is not None else None,
+                on_flushed=lambda: self._finish(trainer),
+                background=self.background and not any(map(_uploads_at_once, trainer.loggers)),
+                strict=rehearsal is not None,
+                load_instead=rehearsal.parent if rehearsal is not None else None,
+            )
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the random states and the weights that training begins with."""
+        """Observe the random states and the weights with which training begins."""
         if self._rehearsal is not None:
-            self._rehearsal.begin_as_recorded(pl_module)
-        quiet = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
-        if trainer.is_global_zero and not quiet:
-            self._begun(pl_module).fit_start()
+            self._rehearsal.restore_start(pl_module)
+        saves_nothing = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not saves_nothing:
+            self._recorder_of(pl_module).fit_start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Observe the run: model, optimizers and data are ready, and nothing has been changed yet."""
+        """Observe the run: model, optimizers and data are ready, and no step has been taken."""
         if self._recorder is not None:
             self._recorder.train_start(trainer)
         self._unprepared = trainer.is_global_zero and bool(self._checkpoint_callbacks)
         self._prepare(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Watch the loss of the first batch."""
+        """Begin to observe how the first batch computes its loss."""
         if self._recorder is not None:
             self._recorder.batch_start()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """Look at a loss of the first batch."""
+        """Observe the graph of the first batch's loss."""
         if self._recorder is not None:
             self._recorder.before_backward(loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note the learning rates that a step uses."""
+        """Record the learning rates that a step uses."""
         if self._recorder is not None:
             self._recorder.before_optimizer_step(optimizer)
 
@@ -231,28 +248,28 @@ class DtoolProvenanceCallback(Callback):
             self._prepare(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add to the last epoch what was logged at its very end."""
+        """Add to the last epoch the metrics that were logged after its `on_train_epoch_end`."""
         if self._recorder is not None:
             self._recorder.epoch_start(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what the epoch has measured."""
+        """Record the epoch's metrics."""
         if self._recorder is not None:
             self._recorder.epoch_end(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add to the checkpoint what an exact resume needs; on every rank."""
+        """Add to the checkpoint what an exact resume needs. Lightning calls this on every rank."""
         if self._resumption is not None and trainer.state.fn == TrainerFn.FITTING:
             self._resumption.save(trainer, pl_module, checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Prepare to go on exactly where the checkpoint was saved."""
-        resumes = trainer.state.fn == TrainerFn.FITTING and not (self._io is not None and self._io.transient)
+        """Prepare to resume exactly where the checkpoint was saved."""
+        resumes = trainer.state.fn == TrainerFn.FITTING and not (self._io is not None and self._io.loads_tuner_state)
         if self._resumption is not None and resumes:
             self._resumption.load(trainer, checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remember how the run ended; what is under way is finished in the CheckpointIO's teardown."""
+        """Note how the run ended. The CheckpointIO's teardown finishes what is being published."""
         if self._resumption is not None:
             self._resumption.failed(exception)
         self._outcome = "interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed"
@@ -262,24 +279,24 @@ class DtoolProvenanceCallback(Callback):
             self._recorder.stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let every rank know the URIs, so that each can load by them."""
+        """Send the URIs to every rank, so that each can load by them."""
         if stage == "fit":
-            self._told = trainer.strategy.broadcast(self._result())
+            self._received = trainer.strategy.broadcast(self._result())
 
-    # -- how ------------------------------------------------------------------------------------
+    # -- how it is done -------------------------------------------------------------------------
 
     def _prepare(self, trainer: Trainer) -> None:
-        """Let memory for checkpoints be made ready: when training starts, and when optimizers have their states."""
+        """Prepare memory for checkpoints: when training starts, and again when the optimizers have their states."""
         if not self._unprepared or self._io is None:
             return
         expected: list[Any] = [trainer.lightning_module.state_dict()]
         if not all(getattr(callback, "save_weights_only", False) for callback in self._checkpoint_callbacks):
             expected += [list(optimizer.state.values()) for optimizer in trainer.optimizers]
-        self._io.expect(expected)
+        self._io.prepare(expected)
         self._unprepared = not trainer.global_step
 
     def _check_store(self, trainer: Trainer) -> None:
-        """Find out on rank 0 whether the store can be written, and fail on every rank if not."""
+        """Check on rank 0 whether the store can be written, and raise on every rank if not."""
         error: Exception | None = None
         if trainer.is_global_zero:
             try:
@@ -293,7 +310,7 @@ class DtoolProvenanceCallback(Callback):
     def _install(self, trainer: Trainer) -> DtoolCheckpointIO:
         present = trainer.strategy.checkpoint_io
         if not isinstance(present, DtoolCheckpointIO):
-            mine = DtoolCheckpointIO(
+            installed = DtoolCheckpointIO(
                 self.base_uri,
                 present,
                 self.retention,
@@ -302,8 +319,8 @@ class DtoolProvenanceCallback(Callback):
                 self.background,
                 self.staging_memory,
             )
-            trainer.strategy.checkpoint_io = mine
-            return mine
+            trainer.strategy.checkpoint_io = installed
+            return installed
         if present.base_uri != self.base_uri:
             raise ConfigurationError(
                 f"This Trainer already writes its checkpoints to {present.base_uri}; a second base URI "
@@ -312,47 +329,52 @@ class DtoolProvenanceCallback(Callback):
         return present
 
     def _count_fit(self) -> int:
-        """Return which fit of this process it is, counted over the callbacks that scripts have made themselves."""
+        """Return the number of this fit in its process, counting only fits with callbacks that scripts have created."""
         number = _fits["explicit"]
         _fits["explicit"] += 1
         _fits["all"] += 1
         return number
 
-    def _begun(self, module: LightningModule) -> Recorder:
+    def _recorder_of(self, module: LightningModule) -> Recorder:
+        """Return the recorder of this run. The first call creates it."""
         if self._recorder is None:
-            parent = _parent(self._io.loaded) if self._io is not None else None
+            parent = _parent(self._io.resumed_from) if self._io is not None else None
             trace = self.trace or (self._rehearsal is not None and self._rehearsal.traces)
             self._recorder = Recorder(module, parent, self._fit_index, self.save_initial_weights, trace)
         return self._recorder
 
     def _finish(self, trainer: Trainer) -> None:
-        """Everything is written: say which checkpoint is which, how the run ended, and where they are."""
-        if self._io is None or self._recorder is None or self._ended:
+        """Write the annotations and tags that are known only at the end of a run, and announce the URIs."""
+        if self._io is None or self._recorder is None or self._finished:
             return
-        self._ended = True
+        self._finished = True
         self._recorder.end(self._outcome)
         result = self._result()
         for publication in self._io.publications:
-            if publication.available and publication.record.run.uuid == self._recorder.run_uuid:
-                self._mark(publication, _uri(publication) == result.best, _uri(publication) == result.last)
+            uri = publication.uri
+            if uri is not None and publication.record.run.uuid == self._recorder.run_uuid:
+                self._annotate(publication, is_best=uri == result.best, is_last=uri == result.last)
         if os.getpid() != self._home_process:
-            self._handover.write_text(json.dumps(asdict(result)))
+            self._result_file.write_text(json.dumps(asdict(result)))
         if result.uris:
             self._announce(trainer, result)
 
-    def _mark(self, publication: Publication, best: bool, last: bool) -> None:
+    def _annotate(self, publication: Publication, is_best: bool, is_last: bool) -> None:
         dataset = publication.dataset
         if dataset is None:
             return
         try:
             dataset.put_annotation("run_status", self._outcome)
-            for tag, true in ((BEST_TAG, best), (LAST_TAG, last)):
-                if true:
-                    dataset.put_tag(tag)
+            if is_best:
+                dataset.put_tag(BEST_TAG)
+            if is_last:
+                dataset.put_tag(LAST_TAG)
         except LightningDtoolError as error:
-            warnings.warn(f"{dataset.uri}: its tags could not be written. {error}", ProvenanceWarning, stacklevel=2)
+            warnings.warn(
+                f"{dataset.uri}: its tags could not be written. {error.reason}", ProvenanceWarning, stacklevel=2
+            )
 
-    def _announce(self, trainer: Trainer, result: _Published) -> None:
+    def _announce(self, trainer: Trainer, result: _RunResult) -> None:
         uri = result.best or result.last or ""
         rank_zero_info(
             f"Published with provenance: {len(result.uris)} checkpoint(s) in {self.base_uri}\n`dtool_uri`: {uri}"
@@ -365,70 +387,66 @@ class DtoolProvenanceCallback(Callback):
                     f"{type(logger).__name__} did not take the URI {uri}: {error}", ProvenanceWarning, stacklevel=2
                 )
 
-    def _result(self) -> _Published:
-        """Return what was published, from wherever word of it came."""
+    def _result(self) -> _RunResult:
+        """Return what was published: by this process, by a child process of `ddp_spawn`, or as another rank sent it."""
         if self._io is not None and self._io.publications:
-            return self._account(self._io)
-        if self._handover.exists():  # newer than what an earlier fit has told
-            self._told = _Published(**json.loads(self._handover.read_text()))
-            self._handover.unlink()
-        return self._told or _Published()
+            return self._result_of(self._io)
+        if self._result_file.exists():  # newer than the result of an earlier fit
+            self._received = _RunResult(**json.loads(self._result_file.read_text()))
+            self._result_file.unlink()
+        return self._received or _RunResult()
 
-    def _account(self, io: DtoolCheckpointIO) -> _Published:
-        kept = [publication for publication in io.publications if publication.available]
+    def _result_of(self, io: DtoolCheckpointIO) -> _RunResult:
+        kept = [(publication.uri, publication.paths) for publication in io.publications if publication.uri is not None]
         best = [
-            _uri(publication)
+            publication.uri
             for callback in self._checkpoint_callbacks
             if (path := getattr(callback, "best_model_path", ""))
             and (publication := io.publication_for(path)) is not None
         ]
-        return _Published(
-            uris=[_uri(publication) or "" for publication in kept],
-            by_path={os.path.abspath(path): _uri(owner) or "" for owner in kept for path in owner.paths},
+        return _RunResult(
+            uris=[uri for uri, _ in kept],
+            by_path={os.path.abspath(path): uri for uri, paths in kept for path in paths},
             best=best[0] if best else None,
-            last=_uri(kept[-1]) if kept else None,
+            last=kept[-1][0] if kept else None,
         )
 
 
 class AutomaticProvenanceCallback(DtoolProvenanceCallback):
-    """A `DtoolProvenanceCallback` that no script has asked for; see `lightning_dtool.attach`."""
+    """The `DtoolProvenanceCallback` that `lightning_dtool.attach` adds to every Trainer."""
 
     @property
     def state_key(self) -> str:
-        """A key of its own: two callbacks with one key are an error in Lightning."""
+        """A key of its own: Lightning raises an error if two callbacks have the same key."""
         return "AutomaticProvenanceCallback"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Step back for a callback that the user has added, and for a run that cannot be recorded."""
+        """Remove this callback if the user has added one, or if the run cannot be recorded. Otherwise set it up."""
         present = trainer.strategy.checkpoint_io
         if isinstance(present, DtoolCheckpointIO):
-            self.base_uri = present.base_uri  # the user's plug-in says where; this callback knows more to say
+            self.base_uri = present.base_uri  # the user's plugin decides where the datasets go
         if any(isinstance(found, DtoolProvenanceCallback) and found is not self for found in _callbacks(trainer)):
-            self._step_back(trainer)
+            self._remove(trainer)
             return
         try:
             super().setup(trainer, pl_module, stage)
         except UnsupportedStrategyError as error:
-            warnings.warn(f"Nothing is recorded of this run. {error}", ProvenanceWarning, stacklevel=2)
-            self._step_back(trainer)
+            warnings.warn(f"This run is not recorded. {error}", ProvenanceWarning, stacklevel=2)
+            self._remove(trainer)
 
     def _count_fit(self) -> int:
-        """Return which fit of this process it is, counted over all callbacks."""
+        """Return the number of this fit in its process, counting fits with any callback."""
         number = _fits["all"]
         _fits["all"] += 1
         return number
 
-    def _step_back(self, trainer: Trainer) -> None:
-        # Another list: Lightning is walking through this one.
+    def _remove(self, trainer: Trainer) -> None:
+        # A new list: Lightning is iterating over the present one.
         trainer.callbacks = [found for found in _callbacks(trainer) if found is not self]  # type: ignore[attr-defined]
 
 
-def _uri(publication: Publication) -> str | None:
-    return publication.dataset.uri if publication.available and publication.dataset is not None else None
-
-
 def _parent(path: str | None) -> DatasetReference | None:
-    """Return the dataset behind the checkpoint that a run resumes from, if it is one."""
+    """Return a reference to the checkpoint from which a run resumes, if it is a dataset."""
     if path is None:
         return None
     if not is_dataset_uri(path):

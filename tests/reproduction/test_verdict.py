@@ -87,7 +87,7 @@ def test_other_weights_are_judged_by_their_metrics(
         ("code.argv", False),
         ("data.datamodule.arguments.uri", False),
         ("data.datamodule.arguments.batch_size", True),
-        ("trainer.callbacks[lightning_dtool.rehearsal.callback:Rehearsal]", False),
+        ("trainer.callbacks[lightning_dtool.rehearsal.callback:RehearsalCallback]", False),
         ("trainer.callbacks[lightning.pytorch.callbacks.early_stopping:EarlyStopping]", True),
         ("lineage.reproduces", False),
     ],

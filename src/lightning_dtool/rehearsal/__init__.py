@@ -1,6 +1,6 @@
-"""The child process of a rerun; the plan that it follows is in `lightning_dtool.rerun`.
+"""The child process of a rerun. Its plan is in `lightning_dtool.rerun`.
 
-`child` is the program that starts there, `outputs` keeps what the training writes inside a scratch folder, `recall`
-restores what the record tells, and `conduct` starts at the recorded state and stops at the recorded checkpoint.
-Nothing is imported here: the time of each import is part of what these modules do.
+`child` is the program that starts there, `trainer_patch` redirects what a Trainer writes, `callback` starts a fit in
+the recorded state and stops it at the recorded checkpoint, and `class_recall` evaluates the result.
+Nothing is imported here, because these modules depend on when each import happens.
 """

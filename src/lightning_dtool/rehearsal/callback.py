@@ -1,4 +1,4 @@
-"""A recorded training, conducted again: from the same beginning to the same moment, and no further."""
+"""The callback that starts a fit in the recorded state and stops it at the recorded checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,25 +9,26 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_dtool import rerun
 from lightning_dtool.capture.randomness import restore
+from lightning_dtool.checkpoint_io import DtoolCheckpointIO
 from lightning_dtool.rehearsal.class_recall import recall_by_class
 from lightning_dtool.rehearsal.trainer_patch import patch_trainer
 from lightning_dtool.rerun.seeds import recorded_states, set_threads
 from lightning_dtool.values.digests import state_digest
 
-_present: list["Rehearsal"] = []
-"""The rehearsal whose fit is the recorded one."""
+_present: list["RehearsalCallback"] = []
+"""The rehearsal of the fit that is rerun, once it has begun."""
 
 
-def rehearse(trainer: Trainer, io: Any, fit_index: int) -> "Rehearsal | None":
-    """Prepare a fit for its part in a rerun; does nothing without a plan.
+def begin_rehearsal(trainer: Trainer, io: DtoolCheckpointIO, fit_index: int) -> "RehearsalCallback | None":
+    """Prepare a fit that may be the one that is rerun. Without a plan, do nothing.
 
     Args:
         trainer: The Trainer, about to fit.
         io: Its DtoolCheckpointIO.
-        fit_index: Which recorded fit of this process it is.
+        fit_index: Number of the recorded fit in this process, from 0.
 
     Returns:
-        The rehearsal, if this fit is the one that is rerun.
+        The callback that was added to the Trainer. None if this fit is not the one that is rerun.
     """
     plan = rerun.current_plan()
     if plan is None:
@@ -36,56 +37,54 @@ def rehearse(trainer: Trainer, io: Any, fit_index: int) -> "Rehearsal | None":
     rerun.report("fit", fit_index=fit_index, is_target=fit_index == target)
     if fit_index != target:
         return None
-    rehearsal = Rehearsal(plan, io)
-    io.wanted = rehearsal.wants
-    io.strict = True
+    rehearsal = RehearsalCallback(plan, io)
     if plan.parent is not None:
-        io.instead = plan.parent
         _resume_from(trainer, plan.parent)
-    # At the end of another list (Lightning is walking through this one): after the callbacks that save.
+    # The last callback, so that it acts after those that save. In a new list: Lightning is iterating over this one.
     trainer.callbacks = [*trainer.callbacks, rehearsal]  # type: ignore[attr-defined]
     _present[:] = [rehearsal]
     return rehearsal
 
 
-def conclude() -> None:
-    """Report a checkpoint that the script has saved after its training had ended; called when the script has."""
+def report_last_checkpoint() -> None:
+    """Report a checkpoint that the script has saved after its training. Called when the script has ended."""
     for rehearsal in _present:
-        rehearsal.tell()
+        rehearsal.report_checkpoint()
 
 
 def _resume_from(trainer: Any, uri: str) -> None:
-    """Resume from a checkpoint, also where the script finds none: `ckpt_path="last"` in a new folder, say."""
+    """Resume from a checkpoint even if the script finds none, for example with `ckpt_path="last"` in a new folder."""
     connector = trainer._checkpoint_connector
     original = connector.resume_start
 
     def resume_start(checkpoint_path: Any = None, *args: Any, **kwargs: Any) -> Any:
-        connector.resume_start = original  # what the script tests or fits afterwards is its own affair
+        connector.resume_start = original  # only this fit resumes from there
         return original(checkpoint_path or uri, *args, **kwargs)
 
     connector.resume_start = resume_start
 
 
-class Rehearsal(Callback):
-    """Waits for the moment at which the recorded checkpoint was saved, and ends the process after it.
+class RehearsalCallback(Callback):
+    """Starts a fit in the recorded state, and ends the process once the recorded checkpoint is saved again.
 
     Args:
         plan: The plan.
         io: The DtoolCheckpointIO of the Trainer.
     """
 
-    def __init__(self, plan: rerun.Plan, io: Any) -> None:
+    def __init__(self, plan: rerun.Plan, io: DtoolCheckpointIO) -> None:
         self._plan = plan
         self._io = io
         self._progress = _recorded_progress(plan)
         self._reached = False
-        self._told = False
+        self._reported = False
         self.traces = plan.trace
+        self.parent = plan.parent
 
-    # -- the beginning --------------------------------------------------------------------------
+    # -- the start ------------------------------------------------------------------------------
 
-    def begin_as_recorded(self, module: LightningModule) -> None:
-        """Set random numbers, threads and initial weights as they were; tell whether the weights were so already.
+    def restore_start(self, module: LightningModule) -> None:
+        """Restore threads, random states and initial weights, and report whether the weights were equal already.
 
         Args:
             module: The LightningModule, not wrapped by a strategy.
@@ -110,10 +109,10 @@ class Rehearsal(Callback):
         else:
             rerun.report("begin", initial_weights="different")
 
-    # -- the moment -----------------------------------------------------------------------------
+    # -- the target -----------------------------------------------------------------------------
 
-    def wants(self, checkpoint: Mapping[str, Any]) -> bool:
-        """Tell whether a checkpoint is the recorded one's counterpart; the first that is."""
+    def is_target(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Return True, once, for the checkpoint of the moment at which the recorded one was saved."""
         if self._reached or not self._is_moment(checkpoint):
             return False
         self._reached = True
@@ -125,19 +124,19 @@ class Rehearsal(Callback):
             return False
         progress = dict(_counters(checkpoint.get("loops", {}).get("fit_loop", {})))
         if self._plan.kind == rerun.REPLICATE and self._progress.get(_LAST_BATCH, 1):
-            # Other data has other numbers of batches: the same place in the epoch.
+            # With other data an epoch has another number of batches: only the place in the epoch is compared.
             return all(progress.get(name) == self._progress[name] for name in _PLACE if name in self._progress)
         if checkpoint.get("global_step") != target.global_step:
             return False
         return not self._progress or progress == self._progress
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Learn of the moment on every rank: only one of them writes checkpoints."""
+        """Recognise the target on the ranks that write no checkpoints."""
         if not trainer.is_global_zero and self._is_moment(checkpoint):
             self._reached = True
 
     def _after_saving(self, trainer: Trainer) -> None:
-        """Save at the moment, if nothing else did: another metric may have chosen another epoch. Then stop."""
+        """Save the target if nothing else did, since a monitored metric may choose another epoch. Then stop."""
         if not self._reached and self._is_now(trainer):
             trainer.save_checkpoint(Path(self._plan.scratch) / "rerun.ckpt")
         self._stop_if_reached(trainer)
@@ -151,46 +150,45 @@ class Rehearsal(Callback):
 
     def _stop_if_reached(self, trainer: Trainer) -> None:
         if self._reached:
-            self.tell()
+            self.report_checkpoint()
             if self._plan.recall and trainer.is_global_zero:
                 found = recall_by_class(trainer, trainer.lightning_module, self._plan.checkpoint)
                 rerun.report("recall", **found)
             rerun.report("done")
             raise rerun.TargetReachedError
 
-    def tell(self) -> None:
-        """Report the published checkpoint, once."""
-        if not self._reached or self._told or not self._io.publications:
+    def report_checkpoint(self) -> None:
+        """Report the URI of the published target, once."""
+        if not self._reached or self._reported or not self._io.publications:
             return
-        self._told = True
+        self._reported = True
         self._io.flush()
-        publication = self._io.publications[-1]
-        rerun.report("target", uri=publication.dataset.uri if publication.dataset is not None else None)
+        rerun.report("target", uri=self._io.publications[-1].uri)
 
     # -- Lightning's hooks, after those of every other callback ---------------------------------
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stop before another batch."""
+        """Stop before the next batch, once the target is reached."""
         self._stop_if_reached(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look whether this is the moment."""
+        """Stop if this is the target."""
         self._after_saving(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether this is the moment."""
+        """Stop if this is the target."""
         if not trainer.sanity_checking:
             self._after_saving(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell how far training is, and look whether this is the moment."""
+        """Report the progress, and stop if this is the target."""
         rerun.report("epoch", epoch=trainer.current_epoch, global_step=trainer.global_step)
         self._after_saving(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether this is the moment; what a script saves after its training comes later."""
+        """Report the end of training, and stop if this is the target. The script may still save after it."""
         rerun.report("end", epoch=trainer.current_epoch, global_step=trainer.global_step)
         self._after_saving(trainer)
 
@@ -203,22 +201,23 @@ _PLACE = (
 
 
 _COUNTED = ("epoch_progress", "batch_progress")
-"""What counts epochs and batches. How often an optimizer evaluates its closure may depend on the numbers."""
+"""Endings of the names of the counters of epochs and batches. Others, such as the number of an optimizer's closure
+evaluations, may depend on the numbers."""
 
 
 def _recorded_progress(plan: rerun.Plan) -> dict[str, int]:
-    """Return the loops' counters in the recorded checkpoint; empty if it cannot be read safely."""
+    """Return the loops' counters in the recorded checkpoint. Empty if it cannot be read safely."""
     if plan.checkpoint is None:
         return {}
     try:
         content = torch.load(plan.checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return dict(_counters(content.get("loops", {}).get("fit_loop", {})))
-    except Exception:  # what a stranger's file may raise is not ours to list: epoch and step have to do
+    except Exception:  # a stranger's file may raise anything; epoch and step are then all there is to compare
         return {}
 
 
 def _counters(state: Any, path: str = "", inside: bool = False) -> Iterator[tuple[str, int]]:
-    """Yield the counters of Lightning's loops, by path; the rest of their state may differ between two runs."""
+    """Yield the counters of Lightning's loops, by path. The rest of their state may differ between two runs."""
     if isinstance(state, Mapping):
         for key, value in state.items():
             place = f"{path}.{key}" if path else str(key)
@@ -227,5 +226,5 @@ def _counters(state: Any, path: str = "", inside: bool = False) -> Iterator[tupl
         yield path, int(state)
 
 
-# A process that another rank has started has no bootstrap.
+# A process that another rank has started does not run `child`.
 patch_trainer(Trainer)

@@ -1,9 +1,8 @@
-"""The bootstrap of a rerun, run by its path in a process of its own: `child.py script FILE ARGV0 ARGUMENTS…`.
+"""The program of a rerun's child process, started by its path: `child.py script FILE ARGV0 ARGUMENTS…`.
 
-It runs a script or a module as Python itself would. Besides it ends when the process that waits for it is gone, keeps
-what a Trainer writes in the scratch folder, and reports what went wrong. Until the script asks for more, nothing is
-imported but the standard library: when torch is, and when this package looks at the random numbers, is the script's
-to say.
+It runs a script or a module as Python itself would. In addition it ends when the process that waits for it has ended,
+redirects what a Trainer writes to the scratch folder, and reports errors. It imports only the standard library until
+the script imports more, because the recorded random states depend on when torch and this package are imported.
 """
 
 import importlib.abc
@@ -26,7 +25,7 @@ TRAINER = "lightning.pytorch.trainer.trainer"
 def main() -> int:
     """Run what the command line says, and return the exit code."""
     kind, target, typed = sys.argv[1:4]
-    # As Python does it: the script's folder, or for a module the working directory.
+    # As Python sets it: the script's folder, or for a module the working directory.
     sys.path[0] = os.path.dirname(target) if kind == "script" else os.getcwd()
     sys.argv = [typed, *sys.argv[4:]]
     from lightning_dtool import rerun
@@ -47,17 +46,17 @@ def main() -> int:
             _run_script(target)
         else:
             runpy.run_module(target, run_name="__main__", alter_sys=True)
-        _conclude()
+        _report_last_checkpoint()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
         if code == 0 and not isinstance(ending, rerun.TargetReachedError):
-            _conclude()
+            _report_last_checkpoint()
         elif code:
             rerun.report("error", chain=list(_chain(ending)))
             if not isinstance(ending.code, int):
                 print(ending.code, file=sys.stderr)  # as Python does
         return code
-    except BaseException as error:  # whatever it is, the one who waits should know
+    except BaseException as error:  # whatever it is, the parent process must know
         traceback.print_exc()
         rerun.report("error", chain=list(_chain(error)))
         return 1
@@ -72,13 +71,13 @@ def _run_script(path: str) -> None:
     sys.modules["__main__"] = main_module
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec", dont_inherit=True)
-    exec(code, main_module.__dict__)  # noqa: S102  # the user has asked for it
+    exec(code, main_module.__dict__)  # noqa: S102  # the purpose of a rerun
 
 
-def _conclude() -> None:
-    conduct = sys.modules.get("lightning_dtool.rehearsal.callback")
-    if conduct is not None:
-        conduct.conclude()
+def _report_last_checkpoint() -> None:
+    callback = sys.modules.get("lightning_dtool.rehearsal.callback")
+    if callback is not None:
+        callback.report_last_checkpoint()
 
 
 def _patch_trainer(module: types.ModuleType) -> None:
@@ -88,7 +87,7 @@ def _patch_trainer(module: types.ModuleType) -> None:
 
 
 def _chain(error: BaseException) -> Iterator[dict[str, Any]]:
-    """Yield an error and those behind it, also where a script hides them with `from None`."""
+    """Yield an error and its causes, even if the script hides them with `from None`."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen and len(seen) < 20:
@@ -103,16 +102,16 @@ def _chain(error: BaseException) -> Iterator[dict[str, Any]]:
 
 
 def _end_with(process: int) -> None:
-    """End this process and all that it has started when another one is gone, however that one ended."""
+    """End this process, and all processes that it has started, as soon as another process has ended."""
     while os.getppid() == process:
         time.sleep(0.5)
     if hasattr(os, "killpg"):
-        os.killpg(os.getpgid(0), signal.SIGKILL)  # a group of its own: see `running`
+        os.killpg(os.getpgid(0), signal.SIGKILL)  # the parent has started this process in a group of its own
     os._exit(1)
 
 
 class _After(importlib.abc.MetaPathFinder):
-    """Calls a function when a module has been imported, whoever imports it."""
+    """Import hook that calls a function after a module was imported."""
 
     def __init__(self, name: str, then: Callable[[types.ModuleType], None]) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""Which part of each class is recognised? An accuracy that is within tolerance may hide a class that is lost."""
+"""The recall of each class: an accuracy within tolerance may hide that one class is no longer recognised."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,22 +9,22 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_dtool.data.datamodule import DtoolDataModule
 
 MAX_CLASSES = 200
-"""More classes than this are not told apart."""
+"""With more classes than this, none is evaluated."""
 
 
 def recall_by_class(trainer: Trainer, module: LightningModule, recorded: str | None) -> dict[str, dict[str, float]]:
-    """Return the recall of each class on the data for validation, else for testing.
+    """Return the recall of each class on the validation data, or on the test data if there is none.
 
-    It takes a DtoolDataModule with classes, and a module whose `forward` gives a score for each class. Where there is
-    anything else, nothing is returned. The module's weights are not the same afterwards.
+    The Trainer must have a DtoolDataModule with classes, and the module's `forward` must return a score for each class.
+    The module's weights may be replaced.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
-        recorded: A file with the recorded checkpoint, to be judged on the same data.
+        recorded: Local file of the recorded checkpoint, which is evaluated on the same data.
 
     Returns:
-        `rerun` and, if it can be loaded safely, `recorded`: by the class's name its recall.
+        Recall by the name of the class, for `rerun` and `recorded`. Empty if it cannot be computed.
     """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, DtoolDataModule):
@@ -40,7 +40,7 @@ def recall_by_class(trainer: Trainer, module: LightningModule, recorded: str | N
             content = torch.load(recorded, map_location="cpu", weights_only=True, mmap=True)
             module.load_state_dict(content["state_dict"])
             found["recorded"] = _recall(module, loader, numbers)
-    except Exception:  # somebody else's forward, or batches of another shape: then this is not a classifier as we know
+    except Exception:  # another kind of model, or other batches: not a classifier that can be evaluated
         return {}
     return found
 

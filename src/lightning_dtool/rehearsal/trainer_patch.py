@@ -1,7 +1,7 @@
-"""What a rerun writes stays inside of its scratch folder: the originals are not touched.
+"""The patch of Lightning's Trainer in a rerun: it writes into the scratch folder, and uses the planned device.
 
-This module is imported while Lightning is, which may be long before the script imports our package. So it must import
-neither Lightning nor what reads the random states.
+This module is imported while Lightning is, possibly long before the script imports this package. It must therefore
+import neither Lightning nor `lightning_dtool.capture.randomness`, which observes the random states.
 """
 
 import functools
@@ -12,11 +12,11 @@ from typing import Any
 from lightning_dtool import rerun
 
 _LOGGER_FOLDERS = ("_root_dir", "_save_dir")
-"""Where the loggers of Lightning that write files (TensorBoard, CSV) keep their folder."""
+"""Attributes with the folders of Lightning's loggers that write files (TensorBoard, CSV)."""
 
 
 def patch_trainer(trainer_class: Any) -> None:
-    """Let every Trainer that is made from now on write into the scratch folder, and use the planned device.
+    """Let every Trainer that is created from now on write into the scratch folder, and use the planned device.
 
     Args:
         trainer_class: Lightning's Trainer.
@@ -27,25 +27,25 @@ def patch_trainer(trainer_class: Any) -> None:
         return
 
     @functools.wraps(original)
-    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+    def patched(self: Any, *args: Any, **kwargs: Any) -> None:
         if plan.device is not None:
             kwargs["accelerator"] = plan.device
             devices = kwargs.get("devices", "auto")
-            if isinstance(devices, list | tuple):  # numbers of devices that are not there
+            if isinstance(devices, list | tuple):  # indices of devices, which this machine may not have
                 kwargs["devices"] = len(devices)
         original(self, *args, **kwargs)
-        keep_inside(self, Path(plan.scratch))
+        redirect_folders(self, Path(plan.scratch))
 
-    initialise.lightning_dtool_original = original  # type: ignore[attr-defined]
-    trainer_class.__init__ = initialise
+    patched.lightning_dtool_original = original  # type: ignore[attr-defined]
+    trainer_class.__init__ = patched
 
 
-def keep_inside(trainer: Any, scratch: Path) -> None:
-    """Redirect a Trainer's folders, unless they lie in the scratch folder already.
+def redirect_folders(trainer: Any, scratch: Path) -> None:
+    """Redirect a Trainer's folders to the scratch folder, unless they are in it already.
 
     Args:
         trainer: The Trainer.
-        scratch: The folder.
+        scratch: The scratch folder.
     """
     trainer._default_root_dir = rerun.path_in_scratch(trainer._default_root_dir, scratch)
     for callback in trainer.checkpoint_callbacks:

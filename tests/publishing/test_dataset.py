@@ -1,12 +1,8 @@
 """A staged checkpoint becomes a dataset that dtool itself calls valid."""
 
 import io
-import multiprocessing
 import os
 import signal
-import threading
-import time
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,8 +16,8 @@ from hypothesis import strategies as st
 
 from lightning_dtool.errors import StoreError
 from lightning_dtool.export.annotations import annotations
-from lightning_dtool.publishing import publisher
-from lightning_dtool.publishing.publisher import Staged, Worker, dataset_name, publish
+from lightning_dtool.publishing import dataset as dataset_module
+from lightning_dtool.publishing.dataset import Staged, dataset_name, write_dataset
 from lightning_dtool.record import Checkpoint, Metrics, Model, from_json
 from lightning_dtool.store import DatasetWriter, FrozenDataset, WritingProcess, local_path
 from record.samples import record
@@ -51,7 +47,7 @@ def test_a_checkpoint_becomes_a_dataset(base_uri: str, tmp_path: Any, from_file:
     if from_file:
         file = tmp_path / "a.ckpt"
         torch.save(given_.state, file)
-    dataset = publish(given_, base_uri, dataset_name(record_), file)
+    dataset = write_dataset(given_, base_uri, dataset_name(record_), file)
     assert isinstance(dataset, FrozenDataset)
     dataset.verify()
     relpaths = sorted(item.relpath for item in dataset.items.values())
@@ -91,43 +87,6 @@ def test_a_name_is_always_one_that_dtool_takes(path: str, prefix: str | None, ep
     assert f"-epoch{epoch}-step{step}-" in name
 
 
-def test_work_is_done_in_order_while_the_caller_goes_on() -> None:
-    worker, done, go = Worker(), list[int](), threading.Event()
-    worker.submit(go.wait, 10)
-    for number in range(20):
-        worker.submit(done.append, number)
-    assert worker.busy
-    assert done == []
-    go.set()
-    worker.wait("Waiting")
-    assert not worker.busy
-    assert done == list(range(20))
-    worker.close()
-
-
-def test_a_slow_task_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    worker, done = Worker(), list[int]()
-    worker.submit(lambda: (time.sleep(0.7), done.append(1)))
-    worker.wait("Publishing")
-    assert done == [1]
-    assert capsys.readouterr() == ("", "")  # no terminal, no words
-    worker.close()
-
-
-def test_a_worker_can_be_used_again_after_close_and_after_a_failure() -> None:
-    worker = Worker()
-    worker.close()
-    failed = worker.submit(lambda: 1 / 0)
-    worker.wait()
-    assert isinstance(failed.exception(), ZeroDivisionError)
-    worker.close()
-    threads = threading.active_count()
-    assert worker.submit(lambda: 3).result() == 3
-    worker.close()
-    worker.close()
-    assert threading.active_count() == threads
-
-
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_process_that_is_killed_costs_no_checkpoint(base_uri: str, when: str) -> None:
     process = WritingProcess()
@@ -144,7 +103,7 @@ def test_a_process_that_is_killed_costs_no_checkpoint(base_uri: str, when: str) 
     state = {"state_dict": {"w": torch.ones(5_000_000)}, "epoch": 0, "deadly": Deadly()}
     if when == "before":
         os.kill(process.pid, signal.SIGKILL)
-    dataset = publish(Staged(state, given_.sealed, "ada", "", "{}", "running"), base_uri, "net", None, process)
+    dataset = write_dataset(Staged(state, given_.sealed, "ada", "", "{}", "running"), base_uri, "net", None, process)
     dataset.verify()
     assert not process.usable
     assert len(list(Path(local_path(base_uri) or "").iterdir())) == 1
@@ -159,22 +118,8 @@ def test_a_full_store_is_not_tried_twice(base_uri: str, monkeypatch: pytest.Monk
             tried.append(self.uri)
             raise StoreError("no space")
 
-    monkeypatch.setattr(publisher, "DatasetWriter", Full)
+    monkeypatch.setattr(dataset_module, "DatasetWriter", Full)
     with pytest.raises(StoreError, match="no space"):
-        publish(staged(), base_uri, "net", None, process)
+        write_dataset(staged(), base_uri, "net", None, process)
     assert len(tried) == 1
     process.close()
-
-
-def test_a_forked_process_does_not_wait_for_work_that_it_does_not_have() -> None:
-    """As a worker of a DataLoader: at its end it runs what a program runs at its end."""
-    worker, go = Worker(), threading.Event()
-    worker.submit(go.wait, 300)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # later Pythons warn of a fork beside threads
-        process = multiprocessing.get_context("fork").Process(target=int)
-        process.start()
-    process.join(180)
-    assert process.exitcode == 0
-    go.set()
-    worker.close()

@@ -1,0 +1,78 @@
+"""Errors of the publishing thread, and their report in the training thread."""
+
+import traceback
+import warnings
+from types import FrameType
+
+from lightning_dtool.errors import ProvenanceWarning, PublishError
+
+
+class Failures:
+    """Collects what kept checkpoints from being published, until the training thread reports it.
+
+    Args:
+        base_uri: Where the datasets go.
+    """
+
+    def __init__(self, base_uri: str) -> None:
+        self._base_uri = base_uri
+        self._failures: list[tuple[Exception, bool]] = []
+        self._reported = 0
+
+    @property
+    def errors(self) -> list[Exception]:
+        """All errors so far, oldest first."""
+        return [error for error, _ in self._failures]
+
+    def add(self, error: Exception, file_kept: bool = True) -> None:
+        """Add an error; any thread may do so.
+
+        Args:
+            error: The error.
+            file_kept: Whether a plain checkpoint file stands at Lightning's path.
+        """
+        self._failures.append((error, file_kept))
+
+    def report(self, raising: bool) -> None:
+        """Report the errors that were added since the last report.
+
+        Args:
+            raising: Whether to raise the first of them. Otherwise each gives a warning.
+
+        Raises:
+            PublishError: With `raising`, if there is an error to report.
+        """
+        new = self._failures[self._reported :]
+        self._reported += len(new)
+        for error, file_kept in new:
+            _clear_frames(error)
+            reason = f"a checkpoint could not be published there. {type(error).__name__}: {str(error).rstrip('.')}."
+            state = (
+                "The plain file at Lightning's path was kept" if file_kept else "There is no file at Lightning's path"
+            )
+            remedy = "" if file_kept else " Make room, or save elsewhere."
+            if raising:
+                raise PublishError(f"{reason} {state}.{remedy}", uri=self._base_uri) from error
+            warnings.warn(
+                f"{self._base_uri}: {reason} {state}, and training goes on.{remedy}", ProvenanceWarning, stacklevel=3
+            )
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Clear the local variables of the functions that an error came through: one of them is a whole state.
+
+    `traceback.clear_frames` is not enough. It leaves out the callers of the function that caught the error, and in the
+    publishing thread one of them, the executor's, holds the arguments of the task. It also leaves out causes.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        for found, _ in traceback.walk_tb(error.__traceback__):
+            frame: FrameType | None = found
+            while frame is not None:
+                try:
+                    frame.clear()
+                except RuntimeError:  # it is running
+                    break
+                frame = frame.f_back
+        error = error.__cause__ or error.__context__

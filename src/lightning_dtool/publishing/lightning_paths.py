@@ -1,0 +1,35 @@
+"""Lightning's checkpoint paths: their form, and what their names mean."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+_TRANSIENT = (".lr_find_", ".scale_batch_size_")
+"""Beginnings of the names of the tuner's own checkpoints, which it saves, loads again and removes."""
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return a local path as absolute, and a remote address unchanged."""
+    path = os.fspath(path)
+    return path if "://" in path else os.path.abspath(path)
+
+
+def is_transient(path: str | os.PathLike[str]) -> bool:
+    """Return True for the path of a checkpoint that the tuner saves for itself."""
+    return Path(path).name.startswith(_TRANSIENT)
+
+
+def set_last_model_path(checkpoint: dict[str, Any], path: str) -> None:
+    """Let ModelCheckpoint know that the file from which it resumes is its own `last`.
+
+    Best and last of one step are one dataset, written before the callback sets `last_model_path`. Without it, a
+    resumed run would not overwrite `last.ckpt`, but begin a `last-v1.ckpt`.
+
+    Args:
+        checkpoint: What was loaded; changed in place.
+        path: The path from which it was loaded.
+    """
+    if Path(path).name.startswith("last") and Path(path).is_symlink():
+        for key, state in checkpoint.get("callbacks", {}).items():
+            if key.startswith("ModelCheckpoint") and not state.get("last_model_path"):
+                state["last_model_path"] = path

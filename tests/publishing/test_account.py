@@ -1,0 +1,142 @@
+"""The account of publications: a path leads to one of them, and one without a path is an orphan."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_dtool.publishing.account import Account, Publication
+from record.samples import record
+
+
+@pytest.fixture
+def account() -> Account:
+    return Account()
+
+
+def opened(account: Account, path: str, name: str = "net") -> Publication:
+    publication = account.open(record(), name, path)
+    assert account.claim(path, publication) is None
+    return publication
+
+
+def test_a_path_leads_to_the_publication_that_claimed_it(account: Account) -> None:
+    publication = opened(account, "/run/a.ckpt")
+    assert account.publication_for("/run/a.ckpt") is publication
+    assert account.has_path("/run/a.ckpt")
+    assert account.publication_for("/run/b.ckpt") is None
+    assert account.publications == [publication]
+
+
+def test_an_opened_publication_does_not_have_its_path_until_it_claims_it(account: Account) -> None:
+    before = opened(account, "/run/last.ckpt")
+    after = account.open(record(), "net", "/run/last.ckpt")
+    assert account.publication_for("/run/last.ckpt") is before
+    assert account.claim("/run/last.ckpt", after) is before
+    assert account.publication_for("/run/last.ckpt") is after
+
+
+def test_a_publication_is_an_orphan_when_its_last_path_is_gone(account: Account) -> None:
+    publication = opened(account, "/run/best.ckpt")
+    account.claim("/run/last.ckpt", publication)
+    assert account.release("/run/best.ckpt") is None
+    assert account.release("/run/last.ckpt") is publication
+    assert account.release("/run/last.ckpt") is None
+    assert publication.paths == set()
+
+
+def test_a_path_that_is_claimed_twice_orphans_nobody(account: Account) -> None:
+    publication = opened(account, "/run/a.ckpt")
+    assert account.claim("/run/a.ckpt", publication) is None
+    assert publication.paths == {"/run/a.ckpt"}
+
+
+def test_two_publications_never_have_one_name(account: Account) -> None:
+    names = [account.open(record(), name, "/a").name for name in ("net", "net", "n" * 80, "n" * 80, "net")]
+    assert names == ["net", "net-v1", "n" * 80, "n" * 77 + "-v1", "net-v2"]
+
+
+def test_a_link_between_paths_is_followed(account: Account, tmp_path: Path) -> None:
+    publication = opened(account, str(tmp_path / "best.ckpt"))
+    (tmp_path / "last.ckpt").symlink_to("best.ckpt")
+    (tmp_path / "latest.ckpt").symlink_to(tmp_path / "last.ckpt")
+    assert account.publication_for(tmp_path / "latest.ckpt") is publication
+
+
+def test_links_in_a_circle_lead_nowhere(account: Account, tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert account.publication_for(tmp_path / "a") is None
+
+
+def test_a_relative_path_is_the_same_path(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publication = opened(account, str(tmp_path / "a.ckpt"))
+    monkeypatch.chdir(tmp_path)
+    assert account.publication_for(os.path.join("x", "..", "a.ckpt")) is publication
+
+
+def test_a_remote_address_is_kept_as_it_is(account: Account) -> None:
+    publication = opened(account, "s3://bucket/a.ckpt")
+    assert account.publication_for("s3://bucket/a.ckpt") is publication
+
+
+def test_the_latest_counts_only_while_it_is_kept(account: Account) -> None:
+    assert account.latest is None
+    publication = opened(account, "/run/a.ckpt")
+    state = {"epoch": 0}
+    account.remember_latest(publication, state)
+    assert account.latest == (publication, state)
+    publication.failed = True
+    assert account.latest is None
+    publication.failed, publication.deleted = False, True
+    assert account.latest is None
+    publication.deleted = False
+    account.release("/run/a.ckpt")
+    assert account.latest is None
+    account.claim("/run/b.ckpt", publication)
+    assert account.latest is not None
+    account.forget_latest()
+    assert account.latest is None
+
+
+def test_a_path_is_not_released_while_it_is_filled(account: Account) -> None:
+    publication = opened(account, "/run/a.ckpt")
+    released = threading.Event()
+
+    def release() -> None:
+        account.release("/run/a.ckpt")
+        released.set()
+
+    with account.path_held("/run/a.ckpt", publication) as held:
+        assert held
+        thread = threading.Thread(target=release)
+        thread.start()
+        assert not released.wait(0.2)
+    thread.join()
+    assert released.is_set()
+    with account.path_held("/run/a.ckpt", publication) as held:
+        assert not held
+
+
+def test_a_state_is_read_from_the_plain_file(tmp_path: Path) -> None:
+    of = record().checkpoint
+    publication = Publication(record(), "net", set(), file=tmp_path / "a.ckpt")
+    assert publication.stored_state(of.epoch, of.global_step) is None  # no such file
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.ckpt")
+    state = publication.stored_state(of.epoch, of.global_step)
+    assert state is not None
+    assert torch.equal(state["w"], torch.ones(2))
+    assert publication.stored_state(of.epoch, of.global_step + 1) is None
+
+
+def test_a_state_that_is_not_safe_to_load_is_not_read(tmp_path: Path) -> None:
+    of = record().checkpoint
+    publication = Publication(record(), "net", set(), file=tmp_path / "a.ckpt")
+    torch.save({"path": tmp_path}, tmp_path / "a.ckpt")
+    assert publication.stored_state(of.epoch, of.global_step) is None
+
+
+def test_a_publication_without_a_dataset_has_no_uri() -> None:
+    assert Publication(record(), "net", set()).uri is None
