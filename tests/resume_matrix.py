@@ -448,7 +448,7 @@ def _launch(case: Case, folder: Path, uri: str, stop: bool, ckpt: str | None, se
             said.append(rank.communicate()[1])
     for text in said:
         for line in text.splitlines():
-            if "goes on from this checkpoint" in line:
+            if "resumes from this checkpoint" in line:
                 warnings.warn(line, ProvenanceWarning, stacklevel=2)
     if not stop and not (folder / "rank0.pt").exists():
         raise AssertionError(f"training failed: {said[0][-1000:]}")

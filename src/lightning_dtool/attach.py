@@ -1,7 +1,7 @@
-"""Zero lines: with `LIGHTNING_DTOOL_BASE_URI` set, the callback attaches itself to every Trainer.
+"""The entry point that adds the callback to every Trainer if `LIGHTNING_DTOOL_BASE_URI` is set.
 
-Lightning asks for callbacks through the entry point `lightning.pytorch.callbacks_factory` whenever a Trainer is made.
-Without the variable this costs reading one environment variable, and nothing else happens.
+Lightning calls the entry points of `lightning.pytorch.callbacks_factory` whenever a Trainer is created. Without the
+variable, this reads one environment variable and does nothing else.
 """
 
 import os
@@ -13,13 +13,13 @@ SAVE_INITIAL_WEIGHTS_VARIABLE = "LIGHTNING_DTOOL_SAVE_INITIAL_WEIGHTS"
 
 
 def callbacks() -> list[Any]:
-    """Return the callbacks that every Trainer gets: one if the variable is set, else none."""
+    """Return the callbacks to add to a Trainer: one if the variable is set, otherwise none."""
     base_uri = os.environ.get(BASE_URI_VARIABLE)
     if not base_uri:
         return []
     from lightning_dtool.callback import AutomaticProvenanceCallback
 
-    # A misspelt retention is an error when the callback is made.
+    # The callback refuses a misspelt retention.
     retention: Any = os.environ.get(RETENTION_VARIABLE) or "mirror"
     save_initial_weights = os.environ.get(SAVE_INITIAL_WEIGHTS_VARIABLE, "") not in ("", "0")
     return [AutomaticProvenanceCallback(base_uri, retention, save_initial_weights=save_initial_weights)]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
@@ -26,13 +26,11 @@ from lightning_dtool.publishing.dataset import Staged, dataset_name
 from lightning_dtool.publishing.failures import Failures
 from lightning_dtool.publishing.lightning_paths import absolute, is_transient, set_last_model_path
 from lightning_dtool.publishing.linking import forget_link, free, reserve
-from lightning_dtool.publishing.publisher import Publisher
+from lightning_dtool.publishing.publisher import Publisher, Retention
 from lightning_dtool.publishing.worker import Worker
-from lightning_dtool.snapshot.copy import same_state, snapshot, storage_sizes
+from lightning_dtool.snapshot.copy import same_state, snapshot_if_possible, storage_sizes
 from lightning_dtool.snapshot.staging import Staging
 from lightning_dtool.store import is_dataset_uri, normalize_uri
-
-Retention = Literal["mirror", "all"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class DtoolCheckpointIO(CheckpointIO):
             refuse_other_namespace(checkpoint_io, "checkpoint_io")
         self.base_uri = normalize_uri(rerun.redirect_base_uri(base_uri))
         self.checkpoint_io = _without_async(checkpoint_io)
-        self.retention = retention
+        self.retention: Retention = retention
         self.name = name
         self.strict = strict
         self.background = background
@@ -113,9 +111,8 @@ class DtoolCheckpointIO(CheckpointIO):
     def _start(self) -> None:
         self._account = Account()
         self._failures = Failures(self.base_uri)
-        # URIs of datasets that may yet be deleted are announced when the run has ended.
-        self._publisher = Publisher(self.base_uri, self._account, self._failures, announces=self.retention == "all")
         self._worker = Worker()
+        self._publisher = Publisher(self.base_uri, self._account, self._failures, self._worker, self.retention)
         self._staging = Staging(self.staging_memory)
         self._observed: Observed | None = None
         self._hooks = RunHooks()
@@ -161,7 +158,7 @@ class DtoolCheckpointIO(CheckpointIO):
             self._failures.report(raising=self._is_strict)
             self._publish(checkpoint, address, place)
         else:
-            self._claim(address, same)
+            self._publisher.claim(address, same)
             if place is not None:
                 reserve(place)
                 self._worker.submit(self._publisher.fill, same, address, place)
@@ -207,9 +204,9 @@ class DtoolCheckpointIO(CheckpointIO):
         place = self._place(address)
         if place is None or not self._account.has_path(address):
             self.checkpoint_io.remove_checkpoint(address)
-            self._release(address)
+            self._publisher.release(address)
         else:
-            self._release(address)
+            self._publisher.release(address)
             place.unlink(missing_ok=True)
 
     def teardown(self) -> None:
@@ -300,7 +297,7 @@ class DtoolCheckpointIO(CheckpointIO):
             description = self._describe(checkpoint, path)
         except Exception as error:  # a fact that cannot be described
             self._failures.add(error)
-            self._release(path)
+            self._publisher.release(path)
             if place is not None:
                 self._save_plainly(checkpoint, path)
             self._failures.report(raising=self._is_strict)
@@ -311,7 +308,7 @@ class DtoolCheckpointIO(CheckpointIO):
         publication = self._account.open(record, dataset_name(record, self.name), path)
         self._account.forget_latest()  # its copy is about to be overwritten
         try:
-            copied = self._copied(checkpoint)
+            copied = snapshot_if_possible(checkpoint, self._staging) if self._in_background else None
         except BaseException:  # Ctrl-C: no placeholder may stay
             publication.failed = True
             if place is not None:
@@ -334,7 +331,7 @@ class DtoolCheckpointIO(CheckpointIO):
             # In this thread: training cannot change the state while it is read.
             self._publisher.publish(publication, staged, path, place)
         self._account.remember_latest(publication, copied)
-        self._claim(path, publication)
+        self._publisher.claim(path, publication)
 
     def _describe(self, checkpoint: Mapping[str, Any], path: str) -> Description:
         if self._hooks.describe is not None:
@@ -342,18 +339,6 @@ class DtoolCheckpointIO(CheckpointIO):
         if self._observed is None:
             self._observed = observe_checkpoint(checkpoint)
         return describe(self._observed, checkpoint, path)
-
-    def _copied(self, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return a copy to publish in the background. None without `background`, or if it cannot be copied."""
-        if not self._in_background:
-            return None
-        try:
-            return snapshot(checkpoint, self._staging)
-        except BaseException as error:
-            self._staging.release()
-            if isinstance(error, Exception):  # not enough memory, or a user's object that cannot be copied
-                return None
-            raise
 
     def _same_as_latest(self, checkpoint: Mapping[str, Any]) -> Publication | None:
         """Return the latest publication if it holds this very state: best and last of one step are one dataset."""
@@ -370,19 +355,6 @@ class DtoolCheckpointIO(CheckpointIO):
     def _place(self, path: str) -> Path | None:
         """Return a path of the local file system that this plugin fills. None if another CheckpointIO fills it."""
         return None if "://" in path or type(self.checkpoint_io) is not TorchCheckpointIO else Path(path)
-
-    def _claim(self, path: str, publication: Publication) -> None:
-        self._retire(self._account.claim(path, publication), publication)
-
-    def _release(self, path: str) -> None:
-        orphan = self._account.release(path)
-        if orphan is not None:
-            self._retire(orphan, self._account.publications[-1])
-
-    def _retire(self, orphan: Publication | None, successor: Publication) -> None:
-        if orphan is not None and self.retention == "mirror":
-            # The worker runs its tasks in order: the successor has been published by then, or has failed.
-            self._worker.submit(self._publisher.retire, orphan, successor)
 
     def _save_plainly(self, checkpoint: dict[str, Any], path: str, storage_options: Any | None = None) -> None:
         """Save a file as Lightning does, but never through a link: its target is an item of a frozen dataset."""

@@ -1,4 +1,4 @@
-"""The two names under which Lightning is published, and why they do not mix."""
+"""The check that objects come from `lightning`, and not from `pytorch_lightning`."""
 
 from lightning_dtool.errors import MixedNamespaceError
 
@@ -6,12 +6,12 @@ from lightning_dtool.errors import MixedNamespaceError
 def refuse_other_namespace(obj: object, role: str) -> None:
     """Raise if an object comes from `pytorch_lightning` instead of `lightning`.
 
-    Both distributions ship the same classes under two names, and `isinstance` of one is false for
-    the other: a Trainer of one silently ignores a DataModule of the other.
+    Both distributions contain the same classes under different names, so `isinstance` fails between them: a Trainer of
+    one silently ignores a DataModule of the other.
 
     Args:
         obj: A Trainer, LightningModule, DataModule, callback or plug-in; or a class of one.
-        role: What the object is to the reader, for the message, such as `"trainer"`.
+        role: What the object is used as, for the message, such as `"trainer"`.
 
     Raises:
         MixedNamespaceError: If a class of `obj` is defined in `pytorch_lightning`.

@@ -10,10 +10,10 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from lightning_dtool.data.sampler import ResumableSampler, StatefulDataLoader
 from lightning_dtool.resuming.generators import (
-    goes_on_inside_an_epoch,
-    keeps_workers,
+    has_persistent_workers,
     loaders,
     restore_generators,
+    resumes_inside_epoch,
     save_generators,
 )
 
@@ -63,16 +63,16 @@ def test_a_generator_that_is_gone_is_passed_over() -> None:
 
 
 def test_which_loaders_go_on_inside_an_epoch() -> None:
-    assert goes_on_inside_an_epoch(StatefulDataLoader(DATA, sampler=ResumableSampler(DATA)))
-    assert not goes_on_inside_an_epoch(StatefulDataLoader(DATA))  # Lightning puts a sampler of its own in place
-    assert not goes_on_inside_an_epoch(DataLoader(DATA))
+    assert resumes_inside_epoch(StatefulDataLoader(DATA, sampler=ResumableSampler(DATA)))
+    assert not resumes_inside_epoch(StatefulDataLoader(DATA))  # Lightning puts a sampler of its own in place
+    assert not resumes_inside_epoch(DataLoader(DATA))
     stateful = SimpleNamespace(state_dict=dict, load_state_dict=print)
-    assert goes_on_inside_an_epoch(stateful)
+    assert resumes_inside_epoch(stateful)
 
 
 def test_which_loaders_keep_their_workers() -> None:
     persistent = {"num_workers": 1, "persistent_workers": True}
-    assert keeps_workers(DataLoader(DATA, **persistent))
-    assert not keeps_workers(DataLoader(DATA, num_workers=1))
-    assert not keeps_workers(StatefulDataLoader(DATA, sampler=ResumableSampler(DATA), **persistent))
-    assert not keeps_workers([1, 2])
+    assert has_persistent_workers(DataLoader(DATA, **persistent))
+    assert not has_persistent_workers(DataLoader(DATA, num_workers=1))
+    assert not has_persistent_workers(StatefulDataLoader(DATA, sampler=ResumableSampler(DATA), **persistent))
+    assert not has_persistent_workers([1, 2])

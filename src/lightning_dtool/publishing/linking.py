@@ -1,4 +1,4 @@
-"""What stands at Lightning's own checkpoint path: a link to the item of a dataset, or a file; before, a placeholder."""
+"""Placeholders, links and files at Lightning's checkpoint paths."""
 
 import os
 import shutil
@@ -12,10 +12,10 @@ import torch
 
 
 def reserve(path: Path) -> None:
-    """Put an empty file at a path where nothing is, so that it counts as taken.
+    """Put an empty file, the placeholder, at a path where nothing is.
 
-    ModelCheckpoint looks for existing files when it chooses a name. A checkpoint that is still being
-    written must be one of them, or a second one would get its name.
+    ModelCheckpoint looks for existing files when it chooses a name. Without a placeholder it would choose the name of a
+    checkpoint that is still being written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.path.lexists(path):
@@ -23,19 +23,15 @@ def reserve(path: Path) -> None:
 
 
 def free(path: Path) -> None:
-    """Remove what `reserve` has put at a path; anything else stays.
-
-    Args:
-        path: The path.
-    """
+    """Remove the placeholder at a path. Anything else stays."""
     if path.is_file() and not path.is_symlink() and not path.stat().st_size:
         path.unlink()
 
 
 def link(target: Path, path: Path) -> None:
-    """Let a path lead to an item: by a symbolic link, else a hard link, else a copy.
+    """Let a path lead to an item: by a symbolic link, or else a hard link, or else a copy.
 
-    What stood at the path is replaced in one step: nobody sees it missing or half written.
+    What is at the path is replaced atomically.
 
     Args:
         target: The item, by an absolute path.
@@ -45,20 +41,20 @@ def link(target: Path, path: Path) -> None:
 
 
 def duplicate(source: Path, path: Path) -> None:
-    """Let a plain file appear at a second path, so that either can be removed: by a hard link, else a copy."""
+    """Let a plain file appear at a second path, by a hard link or else a copy. Either path can be removed."""
     _replace(source, path, (os.link, shutil.copyfile))
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
-    """Write a plain checkpoint file, as Lightning reads it; it is there as a whole or not at all.
+    """Write a plain checkpoint file that Lightning reads. It appears at its path as a whole.
 
-    Unlike Lightning, which builds the file in memory first, this writes it as it is made.
+    Lightning builds the file in memory first. This function does not.
 
     Args:
         state: The checkpoint.
-        path: Where it goes. What stands there is replaced; a link is, and not what it leads to.
+        path: Where it goes. What is there is replaced. A link is replaced itself, and not the file that it leads to.
     """
-    # Buffered, because torch does not look how much a file has taken: one without a buffer takes 2 GiB at most.
+    # Buffered: torch ignores how many bytes a write has taken, and an unbuffered file takes at most 2 GiB at once.
     with _replacing(path) as temporary, temporary.open("xb") as file:
         torch.save(state, file)
         file.flush()
@@ -71,14 +67,14 @@ def _replace(source: Path, path: Path, ways: tuple[Callable[..., Any], ...]) -> 
             try:
                 way(source, temporary)
                 break
-            except OSError:  # a file system, or a user's rights, without this kind of link
+            except OSError:  # the file system or the user's rights do not allow this kind of link
                 if way is ways[-1]:
                     raise
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Give a place beside a path; what the block puts there replaces in one step what stands at the path."""
+    """Yield a temporary path. What the block puts there replaces atomically what is at the given path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not made of the path's own name, which may be as long as a file system allows.
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -90,10 +86,10 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def forget_link(path: str | os.PathLike[str]) -> None:
-    """Remove what leads to another file, so that writing there does not write into that one.
+    """Remove a link, so that writing to its path does not write into the file that it leads to.
 
     Args:
-        path: A path, also of a file that is not there, or a remote address.
+        path: A path, at which there may be nothing, or a remote address.
     """
     place = os.fspath(path)
     if "://" not in place and (os.path.islink(place) or (os.path.isfile(place) and os.stat(place).st_nlink > 1)):

@@ -1,6 +1,7 @@
 """The work of the publishing thread: a dataset for each checkpoint, and what stands at Lightning's paths."""
 
 from pathlib import Path
+from typing import Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
@@ -10,7 +11,10 @@ from lightning_dtool.publishing.account import Account, Publication
 from lightning_dtool.publishing.dataset import Staged, write_dataset
 from lightning_dtool.publishing.failures import Failures
 from lightning_dtool.publishing.linking import duplicate, free, link, write
+from lightning_dtool.publishing.worker import Worker
 from lightning_dtool.store import WritingProcess, delete_dataset, local_path
+
+Retention = Literal["mirror", "all"]
 
 _LARGE = 32 * 2**20
 """Bytes of a state above which starting a process for writing pays off."""
@@ -25,15 +29,45 @@ class Publisher:
         base_uri: Where the datasets go.
         account: The account of paths and publications.
         failures: Takes the errors.
-        announces: Whether to log the URI of each dataset as soon as it is published.
+        worker: The thread in which datasets are deleted, after what was submitted before.
+        retention: `"mirror"` deletes the dataset of a publication that has lost its last path, `"all"` keeps it.
     """
 
-    def __init__(self, base_uri: str, account: Account, failures: Failures, announces: bool) -> None:
+    def __init__(
+        self, base_uri: str, account: Account, failures: Failures, worker: Worker, retention: Retention
+    ) -> None:
         self._base_uri = base_uri
         self._account = account
         self._failures = failures
-        self._announces = announces
+        self._worker = worker
+        self._retention = retention
         self._process: WritingProcess | None = None
+
+    # -- in the training thread -----------------------------------------------------------------
+
+    def claim(self, path: str, publication: Publication) -> None:
+        """Let a path lead to a publication. If another one loses its last path by this, retire that one.
+
+        Args:
+            path: The Trainer's path.
+            publication: The publication, whose own task must have been submitted before.
+        """
+        self._submit_retirement(self._account.claim(path, publication), publication)
+
+    def release(self, path: str) -> None:
+        """Let a path lead to no publication. If one loses its last path by this, retire it.
+
+        Args:
+            path: The Trainer's path.
+        """
+        self._submit_retirement(self._account.release(path), None)
+
+    def _submit_retirement(self, orphan: Publication | None, successor: Publication | None) -> None:
+        if orphan is not None and self._retention == "mirror":
+            # The worker runs its tasks in order: the successor has been published by then, or has failed.
+            self._worker.submit(self._retire, orphan, successor or self._account.publications[-1])
+
+    # -- in the publishing thread ---------------------------------------------------------------
 
     def publish(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
         """Write a checkpoint as a dataset, and let its path lead there.
@@ -52,7 +86,7 @@ class Publisher:
             process = self.ready_process(staged.nbytes)
             publication.dataset = write_dataset(staged, self._base_uri, publication.name, publication.file, process)
             self.fill(publication, path, place)
-            if self._announces:
+            if self._retention == "all":  # other URIs are announced when the run has ended, if their datasets stay
                 rank_zero_info(f"Published: {publication.dataset.uri}")
         except Exception as error:  # a store may raise anything, and training goes on
             publication.failed = True
@@ -84,15 +118,8 @@ class Publisher:
                 item = publication.dataset.item(CHECKPOINT_ITEM)
                 link(publication.dataset.path(item.identifier), place)
 
-    def retire(self, publication: Publication, successor: Publication) -> None:
-        """Delete the dataset of a publication that no path leads to.
-
-        If its successor could not be published, or the store cannot delete, the dataset stays and is tagged.
-
-        Args:
-            publication: The publication.
-            successor: The publication that takes its place. The same one, if there is none.
-        """
+    def _retire(self, publication: Publication, successor: Publication) -> None:
+        """Delete a dataset to which no path leads. If its successor failed, or the store cannot delete, tag it."""
         if publication.dataset is None:
             return
         try:

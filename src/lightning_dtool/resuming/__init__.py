@@ -1,1 +1,4 @@
-"""Exact resuming: what Lightning leaves out of a checkpoint, and how a run goes on as if it had never stopped."""
+"""Exact resuming: the state that Lightning leaves out of a checkpoint, and how it is restored.
+
+README.md in this folder explains the order of events.
+"""

@@ -1,4 +1,4 @@
-"""Where a run's random numbers come from, besides the global generators: loaders, samplers, and their workers."""
+"""Sources of random numbers besides the global generators: loaders, samplers, and their workers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from lightning_dtool.data.sampler import ResumableSampler, SeededDataLoader, Sta
 
 
 def loaders(trainer: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the loaders that `fit` uses, by a name that stays the same in every run.
+    """Yield the loaders that `fit` uses, with a name that is the same in every run.
 
     Args:
         trainer: The Trainer.
@@ -36,7 +36,7 @@ def save_generators(trainer: Any) -> dict[str, torch.Tensor]:
 
 
 def restore_generators(trainer: Any, states: Mapping[str, torch.Tensor]) -> None:
-    """Set generators back; one that is not there any more is passed over.
+    """Restore generators by name. A name without a generator is ignored.
 
     Args:
         trainer: The Trainer.
@@ -63,7 +63,7 @@ def _generators(trainer: Any) -> Iterator[tuple[str, torch.Generator]]:
 
 
 def save_seeds(trainer: Any) -> dict[str, int]:
-    """Return the seeds of the samplers that distributed runs have, by loader: Lightning takes them from the process.
+    """Return the seeds of distributed samplers, by loader. Lightning takes them from an environment variable.
 
     Args:
         trainer: The Trainer.
@@ -72,7 +72,7 @@ def save_seeds(trainer: Any) -> dict[str, int]:
 
 
 def restore_seeds(trainer: Any, seeds: Mapping[str, int]) -> None:
-    """Set the seeds back.
+    """Restore the seeds of distributed samplers.
 
     Args:
         trainer: The Trainer.
@@ -85,13 +85,13 @@ def restore_seeds(trainer: Any, seeds: Mapping[str, int]) -> None:
 def _seeded_samplers(trainer: Any) -> Iterator[tuple[str, Any]]:
     for name, loader in loaders(trainer):
         sampler = getattr(loader, "sampler", None)
-        # One of ours goes by the DataModule's seed, and says so itself if it is another.
+        # A ResumableSampler saves its seed itself.
         if isinstance(sampler, DistributedSampler) and not isinstance(sampler, ResumableSampler):
             yield name, sampler
 
 
-def goes_on_inside_an_epoch(loader: Any) -> bool:
-    """Return True for a loader that can be saved inside an epoch and goes on where it was.
+def resumes_inside_epoch(loader: Any) -> bool:
+    """Return True for a loader whose state can be saved and restored inside an epoch.
 
     Args:
         loader: A training loader.
@@ -101,32 +101,34 @@ def goes_on_inside_an_epoch(loader: Any) -> bool:
     return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
 
 
-def keeps_workers(loader: Any) -> bool:
-    """Return True for a loader whose workers live on between epochs, with random generators that nobody can save.
+def has_persistent_workers(loader: Any) -> bool:
+    """Return True for a loader with persistent workers, whose random generators cannot be saved.
 
     Args:
-        loader: A loader. One of ours seeds its workers for each batch.
+        loader: A loader. A SeededDataLoader seeds its workers for each batch, so it does not count.
     """
     persistent = isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers > 0
     return persistent and not isinstance(loader, SeededDataLoader)
 
 
 def running_workers(trainer: Any) -> list[str]:
-    """Return the names of the loaders whose persistent workers run.
+    """Return the names of the loaders with persistent workers that are running.
 
     Args:
         trainer: The Trainer.
     """
-    return [name for name, loader in loaders(trainer) if keeps_workers(loader) and loader._iterator is not None]
+    return [
+        name for name, loader in loaders(trainer) if has_persistent_workers(loader) and loader._iterator is not None
+    ]
 
 
 def start_workers(trainer: Any, names: Sequence[str]) -> None:
-    """Start persistent workers that ran when a checkpoint was saved: starting them draws a global random number.
+    """Start the persistent workers that were running at the save. Starting them draws a global random number.
 
     Args:
         trainer: The Trainer.
         names: What `running_workers` returned.
     """
     for name, loader in loaders(trainer):
-        if name in names and keeps_workers(loader) and loader._iterator is None:
+        if name in names and has_persistent_workers(loader) and loader._iterator is None:
             iter(loader)

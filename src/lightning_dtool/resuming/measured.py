@@ -1,6 +1,6 @@
-"""What a run has measured so far: logged values and torchmetrics objects, which Lightning does not save.
+"""The metrics of a run so far: logged values and torchmetrics objects, which Lightning does not save.
 
-Schedulers and callbacks that watch a metric need them, and so does what is logged for an epoch that was interrupted.
+Schedulers and callbacks that monitor a metric need them, and so do the values that are logged for an unfinished epoch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,23 +14,23 @@ _SETTINGS = (
     "fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx", "dataloader_idx",
     "metric_attribute",
 )  # fmt: skip
-"""What `self.log` was told of a value, besides how it is reduced."""
+"""Arguments of `self.log`, besides those on how a value is reduced."""
 
 
 def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool) -> dict[str, Any]:
-    """Return what was measured so far, as tensors and plain values.
+    """Return the metrics so far, as tensors and plain values.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
-        inside_epoch: Whether an epoch is under way: else what it has measured is complete and reset.
+        inside_epoch: Whether an epoch is under way. Otherwise its metrics are complete and have been reset.
     """
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     validated = trainer.fit_loop.epoch_loop.val_loop._results
-    # A validation's values are reset when it has ended, which is after any checkpoint.
+    # The values of a validation are reset when it ends, which is after any checkpoint.
     reset = {id(result.value) for result in [*validated.values(), *([] if inside_epoch else results.values())]}
     return {
-        # Not the property of the Trainer: that computes, and in a distributed run waits for the others.
+        # Not the Trainer's property: it computes values, and in a distributed run waits for the other ranks.
         "callback_metrics": _copied(connector._callback_metrics),
         "logged_metrics": _copied(connector._logged_metrics),
         "current_fx": connector._current_fx,
@@ -42,13 +42,13 @@ def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool) -> 
 
 
 def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, Any], inside_epoch: bool) -> None:
-    """Set back what `save_measured` returned.
+    """Restore what `save_measured` returned.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
         saved: What was saved.
-        inside_epoch: As it was when it was saved.
+        inside_epoch: As at the save.
     """
     device = module.device
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
@@ -58,7 +58,7 @@ def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, 
         if name in saved["metrics"]:
             _set_metric(metric, saved["metrics"][name], device)
     if inside_epoch:
-        # The first batch of an epoch resets what was logged; the next one here is not the first.
+        # Lightning resets logged values in the first batch of an epoch. The next batch is not the first.
         connector._first_loop_iter = True
         connector._current_fx = saved["current_fx"]
         for key, state in saved["results"].items():
@@ -68,7 +68,7 @@ def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, 
 def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
     for _, child in module.named_modules():
         if isinstance(child, MetricCollection):
-            # Metrics that share a state get it only when somebody asks.
+            # Gives each metric of a compute group its state, which the group's first metric keeps.
             child.items(copy_state=False)
     for name, child in module.named_modules():
         if isinstance(child, Metric):
@@ -104,7 +104,8 @@ def _result(result: Any) -> dict[str, Any]:
 def _rebuilt(
     state: Mapping[str, Any], module: LightningModule, reduce: Callable[..., Any], device: torch.device
 ) -> Any:
-    # Private, and the only way to hand a value to an epoch under way. Tested with the oldest and newest Lightning.
+    # Private API, and the only way to restore a value that an unfinished epoch has logged. Tested with the oldest and
+    # the newest supported Lightning.
     from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 
     meta = _Metadata(**{name: state[name] for name in _SETTINGS}, reduce_fx=state["reduce_fx"])

@@ -1,6 +1,6 @@
-"""When was a checkpoint taken? What Lightning still had to do at that moment depends on it.
+"""The moment at which a checkpoint was saved, on which the work that Lightning had left to do depends.
 
-Pure functions of the progress that Lightning's loops count, as objects or as the plain dictionaries of a checkpoint.
+Functions of the progress that Lightning's loops count, as objects or as the plain dictionaries of a checkpoint.
 """
 
 from enum import Enum
@@ -8,44 +8,44 @@ from typing import Any
 
 
 class Moment(str, Enum):
-    """Where in the life of a run a checkpoint was taken."""
+    """Where in a run a checkpoint was saved."""
 
     BETWEEN_EPOCHS = "between epochs"
-    """Nothing is left to do: training has not begun, an epoch is complete, or the run has ended."""
+    """No work is left: training has not begun, an epoch is complete, or the run has ended."""
 
     EPOCH_END = "epoch end"
-    """In `on_train_epoch_end`; schedulers that watch a metric come after it."""
+    """In `on_train_epoch_end`. Schedulers that monitor a metric step after it."""
 
     BATCH_END = "batch end"
-    """In `on_train_batch_end`; the validation that may be due, and schedulers that watch a metric, come after it."""
+    """In `on_train_batch_end`. A validation that is due, and schedulers that monitor a metric, come after it."""
 
     VALIDATION_END = "validation end"
     """In `on_validation_end`, inside an epoch or at its end."""
 
     BETWEEN_BATCHES = "between batches"
-    """A batch is complete with all that belongs to it: SIGTERM ends a run here."""
+    """A batch is complete, with its validation and schedulers. SIGTERM ends a run here."""
 
     INSIDE_BATCH = "inside a batch"
-    """An exception came while a batch was fetched or computed."""
+    """On an exception while a batch was fetched or computed."""
 
     INSIDE_VALIDATION = "inside a validation"
-    """An exception came while validation ran."""
+    """On an exception during validation."""
 
     ELSEWHERE = "elsewhere"
-    """In a hook where no policy of Lightning's saves."""
+    """In a hook in which none of Lightning's own callbacks saves."""
 
     @property
     def inside_epoch(self) -> bool:
-        """Whether batches of an epoch are counted already, so that what the epoch has measured so far is needed."""
+        """Whether the epoch is unfinished, so that its metrics so far are needed."""
         return self not in (Moment.BETWEEN_EPOCHS, Moment.EPOCH_END)
 
 
 def moment_of(trainer: Any, validated: bool) -> Moment:
-    """Return the moment at which a Trainer is.
+    """Return the present moment of a Trainer.
 
     Args:
         trainer: The Trainer, in `fit`.
-        validated: Whether the present or last validation has reached its end.
+        validated: Whether the present or last validation has reached `on_validation_end`.
     """
     loop = trainer.fit_loop
     epoch, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
@@ -63,15 +63,15 @@ def moment_of(trainer: Any, validated: bool) -> Moment:
 
 
 def settle(fit_loop: dict[str, Any], moment: Moment) -> None:
-    """Count as done what was done, in the loops' state of a checkpoint that training is about to resume from.
+    """Change the counts of a checkpoint's loops so that they describe whole batches and epochs.
 
-    Lightning's own way to resume is to guess from these counts what is left to do; it leaves out validations that were
-    due and schedulers' steps (https://github.com/Lightning-AI/pytorch-lightning/issues/17543). With whole batches and
-    epochs there is nothing to guess, and `Resumption` does what is left.
+    When Lightning resumes, it derives the work that is left from these counts, and misses validations that were due and
+    steps of schedulers (https://github.com/Lightning-AI/pytorch-lightning/issues/17543). With whole batches and epochs
+    it finds no work left, and `Resumption` does that work.
 
     Args:
         fit_loop: `checkpoint["loops"]["fit_loop"]`; changed in place.
-        moment: When the checkpoint was taken.
+        moment: The moment at which the checkpoint was saved.
     """
     epoch, batch = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
     if moment is Moment.EPOCH_END:

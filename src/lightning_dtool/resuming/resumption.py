@@ -1,10 +1,9 @@
-"""Resumption: a run goes on from a checkpoint bit for bit as if it had never stopped.
+"""The state that Lightning leaves out of a checkpoint: saved in a section of its own, restored when a run resumes.
 
 Lightning saves weights, optimizers, schedulers, callbacks, and the counts of its loops. It does not save random states,
-what an epoch has measured so far, gradients that are being accumulated, or what is left to do of a batch and of an
-epoch at the moment of the save (https://github.com/Lightning-AI/pytorch-lightning/issues/17543). These are kept in a
-section of their own in the checkpoint, and put back at the last moment before training goes on: after every hook and
-loader that draws random numbers when a run begins.
+the metrics of an unfinished epoch, gradients that are being accumulated, or which work of the batch and the epoch is
+left to do (https://github.com/Lightning-AI/pytorch-lightning/issues/17543). `Resumption` restores these at the last
+moment before training continues: after every hook and loader that draws random numbers when a run begins.
 """
 
 import warnings
@@ -23,11 +22,11 @@ from lightning_dtool.data.sampler import StatefulDataLoader
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.resuming.generators import (
-    goes_on_inside_an_epoch,
-    keeps_workers,
+    has_persistent_workers,
     loaders,
     restore_generators,
     restore_seeds,
+    resumes_inside_epoch,
     running_workers,
     save_generators,
     save_seeds,
@@ -37,11 +36,11 @@ from lightning_dtool.resuming.measured import restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
 
 VERSION = 1
-"""Of the section in a checkpoint."""
+"""Version of the section's format."""
 
 
 class Resumption:
-    """Saves in each checkpoint what an exact resume needs, and puts it back. One object serves one fit."""
+    """Saves the state for an exact resume in each checkpoint of one fit, and restores it when that fit resumes."""
 
     def __init__(self) -> None:
         self._requests: dict[str, RandomStates] = {}
@@ -54,26 +53,26 @@ class Resumption:
         self._saved: dict[str, Any] | None = None
         self._awaited: dict[str, RandomStates] = {}
 
-    # -- when things happen ---------------------------------------------------------------------
+    # -- observing the run ----------------------------------------------------------------------
 
     def install(self, trainer: Any) -> None:
-        """Take note whenever a loader is asked for, and be the last to act before training goes on.
+        """Replace methods of the Trainer's loops, to observe them and to restore the state before training continues.
 
         Args:
             trainer: The Trainer, in `setup` of a fit.
         """
         epoch_loop = trainer.fit_loop.epoch_loop
-        _replace(trainer.fit_loop._data_source, "dataloader", partial(self._requested, "train"))
-        _replace(epoch_loop.val_loop._data_source, "dataloader", partial(self._requested, "val"))
-        _replace(epoch_loop.val_loop, "reset", partial(self._validating, trainer))
-        _replace(epoch_loop.val_loop, "_on_evaluation_end", self._validation_ends)
-        _replace(trainer.strategy, "on_train_start", partial(self._go_on, trainer))
+        _replace(trainer.fit_loop._data_source, "dataloader", partial(self._create_loader, "train"))
+        _replace(epoch_loop.val_loop._data_source, "dataloader", partial(self._create_loader, "val"))
+        _replace(epoch_loop.val_loop, "reset", partial(self._begin_validation, trainer))
+        _replace(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
+        _replace(trainer.strategy, "on_train_start", partial(self._continue, trainer))
         if any(map(_saves_on_exception, trainer.callbacks)):
-            # It costs some microseconds a step, and is paid by those who want to resume after an exception only.
-            _replace(epoch_loop, "_on_before_fetch", self._fetching)
+            # It takes some microseconds for each step, and only a save on exception needs it.
+            _replace(epoch_loop, "_on_before_fetch", self._before_fetch)
 
     def failed(self, exception: BaseException) -> None:
-        """Note that a run ends by an exception: what is saved now is saved in the middle of something."""
+        """Note that an exception ends the run: a checkpoint that is saved from now on may be of an unfinished batch."""
         self._exception = exception
 
     # -- saving ---------------------------------------------------------------------------------
@@ -84,10 +83,10 @@ class Resumption:
         Args:
             trainer: The Trainer.
             module: The LightningModule.
-            checkpoint: What Lightning is about to save; changed in place.
+            checkpoint: The checkpoint that Lightning is about to save; changed in place.
         """
         moment = moment_of(trainer, self._validated)
-        _leave_out_functions(checkpoint)
+        _remove_functions(checkpoint)
         doubts: list[str] = []
         mine: dict[str, Any] | None = None
         try:
@@ -102,9 +101,9 @@ class Resumption:
             if moment is Moment.INSIDE_BATCH and self._before_batch is None:
                 doubts.append("it was saved inside a batch, which begins again with other random numbers")
             if moment is Moment.INSIDE_BATCH:
-                _take_back_last_batch(trainer, checkpoint)
-        except Exception as error:  # Lightning's inner parts may change, and a metric of the user's do anything
-            doubts.append(f"what a run needs to go on could not be collected ({type(error).__name__}: {error})")
+                _repeat_last_batch(trainer, checkpoint)
+        except Exception as error:  # Lightning's internals may change, and a user's metric may raise anything
+            doubts.append(f"the state for an exact resume could not be collected ({type(error).__name__}: {error})")
         ranks = self._from_all_ranks(mine, trainer)
         if trainer.is_global_zero and None in ranks:
             doubts.append("an exception ended it, when nobody could ask every process for its random states")
@@ -121,7 +120,7 @@ class Resumption:
         }
 
     def _changing(self, trainer: Any, moment: Moment) -> dict[str, Any]:
-        """Return what changes all the time, as it is now or was before what an exception has interrupted."""
+        """Return what changes with each batch: as it is now, or as it was before the interrupted part began."""
         if moment is Moment.INSIDE_VALIDATION and self._before_validation is not None:
             return {**self._before_validation, "random": encoded_states(self._before_validation["random"])}
         interrupted = self._before_batch if moment is Moment.INSIDE_BATCH else None
@@ -132,25 +131,30 @@ class Resumption:
         }
 
     def _from_all_ranks(self, mine: dict[str, Any] | None, trainer: Any) -> list[Any]:
-        """Return every rank's state; None for those that cannot be asked."""
+        """Return the state of every rank. None for a rank that cannot be asked."""
         if trainer.world_size == 1 or not (dist.is_available() and dist.is_initialized()):
             return [mine]
         ranks: list[Any] = [None] * trainer.world_size
         if self._exception is None or isinstance(self._exception, SIGTERMException):
-            # To the one that writes: every rank's gradients on every rank would be too much.
+            # Only to the rank that writes: the gradients of all ranks take much memory.
             dist.gather_object(mine, ranks if dist.get_rank() == 0 else None, dst=0)
-        else:  # the others may be somewhere else, and would never answer
+        else:  # the other ranks may be anywhere in the program, and waiting for them may never end
             ranks[trainer.global_rank] = mine
         return ranks
 
-    # -- going on -------------------------------------------------------------------------------
+    # -- resuming -------------------------------------------------------------------------------
 
     def load(self, trainer: Any, checkpoint: dict[str, Any]) -> None:
-        """Take the section out of a checkpoint that training resumes from, and settle the loops' counts.
+        """Read the section of a checkpoint from which training resumes, and settle the loops' counts.
+
+        Warns if the resume cannot be exact.
 
         Args:
             trainer: The Trainer.
-            checkpoint: What Lightning is about to restore; changed in place.
+            checkpoint: The checkpoint that Lightning is about to restore; changed in place.
+
+        Raises:
+            RecordError: If the section is damaged.
         """
         section = checkpoint.get(RESUMPTION_SECTION)
         if section is None:
@@ -168,7 +172,7 @@ class Resumption:
                 return
             rank, loops = trainer.global_rank, checkpoint["loops"]["fit_loop"]
             mine = ranks[rank] if rank < len(ranks) else None
-            # What was measured and is left to do must be the same everywhere, or processes wait for each other.
+            # Metrics and the work that is left must be the same on every rank, or ranks wait for each other.
             self._saved = {**(mine or {**known, "random": None}), "reloaded": section["reloaded"]}
             self._awaited = dict(self._saved["requests"])
             self._loader_states = loops["state_dict"].get("combined_loader", [])
@@ -184,20 +188,21 @@ class Resumption:
         if doubts and trainer.is_global_zero:
             _warn(doubts)
 
-    def _requested(self, stage: str, original: Callable[[], Any]) -> Any:
-        """Stand in for the request of a loader: making it may draw random numbers."""
+    def _create_loader(self, stage: str, original: Callable[[], Any]) -> Any:
+        """Replaces the method that creates a loader, which may draw random numbers."""
         awaited = self._awaited.pop(stage, None)
         if awaited is not None:
             restore(awaited)
         self._requests[stage] = awaited or random_states()
         return original()
 
-    def _fetching(self, original: Callable[[], Any]) -> Any:
+    def _before_fetch(self, original: Callable[[], Any]) -> Any:
+        """Replaces the hook before a batch is fetched."""
         self._before_batch = raw_states()
         return original()
 
-    def _validating(self, trainer: Any, original: Callable[[], Any]) -> Any:
-        """Stand in for the beginning of a validation, in the middle of which something may be saved."""
+    def _begin_validation(self, trainer: Any, original: Callable[[], Any]) -> Any:
+        """Replaces the method that begins a validation, since a checkpoint may be saved before it ends."""
         self._before_validation = {
             "random": raw_states(),
             "generators": save_generators(trainer),
@@ -206,13 +211,13 @@ class Resumption:
         self._validated = False
         return original()
 
-    def _validation_ends(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Stand in for what calls the hooks `on_validation_end`, whichever callback comes first there."""
+    def _end_validation(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Replaces the method that calls the hooks `on_validation_end`, so that it runs before any callback's."""
         self._validated = True
         return original(*args, **kwargs)
 
-    def _go_on(self, trainer: Any, original: Callable[[], Any]) -> Any:
-        """Stand in for the strategy's `on_train_start`, the last hook before the first epoch."""
+    def _continue(self, trainer: Any, original: Callable[[], Any]) -> Any:
+        """Replaces the strategy's `on_train_start`, the last hook before the first epoch."""
         result = original()
         saved, self._saved = self._saved, None
         if saved is not None and self._moment is not None:
@@ -224,7 +229,7 @@ class Resumption:
             fit_loop._last_train_dl_reload_epoch = saved["reloaded"]["train"]
             fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = saved["reloaded"]["val"]
             if not moment.inside_epoch:
-                self._tell_loaders(fit_loop)
+                self._restore_loaders(fit_loop)
             start_workers(trainer, saved["running_workers"])
             restore_seeds(trainer, saved["seeds"])
             if moment.inside_epoch:
@@ -232,11 +237,11 @@ class Resumption:
             restore_generators(trainer, saved["generators"])
             if saved["random"] is not None:
                 restore(saved["random"])
-            _finish(fit_loop, moment)
+            _do_remaining_work(fit_loop, moment)
         return result
 
-    def _tell_loaders(self, fit_loop: Any) -> None:
-        """Hand our loaders their account of the epochs so far: Lightning does so inside an epoch only."""
+    def _restore_loaders(self, fit_loop: Any) -> None:
+        """Restore the loaders of DtoolDataModule. Lightning does so only if a run resumes inside an epoch."""
         for loader, state in zip(fit_loop._combined_loader.flattened, self._loader_states, strict=False):
             if isinstance(loader, StatefulDataLoader):
                 loader.load_state_dict(state)
@@ -244,8 +249,8 @@ class Resumption:
 
 
 def _replace(owner: Any, name: str, substitute: Callable[..., Any]) -> None:
-    """Let an object call our function, which is given its own, in place of one of its methods."""
-    vars(owner).pop(name, None)  # ours of an earlier fit
+    """Replace a method of an object by a function that takes the original method as its last positional argument."""
+    vars(owner).pop(name, None)  # the replacement of an earlier fit
     setattr(owner, name, partial(substitute, getattr(owner, name)))
 
 
@@ -258,24 +263,24 @@ def _saves_on_exception(callback: Any) -> bool:
 def _warn(doubts: list[str]) -> None:
     reasons = "; ".join(dict.fromkeys(doubts))
     warnings.warn(
-        f"Training goes on from this checkpoint, but not bit for bit as if it had never stopped: {reasons}.",
+        f"Training resumes from this checkpoint, but not bit for bit as if it had never stopped: {reasons}.",
         ProvenanceWarning,
         stacklevel=2,
     )
 
 
 def _doubts(trainer: Any, moment: Moment) -> list[str]:
-    """Return why a resume from this moment cannot be exact, or cannot be known to be."""
+    """Return the reasons why a resume from this moment is not exact, or may not be."""
     doubts = []
     for name, loader in loaders(trainer):
         kind = type(loader).__name__
         unfinished = name.startswith("train") and moment.inside_epoch and not _epoch_is_over(trainer, moment)
-        if unfinished and not goes_on_inside_an_epoch(loader):
+        if unfinished and not resumes_inside_epoch(loader):
             doubts.append(
                 f"it was saved inside an epoch, and the {kind} {name} starts that epoch again "
                 "(DtoolDataModule's goes on where it was)"
             )
-        if keeps_workers(loader):
+        if has_persistent_workers(loader):
             doubts.append(
                 f"the workers of the {kind} {name} are persistent, and if they draw random numbers, these come from "
                 "states that cannot be saved (DtoolDataModule's workers draw by seed, epoch and position)"
@@ -307,7 +312,7 @@ def _epoch_is_over(trainer: Any, moment: Moment) -> bool:
 
 
 def _pending_gradients(trainer: Any, module: LightningModule, moment: Moment) -> dict[str, torch.Tensor]:
-    """Return the gradients that wait for an optimizer's step."""
+    """Return the gradients that no optimizer has used yet."""
     if not moment.inside_epoch:
         return {}
     if module.automatic_optimization and not _accumulates(trainer, moment):
@@ -320,7 +325,7 @@ def _pending_gradients(trainer: Any, module: LightningModule, moment: Moment) ->
 
 
 def _accumulates(trainer: Any, moment: Moment) -> bool:
-    """Return True if gradients of finished batches wait for those of others."""
+    """Return True if the gradients of finished batches are accumulated with those of later ones."""
     epoch_loop = trainer.fit_loop.epoch_loop
     if moment is Moment.INSIDE_BATCH:
         return bool(epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches)
@@ -335,7 +340,7 @@ def _restore_gradients(module: LightningModule, gradients: dict[str, torch.Tenso
 
 
 def _begin_averaging(trainer: Any) -> None:
-    """Let StochasticWeightAveraging put its scheduler in place: it does so when an epoch begins, and this one has."""
+    """Let StochasticWeightAveraging install its scheduler, which it does only when an epoch begins."""
     for callback in trainer.callbacks:
         if not isinstance(callback, StochasticWeightAveraging) or callback._initialized:
             continue
@@ -347,26 +352,26 @@ def _begin_averaging(trainer: Any) -> None:
                 group.update(option)  # a new scheduler begins by setting rates
 
 
-def _leave_out_functions(checkpoint: dict[str, Any]) -> None:
-    """Leave out of SWALR's state a method of its own, which a safe load refuses: later releases of torch do so too."""
+def _remove_functions(checkpoint: dict[str, Any]) -> None:
+    """Remove a function from SWALR's state, which a safe load refuses. Later releases of torch leave it out too."""
     callbacks = [state for state in checkpoint.get("callbacks", {}).values() if isinstance(state, dict)]
     for state in [*checkpoint.get("lr_schedulers", []), *(state.get("scheduler_state") for state in callbacks)]:
         if isinstance(state, dict) and callable(state.get("anneal_func")):
             del state["anneal_func"]
 
 
-def _take_back_last_batch(trainer: Any, checkpoint: dict[str, Any]) -> None:
-    """Let loaders hand out again the batch that was not finished."""
+def _repeat_last_batch(trainer: Any, checkpoint: dict[str, Any]) -> None:
+    """Let loaders repeat the batch that was not finished."""
     states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
     for loader, state in zip(trainer.fit_loop._combined_loader.flattened, states, strict=False):
         if isinstance(loader, StatefulDataLoader) and loader.last_batch_started:
             state.update(loader.state_before_last_batch())
 
 
-def _finish(fit_loop: Any, moment: Moment) -> None:
-    """Do what was left to do at the moment of the save, and let Lightning go on without its own guesses."""
+def _do_remaining_work(fit_loop: Any, moment: Moment) -> None:
+    """Do the work that was left at the moment of the save, and keep Lightning from guessing it."""
     epoch_loop = fit_loop.epoch_loop
-    # Else epoch-wise schedulers that watch a metric would miss the end of this epoch.
+    # Otherwise epoch-wise schedulers that monitor a metric would miss the end of this epoch.
     fit_loop._restarting = False
     epoch_loop.val_loop.restarting = False
     if moment is Moment.BETWEEN_EPOCHS or moment is Moment.EPOCH_END:
@@ -375,7 +380,7 @@ def _finish(fit_loop: Any, moment: Moment) -> None:
             loop.reset_restart_stage()
         if moment is Moment.EPOCH_END and epoch_loop._num_ready_batches_reached():
             current = fit_loop.epoch_progress.current
-            current.completed -= 1  # as it was then: the frequency of a scheduler counts by it
+            current.completed -= 1  # as at the save: a scheduler's frequency depends on it
             try:
                 epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
             finally:
@@ -386,7 +391,7 @@ def _finish(fit_loop: Any, moment: Moment) -> None:
     if moment in (Moment.BATCH_END, Moment.VALIDATION_END, Moment.INSIDE_VALIDATION):
         epoch_loop._skip_next_val = moment is Moment.VALIDATION_END
         epoch_loop.on_advance_end(fit_loop._data_fetcher)
-    # The counts stay, and Lightning does not look for something that was left over.
+    # Keeps the counts, so that Lightning finds no work left.
     _replace(epoch_loop, "reset", partial(_reset_once, epoch_loop))
 
 

@@ -1,1 +1,1 @@
-"""A copy of a checkpoint in memory, which is written while training continues."""
+"""The copy of a checkpoint in memory, which is written while training continues."""

@@ -1,8 +1,8 @@
-"""One copy of a checkpoint's state, taken while training waits; and whether two states are the same.
+"""The copy of a checkpoint's state, taken while training waits, and the comparison of two states.
 
-A checkpoint that Lightning hands out shares its tensors with the running model. To be written in the
-background it is copied first: every storage once (so that tied weights stay tied and the file does not
-grow), to the CPU, with everything around the tensors copied too.
+A checkpoint that Lightning hands out shares its tensors with the running model. To be written in the background it is
+copied first: each storage once, so that tied weights stay tied and the file does not grow, and to the CPU. The objects
+around the tensors are copied too.
 """
 
 import copy
@@ -16,20 +16,20 @@ import torch
 from lightning_dtool.snapshot.staging import Staging
 
 _BOOKKEEPING = ("ModelCheckpoint", "ModelCheckpoint{")
-"""A state key that is the first or begins with the second holds a ModelCheckpoint's notes on paths, which differ
-between best and last. A subclass of another name may hold more, and counts."""
+"""A state key that equals the first or begins with the second holds the state of a ModelCheckpoint: its paths, which
+differ between best and last. A subclass with another name may hold more, and is compared."""
 
 _LEAVES = frozenset({int, float, str, bool, type(None)})
-"""Types of values that hold no tensors: a state of a random number generator has 625 of them."""
+"""Types of values that hold no tensors. The state of one random number generator has 625 of them."""
 
 
 def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> dict[str, Any]:
-    """Return a copy of a checkpoint that training cannot change any more.
+    """Return a copy of a checkpoint, which training does not change.
 
     Args:
-        checkpoint: What Lightning's `dump_checkpoint` gives.
-        staging: Where the tensors are copied to. The copy before, in the same memory, is then lost; and this one
-            may be read after `staging.wait()`. Default: new memory.
+        checkpoint: What Lightning's `dump_checkpoint` returns.
+        staging: Memory for the tensors. It overwrites the previous copy, and the new one may be read after
+            `staging.wait()`. Default: new memory, and a copy that may be read at once.
 
     Returns:
         The same structure, with tensors on the CPU.
@@ -40,14 +40,14 @@ def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> d
     copies = staging if staging is not None else Staging()
     copies.recycle()
     storages: dict[int, torch.UntypedStorage] = {}
-    # deepcopy copies what it does not find in its memory: with the tensors already there, it copies the
-    # rest, and it knows how (attributes of an OrderedDict, dataclasses, tuples that hold tensors).
-    # The list keeps every tensor alive: an id is worth nothing once its object is gone.
+    # deepcopy copies what is not in its memo. With the copied tensors there, it copies only the rest, and does so
+    # correctly (attributes of an OrderedDict, dataclasses, tuples that hold tensors).
+    # The list keeps every tensor alive: the id of an object may be reused once the object is gone.
     found = list(_tensors(checkpoint, set()))
     if not copies.fits(nbytes := sum(_sizes(found))):
         raise MemoryError(f"a copy of {nbytes} bytes is more than may be used for it")
     memory: dict[Any, Any] = {id(tensor): _copy(tensor, storages, copies) for tensor in found}
-    # Tensors in places where only deepcopy looks share the copied storages: here torch looks for them.
+    # For tensors that only deepcopy finds: torch looks here for storages that are copied already.
     memory["torch"] = {
         tensor.untyped_storage()._cdata: storages[tensor.untyped_storage()._cdata]
         for tensor in found
@@ -57,6 +57,22 @@ def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> d
     if staging is None:
         copies.wait()
     return copy.deepcopy(dict(checkpoint), memory)
+
+
+def snapshot_if_possible(checkpoint: Mapping[str, Any], staging: Staging) -> dict[str, Any] | None:
+    """Return a snapshot. None, with all memory released, if there is not enough, or if an object cannot be copied.
+
+    Args:
+        checkpoint: What Lightning's `dump_checkpoint` returns.
+        staging: Memory for the tensors.
+    """
+    try:
+        return snapshot(checkpoint, staging)
+    except BaseException as error:
+        staging.release()
+        if isinstance(error, Exception):
+            return None
+        raise
 
 
 def storage_sizes(value: Any) -> list[int]:
@@ -91,7 +107,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
         and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
-        and not tensor.__dict__  # attributes that somebody has given it, which torch saves, too
+        and not tensor.__dict__  # attributes that a user has set, which torch saves too
     )
 
 
@@ -107,10 +123,13 @@ def _copy(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage], copie
 
 
 def same_state(taken: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
-    """Return True if a checkpoint is what an earlier snapshot holds.
+    """Return True if a checkpoint equals an earlier snapshot.
 
-    Best and last of one step differ only in what the ModelCheckpoint callbacks note of their own paths;
-    that is left out of the comparison.
+    The states of ModelCheckpoint callbacks are not compared: best and last of one step differ only there, in paths.
+
+    Args:
+        taken: The snapshot.
+        checkpoint: What Lightning's `dump_checkpoint` returns.
     """
     try:
         return _equal(_without_bookkeeping(taken), _without_bookkeeping(checkpoint))
@@ -144,7 +163,7 @@ def _equal(a: Any, b: Any) -> bool:
         return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
     try:
         return bool(a == b)
-    except Exception:  # somebody else's __eq__: what cannot be compared is not the same
+    except Exception:  # a foreign __eq__ may raise anything; then the values count as different
         return False
 
 

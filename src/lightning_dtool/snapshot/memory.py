@@ -1,4 +1,4 @@
-"""How much memory may this process still take?"""
+"""The memory that this process may still take."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int | None:
-    """Return the bytes that can be taken before something has to go; None where the system does not tell.
+    """Return the bytes that can be taken without swapping. None if the system does not report it.
 
-    On Linux that is what the kernel takes for available, or less in a container with a limit of its own.
+    On Linux this is the kernel's MemAvailable, or less in a container with a limit of its own.
     """
     known = [limit for limit in (_of_the_machine(), _of_the_container()) if limit is not None]
     return min(known) if known else None
@@ -21,7 +21,7 @@ def _of_the_machine() -> int | None:
 
 
 def _of_the_container() -> int | None:
-    """Return what is left of a control group's limit; its file cache can be dropped."""
+    """Return the rest of a control group's limit. Inactive file cache counts as free, because it can be dropped."""
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())

@@ -1,7 +1,7 @@
-"""Memory for the copy of a checkpoint, kept from one checkpoint to the next.
+"""Memory for the copy of a checkpoint, reused from one checkpoint to the next.
 
-To touch new memory takes longer than to copy into it. So the copy of a checkpoint goes where the one before it was,
-and what the first one needs can be touched before it comes, while training goes on.
+Touching new memory takes longer than copying into it. The copy of a checkpoint therefore goes where the previous one
+was, and the memory for the first copy can be touched beforehand, while training continues.
 """
 
 import os
@@ -14,26 +14,25 @@ import torch
 from lightning_dtool.snapshot.memory import available_memory
 
 _SMALL = 64 * 1024
-"""Bytes below which the allocator has memory at hand."""
-
+"""Storages of fewer bytes are not reused: the allocator has memory for them at hand."""
 
 _SHARE = 0.8
-"""Of the memory that is available: training may need more later."""
+"""Share of the available memory that a copy may take: training may need more later."""
 
 _THREADS = min(4, os.cpu_count() or 1)
-"""One core does not move as much as the memory can. Training waits, and so its cores are free."""
+"""One core does not use the whole memory bandwidth. Training waits meanwhile, so its cores are free."""
 
 _Copy = tuple[torch.UntypedStorage, torch.UntypedStorage]
 
 
 class Staging:
-    """Holds one copy of a state at a time, in memory that is used again for the next one.
+    """Memory for one copy of a state at a time, which the next copy reuses.
 
-    It never holds more than the largest state so far needed. Tensors on a CUDA device are copied on a stream of their
-    own into pinned memory: training waits for none of it, and `wait` does.
+    It never holds more than the largest state so far has needed. Tensors on a CUDA device are copied on a separate
+    stream into pinned memory. Training does not wait for these copies; `wait` does.
 
     Args:
-        limit: The most bytes that it may hold. Default: what the machine, or the container, has available.
+        limit: Bytes that it may hold at most. Default: what the machine, or the container, has available.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -53,7 +52,7 @@ class Staging:
         return self._held
 
     def fits(self, nbytes: int) -> bool:
-        """Return True if a state of so many bytes may be copied.
+        """Return True if a state of a given size may be copied.
 
         Args:
             nbytes: The size of its tensors.
@@ -65,7 +64,7 @@ class Staging:
         return limit is None or nbytes <= limit
 
     def reserve(self, sizes: Iterable[int]) -> None:
-        """Touch the memory that a state will need; any thread may do it, while no other uses this object.
+        """Touch the memory that a state will need. Any thread may do so while no other thread uses this object.
 
         Args:
             sizes: The bytes of each of its storages on the CPU.
@@ -85,14 +84,14 @@ class Staging:
         self._largest = max(self._largest, self._held)
 
     def recycle(self) -> None:
-        """Give up the last copy: its memory may be used for the next one."""
+        """Let the next copy reuse the memory of the last one."""
         for storage, pinned in self._used:
             self._give_back(storage, pinned)
         self._used, self._pending = [], []
         self._in_use = 0
 
     def copy(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
-        """Return what will be a copy on the CPU: after `finish`, and from a CUDA device after `wait`.
+        """Return a storage on the CPU that will hold a copy: after `finish`, and from a CUDA device after `wait`.
 
         Args:
             storage: On any device.
@@ -111,12 +110,12 @@ class Staging:
         stream.wait_stream(training)
         with torch.cuda.stream(stream):
             target.copy_(storage, non_blocking=True)
-        # What training does next on the device comes after the copy; the program itself goes on.
+        # Training's next work on the device comes after the copy; this thread does not wait.
         training.wait_stream(stream)
         return target
 
     def finish(self) -> None:
-        """Copy, in a few threads; what was copied from may change after this."""
+        """Copy, in several threads, what is on the CPU. After this the originals may change."""
         pending, self._pending = self._pending, []
         shares: list[list[_Copy]] = [[] for _ in range(_THREADS)]
         sizes = [0] * _THREADS
@@ -127,24 +126,24 @@ class Staging:
         if _THREADS == 1 or not sizes[-1]:  # too little to share
             _copy_all(pending)
             return
-        if self._threads is None:  # kept: a thread's first work with torch takes longer than what it would save
+        if self._threads is None:  # kept: the first use of torch in a new thread is slow
             self._threads = ThreadPoolExecutor(_THREADS - 1, "lightning-dtool-copy")
         others = [self._threads.submit(_copy_all, share) for share in shares[1:]]
         try:
             _copy_all(shares[0])
-        finally:  # after Ctrl-C, too: the memory may be used for another copy at once
+        finally:  # also after Ctrl-C: the memory may be reused for another copy at once
             wait(others)
         for other in others:
             other.result()
 
     def wait(self) -> None:
-        """Wait until copies from devices have arrived."""
+        """Wait until the copies from devices have arrived."""
         for stream in self._streams.values():
             stream.synchronize()
 
     def release(self) -> None:
-        """Give all memory back to the system; a copy that somebody still holds keeps its own."""
-        # Given up before anything is waited for: after Ctrl-C a copy may still be under way.
+        """Return all memory to the system. A copy that is still referenced keeps its own memory."""
+        # Before anything is waited for: after Ctrl-C a copy may still be under way.
         self._free, self._used, self._pending = {}, [], []
         self._held = self._in_use = self._largest = 0
         streams, self._streams = self._streams, {}
@@ -167,7 +166,7 @@ class Staging:
         return storage
 
     def _make_room(self, size: int) -> None:
-        """Drop memory of other sizes, as far as this one would make it more than any state has needed."""
+        """Drop free storages of other sizes if more memory would be held than any state has needed."""
         self._largest = max(self._largest, self._in_use + size)
         for other, storages in self._free.items():
             while storages and self._held + size > self._largest:
@@ -180,7 +179,7 @@ class Staging:
 
 def _copy_all(pairs: list[_Copy]) -> None:
     for target, source in pairs:
-        # As tensors: they let other threads run meanwhile, storages do not.
+        # As tensors: their copy releases the interpreter lock, that of storages does not.
         _as_bytes(target).copy_(_as_bytes(source))
 
 
