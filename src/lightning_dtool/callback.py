@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from lightning_dtool import rerun
 from lightning_dtool._public import public
 from lightning_dtool.capture.recorder import Recorder
-from lightning_dtool.checkpoint_io import DtoolCheckpointIO, Retention, RunHooks
+from lightning_dtool.checkpoint_io import DtoolCheckpointIO, RunHooks
 from lightning_dtool.errors import (
     ConfigurationError,
     LightningDtoolError,
@@ -31,6 +31,7 @@ from lightning_dtool.errors import (
 from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.publishing.account import Publication
+from lightning_dtool.publishing.publisher import Retention
 from lightning_dtool.record import DatasetReference
 from lightning_dtool.rehearsal.callback import RehearsalCallback, begin_rehearsal
 from lightning_dtool.resuming.resumption import Resumption
