@@ -39,6 +39,7 @@ ProvenanceWarning              UserWarning        something was not recorded or 
 
 import os
 import pickle
+from collections.abc import Sequence
 from typing import Any, Literal
 
 
@@ -231,8 +232,73 @@ class EvaluationError(LightningDtoolError, RuntimeError):
     """A model that could not be run on some data, or whose output cannot be understood."""
 
 
+ReproductionErrorKind = Literal[
+    "failed",
+    "killed",
+    "missing_dataset",
+    "missing_file",
+    "missing_module",
+    "no_data",
+    "no_packages",
+    "no_parent",
+    "no_program",
+    "no_source",
+    "not_reached",
+    "not_started",
+    "timed_out",
+]
+"""The causes of a `ReproductionError`; the class defines each of them."""
+
+
 class ReproductionError(LightningDtoolError, RuntimeError):
-    """A recorded training that could not be run again."""
+    """A recorded training that could not be run again.
+
+    Args:
+        reason: As for the base class.
+        uri: As for the base class.
+        item: As for the base class.
+        path: As for the base class.
+        kind: The cause:
+
+            - `"failed"`: the training raised an error;
+            - `"killed"`: a signal ended its process;
+            - `"missing_dataset"`: a dataset that it reads is not there;
+            - `"missing_file"`: a file that it reads is not there;
+            - `"missing_module"`: a module that it imports is not installed;
+            - `"no_data"`: no dtool dataset was recorded that other data could replace;
+            - `"no_packages"`: the list of packages was not recorded;
+            - `"no_parent"`: the trainings that it was resumed from form too long a chain;
+            - `"no_program"`: the record does not contain the program that ran;
+            - `"no_source"`: the source code was not recorded, or the given code is not a project;
+            - `"not_reached"`: it ended before the moment of the checkpoint;
+            - `"not_started"`: its process could not start;
+            - `"timed_out"`: it took longer than allowed.
+        output: The last lines of the output of the training; empty if it did not start.
+
+    Attributes:
+        output: As given.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        kind: ReproductionErrorKind,
+        uri: str | None = None,
+        item: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        output: Sequence[str] = (),
+    ) -> None:
+        super().__init__(reason, uri=uri, item=item, path=path, kind=kind)
+        self.output = tuple(output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle needs: `kind` has no default."""
+        return _reproduction_error, (self.reason, self.kind), self.__dict__
+
+
+def _reproduction_error(reason: str, kind: ReproductionErrorKind) -> ReproductionError:
+    return ReproductionError(reason, kind=kind)
 
 
 # -- how it is used -----------------------------------------------------------------------------
@@ -251,7 +317,11 @@ class UnsupportedStrategyError(LightningDtoolError, RuntimeError):
 
 
 class EnvironmentCreationError(LightningDtoolError, RuntimeError):
-    """A virtual environment with recorded packages that could not be built."""
+    """A virtual environment with recorded packages that could not be built.
+
+    `kind` is `"python"` if the recorded version of Python is missing or an environment could not be made, and
+    `"packages"` if packages could not be installed. `path` is the folder of the environment, which has been removed.
+    """
 
 
 class ProvenanceWarning(UserWarning):

@@ -1,5 +1,6 @@
 """README.yml parses whatever the model is called."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit import TinyNet, trainer
+from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.export.readme import readme
 from lightning_dtool.record import DatasetReference, Gap, Lineage, Metrics, Model
+from lightning_dtool.reproduction.storing import store_result
+from lightning_dtool.results.reproduction import Reproduction, Verdict
+from lightning_dtool.store import FrozenDataset
 from record.samples import record
 
 URI = "s3://lab-models/6a1c"
@@ -65,3 +71,28 @@ def test_what_people_read() -> None:
 def test_text_that_looks_like_something_else_stays_text(value: str) -> None:
     written = readme(record(model=Model(class_path="a:B", hyperparameters={value: value})), URI, ITEMS)
     assert yaml.safe_load(written)["model"]["hyperparameters"] == {value: value}
+
+
+def items_of(uri: str) -> tuple[set[str], set[str]]:
+    """Return the items that the README describes, and those that the dataset holds."""
+    dataset = FrozenDataset.from_uri(uri)
+    described: dict[str, str] = yaml.safe_load(dataset.readme())["items"]
+    assert all(described.values())
+    return set(described), {item.relpath for item in dataset.items.values()}
+
+
+def test_every_item_of_every_dataset_is_described(tmp_path: Path, arrays: str) -> None:
+    provenance = DtoolProvenanceCallback(str(tmp_path), trace=True, save_initial_weights=True)
+    trainer(tmp_path / "local", provenance, max_epochs=1).fit(TinyNet(), DtoolDataModule(arrays, batch_size=8))
+    assert provenance.last_uri is not None
+    described, held = items_of(provenance.last_uri)
+    assert described == held > {"initial_weights.ckpt", "trace.jsonl"}
+    original = DatasetReference(uri=provenance.last_uri, uuid="u", name="leaves", content_digest="sha256:0")
+    result = store_result(Reproduction(Verdict.COULD_NOT_RUN, "reason", original), str(tmp_path), None)
+    described, held = items_of(result.uri)
+    assert described == held == {"verdict.json", "log.txt"}
+
+
+def test_an_item_without_a_description_is_an_error() -> None:
+    with pytest.raises(KeyError, match="surprise"):
+        readme(record(), URI, [*ITEMS, "surprise.bin"])

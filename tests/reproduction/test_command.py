@@ -1,5 +1,6 @@
 """The command of a rerun, from records that strangers wrote."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from lightning_dtool import rerun
 from lightning_dtool.errors import ReproductionError
 from lightning_dtool.record import Code, Config, Environment, Provenance, Randomness, Trainer
 from lightning_dtool.reproduction.command import command, project_root, recorded_threads, variables
-from lightning_dtool.reproduction.failure import explain
+from lightning_dtool.reproduction.failure import failure
 from lightning_dtool.reproduction.original import normal, relocated
 from lightning_dtool.reproduction.process import Outcome
 from lightning_dtool.reproduction.tracing import first_parting
@@ -124,42 +125,56 @@ def test_data_is_known_by_the_names_that_a_moved_script_gives_it(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("events", "code", "expected"),
+    ("events", "code", "kind", "expected"),
     [
-        ([], 1, "could not begin"),
-        ([{"event": "started"}], -9, "signal 9"),
-        ([{"event": "started"}], 0, "made 0 recorded fits"),
-        ([{"event": "started"}, {"event": "fit", "is_target": True}], 0, "ended at its first epoch"),
+        ([], 1, "not_started", "could not start"),
+        ([{"event": "started"}], -9, "killed", "signal 9"),
+        ([{"event": "started"}], 0, "not_reached", "made 0 recorded fits"),
+        ([{"event": "started"}, {"event": "fit", "is_target": True}], 0, "not_reached", "ended at its first epoch"),
         (
             [{"event": "started"}, {"event": "fit", "is_target": True}, {"event": "end", "epoch": 1, "global_step": 7}],
             0,
-            "ended at epoch 1, step 7 and never came to the moment of the checkpoint (epoch 2, step 9, a.ckpt)",
+            "not_reached",
+            "ended at epoch 1, step 7, before the moment of the checkpoint (epoch 2, step 9, a.ckpt)",
         ),
         (
             [{"event": "error", "chain": [{"type": "X"}, {"type": "FileNotFoundError", "filename": "/s/a.txt"}]}],
             1,
-            "not here: a.txt",
+            "missing_file",
+            "missing: a.txt",
         ),
         (
             [{"event": "error", "chain": [{"type": "ModuleNotFoundError", "module": "leaf"}]}],
             1,
+            "missing_module",
             "'leaf' is not installed",
         ),
-        ([{"event": "error", "chain": [{"type": "DatasetNotFoundError", "message": "s3://x"}]}], 1, "not here: s3://x"),
-        ([{"event": "error", "chain": [{"type": "E", "message": "boom"}]}], 1, "ended with E: boom"),
+        (
+            [{"event": "error", "chain": [{"type": "DatasetNotFoundError", "message": "s3://x"}]}],
+            1,
+            "missing_dataset",
+            "missing: s3://x",
+        ),
+        ([{"event": "error", "chain": [{"type": "E", "message": "boom"}]}], 1, "failed", "ended with E: boom"),
     ],
 )
-def test_why_nothing_came_out(tmp_path: Path, events: list[dict[str, object]], code: int, expected: str) -> None:
+def test_why_nothing_came_out(
+    tmp_path: Path, events: list[dict[str, object]], code: int, kind: str, expected: str
+) -> None:
     log = tmp_path / "log"
     log.write_text("one\n\ntwo\n")
-    text = explain(Outcome(code, events), rerun.Target(0, 2, 9, "a.ckpt"), log, None, Path("/s"))
-    assert expected in text
-    assert text.endswith("The last lines of its output:\n  one\n  two")
+    error = failure(Outcome(code, events), rerun.Target(0, 2, 9, "a.ckpt"), log, None, Path("/s"))
+    assert expected in error.reason
+    assert error.kind == kind
+    assert error.output == ("one", "two")
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), copied.kind, copied.output) == (str(error), error.kind, error.output)
 
 
 def test_too_slow(tmp_path: Path) -> None:
-    text = explain(Outcome(-15, [], timed_out=True), rerun.Target(0, 2, 9, "a"), tmp_path / "none", 5, tmp_path)
-    assert text == "it did not reach the checkpoint within 5 seconds. Give it more time: --timeout"
+    error = failure(Outcome(-15, [], timed_out=True), rerun.Target(0, 2, 9, "a"), tmp_path / "none", 5, tmp_path)
+    assert error.reason == "it did not reach the checkpoint within 5 seconds. Allow more time: --timeout"
+    assert (error.kind, error.output) == ("timed_out", ())
 
 
 def test_two_traces(tmp_path: Path) -> None:

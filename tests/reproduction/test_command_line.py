@@ -41,7 +41,7 @@ def test_could_not_run(without_a_program: str, tmp_path: Path) -> None:
     arguments = ["reproduce", without_a_program, "--into", str(tmp_path / "into")]
     result = CliRunner().invoke(model, arguments)
     assert result.exit_code == 5, result.output
-    assert result.output.startswith("COULD NOT RUN\nthe record does not hold the program that ran")
+    assert result.output.startswith("COULD NOT RUN\nthe record does not contain the program that ran")
     told = json.loads(CliRunner().invoke(model, [*arguments, "--json"]).stdout)
     assert told["verdict"] == "could not run"
     assert told["original"]["uri"] == without_a_program

@@ -70,9 +70,10 @@ def command(record: Provenance, root: Path, scratch: Path) -> Command:
     code = record.code
     if code.entry_point is None or not _inside(root, code.entry_point):
         raise ReproductionError(
-            "the record does not hold the program that ran (an interactive prompt, or an installed command): "
+            "the record does not contain the program that ran (an interactive prompt, or an installed command): "
             f"expected code.entry_point in source.zip, found {code.entry_point!r}. Train with a script, a notebook, "
-            "or a module of the project."
+            "or a module of the project.",
+            kind="no_program",
         )
     recorded_root = project_root(record)
     folder = working_directory(record, recorded_root, root)

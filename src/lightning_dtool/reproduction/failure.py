@@ -1,31 +1,30 @@
-"""Why a rerun gave no checkpoint, in one sentence that names what is missing."""
+"""The error for a rerun that gave no checkpoint, with its cause."""
 
 from pathlib import Path
 
+from lightning_dtool.errors import ReproductionError, ReproductionErrorKind
 from lightning_dtool.reproduction.process import Event, Outcome
 from lightning_dtool.rerun import Target
 
 LAST_LINES = 15
-"""Lines of the log that an explanation ends with."""
+"""The number of lines of the output, the last ones, that an error keeps."""
 
 
-def explain(outcome: Outcome, target: Target, log: Path, timeout: float | None, folder: Path) -> str:
-    """Say why.
+def failure(outcome: Outcome, target: Target, log: Path, timeout: float | None, folder: Path) -> ReproductionError:
+    """Return the error for a rerun that gave no checkpoint.
 
     Args:
-        outcome: How the process ended.
-        target: What it should have reached.
-        log: Its output.
-        timeout: Seconds that it had.
-        folder: Where its source was; named paths are shown as seen from there.
+        outcome: How its process ended.
+        target: The moment that it should have reached.
+        log: The file with its output.
+        timeout: The seconds that it was allowed to take; None for no limit.
+        folder: The folder of its source. Paths in it are shown relative to it.
     """
-    text = _reason(outcome, target, timeout, folder)
-    lines = tail(log)
-    return f"{text}\nThe last lines of its output:\n" + "\n".join(f"  {line}" for line in lines) if lines else text
+    kind, reason = _cause(outcome, target, timeout, folder)
+    return ReproductionError(reason, kind=kind, output=_tail(log))
 
 
-def tail(log: Path) -> list[str]:
-    """Return the last lines of a log."""
+def _tail(log: Path) -> list[str]:
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
@@ -36,45 +35,46 @@ def tail(log: Path) -> list[str]:
     return [line[:300] for line in text.splitlines() if line.strip()][-LAST_LINES:]
 
 
-def _reason(outcome: Outcome, target: Target, timeout: float | None, folder: Path) -> str:
+def _cause(outcome: Outcome, target: Target, timeout: float | None, folder: Path) -> tuple[ReproductionErrorKind, str]:
     if outcome.timed_out:
-        return f"it did not reach the checkpoint within {timeout:g} seconds. Give it more time: --timeout"
+        return "timed_out", f"it did not reach the checkpoint within {timeout:g} seconds. Allow more time: --timeout"
     error = outcome.last("error")
     if error is not None:
         return _of_chain(error, folder)
     if outcome.exit_code < 0:
-        return f"its process was ended by signal {-outcome.exit_code} (9: killed, perhaps for want of memory)"
+        return "killed", f"signal {-outcome.exit_code} ended its process (9 is often a lack of memory)"
     if outcome.last("started") is None:
-        return f"its process could not begin (exit code {outcome.exit_code})"
+        return "not_started", f"its process could not start (exit code {outcome.exit_code})"
     fits = [event for event in outcome.events if event["event"] == "fit"]
     if not any(event.get("is_target") for event in fits):
-        return (
-            f"the code that ran made {len(fits)} recorded fits and not the one that saved the checkpoint (number "
-            f"{target.fit_index or 0}, from 0): is DtoolProvenanceCallback still among the Trainer's callbacks?"
+        return "not_reached", (
+            f"the code that ran made {len(fits)} recorded fits, but not the one that saved the checkpoint (number "
+            f"{target.fit_index or 0}, from 0). Is DtoolProvenanceCallback still among the Trainer's callbacks?"
         )
-    where = outcome.last("end") or outcome.last("epoch")
-    reached = f"epoch {where.get('epoch')}, step {where.get('global_step')}" if where else "its first epoch"
-    return (
-        f"training ended at {reached} and never came to the moment of the checkpoint (epoch {target.epoch}, step "
+    last = outcome.last("end") or outcome.last("epoch")
+    reached = f"epoch {last.get('epoch')}, step {last.get('global_step')}" if last else "its first epoch"
+    return "not_reached", (
+        f"training ended at {reached}, before the moment of the checkpoint (epoch {target.epoch}, step "
         f"{target.global_step}, {target.filename}). Exit code {outcome.exit_code}"
     )
 
 
-def _of_chain(error: Event, folder: Path) -> str:
-    """Return the most telling error of a chain: the missing file behind the message that hides it."""
+def _of_chain(error: Event, folder: Path) -> tuple[ReproductionErrorKind, str]:
+    """Return the most specific error of a chain: a missing file often causes a less specific error."""
     chain = [entry for entry in error.get("chain", []) if isinstance(entry, dict)]
     for entry in chain:
         if entry.get("type") in ("FileNotFoundError", "NotADirectoryError") and entry.get("filename"):
-            name = str(entry["filename"])
-            shown = name.removeprefix(f"{folder}/")
-            remedy = "Only imported Python files are recorded: keep data in dtool datasets, or give an absolute path."
-            return f"a file that it reads is not here: {shown}. {remedy}"
+            shown = str(entry["filename"]).removeprefix(f"{folder}/")
+            return "missing_file", (
+                f"it reads a file that is missing: {shown}. Only imported Python files are recorded: keep data in "
+                "dtool datasets, or use an absolute path."
+            )
         if entry.get("type") == "ModuleNotFoundError" and entry.get("module"):
-            return (
-                f"the module {entry['module']!r} is not installed here. Install it, or let an environment be made: "
-                "--env create"
+            return "missing_module", (
+                f"the module {entry['module']!r} is not installed. Install it, or create an environment with the "
+                "recorded packages: --env create"
             )
         if entry.get("type") == "DatasetNotFoundError":
-            return f"a dataset is not here: {entry.get('message')}"
+            return "missing_dataset", f"it reads a dataset that is missing: {entry.get('message')}"
     first = chain[0] if chain else {"type": "an error", "message": ""}
-    return f"it ended with {first.get('type')}: {first.get('message')}"
+    return "failed", f"it ended with {first.get('type')}: {first.get('message')}"

@@ -16,7 +16,7 @@ from lightning_dtool.loading.unpacking import refuse_outside, unpack
 from lightning_dtool.record import Provenance
 from lightning_dtool.rehearsal import child
 from lightning_dtool.reproduction.command import command, recorded_threads, variables
-from lightning_dtool.reproduction.failure import explain
+from lightning_dtool.reproduction.failure import failure
 from lightning_dtool.reproduction.original import LocatedData, Original, relocated
 from lightning_dtool.reproduction.process import Event, Outcome, run
 from lightning_dtool.rerun import PLAN_VARIABLE, REPRODUCE, Plan, Target
@@ -153,7 +153,7 @@ def rerun(
     reached = outcome.last("target")
     landed = local_path(str(reached["uri"])) if reached is not None and reached.get("uri") else None
     if reached is None or landed is None or landed.parent != models:  # a script may write into the report, too
-        raise ReproductionError(explain(outcome, plan.target, log, options.timeout, root))
+        raise failure(outcome, plan.target, log, options.timeout, root)
     begun = outcome.last("begin")
     if begun is not None and begun.get("initial_weights") == "different" and parent is None:
         notes.append(_other_beginning(record))
@@ -179,7 +179,7 @@ def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]
         What a reader should know of it.
     """
     if not source.is_dir():
-        raise ReproductionError("expected a folder with the project's code, found none.", path=source)
+        raise ReproductionError("expected a folder with the project's code, found none.", path=source, kind="no_source")
     config = record.trainer.config.file if record.trainer.config is not None else None
     wanted = {relpath for relpath in record.code.files if relpath not in (config, record.code.patch)}
     absent = sorted(relpath for relpath in wanted if not (source / relpath).is_file())
@@ -190,7 +190,9 @@ def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]
         wanted.update((inside / name).as_posix() for name in files if name.endswith(".py"))
         if len(wanted) > limits.MAX_SOURCE_FILES:
             raise ReproductionError(
-                f"expected a project, found more than {limits.MAX_SOURCE_FILES} Python files.", path=source
+                f"expected a project, found more than {limits.MAX_SOURCE_FILES} Python files.",
+                path=source,
+                kind="no_source",
             )
     changed = 0
     for relpath in sorted(wanted):

@@ -69,7 +69,12 @@ class Original:
         """
         found = self.optional_path(SOURCE_ITEM)
         if found is None:
-            raise ReproductionError(f"expected an item {SOURCE_ITEM} with the code that ran, found none.", uri=self.uri)
+            raise ReproductionError(
+                f"expected an item {SOURCE_ITEM} with the code that ran, found none.",
+                uri=self.uri,
+                item=SOURCE_ITEM,
+                kind="no_source",
+            )
         return found
 
 

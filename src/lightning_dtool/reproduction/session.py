@@ -1,4 +1,4 @@
-"""One request on its way: rerun, compare, decide, and keep the verdict."""
+"""The steps of one reproduction: rerun, compare, decide, and store the result."""
 
 import os
 import shutil
@@ -32,49 +32,61 @@ from lightning_dtool.results.reproduction import Replication, Reproduction, Verd
 from lightning_dtool.store import DatasetWriter, FrozenDataset, ensure_writable, local_path, locate, normalize_uri
 
 DEFAULT_INTO = "reproductions"
-"""The folder, in the working directory, that verdicts and reruns go to."""
+"""The folder in the working directory for reruns and their results, by default."""
 
 MAX_GENERATIONS = 100
-"""Checkpoints that were resumed from one another."""
+"""The largest number of checkpoints that were each resumed from another."""
 
 
 def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.PathLike[str] | None) -> Reproduction:
-    """Rerun, compare, decide, and keep the verdict.
+    """Rerun a training, compare the checkpoints, decide, and store the result.
 
     Args:
-        request: What was asked for.
-        uri: The checkpoint's URI, or its folder.
-        into: Where the rerun's checkpoint and the verdict go. Default: the folder `reproductions` here.
+        request: The options.
+        uri: The checkpoint's URI or its folder.
+        into: The base URI for the checkpoint of the rerun and for the result. Default: the folder `reproductions` in
+            the working directory.
+
+    Returns:
+        The result. If the training could not run, that is its verdict and not an error.
     """
     base_uri = _prepared(into)
     request.say("verifying the checkpoint")
-    recorded = Original.from_uri(uri)
-    processes = recorded.record.trainer.settings.get("world_size", 1)
+    original = Original.from_uri(uri)
+    processes = original.record.trainer.settings.get("world_size", 1)
     if request.runs and processes != 1:
         raise ConfigurationError(
-            f"runs={request.runs}: {recorded.uri} was trained by {processes} processes, and other seeds can be given "
-            "to a training of one process only. Reproduce it without runs."
+            f"runs={request.runs}: expected a training of one process, found {processes}. Reruns with other seeds need "
+            "a single process. Reproduce it without runs.",
+            uri=original.uri,
         )
     kind = Reproduction if request.kind == REPRODUCE else Replication
     with ended_by_signals(), _scratch() as scratch:
         log: Path | None = None
         try:
-            session = _Session(request, recorded, base_uri, scratch)
+            session = _Session(request, original, base_uri, scratch)
             found = session.run(kind)
             log = session.log
-        except (ReproductionError, LightningDtoolError) as error:
-            found = kind(Verdict.COULD_NOT_RUN, str(error), recorded.reference, runs=request.runs, level=request.level)
+        except LightningDtoolError as error:
+            found = kind(
+                Verdict.COULD_NOT_RUN,
+                _reason(error, original.uri),
+                original.reference,
+                runs=request.runs,
+                level=request.level,
+                cause=error.kind,
+            )
             log = _latest_log(scratch)
         verdict = store_result(found, base_uri, log)
     return replace(found, uri=verdict.uri)
 
 
 class _Session:
-    """One request on its way."""
+    """The state of one reproduction."""
 
-    def __init__(self, request: Request, recorded: Original, base_uri: str, scratch: Path) -> None:
+    def __init__(self, request: Request, original: Original, base_uri: str, scratch: Path) -> None:
         self.request = request
-        self.recorded = recorded
+        self.original = original
         self.base_uri = base_uri
         self.scratch = scratch
         self.log: Path | None = None
@@ -82,34 +94,34 @@ class _Session:
         self._environment: list[str] = []
 
     def run(self, kind: type[Reproduction]) -> Reproduction:
-        """Rerun, compare and decide."""
-        request, recorded = self.request, self.recorded
+        """Rerun the training, compare the checkpoints and decide."""
+        request, original = self.request, self.original
         options = self._options()
-        replaced = [normal(entry.uri) for entry in datasets_of(recorded.record)] if request.kind == REPLICATE else []
-        data = locate_data(recorded.record, request.data, request.search, skip=replaced)
+        replaced = [normal(entry.uri) for entry in datasets_of(original.record)] if request.kind == REPLICATE else []
+        data = locate_data(original.record, request.data, request.search, skip=replaced)
         if request.kind == REPLICATE:
             data = self._new_data(data)
-        parent = self._parent(recorded, options, 0)
+        parent = self._parent(original, options, 0)
         folder = self.scratch / "rerun"
         first = rerun(
-            recorded, data, folder, options, parent=parent, trace=self._traces(), recall=True, what=request.kind
+            original, data, folder, options, parent=parent, trace=self._traces(), recall=True, what=request.kind
         )
         self.log = first.log
         self._notes += first.notes
         kept = _published_copy(first.dataset, self.base_uri)
-        comparison = self._compare(recorded.uri, kept.uri)
+        comparison = self._compare(original.uri, kept.uri)
         measured = self._all_measured(first, data, options, parent)
         again = {**Original(kept).record.metrics.at_checkpoint, **_recalls(first, "rerun")}
-        before = {**recorded.record.metrics.at_checkpoint, **_recalls(first, "recorded")}
+        before = {**original.record.metrics.at_checkpoint, **_recalls(first, "recorded")}
         judgements = judge(before, measured, request.level) if measured else []
         rows = judged_rows(before, again, judgements)
         verdict, reason = decide(comparison, rows, request.runs, request.level)
-        step = self._step(recorded, first, data, options, parent) if request.trace else None
+        step = self._step(original, first, data, options, parent) if request.trace else None
         differences = () if verdict is Verdict.IDENTICAL else tuple(factors(comparison))
         return kind(
             verdict,
             reason,
-            recorded.reference,
+            original.reference,
             Original(kept).reference,
             metrics=rows,
             factors=differences,
@@ -124,39 +136,41 @@ class _Session:
         )
 
     def _compare(self, one: str, two: str) -> Comparison:
-        # Here, because it takes torch, which the command line does not load before something has run.
+        # Imported late: this module imports torch, which the command line loads only when something has run.
         from lightning_dtool.reproduction.comparison import compare
 
         try:
             return compare(one, two)
         except UnsafeCheckpointError:
-            if self.request.source is not None:  # the code of the dataset has not run, and must not by being read
+            if self.request.source is not None:  # the dataset's code has not run, and unpickling could run it
                 raise
-            return compare(one, two, weights_only=False)  # its code has just run with the user's rights
+            return compare(one, two, weights_only=False)  # its code has just run in the rerun
 
     def _all_measured(
         self, first: Rerun, data: LocatedData, options: Options, parent: str | None
     ) -> list[dict[str, float]]:
-        """Return what trainings with other seeds measured; one that fails costs itself alone."""
+        """Return the metrics of reruns with other seeds. A rerun that fails is left out."""
         measured = []
         for number in range(1, self.request.runs + 1):
             try:
                 measured.append(self._measured(first, data, options, parent, number))
             except ReproductionError as error:
-                self._notes.append(f"seed {number} gave no checkpoint: {str(error).splitlines()[0]}")
+                self._notes.append(f"seed {number} gave no checkpoint: {error.reason}")
         if 0 < len(measured) < MIN_VALUES:
-            self._notes.append(f"{len(measured)} trainings with other seeds show no spread, and nothing is judged")
+            self._notes.append(f"{len(measured)} reruns with other seeds are too few to judge the metrics")
             return []
         return measured
 
     def _new_data(self, data: LocatedData) -> LocatedData:
-        """Let the new datasets stand where a script opens the recorded ones without a DtoolDataModule."""
+        """Map the recorded datasets to the new ones, for scripts that open them without a DtoolDataModule."""
         stages, uris = self.request.stages, dict(data.uris)
-        if not datasets_of(self.recorded.record):
+        if not datasets_of(self.original.record):
             raise ReproductionError(
-                "the recorded training did not read dtool datasets, so that there is nothing to put others in place of"
+                "the recorded training did not read dtool datasets, so there is none to replace.",
+                uri=self.original.uri,
+                kind="no_data",
             )
-        for stage, sources in self.recorded.record.data.stages.items():
+        for stage, sources in self.original.record.data.stages.items():
             for entry in sources:
                 if entry.dataset is not None and (new := stages.get(stage) or stages["train"]):
                     uris.setdefault(normal(entry.dataset.uri), new)
@@ -166,7 +180,7 @@ class _Session:
         request = self.request
         source = Path(request.source).resolve() if request.source is not None else None
         if request.device is not None:
-            self._notes.append(f"every Trainer got accelerator={request.device!r}, whatever the script asked for")
+            self._notes.append(f"accelerator={request.device!r} replaced the accelerator of every Trainer")
         return Options(
             kind=request.kind,
             python=self._python(),
@@ -179,101 +193,103 @@ class _Session:
         )
 
     def _python(self) -> str:
-        """Return the interpreter to run with, and note how its environment differs from the recorded one."""
-        # Here, because it takes torch to look at an environment.
+        """Return the interpreter of the rerun, and note how its environment differs from the recorded one."""
+        # Imported late: this module imports torch.
         from lightning_dtool.reproduction.environment import create_environment, environment_differences
 
-        record, path = self.recorded.record, self.recorded.optional_path(REQUIREMENTS_ITEM)
+        record, path = self.original.record, self.original.optional_path(REQUIREMENTS_ITEM)
         pinned = path.read_text(encoding="utf-8", errors="replace") if path is not None else None
         if self.request.env == "create":
             if pinned is None:
                 raise ReproductionError(
-                    f"expected an item {REQUIREMENTS_ITEM} to make an environment of, found none.",
-                    uri=self.recorded.uri,
+                    f"expected an item {REQUIREMENTS_ITEM} with the recorded packages, found none.",
+                    uri=self.original.uri,
+                    item=REQUIREMENTS_ITEM,
+                    kind="no_packages",
                 )
-            made = create_environment(pinned, self.scratch / "environment", record.environment.python, self.request.say)
-            self._environment += [f"left out: {name}: {why}" for name, why in made.skipped.items()]
-            self._environment += [f"replaced: {name}: {change}" for name, change in made.replaced.items()]
-            self._environment += made.conflicts
-            return str(made.python)
+            created = create_environment(
+                pinned, self.scratch / "environment", record.environment.python, self.request.say
+            )
+            self._environment += [f"left out: {name}: {why}" for name, why in created.skipped.items()]
+            self._environment += [f"replaced: {name}: {change}" for name, change in created.replaced.items()]
+            self._environment += created.conflicts
+            return str(created.python)
         found = environment_differences(pinned, record.environment)
         self._environment += [one_line(entry) for entry in found if entry.weight == "matters" and explains(entry)]
         if self._environment:
-            self.request.say(f"the environment differs from the recorded one in {len(self._environment)} points")
+            self.request.say(f"the environment has {len(self._environment)} differences from the recorded one")
         return sys.executable
 
     def _traces(self) -> bool:
-        return self.request.trace or TRACE_ITEM in self.recorded.items
+        return self.request.trace or TRACE_ITEM in self.original.items
 
     def _measured(
         self, first: Rerun, data: LocatedData, options: Options, parent: str | None, number: int
     ) -> dict[str, Any]:
-        """Return what a rerun with another seed has measured; its checkpoint goes."""
+        """Return the metrics of a rerun with another seed, and delete its checkpoint."""
         folder = self.scratch / f"seed-{number}"
         what = f"seed {number} of {self.request.runs}"
-        other = rerun(self.recorded, data, folder, options, parent=parent, seed_offset=number, recall=True, what=what)
+        other = rerun(self.original, data, folder, options, parent=parent, seed_offset=number, recall=True, what=what)
         metrics = {**Original(other.dataset).record.metrics.at_checkpoint, **_recalls(other, "rerun")}
         shutil.rmtree(folder, ignore_errors=True)
         return dict(metrics)
 
-    def _parent(self, recorded: Original, options: Options, generation: int) -> str | None:
-        """Return the checkpoint that a resumed training begins with: reproduced first, or as it is recorded."""
-        reference = recorded.record.lineage.parent_checkpoint
+    def _parent(self, original: Original, options: Options, generation: int) -> str | None:
+        """Return the checkpoint that a resumed training starts from: reproduced first, or the recorded one."""
+        reference = original.record.lineage.parent_checkpoint
         if reference is None:
             return None
         if generation >= MAX_GENERATIONS:
             raise ReproductionError(
-                f"more than {MAX_GENERATIONS} trainings, each resumed from another.", uri=recorded.uri
+                f"expected at most {MAX_GENERATIONS} trainings, each resumed from another, found more.",
+                uri=original.uri,
+                kind="no_parent",
             )
-        search = [*self.request.search, *_beside(recorded.uri)]
+        search = [*self.request.search, *_beside(original.uri)]
         try:
             located = locate(reference.uri, reference.uuid, content_digest=reference.content_digest, search=search)
         except DatasetNotFoundError:
-            if not recorded.record.run.fit_index:
+            if not original.record.run.fit_index:
                 raise
-            # The script had fitted before, and so may have made it: what comes out is compared in any case.
-            self._notes.append(
-                f"the parent is gone, and is left to the script, which had fitted before: {reference.uri}"
-            )
+            # An earlier fit of the same script may have made the parent. The result is compared in any case.
+            self._notes.append(f"the parent is missing; an earlier fit of the script may make it: {reference.uri}")
             return None
         parent = Original(located)
-        if _same_process(parent, recorded):
+        if _same_process(parent, original):
             return None  # the script trains it itself
         if self.request.from_ == "parent":
-            self._notes.append(f"resumed from the recorded parent as it is: {parent.uri}")
+            self._notes.append(f"resumed from the recorded parent: {parent.uri}")
             return parent.uri
         before = self._parent(parent, options, generation + 1)
         data = locate_data(parent.record, self.request.data, self.request.search)
         folder = self.scratch / f"parent-{generation + 1}"
         name = f"parent {parent.dataset.name}"
-        made = rerun(parent, data, folder, replace(options, kind=REPRODUCE), parent=before, what=name)
-        self._notes += made.notes
-        same = self._compare(parent.uri, made.dataset.uri)
-        told = "identical to the recorded one" if same.weights_identical else "NOT identical to the recorded one"
-        self._notes.append(f"resumed from the reproduced parent, which is {told}: {parent.uri}")
-        return made.dataset.uri
+        again = rerun(parent, data, folder, replace(options, kind=REPRODUCE), parent=before, what=name)
+        self._notes += again.notes
+        same = self._compare(parent.uri, again.dataset.uri)
+        result = "identical to the recorded one" if same.weights_identical else "NOT identical to the recorded one"
+        self._notes.append(f"resumed from the reproduced parent, which is {result}: {parent.uri}")
+        return again.dataset.uri
 
     def _step(
-        self, recorded: Original, first: Rerun, data: LocatedData, options: Options, parent: str | None
+        self, original: Original, first: Rerun, data: LocatedData, options: Options, parent: str | None
     ) -> str | None:
-        """Say at which step two trainings parted: the recorded one and this, else two reruns of it."""
+        """Return the step at which the rerun and the recorded training differ, or else two reruns."""
         mine = Original(first.dataset).optional_path(TRACE_ITEM)
         if mine is None:
             return None
-        original = recorded.optional_path(TRACE_ITEM)
-        if original is not None:
-            parted = first_parting(original, mine)
-            return f"parted from the recorded training at {parted}" if parted else "no step parted"
-        second = rerun(
-            recorded, data, self.scratch / "again", options, parent=parent, trace=True, what="once more, traced"
-        )
+        theirs = original.optional_path(TRACE_ITEM)
+        if theirs is not None:
+            parted = first_parting(theirs, mine)
+            return f"first difference from the recorded training at {parted}" if parted else "no step differs"
+        second = rerun(original, data, self.scratch / "again", options, parent=parent, trace=True, what="second rerun")
         theirs = Original(second.dataset).optional_path(TRACE_ITEM)
         parted = first_parting(mine, theirs) if theirs is not None else None
         if parted:
-            return f"training is not deterministic here: two reruns parted at {parted}"
+            return f"training is not deterministic here: two reruns differ at {parted}"
         return (
-            "training is deterministic here (two reruns are the same in every step), so a difference comes from what "
-            "differs between then and now"
+            "training is deterministic here (two reruns are identical in every step), so a difference comes from a "
+            "changed input or environment"
         )
 
 
@@ -294,19 +310,27 @@ def _published_copy(dataset: FrozenDataset, base_uri: str) -> FrozenDataset:
         return writer.commit()
 
 
-def _recalls(made: Rerun, whose: str) -> dict[str, float]:
-    """Return the recall of each class as metrics, where the rerun could compute it."""
-    event = made.outcome.last("recall") or {}
+def _reason(error: LightningDtoolError, original: str) -> str:
+    """Return why a training could not run. The URI is left out if it is that of the original."""
+    reason = error.reason if error.uri in (None, original) and error.path is None else str(error)
+    output = error.output if isinstance(error, ReproductionError) else ()
+    return "\n".join(
+        [reason, *(["The last lines of its output:"] if output else []), *(f"  {line}" for line in output)]
+    )
+
+
+def _recalls(rerun: Rerun, whose: str) -> dict[str, float]:
+    """Return the recall of each class as metrics, if the rerun could compute it."""
+    event = rerun.outcome.last("recall") or {}
     return {f"recall[{name}]": value for name, value in event.get(whose, {}).items()}
 
 
-def _same_process(parent: Original, recorded: Original) -> bool:
-    """Return True if one script trained both, one `fit` after another.
+def _same_process(parent: Original, original: Original) -> bool:
+    """Return whether one process trained both, one `fit` after another.
 
-    Python seeds its generator from the operating system when a process starts: where this package found the same
-    state, it was the same process.
+    Python seeds its generator from the operating system when a process starts, so equal states mean the same process.
     """
-    one, two = (entry.record for entry in (parent, recorded))
+    one, two = (entry.record for entry in (parent, original))
     states = [record.randomness.states.get("import", {}).get("python") for record in (one, two)]
     if None in states or states[0] != states[1] or one.run.uuid == two.run.uuid:
         return False
@@ -314,7 +338,7 @@ def _same_process(parent: Original, recorded: Original) -> bool:
 
 
 def _beside(uri: str) -> list[str]:
-    """Return the place that a checkpoint lies in: its parent is often there, too."""
+    """Return the base URI of a checkpoint, where its parent often is as well."""
     folder = local_path(uri)
     return [str(folder.parent)] if folder is not None else [uri.rpartition("/")[0]]
 
