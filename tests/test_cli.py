@@ -399,7 +399,7 @@ def test_exit_codes(run: Run, make_dataset: MakeDataset, damaged: Path, leaves: 
 
 def test_the_help_lists_the_exit_codes(run: Run) -> None:
     text = run("--help").stdout
-    assert "Exit codes:\n    0    fine\n    1    content differs" in text
+    assert "Exit codes:\n    0    success\n    1    content differs" in text
     for command in ("ls", "show", "verify", "resolve", "pack"):
         assert "--json" in run(command, "-h").stdout
 

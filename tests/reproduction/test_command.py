@@ -12,7 +12,7 @@ from lightning_dtool.reproduction.command import command, project_root, recorded
 from lightning_dtool.reproduction.failure import failure
 from lightning_dtool.reproduction.original import normal, relocated
 from lightning_dtool.reproduction.process import Outcome
-from lightning_dtool.reproduction.tracing import first_parting
+from lightning_dtool.reproduction.tracing import first_differing_step
 from record.samples import record as sample
 
 
@@ -188,11 +188,11 @@ def test_two_traces(tmp_path: Path) -> None:
     b = trace("b", first, '{"epoch": 0, "step": 2, "loss": "0x1p1", "parameters": {"w": "a", "b": "d"}}')
     c = trace("c", first, '{"epoch": 0, "step": 2, "loss": "0x1p2", "parameters": {"w": "a", "b": "c"}}')
     d = trace("d", first, '{"epoch": 1, "step": 2, "loss": "0x1p1", "parameters": {"w": "a", "b": "c"}}')
-    assert first_parting(a, a) is None
-    assert first_parting(a, trace("short", first)) is None
-    assert first_parting(a, b) == "epoch 0, step 2: parameter b"
-    assert first_parting(a, c) == "epoch 0, step 2: the loss (2.0 and 4.0), not yet a parameter"
-    assert first_parting(a, d) == "epoch 0, step 2, where the other is at epoch 1, step 2"
+    assert first_differing_step(a, a) is None
+    assert first_differing_step(a, trace("short", first)) is None
+    assert first_differing_step(a, b) == "epoch 0, step 2: parameter b"
+    assert first_differing_step(a, c) == "epoch 0, step 2: the loss (2.0 and 4.0), but no parameter"
+    assert first_differing_step(a, d) == "epoch 0, step 2, where the other is at epoch 1, step 2"
 
 
 NOTHING = dict.fromkeys(("uri", "train_uri", "val_uri", "test_uri", "split_overlay")) | {

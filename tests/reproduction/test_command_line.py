@@ -45,7 +45,7 @@ def test_could_not_run(without_a_program: str, tmp_path: Path) -> None:
     told = json.loads(CliRunner().invoke(model, [*arguments, "--json"]).stdout)
     assert told["verdict"] == "could not run"
     assert told["original"]["uri"] == without_a_program
-    assert told["rerun"] is None
+    assert (told["cause"], told["rerun"]) == ("no_program", None)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_wrong_usage(
 @pytest.mark.parametrize("command", ["reproduce", "replicate"])
 def test_the_help_says_what_it_runs(command: str) -> None:
     result = CliRunner().invoke(model, [command, "--help"])
-    assert "with your rights" in " ".join(result.output.split())
+    assert "with your permissions" in " ".join(result.output.split())
 
 
 def test_everything_that_was_found_is_shown() -> None:

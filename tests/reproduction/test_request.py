@@ -12,7 +12,7 @@ from lightning_dtool.rerun import REPRODUCE
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"runs": 2}, r"runs=2: expected 0, or at least 3"),
+        ({"runs": 2}, r"runs=2: expected 0 or at least 3"),
         ({"runs": -1}, r"runs=-1"),
         ({"level": 1.0}, r"level=1\.0: expected a probability"),
         ({"env": "conda"}, r"env='conda': expected 'current' or 'create'"),

@@ -1,7 +1,7 @@
 """The command line: `lightning-dtool`, and the same commands as `dtool model`.
 
-Results go to standard output, everything else to standard error. What a command needs is imported when it runs, and
-only what runs or compares models needs torch or Lightning.
+Results go to standard output, everything else to standard error. A command imports its modules when it runs; only
+commands that run or compare models need torch or Lightning.
 """
 
 import click
@@ -17,17 +17,18 @@ from lightning_dtool.cli.reproduction import replicate, reproduce
 @click.group("model", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lightning-dtool")
 def model() -> None:
-    """Lightning checkpoints as dtool datasets: list, read, verify and use them; pack data.
+    """List, read, verify and use Lightning checkpoints that are dtool datasets, and pack data as datasets.
 
-    A dataset is given by its URI or, on disk, by its folder.
+    A dataset is named by its URI, or by its folder if it is on a local disk.
 
     \b
     Exit codes:
-      0    fine
-      1    content differs from its recorded size or hash; check --strict: a point failed; diff, compare: they differ;
-           reproduce, replicate: another model came out
-      2    wrong usage: an option, a malformed URI or name, a table that does not fit
-      3    not found, not a checkpoint, not frozen, or cannot be read; evaluate: the model cannot be run on the data
+      0    success
+      1    content differs from its recorded size or hash; check --strict: a point failed; diff, compare: the
+           checkpoints differ; reproduce, replicate: the result is different
+      2    wrong usage: an invalid option, URI, name or table
+      3    the dataset does not exist, is not a checkpoint, is not frozen or cannot be read; evaluate: the model cannot
+           be run on the data
       4    the store cannot be reached, read or written
       5    reproduce, replicate: the recorded training could not run
       130  interrupted

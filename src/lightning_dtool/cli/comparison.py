@@ -1,4 +1,4 @@
-"""`diff` and `compare`: what differs between two checkpoints."""
+"""The commands `diff` and `compare`."""
 
 from dataclasses import asdict
 
@@ -10,16 +10,16 @@ from lightning_dtool.cli.console import Command, json_option, print_json, print_
 @click.command(cls=Command)
 @click.argument("uri_a")
 @click.argument("uri_b")
-@click.option("--all", "everything", is_flag=True, help="Show what differs between any two runs, too.")
+@click.option("--all", "everything", is_flag=True, help="Also show differences that any two runs have.")
 @json_option
 def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
-    """Show what differs between the checkpoints URI_A and URI_B, by meaning.
+    """Show the differences between the records of the checkpoints URI_A and URI_B.
 
-    Their records, the code as a patch, the packages by version, the metrics side by side. Data is told apart by UUID
-    and by content: the same content at another address is said, and counts as the same. Left out, unless --all, is
-    what differs between any two runs: their UUIDs, times and durations, folders and who ran them.
+    Code is shown as a patch, packages by version and metrics side by side. Datasets are compared by UUID and by
+    content; the same content under another URI is mentioned, and counts as equal. Differences that any two runs have
+    (UUIDs, times, durations, folders, user names) are shown with --all only.
 
-    Exits with 0 if nothing that matters differs, with 1 if something does.
+    The exit code is 0 if no relevant difference was found, else 1.
     """
     from lightning_dtool.loading.opening import open_checkpoint
     from lightning_dtool.reproduction.content import read_content
@@ -57,15 +57,15 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
 @click.argument("uri_b")
 @json_option
 def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
-    """Compare the models of the checkpoints URI_A and URI_B, bit by bit.
+    """Compare the models of the checkpoints URI_A and URI_B bit by bit.
 
-    Their weights, the states of optimizers and schedulers, the metrics and the order of samples epoch by epoch; where
-    they parted first; and which recorded factors differ, so that they could explain it. What is read is verified.
-    `diff` shows all that differs between two records, and reads no weights.
+    Compares the weights, the states of optimizers and schedulers, and for each epoch the metrics and the order of the
+    samples. Shows the first epoch that differs, and the recorded factors that could explain a difference. All content
+    is verified against its hashes. `diff` compares the whole records, without the weights.
 
-    Exits with 0 if the two are identical, as far as both hold these, and with 1 if not.
+    The exit code is 0 if the weights are identical and nothing else that both hold differs, else 1.
     """
-    import lightning_dtool  # its names are resolved when they are used: this one loads torch
+    import lightning_dtool  # resolves its names on first use; `compare` imports torch
 
     with status("Comparing"):
         found = lightning_dtool.compare(uri_a, uri_b)

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, and how results and errors are written.
+"""Exit codes and the output of results and errors, for all commands.
 
 Results go to standard output, everything else to standard error; both take any text in any locale.
 """
@@ -35,16 +35,16 @@ EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
     (5, (ReproductionError,)),
     (3, (LightningDtoolError,)),
 )
-"""The first that fits counts; the help of `model` tells users."""
+"""Exit codes with their errors. The first match counts. The help of `model` lists them for users."""
 
 
 def exit_code(error: LightningDtoolError) -> int:
-    """Return the exit code that stands for an error; the group's help lists them."""
+    """Return the exit code of an error."""
     return next(code for code, kinds in EXIT_CODES if isinstance(error, kinds))
 
 
 class Command(click.Command):
-    """A command whose errors end in the exit codes that the group's help promises, under `dtool` too."""
+    """A command that turns errors into the documented exit codes, also under `dtool`."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -52,52 +52,52 @@ class Command(click.Command):
             return super().invoke(ctx)
         except LightningDtoolError as error:
             if ctx.params.get("as_json"):
-                print_json({"error": describe(error)})
+                print_json({"error": error_to_dict(error)})
             message(f"Error: {one_line(error)}")
             raise click.exceptions.Exit(exit_code(error)) from error
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(130) from None
         except BrokenPipeError:
-            # Whoever read this has seen enough. The interpreter must not find the pipe broken again when it ends.
+            # The reader closed the pipe. The interpreter must not fail on it again when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(141) from None
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 
 
 def print_rich(render: "Callable[[int | None], RenderableType]") -> None:
-    """Print what rich renders.
+    """Print output that is rendered with rich.
 
     Args:
-        render: Given the terminal's width, or None where there is none, returns what to print. Without a terminal
-            every line is as long as it needs.
+        render: Returns the output for a terminal of the given width in columns; the width is None without a terminal.
+            Then no line is wrapped.
     """
     from rich.console import Console, Group
 
     terminal = sys.stdout.isatty()
     console = Console(markup=False, highlight=False, emoji=False, width=None if terminal else 1_000_000)
     with console.capture() as captured:
-        # In a group, because a lone text would lose its own wish not to be wrapped.
+        # In a group: rich ignores the `no_wrap` of a text that is printed on its own.
         console.print(Group(render(console.width if terminal else None)), crop=False)
     write("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
 
 
 def print_json(value: Any) -> None:
     """Print strict JSON in ASCII."""
-    # dtool writes NaN, which is no JSON, where an annotation has it.
+    # dtool writes a NaN in an annotation as NaN, which is not valid JSON.
     strict = json.loads(json.dumps(value), parse_constant=str)
     write(json.dumps(strict, indent=2, allow_nan=False))
 
 
 def write(text: str, err: bool = False) -> None:
-    """Write text; a character that the stream's encoding lacks is written as its escape."""
+    """Write text. Characters that the stream's encoding lacks are written as escapes."""
     encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
 def message(text: str) -> None:
-    """Write something that is no result."""
+    """Write a message that is not a result."""
     from lightning_dtool.export.text import printable
 
     write(printable(text), err=True)
@@ -110,8 +110,8 @@ def one_line(text: object) -> str:
     return printable(re.sub(r"\s*\n\s*", " ", str(text)))
 
 
-def describe(error: LightningDtoolError) -> dict[str, str | None]:
-    """Return an error for JSON: its type, its message, and what it is about; null where that does not apply."""
+def error_to_dict(error: LightningDtoolError) -> dict[str, str | None]:
+    """Return an error as plain values: its type, its message and its attributes."""
     return {
         "type": type(error).__name__,
         "message": str(error),
@@ -120,7 +120,7 @@ def describe(error: LightningDtoolError) -> dict[str, str | None]:
 
 
 def status(text: str) -> AbstractContextManager[Any]:
-    """Show on a terminal that something goes on."""
+    """Show a text and a spinner on a terminal while the block runs."""
     if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""`evaluate`: how good is the model on a dataset?"""
+"""The command `evaluate`."""
 
 import warnings
 from typing import Any
@@ -11,24 +11,31 @@ from lightning_dtool.cli.console import Command, json_option, message, print_jso
 @click.command(cls=Command)
 @click.argument("uri")
 @click.option("--data", "data_uri", metavar="DATA_URI", required=True, help="The dataset to evaluate on.")
-@click.option("--metrics", metavar="NAMES", help="Names with commas: accuracy,f1. Default: the usual ones.")
-@click.option("--into", metavar="BASE_URI", help="Where the result is stored, as a dataset derived from both.")
+@click.option(
+    "--metrics",
+    metavar="NAMES",
+    help="Names of metrics, separated by commas: accuracy,f1. Default: the usual ones for the task.",
+)
+@click.option("--into", metavar="BASE_URI", help="The base URI where the result is stored as a dataset.")
 @click.option(
     "--part",
     type=click.Choice(["train", "val", "test", "whole"]),
-    help="Which part of the data that the model was trained with. Default: what was held out of it; other data whole.",
+    help="The part of the dataset, if the model was trained with it. Default: the part that training held out; other "
+    "datasets are used whole.",
 )
-@click.option("--target", help="The overlay to compare with. Default: as in training.")
+@click.option("--target", help="The overlay with the true values. Default: as in training.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Samples per batch. Default: as in training.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that load data. Default: none.")
-@click.option("--device", default="cpu", help="Where the model runs: cpu, cuda, mps. Default: cpu.")
-@click.option("--trust-source", is_flag=True, help="Run code that comes with the checkpoint, or that it names.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=0, help="The number of processes that load data. Default: none."
+)
+@click.option("--device", default="cpu", help="The device that runs the model: cpu, cuda, mps. Default: cpu.")
+@click.option("--trust-source", is_flag=True, help="Allow running code that the checkpoint contains or names.")
 @json_option
 def evaluate(uri: str, data_uri: str, workers: int, as_json: bool, **options: Any) -> None:
-    """Run the model of checkpoint URI over a dataset, and measure how good it is.
+    """Evaluate the model of the checkpoint URI on a dataset.
 
-    Samples are read, transformed and numbered as in training. With --into the result becomes a dataset: every
-    prediction, the metrics, the confusion matrix. Without it nothing is stored.
+    Samples are decoded and transformed as in training, and classes have the same numbers. With --into the predictions,
+    the metrics and the confusion matrix are stored as a dataset. Without it nothing is stored.
 
     \b
     Classification: accuracy, balanced_accuracy, precision, recall, f1, auroc, cohen_kappa, matthews,
@@ -50,4 +57,4 @@ def evaluate(uri: str, data_uri: str, workers: int, as_json: bool, **options: An
 
         print_rich(lambda _: evaluation(found))
     if found.dataset_uri is None:
-        message("Nothing was stored: that needs --into BASE_URI.")
+        message("Nothing was stored. To store the result, use --into BASE_URI.")

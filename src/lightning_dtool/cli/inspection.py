@@ -1,4 +1,4 @@
-"""`ls`, `show`, `check`, `verify` and `resolve`: what there is, and whether it is whole."""
+"""The commands `ls`, `show`, `check`, `verify` and `resolve`."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ import click
 
 from lightning_dtool.cli.console import (
     Command,
-    describe,
+    error_to_dict,
     exit_code,
     json_option,
     message,
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def ls(base_uri: str, as_json: bool) -> None:
     """List the checkpoints in BASE_URI, newest first.
 
-    Other datasets are left out. One that is damaged is a warning. Where the URI does not fit beside the rest of
-    its row it stands below; when the output is no terminal, every checkpoint is one line that ends in its URI.
+    Datasets that are not checkpoints are left out. A damaged dataset gives a warning. On a terminal that is too narrow,
+    the URI is below the rest of its row. Without a terminal, every checkpoint is one line that ends with its URI.
     """
     from lightning_dtool.store import iter_datasets
 
@@ -65,9 +65,9 @@ def ls(base_uri: str, as_json: bool) -> None:
 @click.argument("uri")
 @json_option
 def show(uri: str, as_json: bool) -> None:
-    """Show how the checkpoint URI came to be, and what is not known of it.
+    """Show the provenance record of the checkpoint URI, with its gaps.
 
-    With --json: its provenance.json, brought up to the present version of the schema.
+    With --json, print provenance.json, migrated to the present version of the schema.
     """
     from lightning_dtool.loading.opening import open_checkpoint, read_record
 
@@ -88,14 +88,14 @@ def show(uri: str, as_json: bool) -> None:
 
 @click.command(cls=Command)
 @click.argument("uri")
-@click.option("--strict", is_flag=True, help="Exit with 1 if a point failed, or could not be checked.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a point failed or could not be checked.")
 @json_option
 def check(uri: str, strict: bool, as_json: bool) -> None:
-    """Hold the record of checkpoint URI against what is asked of reproducible models.
+    """Check the record of the checkpoint URI against guidelines for reproducible models.
 
-    The four guidelines of dtoolAI (Hartley & Olsson 2020), the factors of reproducibility of Gundersen & Kjensmo
-    (2018), and what decides about the numbers of a training run. Each point with what was found and how to mend it.
-    The metadata of the data is read too, where its URI can be reached.
+    These are the four guidelines of dtoolAI (Hartley & Olsson 2020), the factors of reproducibility of Gundersen &
+    Kjensmo (2018), and further facts that determine the numbers of a training run. Each point is shown with what was
+    found and a remedy. The metadata of the training data is read as well, if its URI can be reached.
     """
     from lightning_dtool.loading.opening import open_checkpoint, read_record
     from lightning_dtool.results import checklist
@@ -123,9 +123,9 @@ def check(uri: str, strict: bool, as_json: bool) -> None:
 @click.argument("uris", metavar="URI...", nargs=-1, required=True)
 @json_option
 def verify(uris: tuple[str, ...], as_json: bool) -> None:
-    """Read all content of each URI and compare it with its recorded sizes and hashes.
+    """Compare all content of each URI with its recorded sizes and hashes.
 
-    Any frozen dataset will do. The exit code is the lowest, other than 0, that any URI gives.
+    Any frozen dataset can be verified. If several URIs fail, the exit code is the lowest of theirs.
     """
     from lightning_dtool.export.text import printable
     from lightning_dtool.store import FrozenDataset
@@ -138,7 +138,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
         except LightningDtoolError as error:
             codes.add(exit_code(error))
             differs = isinstance(error, VerificationError)
-            results.append({"uri": uri, "status": "differs" if differs else "error", "error": describe(error)})
+            results.append({"uri": uri, "status": "differs" if differs else "error", "error": error_to_dict(error)})
             if differs and not as_json:
                 write("\n  ".join(printable(line) for line in [f"differs  {uri}", *error.reason.split("\n")]))
             else:
@@ -156,7 +156,9 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
 @click.argument("uri")
 @json_option
 def resolve(uri: str, as_json: bool) -> None:
-    """Print a local path of the checkpoint file of URI, verified; fetched first if the store is remote.
+    """Print the local path of the checkpoint file of URI.
+
+    The file is verified, and fetched first if the store is remote.
 
     For use in a shell: python eval.py "$(lightning-dtool resolve URI)"
     """
@@ -167,12 +169,12 @@ def resolve(uri: str, as_json: bool) -> None:
     if as_json:
         print_json({"uri": dataset.uri, "uuid": dataset.uuid, "path": str(path)})
     else:
-        # As bytes: a path must come out as the file system knows it, whatever the locale.
+        # As bytes: the path must not depend on the encoding of the locale.
         click.echo(os.fsencode(path))
 
 
 def _summary(dataset: "FrozenDataset") -> dict[str, Any]:
-    """Return what a listing says of a checkpoint: from its annotations, which are cheaper than the record."""
+    """Return a checkpoint's row of a listing. Annotations are cheaper to read than the record."""
     annotations = {name: _annotation(dataset, name) for name in ("epoch", "global_step", "monitor", "run_status")}
     return {
         "name": dataset.name,
@@ -192,7 +194,7 @@ def _annotation(dataset: "FrozenDataset", name: str) -> Any:
 
 
 def _described(uri: str) -> "DataDescription":
-    """Look what metadata a dataset has; that it cannot be reached is an answer."""
+    """Return the metadata of a dataset, or the problem if it cannot be read."""
     import yaml
 
     from lightning_dtool.results.checklist import DataDescription

@@ -1,4 +1,4 @@
-"""`pack`: a folder of files becomes a frozen dataset."""
+"""The command `pack`."""
 
 import sys
 from contextlib import redirect_stdout
@@ -17,31 +17,36 @@ from lightning_dtool.cli.console import Command, json_option, print_json, write
 @click.option(
     "--csv",
     type=click.Path(exists=True, dir_okay=False),
-    help="A table with a header and a row for every file: the column 'path' (or the first one) is its path in FOLDER, "
-    "every other column becomes an overlay.",
+    help="A table with a header and one row for each file. The column 'path' (or else the first one) is the path in "
+    "FOLDER; every other column becomes an overlay.",
 )
-@click.option("--tag", "tags", multiple=True, help="A tag; may be repeated.")
-@click.option("--description", help="For README.yml: what the data is.")
-@click.option("--project", help="For README.yml: the project that it belongs to.")
-@click.option("--owner-name", help="For README.yml: who answers for it.")
+@click.option("--tag", "tags", multiple=True, help="A tag. May be repeated.")
+@click.option("--description", help="For README.yml: a description of the data.")
+@click.option("--project", help="For README.yml: the project.")
+@click.option("--owner-name", help="For README.yml: the owner of the data.")
 @click.option("--owner-email", help="For README.yml: the owner's e-mail address.")
 @click.option("--owner-username", default="", help="For README.yml: the owner's user name.")
 @click.option("--owner-orcid", default="", help="For README.yml: the owner's ORCID iD.")
-@click.option("--funder", "funders", multiple=True, help="For README.yml: who paid for it; may be repeated.")
-@click.option("--confidential/--not-confidential", default=None, help="For README.yml. Default: not.")
+@click.option("--funder", "funders", multiple=True, help="For README.yml: a funder. May be repeated.")
+@click.option(
+    "--confidential/--not-confidential",
+    default=None,
+    help="For README.yml: whether the data is confidential. Default: not.",
+)
 @click.option(
     "--personal/--not-personal",
     "personally_identifiable_information",
     default=None,
-    help="For README.yml: does it tell about persons? Default: no.",
+    help="For README.yml: whether the data contains personal information. Default: not.",
 )
-@click.option("-y", "--yes", "--no-prompt", "no_prompt", is_flag=True, help="Ask nothing, even on a terminal.")
+@click.option("-y", "--yes", "--no-prompt", "no_prompt", is_flag=True, help="Do not ask questions, even on a terminal.")
 @json_option
 def pack(folder: str, base_uri: str, no_prompt: bool, as_json: bool, **values: Any) -> None:
-    """Make a frozen dataset of FOLDER in BASE_URI, and print its URI.
+    """Pack FOLDER as a frozen dataset in BASE_URI, and print its URI.
 
-    The folders in FOLDER name the classes (overlay 'category'), unless there is a --csv. On a terminal what is
-    not given of --name, --description, --project, the owner and the two warnings is asked for.
+    Without --csv, the subfolders of FOLDER name the classes (overlay 'category'). On a terminal, the command asks for
+    the name, the description, the project, the owner, and whether the data is confidential or personal, unless they
+    are given as options.
     """
     from lightning_dtool.data import packing
     from lightning_dtool.store import FrozenDataset
@@ -59,7 +64,7 @@ def pack(folder: str, base_uri: str, no_prompt: bool, as_json: bool, **values: A
 
 
 def _ask(values: dict[str, Any], suggested_name: str) -> None:
-    """Ask for what is not given, on standard error: standard output may go elsewhere."""
+    """Ask for missing values on standard error, because standard output may be redirected."""
     texts = {
         "name": "Name of the dataset",
         "description": "Description",
@@ -67,13 +72,13 @@ def _ask(values: dict[str, Any], suggested_name: str) -> None:
         "owner_name": "Owner's name",
         "owner_email": "Owner's e-mail address",
     }
-    truths = {
+    yes_or_no = {
         "confidential": "Is it confidential?",
-        "personally_identifiable_information": "Does it tell about persons?",
+        "personally_identifiable_information": "Does it contain personal information?",
     }
     with redirect_stdout(sys.stderr):
         for key in (key for key in texts if values[key] is None):
             default = suggested_name if key == "name" else ""
             values[key] = click.prompt(texts[key], default=default, show_default=bool(default))
-        for key in (key for key in truths if values[key] is None):
-            values[key] = click.confirm(truths[key], default=False)
+        for key in (key for key in yes_or_no if values[key] is None):
+            values[key] = click.confirm(yes_or_no[key], default=False)

@@ -1,4 +1,4 @@
-"""`reproduce` and `replicate`: train again, compare, decide."""
+"""The commands `reproduce` and `replicate`."""
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,58 +19,65 @@ def _rerun_options(command: Any) -> Any:
         click.option(
             "--into",
             metavar="BASE_URI",
-            help="Where the rerun's checkpoint and the verdict go.  [default: reproductions]",
+            help="The base URI for the checkpoint of the rerun and for the verdict.  [default: reproductions]",
         ),
         click.option(
             "--env",
             type=click.Choice(["current", "create"]),
             default="current",
-            help="Run in this environment, or make one of the recorded packages.",
+            help="Run in this environment, or create one with the recorded packages.",
         ),
-        click.option("--device", type=click.Choice(["cpu"]), help="Train on the CPU, whatever the script asks for."),
+        click.option("--device", type=click.Choice(["cpu"]), help="Train on the CPU, whatever the script selects."),
         click.option(
             "--runs",
             type=click.IntRange(min=0),
             default=0,
             metavar="N",
-            help="N further reruns with other seeds, at least 3: where may another training end up?",
+            help="Judge the metrics by N further reruns with other seeds. N is at least 3.",
         ),
         click.option(
             "--level",
             type=click.FloatRange(0, 1, min_open=True, max_open=True),
             default=0.95,
             show_default=True,
-            help="The probability that all metrics lie inside, if nothing differs.",
+            help="The probability that all metrics lie in their intervals if nothing differs.",
         ),
         click.option(
             "--source",
             type=click.Path(exists=True, file_okay=False),
             metavar="DIR",
-            help="Code that replaces the recorded one: does my present code still give this model?",
+            help="A folder with code that replaces the recorded code, to test whether it still gives this model.",
         ),
         click.option(
             "--data",
             "replaced",
             multiple=True,
             metavar="OLD=NEW",
-            help="Another dataset for a recorded one, which is named by its URI, UUID or name; may be repeated.",
+            help="Use the dataset NEW in place of OLD, the URI, UUID or name of a recorded dataset. May be repeated.",
         ),
         click.option(
             "--search",
             multiple=True,
             metavar="BASE_URI",
-            help="Look here for data that is not where it was; may be repeated.",
+            help="Search here for datasets that are not at their recorded URI. May be repeated.",
         ),
-        click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Another number of torch's threads."),
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="The number of threads of torch. Default: as recorded.",
+        ),
         click.option(
             "--from",
             "from_",
             type=click.Choice(["first", "parent"]),
             default="first",
-            help="A resumed training: reproduce its parents first, or take the recorded parent as it is.",
+            help="For a resumed training: reproduce its parents first, or start from the recorded parent.",
         ),
-        click.option("--trace", is_flag=True, help="Find the first step at which the two trainings part."),
-        click.option("--timeout", type=float, metavar="SECONDS", help="The time that each training has."),
+        click.option("--trace", is_flag=True, help="Find the first optimizer step at which the two trainings differ."),
+        click.option(
+            "--timeout", type=float, metavar="SECONDS", help="The time limit for each training. Default: none."
+        ),
         json_option,
     ]
     for option in reversed(options):
@@ -82,19 +89,19 @@ def _rerun_options(command: Any) -> Any:
 @click.argument("uri")
 @_rerun_options
 def reproduce(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any) -> None:
-    """Train the checkpoint URI again, from its recorded code and data, and compare the two models bit by bit.
+    """Repeat the training of the checkpoint URI with its recorded code and data, and compare the models bit by bit.
 
-    This runs the recorded code, whoever wrote it, with your rights: reproduce only what you would run yourself. It
-    runs from its recorded source in a temporary folder, in a process of its own, up to the moment at which the
-    checkpoint was saved. The original is not touched.
+    This runs the recorded code with your permissions, whoever wrote it: reproduce only code that you would run
+    yourself. The code runs in a temporary folder, in a process of its own, up to the moment at which the checkpoint
+    was saved. The original is not changed.
 
-    The verdict is 'identical' (every bit of the weights), 'within tolerance' (with --runs: all metrics lie where other
-    seeds predict them), 'different', with what could explain it, or 'could not run', with the reason. It is kept as a
-    small dataset that points at both checkpoints.
+    The verdict is 'identical' (every bit of the weights is the same), 'within tolerance' (with --runs: all metrics lie
+    in the intervals that other seeds predict), 'different' (with differences that could explain it) or 'could not run'
+    (with the reason). It is stored as a small dataset that refers to both checkpoints.
     """
-    import lightning_dtool  # its names are resolved when they are used
+    import lightning_dtool  # resolves its names on first use
 
-    with _rerun_progress() as say:
+    with _progress() as say:
         found = lightning_dtool.reproduce(uri, data=_pairs(replaced), progress=say, **options)
     _print_verdict(found, as_json)
 
@@ -102,20 +109,25 @@ def reproduce(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any
 @click.command(cls=Command)
 @click.argument("uri")
 @click.option("--train", required=True, metavar="URI", help="The new dataset to train on.")
-@click.option("--val", metavar="URI", help="The new dataset to validate on. Default: a part of --train, as recorded.")
-@click.option("--test", metavar="URI", help="The new dataset to test on. Default: a part of --train, as recorded.")
+@click.option(
+    "--val", metavar="URI", help="The new dataset to validate on. Default: a part of --train, split as recorded."
+)
+@click.option(
+    "--test", metavar="URI", help="The new dataset to test on. Default: a part of --train, split as recorded."
+)
 @_rerun_options
 def replicate(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any) -> None:
-    """Train as the checkpoint URI was trained, on new data: does it come to the same result?
+    """Repeat the training of the checkpoint URI on new data, and compare the results.
 
-    This runs the recorded code, whoever wrote it, with your rights: replicate only what you would run yourself.
+    This runs the recorded code with your permissions, whoever wrote it: replicate only code that you would run
+    yourself.
 
-    The weights will differ. With --runs the metrics are judged: 'within tolerance' if the recorded ones lie where
-    trainings on the new data, with other seeds, predict them.
+    The weights will differ. With --runs the metrics are judged: the verdict is 'within tolerance' if the recorded
+    metrics lie in the intervals that trainings on the new data with other seeds predict.
     """
-    import lightning_dtool  # its names are resolved when they are used
+    import lightning_dtool  # resolves its names on first use
 
-    with _rerun_progress() as say:
+    with _progress() as say:
         found = lightning_dtool.replicate(uri, data=_pairs(replaced), progress=say, **options)
     _print_verdict(found, as_json)
 
@@ -129,8 +141,8 @@ def _pairs(given: tuple[str, ...]) -> dict[str, str]:
 
 
 @contextmanager
-def _rerun_progress() -> "Iterator[Callable[[str], None]]":
-    """Show on a terminal how far a rerun is."""
+def _progress() -> "Iterator[Callable[[str], None]]":
+    """Show the progress of a rerun on a terminal."""
     from lightning_dtool.export.text import printable
 
     with status("Starting") as shown:
@@ -145,7 +157,7 @@ def _rerun_progress() -> "Iterator[Callable[[str], None]]":
 
 
 def _print_verdict(found: "Reproduction", as_json: bool) -> None:
-    """Print a verdict, and exit with its code."""
+    """Print the result and exit with its code."""
     if as_json:
         print_json(found.to_dict())
     else:

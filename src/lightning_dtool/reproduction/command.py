@@ -1,6 +1,6 @@
-"""Which command runs a recorded training again, where, and with which environment variables?
+"""The command, the working directory and the environment variables of a rerun.
 
-Pure functions of a record, which a stranger wrote: what it says of the environment is taken from a fixed list.
+These are pure functions of a record. A stranger may have written it, so only variables from a fixed list are used.
 """
 
 import os
@@ -27,26 +27,27 @@ BIT_VARIABLES = (
     "PYTHONHASHSEED",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
-"""Variables that decide about bits and do nothing else: they are set as recorded, or unset."""
+"""Variables that affect numerical results and nothing else. A rerun has them as recorded, or unset."""
 
 _HARMLESS = re.compile(r"[\w:.,=+ -]{1,64}", re.ASCII)
 
 _SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-"""What `seed_everything` leaves behind; a rerun begins without it."""
+"""Variables that `seed_everything` sets. A rerun starts without them."""
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to run.
+    """The command of a rerun.
 
     Attributes:
-        arguments: For the bootstrap: `script` or `module`, its file or name, `sys.argv[0]`, and the arguments.
+        arguments: The arguments of `rehearsal/child.py`: `script` or `module`, its file or name, `sys.argv[0]`, and the
+            arguments of the script.
         folder: The working directory.
         paths: Folders from which the recorded modules are imported.
-        recorded_root: The folder that was the project's; None if the record does not say.
-        notes: What a reader should know of it.
+        recorded_root: The folder of the recorded project; None if it is unknown.
+        notes: Remarks for the result.
     """
 
     arguments: list[str]
@@ -57,15 +58,15 @@ class Command:
 
 
 def command(record: Provenance, root: Path, scratch: Path) -> Command:
-    """Return how to run a recorded training from its unpacked source.
+    """Return the command that runs a recorded training from its unpacked source.
 
     Args:
         record: The record.
-        root: Where its `source.zip` was unpacked.
-        scratch: A folder for what the command itself needs.
+        root: The folder with the unpacked `source.zip`.
+        scratch: A folder for files that the command needs.
 
     Raises:
-        ReproductionError: If the record does not say what ran.
+        ReproductionError: If the record does not contain the program that ran.
     """
     code = record.code
     if code.entry_point is None or not _inside(root, code.entry_point):
@@ -81,7 +82,7 @@ def command(record: Provenance, root: Path, scratch: Path) -> Command:
     notes: list[str] = []
     hidden = [argument for argument in code.argv if "[redacted" in argument.lower()]
     if hidden:
-        notes.append(f"{len(hidden)} arguments of the command line were redacted as credentials in the record")
+        notes.append(f"{len(hidden)} command line arguments are redacted in the record, as possible credentials")
     given = [_relocated(argument, recorded_root, root) for argument in code.argv[1:]]
     arguments = _configured(record, given, root, scratch)
     if code.run_as_module is not None:
@@ -89,14 +90,14 @@ def command(record: Provenance, root: Path, scratch: Path) -> Command:
     else:
         script = root / code.entry_point
         first = code.argv[0] if code.argv else ""
-        # As it was typed, if that still leads to the script.
+        # As the user typed it, if that path leads to the script.
         typed = first if first and not os.path.isabs(first) and (folder / first).is_file() else str(script)
         start = ["script", str(script), typed]
     return Command([*start, *arguments], folder, _import_paths(record, root), recorded_root, notes)
 
 
 def project_root(record: Provenance) -> PurePath | None:
-    """Return the folder that the paths in source.zip were relative to; None if that cannot be told."""
+    """Return the recorded folder that the paths in source.zip are relative to; None if it is unknown."""
     code = record.code
     if code.entry_point is None or not code.argv or not code.working_directory:
         return None
@@ -109,12 +110,12 @@ def project_root(record: Provenance) -> PurePath | None:
 
 
 def working_directory(record: Provenance, recorded_root: PurePath | None, root: Path) -> Path:
-    """Return the folder to run in: at the recorded place inside of the project, else the project's own.
+    """Return the working directory: the recorded one if it was in the project, else the folder of the project.
 
     Args:
         record: The record.
-        recorded_root: The folder that was the project's.
-        root: The folder that is it now.
+        recorded_root: The folder of the recorded project.
+        root: The folder with the unpacked source.
     """
     recorded = PurePosixPath(os.path.normpath(record.code.working_directory or "/"))
     if recorded_root is not None and recorded.is_relative_to(recorded_root):
@@ -123,12 +124,12 @@ def working_directory(record: Provenance, recorded_root: PurePath | None, root: 
 
 
 def variables(record: Provenance, present: Mapping[str, str], threads: int | None = None) -> dict[str, str]:
-    """Return the environment for a rerun: the present one, with what decides about bits as it was recorded.
+    """Return the environment variables of a rerun: the present ones, with `BIT_VARIABLES` as recorded.
 
     Args:
         record: The record.
-        present: The present environment.
-        threads: Another number of threads than the recorded one.
+        present: The present environment variables.
+        threads: The number of threads; None for the recorded one.
     """
     found = {name: value for name, value in present.items() if name not in (*BIT_VARIABLES, *_SEEDS)}
     recorded = record.environment.variables
@@ -142,13 +143,13 @@ def variables(record: Provenance, present: Mapping[str, str], threads: int | Non
 
 
 def recorded_threads(record: Provenance) -> int | None:
-    """Return how many threads torch used, if that is known."""
+    """Return the recorded number of threads of torch; None if it is unknown."""
     found = record.randomness.flags.get("num_threads")
     return found if isinstance(found, int) and not isinstance(found, bool) and 0 < found < 10_000 else None
 
 
 def _relocated(argument: str, recorded_root: PurePath | None, root: Path) -> str:
-    """Return an argument with a path into the project led to where the project is now."""
+    """Return an argument, with a path in the recorded project replaced by the path in the unpacked source."""
     if recorded_root is None or len(recorded_root.parts) < 2:
         return argument
     prefix = f"{recorded_root}/"
@@ -159,7 +160,7 @@ def _relocated(argument: str, recorded_root: PurePath | None, root: Path) -> str
 
 
 def _configured(record: Provenance, given: list[str], root: Path, scratch: Path) -> list[str]:
-    """Return the arguments; where a configuration was recorded whole, that one in place of those that made it."""
+    """Return the arguments, or those that load the recorded configuration if there is one."""
     config = record.trainer.config
     if config is None or not _inside(root, config.file):
         return given
@@ -177,13 +178,13 @@ def _configured(record: Provenance, given: list[str], root: Path, scratch: Path)
 
 
 def _inside(root: Path, relpath: str) -> bool:
-    """Return True for a file of the unpacked source: a stranger's record may name any."""
+    """Return whether a path leads to a file of the unpacked source. A stranger's record may name any path."""
     path = (root / relpath).resolve()
     return path.is_relative_to(root.resolve()) and path.is_file()
 
 
 def _import_paths(record: Provenance, root: Path) -> list[Path]:
-    """Return the folders from which the recorded modules were imported, such as `src`."""
+    """Return the folders that the recorded modules were imported from, such as `src`."""
     found: dict[Path, None] = {root: None}
     for name, relpath in record.code.modules.items():
         if name == "__main__":

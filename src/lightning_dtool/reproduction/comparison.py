@@ -28,25 +28,25 @@ _NO_FACTOR = re.compile(
 
 @public
 def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str], *, weights_only: bool = True) -> Comparison:
-    """Compare two checkpoints: the models bit by bit, how they got there, and what could explain a difference.
+    """Compare two checkpoints: the models bit by bit, the histories of training, and the recorded inputs.
 
-    What is read is verified against its hashes first.
+    All content that is read is verified against its hashes first.
 
     Args:
-        uri_a: The first checkpoint's URI, or its folder.
-        uri_b: The second's.
-        weights_only: A safe load, which runs no code (default). `False` unpickles whatever is there: only for two
-            checkpoints whose origin you trust.
+        uri_a: The URI of the first checkpoint, or its folder.
+        uri_b: The URI of the second checkpoint, or its folder.
+        weights_only: Load the checkpoints safely, without running code (default). `False` unpickles any object: use it
+            only for checkpoints whose origin you trust.
 
     Returns:
-        The comparison; `identical` says it in one word.
+        The comparison. Its `identical` is the overall result.
 
     Raises:
-        DatasetNotFoundError: If there is no dataset.
-        NotACheckpointError: If one of them holds no checkpoint.
+        DatasetNotFoundError: If a dataset does not exist.
+        NotACheckpointError: If a dataset is not a checkpoint.
         VerificationError: If content differs from its hashes.
-        UnsafeCheckpointError: If a safe load refuses one of them: weights and optimizers' states lie in one file,
-            which is loaded as a whole or not at all.
+        UnsafeCheckpointError: If a safe load refuses a checkpoint. Weights and optimizer states are in one file, so
+            neither can be compared then.
 
     Example:
         ```python
@@ -56,42 +56,29 @@ def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str], *, wei
         [factor.path for factor in outcome.factors]  # ["environment.packages.torch"]
         ```
     """
-    return compare_checkpoints(
-        DtoolCheckpoint.from_uri(uri_a), DtoolCheckpoint.from_uri(uri_b), weights_only=weights_only
-    )
-
-
-def compare_checkpoints(a: DtoolCheckpoint, b: DtoolCheckpoint, *, weights_only: bool = True) -> Comparison:
-    """Compare two checkpoints that are open already; see `compare`.
-
-    Args:
-        a: The first.
-        b: The second.
-        weights_only: As in `compare`.
-    """
+    a, b = DtoolCheckpoint.from_uri(uri_a), DtoolCheckpoint.from_uri(uri_b)
     one, two = (checkpoint.load(weights_only=weights_only, mmap=True) for checkpoint in (a, b))
-    record_a, record_b = a.record, b.record
     return Comparison(
         uri_a=a.uri,
         uri_b=b.uri,
         weights=compare_weights(_state_dict(one, a.uri), _state_dict(two, b.uri)),
         optimizers=_compare_states(one.get("optimizer_states"), two.get("optimizer_states")),
         schedulers=_compare_states(one.get("lr_schedulers"), two.get("lr_schedulers")),
-        metrics=compare_metrics(record_a, record_b),
-        order=compare_order(record_a, record_b),
-        first_difference=first_difference(record_a, record_b),
+        metrics=compare_metrics(a.record, b.record),
+        order=compare_order(a.record, b.record),
+        first_difference=first_difference(a.record, b.record),
         factors=tuple(factors(read_content(a.dataset), read_content(b.dataset))),
     )
 
 
 def factors(a: Content, b: Content) -> list[Difference]:
-    """Return what was recorded and differs, and is no outcome: what could explain one.
+    """Return the differences in recorded inputs of two trainings, which could explain different results.
 
-    What a record does not know (its gaps) explains nothing and is left out, as is what differs between any two runs.
+    Results, gaps, and differences that any two runs have are left out.
 
     Args:
-        a: The first's record, code and packages.
-        b: The second's.
+        a: The record, code and packages of the first checkpoint.
+        b: Those of the second.
     """
     return [
         difference
@@ -105,13 +92,13 @@ def _state_dict(checkpoint: Mapping[str, Any], uri: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise NotACheckpointError(
             f"expected a Lightning checkpoint with a 'state_dict', found "
-            f"{', '.join(map(str, checkpoint)) or 'nothing'}. Only what a Trainer saved can be compared.",
+            f"{', '.join(map(str, checkpoint)) or 'nothing'}. Only checkpoints that a Trainer saved can be compared.",
             uri=uri,
         )
     return found
 
 
 def _compare_states(a: Any, b: Any) -> State:
-    """Compare nested states; an empty list is as good as none."""
+    """Compare nested states. An empty list counts as no state."""
     one, two = (state_digest({"state": state}) if state else None for state in (a, b))
     return State("not recorded" if one is two is None else "identical" if one == two else "different", one, two)

@@ -15,11 +15,11 @@ from lightning_dtool.results.comparison import (
 
 
 def compare_metrics(a: Provenance, b: Provenance) -> MetricsComparison:
-    """Compare the metrics of two records, bit by bit, as far as both hold them. Durations are no metrics.
+    """Compare the metrics that two records have in common, bit by bit. Durations are not metrics.
 
     Args:
-        a: The first.
-        b: The second.
+        a: The first record.
+        b: The second record.
     """
     one, two = _epochs(a), _epochs(b)
     shared = sorted(one.keys() & two.keys())
@@ -39,11 +39,11 @@ def compare_metrics(a: Provenance, b: Provenance) -> MetricsComparison:
 
 
 def compare_order(a: Provenance, b: Provenance) -> OrderComparison:
-    """Compare the order of samples in two records, for the epochs for which both tell it.
+    """Compare the order of the samples in two records, for the epochs whose order both hold.
 
     Args:
-        a: The first.
-        b: The second.
+        a: The first record.
+        b: The second record.
     """
     one, two = _orders(a), _orders(b)
     shared = sorted(one.keys() & two.keys())
@@ -52,14 +52,14 @@ def compare_order(a: Provenance, b: Provenance) -> OrderComparison:
 
 
 def first_difference(a: Provenance, b: Provenance) -> FirstDifference | None:
-    """Return the first epoch in which order, metrics or learning rates of two records part.
+    """Return the first epoch in which order, metrics or learning rates of two records differ.
 
     Args:
-        a: The first.
-        b: The second.
+        a: The first record.
+        b: The second record.
 
     Returns:
-        The epoch and what parted in it; None if nothing did, or if nothing was recorded that could tell.
+        The epoch and what differs in it; None if no recorded epoch differs.
     """
     one, two = _epochs(a), _epochs(b)
     order = set(compare_order(a, b).differing)
@@ -82,7 +82,7 @@ def _agreement(comparable: bool, differs: bool) -> Agreement:
 
 
 def _epochs(record: Provenance) -> dict[int, Epoch]:
-    """Return what each epoch measured; of an epoch that was trained twice what counted in the end."""
+    """Return the epochs by number. Of an epoch that was trained twice, the last counts."""
     return {epoch.epoch: epoch for epoch in record.metrics.history}
 
 
@@ -95,7 +95,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Compare as it is written: JSON's numbers are written so that every bit comes back."""
+    """Compare values as JSON, which keeps every bit of a number."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 

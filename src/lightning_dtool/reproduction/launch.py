@@ -1,4 +1,4 @@
-"""One rerun: a recorded training, from its unpacked source to a checkpoint in a scratch folder."""
+"""A single rerun, from the recorded source to a checkpoint in a scratch folder."""
 
 import os
 import shutil
@@ -25,22 +25,22 @@ from lightning_dtool.store import FrozenDataset, local_path
 _EXPLICIT = "lightning_dtool:DtoolProvenanceCallback"
 
 _NO_SOURCE = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "venv", "env"})
-"""Folders that hold no code of the project."""
+"""Names of folders without code of the project."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for every rerun of one request.
+    """The options that all reruns of one request share.
 
     Attributes:
         kind: `reproduce` or `replicate`.
         python: The interpreter.
-        source: A folder whose files replace the recorded ones.
-        threads: Another number of threads.
-        device: Another accelerator.
-        timeout: Seconds that each rerun has.
-        data: For a replication: datasets by stage.
-        say: Called with what is going on.
+        source: A folder with files that replace the recorded ones.
+        threads: The number of threads of torch; None for the recorded one.
+        device: The accelerator in place of the script's own; None to keep that.
+        timeout: The time limit of each rerun in seconds; None for no limit.
+        data: For a replication, the datasets by stage.
+        say: Called with messages on the progress.
     """
 
     kind: str = REPRODUCE
@@ -59,9 +59,9 @@ class Rerun:
 
     Attributes:
         dataset: The checkpoint, in the scratch folder.
-        log: What the training printed.
+        log: The file with its output.
         outcome: How its process ended.
-        notes: What a reader should know of it.
+        notes: Remarks for the result.
     """
 
     dataset: FrozenDataset
@@ -71,7 +71,7 @@ class Rerun:
 
 
 def rerun(
-    recorded: Original,
+    original: Original,
     data: LocatedData,
     folder: Path,
     options: Options,
@@ -85,30 +85,30 @@ def rerun(
     """Run a recorded training again, up to the moment at which its checkpoint was saved.
 
     Args:
-        recorded: The checkpoint.
-        data: Where its data is now.
+        original: The recorded checkpoint.
+        data: The present URIs of its data.
         folder: A new folder for everything that it writes.
-        options: What is the same for every rerun.
-        parent: A checkpoint to resume from, in place of the one that the script names.
-        seed_offset: Another seed is derived from every seed; None for the same.
+        options: The options that all reruns share.
+        parent: The checkpoint to resume from, in place of the one that the script names.
+        seed_offset: A number from which new seeds are derived; None for the recorded seeds.
         trace: Whether to write digests of all parameters after each step.
-        recall: Whether to compute recall per class.
-        what: What this rerun is, for `options.say`.
+        recall: Whether to compute the recall of each class.
+        what: The name of this rerun in messages.
 
     Raises:
-        ReproductionError: If it gave no checkpoint; the message says why.
+        ReproductionError: If it gave no checkpoint.
     """
-    # Resolved: a script that asks where it is gets the same answer as `os.getcwd`.
+    # Resolved, so that the path of the script agrees with `os.getcwd`.
     folder.mkdir(parents=True)
     folder = folder.resolve()
     root, models, log = folder / "source", folder / "models", folder / "log.txt"
     for made in (root, models):
         made.mkdir()
-    unpack(recorded.source(), root, recorded.uri)
+    unpack(original.source(), root, original.uri)
     notes = [*data.notes]
     if options.source is not None:
-        notes += overlay(options.source, root, recorded.record, recorded.uri)
-    record = recorded.record
+        notes += overlay(options.source, root, original.record, original.uri)
+    record = original.record
     to_run = command(record, root, folder)
     notes += to_run.notes
     places = [(Path(record.code.working_directory), to_run.folder)] if record.code.working_directory else []
@@ -117,7 +117,7 @@ def rerun(
     initial = record.model.initial_weights
     threads = options.threads if options.threads is not None else recorded_threads(record)
     plan = Plan(
-        original=recorded.reference.model_dump(),
+        original=original.reference.model_dump(),
         kind=options.kind,
         into=str(models),
         scratch=str(folder),
@@ -125,13 +125,13 @@ def rerun(
         target=target_of(record),
         root=str(root),
         automatic=_attached_itself(record),
-        random_states=_text(recorded.optional_path(RANDOM_STATES_ITEM)),
+        random_states=_text(original.optional_path(RANDOM_STATES_ITEM)),
         initial_digest=initial.digest if initial is not None else None,
-        initial_weights=_text(recorded.optional_path(INITIAL_WEIGHTS_ITEM)),
+        initial_weights=_text(original.optional_path(INITIAL_WEIGHTS_ITEM)),
         uris=relocated(data.uris, places),
         data=dict(options.data),
         parent=parent,
-        checkpoint=str(recorded.path(CHECKPOINT_ITEM)),
+        checkpoint=str(original.path(CHECKPOINT_ITEM)),
         seed_offset=seed_offset,
         threads=threads,
         device=options.device,
@@ -161,7 +161,7 @@ def rerun(
 
 
 def target_of(record: Provenance) -> Target:
-    """Return the moment at which a checkpoint was saved."""
+    """Return the moment at which the checkpoint was saved."""
     saved = record.checkpoint
     return Target(record.run.fit_index, saved.epoch, saved.global_step, saved.filename)
 
@@ -173,10 +173,10 @@ def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]
         source: The folder, of the same layout as the recorded project.
         root: The unpacked source.
         record: The record.
-        uri: Named in errors.
+        uri: The dataset's URI, for errors.
 
     Returns:
-        What a reader should know of it.
+        Remarks for the result.
     """
     if not source.is_dir():
         raise ReproductionError("expected a folder with the project's code, found none.", path=source, kind="no_source")
@@ -216,8 +216,8 @@ def _environment(
         PLAN_VARIABLE: str(plan_file),
         "PYTHONPATH": os.pathsep.join(searched),
         "PYTHONUNBUFFERED": "1",
-        # What a script logs to a service should go nowhere: it would be a second run under the first one's name. A
-        # tracking server that the script names itself is beyond these variables.
+        # A rerun must not log to a service, where it would be a second run under the name of the first. A server that
+        # the script itself names cannot be replaced by these variables.
         "WANDB_MODE": "offline",
         "WANDB_DIR": str(folder),
         "MLFLOW_TRACKING_URI": (folder / "mlruns").as_uri(),
@@ -234,12 +234,12 @@ def _environment(
 
 
 def _attached_itself(record: Provenance) -> bool:
-    """Return True unless the script has made the callback itself; with nothing known, it is offered."""
+    """Return False if the script made the callback itself. Without a record of callbacks, assume that it did not."""
     return _EXPLICIT not in [component.class_path for component in record.trainer.callbacks]
 
 
 def _site(folder: Path) -> Path:
-    """Return a folder from which this very package is imported, with its entry point, and nothing else."""
+    """Return a folder from which only this package, with its entry point, can be imported."""
     site = folder / "site"
     site.mkdir()
     package = Path(lightning_dtool.__file__).resolve().parent
@@ -259,11 +259,11 @@ def _site(folder: Path) -> Path:
 def _other_beginning(record: Provenance) -> str:
     source = record.randomness.repeatable_by
     why = (
-        "the recorded training was never seeded: train with save_initial_weights=True, or call seed_everything"
+        "the recorded training was not seeded: train with save_initial_weights=True, or call seed_everything"
         if source is None
         else f"they should follow from the recorded {source.replace('_', ' ')}"
     )
-    return f"the weights that training began with differ from the recorded ones; {why}"
+    return f"the initial weights differ from the recorded ones; {why}"
 
 
 def _text(path: Path | None) -> str | None:

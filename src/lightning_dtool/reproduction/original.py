@@ -1,4 +1,4 @@
-"""A checkpoint whose training is to be run again: verified, with what lies beside it, and its data found."""
+"""The recorded checkpoint that is reproduced, and the present URIs of its data."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from lightning_dtool.store import FrozenDataset, local_path, locate, normalize_u
 
 
 class Original:
-    """A checkpoint's dataset, verified whole.
+    """A recorded checkpoint. All of its dataset is verified when it is opened.
 
     Args:
-        dataset: The dataset.
+        dataset: The checkpoint's dataset.
 
     Raises:
-        NotACheckpointError: If it holds no checkpoint.
+        NotACheckpointError: If it is not a checkpoint.
         VerificationError: If an item differs from its hashes.
     """
 
@@ -29,13 +29,13 @@ class Original:
         self.dataset = dataset
         self.items = {item.relpath: identifier for identifier, item in dataset.items.items()}
         if local_path(dataset.uri) is None:
-            dataset.fetch()  # compares
+            dataset.fetch()  # verifies what it fetches
         else:
             dataset.verify()
 
     @classmethod
     def from_uri(cls, uri: str | os.PathLike[str]) -> "Original":
-        """Open a checkpoint, and verify it."""
+        """Open and verify a checkpoint."""
         return cls(FrozenDataset.from_uri(uri))
 
     @property
@@ -54,15 +54,15 @@ class Original:
         return DatasetReference.of(self.dataset)
 
     def path(self, relpath: str) -> Path:
-        """Return a local file with an item."""
+        """Return the local path of an item."""
         return self.dataset.path(self.items[relpath])
 
     def optional_path(self, relpath: str) -> Path | None:
-        """Return a local file with an item; None if there is none."""
+        """Return the local path of an item; None if there is none."""
         return self.path(relpath) if relpath in self.items else None
 
     def source(self) -> Path:
-        """Return the recorded source.
+        """Return the local path of the recorded source.
 
         Raises:
             ReproductionError: If there is none.
@@ -80,11 +80,11 @@ class Original:
 
 @dataclass(frozen=True)
 class LocatedData:
-    """Where the recorded data is now.
+    """The present URIs of the recorded data.
 
     Attributes:
-        uris: By recorded URI, the URI to use.
-        notes: What a reader should know of it.
+        uris: The present URIs by recorded URI.
+        notes: Remarks for the result.
     """
 
     uris: dict[str, str] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class LocatedData:
 
 
 def datasets_of(record: Provenance) -> list[DatasetReference]:
-    """Return every dataset that the record says was used, each once."""
+    """Return the datasets that the record names, without duplicates."""
     staged = [source.dataset for sources in record.data.stages.values() for source in sources]
     found = {dataset.uri: dataset for dataset in (*record.lineage.source_datasets, *staged) if dataset is not None}
     return list(found.values())
@@ -101,18 +101,17 @@ def datasets_of(record: Provenance) -> list[DatasetReference]:
 def locate_data(
     record: Provenance, data: Mapping[str, str], search: Sequence[str], skip: Sequence[str] = ()
 ) -> LocatedData:
-    """Find the recorded data, and compare it with what was recorded.
+    """Find the recorded data, and compare its content with the recorded digests.
 
     Args:
         record: The record.
-        data: What to use in place of a recorded dataset, by its URI, UUID or name; it may have another content.
-        search: Base URIs to look in.
-        skip: Original URIs that nobody needs.
+        data: Datasets to use in place of recorded ones, by the recorded URI, UUID or name. Their content may differ.
+        search: Base URIs to search.
+        skip: Recorded URIs that are not needed.
 
     Raises:
-        DatasetNotFoundError: If a dataset is nowhere to be found.
-        VerificationError: If it has another content than was recorded.
-        ConfigurationError: If `data` names what the record does not know.
+        DatasetNotFoundError: If a dataset is not found.
+        VerificationError: If the content of a dataset differs from the recorded digest.
     """
     chosen = {normal(name): value for name, value in data.items()}
     found = LocatedData(notes=[])
@@ -127,7 +126,7 @@ def locate_data(
             found.uris[recorded] = given.uri
             if given.content_digest != dataset.content_digest:
                 found.notes.append(
-                    f"trained on other data, as you asked: {given.uri} ({given.content_digest}) in place of "
+                    f"trained on other data, as requested: {given.uri} ({given.content_digest}) in place of "
                     f"{dataset.uri} ({dataset.content_digest})"
                 )
             continue
@@ -135,17 +134,17 @@ def locate_data(
         found.uris[recorded] = located.uri
         if located.uri != recorded:
             found.notes.append(f"data {dataset.name} found at {located.uri}, recorded at {dataset.uri}")
-    # What a script opens besides: nobody recorded it, and the user says where it is.
+    # Datasets that the script opens and the record does not name.
     found.uris.update({name: normalize_uri(value) for name, value in chosen.items()})
     return found
 
 
 def relocated(uris: Mapping[str, str], places: Sequence[tuple[PurePath, Path]]) -> dict[str, str]:
-    """Return the URIs to use, also under the names that a script gives them which names data relative to a folder.
+    """Return the present URIs, also by the URIs that a moved script forms from paths relative to itself.
 
     Args:
-        uris: By recorded URI, the URI to use.
-        places: Folders as they were, with what stands in their place now.
+        uris: The present URIs by recorded URI.
+        places: Recorded folders, each with the folder that replaces it.
     """
     found = dict(uris)
     for recorded, use in uris.items():
@@ -159,7 +158,7 @@ def relocated(uris: Mapping[str, str], places: Sequence[tuple[PurePath, Path]]) 
 
 
 def normal(uri: str) -> str:
-    """Return a URI in its canonical form; of a scheme that nothing here reads, as it is."""
+    """Return a URI in its canonical form. A URI that no installed broker reads is returned unchanged."""
     try:
         return normalize_uri(uri)
     except InvalidURIError:
@@ -167,7 +166,7 @@ def normal(uri: str) -> str:
 
 
 def _by_plain_name(chosen: dict[str, str], dataset: DatasetReference) -> str | None:
-    """Return what was given for a UUID or a name: they were taken for paths, and look like the end of one."""
+    """Return the dataset given for a UUID or a name, which `normal` turned into file URIs."""
     for name in (dataset.uuid, dataset.name):
         if (key := normal(name)) in chosen:
             return chosen.pop(key)

@@ -1,4 +1,4 @@
-"""One child process: started, watched, and ended with its parent, whatever ends that one."""
+"""The child process of a rerun, which always ends with its parent."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 GRACE = 300.0
-"""Seconds that a process has to end by itself once the checkpoint is there."""
+"""The seconds in which a process must end by itself after it has published the checkpoint."""
 
 SHORT_GRACE = 10.0
-"""Seconds that it has when it has nothing left to tell: a launcher may wait for ever for a process that has ended."""
+"""The seconds in which it must end after its last report: a launcher may wait forever for a process that has ended."""
 
 Event = dict[str, Any]
 
@@ -27,9 +27,9 @@ class Outcome:
 
     Attributes:
         exit_code: Its exit code; negative for a signal.
-        events: What it reported.
-        timed_out: Whether it took too long.
-        seconds: How long it ran.
+        events: The events that it reported.
+        timed_out: Whether it exceeded its time limit.
+        seconds: Its duration.
     """
 
     exit_code: int
@@ -38,7 +38,7 @@ class Outcome:
     seconds: float = 0.0
 
     def last(self, name: str) -> Event | None:
-        """Return the last event of a name."""
+        """Return the last event of that name."""
         return next((event for event in reversed(self.events) if event.get("event") == name), None)
 
 
@@ -57,16 +57,16 @@ def run(
         command: The command.
         folder: Its working directory.
         environment: Its environment variables.
-        log: Where its output goes.
+        log: The file for its output.
         report: The file to which it appends events.
         on_event: Called with each event.
-        timeout: Seconds after which it is ended.
+        timeout: The time limit in seconds; None for no limit.
     """
     began = time.monotonic()
     events: list[Event] = []
     report.touch()
     with log.open("ab") as output, report.open(encoding="utf-8") as reported:
-        # A session of its own: with it everything that it starts can be ended, and Ctrl-C comes here alone.
+        # In a session of its own, all of its processes can be ended together, and Ctrl-C reaches this process only.
         process = subprocess.Popen(  # noqa: S603  # the user has asked for it
             list(command),
             cwd=folder,
@@ -100,7 +100,7 @@ def run(
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all that it has started."""
+    """End a process and all processes that it has started."""
     for sent in ("SIGTERM", "SIGKILL"):
         with suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
@@ -110,21 +110,21 @@ def end(process: "subprocess.Popen[bytes]") -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(5)
             if sent == "SIGTERM":
-                # What it has started may have stayed; the group is gone when they are.
+                # Processes that it started may remain in its group.
                 continue
     process.wait()
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let a SIGTERM end the block as Ctrl-C does, so that child processes and folders go with it."""
+    """End the block on SIGTERM as on Ctrl-C, so that child processes and temporary folders are cleaned up."""
 
     def stop(number: int, _: Any) -> None:
         sys.exit(128 + number)
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: who runs this elsewhere handles signals
+    except ValueError:  # not in the main thread, which alone handles signals
         yield
         return
     try:
@@ -137,7 +137,7 @@ def _events(lines: Sequence[str]) -> Iterator[Event]:
     for line in lines:
         try:
             event = json.loads(line)
-        except ValueError:  # the training may write there, too
+        except ValueError:  # the training may write to this file as well
             continue
         if isinstance(event, dict) and isinstance(event.get("event"), str):
             yield event

@@ -1,4 +1,4 @@
-"""What is asked for when a training shall be run again."""
+"""The options of `reproduce` and `replicate`."""
 
 import os
 from collections.abc import Callable
@@ -14,15 +14,15 @@ Say = Callable[[str], None]
 
 
 def silent(text: str) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; `reproduce` says what each part means.
+    """The options of a reproduction. `reproduce` documents each of them.
 
     Raises:
-        ConfigurationError: If the parts do not fit together.
+        ConfigurationError: If an option is invalid.
     """
 
     kind: str
@@ -39,20 +39,20 @@ class Request:
     timeout: float | None = None
     say: Say = silent
     stages: dict[str, str] = field(default_factory=dict)
-    """For a replication: datasets by stage."""
+    """For a replication, the new datasets by stage."""
 
     def __post_init__(self) -> None:
         if self.runs and self.runs < MIN_VALUES:
-            raise ConfigurationError(f"runs={self.runs}: expected 0, or at least {MIN_VALUES}: fewer show no spread.")
+            raise ConfigurationError(f"runs={self.runs}: expected 0 or at least {MIN_VALUES}, to derive an interval.")
         if not 0 < self.level < 1:
             raise ConfigurationError(f"level={self.level}: expected a probability between 0 and 1.")
         if self.runs:
-            width_factor(MIN_VALUES, self.level)  # says so now, and not after hours, if SciPy is not installed
+            width_factor(MIN_VALUES, self.level)  # raises before hours of training if SciPy is not installed
         if self.env not in ("current", "create"):
             raise ConfigurationError(f"env={self.env!r}: expected 'current' or 'create'.")
         if self.from_ not in ("first", "parent"):
             raise ConfigurationError(f"from_={self.from_!r}: expected 'first' or 'parent'.")
         if self.device not in (None, "cpu"):
-            raise ConfigurationError(f"device={self.device!r}: expected 'cpu', or nothing for the script's own choice.")
+            raise ConfigurationError(f"device={self.device!r}: expected 'cpu', or None for the script's own choice.")
         if self.threads is not None and self.threads < 1:
             raise ConfigurationError(f"threads={self.threads}: expected at least 1.")

@@ -24,7 +24,7 @@ from lightning_dtool.reproduction.process import ended_by_signals
 from lightning_dtool.reproduction.request import Request
 from lightning_dtool.reproduction.storing import store_result
 from lightning_dtool.reproduction.tolerance import MIN_VALUES, judge
-from lightning_dtool.reproduction.tracing import first_parting
+from lightning_dtool.reproduction.tracing import first_differing_step
 from lightning_dtool.reproduction.verdict import decide, explains, factors, judged_rows, one_line
 from lightning_dtool.rerun import REPLICATE, REPRODUCE
 from lightning_dtool.results.comparison import Comparison
@@ -280,13 +280,13 @@ class _Session:
             return None
         theirs = original.optional_path(TRACE_ITEM)
         if theirs is not None:
-            parted = first_parting(theirs, mine)
-            return f"first difference from the recorded training at {parted}" if parted else "no step differs"
+            step = first_differing_step(theirs, mine)
+            return f"first difference from the recorded training at {step}" if step else "no step differs"
         second = rerun(original, data, self.scratch / "again", options, parent=parent, trace=True, what="second rerun")
         theirs = Original(second.dataset).optional_path(TRACE_ITEM)
-        parted = first_parting(mine, theirs) if theirs is not None else None
-        if parted:
-            return f"training is not deterministic here: two reruns differ at {parted}"
+        step = first_differing_step(mine, theirs) if theirs is not None else None
+        if step:
+            return f"training is not deterministic here: two reruns differ at {step}"
         return (
             "training is deterministic here (two reruns are identical in every step), so a difference comes from a "
             "changed input or environment"

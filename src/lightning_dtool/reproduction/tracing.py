@@ -1,4 +1,4 @@
-"""Two traces, step by step: where did two trainings part?"""
+"""Comparison of two traces, step by step."""
 
 import json
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 
-def first_parting(one: Path, two: Path) -> str | None:
-    """Return the first step, and the first parameter in it, that differ; None if the traces are the same.
+def first_differing_step(one: Path, two: Path) -> str | None:
+    """Return the first step that differs, with the first parameter that differs in it; None if none does.
 
-    A trace that ends early is no difference: the other checkpoint was saved later, or not traced so far.
+    If one trace is shorter, the steps that both contain are compared.
 
     Args:
         one: A file with a line for each step, as the callback's `trace=True` stores it.
-        two: Another.
+        two: Another such file.
     """
     for a, b in zip_longest(_lines(one), _lines(two)):
         if a is None or b is None:
@@ -23,11 +23,11 @@ def first_parting(one: Path, two: Path) -> str | None:
             continue
         where = f"epoch {b.get('epoch')}, step {b.get('step')}"
         if (a.get("epoch"), a.get("step")) != (b.get("epoch"), b.get("step")):
-            return f"epoch {a.get('epoch')}, step {a.get('step')}, where the other is at {where}"
+            return f"epoch {a.get('epoch')}, step {a.get('step')}, while the other is at {where}"
         mine, theirs = a.get("parameters", {}), b.get("parameters", {})
         names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
         if not names:
-            return f"{where}: the loss ({_shown(a.get('loss'))} and {_shown(b.get('loss'))}), not yet a parameter"
+            return f"{where}: the loss ({_shown(a.get('loss'))} and {_shown(b.get('loss'))}), but no parameter"
         more = f" and {len(names) - 1} more" if names[1:] else ""
         return f"{where}: parameter {names[0]}{more}"
     return None

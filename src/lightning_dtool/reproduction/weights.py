@@ -20,8 +20,8 @@ def compare_weights(a: Mapping[str, Any], b: Mapping[str, Any]) -> Weights:
     """Compare two state dicts.
 
     Args:
-        a: The first.
-        b: The second. Its tensors may be mapped from a file, as the first's.
+        a: The first state dict. Its tensors may be memory-mapped.
+        b: The second state dict.
     """
     one, two = state_digest(a), state_digest(b)
     names = sorted({*a, *b}, key=str)
@@ -48,7 +48,7 @@ def _digest(value: Any) -> str:
 
 
 def _greatest(a: Any, b: Any) -> tuple[float, float] | None:
-    """Return the greatest absolute and relative difference of two dense tensors of numbers; else None."""
+    """Return the greatest absolute and relative difference of two dense tensors; None for other tensors."""
     for tensor in (a, b):
         if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided:
             return None
@@ -72,7 +72,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def _chunks(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield two tensors piece by piece in double precision: all of them at once may not fit into memory."""
+    """Yield pieces of two tensors in double precision. Whole tensors might not fit into memory."""
     dtype = torch.complex128 if a.is_complex() else torch.float64
     one, two = a.detach().reshape(-1), b.detach().reshape(-1)
     for start in range(0, one.numel(), _CHUNK):
