@@ -1,6 +1,6 @@
 """The resume matrix: is a run that stopped and went on bit for bit the run that never stopped?
 
-Each case trains once without a stop and once with: the second training is stopped where the case says, and goes on
+Each case is a training without a stop and one with: the second training is stopped where the case says, and goes on
 with new objects and other random numbers, as in a new process, from the dataset of its checkpoint. Weights, optimizer
 and scheduler states, metrics, random states and the order of samples are compared.
 
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +350,7 @@ STOPS: dict[str, Policy] = {
 
 
 _CAUGHT: list[warnings.WarningMessage] = []
+_UNSTOPPED: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
 
 
 def said() -> list[str]:
@@ -484,7 +485,7 @@ def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
     """
     uri = packed(folder)
     with _quiet():
-        train(case, folder / "whole", uri, stop=False)
+        expected = unstopped(case, folder / "whole", uri)
         try:
             train(case, folder / "stopped", uri, stop=True)
         except (Stopped, SystemExit):
@@ -504,10 +505,7 @@ def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
         # `ddp_fork` trains, and warns, in a process of its own.
         reasons = said() or json.loads((folder / "resumed" / "rank0.json").read_text())
     differing = []
-    for rank in range(case.processes):
-        whole, resumed = (
-            torch.load(folder / name / f"rank{rank}.pt", weights_only=False) for name in ("whole", "resumed")
-        )
+    for whole, resumed in zip(expected, _states(case, folder / "resumed"), strict=True):
         for what in whole:
             one, two = whole[what], resumed[what]
             if what == "metrics":  # the run that went on has those of its own epochs
@@ -515,6 +513,20 @@ def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
             if not same(one, two) and what not in differing:
                 differing.append(what)
     return differing, reasons
+
+
+def unstopped(case: Case, folder: Path, uri: str) -> list[dict[str, Any]]:
+    """Return what a training without a stop leaves on each rank. Cases that differ in what is saved share it."""
+    _, options = STOPS[case.where](folder)
+    key = (replace(case, where=""), _needs_own_processes(case), *options.items())
+    if key not in _UNSTOPPED:
+        train(case, folder, uri, stop=False)
+        _UNSTOPPED[key] = _states(case, folder)
+    return _UNSTOPPED[key]
+
+
+def _states(case: Case, folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(case.processes)]
 
 
 def same(a: Any, b: Any) -> bool:
