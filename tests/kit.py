@@ -45,6 +45,14 @@ class TinyNet(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
 
 
+class ImageNet(TinyNet):
+    """A classifier of two classes of images with 3 channels and 8 x 8 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+
+
 def loader(samples: int = 48, batch_size: int = 8, shuffle: bool = False, workers: int = 0) -> DataLoader:
     """Return a loader whose content depends on nothing but its arguments."""
     generator = torch.Generator().manual_seed(7)

@@ -85,7 +85,7 @@ class DtoolProvenanceCallback(Callback):
 
     Example:
         ```python
-        provenance = DtoolProvenanceCallback("file:///models")
+        provenance = DtoolProvenanceCallback("models")
         trainer = Trainer(max_epochs=10, callbacks=[provenance])
         trainer.fit(model, data)
         provenance.best_uri

@@ -43,9 +43,9 @@ class DtoolCheckpoint:
 
     Example:
         ```python
-        checkpoint = DtoolCheckpoint.from_uri("s3://lab-models/6a1c…")
+        checkpoint = DtoolCheckpoint.from_uri("models/leafnet")
         checkpoint.record.optimizers[0].param_groups[0].options["lr"]
-        model = checkpoint.load_module()
+        model = checkpoint.load_module().eval()
         ```
     """
 

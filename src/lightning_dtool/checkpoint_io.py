@@ -79,7 +79,7 @@ class DtoolCheckpointIO(CheckpointIO):
 
     Example:
         ```python
-        trainer = Trainer(plugins=[DtoolCheckpointIO("file:///models")])
+        trainer = Trainer(plugins=[DtoolCheckpointIO("models")])
         ```
     """
 

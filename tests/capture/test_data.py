@@ -28,7 +28,7 @@ from lightning_dtool import DtoolDataModule, DtoolDataset
 from lightning_dtool.capture import fingerprint as fingerprints
 from lightning_dtool.capture.data import capture_data, training_datasets, warn_about_foreign_data
 from lightning_dtool.capture.fingerprint import fingerprint
-from lightning_dtool.data.dataset import _Items
+from lightning_dtool.data.samples import Items
 from lightning_dtool.record import Data, DataSource, Gaps
 from lightning_dtool.store import FrozenDataset
 
@@ -150,8 +150,8 @@ def test_a_loader_of_the_users_own_is_recorded_as_it_is(uri: str, tmp_path: Path
 
 def test_no_item_is_read(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Any] = []
-    load = _Items.load
-    monkeypatch.setattr(_Items, "load", lambda self, *place, **how: read.append(place) or load(self, *place, **how))
+    load = Items.load
+    monkeypatch.setattr(Items, "load", lambda self, *place, **how: read.append(place) or load(self, *place, **how))
 
     class Counting(Watch):
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from lightning_dtool import DtoolDataModule, DtoolDataset
-from lightning_dtool.data import dataset as dataset_module
 from lightning_dtool.data import decoding
+from lightning_dtool.data import samples as samples_module
 from lightning_dtool.data.decoded_cache import DecodedImages
 from lightning_dtool.errors import ConfigurationError, DecodeError, VerificationError
 from lightning_dtool.store import FrozenDataset
@@ -119,8 +119,8 @@ def test_it_is_decoded_once(photos: FrozenDataset, monkeypatch: pytest.MonkeyPat
     DtoolDataset(photos, decoded_cache=True, transform=str).fill_decoded_cache()
     assert len(files()) == 1
     decoded: list[str] = []
-    choose = dataset_module.decoder_for
-    monkeypatch.setattr(dataset_module, "decoder_for", lambda name: decoded.append(name) or choose(name))
+    choose = samples_module.decoder_for
+    monkeypatch.setattr(samples_module, "decoder_for", lambda name: decoded.append(name) or choose(name))
     again = DtoolDataset(FrozenDataset.from_uri(photos.uri), decoded_cache=True, transform=str)
     assert len(list(again)) == len(again) > 10
     assert decoded == ["notes.txt"]

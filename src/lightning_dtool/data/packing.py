@@ -80,7 +80,7 @@ def pack(
 
     Example:
         ```python
-        uri = pack("leaves", "file:///data", "leaves", description="Leaves of 12 trees, photographed in May")
+        uri = pack("photographs", "data", "leaves-of-may", description="Leaves of 12 trees, photographed in May")
         ```
     """
     root = Path(folder)

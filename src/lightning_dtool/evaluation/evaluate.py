@@ -107,7 +107,7 @@ def evaluate(
 
     Example:
         ```python
-        found = evaluate("s3://lab-models/6a1c…", "file:///data/leaves-2026", metrics="accuracy,f1", into="results")
+        found = evaluate("models/leafnet", "data/leaves-2026", metrics="accuracy,f1", into="results")
         print(found.metrics["accuracy"], found.per_class["oak"], found.dataset_uri)
         ```
     """

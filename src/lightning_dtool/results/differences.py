@@ -110,6 +110,8 @@ def record_differences(a: Provenance, b: Provenance) -> list[Difference]:
 
     Example:
         ```python
+        first = DtoolCheckpoint.from_uri("models/leafnet")
+        second = DtoolCheckpoint.from_uri("models/leafnet-two-epochs")
         for difference in record_differences(first.record, second.record):
             print(difference.path, difference.before, "->", difference.after)
         ```

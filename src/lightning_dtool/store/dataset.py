@@ -41,7 +41,7 @@ class FrozenDataset:
 
     Example:
         ```python
-        dataset = FrozenDataset.from_uri("file:///data/leaves")
+        dataset = FrozenDataset.from_uri("data/leaves")
         for identifier, item in dataset.items.items():
             print(item.relpath, dataset.path(identifier))
         ```

@@ -75,8 +75,8 @@ class DatasetWriter:
 
     Example:
         ```python
-        with DatasetWriter("leaves", "file:///data") as writer:
-            writer.put_file("oak.png", "images/oak.png")
+        with DatasetWriter("one-oak", "data") as writer:
+            writer.put_file("photographs/oak/1.png", "images/oak.png")
             writer.put_overlay("category", {"images/oak.png": "oak"})
             dataset = writer.commit()
         ```
@@ -224,8 +224,10 @@ class DatasetWriter:
 
         Example:
             ```python
-            with writer.open("checkpoint.ckpt") as file:
-                torch.save(state, file)
+            with DatasetWriter("weights", "data") as writer:
+                with writer.open("weights.pt") as file:
+                    torch.save(model.state_dict(), file)
+                dataset = writer.commit()
             ```
         """
         self._require_open()
