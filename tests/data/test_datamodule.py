@@ -176,7 +176,7 @@ def test_a_dataset_per_stage_is_numbered_by_the_training_data(make_dataset, uri)
     ash = make_dataset({"9.png": image(9)}, "ash", overlays={"category": {"9.png": "ash"}})
     with pytest.raises(DecodeError, match=r"'ash' for item 9.png, which is none of the classes 'elm', 'oak'"):
         DtoolDataModule(train_uri=uri, val_uri=ash.uri).setup("fit")
-    with pytest.raises(ConfigurationError, match="do not go together"):
+    with pytest.raises(ConfigurationError, match="do not fit together"):
         DtoolDataModule(train_uri=uri, val_uri=plain.uri).setup("fit")
 
 
@@ -274,10 +274,10 @@ def test_remote_items_are_fetched_before_training(make_dataset, s3_base_uri):
     [
         ({}, "There is no data"),
         ({"uri": "a", "train_uri": "b"}, r"Both uri='file://\S+/a' and train_uri='file://\S+/b'"),
-        ({"train_uri": "a", "val_split": 0.1}, "divide the one dataset"),
-        ({"uri": "a", "val_split": 0.5, "test_split": 0.5}, "nothing to train on"),
+        ({"train_uri": "a", "val_split": 0.1}, "divide the dataset"),
+        ({"uri": "a", "val_split": 0.5, "test_split": 0.5}, "no items for training"),
         ({"uri": "a", "val_split": -0.5}, "val_split is -0.5"),
-        ({"uri": "a", "val_split": 0.5, "split_overlay": "x"}, "already says"),
+        ({"uri": "a", "val_split": 0.5, "split_overlay": "x"}, "already assigns"),
         ({"uri": "a", "val_split": 0.5, "val_uri": "b"}, "val_split"),
         ({"uri": "a", "split_overlay": "x", "test_uri": "b"}, "split_overlay"),
         ({"uri": "a", "batch_size": 0}, "batch_size is 0"),
@@ -298,12 +298,12 @@ def test_arguments_that_do_not_fit_together(arguments, message):
         ({"split_overlay": "category"}, SelectionError, "'elm', which names no stage"),
         ({"target": "nothing"}, MetadataKeyError, "nothing"),
         ({"select": {"usetype": "x"}}, SelectionError, r"'train' \(20\)"),
-        ({"val_split": 0.001}, SelectionError, "not a single item"),
+        ({"val_split": 0.001}, SelectionError, "less than one item"),
         ({"val_split": 0.5, "stratify": True, "target": "none"}, SelectionError, "stratify"),
         (
             {"select": {"usetype": "test"}, "split_overlay": "usetype"},
             SelectionError,
-            "No chosen item of .* is for 'train', by overlay",
+            "no selected item is for 'train' by the overlay",
         ),
     ],
 )
@@ -467,7 +467,7 @@ def test_going_on_with_other_data_is_noticed(uri, tmp_path):
     runner = trainer()
     runner.fit(Net(), DtoolDataModule(uri, batch_size=10, val_split=0.5))
     runner.save_checkpoint(tmp_path / "x.ckpt")
-    with pytest.warns(ProvenanceWarning, match="resumes on other data"):
+    with pytest.warns(ProvenanceWarning, match="resumes with other data"):
         trainer(max_epochs=2).fit(Net(), DtoolDataModule(uri, val_split=0.5, seed=1), ckpt_path=tmp_path / "x.ckpt")
     trainer().validate(Net(), DtoolDataModule(uri, val_split=0.1), ckpt_path=tmp_path / "x.ckpt", verbose=False)
 
@@ -649,7 +649,7 @@ def test_changed_and_moved_data_is_noticed(make_dataset, base_uri, tmp_path):
         DtoolDataModule.from_uri(checkpoint, uri=other.uri)
     assert DtoolDataModule.from_uri(checkpoint, uri=other.uri, verify=False).uri == other.uri
     delete_dataset(first.uri)
-    with pytest.raises(DatasetNotFoundError, match=r"if it has moved, pass uri=\.\.\."):
+    with pytest.raises(DatasetNotFoundError, match=r"if it has moved, pass its new URI as uri=\.\.\."):
         DtoolDataModule.from_uri(checkpoint)
 
 

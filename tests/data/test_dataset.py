@@ -208,9 +208,9 @@ def test_labels_may_be_numbers_and_arrays(make_dataset, labels, dtype, target):
 def test_arrays_that_do_not_fit_are_refused(make_dataset):
     with pytest.raises(ConfigurationError, match=r"shape \(4, 6\).*shape \(3,\)"):
         DtoolDataset(pair(make_dataset, [1, 2, 3]))
-    with pytest.raises(DecodeError, match="labels should be numbers"):
+    with pytest.raises(DecodeError, match="expected numbers as labels"):
         DtoolDataset(pair(make_dataset, list("abcd"), name="b"))
-    with pytest.raises(SelectionError, match="pair of arrays"):
+    with pytest.raises(SelectionError, match="rows of arrays"):
         DtoolDataset(pair(make_dataset, name="c"), select={"x": 1})
     with pytest.raises(DecodeError, match=r"data.npy"):
         DtoolDataset(make_dataset({"data.npy": b"", "labels.npy": npy(DATA)}, "d"))

@@ -24,7 +24,7 @@ def test_arguments_are_those_of_that_class_only() -> None:
     made = DataModule(class_path=f"{__name__}:Mine", arguments={"seed": 3})
     assert recorded_arguments(record(data=Data(datamodule=made)), "x:1", Mine) == {"seed": 3}
     for other in (None, DataModule(class_path="a:B", arguments={"seed": 3}), made.model_copy(update={"arguments": {}})):
-        with pytest.raises(RecordError, match=r"x:1 was trained with .*Mine\.from_uri"):
+        with pytest.raises(RecordError, match=r"x:1: was trained with .*Mine\.from_uri"):
             recorded_arguments(record(data=Data(datamodule=other)), "x:1", Mine)
 
 
@@ -32,8 +32,10 @@ def test_data_is_compared_stage_by_stage(make_dataset) -> None:
     first, other = make_dataset({"a.txt": b"a"}, "first"), make_dataset({"a.txt": b"b"}, "other")
     found = trained_on(first)
     verify_data(found, "x:1", {"train": (first.uri, "uri"), "val": (other.uri, "val_uri"), "test": ("y:1", "test_uri")})
-    with pytest.raises(VerificationError, match=rf"{other.uri} .* checkpoint x:1 .* 'train': the data has changed"):
+    with pytest.raises(VerificationError, match=rf"{other.uri}: .* checkpoint x:1 .* 'train': the data has changed"):
         verify_data(found, "x:1", {"train": (other.uri, "uri")})
     delete_dataset(first.uri)
-    with pytest.raises(DatasetNotFoundError, match="trained with it; if it has moved, pass train_uri="):
+    with pytest.raises(
+        DatasetNotFoundError, match="trained with this dataset; if it has moved, pass its new URI as train_uri="
+    ):
         verify_data(found, "x:1", {"train": (first.uri, "train_uri")})

@@ -104,7 +104,7 @@ def test_folder_and_function(make_dataset):
     assert targets(dataset, "folder").class_to_idx == {"elm": 0, "oak": 1}
     assert targets(dataset, lambda item: item.relpath[-5]).class_to_idx == {"1": 0, "2": 1}
     assert torch.stack(targets(dataset, lambda item: float(item.size_in_bytes)).values).tolist() == [0, 0, 0]
-    with pytest.raises(ConfigurationError, match=r"x.txt is in none"):
+    with pytest.raises(ConfigurationError, match=r"x.txt is in no folder"):
         targets(make_dataset({"x.txt": b""}, "flat"), "folder")
 
 

@@ -1,1 +1,1 @@
-"""A frozen dtool dataset as the data of a Lightning training, and packing files into one."""
+"""Frozen dtool datasets as the data of a Lightning training."""

@@ -1,4 +1,4 @@
-"""Decoded images in a memory-mapped file, so that the next epoch, or run, need not decode them again."""
+"""The cache of decoded images in a memory-mapped file, which spares later epochs and runs the decoding."""
 
 import base64
 import contextlib
@@ -23,25 +23,25 @@ from lightning_dtool._version import __version__
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever a file of before would be read wrongly.
+# Increase this number if older files would be read wrongly.
 _FORMAT = b"decoded1"
-# The format, where the index begins, how long it is, its SHA-256; then the pixels, then the index.
+# The format, the offset of the index, its length and its SHA-256. The pixels follow, then the index.
 _HEADER = struct.Struct("<8sQQ32s")
 _NOT_KEPT = -1
 
-# Those whose bytes make the same image again; palettes are not pixels alone.
+# Modes of images that can be rebuilt from their bytes; an image with a palette cannot.
 _MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "F", "I", "I;16", "I;16B", "I;16L"})
 _CHANNELS = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,)}
 
 
 def decoder_versions() -> list[Any]:
-    """Return all that decides what this package makes of an image file."""
+    """Return the versions of all software that decodes images."""
     libraries = ("jpg", "jpg_2000", "libtiff", "webp", "zlib")
     return [__version__, PIL.__version__, *(features.version(library) for library in libraries)]
 
 
 class _Kind(NamedTuple):
-    """What images have in common, most often all of a dataset."""
+    """The properties of an image besides its pixels; often all images of a dataset have the same."""
 
     mode: str
     width: int
@@ -52,18 +52,18 @@ class _Kind(NamedTuple):
 
 
 class DecodedImages:
-    """The images that some items decode to, in a file of their own.
+    """The decoded images of some items in one file.
 
-    The file is written aside and moved to its place whole, so that nobody sees half of one. A damaged one is
-    noticed, by the digest of its index when it is opened and by the checksum of each image when it is first
-    used, and then removed. What it does not hold has to be decoded: items that are no images, palettes, and images
-    with metadata that is no plain value.
+    The file is written under another name and then renamed, so that readers never see an incomplete file. Damage is
+    detected by the digest of the index when the file is opened, and by the checksum of each image when it is first
+    used; the file is then removed. Items that are not images, images with a palette, and images whose metadata is not
+    plain values are not in the file and must be decoded.
 
-    Instances can be pickled; the copy opens the file again.
+    Instances can be pickled; a copy opens the file again.
 
     Args:
         path: The file.
-        count: How many items there are.
+        count: The number of items.
     """
 
     def __init__(self, path: Path, count: int) -> None:
@@ -72,23 +72,23 @@ class DecodedImages:
         self._opened: _Opened | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A pickled memory map is the whole file.
+        # A pickled memory map would hold the whole file.
         return {**vars(self), "_opened": None}
 
     def open(self) -> bool:
-        """Open the file, unless it is open; tell whether there is a sound one."""
+        """Open the file, unless it is open, and tell whether there is a complete one."""
         if self._opened is None:
             self._opened = _open(self.path, self._count)
         return self._opened is not None
 
     def fill(self, decode: Callable[[int], Any], advance: Callable[[int], object] = lambda position: None) -> None:
-        """Write the file, unless there is a sound one.
+        """Write the file, unless there is a complete one.
 
-        Of several processes that want the same file one writes it, and the others wait for it.
+        If several processes need the same file, one writes it while the others wait.
 
         Args:
-            decode: Gives the value of the item at a position. If it raises, the item is not kept.
-            advance: Called with each position that is done.
+            decode: A function from a position to the item's value. If it raises an error, the item is left out.
+            advance: A function that is called with each finished position.
 
         Raises:
             OSError: If the file cannot be written.
@@ -106,13 +106,16 @@ class DecodedImages:
             finally:
                 temporary.unlink(missing_ok=True)
         if not self.open():
-            raise OSError(f"{self.path} was written and cannot be read")
+            raise OSError(f"{self.path} was written but cannot be read")
 
     def image(self, position: int) -> Image.Image | None:
-        """Return an image as it was decoded, with its mode, size, pixels, `format` and `info`; None if it is not kept.
+        """Return the decoded image of an item, with its mode, size, pixels, `format` and `info`.
 
         Args:
-            position: The item's.
+            position: The position of the item.
+
+        Returns:
+            The image; None if the file does not hold it.
         """
         found = self._bytes(position)
         if found is None:
@@ -124,13 +127,14 @@ class DecodedImages:
         return image
 
     def pixels(self, position: int) -> "np.ndarray[Any, Any] | None":
-        """Return the pixels of an image of 8 bits per channel, not to be written to; None if none such is kept.
+        """Return the pixels of an image with 8 bits per channel.
 
         Args:
-            position: The item's.
+            position: The position of the item.
 
         Returns:
-            An array of shape (height, width), or (height, width, channels).
+            A read-only array of shape (height, width) or (height, width, channels); None if the file does not hold such
+            an image.
         """
         found = self._bytes(position)
         if found is None or found[0].mode not in _CHANNELS:
@@ -150,7 +154,7 @@ class DecodedImages:
         data = opened.data[start : start + kind.size]
         if not opened.checked[position]:
             if zlib.crc32(data.data) != opened.checksums[position]:
-                logger.warning("%s is damaged: it is removed, and written again by the next run.", self.path)
+                logger.warning("%s is damaged. It is removed, and the next run writes it again.", self.path)
                 self.path.unlink(missing_ok=True)
                 opened.kind_of[position] = _NOT_KEPT
                 return None
@@ -159,7 +163,7 @@ class DecodedImages:
 
 
 class _Opened(NamedTuple):
-    """A file, mapped, and its index."""
+    """A memory-mapped file and its index."""
 
     data: "np.ndarray[Any, Any]"
     kinds: list[_Kind]
@@ -170,9 +174,9 @@ class _Opened(NamedTuple):
 
 
 def _open(path: Path, count: int) -> _Opened | None:
-    """Map a file; None if there is none or it is not whole."""
+    """Memory-map a file; None if there is no complete file."""
     try:
-        # A plain array: slices of a memmap take several times as long.
+        # Not a `memmap`, whose slices take several times as long.
         data = np.asarray(np.memmap(path, np.uint8, "r"))
     except (OSError, ValueError):
         return None
@@ -222,7 +226,7 @@ def _unpacked(index: bytes) -> tuple[int, Any, Any, Any, list[_Kind]]:
     (count,) = struct.unpack_from("<Q", index)
     place, arrays = 8, []
     for dtype in ("<i8", "<i4", "<u4"):
-        # A copy, which can be written to.
+        # A copy, because `frombuffer` returns a read-only array.
         arrays.append(np.frombuffer(index, dtype, count, place).copy())
         place += arrays[-1].nbytes
     kinds = [_Kind(**{**entry, "info": _restored(entry["info"])}) for entry in json.loads(index[place:])]
@@ -230,7 +234,7 @@ def _unpacked(index: bytes) -> tuple[int, Any, Any, Any, list[_Kind]]:
 
 
 def _kept(decode: Callable[[int], Any], position: int) -> tuple[str, bytes] | None:
-    """Return the kind of an image as JSON, and its pixels; None if it would not come back the same."""
+    """Return the kind of an image as JSON, and its pixels; None if they do not define the same image."""
     try:
         image = decode(position)
         if not isinstance(image, Image.Image) or image.mode not in _MODES:
@@ -239,15 +243,15 @@ def _kept(decode: Callable[[int], Any], position: int) -> tuple[str, bytes] | No
         kind = _Kind(image.mode, image.width, image.height, len(pixels), image.format, _plain(image.info))
         return json.dumps(kind._asdict()), pixels
     except Exception:
-        # Whoever uses the item hears of what is wrong with it.
+        # The error is raised again when the item is used.
         return None
 
 
 def _plain(value: Any) -> Any:
-    """Write what JSON does not have as an object with one key.
+    """Return a value as JSON; values that JSON lacks become an object with one key.
 
     Raises:
-        TypeError: For what is no plain value.
+        TypeError: If the value is not a plain value.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -281,9 +285,9 @@ def _restored(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time into the block; all of them where the file system has no locks."""
+    """Let one process at a time run the block, or all processes if the file system has no locks."""
     lock = FileLock(path)
-    # It only keeps processes from doing the same work: each writes to a file of its own.
+    # The lock only avoids that processes do the same work: each process writes its own file.
     with contextlib.suppress(OSError, NotImplementedError):
         lock.acquire()
     try:

@@ -1,4 +1,4 @@
-"""A folder on disk becomes a frozen dataset."""
+"""Packing of a folder into a frozen dataset."""
 
 import csv as csv_format
 import os
@@ -39,41 +39,45 @@ def pack(
     personally_identifiable_information: bool = False,
     progress: bool = True,
 ) -> str:
-    """Make a frozen dataset of a folder.
+    """Pack a folder into a frozen dataset.
 
-    Without a CSV the first folder level names the classes: `oak/1.png` gets the value `oak` in the overlay
-    `category`. If files lie beside the class folders, or there are no folders, there is no such overlay.
-    With a CSV every further column becomes an overlay, and the folders are only part of the paths.
+    Without `csv`, the folders at the first level are the classes: `oak/1.png` gets the value `oak` in the overlay
+    `category`. There is no such overlay if a file lies outside these folders. With `csv`, each further column of the
+    table becomes an overlay, and folders are only part of the paths.
+
+    The dataset is a copy. To write items that are not files on this machine, or one after the other as they are made,
+    use `DatasetWriter`.
 
     Args:
         folder: The folder. Hidden files and folders (`.DS_Store`, `.git`) are left out.
-        base_uri: Where the dataset goes: a directory, or for instance `s3://bucket`.
-        name: The dataset's name: up to 80 letters, digits, `-`, `_` and `.`.
-        csv: A table in UTF-8 with a header. The column `path`, `relpath` or `filename`, else the first one,
-            holds each file's path in the folder. A column of whole numbers gives ints, of numbers floats, of
-            true and false bools, else strings; an empty field is null. Every file needs a row and every
-            row a file; the table itself may lie in the folder and is then left out.
-        overlays: More overlays: by name, a value for every file by its path in the folder.
-        annotations: Annotations by name; strict JSON values.
-        tags: Tags.
-        description: What the data is; like all fields up to the last but one, this goes into README.yml.
-        project: The project that it belongs to.
-        owner_name: Who answers for the data.
-        owner_email: The owner's address.
+        base_uri: Where the dataset is created: a folder, or the base URI of a store such as `s3://bucket`.
+        name: The dataset's name: 1 to 80 ASCII letters, digits, `-`, `_` and `.`.
+        csv: A table in UTF-8 with a header line and one line per file. The column `path`, `relpath` or `filename`, or
+            else the first column, holds the path of the file in the folder. Each other column becomes an overlay of
+            ints if all fields are whole numbers, of floats if all are numbers, of bools if all are true or false,
+            else of strings; an empty field becomes null. Each file needs a line, and each line a file. The table may
+            lie in the folder; it is not packed.
+        overlays: Overlays by name, each with a value for every file by its path in the folder.
+        annotations: Annotations by name. The values must be strict JSON.
+        tags: The tags of the dataset.
+        description: A description of the data. Like the following fields, it is written into README.yml.
+        project: The project that the data belongs to.
+        owner_name: The name of the person who is responsible for the data.
+        owner_email: The owner's e-mail address.
         owner_username: The owner's user name.
         owner_orcid: The owner's ORCID iD.
-        funders: Who paid for it.
-        confidential: Whether the data is confidential. False by default.
-        personally_identifiable_information: Whether it tells about persons. False by default.
-        progress: Whether to show a progress bar, on a terminal only. True by default.
+        funders: The funders of the data.
+        confidential: Whether the data is confidential. Default: False.
+        personally_identifiable_information: Whether the data identifies persons. Default: False.
+        progress: Show a progress bar if the output is a terminal. Default: True.
 
     Returns:
         The URI of the frozen dataset.
 
     Raises:
-        DatasetNotFoundError: If the folder is not there or holds no files.
-        MetadataKeyError: If files lack a row or a value, or rows and values lack a file.
-        ConfigurationError: If the CSV cannot be read as a table, or two sources give one overlay.
+        DatasetNotFoundError: If the folder does not exist, or holds no files.
+        MetadataKeyError: If a file has no line in the table or no value in an overlay, or the other way round.
+        ConfigurationError: If the table cannot be read, or an overlay is given twice.
         UnsafeDatasetError: If a symbolic link leads out of the folder.
         InvalidNameError: If dtool does not allow a name, before anything is written.
         DatasetExistsError, InvalidURIError, StoreError: If the dataset cannot be written.
@@ -118,10 +122,10 @@ def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
         path: The table; see `pack`.
 
     Returns:
-        The files' paths in order of the rows, and for each further column its values by path.
+        The paths of the files in the order of the rows, and for each other column its values by path.
 
     Raises:
-        ConfigurationError: If it is no table: no header, ragged rows, a name twice.
+        ConfigurationError: If there is no header, a row has another number of fields, or a name or path occurs twice.
     """
 
     def refuse(problem: str) -> ConfigurationError:
@@ -136,7 +140,7 @@ def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
         raise refuse(f"has {len(rows)} lines")
     header = [column.strip() for column in rows[0]]
     if "" in header or len(set(header)) != len(header):
-        raise refuse(f"has a column without a name of its own: {header}")
+        raise refuse(f"has a column without a name, or two columns with the same name: {header}")
     key = next((header.index(column) for column in _PATH_COLUMNS if column in header), 0)
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(header):
@@ -153,7 +157,7 @@ def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
 
 
 def typed(texts: Sequence[str]) -> list[Any]:
-    """Give a column the narrowest type that all of its fields have; an empty field becomes None.
+    """Convert a column to the narrowest type that all of its fields have; an empty field becomes None.
 
     Example:
         >>> typed(["1", "2.5", ""])
@@ -170,14 +174,14 @@ def typed(texts: Sequence[str]) -> list[Any]:
 
 
 def _whole(text: str) -> int | None:
-    """Read a whole number, unless writing it again would give another text (`007` is a name) or 8 bytes are too few."""
+    """Read a whole number of at most 8 bytes; None for any other text, also for `007`, which is a name."""
     digits = text.removeprefix("-")
     is_whole = digits.isascii() and digits.isdigit() and str(int(text)) == text
     return int(text) if is_whole and abs(int(text)) < 2**63 else None
 
 
 def _number(text: str) -> float | None:
-    """Read a decimal number; `nan`, `inf`, `1_000` and `007` are texts."""
+    """Read a decimal number; None for any other text, also for `nan`, `inf`, `1_000` and `007`."""
     digits = text.removeprefix("-").removeprefix("+")
     if (
         not digits.isascii()
@@ -199,7 +203,7 @@ def _truth(text: str) -> bool | None:
 def _files(root: Path, leave_out: Path | None) -> dict[str, str]:
     """Find the files below a folder, by their relative path, in sorted order."""
     if not root.is_dir():
-        raise DatasetNotFoundError(f"{root} is not a folder: there is nothing to pack.")
+        raise DatasetNotFoundError("is not a folder: there is nothing to pack.", path=root)
     inside = root.resolve()
     table = None if leave_out is None else str(leave_out.resolve())
     found = {
@@ -208,7 +212,7 @@ def _files(root: Path, leave_out: Path | None) -> dict[str, str]:
         if real != table
     }
     if not found:
-        raise DatasetNotFoundError(f"{root} holds no files (hidden ones are left out): there is nothing to pack.")
+        raise DatasetNotFoundError("holds no files (hidden files are left out): there is nothing to pack.", path=root)
     return dict(sorted(found.items()))
 
 
@@ -224,14 +228,15 @@ def _walk(folder: str, prefix: str, real_folder: str, inside: Path, above: froze
                 real = os.path.realpath(entry.path)
                 if not (Path(real).is_relative_to(inside) and os.path.exists(real)):
                     raise UnsafeDatasetError(
-                        f"{entry.path} is a symbolic link to {real}, which is not in the folder: what it points to"
-                        " could be anything. Copy the file to where it belongs, or remove the link."
+                        f"is a symbolic link to {real}, which is outside the folder. Replace the link with a copy of"
+                        " the file, or remove it.",
+                        path=entry.path,
                     )
             if entry.is_dir():
-                # A link to a folder above would never end.
+                # Following a link to a parent folder would never end.
                 if real in above:
                     raise UnsafeDatasetError(
-                        f"{entry.path} is a symbolic link to a folder that it is in itself. Remove the link."
+                        "is a symbolic link to a folder that contains the link. Remove the link.", path=entry.path
                     )
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", real, inside, above)
             elif entry.is_file():
@@ -241,7 +246,7 @@ def _walk(folder: str, prefix: str, real_folder: str, inside: Path, above: froze
 def _all_overlays(
     files: Mapping[str, str], root: Path, table: Path | None, given: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Bring together the overlays of every source; each covers exactly the files."""
+    """Merge the overlays of all sources, after a check that each covers exactly the files."""
     overlays: dict[str, dict[str, Any]] = {}
     if table is not None:
         relpaths, overlays = read_table(table)
@@ -271,7 +276,7 @@ def _check_coverage(files: Mapping[str, str], named: Iterable[str], source: str,
 
 @contextmanager
 def _progress(count: int, name: str, *, enabled: bool) -> Iterator[Callable[[str], object]]:
-    """Show on a terminal how far it is; give what is to be called after each file."""
+    """Show a progress bar, and yield the function to call after each file."""
     from rich.console import Console
     from rich.progress import Progress
 

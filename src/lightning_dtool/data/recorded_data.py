@@ -1,4 +1,4 @@
-"""The data that a checkpoint was trained with: what its record says of it, and whether it is still the same."""
+"""The recorded data of a checkpoint: the arguments of its DataModule, and a check that the data is the same."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,37 +9,37 @@ from lightning_dtool.store import FrozenDataset
 
 
 def recorded_arguments(record: Provenance, checkpoint: str, cls: type) -> dict[str, Any]:
-    """Return what a DataModule was made with, as descriptions.
+    """Return the arguments of the recorded DataModule, as they are written in the record.
 
     Args:
         record: The checkpoint's record.
-        checkpoint: Its URI, for messages.
-        cls: The class that shall be made again.
+        checkpoint: The checkpoint's URI, for errors.
+        cls: The class of the DataModule.
 
     Raises:
-        RecordError: If the model was trained with something else.
+        RecordError: If the model was trained with another class.
     """
     module = record.data.datamodule
     if module is None or not module.arguments or module.class_path != f"{cls.__module__}:{cls.__qualname__}":
         raise RecordError(
-            f"{checkpoint} was trained with {module.class_path if module else 'no DataModule'}, which"
-            f" {cls.__qualname__}.from_uri cannot build again. Call from_uri on that class, or make the module from"
-            " the dataset's URI."
+            f"was trained with {module.class_path if module else 'no DataModule'}, which {cls.__qualname__}.from_uri"
+            " cannot rebuild. Call from_uri of that class, or make a DataModule from the dataset's URI.",
+            uri=checkpoint,
         )
     return dict(module.arguments)
 
 
 def verify_data(record: Provenance, checkpoint: str, places: Mapping[str, tuple[str, str]]) -> None:
-    """Compare the data of each stage with what a checkpoint was trained with, by content digest.
+    """Compare the data of each stage with the data that a checkpoint was trained with, by content digest.
 
     Args:
         record: The checkpoint's record.
-        checkpoint: Its URI, for messages.
-        places: By stage, the URI of its data now, and the argument that names it. Other stages are left out.
+        checkpoint: The checkpoint's URI, for messages.
+        places: For each stage to compare, the URI of its data, and the name of the argument that holds it.
 
     Raises:
-        DatasetNotFoundError: If there is nothing at a URI.
-        VerificationError: If there is something else.
+        DatasetNotFoundError: If there is no dataset at a URI.
+        VerificationError: If the content differs.
     """
     for stage, (uri, argument) in places.items():
         sources = record.data.stages.get(stage)
@@ -50,11 +50,14 @@ def verify_data(record: Provenance, checkpoint: str, places: Mapping[str, tuple[
             found = FrozenDataset.from_uri(uri)
         except DatasetNotFoundError as error:
             raise DatasetNotFoundError(
-                f"{error} The checkpoint {checkpoint} was trained with it; if it has moved, pass {argument}=..."
+                f"{error.reason} The checkpoint {checkpoint} was trained with this dataset; if it has moved, pass its"
+                f" new URI as {argument}=...",
+                uri=error.uri,
             ) from error
         if found.content_digest != recorded.content_digest:
             raise VerificationError(
-                f"{found.uri} has the content digest {found.content_digest}; the checkpoint {checkpoint} was made"
-                f" with {recorded.content_digest} for {stage!r}: the data has changed. Pass the address of an unchanged"
-                " copy, or verify=False to use the data as it is."
+                f"has the content digest {found.content_digest}, but the checkpoint {checkpoint} was trained with"
+                f" {recorded.content_digest} for {stage!r}: the data has changed. Pass the URI of an unchanged copy as"
+                f" {argument}=..., or verify=False to use the data as it is.",
+                uri=found.uri,
             )

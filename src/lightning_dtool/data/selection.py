@@ -1,8 +1,8 @@
-"""Which items go where: pure functions over relpaths, values and fractions.
+"""Selection and division of items: pure functions of relpaths, values and fractions.
 
-Nothing here draws random numbers. A split ranks the keys by a hash of seed and key, so it is the
-same on every machine, store and version of every library, leaves the global random state alone, and
-hardly moves when a few items are added to a data set.
+Nothing here draws random numbers. A split ranks the keys by a hash of seed and key. It is therefore the same on every
+machine, in every store and with every version of every library, and it changes little if a few items are added to a
+dataset.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ STAGE_ALIASES: Mapping[str, str] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
     **dict.fromkeys(("predict", "prediction", "inference"), "predict"),
 }
-"""Overlay values, in lower case, and the stage that each stands for."""
+"""The overlay values, in lower case, that stand for a stage."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of the items of each part, each in ascending order; no position is in two parts."""
+    """The positions of the items of each part, in ascending order. No position is in two parts."""
 
     train: tuple[int, ...]
     val: tuple[int, ...]
@@ -42,18 +42,17 @@ def check_fractions(val_split: float, test_split: float) -> None:
         test_split: Fraction for testing, at least 0.
 
     Raises:
-        ConfigurationError: If one is not a number in [0, 1), or if together they reach 1.
+        ConfigurationError: If a fraction is not a number from 0 to below 1, or if their sum is 1 or more.
     """
     for name, value in (("val_split", val_split), ("test_split", test_split)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
             raise ConfigurationError(
-                f"{name} is {value!r}; expected a fraction of the data set, at least 0 and below 1,"
-                " for instance 0.2 for a fifth of the items."
+                f"{name} is {value!r}; expected a fraction of the items, at least 0 and below 1,"
+                " for example 0.2 for a fifth of the items."
             )
     if _exact(val_split) + _exact(test_split) >= 1:
         raise ConfigurationError(
-            f"val_split={val_split} and test_split={test_split} leave nothing to train on:"
-            " together they must be below 1."
+            f"val_split={val_split} and test_split={test_split} leave no items for training: their sum must be below 1."
         )
 
 
@@ -66,25 +65,23 @@ def split_by_fraction(
     labels: Sequence[Hashable] | None = None,
     uri: str = "",
 ) -> Split:
-    """Divide items into three parts, the same way for ever.
-
-    The parts depend on nothing but the seed, the keys and the fractions.
+    """Divide items into three parts, which depend only on the arguments.
 
     Args:
         keys: A unique name per item (its relpath).
-        val_split: Fraction of the items for validation, in [0, 1).
-        test_split: Fraction of the items for testing, in [0, 1).
-        seed: Another seed gives another split.
-        labels: The class of each item. If given, each class is divided on its own, so that every
-            part keeps the proportions of the classes to within one item per class.
-        uri: Where the items come from, for messages.
+        val_split: The fraction of the items for validation, at least 0 and below 1.
+        test_split: The fraction of the items for testing, at least 0 and below 1.
+        seed: The seed of the split.
+        labels: The class of each item. If given, each class is divided by the fractions, so that every part keeps the
+            proportions of the classes to within one item per class.
+        uri: The dataset's URI, for errors.
 
     Returns:
         The positions in `keys` of each part.
 
     Raises:
-        ConfigurationError: If the fractions leave nothing to train on.
-        SelectionError: If a part that was asked for would be empty.
+        ConfigurationError: If the fractions leave no items for training.
+        SelectionError: If a part with a fraction above 0 would be empty.
 
     Example:
         >>> parts = split_by_fraction(["a.png", "b.png", "c.png", "d.png"], val_split=0.25, test_split=0.25, seed=0)
@@ -110,8 +107,9 @@ def split_by_fraction(
     for name, fraction, part in (("val_split", val_split, val), ("test_split", test_split, test)):
         if fraction and not part:
             raise SelectionError(
-                f"{name}={fraction} of the {len(keys)} items of {uri or 'the data set'} is not a single item."
-                " Ask for a larger fraction, or give this stage a data set of its own."
+                f"{name}={fraction} of the {len(keys)} items is less than one item."
+                " Choose a larger fraction, or give this stage its own dataset.",
+                uri=uri or None,
             )
     return Split(tuple(sorted(train)), tuple(sorted(val)), tuple(sorted(test)))
 
@@ -123,21 +121,20 @@ def select_by_overlays(
     *,
     uri: str = "",
 ) -> list[str]:
-    """Keep the items whose overlays have the wanted values.
+    """Return the items whose overlays have the wanted values.
 
     Args:
-        identifiers: The items to choose from; their order is kept.
-        select: Overlay names, each with the wanted value or a list of them. An item must match
-            every overlay.
-        overlay: Gives the values of an overlay by identifier.
-        uri: Where the items come from, for messages.
+        identifiers: The identifiers of the items to select from.
+        select: Overlay names, each with the wanted value or a list of values. An item must match every overlay.
+        overlay: A function from the name of an overlay to its values by identifier.
+        uri: The dataset's URI, for errors.
 
     Returns:
-        The identifiers of the items that match.
+        The identifiers of the matching items, in the given order.
 
     Raises:
-        MetadataKeyError: If an overlay is missing or does not cover every item.
-        SelectionError: If a wanted value occurs nowhere in its overlay, or nothing is left.
+        MetadataKeyError: If an overlay is missing, or does not cover every item.
+        SelectionError: If a wanted value does not occur in its overlay, or no item matches.
 
     Example:
         >>> select_by_overlays(["1", "2"], {"plant": ["oak"]}, lambda name: {"1": "oak", "2": "elm"})
@@ -150,15 +147,13 @@ def select_by_overlays(
         missing = [value for value in wanted_values if not any(_same(value, found) for found in values.values())]
         if missing:
             raise SelectionError(
-                f"select asks for {name}={missing[0]!r}, which no item of {uri or 'the data set'} has."
-                f" Its values there: {describe_values(values.values())}."
+                f"no item has {name}={missing[0]!r}, which select asks for."
+                f" The values of this overlay are {describe_values(values.values())}.",
+                uri=uri or None,
             )
         chosen = [idn for idn in chosen if any(_same(value, values[idn]) for value in wanted_values)]
     if not chosen:
-        raise SelectionError(
-            f"No item of {uri or 'the data set'} matches select={dict(select)!r}"
-            f" ({len(identifiers)} items were there to choose from)."
-        )
+        raise SelectionError(f"none of {len(identifiers)} items matches select={dict(select)!r}.", uri=uri or None)
     return chosen
 
 
@@ -166,13 +161,12 @@ def split_by_overlay(values: Sequence[Any], *, overlay: str, uri: str = "") -> d
     """Divide items by an overlay whose values name the stages.
 
     Args:
-        values: The overlay's value of each item. Case and surrounding blanks do not matter;
-            `STAGE_ALIASES` lists the values that are understood.
+        values: The overlay's value of each item, one of `STAGE_ALIASES` in upper or lower case.
         overlay: The overlay's name, for messages.
-        uri: Where the items come from, for messages.
+        uri: The dataset's URI, for errors.
 
     Returns:
-        The positions of each stage, for every stage; a stage without items has an empty tuple.
+        The positions of the items of each stage; an empty tuple for a stage without items.
 
     Raises:
         SelectionError: If a value names no stage.
@@ -186,16 +180,17 @@ def split_by_overlay(values: Sequence[Any], *, overlay: str, uri: str = "") -> d
         stage = STAGE_ALIASES.get(str(value).strip().lower())
         if stage is None:
             raise SelectionError(
-                f"Overlay {overlay!r} of {uri or 'the data set'} has the value {value!r}, which names no stage."
-                f" Values there: {describe_values(values)}. Understood: {', '.join(STAGE_ALIASES)}."
-                " Leave other items out with select=..., or choose another split_overlay."
+                f"the overlay {overlay!r} has the value {value!r}, which names no stage. Its values are"
+                f" {describe_values(values)}; the names of stages are {', '.join(STAGE_ALIASES)}."
+                " Leave other items out with select=..., or choose another split_overlay.",
+                uri=uri or None,
             )
         positions[stage].append(position)
     return {stage: tuple(members) for stage, members in positions.items()}
 
 
 def describe_values(values: Iterable[Any], most: int = 20) -> str:
-    """List the different values and how often each occurs, the most frequent first.
+    """Return the different values and how often each occurs as a text, the most frequent value first.
 
     Example:
         >>> describe_values(["oak", "elm", "oak"])
@@ -207,7 +202,7 @@ def describe_values(values: Iterable[Any], most: int = 20) -> str:
 
 
 def selection_digest(keys: Iterable[str]) -> str:
-    """Name a set of items: `sha256:` and the hash of their sorted identifiers, one a line.
+    """Return the digest of a set of items: `sha256:` and the hash of their sorted identifiers, one per line.
 
     Example:
         >>> selection_digest(["b", "a"]) == selection_digest(["a", "b"])
@@ -217,15 +212,15 @@ def selection_digest(keys: Iterable[str]) -> str:
 
 
 def _same(wanted: Any, found: Any) -> bool:
-    """Compare values as JSON does: `1` and `True` are different, `1` and `1.0` are not."""
+    """Compare values as in JSON: `1` differs from `True`, but equals `1.0`."""
     return bool(wanted == found) and isinstance(wanted, bool) == isinstance(found, bool)
 
 
 def _exact(fraction: float) -> Fraction:
-    """Take the number as it was written: 0.29 of 100 items is 29, although 0.29 * 100 is below 29."""
+    """Return the decimal number as it is written: 0.29 of 100 items is 29, although 0.29 * 100 is below 29."""
     return Fraction(str(fraction))
 
 
 def _rounded(value: Fraction) -> int:
-    """Round half up: Python's own rounding takes halves to the even side."""
+    """Round half up; Python's `round` rounds halves to even."""
     return int(value + Fraction(1, 2))

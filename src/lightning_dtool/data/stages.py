@@ -188,6 +188,7 @@ class Stages:
                 uri=self._given.uri,
             )
         return ConfigurationError(
-            f"no item is left for {stage!r}. Pass {stage}_split=..., a split_overlay, or {stage}_uri=...",
+            f"there is no data for {stage!r}, because no item is left. Pass {stage}_split=..., a"
+            f" split_overlay, or {stage}_uri=...",
             uri=self._given.uri,
         )

@@ -20,11 +20,11 @@ ENCODING_ANNOTATION = "category_encoding"
 
 @dataclass(frozen=True)
 class Targets:
-    """One target per sample, and what the numbers mean.
+    """The target of each sample, and the meaning of class numbers.
 
     Attributes:
-        values: An int per sample for classes; a float32 tensor per sample for regression.
-        class_to_idx: The number of each class, in order of the numbers; None for regression.
+        values: For each sample an int for classes, or a float32 tensor for regression.
+        class_to_idx: The number of each class, in the order of the numbers; None for regression.
     """
 
     values: Sequence[Any]
@@ -32,7 +32,7 @@ class Targets:
 
     @property
     def class_counts(self) -> dict[Any, int] | None:
-        """How many samples each class has; None for regression."""
+        """The number of samples of each class; None for regression."""
         if self.class_to_idx is None:
             return None
         counts = Counter(map(int, self.values))
@@ -46,25 +46,23 @@ def targets_of(
     target: str | Callable[[Any], Any] | None,
     class_to_idx: Mapping[Any, int] | None = None,
 ) -> Targets | None:
-    """Find the targets of some items; nothing but metadata is read.
+    """Return the targets of items. Reads only metadata.
 
     Args:
-        dataset: Where the items are.
-        identifiers: The items, by identifier.
-        names: Their relpaths.
-        target: An overlay's name; `"folder"` for the name of the folder that an item is in;
-            `"none"`; or a function from an `Item` (with `relpath`, `identifier`, `size_in_bytes`,
-            `hash`) to its value. None means the overlay `category` if there is one, else no target.
-        class_to_idx: The numbers of the classes, if they are known already, for instance from the
-            training data. By default those of the annotation `category_encoding` if the target is
-            the overlay `category`, else the sorted values are numbered from 0.
+        dataset: The dataset that holds the items.
+        identifiers: The identifiers of the items.
+        names: The relpaths of the items.
+        target: An overlay's name; "folder" for the name of the folder that holds an item; "none"; or a function from
+            an `Item` to its target. None means the overlay `category` if there is one, else no targets.
+        class_to_idx: The number of each class, for example from the training data. Default: for the overlay `category`
+            the annotation `category_encoding`, if there is one; else the sorted values are numbered from 0.
 
     Returns:
-        The targets, or None if there are none.
+        The targets, or None without targets.
 
     Raises:
-        MetadataKeyError: If the overlay is missing or does not cover every item.
-        ConfigurationError: If `"folder"` is asked for and an item is in no folder.
+        MetadataKeyError: If the overlay is missing, or does not cover every item.
+        ConfigurationError: If `target` is "folder", and an item is in no folder.
         DecodeError: If a value is neither a class nor a number.
     """
     if target is None and DEFAULT_OVERLAY in dataset.overlay_names():
@@ -91,24 +89,24 @@ def encode(
     source: str = "target",
     uri: str = "",
 ) -> Targets:
-    """Turn annotated values into numbers.
+    """Convert values to class numbers or regression targets.
 
-    Strings, bools and ints are classes (also ints with gaps: 3 and 7 become 0 and 1). Floats, or ints
-    and floats mixed, are regression targets, and so are lists of numbers of one length.
+    Strings, bools and ints are classes; the ints 3 and 7 become the class numbers 0 and 1. Floats, a mixture of ints
+    and floats, and lists of numbers of equal length are regression targets.
 
     Args:
         values: A value per sample.
         names: A name per sample, for messages.
-        class_to_idx: The numbers of the classes; by default the sorted values are numbered from 0.
-        source: Where the values come from, for messages.
-        uri: The data set, for messages.
+        class_to_idx: The number of each class. Default: the sorted values are numbered from 0.
+        source: The origin of the values, for messages.
+        uri: The dataset's URI, for errors.
 
     Returns:
         The targets.
 
     Raises:
-        DecodeError: If a value is neither a class nor a number, if classes are of different types,
-            or if one is not in `class_to_idx`.
+        DecodeError: If a value is neither a class nor a number, if classes have different types, or if a class is not
+            in `class_to_idx`.
 
     Example:
         >>> encode(["oak", "elm", "oak"], ["1.png", "2.png", "3.png"]).values
@@ -120,10 +118,11 @@ def encode(
             f"{source} gives {values[position]!r} for item {names[position]}, {problem}."
             " Correct the value, leave the item out with select=..., or choose another target.",
             uri=uri,
+            item=names[position],
         )
 
     if set(map(type, values)) in ({str}, {bool}, {int}):
-        # Nearly always; each class is looked at once, however many samples there are.
+        # The usual case, in which each class is looked up once and not once per sample.
         different = sorted(set(values))
         own = {value: index for index, value in enumerate(different)}
         known = own if class_to_idx is None else class_to_idx
@@ -138,17 +137,17 @@ def encode(
         width = _width(values[0])
         for position, value in enumerate(values):
             if not _is_regression(value) or _width(value) != width:
-                raise refuse(position, f"while other items have numbers, as {names[0]} has {values[0]!r}")
+                raise refuse(position, f"but {names[0]} has {values[0]!r}: all targets must have one form")
         return Targets([torch.tensor(value, dtype=torch.float32) for value in values], None)
     if class_to_idx is None:
         kind = type(values[0]) if values else str
         for position, value in enumerate(values):
             if type(value) is not kind:
-                raise refuse(position, f"while {names[0]} has {values[0]!r}: classes must be of one type")
+                raise refuse(position, f"but {names[0]} has {values[0]!r}: classes must have one type")
         class_to_idx = {value: index for index, value in enumerate(sorted(set(values)))}
     indices = []
     for position, value in enumerate(values):
-        # An annotation is JSON, whose keys are strings whatever the values are.
+        # The keys of a JSON annotation are strings, even if the values are numbers.
         index = class_to_idx.get(value, class_to_idx.get(str(value))) if _is_class(value) else None
         if index is None:
             raise refuse(position, f"which is none of the classes {', '.join(map(repr, class_to_idx))}")
@@ -164,9 +163,10 @@ def _folder(relpath: str, uri: str) -> str:
     folder = PurePosixPath(relpath).parent.name
     if not folder:
         raise ConfigurationError(
-            f"target='folder' takes the class from the folder that an item is in, and {relpath} is in none."
+            f"target='folder' uses the folder of each item as its class, but {relpath} is in no folder."
             " Name an overlay instead, or leave the item out with select=...",
             uri=uri,
+            item=relpath,
         )
     return folder
 
@@ -175,7 +175,7 @@ def _checked_encoding(encoding: Any, uri: str) -> dict[Any, int]:
     codes = list(encoding.values()) if isinstance(encoding, dict) else [None]
     if not all(type(code) is int and code >= 0 for code in codes) or len(set(codes)) != len(codes):
         raise DecodeError(
-            f"annotation {ENCODING_ANNOTATION!r} should map each class to a number of its own, at least 0;"
+            f"expected the annotation {ENCODING_ANNOTATION!r} to map each class to a different number, at least 0;"
             f" found {encoding!r}. Correct the annotation, or name another target.",
             uri=uri,
         )
