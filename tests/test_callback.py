@@ -159,7 +159,7 @@ def test_best_and_last_of_one_step_are_one_dataset(tmp_path: Path, models: Path)
     assert provenance.uri_for(policy.last_model_path) == provenance.uri_for(policy.best_model_path) == dataset.uri
 
 
-def test_resuming_from_a_shared_last_goes_on_with_last(tmp_path: Path, models: Path) -> None:
+def test_a_run_that_resumes_from_a_shared_last_keeps_writing_to_last(tmp_path: Path, models: Path) -> None:
     def policy() -> ModelCheckpoint:
         return ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
 
@@ -389,7 +389,7 @@ def test_a_store_that_fails_never_stops_training(tmp_path: Path, models: Path, m
     assert list(models.iterdir()) == []
 
 
-def test_a_failing_store_is_told_to_the_user(tmp_path: Path, models: Path, monkeypatch) -> None:
+def test_a_failing_store_gives_a_warning(tmp_path: Path, models: Path, monkeypatch) -> None:
     break_the_store(monkeypatch)
     with pytest.warns(ProvenanceWarning, match="the disk is full"):
         trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=1).fit(TinyNet(), loader())
@@ -433,7 +433,7 @@ def test_an_exception_in_training_stays_the_users_own(tmp_path: Path, models: Pa
     checkpoint.verify()
 
 
-def test_hyperparameters_that_are_no_json_are_recorded_and_told(tmp_path: Path, models: Path) -> None:
+def test_hyperparameters_that_are_not_json_are_recorded_with_a_gap(tmp_path: Path, models: Path) -> None:
     class WithPath(TinyNet):
         def __init__(self, folder: Path, lr: float = 0.1) -> None:
             super().__init__(lr)
@@ -473,7 +473,7 @@ def test_an_exception_leaves_no_mode_behind(tmp_path: Path, models: Path) -> Non
     assert _get_current_function_mode_stack() == []
 
 
-def test_foreign_data_is_told_once_with_the_guideline_and_the_remedy(tmp_path: Path, models: Path) -> None:
+def test_foreign_data_gives_one_warning_with_the_guideline_and_the_remedy(tmp_path: Path, models: Path) -> None:
     with pytest.warns(ProvenanceWarning, match="The record cannot say by URI") as caught:
         trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=3).fit(TinyNet(), loader(), loader())
     (told,) = [str(warning.message) for warning in caught if "by URI" in str(warning.message)]
@@ -481,7 +481,7 @@ def test_foreign_data_is_told_once_with_the_guideline_and_the_remedy(tmp_path: P
     assert "dtoolAI" in told
 
 
-def test_a_secret_in_the_hyperparameters_is_told_before_the_first_save(tmp_path: Path, models: Path) -> None:
+def test_a_secret_in_the_hyperparameters_gives_a_warning_before_the_first_save(tmp_path: Path, models: Path) -> None:
     class Careless(TinyNet):
         def __init__(self, wandb_api_key: str, lr: float = 0.1) -> None:
             super().__init__(lr=lr)

@@ -389,7 +389,7 @@ def test_an_error_holds_no_state(tmp_path: Path, models: Path, monkeypatch: pyte
         plugin.save_checkpoint(large_state(1, 1.0), tmp_path / "a.ckpt")
         plugin.teardown()
 
-    with pytest.warns(ProvenanceWarning, match="plain file at Lightning's path was kept, and training goes on"):
+    with pytest.warns(ProvenanceWarning, match="plain file at Lightning's path was kept, and training continues"):
         saved()
     gc.collect()
     assert [reference() for reference in kept] == [None]

@@ -65,7 +65,7 @@ def test_it_is_the_run_that_never_stopped(tmp_path: Path, case: Case) -> None:
     ],
     ids=["plain loader inside an epoch", "persistent workers that draw", "exception inside a batch"],
 )
-def test_what_cannot_be_exact_is_said(tmp_path: Path, case: Case, reason: str) -> None:
+def test_a_resume_that_is_not_exact_gives_a_warning(tmp_path: Path, case: Case, reason: str) -> None:
     differing, reasons = run(case, tmp_path)
     assert "weights" in differing
     assert len(reasons) == 1
@@ -101,7 +101,7 @@ def test_the_local_path_resumes_as_exactly_as_the_uri(tmp_path: Path) -> None:
     assert same(weights(whole), weights(by_uri))
 
 
-def test_without_the_callback_lightning_does_what_it_did(tmp_path: Path) -> None:
+def test_without_the_callback_lightning_resumes_as_usual(tmp_path: Path) -> None:
     """The section in the checkpoint is nobody's business but ours: no warning, no error."""
     _, _, provenance = fit(tmp_path / "stopped", 2)
     path = DtoolCheckpoint.from_uri(provenance.last_uri).path
@@ -111,7 +111,7 @@ def test_without_the_callback_lightning_does_what_it_did(tmp_path: Path) -> None
     assert not any("Dtool" in str(each.message) for each in caught)
 
 
-def test_a_checkpoint_of_somebody_else_is_said_to_be_inexact(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_section_gives_a_warning(tmp_path: Path) -> None:
     stopped, _, _ = fit(tmp_path / "stopped", 1, callback=False)
     with pytest.warns(ProvenanceWarning, match="not bit for bit .* saved without DtoolProvenanceCallback"):
         fit(tmp_path / "resumed", 2, stopped.checkpoint_callback.best_model_path)
@@ -143,19 +143,19 @@ def test_a_damaged_section_is_an_error_before_training(tmp_path: Path, damage: A
         fit(tmp_path / "resumed", 2, path)
 
 
-def test_a_newer_section_is_said(tmp_path: Path) -> None:
+def test_a_newer_section_gives_a_warning(tmp_path: Path) -> None:
     path = changed(tmp_path / "stopped", lambda section: {**section, "version": 99})
     with pytest.warns(ProvenanceWarning, match="reads version 1 of what it holds, not 99"):
         fit(tmp_path / "resumed", 2, path)
 
 
-def test_another_number_of_processes_is_said(tmp_path: Path) -> None:
+def test_another_number_of_processes_gives_a_warning(tmp_path: Path) -> None:
     path = changed(tmp_path / "stopped", lambda section: {**section, "ranks": section["ranks"] * 2})
-    with pytest.warns(ProvenanceWarning, match="saved by 2 processes, and 1 go on"):
+    with pytest.warns(ProvenanceWarning, match="saved by 2 processes, and 1 resume"):
         fit(tmp_path / "resumed", 2, path)
 
 
-def test_the_record_says_what_cannot_be_exact(tmp_path: Path) -> None:
+def test_a_resume_that_is_not_exact_is_a_gap_in_the_record(tmp_path: Path) -> None:
     policy = ModelCheckpoint(tmp_path / "ckpt", every_n_train_steps=2, save_top_k=-1)
     (tmp_path / "models").mkdir()
     provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
@@ -196,7 +196,7 @@ def test_a_checkpoint_that_is_saved_by_hand_in_a_hook(tmp_path: Path, hook: str)
     assert same(whole, validated(tmp_path / "resumed", ckpt=str(path)))
 
 
-def test_a_checkpoint_that_is_saved_by_hand_inside_a_batch_is_said_to_be_inexact(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_saved_by_hand_inside_a_batch_gives_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "by-hand.ckpt"
     (tmp_path / "models").mkdir()
     callbacks = [SavesInHook("on_train_batch_start", path), DtoolProvenanceCallback(str(tmp_path / "models"))]
@@ -205,7 +205,7 @@ def test_a_checkpoint_that_is_saved_by_hand_inside_a_batch_is_said_to_be_inexact
         fit(tmp_path / "resumed", 3, str(path))
 
 
-def test_the_tuner_loads_its_own_checkpoints_as_ever(tmp_path: Path) -> None:
+def test_the_tuner_loads_its_own_checkpoints_as_without_the_callback(tmp_path: Path) -> None:
     """`lr_find` saves, tries and restores: random states that we put back there would change the training."""
 
     def tuned(*callbacks: L.Callback) -> dict[str, torch.Tensor]:
@@ -222,7 +222,7 @@ def test_the_tuner_loads_its_own_checkpoints_as_ever(tmp_path: Path) -> None:
     assert same(tuned(), tuned(DtoolProvenanceCallback(str(tmp_path / "models"))))
 
 
-def test_a_trainer_that_fits_again_goes_on_from_where_it_is(tmp_path: Path) -> None:
+def test_a_trainer_that_fits_again_continues_from_where_it_is(tmp_path: Path) -> None:
     """Fit, and fit on: what an earlier fit has put in place does not act twice."""
 
     def twice(*callbacks: L.Callback) -> dict[str, torch.Tensor]:

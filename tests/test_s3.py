@@ -175,7 +175,7 @@ def test_a_store_that_fails_later_stops_no_training(
     provenance = DtoolProvenanceCallback(s3_base_uri)
     policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_top_k=-1)
     model = TinyNet()
-    with pytest.warns(ProvenanceWarning, match="plain file at Lightning's path was kept, and training goes on"):
+    with pytest.warns(ProvenanceWarning, match="plain file at Lightning's path was kept, and training continues"):
         trainer(tmp_path, provenance, policy, Cut(), max_epochs=2).fit(model, loader())
     assert isinstance(provenance.errors[0], StoreError)
     assert same(weights(TinyNet.load_from_checkpoint(policy.best_model_path, weights_only=True)), weights(model))

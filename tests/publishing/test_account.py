@@ -47,7 +47,7 @@ def test_a_publication_is_an_orphan_when_its_last_path_is_gone(account: Account)
     assert publication.paths == set()
 
 
-def test_a_path_that_is_claimed_twice_orphans_nobody(account: Account) -> None:
+def test_a_path_that_is_claimed_twice_makes_no_orphan(account: Account) -> None:
     publication = opened(account, "/run/a.ckpt")
     assert account.claim("/run/a.ckpt", publication) is None
     assert publication.paths == {"/run/a.ckpt"}

@@ -10,7 +10,7 @@ import pytest
 from lightning_dtool.publishing.worker import Worker
 
 
-def test_work_is_done_in_order_while_the_caller_goes_on() -> None:
+def test_work_is_done_in_order_while_the_caller_continues() -> None:
     worker, done, go = Worker(), list[int](), threading.Event()
     worker.submit(go.wait, 10)
     for number in range(20):

@@ -47,7 +47,7 @@ def test_loaders_have_names_by_stage_and_place() -> None:
     ],
     ids=["loader", "sampler", "batch sampler"],
 )
-def test_a_generator_goes_on_where_it_was(make: Any) -> None:
+def test_a_generator_is_restored(make: Any) -> None:
     ran, other = make(), make()
     list(ran)
     saved = save_generators(trainer(ran))
@@ -62,7 +62,7 @@ def test_a_generator_that_is_gone_is_passed_over() -> None:
     restore_generators(trainer(DataLoader(DATA)), saved)
 
 
-def test_which_loaders_go_on_inside_an_epoch() -> None:
+def test_which_loaders_resume_inside_an_epoch() -> None:
     assert resumes_inside_epoch(StatefulDataLoader(DATA, sampler=ResumableSampler(DATA)))
     assert not resumes_inside_epoch(StatefulDataLoader(DATA))  # Lightning puts a sampler of its own in place
     assert not resumes_inside_epoch(DataLoader(DATA))
@@ -70,7 +70,7 @@ def test_which_loaders_go_on_inside_an_epoch() -> None:
     assert resumes_inside_epoch(stateful)
 
 
-def test_which_loaders_keep_their_workers() -> None:
+def test_which_loaders_have_persistent_workers() -> None:
     persistent = {"num_workers": 1, "persistent_workers": True}
     assert has_persistent_workers(DataLoader(DATA, **persistent))
     assert not has_persistent_workers(DataLoader(DATA, num_workers=1))

@@ -1,4 +1,4 @@
-"""The copy of a state that is written while training goes on."""
+"""The copy of a state that is written while training continues."""
 
 import copy
 import dataclasses
@@ -194,7 +194,7 @@ def test_zero_has_a_sign() -> None:
     assert same_state({"x": TENSORS["nan"]}, {"x": TENSORS["nan"].clone()})
 
 
-def test_what_somebody_has_attached_to_a_tensor_stays() -> None:
+def test_attributes_of_a_tensor_are_copied() -> None:
     tensor = torch.zeros(3)
     tensor.note = "mine"  # type: ignore[attr-defined]
     taken = snapshot({"a": tensor, "b": torch.zeros(3)})

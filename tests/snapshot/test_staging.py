@@ -83,7 +83,7 @@ def test_what_is_released_can_still_be_read() -> None:
     assert torch.equal(copied["0"], torch.full((LARGE // 4,), 2.0))
 
 
-def test_after_ctrl_c_nobody_writes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_ctrl_c_no_thread_writes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next copy may go to the same memory, with other tensors in other places."""
     copy_all, copied, main = staging_module._copy_all, list[int](), threading.main_thread()
 

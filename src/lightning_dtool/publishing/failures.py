@@ -54,7 +54,7 @@ class Failures:
             if raising:
                 raise PublishError(f"{reason} {state}.{remedy}", uri=self._base_uri) from error
             warnings.warn(
-                f"{self._base_uri}: {reason} {state}, and training goes on.{remedy}", ProvenanceWarning, stacklevel=3
+                f"{self._base_uri}: {reason} {state}, and training continues.{remedy}", ProvenanceWarning, stacklevel=3
             )
 
 

@@ -88,7 +88,7 @@ class Publisher:
             self.fill(publication, path, place)
             if self._retention == "all":  # other URIs are announced when the run has ended, if their datasets stay
                 rank_zero_info(f"Published: {publication.dataset.uri}")
-        except Exception as error:  # a store may raise anything, and training goes on
+        except Exception as error:  # a store may raise anything, and training continues
             publication.failed = True
             second = _keep_file(publication, staged, place)
             self._failures.add(error, file_kept=second is None)

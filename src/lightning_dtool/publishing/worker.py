@@ -1,4 +1,4 @@
-"""The thread that publishes while training goes on."""
+"""The thread that publishes while training continues."""
 
 import atexit
 import os

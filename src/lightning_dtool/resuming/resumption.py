@@ -181,10 +181,10 @@ class Resumption:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(
                 f"The checkpoint's section {RESUMPTION_SECTION!r} cannot be read ({type(error).__name__}: {error}). It "
-                "was not written by this package, or is damaged. To go on without it, delete this key from the file."
+                "was not written by this package, or is damaged. To resume without it, delete this key from the file."
             ) from error
         if len(ranks) != trainer.world_size:
-            doubts.append(f"it was saved by {len(ranks)} processes, and {trainer.world_size} go on")
+            doubts.append(f"it was saved by {len(ranks)} processes, and {trainer.world_size} resume")
         if doubts and trainer.is_global_zero:
             _warn(doubts)
 
