@@ -39,7 +39,15 @@ def test_every_difference_is_named(make_dataset) -> None:
     assert "c: missing" in message
     assert "new: not listed" in message
     assert "d:" not in message
+    assert caught.value.item is None  # there are several
     dataset.verify([generate_identifier("d")])
+
+
+def test_without_a_data_directory_every_item_is_missing(make_dataset) -> None:
+    dataset = make_dataset({"a": b"1", "b": b"2"})
+    data_of(dataset).rename(data_of(dataset).with_name("elsewhere"))
+    with pytest.raises(VerificationError, match=r"2 differences:\n  a: missing\n  b: missing\n"):
+        dataset.verify()
 
 
 def test_a_replaced_body_of_the_same_size_and_time(make_dataset) -> None:
