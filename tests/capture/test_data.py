@@ -99,9 +99,9 @@ def test_a_datamodule_of_ours(uri: str, tmp_path: Path) -> None:
             "part": stage, "by": "fractions", "val_split": 0.2, "test_split": 0.1, "seed": 4, "stratify": True,
             "select": {"category": ["oak", "elm"]},
         }  # fmt: skip
-    assert train.transforms["transform"]["callable"] == f"{__name__}:to_number"
+    assert train.transforms["transform"]["name"] == f"{__name__}:to_number"
     assert train.transforms["transform"]["source"].startswith("def to_number(text")
-    assert train.transforms["target_transform"] == {"callable": "builtins:int"}
+    assert train.transforms["target_transform"] == {"type": "builtins:type", "name": "builtins:int"}
     assert val.transforms["transform"]["source"] == test.transforms["transform"]["source"]
     assert val.transforms["transform"]["source"] == "lambda text: torch.tensor(1.0)"
     assert train.loader is not None
@@ -222,7 +222,8 @@ def test_a_selection_by_positions(uri: str, tmp_path: Path) -> None:
     assert source.class_counts == {"elm": 3, "oak": 0}
     assert source.transforms.pop("dataset")["source"].startswith("class Wrapper(Dataset)")
     assert source.transforms == {
-        "transform": {"callable": "builtins:str.upper"}, "DtoolDataset.transform": {"callable": "builtins:str.lower"},
+        "transform": {"type": "builtins:function", "name": "builtins:str.upper"},
+        "DtoolDataset.transform": {"type": "builtins:function", "name": "builtins:str.lower"},
     }  # fmt: skip
     assert watch.facts() == ["data.order"]
 
@@ -253,7 +254,7 @@ def test_transforms_of_torchvisions_datasets(tmp_path: Path) -> None:
     watch = observed(tmp_path, DataLoader(data))
     source = watch.source()
     assert sorted(source.transforms) == ["decoder", "target_transform", "transform"]
-    assert source.transforms["decoder"]["callable"] == "torchvision.datasets.folder:default_loader"
+    assert source.transforms["decoder"]["name"] == "torchvision.datasets.folder:default_loader"
     assert source.root == str(tmp_path / "leaves")
     assert source.classes == ["elm", "oak"]
     first = source.fingerprint
@@ -291,11 +292,14 @@ def test_a_loaders_settings(tmp_path: Path) -> None:
     assert found.collate_fn["source"].startswith("def collate(samples")
     assert found.sampler["class_path"] == "torch.utils.data.sampler:WeightedRandomSampler"
     assert (found.sampler["num_samples"], found.sampler["replacement"]) == (20, True)
-    assert found.sampler["weights"]["count"] == 300
-    assert found.sampler["generator"] == {"class": "torch:Generator", "initial_seed": hex(2**63 + 1)}
+    assert found.sampler["weights"]["length"] == 300
+    assert found.sampler["generator"] == {
+        "type": "torch:Generator", "repr": "a generator",
+        "initial_seed": {"type": "builtins:int", "value": str(2**63 + 1)},
+    }  # fmt: skip
     expected = {"prefetch_factor": 4, "persistent_workers": True, "multiprocessing_context": "fork", "timeout": 30}
     assert expected.items() <= found.settings.items()
-    assert found.settings["worker_init_fn"] == {"callable": "builtins:print"}
+    assert found.settings["worker_init_fn"] == {"type": "builtins:function", "name": "builtins:print"}
 
 
 def test_samplers_that_differ_are_recorded_differently(tmp_path: Path) -> None:

@@ -65,9 +65,9 @@ def test_a_function_with_every_argument(tmp_path: Path) -> None:
     (call,) = watch.loss.calls
     assert (call.name, call.kind, call.attribute) == ("torch.nn.functional:cross_entropy", "function", None)
     assert call.arguments == {
-        "input": {"type": "torch:Tensor", "dtype": "torch.float32", "shape": [4, 3]},
-        "target": {"type": "torch:Tensor", "dtype": "torch.int64", "shape": [4]},
-        "weight": {"type": "torch:Tensor", "dtype": "torch.float32", "shape": [3], "value": [1.0, 2.0, 0.5]},
+        "input": {"type": "torch:Tensor", "dtype": "float32", "shape": [4, 3]},
+        "target": {"type": "torch:Tensor", "dtype": "int64", "shape": [4]},
+        "weight": {"type": "torch:Tensor", "dtype": "float32", "shape": [3], "value": [1.0, 2.0, 0.5]},
         "ignore_index": 7,
         "reduction": "mean",
         "label_smoothing": 0.1,

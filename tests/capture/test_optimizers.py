@@ -114,7 +114,7 @@ def test_a_parameter_without_a_name(tmp_path: Path) -> None:
 def test_a_learning_rate_in_a_tensor(tmp_path: Path) -> None:
     found = watch(tmp_path, lambda module: torch.optim.Adam(module.parameters(), lr=torch.tensor(0.125), foreach=False))
     options = found.optimizers[0].param_groups[0].options
-    assert options["lr"] == {"type": "torch:Tensor", "dtype": "torch.float32", "shape": [], "value": 0.125}
+    assert options["lr"] == {"type": "torch:Tensor", "dtype": "float32", "shape": [], "value": 0.125}
 
 
 class Wrapper(torch.optim.SGD):
@@ -147,18 +147,18 @@ def test_a_lambda_with_what_it_uses(tmp_path: Path) -> None:
         tmp_path, lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step, power=2: (step / warmup) ** power)
     )
     (described,) = scheduler.settings["lr_lambdas"]
-    assert described["variables"] == {"warmup": 4, "power": 2}
-    assert "(step / warmup) ** power" in scheduler.sources["lr_lambdas[0]"]
+    assert (described["closure"], described["defaults"]) == ({"warmup": 4}, {"power": 2})
+    assert "(step / warmup) ** power" in described["source"]
     assert not gaps
 
 
 @pytest.mark.parametrize(
     ("function", "expected", "source"),
     [
-        (halve, {"variables": {"HALVING": 0.5, "floor": 0.1}}, "max(floor, HALVING**step)"),
+        (halve, {"globals": {"HALVING": 0.5}, "defaults": {"floor": 0.1}}, "max(floor, HALVING**step)"),
         (functools.partial(halve, floor=0.3), {"keywords": {"floor": 0.3}}, "max(floor, HALVING**step)"),
-        (Ramp(3), {"settings": {"steps": 3}}, "class Ramp"),
-        (Ramp(5).method, {"self": {"steps": 5}}, "step * self.steps"),
+        (Ramp(3), {"init": {"steps": 3}}, "class Ramp"),
+        (Ramp(5).method, {"name": f"{__name__}:Ramp.method"}, "step * self.steps"),
     ],
     ids=["function", "partial", "object", "method"],
 )
@@ -166,7 +166,8 @@ def test_functions_of_every_kind(tmp_path: Path, function: Any, expected: dict[s
     scheduler, gaps = scheduled(tmp_path, lambda optimizer: lr_scheduler.MultiplicativeLR(optimizer, function))
     (described,) = scheduler.settings["lr_lambdas"]
     assert {key: described[key] for key in expected} == expected
-    assert source in scheduler.sources["lr_lambdas[0]"]
+    assert source in described.get("func", described)["source"]
+    assert described.get("self", {"init": {"steps": 5}})["init"] == {"steps": 5}
     assert not gaps
 
 
@@ -186,14 +187,14 @@ def test_parts_of_parts(tmp_path: Path) -> None:
     scheduler, gaps = scheduled(tmp_path, make)
     assert scheduler.settings["_milestones"] == [3, 20]
     warm, second, chained = scheduler.settings["_schedulers"]
-    assert warm["settings"]["start_factor"] == 0.25
-    assert second["settings"]["_milestones"] == [5]
-    assert second["settings"]["_schedulers"][1]["settings"]["T_max"] == 11
-    assert [part["type"] for part in chained["settings"]["_schedulers"]] == [
+    assert warm["attributes"]["start_factor"] == 0.25
+    assert second["attributes"]["_milestones"] == [5]
+    assert second["attributes"]["_schedulers"][1]["attributes"]["T_max"] == 11
+    assert [part["type"] for part in chained["attributes"]["_schedulers"]] == [
         "torch.optim.lr_scheduler:ExponentialLR",
         "torch.optim.lr_scheduler:StepLR",
     ]
-    assert "HALVING" in scheduler.sources["_schedulers[1]._schedulers[0].lr_lambdas[0]"]
+    assert "HALVING" in second["attributes"]["_schedulers"][0]["attributes"]["lr_lambdas"][0]["source"]
     assert not gaps
 
 
@@ -211,8 +212,8 @@ def test_a_cycle_with_a_function_of_ones_own(tmp_path: Path) -> None:
     scheduler, _ = scheduled(
         tmp_path, lambda optimizer: lr_scheduler.CyclicLR(optimizer, 0.01, 0.1, step_size_up=3, scale_fn=halve)
     )
-    assert scheduler.settings["_scale_fn_custom"]["variables"]["floor"] == 0.1
-    assert "HALVING" in scheduler.sources["_scale_fn_custom"]
+    assert scheduler.settings["_scale_fn_custom"]["defaults"] == {"floor": 0.1}
+    assert "HALVING" in scheduler.settings["_scale_fn_custom"]["source"]
     assert scheduler.settings["total_size"] == 6.0
 
 

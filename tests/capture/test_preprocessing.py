@@ -75,7 +75,7 @@ def test_the_first_kind_of_torchvision() -> None:
 
 def test_nesting_is_kept() -> None:
     described = describe_pipeline(pipeline(), Gaps())
-    assert described["class"] == "torchvision.transforms.v2._container:Compose"
+    assert described["type"] == "torchvision.transforms.v2._container:Compose"
     inner = described["init"]["transforms"][2]["init"]
     assert inner["p"] == 0.5
     assert inner["transforms"][1]["init"]["degrees"] == [-10.0, 10.0]
@@ -98,7 +98,7 @@ def test_albumentations_are_described_in_their_own_words(monkeypatch: pytest.Mon
             return {"__version__": "2.0", "transform": {"p": self.p}}
 
     monkeypatch.setattr(Flip, "__module__", "albumentations.augmentations")
-    own_words = {"dict": {"__version__": "2.0", "transform": {"dict": {"p": 0.5}}}}
+    own_words = {"__version__": "2.0", "transform": {"p": 0.5}}
     assert describe_pipeline(Flip(), Gaps())["albumentations"] == own_words
     assert describe_pipeline(Flip(2.0), Gaps())["init"] == {"p": 2.0}
 
@@ -165,7 +165,7 @@ def test_hooks_and_augmentations_are_found(tmp_path: Path) -> None:
     assert watch.hooks["module.on_after_batch_transfer"].startswith("def on_after_batch_transfer(self")
     structure = json.loads(watch.hooks["module.batch_aug"])
     assert structure["children"][0][1]["init"]["p"] == 0.5
-    assert json.loads(watch.hooks["datamodule.train_aug"])["init"]["keywords"] == {"dict": {"min": 0}}
+    assert json.loads(watch.hooks["datamodule.train_aug"])["keywords"] == {"min": 0}
     assert not watch.gaps
     Data.model_validate({"hooks": watch.hooks})
 
@@ -180,5 +180,5 @@ def test_a_function_without_source_is_a_gap() -> None:
     namespace: dict[str, Any] = {"__name__": "made_up"}
     exec("def nowhere(x): return x", namespace)
     gaps = Gaps()
-    assert json.loads(text(namespace["nowhere"], gaps)) == {"callable": "made_up:nowhere"}
+    assert json.loads(text(namespace["nowhere"], gaps)) == {"type": "builtins:function", "name": "made_up:nowhere"}
     assert "source code" in gaps[0].reason

@@ -151,7 +151,7 @@ def test_callbacks_with_their_values(tmp_path: Path) -> None:
     assert found["Keeps"].settings == {
         "rate": 0.5,
         "api_key": "[redacted]",
-        "hook": {"type": "builtins:builtin_function_or_method", "name": "builtins:len"},
+        "hook": {"type": "builtins:function", "name": "builtins:len"},
     }
     assert found["Keeps"].state_key == "Keeps-0.5"
     assert found["Forgets"].settings == {"momentum": 0.9}
@@ -184,6 +184,8 @@ def test_a_callback_that_may_not_be_looked_at(tmp_path: Path) -> None:
             self.a = Explodes()
 
     class Explodes:
+        __slots__ = ()
+
         def __repr__(self) -> str:
             raise RuntimeError
 

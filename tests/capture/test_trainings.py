@@ -109,7 +109,7 @@ def test_autoencoder(captured: Capture) -> None:
     assert {"PowBackward0", "AbsBackward0", "MeanBackward0"} <= set(captured.loss.operations)
     assert "code.abs()" in (captured.loss.training_step or "")
     (sequence,) = captured.schedulers
-    assert "(step + 1) / warmup" in sequence.sources["_schedulers[0].lr_lambdas[0]"]
+    assert "(step + 1) / warmup" in sequence.settings["_schedulers"][0]["attributes"]["lr_lambdas"][0]["source"]
 
 
 def test_fine_tuning(captured: Capture) -> None:

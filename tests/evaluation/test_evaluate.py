@@ -221,7 +221,7 @@ def test_the_parts_of_the_training_data(checkpoint: str, data: FrozenDataset) ->
     assert whole.warnings
     selected = quietly(checkpoint, data.uri, select={"category": ["elm", "oak"]})
     assert selected.part == "whole"
-    assert selected.reading == {"select": {"dict": {"category": ["elm", "oak"]}}}
+    assert selected.reading == {"select": {"category": ["elm", "oak"]}}
     assert selected.per_class["fir"]["count"] == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from lightning_dtool.record import Gaps
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.redaction.text import redact_argv
-from lightning_dtool.values.encoding import encode_all
+from lightning_dtool.values.writing import encode_all
 
 SECRET = "hunter2-very-secret"
 

@@ -321,11 +321,11 @@ def test_source_is_a_patch_and_its_digest_is_not_told_again() -> None:
 def test_a_lambda_of_one_line_is_no_patch() -> None:
     def scheduler(source: str) -> Provenance:
         return record(
-            schedulers=[Scheduler(class_path="a:B", interval="epoch", frequency=1, sources={"lr_lambdas": source})]
+            schedulers=[Scheduler(class_path="a:B", interval="epoch", frequency=1, settings={"source": source})]
         )
 
     (found,) = record_differences(scheduler("lambda e: 1"), scheduler("lambda e: 2"))
-    assert (found.path, found.patch) == ("schedulers[0].sources.lr_lambdas", "")
+    assert (found.path, found.patch) == ("schedulers[0].settings.source", "")
 
 
 # -- packages and files ---------------------------------------------------------------------------

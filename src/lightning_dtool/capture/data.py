@@ -22,8 +22,8 @@ from lightning_dtool.record import Data, DataModule, DatasetReference, DataSourc
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.redaction.text import redact_text
 from lightning_dtool.values.definitions import class_path, is_users
-from lightning_dtool.values.encoding import encode_all
-from lightning_dtool.values.rebuilding import unbuildable
+from lightning_dtool.values.reading import unreadable
+from lightning_dtool.values.writing import encode_all
 
 MAX_SOURCES = 100
 """Loaders of one stage that are described."""
@@ -140,7 +140,7 @@ def _flatten(trainer: LightningTrainer, name: str) -> list[Any]:
 def _arguments(arguments: dict[str, Any], gaps: Gaps) -> dict[str, Any]:
     """Return the arguments of a DtoolDataModule, with a gap for each that cannot be built again from the record."""
     for name, description in arguments.items():
-        reason = unbuildable(description)
+        reason = unreadable(description)
         if reason is not None:
             remedy = "use functions and classes at the top of a module, which keep their arguments as attributes"
             gaps.at(name).add(f"it cannot be built again: {reason}", remedy)

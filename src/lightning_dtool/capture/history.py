@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from lightning_dtool.capture.trainer import capture_metrics
 from lightning_dtool.record import Epoch, Gaps, MetricObject, Metrics
 from lightning_dtool.values.definitions import class_path
-from lightning_dtool.values.encoding import encode, encode_all
+from lightning_dtool.values.writing import encode, encode_all
 
 
 class History:

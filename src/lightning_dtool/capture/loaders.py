@@ -10,12 +10,12 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_dtool.capture.preprocessing import describe_pipeline
 from lightning_dtool.data.sampler import ResumableSampler
-from lightning_dtool.record import MAX_INTEGER, Gaps, Loader
+from lightning_dtool.record import Gaps, Loader
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.digests import nbytes
 
 MAX_NUMBERS = 100
-"""Numbers of one setting that are kept; more are known by their count and their hash."""
+"""Numbers of one setting that are kept. If there are more, only their count and their hash are."""
 
 MAX_BYTES = 64 * 2**20
 """Tensors up to this size are hashed."""
@@ -79,7 +79,7 @@ def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:
 
 
 def describe_setting(value: Any, gaps: Gaps) -> Any:
-    """Describe a setting; a generator by its first seed, many numbers (of indices, say) by their hash.
+    """Return a setting as strict JSON. Many numbers, such as the indices of a subset, are known by their hash.
 
     Args:
         value: Anything.
@@ -88,14 +88,12 @@ def describe_setting(value: Any, gaps: Gaps) -> Any:
     Returns:
         Strict JSON.
     """
-    if isinstance(value, torch.Generator):
-        seed = value.initial_seed()
-        return {"class": "torch:Generator", "initial_seed": seed if seed <= MAX_INTEGER else hex(seed)}
     if hasattr(value, "get_start_method"):  # a context of multiprocessing
         return value.get_start_method()
     numbers = _numbers_of(value)
     if numbers is not None and len(numbers) > MAX_NUMBERS:  # the indices of a subset, weights of samples
-        return {"count": len(numbers), "sha256": hashlib.sha256(json.dumps(numbers).encode()).hexdigest()}
+        digest = hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
+        return {"type": class_path(type(value)), "length": len(numbers), "sha256": digest}
     return describe_pipeline(value, gaps)
 
 

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from lightning_dtool.capture.loss_graph import MAX_CALLS
 from lightning_dtool.record import Gaps, LossCall
 from lightning_dtool.values.definitions import class_path
-from lightning_dtool.values.encoding import encode, encode_all
+from lightning_dtool.values.writing import encode, encode_all
 
 _MAX_WEIGHTS = 1000
 """Elements of a tensor of weights that is kept by value."""
@@ -70,7 +70,12 @@ def _tensor(name: str, tensor: torch.Tensor, gaps: Gaps) -> Any:
     if name in _WEIGHTS:
         reason = f"weights of {tensor.numel()} elements are known by their shape only"
         gaps.at(name).add(reason, "keep them as a buffer")
-    return {"type": class_path(type(tensor)), "dtype": str(tensor.dtype), "shape": list(tensor.shape)}
+    return _shape(tensor)
+
+
+def _shape(tensor: torch.Tensor) -> dict[str, Any]:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return {"type": class_path(type(tensor)), "dtype": dtype, "shape": list(tensor.shape)}
 
 
 def loss_settings(module: torch.nn.Module, gaps: Gaps) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def loss_settings(module: torch.nn.Module, gaps: Gaps) -> dict[str, Any]:
         if name not in states
     }
     for name, parameter in module._parameters.items():
-        tensors[name] = None if parameter is None else {"dtype": str(parameter.dtype), "shape": list(parameter.shape)}
+        tensors[name] = None if parameter is None else _shape(parameter)
     for name, child in module._modules.items():
         tensors[name] = None if child is None else {"type": class_path(type(child))}
     return {**encode_all(plain, gaps), **tensors}

@@ -16,7 +16,7 @@ from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Child, DatasetReference, Gaps, InitialWeights, Model, as_text
 from lightning_dtool.values.definitions import class_path, source_digest, source_of, without_addresses
 from lightning_dtool.values.digests import opaque_names, state_digest
-from lightning_dtool.values.encoding import encode_all
+from lightning_dtool.values.writing import encode_all
 
 MAX_ARCHITECTURE = 50_000
 """Characters of the printed module that a record keeps."""

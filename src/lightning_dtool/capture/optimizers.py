@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import types
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +13,10 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Gaps, Optimizer, ParameterGroup, Scheduler
+from lightning_dtool.redaction.record import redact_value
 from lightning_dtool.values.definitions import class_path
-from lightning_dtool.values.encoding import encode, encode_all
+from lightning_dtool.values.writing import encode, encode_all, encode_in_detail
 
 NOT_IN_MODULE = "<not in the LightningModule>"
 """Stands for a parameter that an optimizer changes and that no name leads to."""
@@ -32,8 +31,6 @@ _MAX_DEPTH = 8
 
 _MAX_PARTS = 100
 """Functions or schedulers of one list that are described."""
-
-_NOTHING = object()
 
 
 def capture_optimizers(trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> list[Optimizer]:
@@ -109,11 +106,9 @@ def capture_schedulers(trainer: LightningTrainer, gaps: Gaps) -> list[Scheduler]
     manual = not getattr(trainer.lightning_module, "automatic_optimization", True)
     for index, config in enumerate(trainer.lr_scheduler_configs):
         at_scheduler = gaps.at(f"schedulers[{index}]")
-        sources: dict[str, str] = {}
-        walk = _Walk(sources, at_scheduler)
+        at_settings = at_scheduler.at("settings")
         settings: dict[str, Any] = {}
-        observe = functools.partial(walk.settings, config.scheduler, "", 0)
-        settings = at_scheduler.at("settings").observe(observe, settings)
+        settings = at_settings.observe(functools.partial(_Walk().settings, config.scheduler, at_settings), settings)
         if manual:
             reason = "under manual optimization it steps where training_step says so, not by interval and frequency"
             at_scheduler.at("interval").add(reason, "see loss.training_step")
@@ -126,104 +121,44 @@ def capture_schedulers(trainer: LightningTrainer, gaps: Gaps) -> list[Scheduler]
                 frequency=config.frequency,
                 monitor=config.monitor,
                 settings=settings,
-                sources=sources,
             )
         )
     return found
 
 
 class _Walk:
-    """One walk through a scheduler and what it is made of.
+    """One walk through a scheduler and the schedulers that it is made of."""
 
-    Args:
-        sources: Receives the source code of functions, by their place in the settings.
-        gaps: Stands at the scheduler's place in the record. Receives a gap for whatever could not be recorded.
-    """
-
-    def __init__(self, sources: dict[str, str], gaps: Gaps) -> None:
-        self._sources = sources
-        self._gaps = gaps
+    def __init__(self) -> None:
         self._inside: set[int] = set()
 
-    def settings(self, scheduler: Any, place: str, depth: int) -> dict[str, Any]:
-        """Return a scheduler's attributes, whatever its `state_dict` leaves out."""
-        found: dict[str, Any] = {}
+    def settings(self, scheduler: Any, gaps: Gaps) -> dict[str, Any]:
+        """Return a scheduler's attributes, with those that its `state_dict` leaves out."""
         self._inside.add(id(scheduler))
-        for name, value in sorted(vars(scheduler).items()):
-            if name in _BOOKKEEPING or name.startswith("__") or isinstance(value, TorchOptimizer):
-                continue
-            here = f"{place}.{name}" if place else name
-            special = self._special(value, here, depth)
-            found[name] = encode(value, self._gaps.at(f"settings.{here}")) if special is _NOTHING else special
+        found = {
+            name: self._setting(value, gaps.at(name))
+            for name, value in sorted(vars(scheduler).items())
+            if not (name in _BOOKKEEPING or name.startswith("__") or isinstance(value, TorchOptimizer))
+        }
         self._inside.discard(id(scheduler))
         return found
 
-    def _special(self, value: Any, place: str, depth: int) -> Any:
-        """Return what stands for schedulers and functions, alone and in lists; `_NOTHING` for anything else."""
+    def _setting(self, value: Any, gaps: Gaps) -> Any:
         if isinstance(value, weakref.ref):
             value = value()
         if _is_scheduler(value):
-            if depth >= _MAX_DEPTH or id(value) in self._inside:
-                self._gaps.at(f"settings.{place}").add("it contains itself, or lies too deep", "use flatter parts")
-                return {"type": class_path(type(value))}
-            return {"type": class_path(type(value)), "settings": self.settings(value, place, depth + 1)}
-        if isinstance(value, list | tuple) and any(_is_scheduler(item) or _is_function(item) for item in value):
-            if len(value) > _MAX_PARTS:
-                return _NOTHING
-            return [self._item(item, f"{place}[{index}]", depth) for index, item in enumerate(value)]
-        return self._function(value, place) if _is_function(value) else _NOTHING
-
-    def _item(self, value: Any, place: str, depth: int) -> Any:
-        special = self._special(value, place, depth)
-        return encode(value, self._gaps.at(f"settings.{place}")) if special is _NOTHING else special
-
-    def _function(self, value: Any, place: str) -> dict[str, Any]:
-        """Return a function by name, with the values that it takes from around it; its source goes to the sources."""
-        gaps = self._gaps.at(f"settings.{place}")
-        described: dict[str, Any] = {}
-        if isinstance(value, functools.partial):
-            described["args"] = encode(list(value.args), gaps.at("args"))
-            described["keywords"] = encode_all(value.keywords, gaps.at("keywords"))
-            return {**self._function(value.func, place), **described}
-        described["name"] = class_path(value)
-        code = value if inspect.isroutine(value) else type(value)
-        source = recorded_source(code, self._gaps.at(f"sources.{place}"))
-        if source is not None:
-            self._sources[place] = source
-        elif not (inspect.isbuiltin(value) or value.__class__.__module__ == "builtins"):
-            gaps.add("the source code of the function is not available", "define it at the top of a module")
-        if not inspect.isroutine(value):  # an object that can be called
-            return {**described, "settings": encode_all(vars(value), gaps)}
-        owner = getattr(value, "__self__", None)
-        if owner is not None and not isinstance(owner, type | types.ModuleType | LightningModule):
-            described["self"] = encode_all(getattr(owner, "__dict__", {}), gaps.at("self"))
-        function = inspect.unwrap(getattr(value, "__func__", value))
-        if isinstance(function, types.FunctionType):
-            variables = _variables(function)
-            if variables:
-                described["variables"] = encode_all(variables, gaps.at("variables"))
-        return described
-
-    def _gap(self, where: str, reason: str, remedy: str) -> None:
-        self._gaps.add(reason, remedy)
-
-
-def _variables(function: types.FunctionType) -> dict[str, Any]:
-    """Return the values that a function takes from around it: defaults, closure, globals that are plain values."""
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    outside = inspect.getclosurevars(function)
-    around = {
-        name: value
-        for name, value in {**outside.globals, **outside.nonlocals}.items()
-        # Modules, classes and functions are code, which the record has elsewhere; a module's settings are in its own
-        # part of the record.
-        if not (isinstance(value, types.ModuleType | type | torch.nn.Module) or inspect.isroutine(value))
-    }
-    return {**around, **defaults}
+            if len(self._inside) > _MAX_DEPTH or id(value) in self._inside:
+                gaps.add("it contains itself, or lies too deep", "use flatter parts")
+                return {"type": class_path(value), "repr": "…"}
+            # Not by `encode`: it would follow the scheduler to its optimizer, which is recorded elsewhere.
+            return {"type": class_path(value), "attributes": self.settings(value, gaps)}
+        if isinstance(value, list) and len(value) <= _MAX_PARTS:
+            return [self._setting(entry, gaps.at(f"[{index}]")) for index, entry in enumerate(value)]
+        if not _is_function(value):
+            return encode(value, gaps)
+        if _is_scheduler(getattr(value, "__self__", None)):  # one of its own methods
+            return {"type": "builtins:method", "name": class_path(value), "missing": ["__self__"]}
+        return redact_value(encode_in_detail(value, gaps), gaps)
 
 
 def _is_scheduler(value: object) -> bool:

@@ -14,7 +14,7 @@ from lightning_dtool.record import Gaps, as_text
 from lightning_dtool.redaction.record import add_redaction, redact_value
 from lightning_dtool.redaction.source import redact_source
 from lightning_dtool.values.definitions import is_users, source_of
-from lightning_dtool.values.describing import describe_in_detail
+from lightning_dtool.values.writing import encode_in_detail
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 """Lightning's hooks that may change a batch."""
@@ -44,7 +44,7 @@ def describe_pipeline(obj: Any, gaps: Gaps) -> Any:
         >>> describe_pipeline(str.strip, Gaps())
         {'callable': 'builtins:str.strip'}
     """
-    return redact_value(describe_in_detail(obj, gaps), gaps)
+    return redact_value(encode_in_detail(obj, gaps), gaps)
 
 
 def transforms_of(owner: object) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from lightning_dtool.items import INITIAL_WEIGHTS_ITEM, RESUMPTION_SECTION, TRAC
 from lightning_dtool.record import DatasetReference, Gaps, InitialWeights, Loss, Metrics
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.snapshot.copy import snapshot
-from lightning_dtool.values.encoding import encode_all
+from lightning_dtool.values.writing import encode_all
 
 
 class Recorder:

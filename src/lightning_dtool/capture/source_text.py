@@ -6,7 +6,7 @@ from typing import Any
 from lightning_dtool.record import Gaps, as_text
 from lightning_dtool.redaction.source import redact_source
 from lightning_dtool.values.definitions import source_of
-from lightning_dtool.values.encoding import MAX_TEXT
+from lightning_dtool.values.writing import MAX_TEXT
 
 
 def recorded_source(obj: Any, gaps: Gaps) -> str | None:

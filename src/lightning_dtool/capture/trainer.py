@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_dtool.record import Component, Gaps, Monitor, Trainer
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.values.definitions import class_path
-from lightning_dtool.values.encoding import encode, encode_all
+from lightning_dtool.values.writing import encode, encode_all
 
 _SETTINGS = (
     "max_epochs",

@@ -23,8 +23,8 @@ from lightning_dtool.items import RECORD_ITEM
 from lightning_dtool.loading.opening import read_record
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.store import FrozenDataset, generate_identifier, normalize_uri
-from lightning_dtool.values.describing import describe
-from lightning_dtool.values.rebuilding import rebuild
+from lightning_dtool.values.reading import decode
+from lightning_dtool.values.writing import encode
 
 _CALLABLES = ("target", "decoder", "train_transform", "eval_transform", "target_transform", "collate_fn")
 _STAGES_OF = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -212,7 +212,7 @@ class DtoolDataModule(pl.LightningDataModule):
             return cls(source.uri, **overrides)
         record = read_record(source)
         arguments = {
-            name: rebuild(value, argument=name, trust_source=trust_source)
+            name: decode(value, argument=name, trust_source=trust_source)
             for name, value in recorded_arguments(record, source.uri, cls).items()
             if name not in overrides
         }
@@ -363,7 +363,7 @@ class DtoolDataModule(pl.LightningDataModule):
         """
         names = [name for name in inspect.signature(DtoolDataModule.__init__).parameters if name != "self"]
         return {
-            "arguments": {name: describe(getattr(self, name)) for name in names},
+            "arguments": {name: encode(getattr(self, name)) for name in names},
             "stages": {
                 stage: self._stages.facts(stage)
                 for stage in STAGES

@@ -15,7 +15,7 @@ from lightning_dtool.data.selection import (
     split_by_overlay,
 )
 from lightning_dtool.errors import ConfigurationError, SelectionError
-from lightning_dtool.values.describing import describe
+from lightning_dtool.values.writing import encode
 
 
 class Stages:
@@ -76,18 +76,18 @@ class Stages:
         given = self._given
         selected: dict[str, Any] = {"part": stage, "by": "whole"}
         if given.select:
-            selected["select"] = describe(given.select)["dict"]
+            selected["select"] = encode(given.select)
         dataset = self.dataset(stage)
         if dataset is None or given.uri is None or getattr(given, f"{stage}_uri") is not None:
             return selected
         if self._dividing_overlay is not None:
             values = dataset.dataset.overlay(self._dividing_overlay)
             found = {json.dumps(values[identifier]): values[identifier] for identifier in dataset.identifiers}
-            names = describe([found[text] for text in sorted(found)])
+            names = encode([found[text] for text in sorted(found)])
             return {**selected, "by": "overlay", "overlay": self._dividing_overlay, "values": names}
         if stage == "predict" or not (given.val_split or given.test_split):
             return selected
-        settings = {name: describe(getattr(given, name)) for name in ("val_split", "test_split", "seed", "stratify")}
+        settings = {name: encode(getattr(given, name)) for name in ("val_split", "test_split", "seed", "stratify")}
         return {**selected, "by": "fractions", **settings}
 
     def facts(self, stage: str) -> dict[str, Any]:

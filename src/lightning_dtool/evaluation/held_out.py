@@ -18,8 +18,8 @@ from lightning_dtool.errors import ConfigurationError, DecodeError, LightningDto
 from lightning_dtool.record import DataSource, Provenance
 from lightning_dtool.store import FrozenDataset
 from lightning_dtool.values.definitions import class_path
-from lightning_dtool.values.describing import describe
-from lightning_dtool.values.rebuilding import rebuild
+from lightning_dtool.values.reading import decode
+from lightning_dtool.values.writing import encode
 
 WHOLE = "whole"
 PARTS = ("train", "val", "test", WHOLE)
@@ -105,7 +105,7 @@ class _Chooser:
         self.notes: list[str] = []
         given = {name: value for name, value in readers.items() if value is not None}
         self.readers = dict.fromkeys(_READERS) | {
-            name: rebuild(value, argument=name, trust_source=trust_source)
+            name: decode(value, argument=name, trust_source=trust_source)
             for name, value in self.arguments.items()
             if name in _READERS and name not in given
         }
@@ -134,7 +134,7 @@ class _Chooser:
             class_to_idx=dataset.class_to_idx,
             batch_size=self._recorded("eval_batch_size") or self._recorded("batch_size") or 32,
             collate_fn=self.readers["collate_fn"],
-            reading={name: describe(value) for name, value in how.items() if value is not None},
+            reading={name: encode(value) for name, value in how.items() if value is not None},
             training_items=trained,
             notes=self.notes,
         )
@@ -146,7 +146,7 @@ class _Chooser:
 
     def _recorded(self, name: str) -> Any:
         """Return the value of a recorded argument that is a plain value."""
-        return rebuild(self.arguments.get(name), argument=name)
+        return decode(self.arguments.get(name), argument=name)
 
     def _reads(self, stage: str, frozen: FrozenDataset) -> bool:
         """Tell whether a recorded stage read this content, at any URI and under any UUID."""

@@ -416,10 +416,7 @@ def _inline(value: Any) -> str:
     if isinstance(value, list):
         return _joined([_nested(item) for item in value])
     if isinstance(value, dict):
-        content = _content(value)
-        if content is not value:
-            return _inline(content)
-        return _joined([f"{printable(key)}={_nested(item)}" for key, item in value.items()])
+        return _typed(value) if "type" in value else _arguments(value)
     return _short(value)
 
 
@@ -434,19 +431,54 @@ def _short(value: object) -> str:
 
 
 def _nested(value: Any) -> str:
-    value = _content(value)
     if isinstance(value, list):
         return f"[{_inline(value)}]"
-    return f"{{{_inline(value)}}}" if isinstance(value, dict) else _inline(value)
+    return f"{{{_inline(value)}}}" if isinstance(value, dict) and "type" not in value else _inline(value)
 
 
-def _content(value: Any) -> Any:
-    """Return what stands in the record for a value that JSON does not know, without its type."""
-    if isinstance(value, dict) and "type" in value:
-        for key in ("value", "repr", "name"):
-            if key in value:
-                return value[key]
-    return value
+_BRACKETS = {
+    "builtins:tuple": "()",
+    "torch:Size": "()",
+    "builtins:set": "{}",
+    "builtins:frozenset": "{}",
+}
+_DEFINITIONS = ("builtins:function", "builtins:type", "builtins:method", "builtins:module", "numpy:ufunc")
+
+
+def _typed(value: Mapping[str, Any]) -> str:
+    """Return a value that JSON does not know as Python would show it: `(0.9, 0.999)`, `inf`, `Dropout(p=0.1)`."""
+    path = str(value["type"])
+    name = printable(path.rpartition(":")[2])
+    content = {key: entry for key, entry in value.items() if key not in ("type", "source")}
+    if "repr" in content:
+        return _short(content["repr"])
+    if "name" in content:
+        return _short(content["name"]) if path in _DEFINITIONS else f"{name}.{_short(content['name'])}"
+    for key in ("init", "fields", "state"):
+        if isinstance(content.get(key), dict) and content[key]:
+            return f"{name}({_arguments(content[key])})"
+    if "init" in content:
+        return f"{name}()"
+    if isinstance(content.get("items"), list):
+        return f"{{{_joined([_pair(pair) for pair in content['items']])}}}"
+    found = content.get("value")
+    if isinstance(found, list):
+        brackets = _BRACKETS.get(path, "[]")
+        text = f"{brackets[0]}{_inline(found)}{brackets[1]}"
+        return f"{name}({text})" if "dtype" in content else text
+    if isinstance(found, dict) and "type" not in found:
+        return f"{name}({_arguments(found)})"
+    if found is not None:
+        return _inline(found)
+    return f"{name}({_arguments(content)})"
+
+
+def _pair(pair: Any) -> str:
+    return ": ".join(map(_nested, pair)) if isinstance(pair, list) else _nested(pair)
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    return _joined([f"{printable(key)}={_nested(value)}" for key, value in values.items()])
 
 
 def _joined(parts: list[str]) -> str:

@@ -233,10 +233,7 @@ class Scheduler(Section):
     frequency: Integer = Field(description="It steps every so many intervals.")
     monitor: str | None = Field(default=None, description="The metric that it watches, if it watches one.")
     settings: dict[str, Json] = Field(
-        default={}, description="Its constants, as its `state_dict` gives them at the start."
-    )
-    sources: dict[str, str] = Field(
-        default={}, description="Source of the functions that it calls, such as `lr_lambdas`."
+        default={}, description="Its attributes at the start: constants, its parts, and the functions that it calls."
     )
 
 

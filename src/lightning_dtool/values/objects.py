@@ -1,0 +1,301 @@
+"""How functions, classes, modules and objects of any class are written and read back."""
+
+import enum
+import importlib
+import inspect
+import itertools
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_dtool.record import Gaps, as_text
+from lightning_dtool.values.definitions import (
+    class_path,
+    closure,
+    defaults,
+    digest_of_code,
+    is_one_lambda,
+    is_users,
+    names_used,
+    short_repr,
+    source_of,
+)
+from lightning_dtool.values.numbers import MAX_VALUES
+from lightning_dtool.values.registry import Content, Registry
+
+if TYPE_CHECKING:
+    from lightning_dtool.values.reading import Reader
+    from lightning_dtool.values.writing import Writer
+
+_BOOKKEEPING = frozenset(vars(torch.nn.Module()))
+"""What every `nn.Module` keeps. Its parameters, children and mode are described in another way."""
+
+_RECORDED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, Dataset, DataLoader)
+"""What a transform may hold on to, and what other parts of a record describe."""
+
+EXTRAS = frozenset({"source", "bytecode", "defaults", "closure", "globals", "self", "attributes", "children", "mode"})
+"""Keys that a detailed description adds. Reading a value back does not need them."""
+
+
+def register(registry: Registry) -> None:
+    """Register functions, classes and modules, and the family of everything else."""
+    registry.add_matching("builtins:type", lambda value: isinstance(value, type), _write_function, _read_function)
+    registry.add_matching("builtins:method", _is_bound, _write_method, _read_method)
+    registry.add_matching("builtins:function", inspect.isroutine, _write_function, _read_function)
+    registry.add(types.ModuleType, _write_module, _read_module, name="builtins:module")
+    registry.add_family("builtins:object", lambda cls: True, _write_object, _read_object)
+
+
+# -- functions and classes ------------------------------------------------------------------------
+
+
+def _owner(value: Any) -> Any:
+    """Return the object that a method is bound to; None for a function, and for a method of a class or a module."""
+    owner = getattr(value, "__self__", None)
+    return None if isinstance(owner, type | types.ModuleType) else owner
+
+
+def _is_bound(value: Any) -> bool:
+    return inspect.isroutine(value) and _owner(value) is not None
+
+
+def _write_function(value: Any, writer: "Writer", gaps: Gaps) -> Content:
+    owner = getattr(value, "__self__", None)
+    if not isinstance(value, type) and isinstance(owner, type):  # a class method is imported with its class
+        name = f"{class_path(owner)}.{as_text(value.__name__)}"
+    else:
+        name = class_path(value)
+    if not _is_importable(value, name):
+        public = f"torch:{getattr(value, '__name__', '')}"  # torch's own functions do not say where they come from
+        name = public if _is_importable(value, public) else name
+    if not _is_importable(value, name):
+        writer.add_unreadable(gaps, f"{name} cannot be imported by its name", "define it at the top of a module")
+    content: Content = {"name": name}
+    if writer.detailed or "<" in name:
+        content.update(_code(value, name, writer, gaps))
+    return content
+
+
+def _write_method(value: Any, writer: "Writer", gaps: Gaps) -> Content:
+    name, owner = class_path(value), _owner(value)
+    content: Content = {"name": name}
+    if writer.detailed:
+        content["self"] = writer.encode(owner, gaps.at("__self__"))
+        content.update(_code(value, name, writer, gaps))
+    else:
+        gaps.add(f"a method is known by its name, not by the {class_path(owner)} that it belongs to")
+    return {**content, "missing": ["__self__"]}
+
+
+def _is_importable(value: Any, name: str) -> bool:
+    """Tell whether a name leads to a value. Nothing is imported for it: who has the value has the module."""
+    module, _, qualname = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found is value or (inspect.isroutine(found) and inspect.isroutine(value) and bool(found == value))
+
+
+def _code(value: Any, name: str, writer: "Writer", gaps: Gaps) -> Content:
+    """Return the source of a function or a class of the user, and what else decides what it does."""
+    function = inspect.unwrap(value) if isinstance(value, types.FunctionType) else getattr(value, "__func__", value)
+    if not is_users(function):
+        return {}
+    content: Content = {}
+    source = source_of(value)
+    if source is None:
+        if writer.detailed:
+            gaps.add(f"the source code of {name} is not available", "define it in a file")
+    else:
+        content["source"] = writer.encode(as_text(source), gaps)
+        if "<lambda>" in name and not is_one_lambda(source):
+            content["bytecode"] = f"sha256:{digest_of_code(function.__code__)}"
+    if writer.detailed:
+        for layer in (value, function) if value is not function else (function,):
+            if isinstance(layer, types.FunctionType):
+                content.update(_surroundings(layer, writer, gaps))
+    return content
+
+
+def _surroundings(function: types.FunctionType, writer: "Writer", gaps: Gaps) -> Content:
+    """Return the values that decide what a function does and that its source does not show."""
+    parts = {
+        "defaults": defaults(function),
+        "closure": closure(function),
+        "globals": {
+            name: function.__globals__[name]
+            for name in sorted(names_used(function.__code__) & set(function.__globals__))
+            if _is_constant(function.__globals__[name])
+        },
+    }
+    return {part: _encoded_by_name(values, writer, gaps.at(part)) for part, values in parts.items() if values}
+
+
+def _read_function(content: Mapping[str, Any], reader: "Reader") -> Any:
+    return reader.imported(content["name"])
+
+
+def _read_method(content: Mapping[str, Any], reader: "Reader") -> Any:
+    raise ValueError("the record does not hold the object that the method belongs to")
+
+
+def _write_module(value: Any, writer: "Writer", gaps: Gaps) -> Content:
+    name = as_text(value.__name__)
+    if sys.modules.get(value.__name__) is not value:
+        gaps.add(f"the module {name} cannot be imported by its name")
+    return {"name": name}
+
+
+def _read_module(content: Mapping[str, Any], reader: "Reader") -> Any:
+    reader.demand_trust(content["name"])
+    return importlib.import_module(content["name"])
+
+
+# -- objects --------------------------------------------------------------------------------------
+
+
+def _write_object(value: Any, writer: "Writer", gaps: Gaps) -> Content:
+    """Write an object by the init parameters that it keeps, and in detail by whatever else it keeps."""
+    cls = type(value)
+    if isinstance(value, _RECORDED_ELSEWHERE):
+        writer.add_unreadable(gaps, f"a {class_path(cls)} is known by its class only", "build it in __init__")
+        return {"repr": cls.__name__}
+    if writer.detailed and cls.__module__.partition(".")[0] == "albumentations":
+        try:
+            return {"albumentations": writer.encode(value.to_dict(), gaps)}
+        except Exception:  # a Lambda without a name, for one
+            return _by_parameters(value, writer, gaps)
+    return _by_parameters(value, writer, gaps)
+
+
+def _by_parameters(value: Any, writer: "Writer", gaps: Gaps) -> Content:
+    cls = type(value)
+    kept = _attributes(value)
+    without_parameters = cls.__init__ is object.__init__
+    if without_parameters and (kept is None or getattr(cls, "__new__", None) is not object.__new__):
+        gaps.add(f"a {class_path(cls)} is known by its repr only", "pass plain values and build the object in __init__")
+        return {"repr": short_repr(value)}
+    kept = kept or {}
+    init: Content = {}
+    missing = []
+    used = set()
+    for name, variadic in _init_parameters(cls):
+        key = next((key for key in (name, f"_{name}") if key in kept), None)
+        if variadic or key is None:
+            missing.append(name)
+        else:
+            used.add(key)
+            init[name] = writer.encode(kept[key], gaps.at(name))
+    content: Content = {"init": init}
+    if missing:
+        content["missing"] = missing
+    rest = {name: entry for name, entry in kept.items() if name not in used}
+    if without_parameters and rest:  # it has no parameters: what it keeps was assigned to it
+        content["state"] = _encoded_by_name(rest, writer, gaps)
+        rest = {}
+    if writer.detailed:
+        _add_details(value, content, rest, writer, gaps)
+    else:
+        _add_lost(value, content, rest, gaps)
+    return content
+
+
+def _add_lost(value: Any, content: Content, rest: Mapping[str, Any], gaps: Gaps) -> None:
+    """Add a gap for what the init parameters do not say."""
+    name = class_path(type(value))
+    if "missing" in content:
+        gaps.add(f"{name} does not keep all of: {', '.join(content['missing'])}", "keep them as attributes")
+    elif isinstance(value, torch.nn.Module) and any(
+        isinstance(entry, torch.Tensor | torch.nn.Module) for entry in rest.values()
+    ):
+        gaps.add(f"the weights of a {name} are not recorded", "pass plain values and build the object in __init__")
+        content["missing"] = ["weights"]
+
+
+def _add_details(value: Any, content: Content, rest: dict[str, Any], writer: "Writer", gaps: Gaps) -> None:
+    """Add sources, children and attributes."""
+    own = [each for each in type(value).__mro__ if is_users(each)]
+    sources = list(filter(None, map(source_of, own)))
+    if sources:
+        content["source"] = writer.encode(as_text("\n".join(sources)), gaps)
+    if len(sources) < len(own):
+        gaps.add(f"the source code of {class_path(type(value))} is not available", "define it in a file")
+    missing = content.get("missing", [])
+    if isinstance(value, torch.nn.Module):
+        init = content["init"]
+        children = [name for name in value._modules if name not in init and f"_{name}" not in init]
+        if children:  # in a list, because their order matters
+            content["children"] = [[name, writer.encode(value._modules[name], gaps.at(name))] for name in children]
+        rest = {name: entry for name, entry in rest.items() if name not in value._modules}
+        if not value.training:
+            content["mode"] = "eval"
+        if not (missing or own):  # of a library's module only what is learned: the rest follows from `init`
+            rest = {name: entry for name, entry in rest.items() if isinstance(entry, torch.Tensor)}
+    elif not (missing or own):
+        return
+    if rest:
+        content["attributes"] = _encoded_by_name(dict(sorted(rest.items())), writer, gaps)
+    elif missing and not content.get("children"):
+        gaps.add(f"{class_path(type(value))} does not keep all of: {', '.join(missing)}", "keep them as attributes")
+
+
+def _read_object(cls: Any, content: Mapping[str, Any], reader: "Reader") -> Any:
+    built = cls(**{name: reader.decode(value) for name, value in content["init"].items()})
+    for name, value in content.get("state", {}).items():
+        reader.demand_trust(content["type"])
+        object.__setattr__(built, name, reader.decode(value))
+    return built
+
+
+def _encoded_by_name(values: Mapping[str, Any], writer: "Writer", gaps: Gaps) -> Content:
+    return {as_text(name): writer.encode(value, gaps.at(name)) for name, value in values.items()}
+
+
+def _attributes(value: Any) -> dict[str, Any] | None:
+    """Return what an object keeps, by name; of an `nn.Module` without its bookkeeping. None if it keeps nothing."""
+    kept: dict[str, Any] = {}
+    # Not `getattr`: it may call a `__getattr__`, which may do anything.
+    for each in reversed(type(value).__mro__):
+        slots = vars(each).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if not name.startswith("__") and hasattr(type(value), name):
+                try:
+                    kept[name] = object.__getattribute__(value, name)
+                except AttributeError:  # never assigned
+                    continue
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return kept or None
+    if isinstance(value, torch.nn.Module):
+        own = {name: entry for name, entry in own.items() if name not in _BOOKKEEPING}
+        own = {**own, **value._parameters, **value._buffers, **value._modules}
+    return {**kept, **{name: entry for name, entry in own.items() if isinstance(name, str)}}
+
+
+def _init_parameters(cls: type) -> Iterator[tuple[str, bool]]:
+    """Yield the parameters of a class's `__init__`, and whether each stands for any number of arguments."""
+    if cls.__init__ is object.__init__:  # type: ignore[misc]
+        return
+    try:
+        parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    except (ValueError, TypeError):  # written in C
+        yield "arguments", True
+        return
+    for name, parameter in itertools.islice(parameters.items(), 1, None):
+        yield name, parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def _is_constant(value: Any) -> bool:
+    """Tell whether a module's variable is a plain value, as a constant is."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return len(value) <= MAX_VALUES and all(map(_is_constant, value))
+    if isinstance(value, dict):
+        return len(value) <= MAX_VALUES and all(map(_is_constant, value.values()))
+    return isinstance(value, bool | int | float | str | enum.Enum | torch.Tensor | np.ndarray | None)

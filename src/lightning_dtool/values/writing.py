@@ -1,0 +1,272 @@
+"""Any Python value as strict JSON, with nothing silently dropped.
+
+What JSON knows stands for itself: null, booleans, integers of at most 8 bytes, finite floats, text that UTF-8 can
+write, lists, and dicts whose keys are such text. Every other value is an object with the reserved key `type`, which
+holds the path of its class, and its content: `{"type": "builtins:tuple", "value": [1, 2]}`. A dict that has a key
+`type` itself, or keys that are not text, is written as `{"type": "builtins:dict", "items": [[key, value], …]}`.
+
+What can be read back is written so that it can (see `reading`). Of everything else there is a gap, and the object has
+one of the keys `repr`, `length`, `missing` and `sha256`, which say what is known of it.
+
+The same value gives the same JSON in every process: no memory address, no order of a hash table. All of it is bounded.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning_dtool.record import MAX_INTEGER, Gaps, as_text
+from lightning_dtool.values import builtin, numbers, objects
+from lightning_dtool.values.definitions import MAX_REPR, class_path, short_repr
+from lightning_dtool.values.registry import REGISTRY, Content
+
+MAX_ITEMS = 10_000
+"""Entries of one container that are kept."""
+
+MAX_TEXT = 100_000
+"""Characters of one text that are kept."""
+
+MAX_SIZE = 300_000
+"""Characters and entries that one value may cost in all."""
+
+MAX_HASHED = 64 * 2**20
+"""Bytes of tensors and arrays that may be hashed for one value."""
+
+MAX_DEPTH = 40
+"""Containers within containers that are followed."""
+
+_FIRST = 3
+"""Entries of a container with too many of them that are kept, to give an idea of it."""
+
+for _module in (builtin, numbers, objects):
+    _module.register(REGISTRY)
+
+
+def encode(value: Any, gaps: Gaps | None = None) -> Any:
+    """Return a value as strict JSON.
+
+    Args:
+        value: Anything.
+        gaps: Stands at the value's place in the record. Receives a gap for whatever cannot be read back.
+
+    Returns:
+        What `json.dumps(..., allow_nan=False)` takes, with no integer beyond 8 bytes.
+
+    Example:
+        >>> encode([0.1, "sum", {"patience": float("inf")}])
+        [0.1, 'sum', {'patience': {'type': 'builtins:float', 'value': 'inf'}}]
+        >>> encode((0.9, 0.999))
+        {'type': 'builtins:tuple', 'value': [0.9, 0.999]}
+    """
+    return Writer().encode(value, Gaps() if gaps is None else gaps)
+
+
+def encode_all(values: Mapping[Any, Any], gaps: Gaps) -> dict[str, Any]:
+    """Return named values as strict JSON. A name that is not text is written as text.
+
+    Args:
+        values: Values by name.
+        gaps: Stands at the mapping's place in the record. Receives a gap for whatever cannot be read back.
+    """
+    writer = Writer()
+    encoded: dict[str, Any] = {}
+    for name, value in values.items():
+        text = as_text(name) if isinstance(name, str) else short_repr(name)
+        while text in encoded:  # 1 and "1" are two names
+            text += "'"
+        encoded[text] = writer.encode(value, gaps.at(text))
+    return encoded
+
+
+def encode_in_detail(value: Any, gaps: Gaps) -> Any:
+    """Return a value as `encode` does, with everything else that decides what it does.
+
+    For code that comes with no installed package that is its source. For a function it is also its defaults, the
+    variables that it closes over, and the constants of its module that it uses. For an object whose init parameters
+    do not say everything it is its attributes, and for an `nn.Module` its children, parameters and buffers.
+
+    Args:
+        value: Anything.
+        gaps: Stands at the value's place in the record. Receives a gap for whatever is not described completely, even
+            if it cannot be read back.
+
+    Returns:
+        Strict JSON.
+    """
+    return Writer(detailed=True).encode(value, gaps)
+
+
+class Writer:
+    """One walk through a value. It knows which containers it is inside of, and how much it may still write.
+
+    Args:
+        detailed: Whether what cannot be read back is described in detail.
+    """
+
+    def __init__(self, *, detailed: bool = False) -> None:
+        self.detailed = detailed
+        self._left = MAX_SIZE
+        self._bytes_left = MAX_HASHED
+        self._inside: list[int] = []
+
+    def encode(self, value: Any, gaps: Gaps) -> Any:
+        """Return a value as strict JSON.
+
+        Args:
+            value: Anything.
+            gaps: Stands at the value's place.
+        """
+        self._left -= 1
+        if self._is_plain(value):
+            return value
+        if id(value) in self._inside:
+            return self._cut_short(value, gaps, "it contains itself")
+        if len(self._inside) >= MAX_DEPTH:
+            return self._cut_short(value, gaps, f"it lies more than {MAX_DEPTH} containers deep")
+        self._inside.append(id(value))
+        try:
+            return self._encoded(value, gaps)
+        except Exception as error:  # somebody else's class may raise anything
+            gaps.add(f"reading it raised {type(error).__name__}", "pass plain values")
+            return {"type": class_path(type(value)), "repr": short_repr(value)}
+        finally:
+            self._inside.pop()
+
+    def _is_plain(self, value: Any) -> bool:
+        if value is None or type(value) is bool:
+            return True
+        if type(value) is int:
+            return abs(value) <= MAX_INTEGER
+        if type(value) is float:
+            return math.isfinite(value)
+        if type(value) is str and len(value) <= self._text_limit() and is_utf8(value):
+            self._left -= len(value)
+            return True
+        return False
+
+    def _encoded(self, value: Any, gaps: Gaps) -> Any:
+        cls = type(value)
+        kind = REGISTRY.kind_of(value)
+        if kind is None:
+            return {"type": class_path(cls), **REGISTRY.family_of(cls).write(value, self, gaps)}
+        content = kind.write(value, self, gaps)
+        if cls is list and content.keys() == {"value"}:
+            return content["value"]
+        if cls is dict and content.keys() == {"items"} and "type" not in value and all(map(is_plain_key, value)):
+            return dict(content["items"])
+        return {"type": kind.name, **content}
+
+    # -- what kinds use -----------------------------------------------------------------------------
+
+    def add_unreadable(self, gaps: Gaps, reason: str, remedy: str = "") -> None:
+        """Add a gap for what cannot be read back, unless it is described in detail.
+
+        Args:
+            gaps: Stands at the value's place.
+            reason: Why it cannot be read back.
+            remedy: What would close the gap.
+        """
+        if not self.detailed:
+            gaps.add(reason, remedy)
+
+    def text(self, text: str, gaps: Gaps) -> Content:
+        """Return the content of a text: the text itself, or its beginning, length and hash."""
+        limit = self._text_limit()
+        if len(text) > limit:
+            gaps.add(f"of its {len(text)} characters the first {MAX_REPR} are recorded", "keep long texts in a file")
+            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+            self._left -= MAX_REPR
+            return {"value": as_text(text[:MAX_REPR]), "length": len(text), "sha256": digest}
+        self._left -= len(text)
+        # What UTF-8 cannot write is written as JSON's escapes.
+        return {"value": text} if is_utf8(text) else {"escaped": json.dumps(text)}
+
+    def entries(self, values: Any, gaps: Gaps) -> Content:
+        """Return the content of a list or a tuple: its entries, or the first ones and their number.
+
+        Args:
+            values: Has a length, and an order that is always the same.
+            gaps: Stands at its place.
+        """
+        length = len(values)
+        kept: list[Any] = []
+        for index, entry in enumerate(itertools.islice(values, length if length <= MAX_ITEMS else _FIRST)):
+            if self._left <= 0:
+                break
+            kept.append(self.encode(entry, gaps.at(f"[{index}]")))
+        if len(kept) == length:
+            return {"value": kept}
+        self._add_cut(gaps, length, len(kept))
+        digest = _digest_of_scalars(values)
+        return {"value": kept, "length": length, **({"sha256": digest} if digest else {})}
+
+    def pairs(self, values: Mapping[Any, Any], gaps: Gaps) -> Content:
+        """Return the content of a mapping: its keys and values as pairs, or the first ones and their number."""
+        length = len(values)
+        kept: list[Any] = []
+        for index, (key, value) in enumerate(
+            itertools.islice(values.items(), length if length <= MAX_ITEMS else _FIRST)
+        ):
+            if self._left <= 0:
+                break
+            plain = is_plain_key(key)
+            place = gaps.at(key if plain else f"[{index}]")
+            kept.append([self.encode(key, place), self.encode(value, place)])
+        if len(kept) == length:
+            return {"items": kept}
+        self._add_cut(gaps, length, len(kept))
+        return {"items": kept, "length": length}
+
+    def unordered(self, values: Iterable[Any], gaps: Gaps) -> Content:
+        """Return the content of a set. Its order changes from process to process: it is sorted by what is written."""
+        entries = list(values)
+        if len(entries) > MAX_ITEMS or self._left <= 0:
+            self._add_cut(gaps, len(entries), 0)
+            return {"value": [], "length": len(entries)}
+        found = Gaps()
+        kept = []
+        # What is written of an entry must not depend on which came before: each has the same share.
+        left, spent = self._left, 0
+        share = max(left // max(len(entries), 1), MAX_REPR)
+        for entry in entries:
+            self._left = share
+            kept.append(self.encode(entry, found.at("[…]")))
+            spent += share - self._left
+        self._left = left - spent
+        gaps.include(sorted(found, key=lambda gap: (gap.fact, gap.reason)))
+        return {"value": sorted(kept, key=json.dumps)}
+
+    def may_hash(self, size: int) -> bool:
+        """Tell whether that many bytes may still be hashed, and count them."""
+        self._bytes_left -= size
+        return self._bytes_left >= 0
+
+    def _text_limit(self) -> int:
+        return min(MAX_TEXT, max(self._left, MAX_REPR))
+
+    def _add_cut(self, gaps: Gaps, length: int, kept: int) -> None:
+        gaps.add(f"of its {length} entries the first {kept} are recorded", "keep long lists in a file or a dataset")
+
+    def _cut_short(self, value: Any, gaps: Gaps, reason: str) -> Content:
+        gaps.add(reason, "use flatter values")
+        return {"type": class_path(type(value)), "repr": "…"}
+
+
+def is_plain_key(key: object) -> bool:
+    """Tell whether a key of a dict can stand as a key of a JSON object."""
+    return type(key) is str and len(key) <= MAX_REPR and is_utf8(key)
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether UTF-8 can write a text."""
+    return as_text(text) == text
+
+
+def _digest_of_scalars(values: Any) -> str | None:
+    """Return the SHA-256 over the text of a long list of plain values; None if they are not plain."""
+    if not isinstance(values, list | tuple) or not all(type(entry) in (bool, int, float, str) for entry in values):
+        return None
+    return hashlib.sha256(repr(list(values)).encode("utf-8", "surrogatepass")).hexdigest()
