@@ -1,4 +1,4 @@
-"""DtoolCheckpoint: what a reader holds. A checkpoint by its URI, verified before anything in it is used."""
+"""Checkpoints by URI, verified before anything in them is used."""
 
 import os
 import pickle
@@ -26,20 +26,22 @@ from lightning_dtool.values.definitions import source_digest
 T = TypeVar("T", bound="DtoolModelMixin")
 
 _verified: set[tuple[str, Mark]] = set()
-"""Files found right in this process: large ones are hashed once."""
+"""Files that this process has verified, so that a large file is hashed only once."""
 
 
 @public
 class DtoolCheckpoint:
-    """A Lightning checkpoint that is a dtool dataset.
+    """A Lightning checkpoint in a dtool dataset. Open one with `from_uri`.
 
-    Use `from_uri`.
+    To resume a training, you do not need this class: pass the URI as `ckpt_path` to a Trainer with a
+    `DtoolProvenanceCallback`. To read annotations and tags of many checkpoints, use `iter_datasets`, which reads no
+    record.
 
     Attributes:
-        dataset: The dataset behind it.
-        uri: Its URI.
-        uuid: Its UUID.
-        name: Its name.
+        dataset: The dataset.
+        uri: The dataset's URI.
+        uuid: The dataset's UUID.
+        name: The dataset's name.
 
     Example:
         ```python
@@ -58,7 +60,7 @@ class DtoolCheckpoint:
 
     @classmethod
     def from_uri(cls, uri: str | os.PathLike[str]) -> "DtoolCheckpoint":
-        """Open a checkpoint. Reads metadata only.
+        """Open a checkpoint. Reads only metadata.
 
         Args:
             uri: The dataset's URI, or its folder.
@@ -66,9 +68,9 @@ class DtoolCheckpoint:
         Raises:
             DatasetNotFoundError: If there is no dataset.
             NotACheckpointError: If the dataset holds no checkpoint.
-            NotFrozenError: If it was never finished.
-            CorruptDatasetError: If its metadata cannot be read.
-            StoreError: If the store does not answer.
+            NotFrozenError: If the dataset was never frozen.
+            CorruptDatasetError: If the metadata of the dataset is damaged.
+            StoreError: If the store cannot be read.
         """
         return cls(FrozenDataset.from_uri(uri))
 
@@ -78,37 +80,37 @@ class DtoolCheckpoint:
 
     @cached_property
     def record(self) -> Provenance:
-        """How this model came to be."""
+        """The provenance record of the checkpoint, verified against its hashes. It is read once."""
         return from_json(self.item_path(RECORD_ITEM).read_bytes(), self.uri)
 
     @property
     def path(self) -> Path:
-        """A local file with the checkpoint, verified against its hashes; fetched if the store is remote."""
+        """A local file with the checkpoint, verified against its hashes. It is fetched from a remote store."""
         return self.item_path(CHECKPOINT_ITEM)
 
     @property
     def annotations(self) -> dict[str, Any]:
-        """The dataset's annotations, among them `run_status`."""
+        """The annotations of the dataset, such as `run_status`."""
         return self.dataset.annotations()
 
     @property
     def tags(self) -> list[str]:
-        """The dataset's tags, such as `best` and `last`."""
+        """The tags of the dataset, such as `best` and `last`."""
         return self.dataset.tags()
 
     def item_path(self, relpath: str) -> Path:
         """Return a local file with an item of the dataset, verified against its hashes.
 
         Args:
-            relpath: The item's path, such as `source.zip`.
+            relpath: The item's path in the dataset, such as `source.zip`.
 
         Raises:
             MissingItemError: If there is no such item.
-            VerificationError: If it differs from its hashes.
+            VerificationError: If its content differs from its hashes.
         """
         item = self.dataset.item(relpath)
         path = self.dataset.path(item.identifier)
-        # What the cache of a remote store hands out was verified there.
+        # The cache of a remote store verifies what it fetches.
         if local_path(self.uri) is not None:
             seen = (str(path), mark(path))
             if seen not in _verified:
@@ -120,13 +122,14 @@ class DtoolCheckpoint:
         """Return the whole checkpoint, as Lightning saved it.
 
         Args:
-            map_location: As in `torch.load`. Default: the CPU.
-            weights_only: A safe load, which runs no code (default). `False` unpickles whatever is there, and so
-                can run anything: only for a checkpoint whose origin you trust.
-            mmap: Map the file instead of reading it: tensors are read when they are used.
+            map_location: Where tensors are loaded, as in `torch.load`. Default: the CPU.
+            weights_only: Load safely, without running code from the file. With False, the file is unpickled and can run
+                any
+                code: use it only for checkpoints whose origin you trust. Default: True.
+            mmap: Memory-map the file, so that tensors are read when they are used. Default: False.
 
         Raises:
-            UnsafeCheckpointError: If a safe load refuses; the message lists the types and how to allow them.
+            UnsafeCheckpointError: If a safe load refuses the file. The message lists the types, and how to allow them.
             VerificationError: If the file differs from its hashes.
         """
         path = self.path
@@ -136,10 +139,14 @@ class DtoolCheckpoint:
             raise self._unsafe(path, error) from error
 
     def load_state_dict(self, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
-        """Return the weights alone; the optimizers' state is not read into memory.
+        """Return the weights. The state of the optimizers is not read into memory.
 
         Args:
-            map_location: As in `torch.load`. Default: the CPU.
+            map_location: Where tensors are loaded, as in `torch.load`. Default: the CPU.
+
+        Raises:
+            UnsafeCheckpointError: If a safe load refuses the file.
+            VerificationError: If the file differs from its hashes.
         """
         mapped = self.load(map_location=map_location, mmap=True)["state_dict"]
         return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in mapped.items()}
@@ -157,48 +164,50 @@ class DtoolCheckpoint:
         """Build the LightningModule and load its weights.
 
         Args:
-            cls: Its class. Default: the class that the record names, imported.
-            map_location: Where the weights go, as in `torch.load`. Default: the CPU.
-            strict: Whether the keys must match, as in `load_from_checkpoint`. Default: the module's own choice.
-            weights_only: A safe load (default); see `load`.
-            trust_source: Allow that a class which cannot be imported, because it lived in a script or a notebook,
-                is taken from the recorded source. That runs code from the dataset. Default: an error.
+            cls: The class of the module. Default: the class that the record names, imported.
+            map_location: Where the weights are loaded, as in `torch.load`. Default: the CPU.
+            strict: Require that the names of the weights match, as in `load_from_checkpoint`. Default: the module's
+                `strict_loading`.
+            weights_only: Load safely; see `load`. Default: True.
+            trust_source: Allow to build a class that cannot be imported, such as one from a script or a notebook, from
+                the recorded source. This runs code from the dataset. Default: False, which raises an error instead.
             **overrides: Hyperparameters that replace the saved ones.
 
         Returns:
-            The module in training mode, as `load_from_checkpoint` returns it; call `eval()` to use it.
+            The module in training mode, as from `load_from_checkpoint`. Call `eval()` before you use it for inference.
 
         Raises:
-            ModuleLoadError: If the class is not found.
-            UnsafeCheckpointError: If a safe load refuses.
+            ModuleLoadError: If the class cannot be loaded.
+            UnsafeCheckpointError: If a safe load refuses the file.
+            VerificationError: If the file differs from its hashes.
         """
         found = cls if cls is not None else self._find_class(trust_source)
-        # A class of `pytorch_lightning` looks the same, and would fail much later.
+        # A class from `pytorch_lightning` would fail much later, with an error that is hard to understand.
         refuse_other_namespace(found, "cls")
         checkpoint = self.load(map_location=map_location, weights_only=weights_only, mmap=True)
         checkpoint, _ = migrate_checkpoint(checkpoint)
         hyperparameters = checkpoint.setdefault(found.CHECKPOINT_HYPER_PARAMS_KEY, {})
         hyperparameters.update(overrides)
-        # `load_from_checkpoint` does just this, but reads the optimizers' state too, and before Lightning 2.6
-        # it has no safe load.
+        # `load_from_checkpoint` does the same, but reads the optimizers' state too, and has no safe load before
+        # Lightning 2.6.
         module = _load_state(found, checkpoint, strict=strict, **overrides)
         if not isinstance(module, LightningModule):
-            raise ModuleLoadError(f"{found.__qualname__} is no LightningModule.", uri=self.uri)
+            raise ModuleLoadError(f"{found.__qualname__} is not a LightningModule.", uri=self.uri)
         return module
 
     def verify(self, progress: bool = False) -> None:
         """Read every item and compare it with its recorded size and hash.
 
         Args:
-            progress: Show progress on a terminal.
+            progress: Show a progress bar if the output is a terminal. Default: False.
 
         Raises:
-            VerificationError: Naming each item that differs.
+            VerificationError: If items differ. The message names each of them.
         """
         self.dataset.verify(progress=progress)
 
     def delete(self) -> None:
-        """Delete the dataset. There is no way back."""
+        """Delete the dataset. This cannot be undone."""
         delete_dataset(self.uri)
 
     def _find_class(self, trust_source: bool) -> type[LightningModule]:
@@ -208,8 +217,8 @@ class DtoolCheckpoint:
             recorded = self.record.model.source_sha256
             if recorded is not None and source_digest(found) != recorded:
                 warnings.warn(
-                    f"{self.uri}: the source of {class_path} is not what it was when the checkpoint was written. The "
-                    "weights are loaded into today's class; the recorded one is in source.zip.",
+                    f"{self.uri}: the source of {class_path} has changed since the checkpoint was written. The weights"
+                    " are loaded into the current class; the recorded source is in source.zip.",
                     ProvenanceWarning,
                     stacklevel=3,
                 )
@@ -217,8 +226,8 @@ class DtoolCheckpoint:
         if trust_source:
             return class_from_source(class_path, self.record.code, self.item_path(SOURCE_ITEM), self.uri)
         raise ModuleLoadError(
-            f"its class {class_path} cannot be imported here. Pass the class, load_module(cls=...); or, if "
-            "you trust whoever made this checkpoint, run the source that it carries: load_module(trust_source=True).",
+            f"the model's class {class_path} cannot be imported here. Pass the class: load_module(cls=...). Or, if you"
+            " trust the origin of this checkpoint, run its recorded source: load_module(trust_source=True).",
             uri=self.uri,
         )
 
@@ -228,21 +237,24 @@ class DtoolCheckpoint:
             return UnsafeCheckpointError(f"{path.name} cannot be read: {error}", uri=self.uri)
         names = ", ".join(sorted(types))
         return UnsafeCheckpointError(
-            f"a safe load refuses this checkpoint, because it holds more than tensors and plain values: "
-            f"{names}. If you know these types to be harmless, allow them with "
-            "torch.serialization.add_safe_globals([...]); if you trust the checkpoint's origin, load it with "
-            "weights_only=False.",
+            "a safe load refuses this checkpoint, because it holds objects other than tensors and plain values:"
+            f" {names}. If you know that these types are harmless, allow them with"
+            " torch.serialization.add_safe_globals([...]). If you trust the origin of the checkpoint, load it with"
+            " weights_only=False.",
             uri=self.uri,
         )
 
 
 @public
 class DtoolModelMixin:
-    """Give a LightningModule a `from_uri` classmethod.
+    """A mixin that adds the classmethod `from_uri` to a LightningModule.
+
+    Without the mixin, `DtoolCheckpoint.from_uri(uri).load_module(LeafNet)` does the same.
 
     Example:
         ```python
         class LeafNet(DtoolModelMixin, LightningModule): ...
+
 
         model = LeafNet.from_uri("s3://lab-models/6a1c…")
         ```
@@ -253,11 +265,14 @@ class DtoolModelMixin:
         """Build this class from a checkpoint's hyperparameters and load its weights.
 
         Args:
-            uri: The checkpoint's URI.
-            **kwargs: As in `DtoolCheckpoint.load_module`: hyperparameters that replace the saved ones, and
-                `map_location`, `strict`, `weights_only`.
+            uri: The checkpoint's URI, or its folder.
+            **kwargs: The keyword arguments of `DtoolCheckpoint.load_module`: hyperparameters that replace the saved
+                ones, `map_location`, `strict` and `weights_only`.
+
+        Returns:
+            The module in training mode.
 
         Raises:
-            LightningDtoolError: As `DtoolCheckpoint.from_uri` and `load_module` do.
+            LightningDtoolError: If the checkpoint cannot be opened or loaded; see `DtoolCheckpoint`.
         """
         return DtoolCheckpoint.from_uri(uri).load_module(cls, **kwargs)  # type: ignore[arg-type, return-value]

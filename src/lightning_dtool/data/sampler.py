@@ -1,4 +1,4 @@
-"""Order as a function of (seed, epoch, position): what makes resuming inside an epoch exact."""
+"""The sampler and the loaders whose order depends only on seed, epoch and position, so that a resume is exact."""
 
 import hashlib
 import sys
@@ -18,24 +18,28 @@ from lightning_dtool.errors import ConfigurationError
 
 @public
 class ResumableSampler(DistributedSampler[int]):
-    """Yields the indices of a dataset in an order that depends on nothing but seed, epoch and position.
+    """A sampler whose order of indices depends only on the seed, the epoch and the position.
 
-    Every process of a distributed run computes the same order and takes every n-th index of it. It
-    is a `DistributedSampler`, so Lightning leaves it in place and calls `set_epoch`. The order comes
-    from a generator of its own: no global random number is used, and none is drawn.
+    Each of n processes of a distributed run computes the same order and takes every n-th index of it. The sampler is a
+    `DistributedSampler`, so Lightning does not replace it, and calls `set_epoch`. It has its own random number
+    generator; it neither reads nor changes the global one.
+
+    `DtoolDataModule` uses this sampler for training. Use it in a loader of your own for the same order in every run;
+    with `StatefulDataLoader`, training can also be resumed inside an epoch. It draws each sample once per epoch, so it
+    cannot weight samples or classes.
 
     Args:
-        data_source: The dataset, or anything with a length.
-        num_replicas: How many processes share the order. By default `torch.distributed` is asked
-            when an iteration begins; without it there is one process.
-        rank: Which of the processes this one is, from 0. By default as for `num_replicas`.
-        shuffle: Whether each epoch has an order of its own. If not, the order is 0, 1, 2, …
-        seed: Another seed gives other orders. The order does not depend on `seed_everything`.
-        drop_last: What happens if the length is no multiple of the number of processes: leave out
-            the last few indices of the epoch's order, or (the default) let its first few occur twice.
+        data_source: The dataset, or any object with a length.
+        num_replicas: The number of processes that share the order. Default: the world size of `torch.distributed` when
+            an iteration begins, or 1.
+        rank: The rank of this process, from 0. Default: the rank in `torch.distributed`, or 0.
+        shuffle: Shuffle the indices differently in each epoch. If False, the order is 0, 1, 2, … Default: True.
+        seed: The seed of the order. `seed_everything` does not change it. Default: 0.
+        drop_last: If the length is not a multiple of the number of processes, leave out the last indices of the order.
+            If False, the first indices occur twice instead. Default: False.
 
     Raises:
-        ConfigurationError: If `rank` and `num_replicas` do not fit together.
+        ConfigurationError: If `rank` does not fit `num_replicas`.
 
     Example:
         >>> sampler = ResumableSampler(range(5), seed=1)
@@ -55,7 +59,7 @@ class ResumableSampler(DistributedSampler[int]):
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        # DistributedSampler's own __init__ asks torch.distributed at once, and raises where there is none.
+        # `DistributedSampler.__init__` needs an initialised torch.distributed.
         Sampler.__init__(self)
         if rank is not None and not 0 <= rank < (1 if num_replicas is None else num_replicas):
             raise ConfigurationError(f"rank={rank} does not fit num_replicas={num_replicas}: give both, rank from 0.")
@@ -71,35 +75,35 @@ class ResumableSampler(DistributedSampler[int]):
 
     @property
     def num_replicas(self) -> int:  # type: ignore[override]
-        """How many processes share the order."""
+        """The number of processes that share the order."""
         if self._num_replicas is not None:
             return self._num_replicas
         return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
     @property
     def rank(self) -> int:  # type: ignore[override]
-        """Which of the processes this one is."""
+        """The rank of this process."""
         if self._rank is not None:
             return self._rank
         return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
     @property
     def num_samples(self) -> int:  # type: ignore[override]
-        """How many indices this process gets in a whole epoch."""
+        """The number of indices that this process gets in an epoch."""
         return self.total_size // self.num_replicas
 
     @property
     def total_size(self) -> int:  # type: ignore[override]
-        """How many indices all processes together get in a whole epoch."""
+        """The number of indices that all processes together get in an epoch."""
         length, replicas = len(self.dataset), self.num_replicas
         return (length if self.drop_last else length + replicas - 1) // replicas * replicas
 
     def __len__(self) -> int:
-        """Return how many indices this process gets in a whole epoch, wherever the next iteration begins."""
+        """Return the number of indices that this process gets in a whole epoch, even if the next one is resumed."""
         return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
-        """Yield this process's indices, from the position that was loaded last, else from the beginning."""
+        """Yield the indices of this process, from a loaded position, or else from the beginning of the epoch."""
         order = self.order()[self._start :]
         self._position, self._start = self._start, 0
         replicas = self.num_replicas
@@ -108,10 +112,10 @@ class ResumableSampler(DistributedSampler[int]):
             yield index
 
     def order(self) -> list[int]:
-        """Return the current epoch's order over all processes."""
+        """Return the order of the current epoch for all processes."""
         length = len(self.dataset)
         if self.shuffle:
-            # Hashed, because the sum of the two, which is usual, gives seed 1 the orders of seed 0 an epoch early.
+            # Hashed: with the usual sum of both, epoch 0 of seed 1 would have the order of epoch 1 of seed 0.
             digest = hashlib.sha256(f"{self.seed}\0{self.epoch}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
             indices: list[int] = torch.randperm(length, generator=generator).tolist()
@@ -121,38 +125,37 @@ class ResumableSampler(DistributedSampler[int]):
         return indices[:total] if total <= length else [indices[i % length] for i in range(total)]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls this at the start of each.
+        """Set the epoch. Lightning calls this at the start of each epoch.
 
         Args:
-            epoch: Counted from 0. A position that was loaded for another epoch is forgotten.
+            epoch: The epoch, from 0. A position that was loaded for another epoch is discarded.
         """
         if epoch != self.epoch:
             self._start = self._position = 0
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return `seed`, `epoch`, `length` and `position`: how many indices of the epoch all processes have taken.
+        """Return `seed`, `epoch`, `length`, and `position`, the number of indices that all processes have taken.
 
-        A DataLoader with workers takes indices ahead of the batches that it hands out; what
-        `StatefulDataLoader` saves counts batches handed out.
+        A loader with workers takes indices before it returns their batches. `StatefulDataLoader` saves the position of
+        the batches that it has returned.
         """
         return {"seed": self.seed, "epoch": self.epoch, "position": self._position, "length": len(self.dataset)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next iteration begin where a state was saved.
+        """Set the epoch and the position at which the next iteration begins.
 
         Args:
-            state_dict: What `state_dict` returned. Only `epoch` and `position` have to be there.
+            state_dict: The value that `state_dict` returned. Only `epoch` and `position` are required.
 
         Raises:
-            ConfigurationError: If the state comes from another order, where the position means
-                nothing: another seed, or a dataset of another length.
+            ConfigurationError: If the state belongs to another order: another seed, or a dataset of another length.
         """
         for name, mine in (("seed", self.seed), ("length", len(self.dataset))):
             if state_dict.get(name, mine) != mine:
                 raise ConfigurationError(
-                    f"Training stopped inside an epoch whose order had {name} {state_dict[name]}; here it is {mine}."
-                    f" To go on where it stopped, use the same {name}; to start afresh, load the weights only."
+                    f"Training was interrupted inside an epoch whose order had {name} {state_dict[name]}; here it is"
+                    f" {mine}. To resume it, use the same {name}. To start a new training, load only the weights."
                 )
         self.epoch = int(state_dict["epoch"])
         position = int(state_dict["position"])
@@ -161,48 +164,68 @@ class ResumableSampler(DistributedSampler[int]):
 
 @public
 class SeededDataLoader(DataLoader[Any]):
-    """A DataLoader that moves no global random number generator on.
+    """A DataLoader that does not change the global random number generators.
 
-    In worker processes, a `DtoolDataset` seeds the generators for each batch: by torch's seed in the training process,
-    the epoch if there is one, and the position. So random transforms draw the same numbers with any number of workers,
-    persistent or not, and after a resume anywhere. Without workers they draw from the global generators, as ever.
-    Any other dataset has to see to its workers' random numbers itself: they begin every epoch with the same.
+    `DtoolDataModule` uses it for validation, testing and prediction. In worker processes, a `DtoolDataset` seeds the
+    generators for each batch with torch's seed in the main process, the epoch and the position. Random transforms
+    therefore draw the same numbers with any number of workers, persistent or not, and after any resume. Without
+    workers, they draw from the global generators.
+
+    Do not use it with workers and a dataset other than `DtoolDataset` that draws random numbers: its workers would draw
+    the same numbers in every epoch.
+
+    Args:
+        *args: As for `torch.utils.data.DataLoader`.
+        **kwargs: As for `torch.utils.data.DataLoader`.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Iterate over the batches."""
-        # torch draws a seed for the workers from the global generator: when it makes an iterator, and not when
-        # persistent workers begin again. A resumed run makes one where the other did not.
+        # torch draws a seed for the workers from the global generator when it makes an iterator, but not when
+        # persistent workers start another epoch. A resumed run would make an iterator where the uninterrupted run made
+        # none.
         with torch.random.fork_rng(devices=[]):
             return super().__iter__()
 
     @property
     def _index_sampler(self) -> Any:
-        """What DataLoader's iterators take indices from: whole batches, each with a seed of its own."""
+        """The batches of indices that the iterators of DataLoader read, each with its own seed."""
         batches = super()._index_sampler
         return _SeededBatches(batches, self) if batches is self.batch_sampler else batches
 
     def _place(self) -> tuple[int, int, int]:
-        """Return the epoch, the position at which an iteration begins, and by how much a batch moves it on."""
+        """Return the epoch, the position at which an iteration begins, and the number of positions per batch."""
         replicas = getattr(self.sampler, "num_replicas", 1)
         return 0, getattr(self.sampler, "rank", 0), (self.batch_size or 1) * replicas
 
 
 @public
 class StatefulDataLoader(SeededDataLoader):
-    """A DataLoader that can be saved inside an epoch and goes on at the next batch.
+    """A DataLoader that resumes inside an epoch, at the batch after the last one that it returned.
 
-    Lightning saves and restores the state of such a loader with its loops. What counts are the
-    batches handed out, not those that workers have fetched ahead. The sampler must be a
-    `ResumableSampler`; with any other (Lightning puts one in place for `overfit_batches`) a resumed
-    epoch starts at its beginning.
+    `DtoolDataModule` uses it for training. Lightning saves and restores its state with its loops. Batches that workers
+    have fetched, but that were not returned yet, do not count. The sampler must be a `ResumableSampler`. With any other
+    sampler, such as the one of `overfit_batches`, a resumed epoch starts at its beginning.
 
-    It also keeps a digest of the order of every epoch, see `order_digests`.
+    The loader also keeps a digest of the order of each epoch; see `order_digests`.
 
-    It starts its workers when the first batch is asked for, not in `iter()`: Lightning asks for the
-    iterator before it has set the epoch (https://github.com/Lightning-AI/pytorch-lightning/issues/21938),
-    and workers would by then have fetched batches of another one.
+    Workers start when the first batch is read, not in `iter()`: Lightning calls `iter()` before it sets the epoch
+    (https://github.com/Lightning-AI/pytorch-lightning/issues/21938), so workers would fetch batches of another epoch.
 
+    Args:
+        *args: As for `torch.utils.data.DataLoader`.
+        **kwargs: As for `torch.utils.data.DataLoader`.
+
+    Example:
+        >>> loader = StatefulDataLoader(range(8), batch_size=2, sampler=ResumableSampler(range(8), seed=1))
+        >>> batches = iter(loader)
+        >>> _ = next(batches)
+        >>> state = loader.state_dict()
+        >>> rest = [batch.tolist() for batch in batches]
+        >>> again = StatefulDataLoader(range(8), batch_size=2, sampler=ResumableSampler(range(8), seed=1))
+        >>> again.load_state_dict(state)
+        >>> [batch.tolist() for batch in again] == rest
+        True
     """
 
     _state: dict[str, Any] | None = None
@@ -212,15 +235,16 @@ class StatefulDataLoader(SeededDataLoader):
 
     @property
     def order_digests(self) -> dict[str, str]:
-        """By epoch, the digest of the order in which this process has handed out samples so far.
+        """The digest of the order in which this process has read the samples of each epoch so far.
 
-        An epoch's digest is `sha256:` and a chain over its batches: d = SHA-256(d + indices of the batch), with the
-        indices in the dataset as 8-byte little-endian integers, beginning with an empty d. So two runs
-        differ from the first batch on that is not the same, and a digest goes on where it was saved. An
-        epoch whose beginning is not known, because a checkpoint of an older version did not say, has none.
+        The digest of an epoch is `sha256:` and a chain over its batches: d = SHA-256(d + indices of the batch), with
+        the indices in the dataset as 8-byte little-endian integers, starting with an empty d. The digests of two runs
+        therefore differ from the first different batch on, and a digest is continued after a resume. An epoch has no
+        digest if its beginning is unknown.
 
-        Only a loader that a Trainer goes through in the order of its epochs keeps a useful account: one that begins
-        an epoch again forgets it and those that came after. Assign a dict to go on with another loader's account.
+        The epochs must be read in order: if an epoch is started again, its digest and those of later epochs are
+            deleted.
+        Assign a dict to continue the digests of another loader.
         """
         if self._order_digests is None:
             self._order_digests = {}
@@ -231,7 +255,7 @@ class StatefulDataLoader(SeededDataLoader):
         self._order_digests = digests
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Iterate over the rest of a resumed epoch, else over a whole one."""
+        """Iterate over the rest of a resumed epoch, or else over a whole epoch."""
         return self._batches()
 
     def _batches(self) -> Iterator[Any]:
@@ -240,7 +264,7 @@ class StatefulDataLoader(SeededDataLoader):
         resumes = False
         if isinstance(sampler, ResumableSampler):
             start: dict[str, Any] = {"epoch": sampler.epoch, "position": 0}
-            # If it is another epoch than the saved one, that one had ended, perhaps early by `limit_train_batches`.
+            # In another epoch than the saved one, the saved epoch had ended, perhaps early by `limit_train_batches`.
             if pending is not None and pending["epoch"] == sampler.epoch:
                 resumes, start = True, pending
             sampler.load_state_dict(start)
@@ -265,11 +289,11 @@ class StatefulDataLoader(SeededDataLoader):
 
     @property
     def last_batch_started(self) -> bool:
-        """Whether a batch of the present epoch was handed out."""
+        """Whether a batch of the current epoch was returned."""
         return self._before is not None and self._state is not None
 
     def state_before_last_batch(self) -> dict[str, Any]:
-        """Return the state as it was before the last batch was handed out, for one that was not finished."""
+        """Return the state before the last batch was returned, to train on that batch again."""
         if self._before is None or self._state is None:
             return self.state_dict()
         digests = dict(self.order_digests)
@@ -280,41 +304,41 @@ class StatefulDataLoader(SeededDataLoader):
         return {**self._state, "position": self._before["position"], "order": digests}
 
     def _begin_digest(self, epoch: int, resumes: bool) -> bytes | None:
-        """Return the digest of an epoch so far; None if nobody knows how it began."""
+        """Return the digest of an epoch so far; None if its beginning is unknown."""
         digests, name = self.order_digests, str(epoch)
         if resumes:
             saved = digests.get(name)
             return bytes.fromhex(saved.removeprefix("sha256:")) if saved is not None else None
-        if name in digests:  # another run, or this one again from here
+        if name in digests:  # the epoch is started again
             for later in [each for each in digests if int(each) >= epoch]:
                 del digests[later]
         return b""
 
     @property
     def _step(self) -> int:
-        """How many indices all processes together take for one batch each."""
+        """The number of indices that all processes together take for one batch each."""
         replicas = self.sampler.num_replicas if isinstance(self.sampler, ResumableSampler) else 1
         return (self.batch_size or 1) * replicas
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sampler's state, its `position` counting the items that have been handed out.
+        """Return the sampler's state, in which `position` counts the samples that were returned.
 
-        With it comes `order`: the digests of the epochs so far, see `order_digests`.
+        `order` holds the digests of the epochs so far; see `order_digests`.
         """
         state = self._pending or self._state
         return {**state, "order": dict(self.order_digests)} if state else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next iteration go on where a state was saved.
+        """Set the position at which the next iteration begins.
 
         Args:
-            state_dict: What `state_dict` returned. If the sampler is set to another epoch by the
-                time the first batch is asked for, that epoch starts at its beginning.
+            state_dict: The value that `state_dict` returned. If the sampler is set to another epoch before the first
+                batch is read, that epoch starts at its beginning.
         """
         if not state_dict or not isinstance(self.sampler, ResumableSampler):
             return
         self.order_digests.clear()
-        self.order_digests.update(state_dict.get("order", {}))  # an older version did not keep them
+        self.order_digests.update(state_dict.get("order", {}))  # the state of a sampler alone has none
         complete = state_dict["position"] >= min(len(self) * self._step, self.sampler.total_size)
         if state_dict["position"] and not complete:
             self.sampler.set_epoch(state_dict["epoch"])
@@ -322,12 +346,12 @@ class StatefulDataLoader(SeededDataLoader):
 
 
 class SeededBatch(list[int]):
-    """The indices of one batch, and the seed of the random numbers that are drawn for it in a worker."""
+    """The indices of one batch, and the seed for random numbers that a worker draws for it."""
 
     seed: int
 
     def __reduce__(self) -> Any:
-        """Keep the seed on the way to a worker."""
+        """Pickle the seed, too."""
         return _seeded_batch, (list(self), self.seed)
 
 
@@ -338,12 +362,12 @@ def _seeded_batch(indices: list[int], seed: int) -> SeededBatch:
 
 
 class _SeededBatches:
-    """A loader's batches of indices, with a seed each."""
+    """The batches of indices of a loader, each with its seed."""
 
     def __init__(self, batches: Any, loader: SeededDataLoader) -> None:
         self._batches = batches
-        # Weak: with a cycle of loader and iterator, persistent workers would be ended by the garbage collector. It
-        # closes their queues first, and then torch waits five seconds for each of them.
+        # A weak reference: in a cycle of loader and iterator, the garbage collector would end persistent workers. It
+        # would close their queues first, and torch would then wait five seconds for each worker.
         self._loader = weakref.ref(loader)
 
     def __len__(self) -> int:

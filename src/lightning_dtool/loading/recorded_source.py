@@ -92,7 +92,7 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
         ) from error
     if not _is_module_class(found):
         recorded.forget()
-        raise ModuleLoadError(f"{class_path!r} in the recorded source is no LightningModule.", uri=uri)
+        raise ModuleLoadError(f"{class_path!r} in the recorded source is not a LightningModule.", uri=uri)
     return found  # type: ignore[no-any-return]
 
 
