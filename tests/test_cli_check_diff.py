@@ -292,8 +292,8 @@ for arguments, code in ((["check", a], 0), (["check", a, "--strict", "--json"], 
 
 def test_help_tells_the_exit_codes(run: Run) -> None:
     text = " ".join(run("--help").stdout.split())
-    assert "check --strict: a point failed; diff, compare: they differ" in text
-    assert "Exits with 0 if nothing that matters differs" in run("diff", "--help").stdout
+    assert "check --strict: a point failed; diff, compare: the checkpoints differ" in text
+    assert "The exit code is 0 if no relevant difference was found" in run("diff", "--help").stdout
 
 
 # -- show -----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 import lightning_dtool
+from lightning_dtool import _version
 from lightning_dtool.capture.environment import capture_environment
 from lightning_dtool.capture.environment import requirements as present_requirements
 from lightning_dtool.errors import ConfigurationError, EnvironmentCreationError
@@ -424,7 +425,7 @@ def test_a_folder_that_pip_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_a_work_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lightning_dtool, "__file__", str(tmp_path / "lib/site-packages/lightning_dtool/__init__.py"))
+    monkeypatch.setattr(_version, "__file__", str(tmp_path / "lib/site-packages/lightning_dtool/_version.py"))
     monkeypatch.setattr(
         metadata, "distribution", lambda name: (_ for _ in ()).throw(metadata.PackageNotFoundError(name))
     )

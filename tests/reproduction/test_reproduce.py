@@ -114,7 +114,7 @@ def test_the_verdict_is_a_dataset_that_points_at_both(traced: Rerun) -> None:
     assert told["uri"] == kept.uri
     assert told["metrics"][0]["recorded"] == told["metrics"][0]["rerun"]
     assert "Seed set to 1" in kept.path(kept.item("log.txt").identifier).read_text()
-    assert found.step == "no step parted"  # the recorded training was traced, too
+    assert found.step == "no step differs"  # the recorded training was traced, too
 
 
 def test_a_training_that_nobody_seeded(tmp_path: Path) -> None:
@@ -180,7 +180,10 @@ def test_the_step_at_which_present_code_parts_is_named(seeded: str, tmp_path: Pa
 
     found = lightning_dtool.reproduce(seeded, into=tmp_path / "into", source=made, trace=True)
     assert found.verdict is Verdict.DIFFERENT
-    assert found.step == "parted from the recorded training at epoch 0, step 3: parameter layers.0.weight and 3 more"
+    assert (
+        found.step
+        == "first difference from the recorded training at epoch 0, step 3: parameter layers.0.weight and 3 more"
+    )
 
 
 def test_the_same_data_at_a_relative_path(images: tuple[str, Path], tmp_path: Path) -> None:
@@ -249,7 +252,7 @@ def test_a_resumed_training_begins_with_its_parent_which_is_made_again(resumed: 
 def test_a_resumed_training_begins_with_the_recorded_parent(resumed: str, tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(resumed, into=tmp_path / "into", from_="parent")
     assert found.verdict is Verdict.IDENTICAL, found
-    assert any("recorded parent as it is" in note for note in found.notes)
+    assert any("resumed from the recorded parent" in note for note in found.notes)
 
 
 @pytest.mark.slow

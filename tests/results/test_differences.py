@@ -204,7 +204,7 @@ def test_names_in_a_list_are_told_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("other", "note", "weight"),
     [
-        (reference(uri="file://host/copy"), "the same dataset at another address", "same content"),
+        (reference(uri="file://host/copy"), "the same dataset at another URI", "same content"),
         (reference(uri="s3://lab/new", uuid="u2", name="new"), "the same content under another UUID", "same content"),
         (reference(digest="d2"), "the same UUID, but other content: one of them was changed", "matters"),
         (reference(uri="s3://lab/new", uuid="u2", digest="d2"), "another dataset", "matters"),

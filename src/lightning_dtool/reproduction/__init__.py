@@ -1,1 +1,1 @@
-"""Training again what a record tells of, and judging whether the outcome is the same."""
+"""Repeating a recorded training, and judging whether the result is the same."""

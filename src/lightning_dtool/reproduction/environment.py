@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 
 from packaging.version import Version
 
-import lightning_dtool
+from lightning_dtool import _version
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.randomness import capture_flags
 from lightning_dtool.errors import ConfigurationError
@@ -158,7 +158,7 @@ def own_requirement() -> list[str]:
 
     That is its work tree if it runs from one, else the origin that pip noted, else its version.
     """
-    tree = Path(lightning_dtool.__file__).resolve().parents[2]
+    tree = Path(_version.__file__).resolve().parents[2]
     if (tree / "pyproject.toml").is_file() and (tree / "src" / "lightning_dtool").is_dir():
         return ["--editable", str(tree)]
     try:
@@ -166,7 +166,7 @@ def own_requirement() -> list[str]:
         origin = _origin(distribution.read_text("direct_url.json"))
     except metadata.PackageNotFoundError:
         origin = None
-    return [origin or f"{OWN_NAME}=={lightning_dtool.__version__}"]
+    return [origin or f"{OWN_NAME}=={_version.__version__}"]
 
 
 def _origin(direct_url: str | None) -> str | None:
@@ -195,8 +195,8 @@ def _wanted(text: str) -> tuple[dict[str, str], dict[str, str]]:
                 "source.zip"
             )
     own = pins.pop(OWN_NAME, None)
-    if own is not None and own != lightning_dtool.__version__:
-        skipped[OWN_NAME] = f"the running version {lightning_dtool.__version__} replaces {own}"
+    if own is not None and own != _version.__version__:
+        skipped[OWN_NAME] = f"the running version {_version.__version__} replaces {own}"
     return pins, skipped
 
 

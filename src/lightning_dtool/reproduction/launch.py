@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import lightning_dtool
-from lightning_dtool._version import __version__
+from lightning_dtool import _version
 from lightning_dtool.errors import ReproductionError
 from lightning_dtool.items import CHECKPOINT_ITEM, INITIAL_WEIGHTS_ITEM, RANDOM_STATES_ITEM
 from lightning_dtool.loading import limits
@@ -242,14 +241,16 @@ def _site(folder: Path) -> Path:
     """Return a folder from which only this package, with its entry point, can be imported."""
     site = folder / "site"
     site.mkdir()
-    package = Path(lightning_dtool.__file__).resolve().parent
+    package = Path(_version.__file__).resolve().parent
     try:
         (site / package.name).symlink_to(package, target_is_directory=True)
     except OSError:  # a file system without links
         shutil.copytree(package, site / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    metadata = site / f"lightning_dtool-{__version__}.dist-info"
+    metadata = site / f"lightning_dtool-{_version.__version__}.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lightning-dtool\nVersion: {__version__}\n")
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: lightning-dtool\nVersion: {_version.__version__}\n"
+    )
     (metadata / "entry_points.txt").write_text(
         "[lightning.pytorch.callbacks_factory]\nlightning_dtool = lightning_dtool.attach:callbacks\n"
     )

@@ -1,4 +1,4 @@
-"""Train again what a record tells of, compare, and decide."""
+"""The public functions `reproduce` and `replicate`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -29,40 +29,41 @@ def reproduce(
     timeout: float | None = None,
     progress: Say | None = None,
 ) -> Reproduction:
-    """Train again what a checkpoint's record tells of, and compare the two models bit by bit.
+    """Repeat the recorded training of a checkpoint, and compare the two models bit by bit.
 
-    The recorded code runs in a process of its own, with the rights of whoever calls this: reproduce what you would
-    run. It runs from the recorded source, in a temporary folder, on the recorded data, up to the moment at which the
-    checkpoint was saved. The original, and whatever folders the training wrote to, are not touched.
+    The recorded code runs in a process of its own, with the permissions of the caller: reproduce only code that you
+    would run yourself. It runs from the recorded source in a temporary folder, on the recorded data, up to the moment
+    at which the checkpoint was saved. The original and the folders that the training wrote to are not changed.
 
     Args:
         uri: The checkpoint's URI, or its folder.
-        into: Where the rerun's checkpoint and the verdict go. Default: the folder `reproductions` here.
-        env: `"current"` runs in this environment and says how it differs from the recorded one; `"create"` makes one
-            of the recorded packages.
-        device: `"cpu"` trains on the CPU, whatever the script asks for.
-        runs: Further reruns with other seeds, to say where another training may end up. At least 3, or none: then
-            only `identical` or `different` is claimed.
-        level: The probability that all metrics lie inside their intervals if nothing differs.
-        source: A folder whose code replaces the recorded one: does my present code still give this model?
-        data: Other datasets for recorded ones, by their URI, UUID or name. They may have other content, which is then
-            named among the differences.
-        search: Base URIs to look for data in that is not where it was.
-        threads: Another number of torch's threads than was recorded.
-        from_: What a resumed training begins with: `"first"` reproduces its parents first, `"parent"` takes the
-            recorded parent as it is.
-        trace: Find the first step at which the two trainings part.
-        timeout: Seconds that each training has. Default: no end.
-        progress: Called with what is going on.
+        into: The base URI for the checkpoint of the rerun and for the result. Default: the folder `reproductions` in
+            the working directory.
+        env: `"current"` runs in this environment and lists how it differs from the recorded one; `"create"` creates an
+            environment with the recorded packages.
+        device: `"cpu"` trains on the CPU, whatever the script selects. Default: the script's own choice.
+        runs: The number of further reruns with other seeds, by which the metrics are judged; 0 or at least 3. With 0
+            the verdict is never `within tolerance`.
+        level: The probability that all metrics lie in their intervals if nothing differs, between 0 and 1.
+        source: A folder with code that replaces the recorded code, to test whether it still gives this model.
+        data: Datasets to use in place of recorded ones, by the recorded URI, UUID or name. If their content differs,
+            that is one of the differences in the result.
+        search: Base URIs to search for datasets that are not at their recorded URI.
+        threads: The number of threads of torch. Default: as recorded.
+        from_: The start of a resumed training: `"first"` reproduces its parents first, `"parent"` uses the recorded
+            parent.
+        trace: Whether to find the first optimizer step at which the two trainings differ.
+        timeout: The time limit for each training in seconds. Default: no limit.
+        progress: Called with messages on the progress.
 
     Returns:
-        The verdict, why, and the checkpoint of the rerun.
+        The result. If the training could not run, that is its verdict and not an error.
 
     Raises:
-        DatasetNotFoundError: If there is no such checkpoint.
-        NotACheckpointError: If it is none.
-        VerificationError: If it differs from its hashes.
-        ConfigurationError: If arguments do not fit together.
+        DatasetNotFoundError: If the checkpoint does not exist.
+        NotACheckpointError: If the dataset is not a checkpoint.
+        VerificationError: If its content differs from its hashes.
+        ConfigurationError: If arguments are invalid or do not fit together.
         StoreError: If `into` cannot be written.
 
     Example:
@@ -100,33 +101,34 @@ def replicate(
     timeout: float | None = None,
     progress: Say | None = None,
 ) -> Replication:
-    """Train as a checkpoint was trained, on new data: does it come to the same result?
+    """Repeat the recorded training of a checkpoint on new data, and compare the results.
 
-    As `reproduce`, but for the data. The new dataset takes the place of the recorded one and is divided as that was,
-    by fractions or by its overlay, unless there is a dataset for validation or testing. Classes are numbered by the new
-    training data. The weights will differ; with `runs` the recorded metrics are judged by trainings on the new data.
+    The new dataset replaces the recorded one. Unless other datasets are given for validation and testing, it is split
+    like the recorded one, by fractions or by its overlay. Classes are numbered by the new training data. The weights
+    will differ; with `runs` the recorded metrics are judged by trainings on the new data. Everything else is as in
+    `reproduce`.
 
     Args:
         uri: The checkpoint's URI, or its folder.
         train: The new dataset to train on.
-        val: The new dataset to validate on. Default: a part of `train`, as recorded.
-        test: The new dataset to test on. Default: a part of `train`, as recorded.
-        into: As in `reproduce`, and so for all that follow.
-        env: Where it runs.
-        device: The device to train on.
-        runs: Further trainings with other seeds.
-        level: The probability of the intervals.
-        source: Code that replaces the recorded one.
-        data: Other datasets that the script opens besides.
-        search: Base URIs to look for data in.
-        threads: Another number of threads.
-        from_: What a resumed training begins with.
-        trace: Find the first step at which the two trainings part.
-        timeout: Seconds that each training has.
-        progress: Called with what is going on.
+        val: The new dataset to validate on. Default: a part of `train`, split as recorded.
+        test: The new dataset to test on. Default: a part of `train`, split as recorded.
+        into: As in `reproduce`.
+        env: As in `reproduce`.
+        device: As in `reproduce`.
+        runs: As in `reproduce`.
+        level: As in `reproduce`.
+        source: As in `reproduce`.
+        data: As in `reproduce`, for datasets that the script opens without a DtoolDataModule.
+        search: As in `reproduce`.
+        threads: As in `reproduce`.
+        from_: As in `reproduce`.
+        trace: As in `reproduce`.
+        timeout: As in `reproduce`.
+        progress: As in `reproduce`.
 
     Returns:
-        The verdict, why, and the new checkpoint, whose record says that it replicates the other.
+        The result. The record of the new checkpoint names the one that it replicates.
 
     Example:
         ```python

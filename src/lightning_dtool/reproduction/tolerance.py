@@ -1,11 +1,9 @@
-"""Is a recorded metric one that a rerun with another seed could have given?
+"""Prediction intervals of metrics, derived from reruns with other seeds.
 
-No tolerance is chosen: it is derived from how much reruns differ among themselves. They are taken to be a sample from
-one normal population, and the recorded value to be one more observation from it, if the recorded training is what
-the reruns did. The interval that such an observation falls into with a given probability is the prediction interval,
-which is wider than a confidence interval of the mean: one further run varies as each run does.
-
-Pure functions of numbers; nothing here knows torch or a store.
+No tolerance is chosen: it follows from how much reruns differ among themselves. The model is that reruns are a sample
+from a normal population, and that the recorded value is one more observation from it. Such an observation lies in the
+prediction interval with a given probability. That interval is wider than a confidence interval of the mean, because a
+further run varies as each run does.
 """
 
 import math
@@ -19,14 +17,14 @@ from typing import Any
 from lightning_dtool.errors import ConfigurationError
 
 MIN_VALUES = 3
-"""Reruns below which no interval is given."""
+"""The smallest number of reruns from which an interval is derived."""
 
 _LARGEST = Fraction(sys.float_info.max)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where one further value is expected.
+    """The interval in which a further value is expected.
 
     Attributes:
         low: Its lower end.
@@ -45,21 +43,22 @@ class Interval:
     level: float
 
     def __contains__(self, value: float) -> bool:
-        """Tell whether a value lies inside; the ends belong to it, NaN never does."""
+        """Return whether a value lies in the interval, ends included. NaN never does."""
         return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
 class MetricJudgement:
-    """Whether one recorded metric is what reruns predict.
+    """The judgement on one recorded metric.
 
     Attributes:
         name: The metric's name.
         recorded: Its recorded value, as it is recorded; None if the record has none.
-        interval: Where reruns predict it; None if it cannot be told. Its `level` is the metric's own.
-        inside: Whether it lies there. False whenever it cannot be told: nothing is taken for granted.
-        comparable: Whether it could be told at all.
-        note: What a reader should know: why it cannot be told, or on which side it lies outside.
+        interval: The interval that reruns predict; None if the metric cannot be judged. Its `level` is that of this
+            metric alone.
+        inside: Whether the recorded value lies in the interval; False if the metric cannot be judged.
+        comparable: Whether the metric can be judged.
+        note: Why the metric cannot be judged, or on which side of the interval it lies.
         level: The probability that all judged metrics together lie inside, if nothing differs.
     """
 
@@ -148,7 +147,7 @@ def width_factor(count: int, level: float = 0.95) -> float:
 
 
 def judge(recorded: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], level: float = 0.95) -> list[MetricJudgement]:
-    """Judge whether recorded metrics are what reruns predict, all of them together.
+    """Judge whether recorded metrics lie in the intervals that reruns predict.
 
     With m metrics each is judged at the level 1 - (1 - level) / m (Bonferroni), so that a recorded training of which
     nothing differs has all of them inside with at least the probability `level`, however they depend on each other. m
@@ -190,7 +189,7 @@ def judge(recorded: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], level:
 
 
 def _problem(name: str, recorded: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return why a metric cannot be judged, or nothing."""
+    """Return why a metric cannot be judged; an empty text if it can."""
     measured = [run[name] for run in runs if name in run]
     if name not in recorded:
         return "not comparable: it is not recorded"

@@ -1,11 +1,11 @@
-"""What differs between two records, by meaning.
+"""The differences between two records, their code and their packages.
 
-Parts that have an identity are compared with their like, wherever they stand in a list: callbacks by class, children
-and losses by name, data by UUID and by content digest. Source text is compared line by line, packages by version.
-What differs between any two runs (times, UUIDs, durations) is told apart from what does not have to.
+Elements of lists are matched by identity and not by position: callbacks by class, children and losses by name, data by
+UUID and by content digest. Source text is compared line by line, packages by version. Differences that any two runs
+have (times, UUIDs, durations) are marked as incidental.
 
-Everything here is a pure function of two records and of what lies beside them. Both were written by strangers: what
-is read is bounded, and nothing is unpacked to a disk.
+These are pure functions. Strangers may have written both records, so the depth and the length of comparisons are
+limited.
 """
 
 import difflib
@@ -26,10 +26,10 @@ Kind = Literal["changed", "added", "removed"]
 Weight = Literal["matters", "same content", "incidental"]
 
 MAX_DEPTH = 40
-"""Levels of a value that are looked into; below it is equal or not."""
+"""The number of nested levels that are compared one by one. Deeper values are compared as a whole."""
 
 MAX_LINES = 5000
-"""Lines of a text that are compared with another's."""
+"""The number of lines up to which texts are compared line by line."""
 
 _ABSENT: Any = object()
 
@@ -37,17 +37,17 @@ _ABSENT: Any = object()
 @public
 @dataclass(frozen=True)
 class Difference:
-    """One difference.
+    """A difference between two records.
 
     Attributes:
-        path: Where in the record: `optimizers[0].param_groups[0].options.lr`. In brackets stands a number, or what
-            identifies a part: `trainer.callbacks[lightning.pytorch.callbacks.early_stopping:EarlyStopping]`.
+        path: The place in the record: `optimizers[0].param_groups[0].options.lr`. Brackets contain a number, or the
+            identity of an element: `trainer.callbacks[lightning.pytorch.callbacks.early_stopping:EarlyStopping]`.
         kind: `changed`, `added` (only the second has it) or `removed` (only the first has it).
-        before: The first record's value; None if it has none.
-        after: The second record's value; None if it has none.
-        note: What a reader should know of it.
-        weight: `matters`; `same content` for data that is the same by its digest, under another address or UUID;
-            `incidental` for what differs between any two runs.
+        before: The value in the first record; None if it has none.
+        after: The value in the second record; None if it has none.
+        note: A remark.
+        weight: `matters`; `same content` for data with the same digest under another URI or UUID; `incidental` for a
+            difference that any two runs have.
         patch: For text of several lines, the change as a unified diff.
     """
 
@@ -67,12 +67,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Content:
-    """A record and what lies beside it in its dataset.
+    """A record with the code and the packages of its dataset.
 
     Attributes:
         record: The record.
-        sources: The files of source.zip, by path; None if they are not known.
-        requirements: requirements.txt; None if it is not known.
+        sources: The files of source.zip by path; None if they are unknown.
+        requirements: The content of requirements.txt; None if it is unknown.
     """
 
     record: Provenance
@@ -81,15 +81,15 @@ class Content:
 
 
 def checkpoint_differences(a: Content, b: Content) -> list[Difference]:
-    """Return what differs between two checkpoints: their records, code and packages.
+    """Return the differences between two checkpoints: their records, code and packages.
 
     Args:
-        a: The first.
-        b: The second.
+        a: The first checkpoint's content.
+        b: The second checkpoint's content.
 
     Returns:
-        The differences in the order of a record. What source.zip and requirements.txt tell in detail is not told
-        again by a digest or a list of versions.
+        The differences in the order of a record. If source.zip and requirements.txt are known, they replace the
+        digests of files and the versions of libraries in the records.
     """
     found = record_differences(a.record, b.record)
     if a.requirements is not None and b.requirements is not None:
@@ -102,11 +102,11 @@ def checkpoint_differences(a: Content, b: Content) -> list[Difference]:
 
 @public
 def record_differences(a: Provenance, b: Provenance) -> list[Difference]:
-    """Return what differs between two records, in the order of a record.
+    """Return the differences between two records, in the order of a record.
 
     Args:
-        a: The first.
-        b: The second.
+        a: The first record.
+        b: The second record.
 
     Example:
         ```python
@@ -123,7 +123,7 @@ def record_differences(a: Provenance, b: Provenance) -> list[Difference]:
         for difference in found
         if difference.weight == "same content"
     }
-    found = [difference for difference in found if not _is_told_elsewhere(difference, found, before, after)]
+    found = [difference for difference in found if not _is_redundant(difference, found, before, after)]
     seeded = None not in (a.randomness.global_seed, b.randomness.global_seed)
     return [_weighed(difference, moved, seeded) for difference in found]
 
@@ -131,16 +131,16 @@ def record_differences(a: Provenance, b: Provenance) -> list[Difference]:
 def environment_differences(
     a: Environment, b: Environment, requirements_a: str | None = None, requirements_b: str | None = None
 ) -> list[Difference]:
-    """Return what differs between two environments.
+    """Return the differences between two environments.
 
     Args:
-        a: The first.
-        b: The second.
-        requirements_a: The first's requirements.txt; None if it is not known.
-        requirements_b: The second's.
+        a: The first environment.
+        b: The second environment.
+        requirements_a: The requirements.txt of the first; None if it is unknown.
+        requirements_b: The requirements.txt of the second; None if it is unknown.
 
     Returns:
-        The differences. What the packages tell is not told again by the list of versions.
+        The differences. If both requirements.txt are known, they replace the versions of libraries.
     """
     before, after = a.model_dump(mode="json"), b.model_dump(mode="json")
     found = [_weighed(difference, set(), False) for difference in _compare("environment", before, after, 0)]
@@ -150,21 +150,21 @@ def environment_differences(
 
 
 def flag_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    """Return which flags that decide about bits differ: deterministic algorithms, precision, threads and so on.
+    """Return the differences in flags that affect numerical results, such as precision and the number of threads.
 
     Args:
-        a: The first's, as `randomness.flags` of a record has them.
-        b: The second's.
+        a: The first flags, as in `randomness.flags` of a record.
+        b: The second flags.
     """
     return list(_compare("randomness.flags", dict(a), dict(b), 0))
 
 
 def requirement_differences(a: str, b: str) -> list[Difference]:
-    """Return the packages that were added, removed, or have another version.
+    """Return the packages that were added, removed or changed.
 
     Args:
-        a: The first requirements.txt.
-        b: The second.
+        a: The content of the first requirements.txt.
+        b: The content of the second.
     """
     return list(_compare("environment.packages", _packages(a), _packages(b), 0))
 
@@ -235,7 +235,7 @@ _IS_REFERENCE = {"uri", "uuid", "name", "content_digest"}
 
 
 def _compare(path: str, a: Any, b: Any, depth: int) -> Iterator[Difference]:
-    """Yield how two values differ; one that is not there is `_ABSENT`."""
+    """Yield the differences between two values. A missing value is `_ABSENT`."""
     if _same(a, b):
         return
     if a is _ABSENT or b is _ABSENT:
@@ -256,7 +256,7 @@ def _compare(path: str, a: Any, b: Any, depth: int) -> Iterator[Difference]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Compare as JSON does not: 1, 1.0 and true are three values, and Lightning reads them as three."""
+    """Compare values with their types: 1, 1.0 and true are equal in Python, but Lightning distinguishes them."""
     if a is _ABSENT or b is _ABSENT:
         return a is b
     if isinstance(a, dict | list) or isinstance(b, dict | list):
@@ -270,17 +270,17 @@ def _one_sided(path: str, a: Any, b: Any) -> Difference:
 
 
 def _join(path: str, key: str) -> str:
-    """Return the path of a dictionary's entry: as an attribute where it can be one."""
+    """Return the path of a dictionary's entry, as an attribute if the key is a name."""
     if re.fullmatch(r"\w+", key, re.ASCII):
         return f"{path}.{key}" if path else key
     return f"{path}[{key}]"
 
 
 def _references(path: str, a: Mapping[str, str], b: Mapping[str, str]) -> Difference:
-    """Say of two datasets whether they are one, by UUID and by content."""
+    """Return the difference of two dataset references, noting whether UUID and content are equal."""
     same_uuid, same_content = a["uuid"] == b["uuid"], a["content_digest"] == b["content_digest"]
     if same_content:
-        note = "the same dataset at another address" if same_uuid else "the same content under another UUID"
+        note = "the same dataset at another URI" if same_uuid else "the same content under another UUID"
         return Difference(path, "changed", dict(a), dict(b), note, "same content")
     note = (
         "the same UUID, but other content: one of them was changed after it was frozen, or is damaged"
@@ -299,7 +299,7 @@ def _lists(path: str, a: list[Any], b: list[Any], depth: int) -> Iterator[Differ
         if sorted(a) == sorted(b):
             yield Difference(path, "changed", a, b, "the same in another order")
         elif path != "code.argv" and set(a) & set(b):
-            # What two long lists have in common would hide the little that they have not.
+            # Elements that two long lists have in common would hide the few that differ.
             yield from (Difference(f"{path}[{part}]", "removed", before=part) for part in a if part not in set(b))
             yield from (Difference(f"{path}[{part}]", "added", after=part) for part in b if part not in set(a))
         else:
@@ -314,7 +314,7 @@ def _lists(path: str, a: list[Any], b: list[Any], depth: int) -> Iterator[Differ
 
 
 def _matched(path: str, a: list[Any], b: list[Any], keys: Sequence[Key], name: Key, depth: int) -> Iterator[Difference]:
-    """Compare the parts of two lists, each with its like."""
+    """Compare the elements of two lists, matched by identity."""
     pairs = _pairs(a, b, keys)
     labels = _labels([a[one] if one is not None else b[two] for one, two in pairs], name)  # type: ignore[index]
     for (one, two), label in zip(pairs, labels, strict=True):
@@ -333,7 +333,7 @@ def _matched(path: str, a: list[Any], b: list[Any], keys: Sequence[Key], name: K
 
 
 def _pairs(a: list[Any], b: list[Any], keys: Sequence[Key]) -> list[tuple[int | None, int | None]]:
-    """Return which part of one list is which of the other, by the first key that two have in common."""
+    """Return pairs of indices of matching elements. Earlier keys take precedence."""
     partner: dict[int, int] = {}
     free = dict.fromkeys(range(len(b)))
     for key in keys:
@@ -349,7 +349,7 @@ def _pairs(a: list[Any], b: list[Any], keys: Sequence[Key]) -> list[tuple[int | 
 
 
 def _labels(parts: Sequence[Any], name: Key) -> list[str]:
-    """Return what to call each part; several of one name are numbered."""
+    """Return a label for each element; elements of the same name are numbered."""
     names = ["/".join(map(str, name(part))) for part in parts]
     seen: dict[str, int] = {}
     labels = []
@@ -363,20 +363,20 @@ def _labels(parts: Sequence[Any], name: Key) -> list[str]:
 
 
 def _weighed(difference: Difference, moved: set[tuple[str, str]], seeded: bool) -> Difference:
-    """Lessen the weight of what has to differ, and of the address of data that is the same."""
-    # Every process begins with random numbers of its own, until they are seeded.
+    """Reduce the weight of differences that any two runs have, and of the URI of equal data."""
+    # Until it is seeded, every process has its own random numbers.
     before_seeding = seeded and difference.path.startswith("randomness.states.import")
     if before_seeding or _INCIDENTAL.fullmatch(difference.path):
         return replace(difference, weight="incidental")
     if isinstance(difference.before, str) and (difference.before, difference.after) in moved:
-        return replace(difference, weight="same content", note="where the same data was read from")
+        return replace(difference, weight="same content", note="the same data was read from another URI")
     return difference
 
 
-def _is_told_elsewhere(
+def _is_redundant(
     difference: Difference, found: Sequence[Difference], a: Mapping[str, Any], b: Mapping[str, Any]
 ) -> bool:
-    """Return True for the digest of a text that both records hold, and for a default that every group repeats."""
+    """Return True for the digest of a text that both records hold, and for a default that each group repeats."""
     if difference.path == "model.source_sha256":
         return bool(a["model"]["source"] and b["model"]["source"])
     default = re.fullmatch(r"(optimizers\[\d+\])\.defaults\b(.*)", difference.path, re.DOTALL)
@@ -389,21 +389,21 @@ def _is_told_elsewhere(
 
 
 def _canonical_version(path: str) -> str:
-    """Return the path of a version as `requirement_differences` would give it; any other path as it is."""
+    """Return the path of a version with the canonical name of its package; any other path unchanged."""
     found = re.fullmatch(r"environment\.versions(?:\.|\[)(.+?)\]?", path)
     return _join("environment.versions", canonicalize_name(found[1])) if found else path
 
 
 def _with_packages(found: list[Difference], a: str, b: str) -> list[Difference]:
-    """Put the packages behind what else differs in the environment, and take out the versions that they tell."""
+    """Replace the differences in library versions by those in packages, after the rest of the environment."""
     packages = requirement_differences(a, b)
-    told = {difference.path.replace("packages", "versions", 1) for difference in packages}
-    kept = [difference for difference in found if _canonical_version(difference.path) not in told]
+    replaced = {difference.path.replace("packages", "versions", 1) for difference in packages}
+    kept = [difference for difference in found if _canonical_version(difference.path) not in replaced]
     return _after_section(kept, "environment", packages)
 
 
 def _after_section(found: list[Difference], section: str, more: list[Difference]) -> list[Difference]:
-    """Put more differences behind those of a section, in the order of a record."""
+    """Insert differences after those of a section, in the order of a record."""
     sections = list(Provenance.model_fields)
     place = sections.index(section)
     first = next((at for at, difference in enumerate(found) if sections.index(difference.section) > place), len(found))
@@ -456,7 +456,7 @@ def _text(content: bytes) -> str | None:
 
 
 def _patch(name: str, a: str, b: str) -> str:
-    """Return the change of a text as a unified diff; of a very long one only that there is one."""
+    """Return the change of a text as a unified diff, or a remark if it is too long."""
     one, two = a.splitlines(), b.splitlines()
     if max(len(one), len(two)) > MAX_LINES:
         return f"{len(one)} lines -> {len(two)} lines: too long to compare"
