@@ -14,7 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from lightning_dtool._public import public
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 1
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer that an 8-byte reader (a Mongo database, for one) can hold."""
