@@ -252,6 +252,10 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+PIP_TAKES_LONG = pytest.mark.parametrize("tool", [pytest.param("pip", marks=pytest.mark.slow), "uv"], indirect=True)
+"""For what other tests show with pip, too: it takes seconds for each environment."""
+
+
 @pytest.fixture(params=["pip", "uv"])
 def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Return the name of the tool that builds; the other one is not there."""
@@ -265,6 +269,7 @@ def version_in(built: environment.BuiltEnvironment, module: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@PIP_TAKES_LONG
 def test_an_environment_is_built(tool: str, index: Path, tmp_path: Path) -> None:
     told: list[str] = []
     built = create_environment("six==1.16.0\nleaf_tools==2.0\n", tmp_path / "env", report=told.append)
@@ -278,6 +283,7 @@ def test_an_environment_is_built(tool: str, index: Path, tmp_path: Path) -> None
     assert "installing 2 packages" in told
 
 
+@PIP_TAKES_LONG
 def test_what_cannot_be_had_is_left_out_and_told(tool: str, index: Path, tmp_path: Path) -> None:
     """Not even where an index has something of that name: it is somebody else's."""
     wheel(index, "leaf-net", "0.1")
@@ -338,6 +344,7 @@ def test_a_folder_with_something_in_it(index: Path, tmp_path: Path) -> None:
     assert (tmp_path / "env/thesis.tex").exists()
 
 
+@PIP_TAKES_LONG
 def test_no_packages_at_all(tool: str, index: Path, tmp_path: Path) -> None:
     (tmp_path / "env").mkdir()
     built = create_environment("", tmp_path / "env", python=sys.version.split()[0])

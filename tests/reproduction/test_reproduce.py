@@ -221,6 +221,7 @@ def test_another_image_is_named(images: tuple[str, Path], tmp_path: Path) -> Non
     assert any(other in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_named(images: tuple[str, Path], tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(images[0], into=tmp_path / "into", threads=2)
     assert found.verdict is Verdict.DIFFERENT
