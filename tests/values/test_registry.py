@@ -212,7 +212,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "builtins:method": st.nothing(),
     "builtins:function": st.sampled_from(
         [print, torch.relu, nn.functional.gelu, nn.functional.relu, math.sin, str.upper, dict.fromkeys, np.load, bare,
-         Scale.apply, torch.optim.SGD.step]
+         Scale.apply]
     ),
     "builtins:module": st.sampled_from([json, np, nn.functional]),
     "enum:Enum": st.sampled_from([*Activation, Colour.RED, Colour.RED | Colour.BLUE, Level.LOW]),

@@ -1,1 +1,1 @@
-"""How facts are observed: one module per question, each a function from Trainer and module to a part of the record."""
+"""Observation of a run: each module has functions from the Trainer and the LightningModule to a part of the record."""

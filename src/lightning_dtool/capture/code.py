@@ -1,4 +1,4 @@
-"""What ran? The entry script or the notebook's cells, the project's own modules, and the state of git."""
+"""The code that ran: the entry script or the notebook's cells, the project's own modules, and the state of git."""
 
 import functools
 import hashlib
@@ -37,7 +37,7 @@ _searched: dict[bytes, tuple[bytes, list[int]] | None] = {}
 """What was redacted in each file, by a digest of path and content: a process that trains again reads the same files."""
 
 _considered: set[str] = set()
-"""Imported modules that were looked at already: they are in the record, or belong to nobody's project."""
+"""Imported modules that were looked at already: they are in the record, or not part of the project."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Sealed:
 
 
 class Sources:
-    """The code as it was when it was collected; to scan it for credentials and to pack it can wait.
+    """The code as it was when it was collected. It is scanned for credentials and packed later.
 
     Args:
         code: The record's section, without the files' digests.
@@ -71,7 +71,7 @@ class Sources:
         self._sealed: Sealed | None = None
 
     def seal(self) -> Sealed:
-        """Redact credentials and pack. Done once; any thread may call it, and a second one waits for the first."""
+        """Redact credentials and pack the files. This is done once; any thread may call it."""
         with self._lock:
             if self._sealed is None:
                 gaps = Gaps()
@@ -87,7 +87,7 @@ class Sources:
 
 
 def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
-    """Collect the code that is running. This is quick: files are read and git is asked, and no more.
+    """Collect the code that is running. This is quick: it only reads files and asks git.
 
     Args:
         extra: More files for `source.zip`, by path: the configuration, say.
@@ -254,8 +254,8 @@ def _working_directory() -> str:
 def project_root() -> Path:
     """Return the folder whose code is the user's own.
 
-    That is the git work tree of the main program; without git the folder around it that says how to build a
-    package (`pyproject.toml` or its elders); else its own folder.
+    That is the git work tree of the main program. Without git it is the nearest folder with a `pyproject.toml`,
+    `setup.py` or `setup.cfg`, and without one of these the main program's own folder.
     """
     plan = rerun.current_plan()
     if plan is not None and plan.root is not None:  # neither git nor a pyproject.toml came along
@@ -279,7 +279,7 @@ def _is_known(name: str) -> bool:
 
 
 def _project_modules(root: Path, gaps: Gaps) -> Iterator[tuple[str, Path]]:
-    """Yield the imported modules whose file lies inside the project, by name; tell of those of nobody's package."""
+    """Yield the imported modules whose file lies inside the project, by name. Of unknown origins there is a gap."""
     outside = []
     inside = os.path.join(root, "")
     # A copy in one step: another thread may be importing, and a dictionary that changes cannot be walked.

@@ -21,7 +21,7 @@ CONFIG = "config.yaml"
 def capture_config(trainer: LightningTrainer, gaps: Gaps) -> tuple[Config, str, bytes] | None:
     """Return the configuration of LightningCLI or Hydra: the whole of it, defaults included, ready to be used again.
 
-    Word for word, unless it holds what looks like a credential: that is replaced, and a gap names it.
+    It is unchanged, unless it holds what looks like a credential: that is replaced, and there is a gap.
 
     Args:
         trainer: The Trainer.

@@ -29,7 +29,7 @@ MAX_SOURCES = 100
 """Loaders of one stage that are described."""
 
 _MAX_WRAPPERS = 20
-"""Datasets around a dataset that are looked through."""
+"""Wrappers around a dataset that are looked through."""
 
 _GUIDELINE = (
     "Hartley and Olsson's guidelines for reproducible machine learning (dtoolAI, Patterns 2020) ask for training data"
@@ -84,11 +84,11 @@ def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: Gaps)
             )
     if ours is None:
         gaps.at("data.order").add(
-            "only a DtoolDataModule says in which order samples were trained on", "train with DtoolDataModule"
+            "only a DtoolDataModule knows the order in which samples were used", "train with DtoolDataModule"
         )
     elif trainer.world_size > 1:
         gaps.at("data.order").add(
-            f"each of {trainer.world_size} processes has an order of its own; that of the first is recorded",
+            f"each of {trainer.world_size} processes has an order of its own, and only that of the first is recorded",
             "the others follow from the sampler's seed and the number of processes",
         )
     return Data(datamodule=described, stages=stages, hooks=capture_hooks(trainer, module, gaps))
@@ -207,7 +207,7 @@ def _from_loader(loader: Any, own: _Own | None, gaps: Gaps) -> list[DataSource]:
 
 @dataclass
 class _Unwrapped:
-    """A dataset without what is around it, and what that was."""
+    """A dataset without its wrappers, and what they did."""
 
     dataset: Any
     positions: Sequence[int] | None
@@ -218,7 +218,7 @@ class _Unwrapped:
 
 
 def _unwrap(dataset: Any) -> _Unwrapped:
-    """Look through torch's Subset and what others put around a dataset."""
+    """Look through torch's Subset and other wrappers around a dataset."""
     positions: Sequence[int] | None = None
     is_known = True
     transforms: dict[str, Any] = {}
@@ -245,7 +245,7 @@ def _attribute(obj: Any, name: str) -> Any:
 
 
 def _inner(dataset: Any) -> Any:
-    """Return the dataset that another one is put around."""
+    """Return the dataset that another one wraps."""
     inner = _attribute(dataset, "dataset")
     if inner is not None:
         return inner
@@ -336,9 +336,9 @@ def _ours(
 
 
 def _subset(unwrapped: _Unwrapped, gaps: Gaps) -> dict[str, Any]:
-    """Say which samples of a dataset were chosen by their positions."""
+    """Return which samples of a dataset were chosen, by their positions."""
     if not unwrapped.is_known:
-        reason = "something around the dataset chooses its samples, and does not say which"
+        reason = "a wrapper around the dataset chooses its samples and does not say which"
         gaps.at("selection").add(reason, "choose with torch's Subset")
     if unwrapped.positions is None:
         return {}
@@ -381,7 +381,7 @@ def _foreign(
 def _length(dataset: Any) -> int | None:
     try:
         return len(dataset)
-    except Exception:  # a stream has none, and may say so in many ways
+    except Exception:  # a stream has no length, and may raise anything
         return None
 
 

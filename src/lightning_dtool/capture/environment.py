@@ -32,7 +32,7 @@ _VARIABLES = re.compile(
     r"(WORLD_SIZE|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|NODE_RANK|MASTER_ADDR|MASTER_PORT)|"
     r"CONDA_(DEFAULT_ENV|PREFIX)|VIRTUAL_ENV|LD_PRELOAD|LD_LIBRARY_PATH|MALLOC_\w+|TZ|LANG|LC_ALL|TF32\w*"
 )
-"""Variables that may change a result, or say how the program was started."""
+"""Environment variables that may change a result, or that say how the program was started."""
 
 _SCHEDULER = re.compile(
     r"SLURM_(JOB_?(ID|NAME|NODELIST|NUM_NODES|PARTITION|CPUS_PER_NODE|GPUS)|ARRAY_(JOB_ID|TASK_ID|TASK_COUNT)|CLUSTER_NAME|"
@@ -40,7 +40,7 @@ _SCHEDULER = re.compile(
     r"PBS_(JOBID|JOBNAME|QUEUE|ARRAY_?(INDEX|ID)|NUM_PPN|NODENUM)|LSB_(JOBID|JOBNAME|JOBINDEX|QUEUE|HOSTS)|"
     r"JOB_ID|SGE_(TASK_ID|CELL_NAME)|COBALT_JOBID|FLUX_JOB_ID|OAR_JOB_ID|KUBERNETES_SERVICE_HOST|POD_NAME"
 )
-"""What batch systems say of a job. Not all: SLURM_JOB_ACCOUNT and its like are nobody's business."""
+"""Environment variables of batch systems that identify a job. Accounts and the like are private."""
 
 
 def capture_environment(gaps: Gaps) -> Environment:
@@ -119,7 +119,7 @@ def _memory() -> int | None:
 
 
 def _accelerators(gaps: Gaps) -> list[str]:
-    """Return the accelerators' names. To ask CUDA for a name starts it, which training may not have done."""
+    """Return the accelerators' names. Asking CUDA for a name initialises it, which training may not have done."""
     names: list[str] = []
     for kind in ("cuda", "xpu"):
         module = getattr(torch, kind, None)
@@ -136,7 +136,7 @@ def _accelerators(gaps: Gaps) -> list[str]:
 
 
 def _drivers() -> dict[str, str]:
-    # To ask cuDNN loads it, which takes 40 ms. Where no CUDA device is in use, it takes no part.
+    # Asking cuDNN for its version loads it, which takes 40 ms. Without a CUDA device it is not used.
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     found = {
         "cuda": torch.version.cuda,

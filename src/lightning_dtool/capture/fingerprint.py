@@ -1,4 +1,4 @@
-"""Which data was it, if it is no dtool dataset? A digest of what is cheap to read, and what that covers."""
+"""A fingerprint of data that is not a dtool dataset: a digest of what is cheap to read, and what it covers."""
 
 import hashlib
 import json

@@ -19,7 +19,7 @@ MAX_PATCH_BYTES = 10 * 2**20
 
 @dataclass(frozen=True)
 class GitState:
-    """What git says of a work tree; nothing where there is none."""
+    """The state of a git work tree. Everything is None if there is none."""
 
     git: Git | None = None
     patch: bytes | None = None
@@ -29,7 +29,7 @@ class GitState:
 
 
 class WorkTree:
-    """A git work tree, asked everything at once in the background: it takes as long as the slowest answer.
+    """A git work tree. All commands run at once in the background, so that it takes as long as the slowest.
 
     Use it in a `with` block, at whose end no thread is left: training may fork processes.
 
@@ -57,7 +57,7 @@ class WorkTree:
         """Wait for the answers.
 
         Args:
-            gaps: Receives a gap for whatever git did not say.
+            gaps: Receives a gap for whatever git did not answer.
         """
         commit = self._commit.result()
         if not commit:
@@ -105,7 +105,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _git_patch(root: Path) -> bytes | None:
-    """Return the changes since the commit, as `git apply` takes them; a byte too many shows that there is more."""
+    """Return the changes since the commit, as `git apply` takes them, up to one byte more than the limit."""
     arguments = ("-c", "diff.autoRefreshIndex=false", "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv",
                  "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
     patch = _git_output(root, arguments, MAX_PATCH_BYTES + 1)

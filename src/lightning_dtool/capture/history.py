@@ -1,4 +1,4 @@
-"""What was measured, epoch by epoch, and how."""
+"""The metrics of a run, epoch by epoch, and how they were computed."""
 
 import inspect
 import sys
@@ -39,7 +39,7 @@ class History:
 
     def after_epoch(self, trainer: LightningTrainer) -> None:
         """Keep what the epoch has measured, and the learning rates of its last step."""
-        gaps = Gaps()  # what cannot be told of a metric is told once, of its value at the checkpoint
+        gaps = Gaps()  # the same gaps are recorded for the values at the checkpoint
         self._epochs.append(
             Epoch(
                 epoch=trainer.current_epoch,
@@ -57,7 +57,7 @@ class History:
         )
 
     def refresh(self, trainer: LightningTrainer) -> None:
-        """Add what was logged after `after_epoch`: the module's own hook at the end of an epoch comes later than ours.
+        """Add what was logged after `after_epoch`: the module's own hook at the end of an epoch runs later.
 
         Until the next step the Trainer still has the values of the epoch that has ended.
         """
@@ -89,12 +89,12 @@ class History:
 
 
 def _kept(rate: Any) -> Any:
-    """Return a learning rate that stays what it is: a scheduler changes one that is a tensor in place."""
+    """Return a learning rate that does not change any more. A scheduler changes a tensor in place."""
     return rate.detach().clone() if isinstance(rate, torch.Tensor) else rate
 
 
 def _number(rate: Any) -> Any:
-    """Return a learning rate as a number: it is a tensor for optimizers that can be captured in a CUDA graph."""
+    """Return a learning rate as a number. Optimizers that can be captured in a CUDA graph have tensors."""
     return rate.item() if isinstance(rate, torch.Tensor) else rate
 
 
@@ -126,7 +126,7 @@ def _settings(metric: Metric) -> dict[str, Any]:
 
 
 def peak_memory() -> int | None:
-    """Return the largest resident memory of this process so far, in bytes; None where the system does not tell."""
+    """Return the largest resident memory of this process so far, in bytes; None if the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

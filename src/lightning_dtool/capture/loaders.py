@@ -21,7 +21,7 @@ MAX_BYTES = 64 * 2**20
 """Tensors up to this size are hashed."""
 
 MAX_WRAPPERS = 20
-"""Samplers around a sampler that are looked through."""
+"""Wrappers around a sampler that are looked through."""
 
 _NOT_SETTINGS = frozenset({"dataset", "data_source", "sampler", "epoch"})
 """What a sampler keeps besides its settings."""
@@ -71,7 +71,7 @@ def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:
     for name, value in kept.items():
         if name not in _NOT_SETTINGS:
             described[name] = describe_setting(value, gaps.at(name))
-    # A sampler around a sampler: torch's BatchSampler; Lightning's for distributed runs, which hides it in a dataset.
+    # torch's BatchSampler wraps a sampler, and so does Lightning's for distributed runs, in a dataset.
     inner = kept.get("sampler", getattr(kept.get("dataset"), "_sampler", None))
     if inner is not None and depth < MAX_WRAPPERS:
         described["sampler"] = _sampler(inner, gaps.at("sampler"), depth + 1)

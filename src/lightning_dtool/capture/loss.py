@@ -1,12 +1,13 @@
-"""What is minimised?
+"""An observer of the loss that training minimises.
 
-The first training batch is watched, and nothing after it. Three things are seen: the calls of PyTorch's loss
-functions, with every argument (a TorchFunctionMode); the loss modules and torchmetrics objects that are called (global
-module hooks, so that nobody's module is changed); and the graph of what is propagated backwards, which tells
-which of those calls are part of the loss, and from which operations a loss made by hand is built.
+It watches the first training batch and nothing after it. It sees three things: the calls of PyTorch's loss functions,
+with every argument (through a TorchFunctionMode); the loss modules and torchmetrics objects that are called (through
+global module hooks, so that no module is changed); and the graph of what is propagated backwards. The graph shows which
+of those calls are part of the loss, and which operations a loss without such calls is made of.
 
-Watching changes no bit and no random number. It stays away from two places where it would: models with compiled parts
-(a mode makes them compile anew), and PyTorch's transformer layers (which choose another kernel while a mode is on).
+Watching changes no bit and no random number. Two kinds of modules are not watched because it would: models with
+compiled parts (a mode makes them compile again), and PyTorch's transformer layers (they choose another kernel under a
+mode).
 """
 
 import contextlib
@@ -42,14 +43,14 @@ _MAX_GRAPHS = 8
 """Different losses of one batch whose operations are kept."""
 
 _MAX_FRAMES = 60
-"""Python frames that tell one place in the code from another."""
+"""Python frames that identify a place in the code."""
 
 _NAME = re.compile(r"(^|_)(loss|loss_nd|kl_div|cross_entropy|binary_cross_entropy|binary_cross_entropy_with_logits)$")
 
 _COMPILED = "_torchdynamo_orig_callable"
 
 _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_dtool")
-"""Whose frames do not count for a place in the user's code."""
+"""Libraries whose frames do not count for a place in the user's code."""
 
 
 def _loss_functions() -> dict[int, str]:
@@ -147,8 +148,8 @@ class LossObserver:
 
         A call is part of the record if its result is part of a loss that was propagated backwards. A call from the same
         place in the code with the same arguments, after another backward pass, is the same loss computed again (LBFGS
-        evaluates its closure many times) and is told once. What a loss module of the user's own computes inside
-        stands in its arguments, under `computes`.
+        evaluates its closure many times) and is recorded once. What a loss module of the user computes inside
+        is recorded in its arguments, under `computes`.
 
         Args:
             module: The LightningModule.
@@ -163,7 +164,7 @@ class LossObserver:
             )
         if self._compiled:
             calls = loss_modules(module, gaps)
-        self._tell_gaps(gaps)
+        self._add_gaps(gaps)
         operations = [
             operation if number == 1 else f"loss {number}: {operation}"
             for number, graph in enumerate(self._graphs, 1)
@@ -171,7 +172,7 @@ class LossObserver:
         ]
         step = recorded_source(type(module).training_step, gaps.at("loss.training_step"))
         if step is None:
-            reason, remedy = "the source of the method is not at hand", "define the class in a file"
+            reason, remedy = "the source code of the method is not available", "define the class in a file"
             gaps.at("loss.training_step").add(reason, remedy)
         return Loss(
             calls=calls,
@@ -181,13 +182,13 @@ class LossObserver:
 
     def _calls(self) -> Iterator[NotedCall]:
         for noted in self._noted.values():
-            # Without a backward pass that was seen, nothing tells which call counts: all are told.
+            # Without a backward pass it is not known which calls count: all of them are recorded.
             if noted.contributes or (not self._backwards and noted.kind != "metric") or noted.unknown:
                 yield noted
 
-    def _tell_gaps(self, gaps: Gaps) -> None:
+    def _add_gaps(self, gaps: Gaps) -> None:
         if self._compiled:
-            reason = "code in this process uses torch.compile, and watching functions would make it compile anew"
+            reason = "code in this process uses torch.compile, and watching functions would make it compile again"
             gaps.at("loss.calls").add(reason, "see loss.training_step, or record one run without torch.compile")
         elif not self._backwards:
             reason = "no backward pass was seen in the first training batch"
@@ -212,7 +213,7 @@ class LossObserver:
                 self._note(noted, result)
 
     def _backward(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Look at a loss that is propagated backwards, by Lightning or past it."""
+        """Look at a loss that is propagated backwards, by Lightning or by the user."""
         with self._guard("loss.operations"):
             for loss in tensors_in(args[:1] or tuple(kwargs.values())[:1]):
                 self.before_backward(loss)
@@ -261,7 +262,7 @@ class LossObserver:
         tensors = list(tensors_in(result))
         nodes = {number for tensor in tensors if (number := node_number(tensor.grad_fn)) is not None}
         place = (_place(), noted.key())
-        # The third call from a loop is not the first one again, unless another backward pass lies between them.
+        # The third call in a loop is not a repetition of the first one, unless a backward pass lies between them.
         self._in_segment[place] += 1
         key = (*place, self._in_segment[place])
         if key not in self._noted:
@@ -273,7 +274,7 @@ class LossObserver:
         self._noted[key].nodes |= nodes
 
     def _walk(self, loss: torch.Tensor) -> None:
-        """Look at the graph of a loss, from the loss inwards: once, in an order that is always the same."""
+        """Walk the graph of a loss once, from the loss inwards, in an order that is always the same."""
         root = loss.grad_fn
         root_number = node_number(root)
         if root is None or (root_number is not None and root_number in self._seen_graphs):
@@ -296,7 +297,7 @@ class LossObserver:
 
     @contextlib.contextmanager
     def _guard(self, fact: str) -> Iterator[None]:
-        """Training goes on whatever happens here."""
+        """Turn an error into a gap, so that training goes on."""
         try:
             yield
         except Exception as error:
@@ -304,7 +305,7 @@ class LossObserver:
 
 
 class _Mode(TorchFunctionMode):
-    """Sees every call of a PyTorch function, and lets it do what it does."""
+    """Sees every call of a PyTorch function without changing it."""
 
     def __init__(self, observer: LossObserver) -> None:
         super().__init__()
@@ -323,14 +324,14 @@ class _Mode(TorchFunctionMode):
 
 
 _SENSITIVE = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
-"""In evaluation mode they take another, faster path, but not while a mode is on: its bits are others."""
+"""In evaluation mode they take a faster path, whose bits differ, unless a mode is on."""
 
 
 def is_compiled(module: LightningModule) -> bool:
     """Return True if torch.compile has touched the module, a part of it, or any function in this process.
 
-    Where a compiled function is kept cannot be known. While a mode is on it would be compiled in other pieces, whose
-    results may differ in their last bits: to be sure that nothing changes, what may be compiled is left alone.
+    A compiled function may be kept anywhere. Under a mode it would be compiled in other pieces, whose results may
+    differ in their last bits. Therefore nothing is watched if anything may be compiled.
 
     Args:
         module: The LightningModule.
@@ -360,10 +361,10 @@ def _is_compiled_function(value: object) -> bool:
 
 
 def _leave(mode: TorchFunctionMode) -> bool:
-    """Take a mode from the stack of modes, wherever in it it stands; the others stay, in their order.
+    """Take a mode out of the stack of modes. The others stay in their order.
 
     Returns:
-        True if it stood there.
+        True if it was in the stack.
     """
     if not any(other is mode for other in overrides._get_current_function_mode_stack()):  # type: ignore[no-untyped-call]
         return False
@@ -376,11 +377,11 @@ def _leave(mode: TorchFunctionMode) -> bool:
 
 
 def _place() -> int:
-    """Return a number for the place in the user's code from which a loss is computed."""
+    """Return a number that identifies the place in the user's code where a loss is computed."""
     frame: FrameType | None = sys._getframe(1)
     places: list[int] = []
     while frame is not None and len(places) < 2 * _MAX_FRAMES:
-        # An optimizer calls its closure from here and from there: that is no other place.
+        # Frames of libraries do not count: an optimizer calls its closure from several places.
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES:
             places += (id(frame.f_code), frame.f_lasti)
         frame = frame.f_back

@@ -36,7 +36,7 @@ class NotedCall:
     """True if its result holds no tensor that could be followed."""
 
     def key(self) -> str:
-        """Return a text that is the same for the same call."""
+        """Return a text that equal calls share."""
         return json.dumps([self.name, self.kind, self.attribute, self.arguments], sort_keys=True)
 
     def settings(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class NotedCall:
         return {**self.arguments, "computes": self.computes} if self.computes else self.arguments
 
     def add(self, inner: "NotedCall") -> None:
-        """Note what is computed inside; PyTorch's own loss modules compute what their name says."""
+        """Note what is computed inside. Not for PyTorch's own loss modules, whose name says it."""
         if self.name.startswith("torch.nn.modules.loss:") or len(self.computes) >= MAX_CALLS:
             return
         computed = {"name": inner.name, "kind": inner.kind, "arguments": inner.settings()}
@@ -63,7 +63,7 @@ def walk_graph(root: Any, wanted: dict[int, list[NotedCall]]) -> tuple[list[str]
         The names of the operations, and False if the walk ended before everything wanted could be found.
     """
     operations: list[str] = []
-    # Nodes are numbered as they are made: what is older than all that is wanted cannot lead to it.
+    # Nodes are numbered in order: a node that is older than all wanted ones cannot lead to them.
     oldest = min(wanted, default=sys.maxsize)
     queue, seen, position = [root], {root}, 0
     while position < len(queue):
@@ -101,7 +101,7 @@ def tensors_in(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
 
 
 def node_number(node: Any) -> int | None:
-    """Return the number that a node of the graph keeps for its life; to hold the node would hold the graph."""
+    """Return a node's number, which it keeps. The node itself must not be kept: it keeps the whole graph alive."""
     number = getattr(node, "_sequence_nr", None)
     return int(number()) if number is not None else None
 

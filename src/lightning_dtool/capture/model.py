@@ -25,7 +25,7 @@ MAX_NAMES = 1000
 """Names of frozen parameters, and direct children, that a record keeps."""
 
 _MAX_PARTS = 20_000
-"""Modules and parameters up to which PyTorch prints a module in bearable time."""
+"""Modules and parameters up to which PyTorch prints a module quickly enough."""
 
 _CLI_KEYS = frozenset({"_class_path", "_instantiator"})
 """What LightningCLI adds to the hyperparameters for its own use."""
@@ -45,7 +45,7 @@ def capture_model(module: LightningModule, gaps: Gaps) -> Model:
     """
     source = source_of(type(module))
     if source is None:
-        reason, remedy = "the source of the class is not at hand", "define the class in a file"
+        reason, remedy = "the source code of the class is not available", "define the class in a file"
         gaps.at("model.source_sha256").add(reason, remedy)
     total = trainable = parts = lazy = 0
     frozen = []
@@ -84,11 +84,11 @@ def encode_hyperparameters(hparams: Mapping[str, Any], gaps: Gaps) -> dict[str, 
 def capture_initial_weights(
     module: LightningModule, parent: DatasetReference | None, gaps: Gaps, stored: bool = False
 ) -> InitialWeights:
-    """Tell where the weights come from, and give them a digest. Meant for the start of fitting.
+    """Return where the weights come from, and their digest. Meant for the start of fitting.
 
-    Weights of a library are recognised where that can be known: torchvision's by an entry of the hyperparameters, or
-    by comparing them bit by bit with the files that torchvision has downloaded; those of transformers by the name
-    that its configuration keeps. Where pretrained weights can be neither seen nor excluded, a gap says so.
+    Pretrained weights of torchvision are recognised by a hyperparameter, or by comparing them bit by bit with the files
+    that torchvision has downloaded. Those of transformers are recognised by the name that its configuration keeps.
+    If pretrained weights can be neither found nor excluded, a gap says so.
 
     Args:
         module: The LightningModule, not wrapped by a strategy.
@@ -153,7 +153,7 @@ def _bounded(text: str, limit: int, gaps: Gaps) -> str:
 
 
 def _architecture(module: torch.nn.Module, parameters: int, gaps: Gaps) -> str | None:
-    """Return a module as PyTorch prints it; of one with very many parts, the outline of its first modules."""
+    """Return a module as PyTorch prints it, or the outline of its first modules if it has very many parts."""
     gaps = gaps.at("model.architecture")
     try:
         if parameters + sum(1 for _ in module.modules()) <= _MAX_PARTS:
@@ -195,7 +195,7 @@ def _chosen_weights(value: Any, depth: int = 0) -> Iterator[str]:
 
 
 def _library_weights(module: LightningModule, gaps: Gaps) -> Iterator[str]:
-    """Yield the names of weights that a part of the module says, or proves, to have."""
+    """Yield the names of pretrained weights in the parts of a module."""
     seen: list[str] = []
     for name, child in module.named_modules():
         if any(name.startswith(f"{outer}.") for outer in seen):
@@ -220,7 +220,7 @@ def _doubt_timm(child: torch.nn.Module, hparams: Mapping[str, Any], gaps: Gaps) 
         return
     configuration = getattr(child, "pretrained_cfg", None) or {}
     name = ".".join(str(configuration[key]) for key in ("architecture", "tag") if configuration.get(key))
-    reason = f"timm does not tell whether {as_text(name) or 'pretrained'} weights were loaded"
+    reason = f"timm does not say whether {as_text(name) or 'pretrained'} weights were loaded"
     remedy = "make `pretrained` a hyperparameter, or compare the digest of the initial weights"
     gaps.add(reason, remedy)
 

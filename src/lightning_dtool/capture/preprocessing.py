@@ -51,7 +51,7 @@ def transforms_of(owner: object) -> dict[str, Any]:
     """Return the attributes of an object that are named like transforms or augmentations, and can be called.
 
     Args:
-        owner: A dataset, a DataModule or a LightningModule. Nothing of it is called: no property, no method.
+        owner: A dataset, a DataModule or a LightningModule. No property and no method of it is called.
 
     Returns:
         The attributes by name, in order of the names.

@@ -1,4 +1,4 @@
-"""A whole record, put together from what the other modules of this room observe."""
+"""The whole record of a checkpoint, put together from what the other modules observe."""
 
 import getpass
 import uuid
@@ -46,15 +46,15 @@ from lightning_dtool.redaction.record import redact_mapping, redact_record
 from lightning_dtool.values.definitions import class_path
 
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
-"""The class path in a record that was written without the callback: a checkpoint does not know its class."""
+"""The class path in a record that was written without the callback. A checkpoint does not know its class."""
 
 RUNNING = "running"
-"""The status of a run that has not ended: later it is `finished`, `interrupted` or `failed`."""
+"""The status of a run that has not ended. Later it is `finished`, `interrupted` or `failed`."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What stays the same for every checkpoint of a run."""
+    """The facts that all checkpoints of a run share."""
 
     run: Run
     model: Model
@@ -74,7 +74,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of one checkpoint: its record, but for the code, which is packed in the background."""
+    """The record of one checkpoint. Its code is packed later, in the background."""
 
     observed: Observed
     record: Provenance
@@ -82,7 +82,7 @@ class Description:
     """More items for the dataset, by path: bytes, or what torch saves."""
 
     def sealed(self) -> tuple[Provenance, bytes]:
-        """Return the finished record and `source.zip`; any thread may call it."""
+        """Return the finished record and `source.zip`. Any thread may call this."""
         sealed = self.observed.sources.seal()
         gaps = [*self.record.gaps, *sealed.gaps]
         return redact_record(self.record.model_copy(update={"code": sealed.code, "gaps": gaps})), sealed.zip
@@ -129,7 +129,7 @@ def observe_run(
 
 
 def observe_checkpoint(checkpoint: Mapping[str, Any]) -> Observed:
-    """Observe what a bare checkpoint tells, for a Trainer that has our CheckpointIO but not our callback."""
+    """Observe a checkpoint alone, for a Trainer that has our CheckpointIO but not our callback."""
     gaps = Gaps()
     for fact in ("model.class_path", "loss", "optimizers", "schedulers", "data", "trainer", "metrics"):
         gaps.at(fact).add(
@@ -166,7 +166,7 @@ def describe(
         checkpoint: The state that Lightning saves.
         path: Where Lightning saves it.
         trainer: The Trainer, for the monitored metrics of the moment.
-        loss: What the first batch told of the loss.
+        loss: The loss, as seen in the first batch.
         metrics: What was measured so far.
         order: Digests of the order of samples so far, by epoch.
         gaps: What could not be observed since the run began.

@@ -1,8 +1,8 @@
-"""What did the random numbers depend on?
+"""The states of the random number generators, and the settings that decide about bits.
 
-The states of all generators are read, never moved on, and written as strict JSON: `random_states` takes them,
-`restore` sets them back bit for bit. They are read once when this module is imported, which is when the callback
-is: a seed that was set between then and the start of training shows in what has changed.
+The states of all generators are read, without drawing a number, and written as strict JSON. `random_states` reads them
+and `restore` sets them back bit for bit. They are read once when this module is imported, together with the callback. A
+seed that is set between then and the start of training shows as a change.
 """
 
 import base64
@@ -222,7 +222,7 @@ def _repeatable_by(seed: int | None, moments: Mapping[str, RandomStates], weight
 
 
 def capture_flags(gaps: Gaps) -> dict[str, Json]:
-    """Return what decides about bits besides the generators. Reading changes nothing, and says nothing."""
+    """Return what decides about bits besides the generators. Reading them changes nothing and warns of nothing."""
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     readers: dict[str, Callable[[], Json]] = {
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled,
@@ -254,10 +254,10 @@ def capture_flags(gaps: Gaps) -> dict[str, Json]:
     for name, read in readers.items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch tells of old names for TF32
+                warnings.simplefilter("ignore")  # torch warns about old names for TF32
                 flags[name] = read()
         except Exception as error:  # another torch, or old and new settings for TF32 mixed, which it refuses to read
-            reason = f"torch did not tell: {type(error).__name__}"
+            reason = f"torch did not answer: {type(error).__name__}"
             gaps.at(f"randomness.flags.{name}").add(reason)
     return flags | {name: os.environ.get(name) for name in _ENVIRONMENT}
 

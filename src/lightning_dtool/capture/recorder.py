@@ -1,4 +1,4 @@
-"""One run, observed from its first random number to its last checkpoint."""
+"""A recorder that observes a run and describes its checkpoints."""
 
 import warnings
 from collections.abc import Mapping
@@ -28,10 +28,10 @@ from lightning_dtool.values.writing import encode_all
 
 
 class Recorder:
-    """Observes a run, and tells each of its checkpoints what is known by then.
+    """Observes a run and describes its checkpoints.
 
-    The callback says when; the other modules of this room say how. What goes wrong in here becomes a gap and never
-    reaches the training.
+    The callback decides when, and the other modules of this package know how. An error in here becomes a gap of the
+    record and never reaches the training.
 
     Args:
         module: The LightningModule, not wrapped by a strategy.
@@ -64,7 +64,7 @@ class Recorder:
         self._observed: Observed | None = None
         self._gaps = Gaps()
 
-    # -- the run begins -------------------------------------------------------------------------
+    # -- the start of the run -------------------------------------------------------------------------
 
     def fit_start(self) -> None:
         """Note the random states and the weights that training begins with."""
@@ -80,11 +80,11 @@ class Recorder:
         )
 
     def train_start(self, trainer: LightningTrainer) -> None:
-        """Observe what does not change any more: model, optimizers, data, Trainer, environment and code."""
+        """Observe what no longer changes: model, optimizers, data, Trainer, environment and code."""
         if self._tracer is not None:
             self._tracer.begin(trainer)
         self._observed = self._gaps.at("run").observe(lambda: self._observe(trainer), None)
-        if self._observed is None:  # tried again when a checkpoint is saved, and told then
+        if self._observed is None:  # tried again, and reported, when a checkpoint is saved
             return
         data = self._observed.data
         message = self._gaps.at("data").observe(lambda: warn_about_foreign_data(data), None)
@@ -98,8 +98,8 @@ class Recorder:
         for name in secrets:
             warnings.warn(
                 f"The hyperparameter {name!r} looks like a credential. It is redacted in the record, but Lightning's "
-                "checkpoint holds it as it is, and must, to be loaded: whoever reads the checkpoint reads it. Leave it "
-                "out, save_hyperparameters(ignore=[...]), and read it from the environment.",
+                "checkpoint must hold it as it is, and everybody who can read the checkpoint can read it. Leave it "
+                "out with save_hyperparameters(ignore=[...]), and read it from the environment.",
                 ProvenanceWarning,
                 stacklevel=2,
             )
@@ -110,7 +110,7 @@ class Recorder:
     def _observe(self, trainer: LightningTrainer) -> Observed:
         return observe_run(trainer, self._module, self._moments, self._parent, self._initial_weights, self._fit_index)
 
-    # -- the run goes on ------------------------------------------------------------------------
+    # -- during the run ------------------------------------------------------------------------
 
     def batch_start(self) -> None:
         """Watch the loss of the first batch."""
@@ -127,7 +127,7 @@ class Recorder:
         self._history.before_optimizer_step(optimizer)
 
     def batch_end(self, trainer: LightningTrainer, outputs: Any) -> None:
-        """Count the batch; after the first, the loss is known."""
+        """Count a batch. After the first one the loss is known."""
         if self._tracer is not None:
             self._gaps.at("trace").observe(lambda: self._trace(trainer, outputs), None)
         self._history.after_batch()
@@ -137,20 +137,20 @@ class Recorder:
             self._loss = self._gaps.at("loss").observe(lambda: self._loss_observer.loss(self._module, self._gaps), None)
 
     def stop(self) -> None:
-        """Take our hands off the training: an exception may end a batch, or a hook skip the rest of an epoch."""
+        """Stop observing. Called when an exception ends a batch or a hook skips the rest of an epoch."""
         self._loss_observer.stop()
 
     def epoch_start(self, trainer: LightningTrainer) -> None:
-        """Add to the last epoch what was logged at its very end."""
+        """Add what was logged at the very end of the last epoch."""
         self._gaps.at("metrics.history").observe(lambda: self._history.refresh(trainer), None)
 
     def epoch_end(self, trainer: LightningTrainer) -> None:
-        """Keep what the epoch has measured."""
+        """Keep the metrics of the epoch."""
         if not self._batch_seen:
             self.stop()
         self._gaps.at("metrics.history").observe(lambda: self._history.after_epoch(trainer), None)
 
-    # -- a checkpoint asks ----------------------------------------------------------------------
+    # -- checkpoints ----------------------------------------------------------------------
 
     @property
     def run_uuid(self) -> str | None:
@@ -158,7 +158,7 @@ class Recorder:
         return self._observed.run.uuid if self._observed is not None else None
 
     def end(self, outcome: str) -> None:
-        """Remember how the run ended, for checkpoints that are saved later by hand."""
+        """Note how the run ended, for checkpoints that are saved later by hand."""
         if self._observed is not None:
             self._observed = replace(self._observed, run_status=outcome)
 
@@ -183,7 +183,7 @@ class Recorder:
         if self._loss is None and not any(gap.fact == "loss" for gap in gaps):
             gaps.at("loss").add("no training batch was seen", "save after training began")
         for reason in checkpoint.get(RESUMPTION_SECTION, {}).get("inexact", []):
-            gaps.at("checkpoint.resume").add(f"a run that goes on from here differs: {reason}")
+            gaps.at("checkpoint.resume").add(f"a run that resumes from here differs: {reason}")
         description = describe(observed, checkpoint, path, trainer, self._loss, metrics, order, gaps)
         return replace(description, attachments=self._attachments())
 
@@ -209,9 +209,9 @@ class Recorder:
 
 
 def secrets_in_hyperparameters(hparams: Mapping[Any, Any]) -> list[str]:
-    """Return the names of hyperparameters that hold what looks like a credential.
+    """Return the names of hyperparameters that look like credentials.
 
-    The record leaves their values out, but a Lightning checkpoint holds them as they are, and must.
+    The record leaves their values out. A Lightning checkpoint must hold them as they are.
 
     Args:
         hparams: `LightningModule.hparams`, or those of a LightningDataModule.

@@ -1,4 +1,4 @@
-"""The source code of a class or a function, as a record may show it: bounded, and without credentials."""
+"""The source code of a class or a function for a record: bounded, and without credentials."""
 
 import textwrap
 from typing import Any
@@ -18,7 +18,7 @@ def recorded_source(obj: Any, gaps: Gaps) -> str | None:
         gaps: Receives a gap if something was left out.
 
     Returns:
-        The source without the indentation of its place, or None where there is none; for that the caller tells.
+        The source without the indentation of its place, or None where there is none; for that the caller adds a gap.
     """
     source = source_of(obj)
     if source is None:

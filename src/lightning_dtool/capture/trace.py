@@ -1,4 +1,4 @@
-"""Step by step: digests of all parameters, by which two runs can be told apart at the first step that differs."""
+"""Digests of all parameters after each step. They show the first step at which two runs differ."""
 
 import json
 import math

@@ -59,12 +59,12 @@ _ELSEWHERE: dict[str, Callable[[Any], Any]] = {
         "cluster_environment": _class_or_none(getattr(trainer.strategy, "cluster_environment", None)),
     },
 }
-"""What it keeps in other places, or not at all as it was given. Some are private: one that moves becomes a gap."""
+"""What it keeps in other places, or in another form. Some are private: one that moves becomes a gap."""
 
 _OF_THE_TRAINER = frozenset(
     {"accelerator", "checkpoint_io", "cluster_environment", "device", "parallel_devices", "precision_plugin", "plugin"}
 )
-"""Parameters of a strategy that the Trainer fills, and that are recorded by themselves."""
+"""Parameters of a strategy that the Trainer sets, and that are recorded separately."""
 
 _HOOKS = (
     "backward", "configure_gradient_clipping", "lr_scheduler_step", "manual_backward", "optimizer_step",
@@ -167,7 +167,7 @@ def _is_of_lightning(cls: type) -> bool:
 def _constructed(part: object) -> tuple[dict[str, Any], list[str]]:
     """Return the values that an object was constructed with, as far as it keeps them, and the names of the others.
 
-    An attribute `name` or `_name` is taken for the parameter `name`; properties are not asked, for they may act.
+    An attribute `name` or `_name` stands for the parameter `name`. Properties are not read: they may have effects.
     """
     attributes = getattr(part, "__dict__", {})
     kept: dict[str, Any] = {}
@@ -220,7 +220,7 @@ def capture_metrics(trainer: LightningTrainer, gaps: Gaps) -> dict[str, Any]:
 
 
 def _scalar(value: Any, gaps: Gaps) -> Any:
-    """Return a logged metric as a number; one that is not finite as its name."""
+    """Return a logged metric as a number, or as text if it is not finite."""
     if value is None:
         return None
     number = float(value)

@@ -1,10 +1,10 @@
-"""What a record says: the pydantic models behind `provenance.json`.
+"""The pydantic models of a record, the content of `provenance.json`.
 
-A record answers, in this order: which run, which checkpoint, which model, optimizers and schedules,
-data, randomness, trainer, environment, code, metrics, lineage, and, last and most honest, `gaps`: what
-could not be recorded and why. Every value is strict JSON, so that any reader in any language can use it.
+Its sections are, in this order: run, checkpoint, model, loss, optimizers and schedulers, data, randomness, trainer,
+environment, code, metrics, lineage, and `gaps`: what could not be recorded, and why.
+Every value is strict JSON, so that programs in any language can read it.
 
-Nothing here knows torch, Lightning or dtool: a record must stay readable when those have moved on.
+Nothing here knows torch, Lightning or dtool: a record must stay readable when those have changed.
 """
 
 import math
@@ -337,7 +337,7 @@ class Config(Section):
     """The configuration of LightningCLI or Hydra."""
 
     kind: str = Field(description="`LightningCLI` or `Hydra`.")
-    file: str = Field(description="Where it lies in source.zip, word for word, ready to be used again.")
+    file: str = Field(description="Its path in source.zip. The file is complete and can be used again.")
 
 
 class Trainer(Section):
@@ -365,8 +365,8 @@ class Environment(Section):
         default={},
         description="Versions of CUDA and the like that torch was built with, and of cuDNN where CUDA is in use.",
     )
-    torch_build: str | None = Field(default=None, description="How torch was built, in its own words.")
-    container: str | None = Field(default=None, description="The container or its image, if it says so.")
+    torch_build: str | None = Field(default=None, description="How torch was built, as torch describes it.")
+    container: str | None = Field(default=None, description="The container or its image, if it is known.")
     scheduler: dict[str, str] = Field(
         default={}, description="The batch system's job: ids, nodes and names (SLURM, PBS)."
     )
@@ -382,7 +382,7 @@ class Git(Section):
     commit: str = Field(description="The hash of the commit that was checked out.")
     branch: str | None = Field(default=None, description="The branch, if one was checked out.")
     dirty: bool | None = Field(
-        description="True if tracked files differed from the commit; null if git did not say (see `gaps`)."
+        description="True if tracked files differed from the commit; null if git did not answer (see `gaps`)."
     )
 
 
@@ -390,7 +390,7 @@ class Code(Section):
     """What ran."""
 
     argv: list[str] = Field(description="The command line as Python saw it, without what looks like a secret.")
-    working_directory: str = Field(description="Where it was started; empty if that folder was gone.")
+    working_directory: str = Field(description="The folder that it was started in; empty if that was deleted.")
     entry_point: str | None = Field(
         default=None, description="The script, as a path inside source.zip where it is there."
     )
@@ -460,17 +460,17 @@ class Provenance(Section):
     """The record of one checkpoint: how this model came to be."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="The version of this schema.")
-    run: Run = Field(description="Which run?")
-    checkpoint: Checkpoint = Field(description="Which checkpoint?")
-    model: Model = Field(description="Which model?")
-    loss: Loss = Field(default=Loss(), description="What was minimised?")
-    optimizers: list[Optimizer] = Field(default=[], description="How were the weights changed?")
-    schedulers: list[Scheduler] = Field(default=[], description="How did the learning rate change?")
-    data: Data = Field(default=Data(), description="On what data?")
-    randomness: Randomness = Field(default=Randomness(), description="With which random numbers?")
-    trainer: Trainer = Field(default=Trainer(), description="With which Trainer?")
-    environment: Environment = Field(description="On what machine, with which libraries?")
-    code: Code = Field(description="By which code?")
-    metrics: Metrics = Field(default=Metrics(), description="With what result?")
-    lineage: Lineage = Field(default=Lineage(), description="From where?")
+    run: Run = Field(description="The training run.")
+    checkpoint: Checkpoint = Field(description="The checkpoint.")
+    model: Model = Field(description="The model.")
+    loss: Loss = Field(default=Loss(), description="The loss that was minimised.")
+    optimizers: list[Optimizer] = Field(default=[], description="The optimizers.")
+    schedulers: list[Scheduler] = Field(default=[], description="The learning rate schedulers.")
+    data: Data = Field(default=Data(), description="The data.")
+    randomness: Randomness = Field(default=Randomness(), description="What the random numbers depended on.")
+    trainer: Trainer = Field(default=Trainer(), description="The Trainer.")
+    environment: Environment = Field(description="The machine and the libraries.")
+    code: Code = Field(description="The code that ran.")
+    metrics: Metrics = Field(default=Metrics(), description="The metrics.")
+    lineage: Lineage = Field(default=Lineage(), description="What the checkpoint was made from.")
     gaps: list[Gap] = Field(default=[], description="What this record does not know, and why.")

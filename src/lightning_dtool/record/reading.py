@@ -1,4 +1,4 @@
-"""Records to text and back, with a schema version that is checked first."""
+"""Records as JSON text, and their reading. The schema version is checked first."""
 
 import json
 from typing import Any
@@ -50,7 +50,7 @@ def from_json(text: str | bytes, source: str) -> Provenance:
         )
     try:
         content = migrate(content)
-    except Exception as error:  # what it takes to be an older record may be anything
+    except Exception as error:  # a damaged record may have any content
         raise RecordError(
             f"provenance.json says schema version {version}, and cannot be brought to version "
             f"{SCHEMA_VERSION} ({type(error).__name__}: {error}). It is damaged, or was not written by this package.",

@@ -1,6 +1,6 @@
-"""Functions and classes: their names, their source, and what else decides what they do.
+"""The names and the source of functions and classes, and what else decides what they do.
 
-Everything here is written alike in every process: no memory address, no order of a hash table.
+All of it is the same in every process: no memory address, no order of a hash table.
 """
 
 import ast
@@ -48,12 +48,12 @@ def without_addresses(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text cut to a bearable length, which then says how long it was."""
+    """Return a text. A long one is cut, and says how long it was."""
     return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}… ({len(text)} characters)"
 
 
 def short_repr(value: Any) -> str:
-    """Return a repr without memory addresses, cut to a bearable length.
+    """Return a repr without memory addresses. A long one is cut.
 
     >>> short_repr(object())
     '<object object at 0x…>'
@@ -87,7 +87,7 @@ def source_digest(cls: type) -> str | None:
 
 
 def is_users(obj: Any) -> bool:
-    """Tell whether a function or a class comes with no installed package, so that no version number tells its code."""
+    """Tell whether a function or a class is the user's own: no version of an installed package identifies its code."""
     module = getattr(obj, "__module__", None)
     return isinstance(module, str) and not _is_library(module)
 
@@ -101,7 +101,7 @@ def is_one_lambda(source: str) -> bool:
 
 
 def digest_of_code(code: types.CodeType) -> str:
-    """Return a digest that tells apart what one line of source stands for; each version of Python gives its own."""
+    """Return a digest of bytecode, for functions that share a line of source. It depends on the version of Python."""
     return _hash_of_code(code).hexdigest()
 
 

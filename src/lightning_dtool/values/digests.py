@@ -1,10 +1,10 @@
-"""One number for a set of weights: equal if, and only if, every name, type, shape and bit is equal.
+"""Digests of state dicts: equal if, and only if, every name, type, shape and bit is equal.
 
 `state_digest` reads a state dict and nothing else. Its format, so that other programs can compute it too: the
 SHA-256 over the entries in the order of their names (as UTF-8). An entry is one line of JSON, ended by a line feed,
 followed by the entry's bytes. For a dense tensor the line is `["name", "torch.float32", [2, 3], 24]`: name, dtype,
 shape, number of bytes; the bytes are the elements in row-major order as they lie in memory (little-endian on every
-usual machine). What is not one dense tensor is told as the dense tensors that it is made of, under longer names:
+usual machine). What is not a dense tensor is hashed as the dense tensors that it is made of, under longer names:
 
 - sparse: `name/indices` and `name/values` of the coalesced tensor (or the compressed and plain indices), after a line
   with the layout;
