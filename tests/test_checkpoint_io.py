@@ -289,7 +289,7 @@ def test_a_process_writes_large_checkpoints_where_there_can_be_one(
 ) -> None:
     def train(*callbacks: Any) -> tuple[TinyNet, Any]:
         seed_everything(3)
-        model = TinyNet(hidden=400_000)
+        model = TinyNet(hidden=250_000)
         t = trainer(tmp_path, *callbacks)
         t.fit(model, loader(workers=2, shuffle=True))  # workers, which are forked while the process runs
         return model, t.strategy.checkpoint_io
