@@ -1,4 +1,4 @@
-"""What ran: the user's own code, all of it and nothing else."""
+"""The recorded code: all of the user's own, and nothing else."""
 
 import hashlib
 import io
@@ -73,10 +73,10 @@ def run(
 ALL = ["scripts/train.py", "src/leaves/__init__.py", "src/leaves/blocks.py", "src/leaves/net.py"]
 
 
-def test_a_script_in_a_git_repository(project: Path) -> None:
+def test_a_script_in_a_git_repository_is_recorded_with_its_modules(project: Path) -> None:
     commit = committed(project)
     before = {path: path.stat().st_mtime_ns for path in (project / ".git").rglob("*")}
-    os.utime(project / "src/leaves/net.py", (1, 1))  # git would like to refresh its index
+    os.utime(project / "src/leaves/net.py", (1, 1))  # git may try to refresh its index
     found = run(project, "scripts/train.py", "--lr=1", fresh=True)["code"]
     assert list(found["files"]) == ALL
     assert found["entry_point"] == "scripts/train.py"
@@ -86,7 +86,7 @@ def test_a_script_in_a_git_repository(project: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (project / ".git").rglob("*")} == before
 
 
-def test_a_changed_file_and_one_that_git_does_not_know(project: Path) -> None:
+def test_changed_and_untracked_files_are_recorded(project: Path) -> None:
     committed(project)
     write(project, {"src/leaves/net.py": "from . import blocks, new", "src/leaves/new.py": ""})
     found = run(project, "scripts/train.py")["code"]
@@ -94,7 +94,7 @@ def test_a_changed_file_and_one_that_git_does_not_know(project: Path) -> None:
     assert "src/leaves/new.py" in found["files"]
 
 
-def test_in_a_git_hook_of_another_repository(project: Path, tmp_path: Path) -> None:
+def test_the_variables_of_a_git_hook_do_not_lead_to_another_repository(project: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     write(other, {"a": ""})
     commit, foreign = committed(project), committed(other)
@@ -102,7 +102,7 @@ def test_in_a_git_hook_of_another_repository(project: Path, tmp_path: Path) -> N
     assert found["code"]["git"]["commit"] == commit != foreign
 
 
-def test_without_git_the_project_file_tells_the_root(project: Path) -> None:
+def test_without_git_the_project_file_marks_the_root(project: Path) -> None:
     write(project, {"pyproject.toml": ""})
     found = run(project, "scripts/train.py")
     assert list(found["code"]["files"]) == ALL
@@ -110,7 +110,7 @@ def test_without_git_the_project_file_tells_the_root(project: Path) -> None:
     assert "code.git" in [gap["fact"] for gap in found["gaps"]]
 
 
-def test_modules_outside_of_the_project_are_a_gap(project: Path) -> None:
+def test_modules_outside_the_project_are_a_gap(project: Path) -> None:
     found = run(project, "scripts/train.py")
     assert list(found["code"]["files"]) == ["train.py"]
     reasons = [gap["reason"] for gap in found["gaps"] if gap["fact"] == "code.modules"]
@@ -118,7 +118,7 @@ def test_modules_outside_of_the_project_are_a_gap(project: Path) -> None:
     assert "leaves.net" in reasons[0]
 
 
-def test_what_is_installed_is_left_out(project: Path) -> None:
+def test_installed_packages_are_left_out(project: Path) -> None:
     committed(project)
     packages = project / ".venv/lib/python3.11/site-packages"
     write(packages, {"third/__init__.py": ""})
@@ -128,7 +128,7 @@ def test_what_is_installed_is_left_out(project: Path) -> None:
     assert [gap for gap in found["gaps"] if gap["fact"] == "code.modules"] == []
 
 
-def test_a_module_as_the_main_program(project: Path) -> None:
+def test_a_module_run_as_the_main_program_is_the_entry_point(project: Path) -> None:
     committed(project)
     write(project, {"src/leaves/train.py": "from . import net\n" + REPORT + "report()\n"})
     found = run(project, "-m", "leaves.train", fresh=True)["code"]
@@ -136,7 +136,7 @@ def test_a_module_as_the_main_program(project: Path) -> None:
     assert "leaves.blocks" in found["modules"]
 
 
-def test_a_script_by_a_link_and_without_a_suffix(project: Path, tmp_path: Path) -> None:
+def test_a_script_without_a_suffix_run_through_a_link_is_the_entry_point(project: Path, tmp_path: Path) -> None:
     committed(project)
     (project / "scripts/train.py").rename(project / "scripts/train")
     link = tmp_path / "elsewhere"
@@ -152,7 +152,7 @@ def test_a_prompt_has_no_entry_point(project: Path) -> None:
     assert "code.entry_point" in [gap["fact"] for gap in found["gaps"]]
 
 
-def test_a_notebook(project: Path) -> None:
+def test_the_cells_of_a_notebook_are_recorded(project: Path) -> None:
     cells = [
         "",
         "%matplotlib inline\nX = 1",
@@ -172,14 +172,14 @@ def test_a_notebook(project: Path) -> None:
     assert space["y"] == 3
 
 
-def test_a_notebook_beside_a_module_of_that_name(project: Path) -> None:
+def test_a_notebook_and_a_module_of_the_same_name_are_kept_apart(project: Path) -> None:
     write(project, {"notebook.py": "Z = 1"})
     found = run(project, "-c", f"import notebook\n{REPORT}\nIn = ['', 'X = 1']\nget_ipython = None\nreport()")["code"]
     assert found["modules"]["notebook"] == "notebook.py"
     assert found["modules"]["__main__"] == "_notebook.py"
 
 
-def test_strange_arguments_and_a_folder_that_is_gone(project: Path) -> None:
+def test_undecodable_arguments_and_a_deleted_working_directory_are_recorded(project: Path) -> None:
     program = REPORT + "import shutil\nos.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\nreport()"
     found = run(project, "-c", program, os.fsdecode(b"caf\xe9.csv"))["code"]
     assert found["working_directory"] == ""
@@ -215,8 +215,8 @@ def test_large_sources_are_bounded(project: Path, monkeypatch: pytest.MonkeyPatc
     assert [gap.fact for gap in gaps] == ["code.files.a.py"]
 
 
-def test_what_is_written_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if redaction makes files longer, and with the patch and the configuration."""
+def test_source_archives_stay_within_the_limits_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This holds even if redaction makes files longer, and with a patch and a configuration."""
     monkeypatch.setattr(limits, "MAX_SOURCE_BYTES", 400)
     monkeypatch.setattr(limits, "MAX_SOURCE_FILES", 5)
     secrets = b"".join(b"password%d = 'hunter%d'\n" % (number, number) for number in range(12))
@@ -244,7 +244,7 @@ def test_here() -> None:
     assert sealed.zip[:2] == b"PK"
 
 
-def test_changes_and_unknown_files_are_kept(project: Path, tmp_path: Path) -> None:
+def test_the_patch_restores_changed_and_untracked_files(project: Path, tmp_path: Path) -> None:
     committed(project)
     git(project, "config", "diff.noprefix", "true")
     git(project, "config", "color.ui", "always")
@@ -276,14 +276,14 @@ def test_a_huge_patch_is_a_gap(project: Path) -> None:
     assert "code.patch" in [gap["fact"] for gap in found["gaps"]]
 
 
-def test_the_module_that_was_run(project: Path) -> None:
+def test_the_name_of_a_module_run_with_m_is_recorded(project: Path) -> None:
     write(project, {"src/leaves/__main__.py": REPORT + "report()\n", "src/leaves/train.py": REPORT + "report()\n"})
     committed(project)
     assert run(project, "-m", "leaves")["code"]["run_as_module"] == "leaves"
     assert run(project, "-m", "leaves.train")["code"]["run_as_module"] == "leaves.train"
 
 
-def test_the_notebook_file_goes_along_without_outputs(project: Path) -> None:
+def test_the_notebook_file_is_kept_without_outputs(project: Path) -> None:
     cells = [{"cell_type": "code", "source": ["x = 1"], "outputs": [{"text": "hunter2"}], "execution_count": 1}]
     write(project, {"study.ipynb": json.dumps({"cells": cells, "nbformat": 4})})
     program = f"{REPORT}\nIn = ['', 'x = 1']\nget_ipython = None\nreport()"
@@ -293,7 +293,7 @@ def test_the_notebook_file_goes_along_without_outputs(project: Path) -> None:
     assert kept["cells"] == [{"cell_type": "code", "source": ["x = 1"], "outputs": [], "execution_count": 1}]
 
 
-def test_a_file_is_searched_for_credentials_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_is_searched_for_credentials_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
     searched: list[str] = []
     monkeypatch.setattr(code_module, "redact_source", lambda text: searched.append(text) or redact_source(text))
     clean, login = "width = 16  # searched once\n", 'api_key = "hunter2-very-secret"\n'
@@ -305,7 +305,7 @@ def test_a_file_is_searched_for_credentials_once_in_a_process(monkeypatch: pytes
     assert searched == [clean, login]
 
 
-def test_more_files_and_one_seal() -> None:
+def test_configuration_files_are_kept_and_sources_are_sealed_once() -> None:
     sources = collect_code({"config.yaml": b"lr: 1\n"})
     sealed = sources.seal()
     assert sources.seal() is sealed
@@ -316,7 +316,7 @@ def test_more_files_and_one_seal() -> None:
     assert digests == sealed.code.files
 
 
-def test_modules_that_are_imported_later(project: Path) -> None:
+def test_modules_imported_later_are_noticed(project: Path) -> None:
     program = REPORT + (
         "from lightning_dtool.capture.code import project_modules_changed\nfrom counting import counted\n"
         "code = collect_code().seal().code\nassert not project_modules_changed(code)\nimport wave\n"

@@ -1,4 +1,4 @@
-"""LightningCLI's and Hydra's configuration: whole, usable again, without secrets."""
+"""The configuration of LightningCLI and of Hydra: complete, usable in another run, without secrets."""
 
 import importlib.util
 import json
@@ -61,7 +61,7 @@ QUIET = ["--trainer.max_epochs=1", "--trainer.logger=false", "--trainer.enable_p
          "--trainer.enable_checkpointing=false", "--trainer.enable_model_summary=false"]  # fmt: skip
 
 
-def test_the_configuration_of_lightning_cli_runs_again(tmp_path: Path) -> None:
+def test_the_recorded_configuration_of_lightning_cli_can_be_run(tmp_path: Path) -> None:
     keep = ["--trainer.callbacks+=__main__.Keep", f"--trainer.callbacks.folder={tmp_path}"]
     first = run(tmp_path, *QUIET, *keep, "--model.lr=0.25", "--trainer.limit_train_batches=1")
     assert (first["kind"], first["file"], first["gaps"]) == ("LightningCLI", "config.yaml", [])
@@ -72,7 +72,7 @@ def test_the_configuration_of_lightning_cli_runs_again(tmp_path: Path) -> None:
     assert second == first
     assert second["lr"] == 0.25
     assert (tmp_path / "config.yaml").read_bytes() == content
-    # The callback that keeps the configuration for LightningCLI is described without the configuration.
+    # LightningCLI's SaveConfigCallback holds the configuration, which its description leaves out.
     assert "api_key" not in json.dumps(first["trainer"])
 
 
@@ -85,7 +85,7 @@ def test_a_secret_in_the_configuration_is_redacted(tmp_path: Path) -> None:
     assert content["trainer"]["limit_train_batches"] == 1
 
 
-def test_without_a_configuration(tmp_path: Path) -> None:
+def test_without_a_configuration_nothing_is_recorded(tmp_path: Path) -> None:
     gaps = Gaps()
     run_without = trainer(tmp_path)
     run_without.strategy.connect(TinyNet())
@@ -111,7 +111,7 @@ main()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("hydra") is None, reason="Hydra is not installed")
-def test_hydra(tmp_path: Path) -> None:
+def test_the_configuration_of_hydra_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HYDRA)
     (tmp_path / "conf.yaml").write_text("lr: 0.1\nsize: ${lr}\ndb:\n  password: hunter2\n")
     done = programs.run("app.py", "lr=0.5", cwd=tmp_path)
@@ -125,7 +125,7 @@ def test_hydra(tmp_path: Path) -> None:
     assert done.stdout.strip() == textwrap.dedent(expected).strip()
 
 
-def test_hydra_that_keeps_no_configuration_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hydra_without_a_stored_configuration_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     class HydraConfig:
         @staticmethod
         def initialized() -> bool:

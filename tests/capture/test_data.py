@@ -1,4 +1,4 @@
-"""The data of every stage: which samples, how they were chosen, prepared, loaded and ordered."""
+"""The recorded data of every stage: its samples, and how they were chosen, prepared, loaded and ordered."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ USETYPE = {relpath: ["train", "train", "Validation", "test"][i % 4] for i, relpa
 
 
 class Net(TinyNet):
-    """Takes whatever it is given."""
+    """Accepts any batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self.layers(torch.randn(2, 8)).sum()
@@ -81,7 +81,7 @@ def uri(make_dataset: Any) -> str:
 # -- our own DataModule ---------------------------------------------------------------------------
 
 
-def test_a_datamodule_of_ours(uri: str, tmp_path: Path) -> None:
+def test_a_dtool_datamodule_is_recorded_without_gaps(uri: str, tmp_path: Path) -> None:
     module = DtoolDataModule(
         uri, val_split=0.2, test_split=0.1, seed=4, stratify=True, batch_size=4, select={"category": ["oak", "elm"]},
         train_transform=to_number, eval_transform=lambda text: torch.tensor(1.0), target_transform=int,
@@ -118,7 +118,7 @@ def test_a_datamodule_of_ours(uri: str, tmp_path: Path) -> None:
     assert [reference.uuid for reference in training_datasets(watch.data)] == [frozen.uuid]
 
 
-def test_a_division_by_an_overlay(uri: str, tmp_path: Path) -> None:
+def test_a_split_by_an_overlay_is_recorded(uri: str, tmp_path: Path) -> None:
     watch = observed(tmp_path, DtoolDataModule(uri, split_overlay="usetype"))
     assert watch.source("train").selection == {
         "part": "train", "by": "overlay", "overlay": "usetype", "values": ["train"],
@@ -128,7 +128,7 @@ def test_a_division_by_an_overlay(uri: str, tmp_path: Path) -> None:
     assert watch.facts() == []
 
 
-def test_a_dataset_per_stage(make_dataset: Any, tmp_path: Path) -> None:
+def test_the_dataset_of_each_stage_is_recorded(make_dataset: Any, tmp_path: Path) -> None:
     one, two = make_dataset(FILES, "one"), make_dataset({"a.txt": b"A"}, "two")
     watch = observed(tmp_path, DtoolDataModule(train_uri=one.uri, val_uri=two.uri, test_uri=two.uri))
     assert watch.source("train").selection == {"part": "train", "by": "whole"}
@@ -136,7 +136,7 @@ def test_a_dataset_per_stage(make_dataset: Any, tmp_path: Path) -> None:
     assert sorted(watch.data.stages) == ["train", "val"]
 
 
-def test_a_loader_of_the_users_own_is_recorded_as_it_is(uri: str, tmp_path: Path) -> None:
+def test_a_dataloader_of_the_user_is_recorded(uri: str, tmp_path: Path) -> None:
     class Mine(DtoolDataModule):
         def train_dataloader(self) -> Any:
             return DataLoader(Subset(DtoolDataset(uri), [0, 3]), batch_size=2)
@@ -148,7 +148,7 @@ def test_a_loader_of_the_users_own_is_recorded_as_it_is(uri: str, tmp_path: Path
     assert train.loader.class_path == "torch.utils.data.dataloader:DataLoader"  # type: ignore[union-attr]
 
 
-def test_no_item_is_read(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_reads_no_item(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Any] = []
     load = Items.load
     monkeypatch.setattr(Items, "load", lambda self, *place, **how: read.append(place) or load(self, *place, **how))
@@ -168,10 +168,10 @@ def test_no_item_is_read(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert watch.source().dataset is not None
 
 
-def test_a_large_selection_is_no_work_for_each_sample(
+def test_the_cost_of_recording_does_not_grow_with_the_samples(
     make_dataset: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A hundred thousand samples: rows of an array, of which the names are as many as those of items."""
+    """The data has 100,000 samples: rows of an array, each of which has a name of its own, as an item has."""
     import io
 
     arrays = {}
@@ -194,7 +194,7 @@ def test_a_large_selection_is_no_work_for_each_sample(
     assert watch.source().class_counts is not None
 
 
-# -- what is around a dataset ---------------------------------------------------------------------
+# -- wrappers of a dataset ------------------------------------------------------------------------
 
 
 class Wrapper(Dataset):  # type: ignore[type-arg]
@@ -210,7 +210,7 @@ class Wrapper(Dataset):  # type: ignore[type-arg]
         return self.inner[index]
 
 
-def test_a_selection_by_positions(uri: str, tmp_path: Path) -> None:
+def test_a_selection_by_positions_is_recorded(uri: str, tmp_path: Path) -> None:
     whole = DtoolDataset(uri, transform=str.lower)
     part = Wrapper(Subset(Subset(whole, range(0, 30, 2)), [1, 0, 2]), str.upper)
     watch = observed(tmp_path, DataLoader(part))
@@ -228,11 +228,13 @@ def test_a_selection_by_positions(uri: str, tmp_path: Path) -> None:
     assert watch.facts() == ["data.order"]
 
 
-def test_what_is_not_known_of_a_selection_is_a_gap(uri: str, tmp_path: Path) -> None:
+def test_an_unknown_part_of_a_selection_is_a_gap(uri: str, tmp_path: Path) -> None:
     watch = observed(tmp_path, DataLoader(Wrapper(DtoolDataset(uri), length=3)))
     assert "data.stages.train[0].selection" in watch.facts()
     assert watch.source().selection_digest is None
-    unsure = observed(tmp_path, DataLoader(Subset(Wrapper(DtoolDataset(uri)), [1])))  # it may have an order of its own
+    unsure = observed(
+        tmp_path, DataLoader(Subset(Wrapper(DtoolDataset(uri)), [1]))
+    )  # the wrapper may reorder its samples
     assert "data.stages.train[0].selection" in unsure.facts()
     assert (unsure.source().selection, unsure.source().selection_digest) == ({}, None)
     selected = observed(tmp_path, DataLoader(DtoolDataset(uri, select={"category": "elm"})))
@@ -242,7 +244,7 @@ def test_what_is_not_known_of_a_selection_is_a_gap(uri: str, tmp_path: Path) -> 
     assert [source.count for source in both.data.stages["train"]] == [30, 30]
 
 
-def test_transforms_of_torchvisions_datasets(tmp_path: Path) -> None:
+def test_transforms_of_torchvision_datasets_are_recorded(tmp_path: Path) -> None:
     torchvision = pytest.importorskip("torchvision")
     from PIL import Image
 
@@ -278,7 +280,7 @@ def collate(samples: list[Any]) -> Any:
     return torch.utils.data.default_collate(samples)
 
 
-def test_a_loaders_settings(tmp_path: Path) -> None:
+def test_the_settings_of_a_loader_are_recorded(tmp_path: Path) -> None:
     data = TensorDataset(torch.zeros(300))
     generator = torch.Generator().manual_seed(2**63 + 1)
     sampler = WeightedRandomSampler([0.5] * 299 + [1.0], 20, generator=generator)
@@ -302,7 +304,7 @@ def test_a_loaders_settings(tmp_path: Path) -> None:
     assert found.settings["worker_init_fn"] == {"type": "builtins:function", "name": "builtins:print"}
 
 
-def test_samplers_that_differ_are_recorded_differently(tmp_path: Path) -> None:
+def test_different_samplers_have_different_records(tmp_path: Path) -> None:
     data = TensorDataset(torch.zeros(500))
 
     def of(sampler: Any = None, **how: Any) -> dict[str, Any]:
@@ -313,7 +315,7 @@ def test_samplers_that_differ_are_recorded_differently(tmp_path: Path) -> None:
     assert of(RandomSampler(data, True, 7))["num_samples"] == 7
 
 
-def test_a_batch_sampler_of_the_users_own(tmp_path: Path) -> None:
+def test_a_batch_sampler_of_the_user_is_recorded(tmp_path: Path) -> None:
     class Pairs(BatchSampler):
         def __init__(self, sampler: Any, batch_size: int, drop_last: bool, gap: int = 1) -> None:
             super().__init__(sampler, batch_size, drop_last)
@@ -328,7 +330,7 @@ def test_a_batch_sampler_of_the_users_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
-def test_a_sampler_that_lightning_has_put_in_place(uri: str, tmp_path: Path) -> None:
+def test_a_sampler_replaced_by_lightning_is_recorded(uri: str, tmp_path: Path) -> None:
     plain = observed(tmp_path, DataLoader(TensorDataset(torch.zeros(8)), shuffle=True), overfit_batches=1)
     assert plain.source().loader.sampler == {"class_path": "torch.utils.data.sampler:SequentialSampler"}  # type: ignore[union-attr]
     module = DtoolDataModule(uri)
@@ -338,7 +340,7 @@ def test_a_sampler_that_lightning_has_put_in_place(uri: str, tmp_path: Path) -> 
     assert module.order_digests() == {}
 
 
-# -- data that is no dtool dataset ----------------------------------------------------------------
+# -- data other than dtool datasets ---------------------------------------------------------------
 
 
 class Endless(IterableDataset):  # type: ignore[type-arg]
@@ -347,7 +349,7 @@ class Endless(IterableDataset):  # type: ignore[type-arg]
 
 
 class Strange:
-    """Like the datasets of Hugging Face: it knows columns, and not everything that one may ask of it."""
+    """Like a dataset of Hugging Face: it has columns, and some of its attributes raise."""
 
     def __init__(self) -> None:
         self._format_kwargs = {"transform": str.upper}
@@ -377,7 +379,7 @@ class Strange:
         lambda: range(5),
     ],
 )
-def test_any_loader_is_described(data: Any, tmp_path: Path) -> None:
+def test_any_kind_of_training_data_is_described(data: Any, tmp_path: Path) -> None:
     watch = observed(tmp_path, data())
     sources = watch.data.stages["train"]
     assert sources
@@ -387,7 +389,7 @@ def test_any_loader_is_described(data: Any, tmp_path: Path) -> None:
     assert "data.order" in watch.facts()
 
 
-def test_nothing_that_raises_gets_out(tmp_path: Path) -> None:
+def test_an_exception_while_reading_the_trainer_is_a_gap(tmp_path: Path) -> None:
     class Broken:
         datamodule = None
         world_size = 1
@@ -413,7 +415,7 @@ class Unsized(IterableDataset):  # type: ignore[type-arg]
 
 
 class FakeTrainer:
-    """What `capture_data` looks at."""
+    """The attributes of a Trainer that `capture_data` reads."""
 
     datamodule = None
     val_dataloaders = None
@@ -422,7 +424,7 @@ class FakeTrainer:
         self.train_dataloader = [DataLoader(dataset) for dataset in datasets]
 
 
-def test_data_within_data(make_dataset: Any) -> None:
+def test_datasets_inside_subsets_and_concatenations_are_found(make_dataset: Any) -> None:
     one, two = (DtoolDataset(make_dataset(name=name).uri) for name in ("one", "two"))
     gaps = Gaps()
     data = capture_data(FakeTrainer(Subset(one, [0, 1]), ConcatDataset([one, Subset(two, [0])]), Unsized()), None, gaps)  # type: ignore[arg-type]
@@ -440,7 +442,7 @@ def test_a_selection_from_several_datasets_is_a_gap(make_dataset: Any) -> None:
     assert "data.stages.train[0].count" in [gap.fact for gap in gaps]
 
 
-def test_one_warning_for_all_foreign_data(tmp_path: Path) -> None:
+def test_all_data_without_a_uri_gives_one_warning(tmp_path: Path) -> None:
     watch = observed(tmp_path, [loader(), DataLoader(Endless())], loader())
     message = warn_about_foreign_data(watch.data)
     assert message is not None
@@ -450,7 +452,7 @@ def test_one_warning_for_all_foreign_data(tmp_path: Path) -> None:
     assert warn_about_foreign_data(Data()) is None
 
 
-def test_fingerprints_of_what_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_in_memory_has_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     def of(*tensors: Any) -> str | None:
         return fingerprint(TensorDataset(*tensors))[0]
 
@@ -474,14 +476,14 @@ def test_fingerprints_of_what_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> N
         lambda: [[[[1.0] * 100] * 100] * 100] * 100,
     ],
 )
-def test_a_fingerprint_costs_little(data: Any) -> None:
+def test_a_fingerprint_costs_few_calls(data: Any) -> None:
     content = data()
     (digest, *_), calls = counted(fingerprint, content)
     assert digest is None
     assert calls < 1_500_000
 
 
-def test_the_hyperparameters_of_a_foreign_datamodule(tmp_path: Path) -> None:
+def test_the_hyperparameters_of_any_datamodule_are_recorded(tmp_path: Path) -> None:
     class Mine(L.LightningDataModule):
         def __init__(self, batch_size: int = 8, api_key: str = "a1b2c3") -> None:
             super().__init__()
@@ -499,7 +501,7 @@ def test_the_hyperparameters_of_a_foreign_datamodule(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ours", "foreign"])
-def test_observing_changes_nothing(kind: str, uri: str, tmp_path: Path) -> None:
+def test_recording_data_changes_no_weights(kind: str, uri: str, tmp_path: Path) -> None:
     def run(*callbacks: L.Callback) -> Any:
         L.seed_everything(3)
         generator = torch.Generator().manual_seed(1)
@@ -521,7 +523,7 @@ def test_observing_changes_nothing(kind: str, uri: str, tmp_path: Path) -> None:
 
 
 class Order(L.Callback):
-    """Notes the digests at the end of each epoch, and saves in the middle of one."""
+    """Keeps the digests of each epoch, and saves in the middle of an epoch."""
 
     def __init__(self, save: Path | None = None, stop: bool = False) -> None:
         self.save = save
@@ -544,7 +546,7 @@ def orders(
     return module.order_digests()
 
 
-def test_the_order_of_a_run(uri: str, tmp_path: Path) -> None:
+def test_the_order_digests_depend_on_the_seed_alone(uri: str, tmp_path: Path) -> None:
     whole = orders(tmp_path, DtoolDataModule(uri, batch_size=4))
     assert sorted(whole) == ["0", "1", "2"]
     assert all(value.startswith("sha256:") and len(value) == 71 for value in whole.values())
@@ -556,7 +558,7 @@ def test_the_order_of_a_run(uri: str, tmp_path: Path) -> None:
     assert reloaded == whole
 
 
-def test_only_what_was_trained_on_counts(uri: str, tmp_path: Path) -> None:
+def test_prefetched_batches_do_not_count_for_the_order(uri: str, tmp_path: Path) -> None:
     first, second = (
         orders(tmp_path, DtoolDataModule(uri, batch_size=4, num_workers=n), limit_train_batches=2) for n in (0, 2)
     )
@@ -572,7 +574,7 @@ def test_only_what_was_trained_on_counts(uri: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("stop", [False, True])
-def test_a_run_that_stopped_inside_an_epoch_has_the_digests_of_one_that_did_not(
+def test_a_resumed_run_has_the_order_digests_of_an_uninterrupted_run(
     uri: str, tmp_path: Path, workers: int, stop: bool
 ) -> None:
     def make() -> DtoolDataModule:
@@ -590,7 +592,7 @@ def test_a_run_that_stopped_inside_an_epoch_has_the_digests_of_one_that_did_not(
     assert orders(tmp_path, make(), ckpt_path=tmp_path / "mid.ckpt") == whole
 
 
-def test_a_checkpoint_of_an_older_version_is_resumed(uri: str, tmp_path: Path) -> None:
+def test_a_checkpoint_without_order_digests_can_be_resumed(uri: str, tmp_path: Path) -> None:
     whole = orders(tmp_path, DtoolDataModule(uri, batch_size=4), Order(tmp_path / "mid.ckpt"))
     checkpoint = torch.load(tmp_path / "mid.ckpt", weights_only=True)
     (state,) = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
@@ -600,16 +602,16 @@ def test_a_checkpoint_of_an_older_version_is_resumed(uri: str, tmp_path: Path) -
     assert resumed == {"2": whole["2"]}
 
 
-def test_a_module_that_trains_twice_has_the_orders_of_the_last_run(uri: str, tmp_path: Path) -> None:
+def test_a_datamodule_used_twice_has_the_order_digests_of_its_last_run(uri: str, tmp_path: Path) -> None:
     module = DtoolDataModule(uri, batch_size=4)
     whole = orders(tmp_path, module)
-    next(iter(module.train_dataloader()))  # a look at a batch changes nothing
+    next(iter(module.train_dataloader()))  # reading a batch outside of training changes nothing
     assert module.order_digests() == whole
     assert orders(tmp_path, module, max_epochs=1) == {"0": whole["0"]}
 
 
 class Tell(L.Callback):
-    """Leaves word of what each process has seen: of processes that were forked nothing else comes back."""
+    """Writes what each process has seen to a file: forked processes return nothing else."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -629,7 +631,7 @@ class Tell(L.Callback):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*may lead to deadlocks:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*process group has NOT been destroyed.*:UserWarning")
-def test_each_process_of_a_distributed_run_has_an_order_of_its_own(uri: str, tmp_path: Path) -> None:
+def test_each_process_of_a_distributed_run_has_its_own_order(uri: str, tmp_path: Path) -> None:
     class Forked(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return self(torch.ones(2, 8)).sum()
@@ -645,7 +647,7 @@ def test_each_process_of_a_distributed_run_has_an_order_of_its_own(uri: str, tmp
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*may lead to deadlocks:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*process group has NOT been destroyed.*:UserWarning")
-def test_the_sampler_that_lightning_distributes_with(tmp_path: Path) -> None:
+def test_the_distributed_sampler_of_lightning_is_recorded(tmp_path: Path) -> None:
     class Telling(Tell):
         def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             (self.folder / "sampler.json").write_text(json.dumps(self.data.stages["train"][0].loader.sampler))  # type: ignore[union-attr]

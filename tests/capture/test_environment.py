@@ -1,4 +1,4 @@
-"""The machine, the packages, the job: what is known, what is not, and nothing secret."""
+"""The recorded machine, packages and batch job: known facts, gaps for unknown ones, and no secret."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from lightning_dtool.capture.environment import capture_environment, requirement
 from lightning_dtool.record import Environment, Gaps
 
 
-def test_this_machine() -> None:
+def test_the_machine_is_recorded() -> None:
     gaps = Gaps()
     found = capture_environment(gaps)
     assert Environment.model_validate_json(found.model_dump_json()) == found
@@ -30,7 +30,7 @@ def test_this_machine() -> None:
 
 
 def test_the_installed_packages_are_requirements() -> None:
-    # A comment says where a package lies that was installed from a folder.
+    # A comment gives the folder of a package that was installed from one.
     lines = [line for line in requirements().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+(==| @ )\S+", line) for line in lines)
     names = [re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines]
@@ -38,7 +38,7 @@ def test_the_installed_packages_are_requirements() -> None:
     assert "torch" in names
 
 
-def test_a_batch_job_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_job_in_a_container_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ACCOUNT": "private", "PBS_JOBID": "5.pbs",
         "APPTAINER_CONTAINER": "/images/torch.sif", "OMP_NUM_THREADS": "3", "NCCL_DEBUG": "INFO", "HOME_TOWN": "Ulm",
@@ -64,7 +64,7 @@ def test_a_batch_job_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Devices:
-    """An accelerator's module as torch has them."""
+    """A stand-in for the module of an accelerator in torch."""
 
     def __init__(self, started: bool) -> None:
         self.started = started
@@ -76,19 +76,19 @@ class Devices:
         return self.started
 
     def get_device_name(self, index: int) -> str:
-        assert self.started, "it would be started"
+        assert self.started, "this would start the accelerator"
         return f"Tesla {index}"
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_accelerators_are_not_started(monkeypatch: pytest.MonkeyPatch, started: bool) -> None:
+def test_recording_starts_no_accelerator(monkeypatch: pytest.MonkeyPatch, started: bool) -> None:
     monkeypatch.setattr(environment.torch, "cuda", Devices(started))
     gaps = Gaps()
     assert capture_environment(gaps).accelerators[:2] == (["Tesla 0", "Tesla 1"] if started else ["cuda:0", "cuda:1"])
     assert ("environment.accelerators" in [gap.fact for gap in gaps]) != started
 
 
-def test_what_the_system_does_not_tell_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fact_that_the_system_does_not_give_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise OSError
 
@@ -108,7 +108,7 @@ def test_every_package_is_pinned_as_its_metadata_says() -> None:
     assert found == expected
 
 
-def test_where_packages_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_origin_of_each_package_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def installed(name: str, origin: object = None) -> None:
         folder = tmp_path / f"{name}-1.0.dist-info"
         folder.mkdir()
@@ -138,7 +138,7 @@ def test_where_packages_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_of_two_hundred_packages_only_the_folders_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requirements_are_read_from_folder_names_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(200):
         folder = tmp_path / f"package{number}-1.0.dist-info"
         folder.mkdir()

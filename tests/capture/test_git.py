@@ -1,4 +1,4 @@
-"""The state of git is what git says; where it says nothing, that is a gap."""
+"""The recorded state of a git work tree, and the gaps where git gives no answer."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_clean_tree(root: Path) -> None:
+def test_a_clean_tree_is_recorded_as_clean(root: Path) -> None:
     gaps = Gaps()
     found = asked(root, gaps)
     assert found.git is not None
@@ -43,7 +43,7 @@ def test_a_clean_tree(root: Path) -> None:
     assert not [each for each in threading.enumerate() if each.name.startswith("lightning-dtool-git")]
 
 
-def test_a_changed_tree_without_a_branch(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_changes_on_a_detached_head_are_recorded(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     git(root, "checkout", "-q", "--detach")
     (root / "net.py").write_text("X = 2\n")
     (root / "new.py").write_text("")
@@ -65,27 +65,27 @@ def test_a_huge_patch_is_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [(gap.fact, gap.reason) for gap in gaps] == [("code.patch", "the changes since the commit exceed 100 bytes")]
 
 
-def test_outside_of_git(tmp_path: Path) -> None:
+def test_a_folder_outside_git_has_no_state(tmp_path: Path) -> None:
     gaps = Gaps()
     found = asked(tmp_path, gaps)
     assert (found.git, found.patch, found.tracked) == (None, None, None)
     assert [gap.fact for gap in gaps] == ["code.git"]
 
 
-def test_without_a_commit(tmp_path: Path) -> None:
+def test_a_repository_without_a_commit_is_a_gap(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     gaps = Gaps()
     assert asked(tmp_path, gaps).git is None
     assert gaps[0].reason.startswith("git did not name a commit")
 
 
-def test_without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_git_command_no_state_is_recorded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert asked(root, Gaps()).git is None
 
 
 @pytest.mark.parametrize(("command", "fact"), [("status", "code.git.dirty"), ("diff", "code.patch")])
-def test_git_that_does_not_answer_is_not_called_clean(
+def test_a_tree_is_not_called_clean_when_git_does_not_answer(
     root: Path, monkeypatch: pytest.MonkeyPatch, command: str, fact: str
 ) -> None:
     real = room._git_output
@@ -97,7 +97,7 @@ def test_git_that_does_not_answer_is_not_called_clean(
     assert [gap.fact for gap in gaps] == [fact]
 
 
-def test_no_secret_in_the_remote(root: Path) -> None:
+def test_the_url_of_the_remote_holds_no_secret(root: Path) -> None:
     git(root, "remote", "add", "origin", "https://me:hunter2-very-secret@git.example.org/lab/leaves.git")
     gaps = Gaps()
     found = asked(root, gaps).git

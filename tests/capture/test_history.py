@@ -1,4 +1,4 @@
-"""What each epoch measured, with the learning rates that its steps really used."""
+"""The recorded history: the metrics of each epoch, and the learning rates that its steps used."""
 
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,12 @@ def run(tmp_path: Path, model: L.LightningModule, **options: Any) -> Metrics:
     return watch.seen[0]
 
 
-def test_every_epoch_has_its_metrics_and_the_rates_that_were_used(tmp_path: Path) -> None:
+def test_every_epoch_has_its_metrics_and_the_learning_rates_used(tmp_path: Path) -> None:
     metrics = run(tmp_path, Scheduled(), max_epochs=3)
 
     assert [entry.epoch for entry in metrics.history] == [0, 1, 2]
     assert [entry.global_step for entry in metrics.history] == [6, 12, 18]
-    # The scheduler has stepped by the end of an epoch: what counts is what the last step used.
+    # The scheduler has already stepped at the end of an epoch: the rate of the last step counts.
     assert [entry.learning_rates for entry in metrics.history] == [
         [[0.8, 0.001]],
         [[0.4, 0.0005]],
@@ -71,7 +71,7 @@ def test_every_epoch_has_its_metrics_and_the_rates_that_were_used(tmp_path: Path
     assert all({"train_loss", "val_loss"} <= set(entry.metrics) for entry in metrics.history)
     assert metrics.history[0].metrics != metrics.history[1].metrics
     assert metrics.at_checkpoint["late"] == 2.0
-    # The module logs it after our own hook.
+    # The module logs this metric after the hook of the callback.
     assert [entry.metrics["late"] for entry in metrics.history] == [0.0, 1.0, 2.0]
     assert 0 < metrics.history[0].seconds <= metrics.history[1].seconds <= (metrics.seconds or 0)
     assert metrics.steps_per_second is not None
@@ -79,7 +79,7 @@ def test_every_epoch_has_its_metrics_and_the_rates_that_were_used(tmp_path: Path
     assert (metrics.peak_memory_bytes or 0) > 2**24
 
 
-def test_two_optimizers_and_a_rate_that_is_a_tensor(tmp_path: Path) -> None:
+def test_learning_rates_of_two_optimizers_and_in_tensors_are_recorded(tmp_path: Path) -> None:
     class Two(TinyNet):
         def __init__(self) -> None:
             super().__init__()
@@ -99,7 +99,7 @@ def test_two_optimizers_and_a_rate_that_is_a_tensor(tmp_path: Path) -> None:
     assert metrics.history[0].learning_rates == [[0.5], [0.25]]
 
 
-def test_a_rate_that_its_scheduler_changes_in_place(tmp_path: Path) -> None:
+def test_a_learning_rate_changed_in_place_is_recorded(tmp_path: Path) -> None:
     class InPlace(TinyNet):
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.Adam(self.parameters(), lr=torch.tensor(0.5), foreach=False)
@@ -109,7 +109,7 @@ def test_a_rate_that_its_scheduler_changes_in_place(tmp_path: Path) -> None:
     assert [entry.learning_rates for entry in metrics.history] == [[[0.5]], [[0.25]]]
 
 
-def test_a_metric_that_is_not_finite(tmp_path: Path) -> None:
+def test_a_metric_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
     class Diverged(TinyNet):
         def on_train_epoch_end(self) -> None:
             self.log("diverged", float("nan"))
@@ -117,7 +117,7 @@ def test_a_metric_that_is_not_finite(tmp_path: Path) -> None:
     assert run(tmp_path, Diverged(), max_epochs=1).history[0].metrics["diverged"] == "nan"
 
 
-def test_torchmetrics_objects_with_their_configuration() -> None:
+def test_torchmetrics_objects_are_recorded_with_their_configuration() -> None:
     class Measured(TinyNet):
         def __init__(self) -> None:
             super().__init__()
@@ -134,9 +134,9 @@ def test_torchmetrics_objects_with_their_configuration() -> None:
     assert found["scores.f1"].settings["num_classes"] == 3
 
 
-def test_peak_memory_grows() -> None:
+def test_peak_memory_grows_with_allocations() -> None:
     before = peak_memory()
     if before is None:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report peak memory")
     held = torch.ones(2**25)
     assert (peak_memory() or 0) >= before + held.nbytes // 2

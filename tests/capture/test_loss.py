@@ -1,4 +1,4 @@
-"""What is minimised, as the first training batch shows it; and that looking changes nothing."""
+"""The recorded loss, as observed in the first training batch, without any effect on training."""
 
 import gc
 import weakref
@@ -41,7 +41,7 @@ def names(loss: Loss) -> list[str]:
 
 
 class Stepping(Exhibited):
-    """Ten numbers in, three out; a test brings its own training step."""
+    """A model with 10 inputs and 3 outputs; each test defines the training step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class Stepping(Exhibited):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-# -- what is seen -------------------------------------------------------------------------------------
+# -- what is recorded ---------------------------------------------------------------------------------
 
 
-def test_a_function_with_every_argument(tmp_path: Path) -> None:
+def test_a_loss_function_is_recorded_with_all_arguments(tmp_path: Path) -> None:
     class Model(Stepping):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             x, y = batch
@@ -78,7 +78,7 @@ def test_a_function_with_every_argument(tmp_path: Path) -> None:
 
 
 class FocalLoss(nn.Module):
-    """A loss of one's own that uses PyTorch's."""
+    """A user-defined loss that calls a loss of PyTorch."""
 
     def __init__(self, gamma: float) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Inner(nn.Module):
         return y, {"commitment": functional.mse_loss(y, x)}
 
 
-def test_several_losses_in_order_and_nothing_that_is_only_looked_at(tmp_path: Path) -> None:
+def test_only_minimised_losses_are_recorded_and_in_order(tmp_path: Path) -> None:
     class Model(Stepping):
         def __init__(self) -> None:
             super().__init__()
@@ -143,20 +143,20 @@ def test_several_losses_in_order_and_nothing_that_is_only_looked_at(tmp_path: Pa
     assert loss.calls[4].arguments["reduction"] == "batchmean"
 
 
-def test_a_loss_in_a_closure_is_told_once(tmp_path: Path) -> None:
+def test_a_loss_in_a_closure_is_recorded_once(tmp_path: Path) -> None:
     watch = observe(tmp_path, ZOO["lbfgs"]()[0])
     assert names(watch.loss) == ["mse_loss", "mse_loss"]
     assert not [operation for operation in watch.loss.operations if operation.startswith("loss 2")]
 
 
-def test_two_optimizers(tmp_path: Path) -> None:
+def test_the_losses_of_two_optimizers_are_recorded(tmp_path: Path) -> None:
     watch = observe(tmp_path, ZOO["gan"]()[0])
     assert names(watch.loss) == ["binary_cross_entropy_with_logits"] * 3
     assert watch.loss.operations[0] == "BinaryCrossEntropyWithLogitsBackward0"
     assert "loss 2: DivBackward0" in watch.loss.operations
 
 
-def test_a_loss_by_hand_is_its_operations(tmp_path: Path) -> None:
+def test_a_loss_from_plain_operations_is_recorded_as_its_operations(tmp_path: Path) -> None:
     first, second = (observe(tmp_path, ZOO["autoencoder"]()[0]).loss for _ in range(2))
     assert first == second
     assert first.calls == []
@@ -175,7 +175,7 @@ class Double(torch.autograd.Function):
         return grad * 2
 
 
-def test_functions_of_ones_own_and_backward_past_lightning(tmp_path: Path) -> None:
+def test_user_defined_autograd_functions_and_a_direct_backward_are_observed(tmp_path: Path) -> None:
     class Model(Stepping):
         def __init__(self) -> None:
             super().__init__()
@@ -194,7 +194,7 @@ def test_functions_of_ones_own_and_backward_past_lightning(tmp_path: Path) -> No
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
-def test_no_loss_is_a_gap(tmp_path: Path) -> None:
+def test_a_missing_loss_is_a_gap(tmp_path: Path) -> None:
     class Model(Stepping):
         def training_step(self, batch: Any, batch_idx: int) -> None:
             return None
@@ -204,7 +204,7 @@ def test_no_loss_is_a_gap(tmp_path: Path) -> None:
     assert [gap.fact for gap in watch.gaps] == ["loss.operations"]
 
 
-def test_checkpointed_activations_are_not_seen_twice(tmp_path: Path) -> None:
+def test_a_loss_under_activation_checkpointing_is_recorded_once(tmp_path: Path) -> None:
     class Model(Stepping):
         def __init__(self) -> None:
             super().__init__()
@@ -217,7 +217,7 @@ def test_checkpointed_activations_are_not_seen_twice(tmp_path: Path) -> None:
     assert names(observe(tmp_path, Model()).loss) == ["CrossEntropyLoss"]
 
 
-def test_a_large_graph_is_cut(tmp_path: Path) -> None:
+def test_the_operations_of_a_large_graph_are_truncated(tmp_path: Path) -> None:
     class Model(Stepping):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             x, y = batch
@@ -227,7 +227,7 @@ def test_a_large_graph_is_cut(tmp_path: Path) -> None:
             return loss
 
     loss = observe(tmp_path, Model()).loss
-    assert names(loss) == ["cross_entropy"]  # found below what is told
+    assert names(loss) == ["cross_entropy"]  # found deeper in the graph than the listed operations
     assert len(loss.operations) == 201
     assert loss.operations[-1] == "…"
 
@@ -240,7 +240,7 @@ def _forget_compiled() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_forget_compiled")
 @pytest.mark.parametrize("how", ["child", "method", "function", "hidden"])
-def test_compiled_parts_are_left_alone(tmp_path: Path, how: str) -> None:
+def test_compiled_modules_are_not_observed(tmp_path: Path, how: str) -> None:
     class Model(Stepping):
         def __init__(self) -> None:
             super().__init__()
@@ -269,7 +269,7 @@ def test_compiled_parts_are_left_alone(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["child", "method", "function"])
-def test_compiled_parts_are_found_without_the_compilers_notes(how: str) -> None:
+def test_compiled_modules_are_recognised_after_a_reset_of_dynamo(how: str) -> None:
     module = Stepping()
     assert not is_compiled(module)
     if how == "child":
@@ -282,7 +282,7 @@ def test_compiled_parts_are_found_without_the_compilers_notes(how: str) -> None:
     assert is_compiled(module)
 
 
-# -- that nothing is changed --------------------------------------------------------------------------
+# -- no effect on training ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
@@ -314,7 +314,7 @@ def test_a_frozen_transformer_keeps_its_fast_path() -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
-def test_an_exception_leaves_no_mode(tmp_path: Path, kind: type[BaseException]) -> None:
+def test_an_exception_leaves_no_function_mode_behind(tmp_path: Path, kind: type[BaseException]) -> None:
     class Model(Stepping):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             x, y = batch
@@ -333,7 +333,7 @@ class Other(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_stopping_leaves_other_modes_where_they_are() -> None:
+def test_stopping_leaves_other_function_modes_in_place() -> None:
     module = TinyNet()
     below, above = Other(), Other()
     observer = LossObserver(module)
@@ -351,7 +351,7 @@ def test_stopping_leaves_other_modes_where_they_are() -> None:
     assert _get_current_function_mode_stack() == []
 
 
-def test_no_graph_and_no_module_is_kept() -> None:
+def test_the_observer_keeps_no_graph_and_no_module_alive() -> None:
     class Model(Stepping):
         def __init__(self) -> None:
             super().__init__()
@@ -376,7 +376,7 @@ def test_no_graph_and_no_module_is_kept() -> None:
     assert names(found) == ["CrossEntropyLoss"]
 
 
-def test_after_the_first_batch_it_costs_nothing() -> None:
+def test_observing_costs_nothing_after_the_first_batch() -> None:
     module = Cnn()
     observer = LossObserver(module)
     observer.start()
@@ -388,7 +388,7 @@ def test_after_the_first_batch_it_costs_nothing() -> None:
     assert observer._graphs == []
 
 
-def test_what_goes_wrong_in_looking_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_observing_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("no")
 
@@ -399,7 +399,7 @@ def test_what_goes_wrong_in_looking_does_not_stop_training(tmp_path: Path, monke
     assert {gap.fact for gap in watch.gaps} == {"loss.calls", "loss.operations"}
 
 
-def test_it_watches_the_first_batch_only(tmp_path: Path) -> None:
+def test_only_the_first_batch_is_observed(tmp_path: Path) -> None:
     class Model(Stepping):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             assert len(_get_current_function_mode_stack()) == (batch_idx == 0)
@@ -410,7 +410,7 @@ def test_it_watches_the_first_batch_only(tmp_path: Path) -> None:
     assert names(observe(tmp_path, Model()).loss) == ["cross_entropy"]
 
 
-def test_a_module_without_source(tmp_path: Path) -> None:
+def test_a_training_step_without_source_is_a_gap(tmp_path: Path) -> None:
     module = TinyNet()
     observer = LossObserver(module)
     kind = type("Nowhere", (TinyNet,), {"training_step": len})

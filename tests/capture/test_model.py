@@ -1,4 +1,4 @@
-"""The model: its parts and size, and where its first weights came from."""
+"""The recorded model: its parts and size, and the origin of its initial weights."""
 
 import types
 import weakref
@@ -37,7 +37,7 @@ class Tied(L.LightningModule):
         self.register_module("none", None)
 
 
-def test_parts_and_sizes() -> None:
+def test_parts_and_sizes_are_recorded() -> None:
     gaps = Gaps()
     model = capture_model(Tied(), gaps)
     children = {child.name: (child.parameters_total, child.parameters_trainable) for child in model.children}
@@ -57,7 +57,7 @@ def test_a_credential_in_the_source_is_not_recorded() -> None:
 
     gaps = Gaps()
     model = capture_model(Logged(), gaps)
-    assert "a1b2c3d4" not in (model.source or "")  # (hyperparameters are redacted where the record is put together)
+    assert "a1b2c3d4" not in (model.source or "")  # (hyperparameters are redacted when the record is assembled)
     assert "class Logged(TinyNet):" in (model.source or "")
     assert "model.source" in [gap.fact for gap in gaps]
 
@@ -73,7 +73,7 @@ class Broken(nn.Module):
 
 
 @pytest.mark.parametrize(("part", "known"), [(Odd(), True), (Broken(), False)])
-def test_an_architecture_with_odd_parts(part: nn.Module, known: bool) -> None:
+def test_an_architecture_with_unusual_parts_is_recorded_or_a_gap(part: nn.Module, known: bool) -> None:
     module, gaps = TinyNet(), Gaps()
     module.odd = part
     architecture = capture_model(module, gaps).architecture
@@ -83,7 +83,7 @@ def test_an_architecture_with_odd_parts(part: nn.Module, known: bool) -> None:
     assert ([gap.fact for gap in gaps] == ["model.architecture"]) != known
 
 
-def test_a_hundred_thousand_parameters_are_work_for_each_and_no_more() -> None:
+def test_the_cost_of_recording_is_linear_in_the_parameters() -> None:
     module = L.LightningModule()
     module.many = nn.ParameterList(nn.Parameter(torch.zeros(1), requires_grad=False) for _ in range(100_000))
     module.layers = nn.ModuleList(nn.ReLU() for _ in range(5000))
@@ -96,7 +96,7 @@ def test_a_hundred_thousand_parameters_are_work_for_each_and_no_more() -> None:
     assert {"model.frozen", "model.architecture"} <= {gap.fact for gap in gaps}
 
 
-def test_a_long_architecture_is_cut() -> None:
+def test_a_long_architecture_is_truncated() -> None:
     module = L.LightningModule()
     module.layers = nn.ModuleList(nn.Linear(1, index + 1) for index in range(2000))
     gaps = Gaps()
@@ -108,7 +108,7 @@ def test_a_long_architecture_is_cut() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_weights_that_were_initialised_here(name: str) -> None:
+def test_weights_initialised_by_the_script_are_recorded_as_such(name: str) -> None:
     module, _ = ZOO[name]()
     gaps = Gaps()
     versions = {key: value._version for key, value in module.state_dict().items()}
@@ -120,7 +120,7 @@ def test_weights_that_were_initialised_here(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_weights_of_a_checkpoint() -> None:
+def test_weights_loaded_from_a_checkpoint_are_recorded_as_such() -> None:
     found = capture_initial_weights(TinyNet(), PARENT, Gaps())
     assert (found.origin, found.checkpoint) == ("checkpoint", PARENT)
 
@@ -135,7 +135,7 @@ def hub(tmp_path: Path) -> Iterator[Path]:
 
 
 class Vision(L.LightningModule):
-    """A backbone of torchvision, with a head of one's own."""
+    """A backbone of torchvision with a user-defined head."""
 
     def __init__(self, weights: Any = None, **options: Any) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Vision(L.LightningModule):
         self.backbone = squeezenet1_1(num_classes=3)
 
 
-def test_weights_that_the_hyperparameters_name() -> None:
+def test_pretrained_weights_named_by_hyperparameters_are_recorded() -> None:
     SqueezeNet1_1_Weights = pytest.importorskip("torchvision.models").SqueezeNet1_1_Weights
 
     for chosen in (SqueezeNet1_1_Weights.DEFAULT, "SqueezeNet1_1_Weights.IMAGENET1K_V1", [{"a": SqueezeNet1_1_Weights.DEFAULT}]):  # noqa: E501  # fmt: skip
@@ -153,14 +153,14 @@ def test_weights_that_the_hyperparameters_name() -> None:
         assert (found.origin, found.names) == ("pretrained", ["SqueezeNet1_1_Weights.IMAGENET1K_V1"])
 
 
-def test_weights_that_were_downloaded_are_recognised_by_their_bits(hub: Path) -> None:
+def test_downloaded_weights_are_recognised_by_their_content(hub: Path) -> None:
     SqueezeNet1_1_Weights = pytest.importorskip("torchvision.models").SqueezeNet1_1_Weights
 
     module, gaps = Vision(), Gaps()
     assert capture_initial_weights(module, None, gaps).origin == "initialised"
     file = hub / Path(SqueezeNet1_1_Weights.DEFAULT.url).name
     torch.save(Vision().backbone.state_dict(), file)
-    assert capture_initial_weights(module, None, gaps).origin == "initialised"  # others than these
+    assert capture_initial_weights(module, None, gaps).origin == "initialised"  # the file holds other weights
     torch.save({**module.backbone.state_dict(), "classifier.1.weight": torch.ones(7)}, file)
     found = capture_initial_weights(module, None, gaps)
     assert (found.origin, found.names) == ("pretrained", ["SqueezeNet1_1_Weights.IMAGENET1K_V1"])
@@ -178,8 +178,8 @@ def _foreign(module: str, name: str = "Net") -> type[nn.Module]:
     return type(name, (nn.Sequential,), {"__module__": module})
 
 
-def test_libraries_that_tell_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Neither library is needed for it: this is what their modules look like.
+def test_incomplete_information_on_pretrained_weights_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    # These stand-ins look like the modules of both libraries, which need not be installed.
     class Holder(L.LightningModule):
         def __init__(self, net: nn.Module, **hparams: Any) -> None:
             super().__init__()
@@ -201,7 +201,7 @@ def test_libraries_that_tell_half(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [gap.fact for gap in gaps] == ["model.initial_weights.net"]
 
 
-def test_a_state_that_has_no_digest() -> None:
+def test_a_state_without_a_digest_is_a_gap() -> None:
     class Strange(TinyNet):
         def __init__(self, broken: bool) -> None:
             super().__init__()
@@ -223,7 +223,7 @@ def test_a_state_that_has_no_digest() -> None:
     assert [gap.fact for gap in gaps] == ["model.initial_weights.digest"]
 
 
-def test_torchvision_is_not_imported_for_it() -> None:
+def test_recording_initial_weights_does_not_import_torchvision() -> None:
     program = (
         "import sys\nfrom kit import TinyNet\nfrom lightning_dtool.capture.model import capture_initial_weights\n"
         "from lightning_dtool.record import Gaps\n"
@@ -233,7 +233,7 @@ def test_torchvision_is_not_imported_for_it() -> None:
     programs.run("-c", program, cwd=Path(__file__).parents[1])
 
 
-def test_a_lazy_layer_and_a_model_without_source() -> None:
+def test_lazy_layers_and_a_missing_source_are_gaps() -> None:
     class Lazy(L.LightningModule):
         def __init__(self) -> None:
             super().__init__()

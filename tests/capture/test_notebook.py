@@ -1,4 +1,4 @@
-"""A notebook as a session leaves it: cells as Python, the file without what it printed."""
+"""Recorded notebooks: the executed cells as Python, and the file without its outputs."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from lightning_dtool.record import Gaps
 
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return a main module as IPython has it."""
+    """Return a main module like that of an IPython session."""
     module = ModuleType("__main__")
     module.In = ["", "x = 1", "%matplotlib inline\n!ls\ny = 2", "what?"]  # type: ignore[attr-defined]
     module.get_ipython = None  # type: ignore[attr-defined]
@@ -22,7 +22,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_cells_are_python(main: ModuleType) -> None:
+def test_cells_are_recorded_as_python(main: ModuleType) -> None:
     assert notebook_cells() == (
         "# In[1]\nx = 1\n\n# In[2]\npass  # %matplotlib inline\npass  # !ls\ny = 2\n\n# In[3]\n# what?"
     )
@@ -33,7 +33,9 @@ def test_a_script_has_no_cells(main: ModuleType) -> None:
     assert notebook_cells() is None
 
 
-def test_the_file_where_somebody_says_which(main: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_file_is_found_where_the_front_end_names_it(
+    main: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "leaves.ipynb"
     assert notebook_file() is None
     monkeypatch.setenv("JPY_SESSION_NAME", str(file))
@@ -46,7 +48,7 @@ def test_the_file_where_somebody_says_which(main: ModuleType, tmp_path: Path, mo
     assert notebook_file() is None
 
 
-def test_what_was_printed_goes(tmp_path: Path) -> None:
+def test_outputs_are_removed(tmp_path: Path) -> None:
     file = tmp_path / "leaves.ipynb"
     cells = [{"source": "x", "outputs": [{"text": "secret"}], "attachments": {"a.png": "secret"}}, {"source": "words"}]
     file.write_text(json.dumps({"cells": cells}))

@@ -1,4 +1,4 @@
-"""How weights and learning rates change: every optimizer, every scheduler, with all that they are made of."""
+"""The recorded optimizers and schedulers, with all their settings and parts."""
 
 import functools
 import json
@@ -49,7 +49,7 @@ class Watch(L.Callback):
 
 
 def watch(tmp_path: Path, configure: Any, module: L.LightningModule | None = None) -> Watch:
-    """Fit with what `configure(module)` returns."""
+    """Fit with the optimizers that `configure(module)` returns."""
     module = module or TinyNet()
     module.configure_optimizers = lambda: configure(module)  # type: ignore[method-assign]
     found = Watch()
@@ -71,7 +71,7 @@ def scheduled(tmp_path: Path, make: Any) -> tuple[Scheduler, Gaps]:
     return scheduler, found.gaps
 
 
-def test_all_optimizers_under_manual_optimization(tmp_path: Path) -> None:
+def test_all_optimizers_are_recorded_under_manual_optimization(tmp_path: Path) -> None:
     module, options = ZOO["gan"]()
     found = Watch()
     trainer(tmp_path, found, max_epochs=1, enable_checkpointing=False, **options).fit(module)
@@ -83,7 +83,7 @@ def test_all_optimizers_under_manual_optimization(tmp_path: Path) -> None:
     assert not found.gaps
 
 
-def test_groups_and_names(tmp_path: Path) -> None:
+def test_parameter_groups_and_names_are_recorded(tmp_path: Path) -> None:
     stranger = torch.nn.Parameter(torch.zeros(2))
 
     def configure(module: L.LightningModule) -> Any:
@@ -105,20 +105,20 @@ def test_groups_and_names(tmp_path: Path) -> None:
     assert [gap.fact for gap in found.gaps] == ["optimizers[0].param_groups[1].parameters"]
 
 
-def test_a_parameter_without_a_name(tmp_path: Path) -> None:
+def test_a_parameter_outside_the_module_is_marked(tmp_path: Path) -> None:
     stranger = torch.nn.Parameter(torch.zeros(2))
     found = watch(tmp_path, lambda module: torch.optim.SGD([*module.parameters(), stranger], lr=0.1))
     assert found.optimizers[0].param_groups[0].parameters[-1] == NOT_IN_MODULE
 
 
-def test_a_learning_rate_in_a_tensor(tmp_path: Path) -> None:
+def test_a_learning_rate_in_a_tensor_is_recorded(tmp_path: Path) -> None:
     found = watch(tmp_path, lambda module: torch.optim.Adam(module.parameters(), lr=torch.tensor(0.125), foreach=False))
     options = found.optimizers[0].param_groups[0].options
     assert options["lr"] == {"type": "torch:Tensor", "dtype": "float32", "shape": [], "value": 0.125}
 
 
 class Wrapper(torch.optim.SGD):
-    """An optimizer around another."""
+    """An optimizer that wraps another one."""
 
     def __init__(self, parameters: Any, lr: float) -> None:
         parameters = list(parameters)
@@ -126,7 +126,7 @@ class Wrapper(torch.optim.SGD):
         self.base_optimizer = torch.optim.Adam(parameters, lr=7.0)
 
 
-def test_an_optimizer_within_an_optimizer_is_a_gap(tmp_path: Path) -> None:
+def test_an_optimizer_inside_an_optimizer_is_a_gap(tmp_path: Path) -> None:
     found = watch(tmp_path, lambda module: Wrapper(module.parameters(), lr=0.1))
     assert [gap.fact for gap in found.gaps] == ["optimizers[0].base_optimizer"]
 
@@ -141,7 +141,7 @@ def test_no_optimizer_is_a_gap(tmp_path: Path) -> None:
 # -- schedulers ---------------------------------------------------------------------------------------
 
 
-def test_a_lambda_with_what_it_uses(tmp_path: Path) -> None:
+def test_a_lambda_is_recorded_with_its_closure_and_defaults(tmp_path: Path) -> None:
     warmup = 4
     scheduler, gaps = scheduled(
         tmp_path, lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step, power=2: (step / warmup) ** power)
@@ -162,7 +162,9 @@ def test_a_lambda_with_what_it_uses(tmp_path: Path) -> None:
     ],
     ids=["function", "partial", "object", "method"],
 )
-def test_functions_of_every_kind(tmp_path: Path, function: Any, expected: dict[str, Any], source: str) -> None:
+def test_every_kind_of_callable_is_recorded(
+    tmp_path: Path, function: Any, expected: dict[str, Any], source: str
+) -> None:
     scheduler, gaps = scheduled(tmp_path, lambda optimizer: lr_scheduler.MultiplicativeLR(optimizer, function))
     (described,) = scheduler.settings["lr_lambdas"]
     assert {key: described[key] for key in expected} == expected
@@ -171,7 +173,7 @@ def test_functions_of_every_kind(tmp_path: Path, function: Any, expected: dict[s
     assert not gaps
 
 
-def test_parts_of_parts(tmp_path: Path) -> None:
+def test_nested_schedulers_are_recorded_with_all_parts(tmp_path: Path) -> None:
     def make(optimizer: torch.optim.Optimizer) -> Any:
         chained = lr_scheduler.ChainedScheduler(
             [lr_scheduler.ExponentialLR(optimizer, 0.9), lr_scheduler.StepLR(optimizer, 7, gamma=0.3)]
@@ -198,7 +200,7 @@ def test_parts_of_parts(tmp_path: Path) -> None:
     assert not gaps
 
 
-def test_one_cycle(tmp_path: Path) -> None:
+def test_the_settings_of_one_cycle_are_recorded(tmp_path: Path) -> None:
     scheduler, gaps = scheduled(
         tmp_path, lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.9, total_steps=10, anneal_strategy="linear")
     )
@@ -208,7 +210,7 @@ def test_one_cycle(tmp_path: Path) -> None:
     assert not gaps
 
 
-def test_a_cycle_with_a_function_of_ones_own(tmp_path: Path) -> None:
+def test_a_cyclic_schedule_with_a_user_defined_scale_is_recorded(tmp_path: Path) -> None:
     scheduler, _ = scheduled(
         tmp_path, lambda optimizer: lr_scheduler.CyclicLR(optimizer, 0.01, 0.1, step_size_up=3, scale_fn=halve)
     )
@@ -217,7 +219,7 @@ def test_a_cycle_with_a_function_of_ones_own(tmp_path: Path) -> None:
     assert scheduler.settings["total_size"] == 6.0
 
 
-def test_a_plateau_under_manual_optimization(tmp_path: Path) -> None:
+def test_a_plateau_scheduler_is_recorded_under_manual_optimization(tmp_path: Path) -> None:
     class Manual(TinyNet):
         def __init__(self) -> None:
             super().__init__()
@@ -241,20 +243,20 @@ def test_a_plateau_under_manual_optimization(tmp_path: Path) -> None:
 
 
 class Odd(lr_scheduler.ExponentialLR):
-    """A scheduler that holds itself."""
+    """A scheduler with a reference to itself."""
 
     def __init__(self, optimizer: Any) -> None:
         super().__init__(optimizer, 0.5)
         self.me = self
 
 
-def test_a_scheduler_that_holds_itself(tmp_path: Path) -> None:
+def test_a_scheduler_with_a_reference_to_itself_is_recorded(tmp_path: Path) -> None:
     scheduler, gaps = scheduled(tmp_path, Odd)
     assert scheduler.settings["gamma"] == 0.5
     assert [gap.fact for gap in gaps] == ["schedulers[0].settings.me"]
 
 
-def test_what_cannot_be_looked_at_is_a_gap() -> None:
+def test_an_optimizer_that_cannot_be_inspected_is_a_gap() -> None:
     class Slotted:
         __slots__ = ()
 

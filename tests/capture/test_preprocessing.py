@@ -1,4 +1,4 @@
-"""Transforms, collate functions and hooks, as structure and source."""
+"""Recorded transforms, collate functions and hooks: their structure and source."""
 
 import json
 from functools import partial
@@ -21,7 +21,7 @@ API_KEY = "AKIAABCDEFGHIJKLMNOP"
 
 
 def pipeline(**changes: Any) -> Any:
-    """Return a pipeline of torchvision's second kind, whose parameters can be changed one by one."""
+    """Return a pipeline of `torchvision.transforms.v2` with adjustable parameters."""
     given: dict[str, Any] = {
         "size": 8, "p": 0.5, "mean": 0.5, "sigma": (0.1, 2.0), "degrees": 10, "factor": 2, "value": 1,
         "policy": "IMAGENET", **changes,
@@ -51,14 +51,14 @@ def text(obj: Any, gaps: Gaps | None = None) -> str:
     [{"size": 9}, {"p": 0.4}, {"mean": 0.4}, {"sigma": (0.1, 1.0)}, {"degrees": 11}, {"factor": 3}, {"value": 2},
      {"policy": "CIFAR10"}],
 )  # fmt: skip
-def test_one_parameter_makes_a_difference(change: dict[str, Any]) -> None:
+def test_every_parameter_of_a_transform_is_recorded(change: dict[str, Any]) -> None:
     gaps = Gaps()
     assert text(pipeline(), gaps) == text(pipeline())
     assert not gaps
     assert text(pipeline(**change)) != text(pipeline())
 
 
-def test_the_first_kind_of_torchvision() -> None:
+def test_transforms_of_torchvision_v1_are_recorded() -> None:
     def make(**changes: Any) -> Any:
         return v1.Compose(
             [
@@ -73,7 +73,7 @@ def test_the_first_kind_of_torchvision() -> None:
     assert len({text(make(**changes)) for changes in ({}, {"brightness": 0.3}, {"crop": 5}, {"add": 2})}) == 4
 
 
-def test_nesting_is_kept() -> None:
+def test_the_nesting_of_transforms_is_recorded() -> None:
     described = describe_pipeline(pipeline(), Gaps())
     assert described["type"] == "torchvision.transforms.v2._container:Compose"
     inner = described["init"]["transforms"][2]["init"]
@@ -84,7 +84,7 @@ def test_nesting_is_kept() -> None:
     assert function["closure"] == {"factor": 2}
 
 
-def test_albumentations_are_described_in_their_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_albumentations_are_recorded_as_their_own_description(monkeypatch: pytest.MonkeyPatch) -> None:
     class Flip:
         def __init__(self, p: float = 0.5) -> None:
             self.p = p
@@ -103,7 +103,7 @@ def test_albumentations_are_described_in_their_own_words(monkeypatch: pytest.Mon
     assert describe_pipeline(Flip(2.0), Gaps())["init"] == {"p": 2.0}
 
 
-def test_secrets_in_code_are_hidden() -> None:
+def test_secrets_in_the_source_of_transforms_are_redacted() -> None:
     def transform(x: Any, password: str = "hunter2-abc") -> Any:
         return x, API_KEY
 
@@ -152,7 +152,7 @@ class Watch(L.Callback):
 
 
 @pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`:UserWarning")
-def test_hooks_and_augmentations_are_found(tmp_path: Path) -> None:
+def test_hooks_and_augmentations_are_recorded(tmp_path: Path) -> None:
     watch = Watch()
     trainer(tmp_path, watch, max_epochs=1, limit_train_batches=1, enable_checkpointing=False).fit(Hooked(), Batches())
     assert sorted(watch.hooks) == [
@@ -170,7 +170,7 @@ def test_hooks_and_augmentations_are_found(tmp_path: Path) -> None:
     Data.model_validate({"hooks": watch.hooks})
 
 
-def test_without_hooks_there_is_nothing_to_tell(tmp_path: Path) -> None:
+def test_no_hooks_are_recorded_where_none_are_defined(tmp_path: Path) -> None:
     watch = Watch()
     trainer(tmp_path, watch, max_epochs=1, limit_train_batches=1, enable_checkpointing=False).fit(TinyNet(), loader())
     assert watch.hooks == {}

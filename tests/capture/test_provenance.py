@@ -1,4 +1,4 @@
-"""A whole run becomes a record, and a checkpoint alone a poorer one."""
+"""The record of a whole run, and the shorter record of a checkpoint without a run."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Watch(L.Callback):
         self.record, _ = description.sealed()
 
 
-def test_a_whole_run(tmp_path: Path) -> None:
+def test_a_whole_run_is_recorded(tmp_path: Path) -> None:
     watch = Watch()
     run = trainer(tmp_path, watch, L.pytorch.callbacks.ModelCheckpoint(tmp_path, monitor="val_loss"))
     run.fit(Scheduled(), loader(), loader())
@@ -65,7 +65,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert record.data.stages["train"][0].count == 48
 
 
-def test_a_checkpoint_alone() -> None:
+def test_a_checkpoint_without_a_run_has_a_record_with_gaps() -> None:
     checkpoint = {
         "epoch": 0,
         "global_step": 1,
@@ -77,7 +77,7 @@ def test_a_checkpoint_alone() -> None:
     assert {"optimizers", "data", "metrics"} <= {gap.fact for gap in record.gaps}
 
 
-def test_observing_draws_no_random_number(tmp_path: Path) -> None:
+def test_recording_draws_no_random_number(tmp_path: Path) -> None:
     class Check(L.Callback):
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             before = torch.get_rng_state()
@@ -94,7 +94,7 @@ def test_observing_draws_no_random_number(tmp_path: Path) -> None:
     assert check.done
 
 
-def test_a_user_without_a_name(tmp_path: Path) -> None:
+def test_a_user_without_a_name_is_recorded_as_unknown(tmp_path: Path) -> None:
     program = "import getpass\ndef fail(): raise KeyError\ngetpass.getuser = fail\n"
     program += "from lightning_dtool.capture.provenance import _username\nprint(_username())"
     assert programs.run("-c", program, cwd=tmp_path).stdout.strip() == "unknown"

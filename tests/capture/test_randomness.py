@@ -1,4 +1,4 @@
-"""The generators' states come back bit for bit, and looking at them and at the flags changes nothing."""
+"""The recorded random states and flags of determinism."""
 
 import json
 import random
@@ -43,7 +43,7 @@ def draw() -> list[Any]:
 
 
 @pytest.mark.parametrize("drawn", [0, 1, 700])
-def test_the_states_come_back_bit_for_bit_after_a_way_through_json(drawn: int) -> None:
+def test_random_states_survive_json_exactly(drawn: int) -> None:
     for _ in range(drawn):
         draw()
     states = json.loads(random_states_json({"x": random_states()}))["moments"]["x"]
@@ -54,7 +54,7 @@ def test_the_states_come_back_bit_for_bit_after_a_way_through_json(drawn: int) -
     assert [draw(), draw()] == expected
 
 
-def test_looking_moves_nothing_on(recwarn: pytest.WarningsRecorder) -> None:
+def test_recording_advances_no_generator(recwarn: pytest.WarningsRecorder) -> None:
     before = (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
     gaps = Gaps()
     found = capture_randomness({"import": AT_IMPORT, "fit_start": random_states()}, gaps)
@@ -67,7 +67,7 @@ def test_looking_moves_nothing_on(recwarn: pytest.WarningsRecorder) -> None:
     assert Randomness.model_validate_json(found.model_dump_json()) == found
 
 
-def test_each_generator_has_a_digest_of_its_own() -> None:
+def test_each_generator_has_its_own_digest() -> None:
     before = state_digests(random_states())
     torch.rand(1)
     after = state_digests(random_states())
@@ -85,7 +85,9 @@ def test_each_generator_has_a_digest_of_its_own() -> None:
         ("9" * 30, "", (None, None)),
     ],
 )
-def test_the_seed(monkeypatch: pytest.MonkeyPatch, seed: str, workers: str, expected: tuple[Any, Any]) -> None:
+def test_the_seed_of_seed_everything_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, seed: str, workers: str, expected: tuple[Any, Any]
+) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", seed)
     monkeypatch.setenv("PL_SEED_WORKERS", workers)
     gaps = Gaps()
@@ -94,7 +96,7 @@ def test_the_seed(monkeypatch: pytest.MonkeyPatch, seed: str, workers: str, expe
     assert ("randomness.global_seed" in [gap.fact for gap in gaps]) == (expected[0] is None)
 
 
-def test_the_flags_follow_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flags_are_the_present_settings_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = capture_randomness({}, Gaps()).flags
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
@@ -129,7 +131,7 @@ def run(program: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one way to say it")
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 lacks the new setting")
 def test_new_settings_for_tf32_are_read_without_an_error_or_a_warning() -> None:
     out = run(
         "import torch\ntorch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
@@ -150,7 +152,7 @@ def test_states_at_import_are_those_before_the_seed() -> None:
 
 
 class Rewind(L.Callback):
-    """Keeps the states at the start of a fit, or sets them back there."""
+    """Keeps the random states at the start of a fit, or restores given ones."""
 
     def __init__(self, states: Any = None) -> None:
         self.states = states

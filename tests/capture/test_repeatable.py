@@ -1,4 +1,4 @@
-"""What a rerun can rely on: which fit it was, where the random numbers come from, weights and traces that are kept."""
+"""The facts that a rerun needs: the number of the fit, the source of random numbers, initial weights and traces."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,9 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-def test_which_fit_of_its_process(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_the_fit_in_its_process_is_recorded(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lightning_dtool.callback._fits", {"explicit": 0, "all": 0})
     indices = []
     for number in range(2):
@@ -32,7 +34,7 @@ def test_which_fit_of_its_process(tmp_path: Path, models: Path, monkeypatch: pyt
         trainer(tmp_path / str(number), provenance, max_epochs=1).fit(TinyNet(), loader())
         indices.append(DtoolCheckpoint.from_uri(provenance.uris[0]).record.run.fit_index)
     assert indices == [0, 1]
-    # A callback that attaches itself counts all; one that a script makes counts its like.
+    # A callback that attaches itself counts every fit; a callback of the script counts the fits with such a callback.
     monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
     t = trainer(tmp_path / "automatic", max_epochs=1)
     t.fit(TinyNet(), loader())
@@ -49,7 +51,7 @@ def test_which_fit_of_its_process(tmp_path: Path, models: Path, monkeypatch: pyt
         ("", False, False, None),
     ],
 )
-def test_what_a_rerun_can_rely_on(
+def test_the_basis_for_a_rerun_is_recorded_or_a_gap(
     monkeypatch: pytest.MonkeyPatch, seed: str, fresh: bool, stored: bool, expected: str | None
 ) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", seed)
@@ -74,15 +76,15 @@ def test_what_a_rerun_can_rely_on(
         ("import torch; torch.rand(1)", False),
     ],
 )
-def test_numbers_that_were_drawn_before_the_import_are_a_gap(tmp_path: Path, before: str, expected: bool) -> None:
+def test_random_numbers_drawn_before_the_import_are_noticed(tmp_path: Path, before: str, expected: bool) -> None:
     code = f"{before}\nfrom lightning_dtool.capture.randomness import FRESH_AT_IMPORT\nprint(FRESH_AT_IMPORT)"
-    # rich draws a number where it is imported: not in a fork that has it already.
+    # rich draws a random number on import, which a fork of a process that has imported it would not show.
     done = programs.run("-c", code, cwd=tmp_path, fresh=before in ("", "import lightning, random; random.random()"))
     assert done.stdout.strip() == str(expected)
 
 
 @pytest.mark.parametrize("way", ["argument", "variable"])
-def test_initial_weights_are_kept_if_asked_for(
+def test_initial_weights_are_kept_on_request(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     if way == "argument":
@@ -105,7 +107,7 @@ def test_initial_weights_are_kept_if_asked_for(
     assert not same(weights(module), before)
 
 
-def test_what_is_kept_changes_nothing(tmp_path: Path, models: Path) -> None:
+def test_keeping_weights_and_traces_does_not_change_training(tmp_path: Path, models: Path) -> None:
     found = []
     for options in ({}, {"save_initial_weights": True, "trace": True}):
         L.seed_everything(1, verbose=False)

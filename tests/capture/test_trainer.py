@@ -1,4 +1,4 @@
-"""How the training loop was set up: whatever changes the result."""
+"""The recorded settings of the Trainer, its callbacks and its loggers."""
 
 import json
 from datetime import timedelta
@@ -18,7 +18,7 @@ from lightning_dtool.record import Gaps, Trainer
 
 
 class Observe(L.Callback):
-    """Captures at the start, as the callback does."""
+    """Records the Trainer when training starts, as the provenance callback does."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.gaps = Gaps()
@@ -53,7 +53,7 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-def test_a_setting_that_differs_differs_in_the_record(
+def test_every_setting_of_the_trainer_is_recorded(
     tmp_path: Path, default: dict[str, Any], option: str, value: Any, recorded: Any
 ) -> None:
     more = {option: value, "gradient_clip_val": 0.5} if option == "gradient_clip_algorithm" else {option: value}
@@ -67,7 +67,7 @@ def test_a_setting_that_differs_differs_in_the_record(
     assert default[option] != recorded
 
 
-def test_the_parts_of_the_trainer(tmp_path: Path) -> None:
+def test_the_strategy_and_plugins_are_recorded(tmp_path: Path) -> None:
     strategy = DDPStrategy(find_unused_parameters=True, process_group_backend="gloo")
     gaps = Gaps()
     settings = capture_trainer(
@@ -101,7 +101,7 @@ class Manual(TinyNet):
         self.clip_gradients(optimizer, 1.0)
 
 
-def test_a_module_that_takes_over(tmp_path: Path) -> None:
+def test_manual_optimization_and_overridden_hooks_are_recorded(tmp_path: Path) -> None:
     settings = observed(tmp_path, module=Manual(), **DEFAULT).found.settings
     assert settings["automatic_optimization"] is False
     assert settings["hooks_of_the_module"] == ["configure_gradient_clipping"]
@@ -130,7 +130,7 @@ class Derived(Keeps):
         self.more = more
 
 
-def test_callbacks_with_their_values(tmp_path: Path) -> None:
+def test_callbacks_are_recorded_with_their_settings(tmp_path: Path) -> None:
     watch = observed(
         tmp_path,
         EarlyStopping("val_loss", patience=7),
@@ -163,7 +163,7 @@ def test_callbacks_with_their_values(tmp_path: Path) -> None:
     assert facts.keys() == {f"trainer.callbacks[{places['Keeps']}].settings.api_key"}
 
 
-def test_loggers_without_secrets(tmp_path: Path) -> None:
+def test_loggers_are_recorded_without_secrets(tmp_path: Path) -> None:
     class Mine(CSVLogger):
         def __init__(self, folder: Path, token: str) -> None:
             super().__init__(folder, name="mine", version=3)
@@ -178,7 +178,7 @@ def test_loggers_without_secrets(tmp_path: Path) -> None:
     assert "trainer.loggers[1].settings.token" in [gap.fact for gap in watch.gaps]
 
 
-def test_a_callback_that_may_not_be_looked_at(tmp_path: Path) -> None:
+def test_a_callback_setting_that_cannot_be_inspected_is_a_gap(tmp_path: Path) -> None:
     class Prickly(L.Callback):
         def __init__(self, a: int = 1) -> None:
             self.a = Explodes()
@@ -193,7 +193,7 @@ def test_a_callback_that_may_not_be_looked_at(tmp_path: Path) -> None:
     assert [gap.fact for gap in watch.gaps] == ["trainer.callbacks[1].settings.a"]
 
 
-def test_looking_changes_nothing(tmp_path: Path) -> None:
+def test_recording_the_trainer_does_not_change_training(tmp_path: Path) -> None:
     result = []
     for callbacks in ([], [Observe()]):
         L.seed_everything(5, verbose=False)
@@ -204,7 +204,7 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
     assert torch.equal(result[0][1], result[1][1])
 
 
-def test_metrics_that_are_no_numbers() -> None:
+def test_nan_and_infinite_metrics_are_recorded_as_text() -> None:
     class Fake:
         callback_metrics = {
             "a": torch.tensor(float("nan")),

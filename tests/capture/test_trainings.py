@@ -1,4 +1,4 @@
-"""Ten kinds of training, end to end: what the captures say of each, and that a record of it is whole."""
+"""Ten kinds of training: what is recorded of each, end to end."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from zoo import ZOO
 
 
 class Capture(LossWatch):
-    """Calls every capture of the model's room where the callback does."""
+    """Calls the capture functions for the model at the same hooks as the provenance callback."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -43,7 +43,7 @@ def run(tmp_path: Path, name: str, *callbacks: L.Callback) -> L.LightningModule:
 
 @pytest.fixture
 def captured(tmp_path: Path, request: pytest.FixtureRequest) -> Capture:
-    """Train as the test's name says, with and without capturing, and hold that both are the same."""
+    """Train the model that the test's name gives, with and without recording; both must give the same weights."""
     name = request.node.name.removeprefix("test_")
     capture = Capture()
     L.seed_everything(9, verbose=False)
@@ -135,7 +135,7 @@ def test_swa(captured: Capture) -> None:
 def test_accumulation(captured: Capture) -> None:
     assert not captured.gaps
     assert calls(captured) == [("cross_entropy", None)]
-    assert captured.loss.operations[0] == "DivBackward0"  # by the number of batches
+    assert captured.loss.operations[0] == "DivBackward0"  # divided by the number of batches
 
 
 def test_bf16(captured: Capture) -> None:
@@ -145,5 +145,5 @@ def test_bf16(captured: Capture) -> None:
     assert captured.loss.calls[0].arguments["label_smoothing"] == 0.1
 
 
-def test_the_zoo_is_tested_whole() -> None:
+def test_every_training_of_the_zoo_is_tested() -> None:
     assert {f"test_{name}" for name in ZOO} <= set(globals())
