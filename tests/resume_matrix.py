@@ -1,8 +1,8 @@
-"""The resume matrix: is a run that stopped and went on bit for bit the run that never stopped?
+"""The resume matrix: uninterrupted runs compared bit for bit with runs that were stopped and resumed.
 
-Each case is a training without a stop and one with: the second training is stopped where the case says, and goes on
-with new objects and other random numbers, as in a new process, from the dataset of its checkpoint. Weights, optimizer
-and scheduler states, metrics, random states and the order of samples are compared.
+Each case is a training without interruption, and one that is stopped where the case says and resumed from the dataset
+of its checkpoint, with new objects and other random numbers, as in a new process. Weights, optimizer and scheduler
+states, metrics, random states and the order of samples are compared.
 
     python tests/resume_matrix.py                                # run all: half an hour
     python tests/resume_matrix.py --only "inside an epoch"       # run some
@@ -43,20 +43,23 @@ from lightning_dtool.data.packing import pack
 from lightning_dtool.errors import ProvenanceWarning
 
 SAMPLES, EPOCHS, BATCHES = 24, 4, 6
-REFRAIN = "bit for bit as if it had never stopped: "
-"""What comes before the reasons, in the warning of a run that goes on and is not exact."""
+BEFORE_REASONS = "may differ from an uninterrupted run: "
+"""The words before the reasons, in the warning of a resume that is not exact."""
+
+ANNOUNCED = "different, announced"
+"""The verdict on a resume that is not exact and gives a warning with the reason."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row: where the checkpoint is taken, and with what.
+    """One row of the matrix.
 
     Attributes:
         where: Where training stops, a key of `STOPS`.
-        data: A key of `DATA`.
-        model: A key of `MODELS`.
+        data: The kind of data, one of `DATA`.
+        model: The model and its Trainer settings, a key of `MODELS`.
         workers: `0`, `2`, or `persistent` (2).
-        processes: 1, or 2 by DDP on gloo.
+        processes: 1, or 2 for DDP with gloo.
     """
 
     where: str
@@ -97,7 +100,7 @@ class Net(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x, y = batch
-        out = self(x) + torch.rand(1, device=x.device) * 1e-3  # validation draws, too
+        out = self(x) + torch.rand(1, device=x.device) * 1e-3  # validation also draws random numbers
         self.val_accuracy(out, y)
         self.log("val_loss", functional.cross_entropy(out, y), sync_dist=True)
         self.log("val_acc", self.val_accuracy)
@@ -208,7 +211,7 @@ def noisy(x: torch.Tensor) -> torch.Tensor:
 
 
 class Plain(L.LightningDataModule):
-    """Data as people write it, in several ways."""
+    """Ordinary DataLoaders, of several kinds."""
 
     def __init__(self, kind: str, workers: str, batch_size: int) -> None:
         super().__init__()
@@ -268,11 +271,11 @@ def data_of(case: Case, uri: str) -> L.LightningDataModule:
 
 
 class Stopped(Exception):
-    """The stop that a case asks for."""
+    """Raised where a case stops its training."""
 
 
 class StopAfterSave(Callback):
-    """Stops a training once the checkpoint of the case is saved."""
+    """Stops a training after the checkpoint of the case is saved."""
 
     def __init__(self, epoch: int, batch: int | None = None) -> None:
         self.epoch, self.batch, self.saved = epoch, batch, False
@@ -289,7 +292,7 @@ class StopAfterSave(Callback):
 
 
 class Raise(Callback):
-    """Ends a training by an exception or a signal."""
+    """Ends a training with an exception or a signal."""
 
     def __init__(self, hook: str, epoch: int, batch: int, by_signal: bool = False) -> None:
         self.epoch, self.batch, self.by_signal = epoch, batch, by_signal
@@ -331,7 +334,7 @@ STOPS: dict[str, Policy] = {
     ),
     "val_check_interval=0.5, mid-epoch": _policy({}, lambda: StopAfterSave(1, 2), val_check_interval=0.5),
     "val_check_interval=0.5, end": _policy({}, lambda: StopAfterSave(1, 5), val_check_interval=0.5),
-    # With accumulation or two optimizers a batch is half a step, or two: these numbers meet the batch in all of them.
+    # With accumulation or two optimizers a batch is half a step or two steps. These numbers fit the batch in each case.
     "inside an epoch": _policy({"every_n_train_steps": 5}, lambda: StopAfterSave(1, 3)),
     "inside an epoch, validation due": _policy(
         {"every_n_train_steps": 9}, lambda: StopAfterSave(1, 2), val_check_interval=0.5
@@ -354,13 +357,13 @@ _UNSTOPPED: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
 
 
 def said() -> list[str]:
-    """Return why a run that goes on is not exact, as it has said itself."""
+    """Return the reasons in the warnings of a resumed run."""
     texts = [str(each.message) for each in _CAUGHT if issubclass(each.category, ProvenanceWarning)]
-    return [text.partition(REFRAIN)[2].rstrip(".") for text in texts if REFRAIN in text]
+    return [text.partition(BEFORE_REASONS)[2].rstrip(".") for text in texts if BEFORE_REASONS in text]
 
 
 class Collect(Callback):
-    """Writes down what a run left, on each rank: DDP trains in other processes."""
+    """Writes the results of a run to a file on each rank, since DDP trains in other processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.epochs = folder, {}
@@ -384,13 +387,13 @@ class Collect(Callback):
         torch.save(state, self.folder / f"rank{trainer.global_rank}.pt")
 
     def _note(self, trainer: L.Trainer) -> None:
-        # By then everything that the epoch before has logged is there.
+        # Called at the start of the next epoch, when all values of an epoch have been logged.
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.epochs[trainer.current_epoch] = metrics
 
 
 def train(case: Case, folder: Path, uri: str, stop: bool, ckpt: str | None = None, seed: int = 11) -> None:
-    """Train in a folder; raises what stops it."""
+    """Train in a folder. Raises the exception that stops the training."""
     folder.mkdir(exist_ok=True)
     (folder / "models").mkdir(exist_ok=True)
     if _needs_own_processes(case) and "RANK" not in os.environ:
@@ -419,12 +422,12 @@ def train(case: Case, folder: Path, uri: str, stop: bool, ckpt: str | None = Non
 
 
 def _needs_own_processes(case: Case) -> bool:
-    """Return True for what ends processes: those of `ddp_fork` end each other, or their parent waits for ever."""
+    """Return True for cases that end processes: those of `ddp_fork` end each other, or their parent waits forever."""
     return case.processes > 1 and case.where.startswith(("SIGTERM", "on exception"))
 
 
 def _launch(case: Case, folder: Path, uri: str, stop: bool, ckpt: str | None, seed: int) -> None:
-    """Train in processes that are started as torchrun starts them."""
+    """Train in processes that are started like those of torchrun."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -449,7 +452,7 @@ def _launch(case: Case, folder: Path, uri: str, stop: bool, ckpt: str | None, se
             said.append(rank.communicate()[1])
     for text in said:
         for line in text.splitlines():
-            if "resumes from this checkpoint" in line:
+            if BEFORE_REASONS in line:
                 warnings.warn(line, ProvenanceWarning, stacklevel=2)
     if not stop and not (folder / "rank0.pt").exists():
         raise AssertionError(f"training failed: {said[0][-1000:]}")
@@ -477,7 +480,7 @@ def _quiet() -> Iterator[None]:
 
 
 def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
-    """Return what differs after a stop, by name, and what our warnings said when the run went on.
+    """Return the names of what differs after a stop, and the reasons in the warnings of the resumed run.
 
     Args:
         case: The case.
@@ -490,25 +493,25 @@ def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
             train(case, folder / "stopped", uri, stop=True)
         except (Stopped, SystemExit):
             pass
-        except Exception as error:  # a process of DDP tells of it in its own way
+        except Exception as error:  # DDP wraps the exception of a process
             if "Stopped" not in str(error) and "SIGTERM" not in repr(error):
                 raise
         else:
             raise AssertionError(f"{case.name}: training was not stopped")
     ckpt = latest(folder / "stopped")
     if ckpt is None:
-        return ["no checkpoint"], ["the processes of DDP end each other before one is saved"]
+        return ["no checkpoint"], ["the processes of DDP end each other before a checkpoint is saved"]
     global _CAUGHT
     with _quiet(), warnings.catch_warnings(record=True) as _CAUGHT:
         warnings.simplefilter("always")
         train(case, folder / "resumed", uri, stop=False, ckpt=ckpt)
-        # `ddp_fork` trains, and warns, in a process of its own.
+        # `ddp_fork` trains, and warns, in other processes.
         reasons = said() or json.loads((folder / "resumed" / "rank0.json").read_text())
     differing = []
     for whole, resumed in zip(expected, _states(case, folder / "resumed"), strict=True):
         for what in whole:
             one, two = whole[what], resumed[what]
-            if what == "metrics":  # the run that went on has those of its own epochs
+            if what == "metrics":  # a resumed run has those of its own epochs
                 one = {epoch: metrics for epoch, metrics in one.items() if epoch in two}
             if not same(one, two) and what not in differing:
                 differing.append(what)
@@ -516,7 +519,7 @@ def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
 
 
 def unstopped(case: Case, folder: Path, uri: str) -> list[dict[str, Any]]:
-    """Return what a training without a stop leaves on each rank. Cases that differ in what is saved share it."""
+    """Return the results of an uninterrupted training on each rank. Cases that differ only in the stop share them."""
     _, options = STOPS[case.where](folder)
     key = (replace(case, where=""), _needs_own_processes(case), *options.items())
     if key not in _UNSTOPPED:
@@ -556,7 +559,7 @@ def _makes_sense(case: Case) -> bool:
         return "no validation" not in case.where
     if case.model == "EarlyStopping":
         return "no validation" not in case.where
-    if case.model == "gradient accumulation":  # nothing is saved where no step was taken
+    if case.model == "gradient accumulation":  # no checkpoint is saved at a batch without an optimizer step
         return "validation due" not in case.where
     if case.model == "EMA weight averaging":
         import lightning.pytorch.callbacks as callbacks
@@ -573,17 +576,17 @@ def judge(case: Case) -> dict[str, Any]:
         except Exception as error:
             found = f"{type(error).__name__}: {str(error)[-300:]}"
             return {**asdict(case), "verdict": "failed", "differing": [found], "reasons": []}
-    verdict = "equal" if not differing else "not equal, and said" if reasons else "NOT EQUAL"
+    verdict = "equal" if not differing else ANNOUNCED if reasons else "DIFFERENT, NOT ANNOUNCED"
     return {**asdict(case), "verdict": verdict, "differing": differing, "reasons": reasons}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="Run the cases whose name holds this text.")
+    parser.add_argument("--only", default="", help="Run only the cases whose name contains this text.")
     parser.add_argument(
         "--write",
         type=Path,
-        help="Write what was found as JSON, for the documentation; rows that were not run again stay.",
+        help="Write the results as JSON for the documentation. Rows of cases that were not run are kept.",
     )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -599,7 +602,7 @@ def main() -> None:
     for case in cases():
         if options.only in case.name:
             rows.append(judge(case))
-            print(f"{rows[-1]['verdict']:20} {case.name}: {', '.join(rows[-1]['differing'])}", flush=True)
+            print(f"{rows[-1]['verdict']:24} {case.name}: {', '.join(rows[-1]['differing'])}", flush=True)
     print({verdict: sum(row["verdict"] == verdict for row in rows) for verdict in {row["verdict"] for row in rows}})
     if options.write:
         versions = {"python": platform.python_version(), "lightning": L.__version__, "torch": torch.__version__}

@@ -183,7 +183,9 @@ class Recorder:
         if self._loss is None and not any(gap.fact == "loss" for gap in gaps):
             gaps.at("loss").add("no training batch was seen", "save after training began")
         for reason in checkpoint.get(RESUMPTION_SECTION, {}).get("inexact", []):
-            gaps.at("checkpoint.resume").add(f"a run that resumes from here differs: {reason}")
+            gaps.at("checkpoint.resume").add(
+                f"a run that resumes from here may differ from an uninterrupted one: {reason}"
+            )
         description = describe(observed, checkpoint, path, trainer, self._loss, metrics, order, gaps)
         return replace(description, attachments=self._attachments())
 

@@ -24,14 +24,15 @@ def model() -> None:
     \b
     Exit codes:
       0    success
-      1    content differs from its recorded size or hash; check --strict: a point failed; diff, compare: the
-           checkpoints differ; reproduce, replicate: the result is different
-      2    wrong usage: an invalid option, URI, name or table
-      3    the dataset does not exist, is not a checkpoint, is not frozen or cannot be read; evaluate: the model cannot
-           be run on the data
+      1    content differs from its recorded size or hash; check --strict: a point failed or could not be checked;
+           diff, compare: the checkpoints differ; reproduce, replicate: the verdict is 'different'
+      2    wrong usage: an invalid option, URI, name or table, or an overlay that does not exist
+      3    the dataset or an item does not exist, is not a checkpoint, is not frozen or cannot be read; evaluate: the
+           model cannot be run on the data
       4    the store cannot be reached, read or written
-      5    reproduce, replicate: the recorded training could not run
+      5    reproduce, replicate: the verdict is 'could not run'
       130  interrupted
+      141  the reader of the output closed the pipe
     """  # noqa: D301 - click's own marker
 
 

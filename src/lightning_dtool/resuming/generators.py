@@ -1,4 +1,4 @@
-"""Sources of random numbers besides the global generators: loaders, samplers, and their workers."""
+"""Generators and seeds of loaders and samplers, and persistent workers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ def save_generators(trainer: Any) -> dict[str, torch.Tensor]:
 
 
 def restore_generators(trainer: Any, states: Mapping[str, torch.Tensor]) -> None:
-    """Restore generators by name. A name without a generator is ignored.
+    """Restore generators by name. Names without a generator are ignored.
 
     Args:
         trainer: The Trainer.
@@ -123,7 +123,7 @@ def running_workers(trainer: Any) -> list[str]:
 
 
 def start_workers(trainer: Any, names: Sequence[str]) -> None:
-    """Start the persistent workers that were running at the save. Starting them draws a global random number.
+    """Start the persistent workers that were running at the save. This draws a global random number.
 
     Args:
         trainer: The Trainer.

@@ -1,6 +1,6 @@
 """The metrics of a run so far: logged values and torchmetrics objects, which Lightning does not save.
 
-Schedulers and callbacks that monitor a metric need them, and so do the values that are logged for an unfinished epoch.
+Schedulers and callbacks that monitor a metric need them, and so do the values that an unfinished epoch logs at its end.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ _SETTINGS = (
     "fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx", "dataloader_idx",
     "metric_attribute",
 )  # fmt: skip
-"""Arguments of `self.log`, besides those on how a value is reduced."""
+"""The arguments of `self.log`, except those on how values are reduced."""
 
 
 def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, 
 def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
     for _, child in module.named_modules():
         if isinstance(child, MetricCollection):
-            # Gives each metric of a compute group its state, which the group's first metric keeps.
+            # The first metric of a compute group keeps the state of all. This sets it on the others, too.
             child.items(copy_state=False)
     for name, child in module.named_modules():
         if isinstance(child, Metric):

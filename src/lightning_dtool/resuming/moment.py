@@ -1,6 +1,6 @@
-"""The moment at which a checkpoint was saved, on which the work that Lightning had left to do depends.
+"""The moment of a run at which a checkpoint is saved, which determines what work is left.
 
-Functions of the progress that Lightning's loops count, as objects or as the plain dictionaries of a checkpoint.
+It is derived from the counts of Lightning's loops.
 """
 
 from enum import Enum
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Moment(str, Enum):
-    """Where in a run a checkpoint was saved."""
+    """The moment of a run at which a checkpoint was saved."""
 
     BETWEEN_EPOCHS = "between epochs"
     """No work is left: training has not begun, an epoch is complete, or the run has ended."""
@@ -17,7 +17,7 @@ class Moment(str, Enum):
     """In `on_train_epoch_end`. Schedulers that monitor a metric step after it."""
 
     BATCH_END = "batch end"
-    """In `on_train_batch_end`. A validation that is due, and schedulers that monitor a metric, come after it."""
+    """In `on_train_batch_end`. A validation that is due, and schedulers that monitor a metric, run after it."""
 
     VALIDATION_END = "validation end"
     """In `on_validation_end`, inside an epoch or at its end."""
@@ -26,7 +26,7 @@ class Moment(str, Enum):
     """A batch is complete, with its validation and schedulers. SIGTERM ends a run here."""
 
     INSIDE_BATCH = "inside a batch"
-    """On an exception while a batch was fetched or computed."""
+    """On an exception while a batch is fetched or computed."""
 
     INSIDE_VALIDATION = "inside a validation"
     """On an exception during validation."""
@@ -36,7 +36,7 @@ class Moment(str, Enum):
 
     @property
     def inside_epoch(self) -> bool:
-        """Whether the epoch is unfinished, so that its metrics so far are needed."""
+        """Whether the epoch is unfinished, so that a resume needs its metrics so far."""
         return self not in (Moment.BETWEEN_EPOCHS, Moment.EPOCH_END)
 
 

@@ -1,9 +1,10 @@
-"""The state that Lightning leaves out of a checkpoint: saved in a section of its own, restored when a run resumes.
+"""The state that Lightning leaves out of a checkpoint, in a section of its own.
 
 Lightning saves weights, optimizers, schedulers, callbacks, and the counts of its loops. It does not save random states,
 the metrics of an unfinished epoch, gradients that are being accumulated, or which work of the batch and the epoch is
-left to do (https://github.com/Lightning-AI/pytorch-lightning/issues/17543). `Resumption` restores these at the last
-moment before training continues: after every hook and loader that draws random numbers when a run begins.
+left to do (https://github.com/Lightning-AI/pytorch-lightning/issues/17543). `Resumption` saves these in each
+checkpoint. When a run resumes, it restores them just before training continues, after every hook and loader that draws
+random numbers at the start of a run.
 """
 
 import warnings
@@ -36,7 +37,7 @@ from lightning_dtool.resuming.measured import restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
 
 VERSION = 1
-"""Version of the section's format."""
+"""The version of the format of the section."""
 
 
 class Resumption:
@@ -68,17 +69,17 @@ class Resumption:
         _replace(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
         _replace(trainer.strategy, "on_train_start", partial(self._continue, trainer))
         if any(map(_saves_on_exception, trainer.callbacks)):
-            # It takes some microseconds for each step, and only a save on exception needs it.
+            # Takes some microseconds in each step, and only a save on an exception needs it.
             _replace(epoch_loop, "_on_before_fetch", self._before_fetch)
 
     def failed(self, exception: BaseException) -> None:
-        """Note that an exception ends the run: a checkpoint that is saved from now on may be of an unfinished batch."""
+        """Note that an exception ends the run. Checkpoints that are saved after it may hold an unfinished batch."""
         self._exception = exception
 
     # -- saving ---------------------------------------------------------------------------------
 
     def save(self, trainer: Any, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the section to a checkpoint; called on every rank.
+        """Add the section to a checkpoint. Called on every rank.
 
         Args:
             trainer: The Trainer.
@@ -99,14 +100,16 @@ class Resumption:
             }
             doubts += _doubts(trainer, moment)
             if moment is Moment.INSIDE_BATCH and self._before_batch is None:
-                doubts.append("it was saved inside a batch, which begins again with other random numbers")
+                doubts.append("the checkpoint was saved inside a batch, which is repeated with other random numbers")
             if moment is Moment.INSIDE_BATCH:
                 _repeat_last_batch(trainer, checkpoint)
-        except Exception as error:  # Lightning's internals may change, and a user's metric may raise anything
+        except Exception as error:  # Lightning's internals may change, and a metric of the user may raise any error
             doubts.append(f"the state for an exact resume could not be collected ({type(error).__name__}: {error})")
         ranks = self._from_all_ranks(mine, trainer)
         if trainer.is_global_zero and None in ranks:
-            doubts.append("an exception ended it, when nobody could ask every process for its random states")
+            doubts.append(
+                "an exception ended the run, so the random states of the other processes could not be collected"
+            )
         fit_loop = trainer.fit_loop
         checkpoint[RESUMPTION_SECTION] = {
             "version": VERSION,
@@ -120,7 +123,7 @@ class Resumption:
         }
 
     def _changing(self, trainer: Any, moment: Moment) -> dict[str, Any]:
-        """Return what changes with each batch: as it is now, or as it was before the interrupted part began."""
+        """Return the state that changes with each batch: the present one, or that before the interrupted part."""
         if moment is Moment.INSIDE_VALIDATION and self._before_validation is not None:
             return {**self._before_validation, "random": encoded_states(self._before_validation["random"])}
         interrupted = self._before_batch if moment is Moment.INSIDE_BATCH else None
@@ -131,14 +134,14 @@ class Resumption:
         }
 
     def _from_all_ranks(self, mine: dict[str, Any] | None, trainer: Any) -> list[Any]:
-        """Return the state of every rank. None for a rank that cannot be asked."""
+        """Return the state of every rank, with None for ranks whose state cannot be collected."""
         if trainer.world_size == 1 or not (dist.is_available() and dist.is_initialized()):
             return [mine]
         ranks: list[Any] = [None] * trainer.world_size
         if self._exception is None or isinstance(self._exception, SIGTERMException):
-            # Only to the rank that writes: the gradients of all ranks take much memory.
+            # Only the rank that writes receives them, because the gradients of all ranks take much memory.
             dist.gather_object(mine, ranks if dist.get_rank() == 0 else None, dst=0)
-        else:  # the other ranks may be anywhere in the program, and waiting for them may never end
+        else:  # the other ranks may be anywhere in the program, so waiting for them might never end
             ranks[trainer.global_rank] = mine
         return ranks
 
@@ -158,21 +161,22 @@ class Resumption:
         """
         section = checkpoint.get(RESUMPTION_SECTION)
         if section is None:
-            _warn(["it was saved without DtoolProvenanceCallback, and holds no random states"])
+            _warn(["the checkpoint was saved without DtoolProvenanceCallback and holds no random states"])
             return
         try:
             moment, ranks, doubts = Moment(section["moment"]), list(section["ranks"]), list(section["inexact"])
             known = next((state for state in ranks if state is not None), None)
             if section["version"] != VERSION:
                 doubts.append(
-                    f"this lightning-dtool reads version {VERSION} of what it holds, not {section['version']}"
+                    f"the resume section of the checkpoint has version {section['version']}, and this release of "
+                    f"lightning-dtool reads version {VERSION}"
                 )
             if section["version"] != VERSION or known is None:
                 _warn(doubts)
                 return
             rank, loops = trainer.global_rank, checkpoint["loops"]["fit_loop"]
             mine = ranks[rank] if rank < len(ranks) else None
-            # Metrics and the work that is left must be the same on every rank, or ranks wait for each other.
+            # Metrics and remaining work must be the same on every rank. Otherwise ranks wait for each other.
             self._saved = {**(mine or {**known, "random": None}), "reloaded": section["reloaded"]}
             self._awaited = dict(self._saved["requests"])
             self._loader_states = loops["state_dict"].get("combined_loader", [])
@@ -184,7 +188,7 @@ class Resumption:
                 "was not written by this package, or is damaged. To resume without it, delete this key from the file."
             ) from error
         if len(ranks) != trainer.world_size:
-            doubts.append(f"it was saved by {len(ranks)} processes, and {trainer.world_size} resume")
+            doubts.append(f"the number of processes was {len(ranks)} at the save and is {trainer.world_size} now")
         if doubts and trainer.is_global_zero:
             _warn(doubts)
 
@@ -263,45 +267,43 @@ def _saves_on_exception(callback: Any) -> bool:
 def _warn(doubts: list[str]) -> None:
     reasons = "; ".join(dict.fromkeys(doubts))
     warnings.warn(
-        f"Training resumes from this checkpoint, but not bit for bit as if it had never stopped: {reasons}.",
+        f"Training resumes, but may differ from an uninterrupted run: {reasons}.",
         ProvenanceWarning,
         stacklevel=2,
     )
 
 
 def _doubts(trainer: Any, moment: Moment) -> list[str]:
-    """Return the reasons why a resume from this moment is not exact, or may not be."""
+    """Return the reasons why a resume from this moment is not exact, or may not be exact."""
     doubts = []
     for name, loader in loaders(trainer):
         kind = type(loader).__name__
         unfinished = name.startswith("train") and moment.inside_epoch and not _epoch_is_over(trainer, moment)
         if unfinished and not resumes_inside_epoch(loader):
             doubts.append(
-                f"it was saved inside an epoch, and the {kind} {name} starts that epoch again "
-                "(DtoolDataModule's goes on where it was)"
+                f"the checkpoint was saved inside an epoch, and the {kind} {name} starts that epoch from its beginning "
+                "(loaders of DtoolDataModule continue with the next batch)"
             )
         if has_persistent_workers(loader):
             doubts.append(
-                f"the workers of the {kind} {name} are persistent, and if they draw random numbers, these come from "
-                "states that cannot be saved (DtoolDataModule's workers draw by seed, epoch and position)"
+                f"the {kind} {name} has persistent workers, and if they draw random numbers, their random states "
+                "cannot be saved (DtoolDataModule seeds its workers for each batch)"
             )
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
     if moment is Moment.INSIDE_BATCH and batch.started == batch.ready:
-        buffer = next((f", such as {name}" for name, _ in trainer.lightning_module.named_buffers()), "")
+        buffer = next((f" (such as {name})" for name, _ in trainer.lightning_module.named_buffers()), "")
         doubts.append(
-            "it was saved inside a batch, which begins again: what it had changed already (weights, gradients, "
-            f"metrics, buffers{buffer}) stays"
+            "the checkpoint was saved inside a batch, which is repeated: changes that this batch had already made to "
+            f"weights, gradients, metrics or buffers{buffer} remain"
         )
     for callback in trainer.callbacks:
         if moment is Moment.INSIDE_VALIDATION and callable(getattr(callback, "_swap_models", None)):
-            doubts.append(
-                f"{type(callback).__name__} had exchanged the weights for a validation, which was interrupted"
-            )
+            doubts.append(f"{type(callback).__name__} had swapped the weights for a validation that was interrupted")
         ending = isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end
         if ending and moment.inside_epoch:
-            doubts.append("it was saved in the epoch in which StochasticWeightAveraging updates batch norm")
+            doubts.append("the checkpoint was saved in the epoch in which StochasticWeightAveraging updates batch norm")
     if moment is Moment.ELSEWHERE:
-        doubts.append("it was saved in a hook from which Lightning does not resume")
+        doubts.append("the checkpoint was saved in a hook from which Lightning cannot resume")
     return doubts
 
 
@@ -369,7 +371,7 @@ def _repeat_last_batch(trainer: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def _do_remaining_work(fit_loop: Any, moment: Moment) -> None:
-    """Do the work that was left at the moment of the save, and keep Lightning from guessing it."""
+    """Do the work that was left at the save, so that Lightning does not derive it from its counts."""
     epoch_loop = fit_loop.epoch_loop
     # Otherwise epoch-wise schedulers that monitor a metric would miss the end of this epoch.
     fit_loop._restarting = False
@@ -391,7 +393,7 @@ def _do_remaining_work(fit_loop: Any, moment: Moment) -> None:
     if moment in (Moment.BATCH_END, Moment.VALIDATION_END, Moment.INSIDE_VALIDATION):
         epoch_loop._skip_next_val = moment is Moment.VALIDATION_END
         epoch_loop.on_advance_end(fit_loop._data_fetcher)
-    # Keeps the counts, so that Lightning finds no work left.
+    # Keep the counts, so that Lightning finds no work left.
     _replace(epoch_loop, "reset", partial(_reset_once, epoch_loop))
 
 
