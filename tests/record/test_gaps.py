@@ -80,7 +80,15 @@ def test_gaps_of_a_part_are_included_at_its_place() -> None:
     assert whole[0].remedy == "a remedy"
 
 
+def test_a_gap_needs_no_remedy() -> None:
+    gaps = Gaps()
+    gaps.at("loss").add("a reason")
+    assert list(gaps) == [Gap(fact="loss", reason="a reason")]
+    assert gaps[0].remedy == ""
+
+
 def test_a_path_is_bounded() -> None:
     gaps = Gaps()
     gaps.at("x" * 10 * MAX_FACT).add("a reason")
-    assert gaps[0].fact == "x" * MAX_FACT + f"… ({10 * MAX_FACT} characters)"
+    gaps.at("y" * MAX_FACT).add("a reason")
+    assert [gap.fact for gap in gaps] == ["x" * MAX_FACT + f"… ({10 * MAX_FACT} characters)", "y" * MAX_FACT]

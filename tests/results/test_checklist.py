@@ -100,7 +100,10 @@ GROUP = ParameterGroup(options={"lr": 0.1}, parameters=["weight"])
 
 
 def finding(key: str, of: Provenance, data: list[DataDescription] | None = None, items: Any = ITEMS) -> Finding:
-    return next(found for found in check(of, [DESCRIBED] if data is None else data, items) if found.key == key)
+    found = next(found for found in check(of, [DESCRIBED] if data is None else data, items) if found.key == key)
+    assert found.found
+    assert bool(found.remedy) == (found.status in (FAIL, NOT_CHECKED))
+    return found
 
 
 def changed(section: str, **fields: Any) -> Provenance:
@@ -178,12 +181,12 @@ def test_data_that_is_no_dataset_has_no_metadata() -> None:
 
 def test_persistent_uris() -> None:
     key = "guidelines.persistent_uris"
-    assert finding(key, complete()).status is PASS
-    foreign = Data(
-        stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSource(class_path="torch:TensorDataset")]}
-    )
-    found = finding(key, complete(data=foreign))
-    assert (found.status, "torch:TensorDataset" in found.found) == (FAIL, True)
+    found = finding(key, complete())
+    assert (found.status, found.found) == (PASS, "1 dataset by URI, UUID and content digest")
+    for stage in ("train", "val", "test"):
+        foreign = Data(stages={"train": [DataSource(dataset=LEAVES)], stage: [DataSource(class_path="torch:Tensors")]})
+        found = finding(key, complete(data=foreign))
+        assert (found.status, "torch:Tensors" in found.found) == (FAIL, True)
     on_disk = finding(key, complete(data=Data(stages={"train": [DataSource(dataset=OTHERS)]})), [])
     assert on_disk.status is PASS
     assert "1 on a disk" in on_disk.found
@@ -191,6 +194,9 @@ def test_persistent_uris() -> None:
     assert "changed after training" in finding(key, complete(), [tampered]).found
     assert finding(key, complete(), [tampered]).status is FAIL
     replaced = DataDescription(LEAVES.uri, uuid="another", content_digest=LEAVES.content_digest)
+    both = complete(data=OWN_SETS)
+    assert finding(key, both, [DataDescription(OTHERS.uri, problem="no network"), replaced]).status is FAIL
+    assert finding(key, both, [DataDescription(OTHERS.uri, uuid="another")]).status is FAIL  # nobody looked at LEAVES
     assert "now another dataset" in finding(key, complete(), [replaced]).found
     assert finding(key, complete(data=Data())).status is FAIL
 
@@ -208,7 +214,10 @@ def test_a_parameter_with_a_gap_was_not_captured(gap: str) -> None:
 
 
 def test_a_checkpoint_without_the_callback_has_captured_nothing() -> None:
+    found = finding("guidelines.captured", complete())
+    assert (found.status, found.found.partition(", observed")[0]) == (PASS, "1 hyperparameter, 1 optimizer, 1 setting")
     assert finding("guidelines.captured", complete(optimizers=[])).status is FAIL
+    assert finding("guidelines.captured", complete(trainer=Trainer())).status is FAIL
 
 
 def test_stored_together() -> None:
@@ -307,9 +316,12 @@ def test_what_a_record_speaks_of_must_be_there(key: str, item: str) -> None:
     assert (found.status, found.found) == (FAIL, f"the dataset has no {item}")
 
 
-def test_many_gaps_are_counted() -> None:
-    gaps = [Gap(fact=f"fact{number}", reason="r") for number in range(100)]
-    assert finding("run.gaps", complete(gaps=gaps)).found == "100 gaps: fact0, fact1, fact2, fact3, fact4 and 95 more"
+@pytest.mark.parametrize(
+    ("count", "words"), [(1, "1 gap: 0"), (5, "5 gaps: 0, 1, 2, 3, 4"), (6, "6 gaps: 0, 1, 2, 3, 4 and 1 more")]
+)
+def test_the_first_gaps_are_named_and_the_rest_is_counted(count: int, words: str) -> None:
+    gaps = [Gap(fact=str(number), reason="r") for number in range(count)]
+    assert finding("run.gaps", complete(gaps=gaps)).found == words
 
 
 def test_a_run_without_a_beginning_is_no_obstacle() -> None:

@@ -212,7 +212,8 @@ def test_names_in_a_list_are_told_one_by_one() -> None:
 )
 def test_data_is_told_by_uuid_and_content(other: DatasetReference, note: str, weight: str) -> None:
     (found,) = record_differences(record(data=trained_on(reference())), record(data=trained_on(other)))
-    assert (found.path, found.weight) == ("data.stages.train[leaves].dataset", weight)
+    assert (found.path, found.kind, found.weight) == ("data.stages.train[leaves].dataset", "changed", weight)
+    assert (found.before, found.after) == (reference().model_dump(), other.model_dump())
     assert found.note.startswith(note)
 
 
@@ -344,6 +345,18 @@ def test_packages() -> None:
     ]  # fmt: skip
 
 
+def test_lines_that_pin_no_single_version_are_compared_as_a_whole() -> None:
+    one = "ranged>=1,<2\nlimited<2\nmarked==1; python_version >= '3.10'\nodd==2024-custom\n"
+    two = "ranged>=1,<3\nlimited<3\nmarked==1; python_version >= '3.11'\nodd==2025-custom\n--pre\n"
+    assert [(found.path, found.before, found.after) for found in requirement_differences(one, two)] == [
+        ("environment.packages.ranged", "ranged>=1,<2", "ranged>=1,<3"),
+        ("environment.packages.limited", "limited<2", "limited<3"),
+        ("environment.packages.marked", "marked==1; python_version >= '3.10'", "marked==1; python_version >= '3.11'"),
+        ("environment.packages.odd", "2024-custom", "2025-custom"),
+        ("environment.packages[--pre]", None, "--pre"),
+    ]
+
+
 def test_files_are_patches() -> None:
     one = {"a.py": b"x = 1\n", "gone.py": b"y\n", "same.py": b"z", "data.bin": b"\0\xff"}
     two = {"a.py": b"x = 2\n", "new.py": b"n\n", "same.py": b"z", "data.bin": b"\0\xfe\0"}
@@ -392,6 +405,19 @@ def test_compare_tells_code_and_packages_in_their_sections_and_once() -> None:
     assert without == [
         "model.hyperparameters.lr", "environment.versions.torch", "environment.versions.Pillow",
         "code.files[train.py]", "metrics.at_checkpoint.acc",
+    ]  # fmt: skip
+
+
+def test_packages_and_files_follow_what_else_differs_in_their_section() -> None:
+    def content(python: str, argument: str, version: str) -> Content:
+        code = record().code.model_copy(update={"argv": ["train.py", argument]})
+        environment = Environment(python=python, platform="x", versions={})
+        made = record(code=code, environment=environment)
+        return Content(made, {"train.py": version.encode()}, f"torch=={version}\n")
+
+    found = checkpoint_differences(content("3.11", "--fast", "1"), content("3.12", "--slow", "2"))
+    assert [difference.path for difference in found] == [
+        "environment.python", "environment.packages.torch", "code.argv", "code.files[train.py]",
     ]  # fmt: skip
 
 
