@@ -1,4 +1,4 @@
-"""Frozen datasets as a LightningDataModule, with real Trainers."""
+"""DtoolDataModule with real Trainers."""
 
 import io
 import json
@@ -40,7 +40,7 @@ COUNT = 40
 
 
 class Net(pl.LightningModule):
-    """Remembers what it sees."""
+    """Keeps the batches that it receives."""
 
     def __init__(self, lr: float = 0.1, dropout: float = 0.0) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def facts(module):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_train_validate_test_and_predict(uri, workers):
+def test_every_stage_receives_its_samples(uri, workers):
     data = DtoolDataModule(uri, val_split=0.2, test_split=0.1, batch_size=8, num_workers=workers)
     model, runner = Net(), trainer(max_epochs=2, num_sanity_val_steps=0)
     runner.fit(model, data)
@@ -146,7 +146,7 @@ def test_a_stage_without_data_is_skipped_in_fit_and_an_error_elsewhere(uri):
         trainer().predict(model, DtoolDataModule(train_uri=uri))
 
 
-def test_an_overlay_divides(uri):
+def test_an_overlay_splits_the_data(uri):
     data = DtoolDataModule(uri, split_overlay="usetype")
     data.setup()
     assert facts(data) == {"train": 20, "val": 10, "test": 10, "predict": COUNT}
@@ -158,14 +158,14 @@ def test_an_overlay_divides(uri):
     assert len(model.evaluated) == 10
 
 
-def test_select_comes_before_the_split(uri):
+def test_select_is_applied_before_the_split(uri):
     data = DtoolDataModule(uri, select={"usetype": ("train", "test")}, test_split=0.1, stratify=True)
     data.setup()
     assert facts(data) == {"train": 27, "test": 3, "predict": 30}
     assert data.description()["stages"]["test"]["class_counts"] == {"elm": 1, "oak": 2}
 
 
-def test_a_dataset_per_stage_is_numbered_by_the_training_data(make_dataset, uri):
+def test_class_numbers_of_the_training_data_apply_to_all_stages(make_dataset, uri):
     only_oak = make_dataset({"9.png": image(9)}, "val", overlays={"category": {"9.png": "oak"}})
     plain = make_dataset({"9.png": image(9)}, "new")
     data = DtoolDataModule(train_uri=uri, val_uri=only_oak.uri, predict_uri=plain.uri)
@@ -180,7 +180,7 @@ def test_a_dataset_per_stage_is_numbered_by_the_training_data(make_dataset, uri)
         DtoolDataModule(train_uri=uri, val_uri=plain.uri).setup("fit")
 
 
-def test_transforms_and_targets(uri):
+def test_transforms_and_targets_are_applied(uri):
     data = DtoolDataModule(
         uri,
         val_split=0.5,
@@ -202,7 +202,7 @@ def test_transforms_and_targets(uri):
     assert len(data.train_dataloader()) == 6
 
 
-def test_arrays_are_divided_by_rows(make_dataset):
+def test_arrays_are_split_by_rows(make_dataset):
     def npy(array):
         file = io.BytesIO()
         np.save(file, array)
@@ -221,7 +221,7 @@ def test_arrays_are_divided_by_rows(make_dataset):
         DtoolDataModule(arrays.uri, split_overlay="usetype").setup("fit")
 
 
-def test_dtoolai_images_are_divided_by_usetype(base_uri):
+def test_dtoolai_images_are_split_by_usetype(base_uri):
     import dtoolcore
 
     from lightning_dtool.store import generate_identifier
@@ -245,7 +245,7 @@ def test_dtoolai_images_are_divided_by_usetype(base_uri):
     assert facts(by_fraction)["train"] == 20
 
 
-def test_only_what_is_about_to_be_used_is_opened(uri, tmp_path):
+def test_only_the_datasets_of_the_present_stage_are_opened(uri, tmp_path):
     data = DtoolDataModule(uri, val_split=0.2, predict_uri=tmp_path / "not there yet")
     trainer().fit(Net(), data)
     assert set(facts(data)) == {"train", "val"}
@@ -286,7 +286,7 @@ def test_remote_items_are_fetched_before_training(make_dataset, s3_base_uri):
         ({"uri": "a", "persistent_workers": True}, "num_workers"),
     ],
 )
-def test_arguments_that_do_not_fit_together(arguments, message):
+def test_conflicting_arguments_are_refused(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         DtoolDataModule(**arguments)
 
@@ -307,19 +307,19 @@ def test_arguments_that_do_not_fit_together(arguments, message):
         ),
     ],
 )
-def test_what_the_data_does_not_have_is_an_error_before_training(uri, arguments, error, message):
+def test_arguments_that_the_data_cannot_meet_fail_before_training(uri, arguments, error, message):
     model = Net()
     with pytest.raises(error, match=message):
         trainer().fit(model, DtoolDataModule(uri, **arguments))
     assert not model.seen
 
 
-def test_a_missing_dataset(tmp_path):
+def test_a_missing_dataset_is_an_error(tmp_path):
     with pytest.raises(DatasetNotFoundError, match="nothing"):
         trainer().fit(Net(), DtoolDataModule(tmp_path / "nothing"))
 
 
-def test_a_trainer_of_the_other_name_is_refused(uri):
+def test_a_trainer_from_pytorch_lightning_is_refused(uri):
     other = pytest.importorskip("pytorch_lightning")
     runner = other.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
 
@@ -334,7 +334,7 @@ def test_a_trainer_of_the_other_name_is_refused(uri):
         runner.fit(Model(), datamodule=DtoolDataModule(uri))
 
 
-def test_setup_opens_once_and_nothing_draws_random_numbers(uri, monkeypatch):
+def test_setup_opens_the_dataset_once_and_draws_no_random_numbers(uri, monkeypatch):
     from lightning_dtool.store import FrozenDataset
 
     opened = []
@@ -354,11 +354,11 @@ def test_setup_opens_once_and_nothing_draws_random_numbers(uri, monkeypatch):
     assert torch.equal(state, torch.get_rng_state())
 
 
-# -- stopping and going on ------------------------------------------------------------------------
+# -- resuming -------------------------------------------------------------------------------------
 
 
 class EveryStep(pl.Callback):
-    """Keeps a checkpoint of each step; in what is saved after `fit` an epoch is over."""
+    """Saves a checkpoint after each step: a checkpoint saved after `fit` always holds complete epochs."""
 
     def __init__(self, folder) -> None:
         self.folder = folder
@@ -369,7 +369,7 @@ class EveryStep(pl.Callback):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("limit", [1.0, 3])
-def test_training_goes_on_with_the_very_next_batch(uri, tmp_path, workers, limit):
+def test_training_resumes_at_the_next_batch(uri, tmp_path, workers, limit):
     def fit(model, **arguments):
         data = DtoolDataModule(uri, batch_size=10, num_workers=workers)
         callbacks = [] if arguments else [EveryStep(tmp_path)]
@@ -381,7 +381,7 @@ def test_training_goes_on_with_the_very_next_batch(uri, tmp_path, workers, limit
         assert fit(Net(), ckpt_path=tmp_path / f"step={step}.ckpt") == whole[step:]
 
 
-def test_training_goes_on_after_a_validation_inside_an_epoch(uri, tmp_path):
+def test_training_resumes_after_a_validation_inside_an_epoch(uri, tmp_path):
     class Save(pl.Callback):
         def on_validation_end(self, runner, model):
             runner.save_checkpoint(tmp_path / f"step={runner.global_step}.ckpt")
@@ -402,7 +402,7 @@ def test_training_goes_on_after_a_validation_inside_an_epoch(uri, tmp_path):
 @pytest.mark.parametrize(
     ("saved", "limit"), [("on_train_epoch_end", 1.0), ("on_train_epoch_end", 0.5), ("on_validation_end", 0.5)]
 )
-def test_after_the_end_of_an_epoch_comes_the_next_one(uri, tmp_path, workers, saved, limit):
+def test_training_resumes_with_the_next_epoch_after_a_finished_one(uri, tmp_path, workers, saved, limit):
     def fit(model, epochs, **arguments):
         data = DtoolDataModule(uri, batch_size=8, num_workers=workers, val_split=0.2)
         keep = ModelCheckpoint(
@@ -417,8 +417,8 @@ def test_after_the_end_of_an_epoch_comes_the_next_one(uri, tmp_path, workers, sa
     assert second.seen == [batch for batch in whole.seen if batch[0] > 0]
 
 
-def test_stopping_and_going_on_gives_the_same_weights_with_dropout(uri, tmp_path):
-    """With the random state restored, as provenance does, nothing else is different."""
+def test_resuming_gives_the_same_weights_with_dropout(uri, tmp_path):
+    """The test restores the random state, as the provenance callback does; nothing else may differ."""
     states = []
 
     class Save(pl.Callback):
@@ -441,7 +441,7 @@ def test_stopping_and_going_on_gives_the_same_weights_with_dropout(uri, tmp_path
     assert torch.equal(whole, resumed)
 
 
-def test_a_checkpoint_loads_safely_and_holds_plain_values(uri, tmp_path):
+def test_a_checkpoint_holds_plain_values_and_loads_with_weights_only(uri, tmp_path):
     data = DtoolDataModule(
         Path(uri.partition("://")[2].partition("/")[2] and "/" + uri.partition("://")[2].partition("/")[2]),
         batch_size=10,
@@ -463,7 +463,7 @@ def test_a_checkpoint_loads_safely_and_holds_plain_values(uri, tmp_path):
     assert (again.batch_size, again.target) == (10, "folder")
 
 
-def test_going_on_with_other_data_is_noticed(uri, tmp_path):
+def test_resuming_with_other_data_gives_a_warning(uri, tmp_path):
     runner = trainer()
     runner.fit(Net(), DtoolDataModule(uri, batch_size=10, val_split=0.5))
     runner.save_checkpoint(tmp_path / "x.ckpt")
@@ -472,7 +472,7 @@ def test_going_on_with_other_data_is_noticed(uri, tmp_path):
     trainer().validate(Net(), DtoolDataModule(uri, val_split=0.1), ckpt_path=tmp_path / "x.ckpt", verbose=False)
 
 
-def test_an_epoch_cannot_go_on_in_another_order(uri, tmp_path):
+def test_resuming_inside_an_epoch_with_another_seed_is_refused(uri, tmp_path):
     trainer(callbacks=[EveryStep(tmp_path)]).fit(Net(), DtoolDataModule(uri, batch_size=10))
     with pytest.raises(ConfigurationError, match="had seed 0; here it is 1"):
         trainer().fit(Net(), DtoolDataModule(uri, batch_size=10, seed=1), ckpt_path=tmp_path / "step=2.ckpt")
@@ -482,7 +482,7 @@ def test_an_epoch_cannot_go_on_in_another_order(uri, tmp_path):
 
 
 class SeenPerRank(Net):
-    """Writes what each process saw to a file."""
+    """Writes the batches that each process received to a file."""
 
     def __init__(self, folder) -> None:
         super().__init__()
@@ -506,17 +506,17 @@ def test_processes_share_an_epoch_without_overlap(uri, tmp_path, workers):
 
 
 @pytest.mark.filterwarnings("ignore:.*log_every_n_steps")
-def test_the_finders_of_lightning(uri, tmp_path):
+def test_the_batch_size_and_learning_rate_finders_work(uri, tmp_path):
     def run(callback, **arguments):
         data = DtoolDataModule(uri, batch_size=3, val_split=0.2)
         model = Net()
-        # The finders keep files of their own for a moment.
+        # The finders write temporary checkpoints.
         runner = trainer(callbacks=[callback], default_root_dir=tmp_path, enable_checkpointing=True, **arguments)
         runner.fit(model, data)
         return data, model
 
     data, _ = run(BatchSizeFinder(steps_per_trial=1, max_trials=2, init_val=2))
-    assert data.batch_size in (4, 8)  # how many trials there are depends on Lightning's version
+    assert data.batch_size in (4, 8)  # the number of trials depends on Lightning's version
     data, model = run(LearningRateFinder(num_training_steps=6))
     assert sorted(v for _, batch in model.seen[-11:] for v in batch) == sorted(
         v for batch in list(data.train_dataloader()) for v in (batch[0].flatten(1)[:, 0] * 255).round().int().tolist()
@@ -525,17 +525,17 @@ def test_the_finders_of_lightning(uri, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
 @pytest.mark.parametrize("arguments", [{"fast_dev_run": 2}, {"overfit_batches": 2}, {"barebones": True}])
-def test_special_runs(uri, arguments):
+def test_special_modes_of_the_trainer_work(uri, arguments):
     model = Net()
     quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"))
     trainer(**arguments, **(quiet if "barebones" in arguments else {})).fit(model, DtoolDataModule(uri, batch_size=8))
     assert model.seen
 
 
-def test_the_command_line_of_lightning(uri, tmp_path, monkeypatch, capsys):
+def test_lightning_cli_works(uri, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own use of it
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # a deprecation in Lightning's own code
     arguments = [
         "fit",
         f"--data.uri={uri}",
@@ -562,7 +562,7 @@ def test_the_command_line_of_lightning(uri, tmp_path, monkeypatch, capsys):
     assert "persistent_workers: false" in printed
 
 
-# -- described, and made again from a checkpoint ---------------------------------------------------
+# -- description, and construction from a checkpoint -----------------------------------------------
 
 
 def test_the_description_is_strict_json(leaves, uri):
@@ -586,7 +586,7 @@ def test_the_description_is_strict_json(leaves, uri):
 
 
 def checkpoint_of(data, base_uri, name="checkpoint", class_path="lightning_dtool:DtoolDataModule"):
-    """Write what the callback writes."""
+    """Write a checkpoint dataset as the callback does."""
     data.setup("fit")
     description = json.loads(json.dumps(data.description()))
     stages = {
@@ -599,11 +599,11 @@ def checkpoint_of(data, base_uri, name="checkpoint", class_path="lightning_dtool
         return writer.commit().uri
 
 
-def test_a_dataset_address_makes_a_module(uri):
+def test_a_module_is_constructed_from_the_uri_of_a_dataset(uri):
     assert DtoolDataModule.from_uri(uri, batch_size=7).batch_size == 7
 
 
-def test_a_checkpoint_address_makes_the_same_module(uri, base_uri):
+def test_a_module_is_constructed_from_the_uri_of_a_checkpoint(uri, base_uri):
     v2 = pytest.importorskip("torchvision.transforms.v2")
     from torchvision import transforms as v1
 
@@ -626,7 +626,7 @@ def named_collate(samples):
     return torch.utils.data.default_collate(samples)
 
 
-def test_what_strangers_wrote_is_imported_only_on_trust(uri, base_uri):
+def test_a_recorded_function_is_imported_only_on_trust(uri, base_uri):
     checkpoint = checkpoint_of(DtoolDataModule(uri, collate_fn=named_collate), base_uri)
     with pytest.raises(
         ConfigurationError, match=r"collate_fn is .*named_collate.*trust_source=True, or pass collate_fn"
@@ -639,7 +639,7 @@ def test_what_strangers_wrote_is_imported_only_on_trust(uri, base_uri):
         DtoolDataModule.from_uri(a_lambda, trust_source=True)
 
 
-def test_changed_and_moved_data_is_noticed(make_dataset, base_uri, tmp_path):
+def test_changed_and_moved_data_is_an_error(make_dataset, base_uri, tmp_path):
     first = make_dataset({"a.txt": b"a", "b.txt": b"b"}, "first")
     checkpoint = checkpoint_of(DtoolDataModule(first.uri), base_uri)
     same = make_dataset({"a.txt": b"a", "b.txt": b"b"}, "same")
@@ -653,7 +653,7 @@ def test_changed_and_moved_data_is_noticed(make_dataset, base_uri, tmp_path):
         DtoolDataModule.from_uri(checkpoint)
 
 
-def test_a_record_of_something_else_is_refused(uri, base_uri, make_dataset):
+def test_a_record_without_this_datamodule_is_refused(uri, base_uri, make_dataset):
     checkpoint = checkpoint_of(DtoolDataModule(uri), base_uri, class_path="__main__:Mine")
     with pytest.raises(RecordError, match=r"trained with __main__:Mine"):
         DtoolDataModule.from_uri(checkpoint)
@@ -667,7 +667,7 @@ def test_a_record_of_something_else_is_refused(uri, base_uri, make_dataset):
             DtoolDataModule.from_uri(broken.uri)
 
 
-def test_a_record_that_was_changed_is_refused(uri, base_uri):
+def test_a_changed_record_is_refused(uri, base_uri):
     checkpoint = checkpoint_of(DtoolDataModule(uri, batch_size=7), base_uri)
     file = local_path(checkpoint) / "data" / "provenance.json"
     file.write_text(file.read_text().replace('"batch_size": 7', '"batch_size": 9'))
@@ -675,7 +675,7 @@ def test_a_record_that_was_changed_is_refused(uri, base_uri):
         DtoolDataModule.from_uri(checkpoint)
 
 
-def test_a_relative_path_is_found_again_from_another_folder(leaves, tmp_path, monkeypatch):
+def test_a_relative_path_is_recorded_as_an_absolute_uri(leaves, tmp_path, monkeypatch):
     folder = local_path(leaves.uri)
     monkeypatch.chdir(folder.parent)
     arguments = DtoolDataModule(folder.name).description()["arguments"]

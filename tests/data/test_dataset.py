@@ -1,4 +1,4 @@
-"""A frozen dataset as a torch Dataset."""
+"""DtoolDataset: the samples of a frozen dataset."""
 
 import io
 import pickle
@@ -63,7 +63,7 @@ def test_items_come_in_order_of_their_relpaths(leaves):
         dataset[3]
 
 
-def test_a_batch_of_classes_is_int64_and_of_numbers_float32(make_dataset):
+def test_classes_are_int64_and_numbers_float32(make_dataset):
     heights = {relpath: float(i) for i, relpath in enumerate(IMAGES)}
     dataset = make_dataset(IMAGES, overlays={"category": CATEGORY, "height": heights})
     images, targets = next(iter(DataLoader(DtoolDataset(dataset), batch_size=3)))
@@ -73,13 +73,13 @@ def test_a_batch_of_classes_is_int64_and_of_numbers_float32(make_dataset):
     assert heights.dtype == torch.float32
 
 
-def test_without_a_target_the_item_stands_alone(make_dataset):
+def test_without_a_target_a_sample_is_the_item_alone(make_dataset):
     dataset = DtoolDataset(make_dataset(IMAGES).uri)
     assert isinstance(dataset[0], torch.Tensor)
     assert (dataset.targets, dataset.classes, dataset.class_counts) == (None, None, None)
 
 
-def test_a_path_is_as_good_as_a_uri(leaves):
+def test_a_path_is_accepted_in_place_of_a_uri(leaves):
     path = leaves.path(next(iter(leaves.items))).parents[2]
     assert DtoolDataset(path).dataset.uri == leaves.uri
 
@@ -89,7 +89,7 @@ def test_transforms_receive_a_pil_image_and_the_class(leaves):
     assert dataset[0] == (("L", (4, 3)), "0")
 
 
-def test_select_and_decoder(leaves):
+def test_select_and_decoder_are_applied(leaves):
     dataset = DtoolDataset(leaves, select={"usetype": "train"}, decoder=lambda path: path.read_bytes()[:4])
     assert [dataset[i] for i in range(2)] == [(b"\x89PNG", 0), (b"\x89PNG", 1)]
     with pytest.raises(SelectionError, match="usetype='val'"):
@@ -98,7 +98,7 @@ def test_select_and_decoder(leaves):
         DtoolDataset(leaves, select={"plot": 1})
 
 
-def test_a_subset_shares_what_was_read(leaves):
+def test_a_subset_keeps_classes_and_targets(leaves):
     dataset = DtoolDataset(leaves)
     part = dataset.subset([2, 0]).subset([0])
     assert (part.relpaths, part.targets, part.classes) == (["oak/2.png"], [1], ["elm", "oak"])
@@ -109,7 +109,7 @@ def test_a_subset_shares_what_was_read(leaves):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_item_that_cannot_be_decoded_is_named(make_dataset, workers):
+def test_the_error_names_an_item_that_cannot_be_decoded(make_dataset, workers):
     dataset = make_dataset({"a.png": b"no image", "b.png": png()})
     loader = DataLoader(DtoolDataset(dataset), num_workers=workers)
     with pytest.raises(DecodeError) as caught:
@@ -118,13 +118,13 @@ def test_an_item_that_cannot_be_decoded_is_named(make_dataset, workers):
         assert part in str(caught.value)
 
 
-def test_errors_can_be_pickled():
+def test_a_decode_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(DecodeError("which item")))
     assert isinstance(error, DecodeError)
     assert str(error) == "which item"
 
 
-def test_an_item_that_a_transform_fails_on_is_named(leaves):
+def test_the_error_names_an_item_whose_transform_fails(leaves):
     def fail(image):
         raise RuntimeError("too dark")
 
@@ -133,7 +133,7 @@ def test_an_item_that_a_transform_fails_on_is_named(leaves):
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_an_item_that_has_gone_is_named(leaves):
+def test_the_error_names_a_missing_item(leaves):
     dataset = DtoolDataset(leaves)
     assert len(dataset[0]) == 2
     leaves.path(dataset.identifiers[0]).unlink()
@@ -141,19 +141,19 @@ def test_an_item_that_has_gone_is_named(leaves):
         dataset[0]
 
 
-def test_bad_addresses(tmp_path, make_dataset):
+def test_missing_and_empty_datasets_are_refused(tmp_path, make_dataset):
     with pytest.raises(DatasetNotFoundError, match="nothing"):
         DtoolDataset(tmp_path / "nothing")
     with pytest.raises(SelectionError, match="has no items"):
         DtoolDataset(make_dataset({}, "empty").uri)
 
 
-def test_it_can_be_sent_to_another_process(leaves):
+def test_a_dataset_can_be_sent_to_another_process(leaves):
     dataset = pickle.loads(pickle.dumps(DtoolDataset(leaves)))
     assert dataset[1][1] == 1
 
 
-def test_many_items_cost_one_manifest(make_dataset, monkeypatch):
+def test_the_manifest_is_read_once_for_all_items(make_dataset, monkeypatch):
     from lightning_dtool.store import dataset as store
 
     frozen = make_dataset({f"{i:03}.txt": b"x" for i in range(200)})
@@ -174,7 +174,7 @@ def pair(make_dataset, labels=(2, 0, 1, 2), data=DATA, name="arrays", **argument
     return make_dataset({"data.npy": npy(data), "labels.npy": npy(np.array(labels))}, name, **arguments)
 
 
-def test_two_arrays_are_samples_row_by_row(make_dataset):
+def test_the_rows_of_two_arrays_are_samples(make_dataset):
     dataset = DtoolDataset(pair(make_dataset))
     assert len(dataset) == 4
     row, label = dataset[1]
@@ -189,7 +189,7 @@ def test_two_arrays_are_samples_row_by_row(make_dataset):
     assert labels.dtype == torch.int64
 
 
-def test_a_transform_in_place_does_not_change_the_next_epoch(make_dataset):
+def test_an_in_place_transform_does_not_change_the_next_epoch(make_dataset):
     dataset = DtoolDataset(pair(make_dataset), transform=lambda row: row.add_(1))
     assert dataset[0][0].tolist() == dataset[0][0].tolist() == [1, 2, 3, 4, 5, 6]
 
@@ -198,14 +198,14 @@ def test_a_transform_in_place_does_not_change_the_next_epoch(make_dataset):
     ("labels", "dtype", "target"),
     [([0.5, 1, 2, 3], torch.float32, 0.5), ([[1, 2]] * 4, torch.int64, [1, 2]), ([[1.5]] * 4, torch.float32, [1.5])],
 )
-def test_labels_may_be_numbers_and_arrays(make_dataset, labels, dtype, target):
+def test_labels_may_be_numbers_or_arrays(make_dataset, labels, dtype, target):
     dataset = DtoolDataset(pair(make_dataset, labels))
     assert dataset.classes is None
     assert dataset[0][1].dtype == dtype
     assert dataset[0][1].tolist() == target
 
 
-def test_arrays_that_do_not_fit_are_refused(make_dataset):
+def test_unsuitable_arrays_are_refused(make_dataset):
     with pytest.raises(ConfigurationError, match=r"shape \(4, 6\).*shape \(3,\)"):
         DtoolDataset(pair(make_dataset, [1, 2, 3]))
     with pytest.raises(DecodeError, match="expected numbers as labels"):
@@ -216,12 +216,12 @@ def test_arrays_that_do_not_fit_are_refused(make_dataset):
         DtoolDataset(make_dataset({"data.npy": b"", "labels.npy": npy(DATA)}, "d"))
 
 
-def test_an_explicit_decoder_means_items(make_dataset):
+def test_with_an_explicit_decoder_each_array_is_one_item(make_dataset):
     dataset = DtoolDataset(pair(make_dataset), decoder=np.load)
     assert len(dataset) == 2
 
 
-# -- what dtoolAI wrote ---------------------------------------------------------------------------
+# -- datasets of dtoolAI --------------------------------------------------------------------------
 
 
 def dtoolai_dataset(base_uri, name, files, annotations, overlays=None):
@@ -238,7 +238,7 @@ def dtoolai_dataset(base_uri, name, files, annotations, overlays=None):
     return creator.uri
 
 
-def test_dtoolai_tensors(base_uri):
+def test_tensors_of_dtoolai_are_read(base_uri):
     uri = dtoolai_dataset(
         base_uri,
         "mnist",
@@ -258,7 +258,7 @@ def test_dtoolai_tensors(base_uri):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_dtoolai_images(base_uri, mode):
+def test_images_of_dtoolai_are_read(base_uri, mode):
     value = 128 if mode == "L" else (1, 2, 3)
     uri = dtoolai_dataset(
         base_uri,
@@ -278,6 +278,6 @@ def test_dtoolai_images(base_uri, mode):
     assert dataset[0][0] == ("RGB", (4, 3))
 
 
-def test_an_image_from_a_decoder_is_an_image_like_any_other(leaves):
+def test_an_image_from_a_custom_decoder_becomes_a_tensor(leaves):
     dataset = DtoolDataset(leaves, decoder=lambda path: Image.open(path).convert("RGB"))
     assert dataset[0][0].shape == (3, 3, 4)

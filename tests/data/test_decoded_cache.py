@@ -1,4 +1,4 @@
-"""Images that are decoded once: what comes out of the cache is what comes out of the decoder."""
+"""The cache of decoded images, which gives exactly what the decoder gives."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def noise(mode: str, width: int = 5, height: int = 4, seed: int = 0) -> Image.Im
 
 
 def facts(image: Image.Image) -> tuple[Any, ...]:
-    # The tags of a TIFF file are not in `info`; its orientation is applied when it is loaded.
+    # The tags of a TIFF file are not in `info`; Pillow applies the orientation when it loads the file.
     exif = None if image.format == "TIFF" else dict(image.getexif())
     return image.mode, image.size, image.tobytes(), image.format, dict(image.info), exif
 
@@ -73,7 +73,7 @@ def photos(make_dataset) -> FrozenDataset:
     return make_dataset(contents, overlays={"category": {relpath: relpath[-3:] for relpath in contents}})
 
 
-def test_images_and_their_metadata_are_those_of_the_decoder(photos: FrozenDataset) -> None:
+def test_cached_images_and_their_metadata_equal_those_of_the_decoder(photos: FrozenDataset) -> None:
     plain = DtoolDataset(photos, transform=lambda value: value)
     cached = DtoolDataset(photos, transform=lambda value: value, decoded_cache=True)
     for (expected, target), (found, same_target), name in zip(plain, cached, plain.names, strict=True):
@@ -98,7 +98,7 @@ def test_images_and_their_metadata_are_those_of_the_decoder(photos: FrozenDatase
         max_size=5,
     )
 )
-def test_tensors_are_bitwise_those_of_the_decoder(make_dataset, tmp_path_factory, images: Any) -> None:
+def test_cached_tensors_equal_those_of_the_decoder(make_dataset, tmp_path_factory, images: Any) -> None:
     contents = {
         f"{number}.{MODES[mode]}": encoded(noise(mode, width, height, seed), MODES[mode])
         for number, (mode, width, height, seed) in enumerate(images)
@@ -110,12 +110,12 @@ def test_tensors_are_bitwise_those_of_the_decoder(make_dataset, tmp_path_factory
         assert torch.equal(expected, found)
         assert expected.dtype == found.dtype
         assert expected.stride() == found.stride()
-        # In place, as a training step may do it: the next epoch reads the same.
+        # A training step may change a batch in place: the next epoch must still read the same values.
         found.mul_(0)
     assert all(torch.equal(expected, found) for expected, found in zip(plain, cached, strict=True))
 
 
-def test_it_is_decoded_once(photos: FrozenDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_decoded_once(photos: FrozenDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     DtoolDataset(photos, decoded_cache=True, transform=str).fill_decoded_cache()
     assert len(files()) == 1
     decoded: list[str] = []
@@ -126,9 +126,7 @@ def test_it_is_decoded_once(photos: FrozenDataset, monkeypatch: pytest.MonkeyPat
     assert decoded == ["notes.txt"]
 
 
-def test_other_content_and_other_versions_have_a_file_of_their_own(
-    make_dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_content_and_versions_have_their_own_cache_file(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = (make_dataset({"a.png": encoded(noise("L", seed=seed), "png")}, f"d{seed}") for seed in (1, 2))
     images = [DtoolDataset(frozen, decoded_cache=True)[0] for frozen in (one, other)]
     assert not torch.equal(*images)
@@ -138,7 +136,7 @@ def test_other_content_and_other_versions_have_a_file_of_their_own(
     assert len(files()) == 3
 
 
-def test_a_selection_has_a_file_of_its_own_and_a_subset_has_not(make_dataset) -> None:
+def test_a_selection_has_its_own_cache_file_and_a_subset_does_not(make_dataset) -> None:
     contents = {f"{number}.png": encoded(noise("L", seed=number), "png") for number in range(4)}
     frozen = make_dataset(contents, overlays={"part": {relpath: relpath < "2" for relpath in contents}})
     whole = DtoolDataset(frozen, decoded_cache=True)
@@ -149,7 +147,7 @@ def test_a_selection_has_a_file_of_its_own_and_a_subset_has_not(make_dataset) ->
     assert len(files()) == 2
 
 
-def test_damaged_content_is_not_kept(photos: FrozenDataset) -> None:
+def test_damaged_content_is_not_cached(photos: FrozenDataset) -> None:
     path = photos.path(photos.item("3.png").identifier)
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(VerificationError, match=r"3\.png"):
@@ -158,7 +156,7 @@ def test_damaged_content_is_not_kept(photos: FrozenDataset) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 1, 20, 63, 64, 100, -1])
-def test_a_torn_file_is_noticed_and_written_again(photos: FrozenDataset, keep: int) -> None:
+def test_a_truncated_cache_file_is_written_again(photos: FrozenDataset, keep: int) -> None:
     expected = DtoolDataset(photos, decoded_cache=True, transform=repr)
     expected.fill_decoded_cache()
     whole = files()[0].read_bytes()
@@ -168,7 +166,7 @@ def test_a_torn_file_is_noticed_and_written_again(photos: FrozenDataset, keep: i
     assert files()[0].read_bytes() == whole
 
 
-def test_a_wrong_bit_is_noticed_when_the_image_is_used(photos: FrozenDataset, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_bit_in_the_cache_is_noticed_on_use(photos: FrozenDataset, caplog: pytest.LogCaptureFixture) -> None:
     plain = DtoolDataset(photos, transform=facts_of_any)
     DtoolDataset(photos, decoded_cache=True).fill_decoded_cache()
     content = bytearray(files()[0].read_bytes())
@@ -184,7 +182,7 @@ def facts_of_any(value: Any) -> Any:
     return facts(value) if isinstance(value, Image.Image) else value
 
 
-def test_an_image_that_cannot_be_decoded_is_named_when_it_is_used(make_dataset) -> None:
+def test_an_undecodable_image_is_an_error_only_on_use(make_dataset) -> None:
     frozen = make_dataset({"a.png": b"no image", "b.png": encoded(noise("L"), "png")})
     cached = DtoolDataset(frozen, decoded_cache=True)
     assert cached[1].shape == (1, 4, 5)
@@ -192,7 +190,9 @@ def test_an_image_that_cannot_be_decoded_is_named_when_it_is_used(make_dataset) 
         cached[0]
 
 
-def test_where_it_cannot_be_written_training_goes_on(photos: FrozenDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_continues_if_the_cache_cannot_be_written(
+    photos: FrozenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -216,7 +216,7 @@ def _fill(path: Path, start: Any, results: Any) -> None:
     results.put((len(decoded), same))
 
 
-def test_of_several_processes_one_writes(tmp_path: Path) -> None:
+def test_only_one_of_several_processes_writes_the_cache(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     start, results = context.Event(), context.Queue()
     processes = [context.Process(target=_fill, args=(tmp_path / "x.images", start, results)) for _ in range(4)]
@@ -230,7 +230,7 @@ def test_of_several_processes_one_writes(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.images", "x.lock"]
 
 
-def test_what_an_interrupted_process_left_is_not_used(tmp_path: Path) -> None:
+def test_a_cache_file_of_an_interrupted_process_is_not_used(tmp_path: Path) -> None:
     def interrupted(position: int) -> Image.Image:
         if position:
             raise KeyboardInterrupt
@@ -252,31 +252,31 @@ def test_what_an_interrupted_process_left_is_not_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_read_it(make_dataset, context: str) -> None:
+def test_workers_read_the_cache(make_dataset, context: str) -> None:
     frozen = make_dataset({f"{number}.png": encoded(noise("L", seed=number), "png") for number in range(6)})
     cached = DtoolDataset(frozen, decoded_cache=True)
     loader = DataLoader(cached, batch_size=2, num_workers=2, multiprocessing_context=context)
     assert torch.equal(torch.cat(list(loader)), torch.stack(list(DtoolDataset(frozen))))
 
 
-def test_a_decoder_of_ones_own_may_change(photos: FrozenDataset) -> None:
+def test_a_custom_decoder_is_refused(photos: FrozenDataset) -> None:
     with pytest.raises(ConfigurationError, match="works only with the decoders of this package"):
         DtoolDataset(photos, decoded_cache=True, decoder=Image.open)
     with pytest.raises(ConfigurationError, match="works only with the decoders of this package"):
         DtoolDataModule(photos.uri, decoded_cache=True, decoder=Image.open)
 
 
-def test_arrays_have_nothing_to_decode(arrays: str) -> None:
+def test_arrays_are_not_cached(arrays: str) -> None:
     cached = DtoolDataset(arrays, decoded_cache=True)
     cached.fill_decoded_cache()
     assert torch.equal(cached[3][0], DtoolDataset(arrays)[3][0])
     assert not files()
 
 
-def test_dtoolai_images(make_dataset) -> None:
+def test_cached_images_of_dtoolai_equal_those_of_the_decoder(make_dataset) -> None:
     contents = {"a.png": encoded(noise("L"), "png"), "b.png": encoded(noise("RGBA"), "png")}
     frozen = make_dataset(contents)
-    # Names with dots are dtoolAI's own.
+    # dtoolAI writes annotations with dots in their names, which this package does not.
     annotations = Path(str(frozen.path(frozen.item("a.png").identifier)).partition("/data/")[0]) / ".dtool/annotations"
     (annotations / "dtoolAI.inputtype.json").write_text(json.dumps("ImageDataSet"))
     plain, cached = DtoolDataset(frozen), DtoolDataset(frozen, decoded_cache=True)
@@ -284,7 +284,7 @@ def test_dtoolai_images(make_dataset) -> None:
     assert cached[0].shape == (3, 256, 256)
 
 
-def test_a_module_fills_it_and_trains_on_the_same(make_dataset) -> None:
+def test_a_datamodule_fills_the_cache_and_gives_the_same_batches(make_dataset) -> None:
     contents = {f"{number % 2}/{number}.png": encoded(noise("RGB", seed=number), "png") for number in range(12)}
     frozen = make_dataset(contents, overlays={"category": {relpath: relpath[0] for relpath in contents}})
 
@@ -309,7 +309,7 @@ def test_a_module_fills_it_and_trains_on_the_same(make_dataset) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
-def test_what_begins_with_to_tensor_is_bitwise_the_same(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transforms_that_begin_with_to_tensor_give_the_same_bits(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     frozen = make_dataset(
         {f"{mode.strip(';')}{seed}.png": encoded(noise(mode, 7, 5, seed), "png") for mode in MODES for seed in (1, 2)
@@ -347,8 +347,10 @@ def test_what_begins_with_to_tensor_is_bitwise_the_same(make_dataset, monkeypatc
                     assert (expected.dtype, found.is_contiguous()) == (found.dtype, expected.is_contiguous())
     assert called
 
-    # It is not made twice, and in another precision not at all.
-    monkeypatch.setattr(transforms.ToTensor, "__call__", lambda self, picture: pytest.fail("it was there already"))
+    # ToTensor is not applied again to a stored tensor, and no tensor is stored in another precision.
+    monkeypatch.setattr(
+        transforms.ToTensor, "__call__", lambda self, picture: pytest.fail("ToTensor was applied again")
+    )
     cached = DtoolDataset(frozen, transform=transforms.ToTensor(), decoded_cache=True)
     eight_bits = [number for number, name in enumerate(cached._samples.names) if name[0] in "LR"]
     assert len(eight_bits) >= 6

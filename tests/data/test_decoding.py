@@ -1,4 +1,4 @@
-"""From files to tensors."""
+"""The decoders: files to images, arrays, tensors and text."""
 
 import gzip
 import pickle
@@ -32,7 +32,7 @@ def test_rgb_images_become_channels_first_in_zero_to_one(tmp_path, suffix):
     assert torch.equal(result, torch.from_numpy(RGB).permute(2, 0, 1).float() / 255)
 
 
-def test_it_gives_the_very_values_that_torchvision_gives(tmp_path):
+def test_image_tensors_equal_those_of_torchvision(tmp_path):
     functional = pytest.importorskip("torchvision.transforms.functional")
     path = tmp_path / "x.jpg"
     Image.fromarray(RGB).save(path)
@@ -46,7 +46,7 @@ def test_grey_images_have_one_channel(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_are_scaled_by_sixteen_bits(tmp_path, suffix):
+def test_16_bit_images_are_scaled_by_their_maximum(tmp_path, suffix):
     values = np.array([[0, 256], [32768, 65535]], dtype=np.uint16)
     result = tensor(Image.fromarray(values), tmp_path / f"x{suffix}")
     assert torch.equal(result, torch.tensor(values.astype(np.float32))[None] / 65535)
@@ -57,12 +57,12 @@ def test_float_images_keep_their_values(tmp_path):
     assert torch.equal(tensor(Image.fromarray(values), tmp_path / "x.tif"), torch.tensor(values)[None])
 
 
-def test_integers_of_32_bits_have_no_scale(tmp_path):
+def test_32_bit_integers_are_refused_for_lack_of_a_scale(tmp_path):
     with pytest.raises(ValueError, match="32-bit"):
         tensor(Image.fromarray(np.zeros((2, 2), np.int32)), tmp_path / "x.tif")
 
 
-def test_alpha_is_a_channel_and_a_palette_is_rgb(tmp_path):
+def test_alpha_is_a_channel_and_a_palette_becomes_rgb(tmp_path):
     rgba = np.dstack([RGB, GREY])
     assert torch.equal(
         tensor(Image.fromarray(rgba), tmp_path / "x.png"), torch.from_numpy(rgba).permute(2, 0, 1).float() / 255
@@ -78,7 +78,7 @@ def test_alpha_is_a_channel_and_a_palette_is_rgb(tmp_path):
     assert read(tmp_path / "c.jpg").mode == "RGB"
 
 
-def test_of_several_frames_the_first_is_read(tmp_path):
+def test_the_first_of_several_frames_is_read(tmp_path):
     first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
     first.save(tmp_path / "x.tif", save_all=True, append_images=[second])
     assert torch.equal(image_to_tensor(read(tmp_path / "x.tif")), torch.from_numpy(GREY)[None].float() / 255)
@@ -97,13 +97,13 @@ def test_arrays_keep_their_dtype(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("array", [np.array(3.5), np.zeros((0, 4)), np.asfortranarray(np.arange(6.0).reshape(2, 3))])
-def test_arrays_of_any_shape(tmp_path, array):
+def test_arrays_of_any_shape_are_read(tmp_path, array):
     np.save(tmp_path / "x.npy", array)
     assert np.array_equal(read(tmp_path / "x.npy").numpy(), array)
 
 
 @pytest.mark.parametrize("array", [np.array(["a"]), np.array(["2026-01-01"], "M8[D]"), np.zeros(2, np.longdouble)])
-def test_dtypes_that_torch_lacks_are_named(tmp_path, array):
+def test_the_error_names_a_dtype_that_torch_lacks(tmp_path, array):
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(TypeError, match="torch has no dtype for"):
         read(tmp_path / "x.npy")
@@ -115,13 +115,13 @@ def test_arrays_of_objects_are_refused(tmp_path):
         read(tmp_path / "x.npy")
 
 
-def test_writing_to_a_memory_mapped_array_leaves_the_file_alone(tmp_path):
+def test_writing_to_a_memory_mapped_array_does_not_change_the_file(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros(3))
     read_array(tmp_path / "x.npy").add_(1)
     assert not np.load(tmp_path / "x.npy").any()
 
 
-def test_archives_of_arrays(tmp_path):
+def test_archives_of_arrays_are_read(tmp_path):
     np.savez(tmp_path / "x.npz", image=RGB, mask=GREY > 3)
     result = read(tmp_path / "x.npz")
     assert list(result) == ["image", "mask"]
@@ -134,7 +134,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_pt_files_load_safely(tmp_path, new):
+def test_pt_files_are_loaded_with_weights_only(tmp_path, new):
     torch.save({"x": torch.arange(3)}, tmp_path / "x.pt", _use_new_zipfile_serialization=new)
     assert torch.equal(read(tmp_path / "x.pt")["x"], torch.arange(3))
     torch.save(Payload(), tmp_path / "bad.pt", _use_new_zipfile_serialization=new)
@@ -142,7 +142,7 @@ def test_pt_files_load_safely(tmp_path, new):
         read(tmp_path / "bad.pt")
 
 
-def test_text_and_bytes(tmp_path):
+def test_text_and_bytes_are_read(tmp_path):
     (tmp_path / "x.txt").write_bytes("Blätter\r\n".encode())
     assert read(tmp_path / "x.txt") == "Blätter\r\n"
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"abc"))

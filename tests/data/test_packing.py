@@ -1,4 +1,4 @@
-"""A folder becomes a frozen dataset."""
+"""Packing a folder into a frozen dataset."""
 
 import dtoolcore
 import pytest
@@ -52,7 +52,7 @@ def test_class_folders_become_categories(leaves, base_uri):
     assert len(dtoolcore.DataSet.from_uri(uri).identifiers) == 3
 
 
-def test_the_readme_is_the_template_that_dtool_users_know(leaves, base_uri):
+def test_the_readme_is_dtools_template(leaves, base_uri):
     uri = pack(
         leaves,
         base_uri,
@@ -101,7 +101,7 @@ def test_columns_become_overlays(leaves, base_uri):
         (["1e999"], ["1e999"]),
     ],
 )
-def test_a_column_has_one_type(texts, values):
+def test_all_values_of_a_column_have_one_type(texts, values):
     assert typed(texts) == values
     assert [type(value) for value in typed(texts)] == [type(value) for value in values]
 
@@ -118,13 +118,13 @@ def test_a_column_has_one_type(texts, values):
         ("path,x.y\noak/1.txt,1\nelm/1.txt,1\noak/young/2.txt,2\n", InvalidNameError, "x.y"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused_and_nothing_is_left(leaves, base_uri, rows, error, message):
+def test_a_mismatched_table_is_refused_and_leaves_nothing_behind(leaves, base_uri, rows, error, message):
     with pytest.raises(error, match=message):
         pack(leaves, base_uri, "leaves", csv=table(leaves, rows))
     assert nothing_left(base_uri)
 
 
-def test_overlays_can_be_given(leaves, base_uri):
+def test_given_overlays_are_written(leaves, base_uri):
     weights = {"elm/1.txt": 1, "oak/1.txt": 2, "oak/young/2.txt": 3}
     dataset = FrozenDataset.from_uri(pack(leaves, base_uri, "leaves", overlays={"weight": weights}))
     assert by_relpath(dataset, "weight") == weights
@@ -132,7 +132,7 @@ def test_overlays_can_be_given(leaves, base_uri):
         pack(leaves, base_uri, "b", overlays={"w": {}})
 
 
-def test_files_beside_the_folders_mean_no_categories(leaves, base_uri):
+def test_no_categories_if_files_lie_beside_the_folders(leaves, base_uri):
     (leaves / "notes.txt").write_text("x")
     assert "category" not in FrozenDataset.from_uri(pack(leaves, base_uri, "leaves")).overlay_names()
 
@@ -151,7 +151,7 @@ def test_links_are_followed_only_inside_the_folder(leaves, base_uri, tmp_path):
         pack(leaves, base_uri, "c")
 
 
-def test_bad_places(leaves, base_uri, tmp_path):
+def test_bad_folders_names_and_base_uris_are_refused(leaves, base_uri, tmp_path):
     with pytest.raises(DatasetNotFoundError, match="not a folder"):
         pack(tmp_path / "nothing", base_uri, "leaves")
     (tmp_path / "empty").mkdir()
@@ -167,7 +167,7 @@ def test_bad_places(leaves, base_uri, tmp_path):
         pack(leaves, base_uri, "leaves")
 
 
-def test_a_file_that_cannot_be_read_leaves_nothing(leaves, base_uri, monkeypatch):
+def test_an_unreadable_file_leaves_nothing_behind(leaves, base_uri, monkeypatch):
     from lightning_dtool.store import DatasetWriter
 
     def fail(self, paths, **options):

@@ -1,4 +1,4 @@
-"""What a record says of the data that its model was trained with."""
+"""The data of a record: the arguments of the DataModule, and verification."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def trained_on(dataset: FrozenDataset) -> Provenance:
     return record(data=Data(stages={"train": [DataSource(dataset=reference)], "val": [DataSource()]}))
 
 
-def test_arguments_are_those_of_that_class_only() -> None:
+def test_recorded_arguments_are_returned_for_the_recorded_class_only() -> None:
     made = DataModule(class_path=f"{__name__}:Mine", arguments={"seed": 3})
     assert recorded_arguments(record(data=Data(datamodule=made)), "x:1", Mine) == {"seed": 3}
     for other in (None, DataModule(class_path="a:B", arguments={"seed": 3}), made.model_copy(update={"arguments": {}})):
@@ -28,7 +28,7 @@ def test_arguments_are_those_of_that_class_only() -> None:
             recorded_arguments(record(data=Data(datamodule=other)), "x:1", Mine)
 
 
-def test_data_is_compared_stage_by_stage(make_dataset) -> None:
+def test_the_data_of_each_stage_is_verified(make_dataset) -> None:
     first, other = make_dataset({"a.txt": b"a"}, "first"), make_dataset({"a.txt": b"b"}, "other")
     found = trained_on(first)
     verify_data(found, "x:1", {"train": (first.uri, "uri"), "val": (other.uri, "val_uri"), "test": ("y:1", "test_uri")})

@@ -1,4 +1,4 @@
-"""Order as a function of (seed, epoch, position)."""
+"""ResumableSampler and StatefulDataLoader: the order of samples, its digests, and resuming."""
 
 import gc
 import hashlib
@@ -28,13 +28,13 @@ def order(length=10, epoch=0, **arguments):
 
 
 @given(SIZES, st.integers(), st.integers(0, 1000))
-def test_an_epoch_is_a_permutation_and_always_the_same_one(length, seed, epoch):
+def test_an_epoch_is_a_reproducible_permutation(length, seed, epoch):
     first = order(length, epoch, seed=seed)
     assert sorted(first) == list(range(length))
     assert first == order(length, epoch, seed=seed)
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_epochs_and_seeds_differ_in_order():
     orders = {tuple(order(20, epoch, seed=seed)) for epoch in range(5) for seed in range(5)}
     assert len(orders) == 25
 
@@ -43,12 +43,12 @@ def test_the_order_never_changes_between_versions():
     assert order(8, 1, seed=0) == [3, 7, 6, 0, 1, 2, 4, 5]
 
 
-def test_without_shuffling_the_order_is_the_items_own():
+def test_without_shuffling_the_order_of_the_items_is_kept():
     assert order(5, 3, shuffle=False) == [0, 1, 2, 3, 4]
 
 
 @given(SIZES, st.integers(1, 5), st.booleans(), st.booleans())
-def test_processes_share_an_epoch(length, replicas, shuffle, drop_last):
+def test_processes_divide_an_epoch_among_them(length, replicas, shuffle, drop_last):
     parts = [
         order(length, num_replicas=replicas, rank=rank, shuffle=shuffle, drop_last=drop_last)
         for rank in range(replicas)
@@ -63,7 +63,7 @@ def test_processes_share_an_epoch(length, replicas, shuffle, drop_last):
 
 
 @given(SIZES, st.integers(1, 3), st.data())
-def test_any_position_can_be_resumed(length, replicas, data):
+def test_sampling_resumes_at_any_position(length, replicas, data):
     rank = data.draw(st.integers(0, replicas - 1))
     sampler = ResumableSampler(range(length), num_replicas=replicas, rank=rank, seed=1)
     sampler.set_epoch(4)
@@ -105,7 +105,7 @@ def test_the_global_random_state_is_neither_used_nor_changed():
     assert order(50) == first
 
 
-def test_a_rank_that_does_not_fit_is_refused():
+def test_an_invalid_rank_is_refused():
     with pytest.raises(ConfigurationError, match="rank=2"):
         ResumableSampler(range(4), num_replicas=2, rank=2)
     with pytest.raises(ConfigurationError, match="give both"):
@@ -113,7 +113,7 @@ def test_a_rank_that_does_not_fit_is_refused():
 
 
 class Slow(Dataset):
-    """Counts up; slowly enough that workers are ahead."""
+    """Counts up, slowly enough for workers to prefetch."""
 
     def __init__(self, length=20):
         self.length = length
@@ -145,7 +145,7 @@ def chain(expected):
 
 @pytest.mark.parametrize("arguments", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_a_loader_goes_on_at_the_next_batch(arguments, drop_last):
+def test_a_loader_resumes_at_the_next_batch(arguments, drop_last):
     whole, stopped, resumed = (loader(drop_last=drop_last, **arguments) for _ in range(3))
     for each in (whole, stopped):
         each.sampler.set_epoch(2)
@@ -167,14 +167,14 @@ def test_a_loader_goes_on_at_the_next_batch(arguments, drop_last):
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_a_finished_epoch_leads_to_a_whole_one(drop_last):
+def test_a_whole_epoch_follows_a_finished_one(drop_last):
     stopped, resumed = loader(drop_last=drop_last), loader(drop_last=drop_last)
     expected = batches(stopped)
     resumed.load_state_dict(stopped.state_dict())
     assert batches(resumed) == expected
 
 
-def test_an_epoch_that_was_cut_short_leads_to_a_whole_one():
+def test_a_whole_epoch_follows_one_that_was_cut_short():
     stopped, resumed = loader(), loader()
     next(iter(stopped))
     resumed.load_state_dict(stopped.state_dict())
@@ -182,7 +182,7 @@ def test_an_epoch_that_was_cut_short_leads_to_a_whole_one():
     assert len(batches(resumed)) == len(resumed)
 
 
-def test_the_epoch_counts_that_is_set_after_the_iterator_was_made():
+def test_the_epoch_may_be_set_after_the_iterator_is_created():
     early, late = loader(num_workers=2), loader(num_workers=2)
     iterator = iter(early)
     for each in (early, late):
@@ -201,8 +201,8 @@ def test_resuming_leaves_the_global_random_state_alone():
 
 
 @pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
-def test_it_draws_no_global_random_number(options):
-    """torch draws one for an iterator, and none where persistent workers begin again: no resumed run could follow."""
+def test_a_loader_draws_no_global_random_number(options):
+    """torch draws one for a new iterator but not for restarted persistent workers: a resumed run would differ."""
     torch.manual_seed(5)
     state = torch.get_rng_state()
     numbers = loader(**options)
@@ -211,8 +211,8 @@ def test_it_draws_no_global_random_number(options):
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_a_loader_that_is_no_longer_used_ends_its_persistent_workers_at_once():
-    """Without the garbage collector, after which torch waits five seconds for each of them."""
+def test_an_unused_loader_ends_its_persistent_workers_immediately():
+    """They must not wait for the garbage collector, after which torch waits five seconds for each worker."""
     numbers = loader(num_workers=2, persistent_workers=True)
     batches(numbers)
     workers, gone = numbers._iterator._workers, weakref.ref(numbers)
@@ -225,7 +225,7 @@ def test_a_loader_that_is_no_longer_used_ends_its_persistent_workers_at_once():
     assert [worker.exitcode for worker in workers] == [0, 0]
 
 
-def test_with_another_sampler_it_is_a_plain_loader():
+def test_a_loader_with_another_sampler_has_no_state():
     plain = loader(sampler=SequentialSampler)
     next(iter(plain))
     assert plain.state_dict() == {}
@@ -237,7 +237,7 @@ def test_with_another_sampler_it_is_a_plain_loader():
 
 
 @given(SIZES, st.integers(1, 7), st.integers(1, 3), st.data())
-def test_a_digest_goes_on_where_it_was_saved(length, batch_size, replicas, data):
+def test_a_resumed_digest_equals_an_uninterrupted_one(length, batch_size, replicas, data):
     rank = data.draw(st.integers(0, replicas - 1))
 
     def make():
@@ -250,7 +250,7 @@ def test_a_digest_goes_on_where_it_was_saved(length, batch_size, replicas, data)
     for _ in range(data.draw(st.integers(1, len(expected)))):
         next(iterator)
     resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
-    if resumed._pending is not None:  # else the epoch was complete
+    if resumed._pending is not None:  # otherwise the epoch was complete
         batches(resumed)
     assert resumed.order_digests == whole.order_digests == {"0": chain(expected)}
 
@@ -275,7 +275,7 @@ def epochs(seed, count=3):
     return each
 
 
-def test_seeds_and_epochs_have_digests_of_their_own():
+def test_seeds_and_epochs_differ_in_their_digests():
     one, same, other = epochs(0), epochs(0), epochs(1)
     assert one.order_digests == same.order_digests
     assert list(one.order_digests) == ["0", "1", "2"]
@@ -283,7 +283,7 @@ def test_seeds_and_epochs_have_digests_of_their_own():
     assert len(set(one.order_digests.values())) == 3
 
 
-def test_an_epoch_that_begins_again_replaces_what_followed():
+def test_a_restarted_epoch_replaces_the_digests_from_there_on():
     again = epochs(0)
     again.sampler.set_epoch(1)
     next(iter(again))
@@ -304,7 +304,7 @@ def test_a_state_without_digests_leaves_the_epoch_without_one():
     assert resumed.order_digests == {"1": epochs(0).order_digests["1"]}
 
 
-def test_a_digest_is_a_few_calls_a_batch():
+def test_a_digest_costs_a_few_calls_per_batch():
     data = Numbers(300_000)
     each = StatefulDataLoader(data, batch_size=32, sampler=ResumableSampler(data))
     indices = array("q", range(300_000))

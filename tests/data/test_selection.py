@@ -1,4 +1,4 @@
-"""Which items go where."""
+"""The selection of items and their split into training, validation and test data."""
 
 from collections import Counter
 
@@ -58,13 +58,13 @@ def test_another_seed_gives_another_split():
     assert len(splits) == 5
 
 
-def test_one_more_item_moves_few_others():
+def test_an_additional_item_moves_few_others():
     before = split_by_fraction(names(100), val_split=0.2, test_split=0.0, seed=0)
     after = split_by_fraction(names(101), val_split=0.2, test_split=0.0, seed=0)
     assert len(set(before.val) ^ set(after.val)) <= 2
 
 
-def test_fractions_mean_what_is_written():
+def test_fractions_are_exact_as_decimals():
     assert len(split_by_fraction(names(100), val_split=0.29, test_split=0.0, seed=0).val) == 29
 
 
@@ -82,19 +82,19 @@ def test_a_part_without_a_single_item_is_refused():
 OVERLAYS = {"plant": {"1": "oak", "2": "elm", "3": "oak"}, "good": {"1": True, "2": True, "3": False}}
 
 
-def test_select_by_one_and_by_several_overlays():
+def test_items_are_selected_by_one_and_by_several_overlays():
     ids = ["1", "2", "3"]
     assert select_by_overlays(ids, {}, OVERLAYS.__getitem__) == ids
     assert select_by_overlays(ids, {"plant": "oak"}, OVERLAYS.__getitem__) == ["1", "3"]
     assert select_by_overlays(ids, {"plant": ["oak", "elm"], "good": True}, OVERLAYS.__getitem__) == ["1", "2"]
 
 
-def test_an_unknown_value_is_answered_with_the_values_there_are():
+def test_the_error_for_an_unknown_value_lists_the_known_ones():
     with pytest.raises(SelectionError, match=r"plant='ash'.*'oak' \(2\), 'elm' \(1\)"):
         select_by_overlays(["1", "2", "3"], {"plant": ["oak", "ash"]}, OVERLAYS.__getitem__, uri="s3://x")
 
 
-def test_true_is_not_one():
+def test_the_number_one_does_not_select_true():
     with pytest.raises(SelectionError, match="good=1"):
         select_by_overlays(["1"], {"good": 1}, OVERLAYS.__getitem__)
 
@@ -104,7 +104,7 @@ def test_an_empty_selection_is_refused():
         select_by_overlays(["1", "2", "3"], {"plant": "elm", "good": False}, OVERLAYS.__getitem__)
 
 
-def test_an_overlay_divides_by_the_usual_names():
+def test_an_overlay_splits_by_the_usual_names():
     parts = split_by_overlay(["Training", "valid", "test ", "predict", "dev"], overlay="usetype")
     assert parts == {"train": (0,), "val": (1, 4), "test": (2,), "predict": (3,)}
 
@@ -114,7 +114,7 @@ def test_a_value_that_names_no_stage_is_refused():
         split_by_overlay(["train", "holdout"], overlay="usetype")
 
 
-def test_digest_and_description():
+def test_the_digest_ignores_order_and_descriptions_are_short():
     assert selection_digest(["b", "a"]) == selection_digest(iter(["a", "b"])) != selection_digest(["a"])
     assert describe_values(range(30)).endswith("and 10 more")
     assert describe_values([]) == "none"

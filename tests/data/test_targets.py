@@ -1,4 +1,4 @@
-"""What a model learns to predict."""
+"""The targets of samples: classes and numbers."""
 
 import pytest
 import torch
@@ -58,12 +58,12 @@ def test_lists_of_numbers_are_regression_targets():
         [1.0, [1.0], 2.0],
     ],
 )
-def test_a_value_that_is_no_target_is_named(given):
+def test_the_error_names_an_invalid_target(given):
     with pytest.raises(DecodeError, match=r"s3://x: overlay 'y' gives .* for item oak/1.txt"):
         encode(given, list(FILES), source="overlay 'y'", uri="s3://x")
 
 
-def test_given_numbers_are_kept():
+def test_given_class_numbers_are_kept():
     result = encode(["oak", "elm"], ["1", "2"], {"oak": 5, "elm": 2, "ash": 0})
     assert result.values == [5, 2]
     assert list(result.class_to_idx) == ["ash", "elm", "oak"]
@@ -72,14 +72,14 @@ def test_given_numbers_are_kept():
         encode(["oak"], ["1"], {"elm": 0})
 
 
-def test_category_is_the_default(make_dataset):
+def test_the_overlay_category_is_the_default(make_dataset):
     assert targets(make_dataset(FILES)) is None
     dataset = make_dataset(FILES, "b", overlays={"category": values("elm", "oak", "oak")})
     assert targets(dataset).values == [0, 1, 1]
     assert targets(dataset, "none") is None
 
 
-def test_category_encoding_numbers_the_categories(make_dataset):
+def test_category_encoding_gives_the_class_numbers(make_dataset):
     dataset = make_dataset(
         FILES,
         overlays={"category": values("elm", "oak", "oak"), "other": values("elm", "oak", "oak")},
@@ -91,7 +91,7 @@ def test_category_encoding_numbers_the_categories(make_dataset):
 
 
 @pytest.mark.parametrize("encoding", [{"oak": 0, "elm": 0}, {"oak": "0"}, ["oak"], {"oak": -1, "elm": 0}])
-def test_an_encoding_that_is_none_is_refused(make_dataset, encoding):
+def test_an_invalid_encoding_is_refused(make_dataset, encoding):
     dataset = make_dataset(
         FILES, overlays={"category": values("elm", "oak", "oak")}, annotations={"category_encoding": encoding}
     )
@@ -99,7 +99,7 @@ def test_an_encoding_that_is_none_is_refused(make_dataset, encoding):
         targets(dataset)
 
 
-def test_folder_and_function(make_dataset):
+def test_targets_come_from_folders_or_a_function(make_dataset):
     dataset = make_dataset(FILES)
     assert targets(dataset, "folder").class_to_idx == {"elm": 0, "oak": 1}
     assert targets(dataset, lambda item: item.relpath[-5]).class_to_idx == {"1": 0, "2": 1}
@@ -108,6 +108,6 @@ def test_folder_and_function(make_dataset):
         targets(make_dataset({"x.txt": b""}, "flat"), "folder")
 
 
-def test_a_missing_overlay_is_named(make_dataset):
+def test_the_error_names_a_missing_overlay(make_dataset):
     with pytest.raises(MetadataKeyError, match="height"):
         targets(make_dataset(FILES), "height")

@@ -1,4 +1,4 @@
-"""Records for the tests."""
+"""Small records for the tests."""
 
 from datetime import datetime, timezone
 from typing import Any
@@ -7,7 +7,7 @@ from lightning_dtool.record import Checkpoint, Code, Environment, Model, Provena
 
 
 def record(**parts: Any) -> Provenance:
-    """Return a small record; `parts` replace its sections."""
+    """Return a small record. Each of `parts` replaces a section."""
     settings: dict[str, Any] = {
         "run": Run(
             uuid="6a1cf62e-0f2c-4b0f-8f0b-0a54a4a1e111",

@@ -1,4 +1,4 @@
-"""Gaps are collected at their place in the record."""
+"""The collector of gaps and their places in the record."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from lightning_dtool.record.gaps import MAX_ERROR, MAX_FACT
         (["code.files", "caf\udce9.py"], "code.files.caf\\udce9.py"),
     ],
 )
-def test_a_place_below_another(places: list[str], fact: str) -> None:
+def test_a_nested_place_has_a_dotted_path(places: list[str], fact: str) -> None:
     gaps = root = Gaps()
     for place in places:
         gaps = gaps.at(place)
@@ -25,7 +25,7 @@ def test_a_place_below_another(places: list[str], fact: str) -> None:
     assert list(root) == [Gap(fact=fact, reason="a reason", remedy="a remedy")]
 
 
-def test_all_places_collect_the_same_gaps_in_order() -> None:
+def test_all_places_share_one_ordered_list_of_gaps() -> None:
     gaps = Gaps()
     model = gaps.at("model")
     model.at("source").add("first")
@@ -38,7 +38,7 @@ def test_all_places_collect_the_same_gaps_in_order() -> None:
     assert not Gaps()
 
 
-def test_the_same_gap_is_kept_once() -> None:
+def test_equal_gaps_are_kept_once() -> None:
     gaps = Gaps()
     for _ in range(3):
         gaps.at("trace").add("no parameters")

@@ -1,4 +1,4 @@
-"""A record takes strict JSON only, and every part of it says what it means."""
+"""The models of the record: strict JSON, immutable, with a description of every field."""
 
 from datetime import datetime, timezone
 from typing import Any
@@ -16,7 +16,7 @@ SECTIONS = [
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
-def test_every_field_says_what_it_means(section: type[BaseModel]) -> None:
+def test_every_field_has_a_description(section: type[BaseModel]) -> None:
     assert section.__doc__
     assert [name for name, field in section.model_fields.items() if not field.description] == []
 
@@ -34,7 +34,7 @@ def test_every_field_says_what_it_means(section: type[BaseModel]) -> None:
         ({"a": object()}, "a: a object"),
     ],
 )
-def test_what_is_not_json_is_refused_by_its_place(value: Any, place: str) -> None:
+def test_the_error_names_the_place_of_a_value_that_is_not_json(value: Any, place: str) -> None:
     with pytest.raises(ValidationError, match=place):
         Model(class_path="a:B", hyperparameters={"x": value})
 
@@ -44,13 +44,13 @@ def test_a_misspelt_field_is_an_error() -> None:
         Gap(fact="x", reson="y")  # type: ignore[call-arg]
 
 
-def test_a_record_does_not_change() -> None:
+def test_a_record_is_immutable() -> None:
     gap = Gap(fact="x", reason="y")
     with pytest.raises(ValidationError, match="frozen"):
         gap.fact = "z"  # type: ignore[misc]
 
 
-def test_a_time_without_a_zone_is_refused() -> None:
+def test_a_time_without_a_time_zone_is_refused() -> None:
     with pytest.raises(ValidationError, match="timezone"):
         Run(uuid="u", started_at=datetime(2024, 1, 1), creator_username="me", lightning_dtool_version="1")
 
@@ -60,7 +60,7 @@ def test_a_step_beyond_eight_bytes_is_refused() -> None:
         Checkpoint(filename="a", epoch=0, global_step=2**63, saved_at=datetime.now(timezone.utc), weights_only=False)
 
 
-def test_defaults_are_not_shared() -> None:
+def test_defaults_are_not_shared_between_records() -> None:
     one, two = Model(class_path="a:B"), Model(class_path="a:B")
     one.hyperparameters["x"] = 1
     assert two.hyperparameters == {}

@@ -1,4 +1,4 @@
-"""A record written is the record read; what is none is refused by name."""
+"""Records written and read, other texts refused, and older records migrated."""
 
 import json
 from typing import Any
@@ -32,7 +32,7 @@ JSON = st.recursive(
     gaps=st.lists(st.builds(Gap, fact=TEXT, reason=TEXT, remedy=TEXT), max_size=3),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_record_comes_back_as_it_was(hyperparameters: Any, metrics: Any, gaps: list[Gap]) -> None:
+def test_a_record_survives_writing_and_reading(hyperparameters: Any, metrics: Any, gaps: list[Gap]) -> None:
     written = record(
         model=Model(class_path="a:B", hyperparameters=hyperparameters),
         metrics=Metrics(at_checkpoint=metrics),
@@ -57,14 +57,14 @@ DEEP = "[" * 100_000 + "]" * 100_000
     ],
     ids=range(20),
 )  # fmt: skip
-def test_what_is_no_record_is_refused_by_name(text: str | bytes) -> None:
+def test_text_that_is_not_a_record_is_refused_with_its_uri(text: str | bytes) -> None:
     with pytest.raises(RecordError, match=URI) as caught:
         from_json(text, URI)
     assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("depth", [100, 300, 900, 5000])
-def test_depth_is_no_way_out(depth: int) -> None:
+def test_deeply_nested_text_is_read_or_refused_with_its_uri(depth: int) -> None:
     content = json.loads(to_json(record()))
     nested = json.dumps(content).replace('{"lr": 0.1}', '{"lr": ' + "[" * depth + "]" * depth + "}")
     try:
@@ -87,18 +87,18 @@ def changed(**parts: Any) -> str:
         (changed(model={}), "model.class_path"),
     ],
 )
-def test_the_error_names_the_place(text: str, place: str) -> None:
+def test_the_error_names_the_place_of_an_invalid_value(text: str, place: str) -> None:
     with pytest.raises(RecordError, match=place):
         from_json(text, URI)
 
 
-def test_a_newer_record_says_how_to_read_it() -> None:
+def test_the_error_for_a_newer_record_says_how_to_read_it() -> None:
     with pytest.raises(NewerSchemaError, match=r"schema version 99.*pip install --upgrade lightning-dtool") as caught:
         from_json(changed(schema_version=99, surprise=1), URI)
     assert URI in str(caught.value)
 
 
-def test_an_older_record_is_brought_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_record_is_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
     def rename(content: dict[str, Any]) -> dict[str, Any]:
         return {
             **{key: value for key, value in content.items() if key != "computer"},
@@ -114,18 +114,18 @@ def test_an_older_record_is_brought_up_to_date(monkeypatch: pytest.MonkeyPatch) 
     assert read.environment.python == "3.11"
     assert read.schema_version == SCHEMA_VERSION + 1
     del old["computer"]
-    with pytest.raises(RecordError, match=URI):  # and not a KeyError
+    with pytest.raises(RecordError, match=URI):  # instead of a KeyError
         from_json(json.dumps(old), URI)
     monkeypatch.delitem(migrations.MIGRATIONS, SCHEMA_VERSION)
     with pytest.raises(RecordError, match=URI):
         from_json(to_json(record()), URI)
 
 
-def test_there_is_a_step_from_every_older_schema() -> None:
+def test_every_older_schema_has_a_migration() -> None:
     assert sorted(migrations.MIGRATIONS) == list(range(1, SCHEMA_VERSION))
 
 
-def test_the_schema_describes_what_is_written() -> None:
+def test_written_records_match_the_published_schema() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)

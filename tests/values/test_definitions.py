@@ -1,4 +1,4 @@
-"""Functions and classes are written alike in every process, and told apart where they differ."""
+"""Names, sources and contents of functions and classes."""
 
 import sys
 
@@ -28,7 +28,7 @@ def outer(first: int, second: int = 2, *, third: int = 3) -> object:
 
 
 class Liar:
-    """Claims to have any name."""
+    """Returns a value for every attribute."""
 
     def __getattr__(self, name: str) -> str:
         return "anything"
@@ -39,20 +39,20 @@ class Rude:
         raise RuntimeError
 
 
-def test_names() -> None:
+def test_functions_and_objects_have_class_paths() -> None:
     assert class_path(outer) == f"{__name__}:outer"
     assert class_path(Liar()) == f"{__name__}:Liar"
     assert class_path([].append) == "builtins:list.append"
     assert as_text("a\udc80") == "a\\udc80"
 
 
-def test_a_repr_is_short_and_without_addresses() -> None:
+def test_a_repr_is_short_and_has_no_addresses() -> None:
     assert short_repr(object()) == "<object object at 0x…>"
     assert short_repr(Rude()) == "<repr failed: RuntimeError>"
     assert short_repr("x" * 5000) == "'" + "x" * (MAX_REPR - 1) + "… (5002 characters)"
 
 
-def test_what_a_function_holds() -> None:
+def test_the_contents_of_a_function_are_found() -> None:
     inner = outer(1)
     assert defaults(outer) == {"second": 2, "third": 3}
     assert defaults(inner) == {"value": 1}
@@ -60,14 +60,14 @@ def test_what_a_function_holds() -> None:
     assert {"len", "sys", "path"} <= names_used(outer.__code__)
 
 
-def test_a_variable_that_is_not_assigned_yet_is_left_out() -> None:
+def test_an_unassigned_closure_variable_is_left_out() -> None:
     function = lambda: later  # noqa: E731
     assert closure(function) == {}
     later = 1
     assert closure(function) == {"later": later}
 
 
-def test_lambdas_of_one_line_have_sources_of_their_own() -> None:
+def test_each_lambda_on_a_line_has_its_own_source() -> None:
     one, two = (lambda x: x + 1), (lambda x: x * 2)
     assert digest_of_code(one.__code__) != digest_of_code(two.__code__)
     assert digest_of_code(one.__code__) == digest_of_code((lambda x: x + 1).__code__)
@@ -78,11 +78,11 @@ def test_lambdas_of_one_line_have_sources_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("made", [len, eval("lambda x: x"), type("Made", (), {})])
-def test_what_has_no_source(made: object) -> None:
+def test_objects_without_source_have_none(made: object) -> None:
     assert source_of(made) is None
 
 
-def test_whose_code_it_is() -> None:
+def test_code_of_the_user_is_told_from_installed_code() -> None:
     assert is_users(outer)
     assert not is_users(pytest.fixture)
     assert not is_users(definitions.source_of)

@@ -1,4 +1,4 @@
-"""A value in detail: strict JSON, bounded, the same in every process, with everything that decides what it does."""
+"""Values written in detail: bounded strict JSON, equal in every process, with all that decides their behaviour."""
 
 import enum
 import json
@@ -43,7 +43,7 @@ class RudeMapping(dict):
 
 
 class Scaled:
-    """Keeps its argument under another name."""
+    """Keeps its argument in an attribute of another name."""
 
     def __init__(self, factor: float) -> None:
         self.scale = factor * 2
@@ -130,12 +130,12 @@ def test_size_and_depth_are_bounded() -> None:
         (1, True),
     ],
 )  # fmt: skip
-def test_what_differs_in_one_thing_is_described_differently(one: Any, other: Any) -> None:
+def test_values_that_differ_in_one_part_have_different_descriptions(one: Any, other: Any) -> None:
     assert text(one) != text(other)
     assert text(one) == text(one)
 
 
-def test_lambdas_of_one_line_are_told_apart() -> None:
+def test_lambdas_on_one_line_have_different_descriptions() -> None:
     one, two = (lambda x: x + 1), (lambda x: x * 2)
     assert detail(one) != detail(two)
     if sys.version_info < (3, 11):
@@ -156,14 +156,14 @@ def test_constants_that_a_function_uses_are_recorded(monkeypatch: pytest.MonkeyP
     assert detail(closed_over(5))["defaults"] == {"more": 1}
 
 
-def test_code_of_installed_packages_stands_by_its_name() -> None:
+def test_installed_code_is_described_by_its_name() -> None:
     assert detail(torch.nn.functional.relu) == {"type": "builtins:function", "name": "torch.nn.functional:relu"}
     assert "source" in detail(by_constant)
     assert "source" not in encode(by_constant)
     assert detail(nn.Dropout(0.5)) == encode(nn.Dropout(0.5))
 
 
-def test_modules_with_weights_are_known_by_their_values() -> None:
+def test_modules_are_described_by_the_values_of_their_weights() -> None:
     small, large = nn.Linear(2, 1), nn.Linear(100, 100)
     assert detail(small)["attributes"]["weight"]["value"] == small.weight.tolist()
     known = detail(large)["attributes"]["weight"]
@@ -173,7 +173,7 @@ def test_modules_with_weights_are_known_by_their_values() -> None:
     assert detail(large)["attributes"]["weight"]["sha256"] != known["sha256"]
 
 
-def test_describing_leaves_everything_as_it_is() -> None:
+def test_describing_a_value_does_not_change_it() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
     generator = torch.Generator().manual_seed(3)
     state, own = torch.get_rng_state(), generator.get_state()
@@ -227,7 +227,7 @@ def pipeline():
 """
 
 
-def test_two_processes_write_the_same(tmp_path: Path) -> None:
+def test_two_processes_write_equal_descriptions(tmp_path: Path) -> None:
     (tmp_path / "user_code.py").write_text(USER_CODE)
     written = [
         programs.run(

@@ -1,4 +1,4 @@
-"""The canonical digest of a state dict: every bit counts, and nothing else does."""
+"""The canonical digest of a state dict, which depends on every bit of its values and on nothing else."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ import programs
 from kit import TinyNet
 from lightning_dtool.values.digests import opaque_names, state_digest
 
-# Layouts and schemes that PyTorch calls beta or deprecated, and that people have in their checkpoints.
+# PyTorch calls these layouts and schemes beta or deprecated, but checkpoints of users hold them.
 _sparse = pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 _quantised = pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
 
 
-def test_the_documented_format() -> None:
+def test_the_digest_has_the_documented_format() -> None:
     state = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor(True)}
     expected = hashlib.sha256()
     expected.update(json.dumps(["a", "torch.bool", [], 1]).encode() + b"\n" + b"\x01")
@@ -28,7 +28,7 @@ def test_the_documented_format() -> None:
     assert state_digest(state) == f"sha256:{expected.hexdigest()}"
 
 
-def test_order_strides_storages_and_gradients_do_not_count() -> None:
+def test_order_strides_storages_and_gradients_do_not_change_the_digest() -> None:
     base = torch.arange(12.0).reshape(3, 4)
     plain = {"x": base.clone(), "y": base[:, 1].clone()}
     other = OrderedDict([("y", base[:, 1]), ("x", torch.nn.Parameter(base.t().contiguous().t()))])
@@ -40,7 +40,7 @@ def test_order_strides_storages_and_gradients_do_not_count() -> None:
     [torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.int64, torch.uint8, torch.bool,
      torch.float8_e4m3fn],
 )  # fmt: skip
-def test_every_bit_of_every_dtype_counts(dtype: torch.dtype) -> None:
+def test_every_bit_of_every_dtype_changes_the_digest(dtype: torch.dtype) -> None:
     raw = torch.zeros(16, dtype=torch.uint8)
     changed = raw.clone()
     changed[-1] = 1
@@ -50,7 +50,7 @@ def test_every_bit_of_every_dtype_counts(dtype: torch.dtype) -> None:
 
 
 @_sparse
-def test_what_tells_two_states_apart() -> None:
+def test_different_states_have_different_digests() -> None:
     x = torch.zeros(4)
     digests = {
         state_digest(state)
@@ -64,7 +64,7 @@ def test_what_tells_two_states_apart() -> None:
     assert len(digests) == 25
 
 
-def test_a_lazily_conjugated_tensor_is_its_values() -> None:
+def test_a_lazily_conjugated_tensor_has_the_digest_of_its_values() -> None:
     z = torch.tensor([1 + 2j, 3 - 4j])
     assert state_digest({"z": z.conj()}) == state_digest({"z": z.conj().resolve_conj()})
     assert state_digest({"z": z.conj()}) != state_digest({"z": z})
@@ -72,7 +72,7 @@ def test_a_lazily_conjugated_tensor_is_its_values() -> None:
 
 @_sparse
 @_quantised
-def test_sparse_and_quantised_values_count() -> None:
+def test_sparse_and_quantised_values_change_the_digest() -> None:
     dense = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
     for convert in (torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc):
         assert state_digest({"x": convert(dense)}) == state_digest({"x": convert(dense.clone())})
@@ -99,13 +99,13 @@ class Thing:
     pass
 
 
-def test_opaque_state_is_named_and_has_no_address() -> None:
+def test_opaque_state_is_named_without_its_address() -> None:
     state: dict[str, Any] = {"net._extra_state": Thing(), "w": torch.ones(1), "n": {"a": [1, None]}, "m": [Thing()]}
     assert opaque_names(state) == ["m", "net._extra_state"]
     assert state_digest(state) == state_digest({**state, "net._extra_state": Thing()})
 
 
-def test_it_holds_across_processes_and_touches_nothing() -> None:
+def test_the_digest_is_equal_across_processes_and_has_no_side_effects() -> None:
     torch.manual_seed(3)
     model = TinyNet()
     before = {name: value._version for name, value in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Source is parsed whatever another thread does at the time."""
+"""Parsing of source while another thread parses."""
 
 import ast
 from typing import Any
@@ -19,17 +19,17 @@ def failing(times: int) -> Any:
     return parse_once_more
 
 
-def test_another_thread_in_the_way_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interference_by_another_thread_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ast, "parse", failing(5))
     assert ast.dump(parse(b"x = 1")) == ast.dump(parse("x = 1"))
 
 
-def test_it_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parsing_is_not_retried_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ast, "parse", failing(1000))
     with pytest.raises(SystemError):
         parse("x = 1")
 
 
-def test_what_is_no_python_stays_an_error() -> None:
+def test_invalid_python_is_an_error() -> None:
     with pytest.raises(SyntaxError):
         parse("x =")

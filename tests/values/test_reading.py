@@ -1,4 +1,4 @@
-"""What a record describes is built again as it was, and only what may be."""
+"""Values rebuilt from their descriptions in a record, and the descriptions that are refused."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ from lightning_dtool.values.writing import encode, encode_in_detail
 
 
 class Keeper:
-    """Keeps what it was given under another name."""
+    """Keeps its argument in an attribute of another name."""
 
     def __init__(self, factor: float) -> None:
         self.kept = factor
@@ -57,7 +57,7 @@ SYSTEM = {"type": "builtins:function", "name": "os:system"}
         [{"a": {"type": "builtins:tuple", "value": [SYSTEM]}}],
     ],
 )
-def test_a_record_cannot_call_what_it_likes(encoded: Any) -> None:
+def test_a_record_cannot_call_arbitrary_functions(encoded: Any) -> None:
     pytest.importorskip("torchvision")
     with pytest.raises(ConfigurationError, match="trust_source=True"):
         decode(encoded, argument="decoder")
@@ -83,18 +83,18 @@ def test_a_record_cannot_call_what_it_likes(encoded: Any) -> None:
         {"type": []},
     ],
 )
-def test_nonsense_is_an_error(encoded: Any) -> None:
+def test_a_malformed_description_is_an_error(encoded: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"x=\.\.\. yourself"):
         decode(encoded, argument="x", trust_source=True)
 
 
-def test_a_value_that_comes_out_different_is_an_error() -> None:
+def test_a_rebuilt_value_that_differs_is_an_error() -> None:
     encoded = {"type": "torch.nn.modules.dropout:Dropout", "init": {"p": 0.5}}
     with pytest.raises(ConfigurationError, match="not as recorded"):
         decode(encoded, argument="x", trust_source=True)
 
 
-def test_what_a_description_says_in_detail_is_not_needed() -> None:
+def test_the_details_of_a_description_are_not_needed() -> None:
     class_in_detail = json.loads(json.dumps(encode_in_detail(Named("oak"), Gaps())))
     assert "source" in class_in_detail
     read = decode(class_in_detail, argument="x", trust_source=True)
@@ -115,13 +115,13 @@ def test_what_a_description_says_in_detail_is_not_needed() -> None:
         torch.Generator(),
     ],
 )
-def test_what_is_not_known_whole_is_not_built(value: Any) -> None:
+def test_an_incomplete_description_is_refused(value: Any) -> None:
     encoded = json.loads(json.dumps(encode(value)))
     with pytest.raises(ConfigurationError, match=r"Pass x=\.\.\. yourself"):
         decode(encoded, argument="x", trust_source=True)
 
 
-def test_why_something_cannot_be_built_is_said() -> None:
+def test_the_error_says_why_a_value_cannot_be_rebuilt() -> None:
     assert unreadable(encode([1, "x", nn.Dropout(), np.load, {"a": 2**80}])) is None
     assert "<lambda>" in str(unreadable(encode(lambda x: x)))
     assert "factor" in str(unreadable(encode(Keeper(1))))

@@ -1,4 +1,4 @@
-"""Every type that has a form of its own is read back equal; of every other value there is a gap."""
+"""The registry of types: values of registered types are read back equal, all others give a gap."""
 
 import argparse
 import collections
@@ -106,7 +106,7 @@ class Scale:
 
 
 class Bare:
-    """Has no parameters: what it keeps was assigned to it."""
+    """Has no parameters: its attributes are assigned from outside."""
 
     def __eq__(self, other: object) -> bool:
         return type(other) is Bare and same(vars(other), vars(self))
@@ -233,7 +233,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two values are equal and of the same types, all the way down; nan is equal to itself."""
+    """Return True if two values are equal and of equal types at every level. nan equals itself."""
     if type(one) is not type(other):
         return False
     if isinstance(one, torch.Tensor):
@@ -266,7 +266,7 @@ def same(one: Any, other: Any) -> bool:
 
 def test_every_registered_type_has_values_in_this_test() -> None:
     found: list[str] = []
-    for name in REGISTRY:  # a family may have the name of a type
+    for name in REGISTRY:  # the name of a family may be the name of a type
         found.append(f"{name} family" if name in found else name)
     assert found == list(STRATEGIES)
 
@@ -286,7 +286,7 @@ def test_a_registered_type_is_read_back_equal(name: str) -> None:
 
 
 class Keeper:
-    """Does not keep what it was given."""
+    """Does not keep its argument."""
 
     def __init__(self, factor: float) -> None:
         self.doubled = 2 * factor
@@ -365,7 +365,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("value", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("wrap", [lambda it: it, lambda it: [it], lambda it: {"a": (it,)}, lambda it: Scale(it)])
-def test_of_every_other_value_there_is_a_gap(value: Any, wrap: Any) -> None:
+def test_a_value_of_any_other_type_gives_a_gap(value: Any, wrap: Any) -> None:
     gaps = Gaps()
     written = encode(wrap(value), gaps.at("x"))
     assert json.loads(json.dumps(written, allow_nan=False)) == written

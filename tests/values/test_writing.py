@@ -1,4 +1,4 @@
-"""Any value becomes strict JSON, bounded, the same in every process."""
+"""Values written as strict JSON of bounded size, equal in every process."""
 
 import argparse
 import dataclasses
@@ -186,7 +186,7 @@ def test_any_value_becomes_strict_json(value: Any) -> None:
     )
 )
 @settings(max_examples=100, deadline=None)
-def test_what_json_knows_stands_as_it_is(value: Any) -> None:
+def test_json_values_are_written_unchanged(value: Any) -> None:
     gaps = Gaps()
     assert encode(value, gaps.at("x")) == value
     assert not gaps
@@ -226,7 +226,7 @@ def test_what_json_knows_stands_as_it_is(value: Any) -> None:
         ),
     ],
 )
-def test_values_that_people_use(value: Any, written: Any) -> None:
+def test_common_values_are_written_in_a_readable_form(value: Any, written: Any) -> None:
     gaps = Gaps()
     assert encode(value, gaps) == written
     assert not gaps
@@ -234,7 +234,7 @@ def test_values_that_people_use(value: Any, written: Any) -> None:
     assert not gaps
 
 
-def test_keys_that_are_no_text_do_not_collide() -> None:
+def test_keys_other_than_text_do_not_collide() -> None:
     gaps = Gaps()
     nan = float("nan")
     encoded = encode({1: "a", "1": "b", nan: "c"}, gaps.at("x"))
@@ -247,7 +247,7 @@ def test_keys_that_are_no_text_do_not_collide() -> None:
 @pytest.mark.parametrize("value", [lambda x: x + 1, object(), torch.zeros(10**5), np.zeros(10**5), "a" * 10**6,
                                    pytest.param(10**10**6, id="huge"), b"x" * 10**6, [0] * 20_000,
                                    {str(i): i for i in range(20_000)}, set(range(20_000))])  # fmt: skip
-def test_what_is_not_kept_whole_is_a_gap(value: Any) -> None:
+def test_an_incomplete_value_is_a_gap(value: Any) -> None:
     gaps = Gaps()
     acceptable(encode(value, gaps.at("model.hyperparameters.act")), gaps)
     assert gaps
@@ -260,7 +260,7 @@ def test_a_lambda_keeps_its_source() -> None:
     assert "x * 17" in encode(act, Gaps())["source"]
 
 
-def test_a_value_that_contains_itself() -> None:
+def test_a_value_that_contains_itself_is_a_gap() -> None:
     knot: list[Any] = []
     knot.append({"again": knot})
     gaps = Gaps()
@@ -268,7 +268,7 @@ def test_a_value_that_contains_itself() -> None:
     assert [gap.reason for gap in gaps] == ["it contains itself"]
 
 
-def test_a_value_that_is_very_deep() -> None:
+def test_a_very_deep_value_is_truncated() -> None:
     deep: Any = 1
     for _ in range(5000):
         deep = [deep]
@@ -277,19 +277,19 @@ def test_a_value_that_is_very_deep() -> None:
     assert str(MAX_DEPTH) in gaps[0].reason
 
 
-def test_a_value_that_is_very_large_stays_bounded() -> None:
+def test_a_very_large_value_is_truncated() -> None:
     gaps = Gaps()
     acceptable(encode([[["text" * 10] * 1000] * 1000] * 1000, gaps.at("x")), gaps)
     assert gaps
     assert len(gaps) < 10
 
 
-def test_an_array_is_not_written_out_whatever_numpy_is_told() -> None:
+def test_numpy_print_options_do_not_make_arrays_longer() -> None:
     with np.printoptions(threshold=sys.maxsize):
         assert len(json.dumps(encode(np.zeros(10**6), Gaps()))) < 200
 
 
-def test_two_processes_write_the_same(tmp_path: Path) -> None:
+def test_two_processes_write_equal_text(tmp_path: Path) -> None:
     (tmp_path / "things.py").write_text("class Thing: pass\ndef f(): pass\n")
     program = """
 import sys
@@ -311,7 +311,7 @@ print(json.dumps(encode(value, gaps.at("x"))), [gap.fact for gap in gaps])
     assert "0x7" not in runs.pop()
 
 
-def test_class_paths() -> None:
+def test_class_paths_of_functions_and_instances() -> None:
     assert class_path(Options()) == f"{__name__}:Options"
     assert class_path(torch.relu).endswith(":relu") or "relu" in class_path(torch.relu)
     assert class_path(Greedy()) == f"{__name__}:Greedy"
