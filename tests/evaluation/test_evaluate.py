@@ -1,4 +1,4 @@
-"""A trained model on data: the numbers are right, what was trained on is said, and the result is a dataset."""
+"""Evaluation of a trained model: its metrics, its warnings about training data, and the stored result."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ def npy(array: Any) -> bytes:
 
 
 def leaves(count: int, seed: int, classes: tuple[str, ...] = CLASSES) -> Files:
-    """Return vectors of 8 numbers in a folder per class; the class is noisy, so that a model makes mistakes."""
+    """Return vectors of 8 numbers, one folder per class. Noise in the classes lets a model make mistakes."""
     random = np.random.default_rng(seed)
     files: Files = {}
     for number in range(count):
@@ -62,7 +62,7 @@ def leaves(count: int, seed: int, classes: tuple[str, ...] = CLASSES) -> Files:
 
 
 def packed(files: Files, folder: Path, name: str) -> FrozenDataset:
-    """Write files and pack them as a user does."""
+    """Write files to a folder and pack it, as a user does."""
     for relpath, content in files.items():
         path = folder / name / relpath
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,16 +108,16 @@ def rows(uri: str, relpath: str = "predictions.csv") -> list[list[str]]:
 
 
 def quietly(*arguments: Any, **options: Any) -> Any:
-    """Evaluate where warnings are not what the test is about."""
+    """Evaluate and ignore warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProvenanceWarning)
         return evaluate(*arguments, **options)
 
 
-# -- numbers --------------------------------------------------------------------------------------
+# -- metrics --------------------------------------------------------------------------------------
 
 
-def test_the_trainer_measures_the_same(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
+def test_metrics_equal_those_of_trainer_test(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
     found = evaluate(checkpoint, data.uri)
     module = DtoolCheckpoint.from_uri(checkpoint).load_module()
     (by_trainer,) = trainer(folder).test(module, DtoolDataModule.from_uri(checkpoint), verbose=False)
@@ -130,7 +130,9 @@ def test_the_trainer_measures_the_same(checkpoint: str, data: FrozenDataset, fol
     assert found.output == "logits"
 
 
-def test_new_data_is_evaluated_whole_and_sklearn_agrees(checkpoint: str, new_data: FrozenDataset, folder: Path) -> None:
+def test_all_new_data_is_evaluated_and_metrics_equal_sklearns(
+    checkpoint: str, new_data: FrozenDataset, folder: Path
+) -> None:
     names = metric_names("multiclass")
     found = evaluate(checkpoint, new_data.uri, metrics=names, into=folder / "data")
     assert found.part == "whole"
@@ -164,8 +166,8 @@ def test_new_data_is_evaluated_whole_and_sklearn_agrees(checkpoint: str, new_dat
     assert found.settings["f1"] == {"function": "torchmetrics.functional.multiclass_f1_score", "average": "macro"}
 
 
-def test_a_subset_of_the_classes_keeps_the_numbers_of_training(checkpoint: str, folder: Path) -> None:
-    """Numbered on its own, this data would call oak 1 and be all wrong."""
+def test_a_subset_of_the_classes_keeps_the_class_numbers_of_training(checkpoint: str, folder: Path) -> None:
+    """With class numbers of its own, this data would call oak 1, and every prediction would be wrong."""
     some = packed(leaves(60, 2, ("elm", "oak")), folder, "some")
     found = evaluate(checkpoint, some.uri, metrics="accuracy,balanced_accuracy,auroc", into=folder / "data")
     header, *lines = rows(found.dataset_uri)
@@ -175,7 +177,7 @@ def test_a_subset_of_the_classes_keeps_the_numbers_of_training(checkpoint: str, 
     assert found.per_class["fir"]["accuracy"] is None
     assert found.per_class["fir"]["predicted"] > 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a class that was predicted and is not there, which this test is about
+        warnings.simplefilter("ignore")  # about a predicted class without samples, which is intended here
         assert found.metrics["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, predicted))
     assert found.metrics["accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
     areas = [
@@ -195,7 +197,7 @@ def test_one_class_has_no_roc_curve(checkpoint: str, folder: Path) -> None:
     json.loads(found.to_json(), parse_constant=pytest.fail)
 
 
-def test_batches_workers_and_the_global_random_state_make_no_difference(
+def test_batch_size_workers_and_the_random_state_do_not_change_the_result(
     checkpoint: str, new_data: FrozenDataset
 ) -> None:
     before = torch.get_rng_state()
@@ -209,7 +211,7 @@ def test_batches_workers_and_the_global_random_state_make_no_difference(
 # -- which samples --------------------------------------------------------------------------------
 
 
-def test_the_parts_of_the_training_data(checkpoint: str, data: FrozenDataset) -> None:
+def test_each_part_of_the_training_data_can_be_evaluated(checkpoint: str, data: FrozenDataset) -> None:
     validation = evaluate(checkpoint, data.uri, part="val")
     assert (validation.part, validation.count, validation.training_items) == ("val", 30, 0)
     with pytest.warns(ProvenanceWarning, match=r"trained on 90 of these 90 samples .*says nothing about new data"):
@@ -225,15 +227,13 @@ def test_the_parts_of_the_training_data(checkpoint: str, data: FrozenDataset) ->
     assert selected.per_class["fir"]["count"] == 0
 
 
-def test_a_model_without_held_out_data_is_evaluated_on_its_training_data_loudly(
-    data: FrozenDataset, folder: Path
-) -> None:
+def test_evaluating_on_training_data_gives_a_warning(data: FrozenDataset, folder: Path) -> None:
     uri = trained(TinyNet(), DtoolDataModule(data.uri), folder, epochs=1)
     with pytest.warns(ProvenanceWarning, match="trained on 150 of these 150"):
         assert evaluate(uri, data.uri).part == "train"
 
 
-def test_training_items_in_another_dataset_are_found(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
+def test_training_items_are_found_in_another_dataset(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
     module = DtoolDataModule(data.uri, val_split=0.2, test_split=0.2)
     module.setup("fit")
     relpath = module.train_dataloader().dataset.relpaths[0]
@@ -243,14 +243,14 @@ def test_training_items_in_another_dataset_are_found(checkpoint: str, data: Froz
         assert evaluate(checkpoint, mixed.uri).training_items == 1
 
 
-def test_what_cannot_be_found_out_is_not_said(new_data: FrozenDataset, tmp_path: Path) -> None:
+def test_the_number_of_training_items_may_be_unknown(new_data: FrozenDataset, tmp_path: Path) -> None:
     gone = packed(leaves(40, 7), tmp_path, "gone")
     uri = trained(TinyNet(), DtoolDataModule(gone.uri, test_split=0.2), tmp_path, epochs=1)
     shutil.rmtree(str(local_path(gone.uri)))
     assert evaluate(uri, new_data.uri).training_items is None
 
 
-def test_a_copy_at_another_address_is_the_same_data(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
+def test_a_copy_at_another_uri_is_the_same_data(checkpoint: str, data: FrozenDataset, folder: Path) -> None:
     again = packed(leaves(150, 0), folder, "leaves-again")
     assert again.uuid != data.uuid
     a, b = evaluate(checkpoint, data.uri), evaluate(checkpoint, again.uri)
@@ -258,7 +258,9 @@ def test_a_copy_at_another_address_is_the_same_data(checkpoint: str, data: Froze
     assert a.confusion == b.confusion
 
 
-def test_data_with_a_uri_of_its_own_for_testing(data: FrozenDataset, new_data: FrozenDataset, folder: Path) -> None:
+def test_all_of_a_separate_test_dataset_is_evaluated(
+    data: FrozenDataset, new_data: FrozenDataset, folder: Path
+) -> None:
     uri = trained(TinyNet(), DtoolDataModule(train_uri=data.uri, test_uri=new_data.uri), folder, epochs=1)
     found = evaluate(uri, new_data.uri)
     assert found.count == len(new_data.items)
@@ -280,18 +282,20 @@ def test_data_with_a_uri_of_its_own_for_testing(data: FrozenDataset, new_data: F
         ({"target": "none"}, "has no targets"),
     ],
 )
-def test_wrong_arguments(checkpoint: str, new_data: FrozenDataset, options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(
+    checkpoint: str, new_data: FrozenDataset, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigurationError, match=message):
         evaluate(checkpoint, new_data.uri, **options)
 
 
-def test_an_unknown_class_is_named(checkpoint: str, folder: Path) -> None:
+def test_the_error_names_an_unknown_class(checkpoint: str, folder: Path) -> None:
     other = packed({**leaves(9, 5), "yew/1.npy": npy(np.zeros(8, np.float32))}, folder, "with-yew")
     with pytest.raises(DecodeError, match=r"gives 'yew' for item yew/1.npy.*'elm', 'fir', 'oak'"):
         evaluate(checkpoint, other.uri)
 
 
-def test_there_must_be_data_and_a_checkpoint(
+def test_missing_data_and_missing_checkpoints_are_errors(
     checkpoint: str, new_data: FrozenDataset, make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
     with pytest.raises(SelectionError, match="no items"):
@@ -304,11 +308,11 @@ def test_there_must_be_data_and_a_checkpoint(
         evaluate(checkpoint, new_data.uri, into=tmp_path / "nowhere")
 
 
-# -- how they are read ----------------------------------------------------------------------------
+# -- how samples are read -------------------------------------------------------------------------
 
 
 class Halve:
-    """A transform that a record can name."""
+    """A transform that can be imported by its recorded name."""
 
     def __init__(self, by: float = 0.5) -> None:
         self.by = by
@@ -317,9 +321,7 @@ class Halve:
         return x * self.by
 
 
-def test_the_recorded_transform_is_applied_if_its_author_is_trusted(
-    data: FrozenDataset, new_data: FrozenDataset, folder: Path
-) -> None:
+def test_the_recorded_transform_is_applied_on_trust(data: FrozenDataset, new_data: FrozenDataset, folder: Path) -> None:
     uri = trained(TinyNet(), DtoolDataModule(data.uri, test_split=0.2, eval_transform=Halve()), folder, epochs=1)
     with pytest.raises(ConfigurationError, match=r"eval_transform is .*Halve.*trust_source=True"):
         evaluate(uri, new_data.uri)
@@ -359,7 +361,7 @@ class Pixels(TinyNet):
         self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
 
 
-def test_a_batch_goes_through_the_hooks_of_the_module(checkpoint: str, new_data: FrozenDataset) -> None:
+def test_batches_pass_through_the_hooks_of_the_module(checkpoint: str, new_data: FrozenDataset) -> None:
     class Negated(TinyNet):
         def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
             return [-batch[0], batch[1]]
@@ -373,7 +375,7 @@ def test_a_batch_goes_through_the_hooks_of_the_module(checkpoint: str, new_data:
         evaluate(checkpoint, new_data.uri, cls=WantsTrainer)
 
 
-def test_without_a_datamodule_of_ours_it_is_said_what_is_not_known(
+def test_without_a_dtool_datamodule_warnings_say_what_is_unknown(
     data: FrozenDataset, new_data: FrozenDataset, folder: Path
 ) -> None:
     from torch.utils.data import DataLoader
@@ -393,7 +395,9 @@ def test_without_a_datamodule_of_ours_it_is_said_what_is_not_known(
     assert quiet.part == "whole"
 
 
-def test_without_recorded_classes_those_of_the_data_are_taken_and_said(new_data: FrozenDataset, folder: Path) -> None:
+def test_without_recorded_classes_the_classes_of_the_data_are_used_with_a_warning(
+    new_data: FrozenDataset, folder: Path
+) -> None:
     from kit import loader
 
     (folder / "models").mkdir(exist_ok=True)
@@ -431,7 +435,7 @@ class OneOutput(TinyNet):
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_one_output_and_two_classes(folder: Path, tmp_path: Path, probabilities: bool) -> None:
+def test_a_model_with_one_output_classifies_two_classes(folder: Path, tmp_path: Path, probabilities: bool) -> None:
     two = packed(leaves(120, 6, ("elm", "oak")), tmp_path, "two")
     uri = trained(OneOutput("binary_cross_entropy_with_logits"), DtoolDataModule(two.uri, test_split=0.5), tmp_path)
 
@@ -461,8 +465,8 @@ def test_one_output_and_two_classes(folder: Path, tmp_path: Path, probabilities:
     assert found.per_class["oak"]["accuracy"] == pytest.approx(expected["recall"])
 
 
-def test_a_loss_tells_two_classes_from_numbers(tmp_path: Path) -> None:
-    """Labels that are 0.0 and 1.0: whoever trains with binary cross-entropy means classes."""
+def test_the_loss_distinguishes_two_classes_from_numbers(tmp_path: Path) -> None:
+    """Labels of 0.0 and 1.0 are classes if the model was trained with binary cross-entropy."""
     x = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     with DatasetWriter("arrays", tmp_path) as writer:
         writer.put_bytes(npy(x), "data.npy")
@@ -476,7 +480,7 @@ def test_a_loss_tells_two_classes_from_numbers(tmp_path: Path) -> None:
 
 
 def table(folder: Path, name: str, seed: int, whole: bool = False) -> FrozenDataset:
-    """Pack vectors with a height each, in a table; `whole` numbers look like classes."""
+    """Pack vectors, each with a height in a table. `whole` rounds the heights, which then look like classes."""
     random = np.random.default_rng(seed)
     source = folder / name
     source.mkdir()
@@ -494,7 +498,7 @@ def table(folder: Path, name: str, seed: int, whole: bool = False) -> FrozenData
 
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
-def test_regression(tmp_path: Path, flat: bool, whole: bool) -> None:
+def test_metrics_of_a_regression(tmp_path: Path, flat: bool, whole: bool) -> None:
     heights, new = table(tmp_path, "heights", 0), table(tmp_path, "new", 1, whole)
     uri = trained(OneOutput(flat=flat), DtoolDataModule(heights.uri, target="height", test_split=0.5), tmp_path)
     found = quietly(uri, new.uri, cls=OneOutput, metrics=metric_names("regression"), into=tmp_path)
@@ -522,7 +526,9 @@ def test_regression(tmp_path: Path, flat: bool, whole: bool) -> None:
     assert items == {"metrics.json", "predictions.csv"}
 
 
-def test_numbers_and_classes_do_not_mix(checkpoint: str, new_data: FrozenDataset, tmp_path: Path) -> None:
+def test_numbers_for_a_classifier_and_classes_for_a_regression_are_refused(
+    checkpoint: str, new_data: FrozenDataset, tmp_path: Path
+) -> None:
     heights = table(tmp_path, "heights", 0)
     with pytest.raises(LightningDtoolError, match=r"none of the classes|its targets are numbers"):
         evaluate(checkpoint, heights.uri, target="height")
@@ -531,7 +537,7 @@ def test_numbers_and_classes_do_not_mix(checkpoint: str, new_data: FrozenDataset
         quietly(uri, new_data.uri, cls=OneOutput, target="category")
 
 
-def test_several_numbers(tmp_path: Path) -> None:
+def test_metrics_of_a_regression_with_several_outputs(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(30, 8)).astype(np.float32)
     with DatasetWriter("arrays", tmp_path) as writer:
@@ -555,7 +561,7 @@ class Several(TinyNet):
         return torch.nn.functional.mse_loss(self(batch[0]), batch[1])
 
 
-def test_rows_of_arrays(arrays: str, tmp_path: Path) -> None:
+def test_rows_of_arrays_are_evaluated(arrays: str, tmp_path: Path) -> None:
     uri = trained(TinyNet(), DtoolDataModule(arrays, test_split=0.25), tmp_path, epochs=1)
     found = evaluate(uri, arrays)
     assert (found.part, found.count, found.training_items, found.classes) == ("test", 6, 0, ["0", "1", "2"])
@@ -571,7 +577,7 @@ def test_rows_of_arrays(arrays: str, tmp_path: Path) -> None:
         evaluate(uri, other([2, 7], "more"))
 
 
-# -- outputs that cannot be understood ------------------------------------------------------------
+# -- unsupported outputs --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -593,7 +599,7 @@ def test_rows_of_arrays(arrays: str, tmp_path: Path) -> None:
         (lambda y: y @ torch.ones(7, 7), "forward failed.*RuntimeError.*eval_transform"),
     ],
 )
-def test_an_output_that_cannot_be_understood(
+def test_an_unsupported_output_is_an_error(
     checkpoint: str, new_data: FrozenDataset, output: Callable[[torch.Tensor], Any], message: str
 ) -> None:
     class Odd(TinyNet):
@@ -613,14 +619,14 @@ def test_an_output_that_cannot_be_understood(
         (lambda samples: [torch.stack([x for x, _ in samples]), torch.tensor(1)], "expected one output per target"),
     ],
 )
-def test_batches_that_cannot_be_understood(
+def test_an_unsupported_batch_is_an_error(
     checkpoint: str, new_data: FrozenDataset, collate: Callable[[Any], Any], message: str
 ) -> None:
     with pytest.raises(EvaluationError, match=message):
         evaluate(checkpoint, new_data.uri, collate_fn=collate)
 
 
-def test_outputs_without_a_class_have_a_name(checkpoint: str, new_data: FrozenDataset) -> None:
+def test_outputs_without_a_class_are_named_by_their_number(checkpoint: str, new_data: FrozenDataset) -> None:
     class Wide(TinyNet):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.pad(super().forward(x), (0, 1), value=-9.0)
@@ -628,7 +634,7 @@ def test_outputs_without_a_class_have_a_name(checkpoint: str, new_data: FrozenDa
     assert quietly(checkpoint, new_data.uri, cls=Wide).classes == [*CLASSES, "output 3"]
 
 
-def test_probabilities_are_known_as_such(checkpoint: str, new_data: FrozenDataset) -> None:
+def test_probabilities_are_recognised(checkpoint: str, new_data: FrozenDataset) -> None:
     class WithSoftmax(TinyNet):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x).softmax(1)
@@ -645,14 +651,14 @@ def test_probabilities_are_known_as_such(checkpoint: str, new_data: FrozenDatase
         assert evaluate(checkpoint, new_data.uri, cls=WithSigmoid).output == "logits"
 
 
-def test_a_target_transform_that_numbers_anew_takes_the_names_away(checkpoint: str, new_data: FrozenDataset) -> None:
+def test_a_target_transform_that_renumbers_replaces_class_names(checkpoint: str, new_data: FrozenDataset) -> None:
     with pytest.warns(ProvenanceWarning, match="the new numbers stand for the names"):
         found = evaluate(checkpoint, new_data.uri, target_transform=lambda number: 2 - number)
     assert found.classes == ["0", "1", "2"]
     assert evaluate(checkpoint, new_data.uri, target_transform=int).classes == list(CLASSES)
 
 
-def test_half_precision(checkpoint: str, new_data: FrozenDataset) -> None:
+def test_a_model_in_half_precision_is_evaluated(checkpoint: str, new_data: FrozenDataset) -> None:
     class Half(TinyNet):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x).bfloat16()
@@ -668,7 +674,7 @@ def stored(checkpoint: str, new_data: FrozenDataset, folder: Path) -> Any:
     return evaluate(checkpoint, new_data.uri, into=folder / "data")
 
 
-def test_the_result_is_a_dataset_that_points_at_both(stored: Any, checkpoint: str, new_data: FrozenDataset) -> None:
+def test_the_stored_result_refers_to_checkpoint_and_data(stored: Any, checkpoint: str, new_data: FrozenDataset) -> None:
     dataset, model = FrozenDataset.from_uri(stored.dataset_uri), DtoolCheckpoint.from_uri(checkpoint)
     dataset.verify()
     assert dataset.annotation("source_dataset_uuid") == [model.uuid, new_data.uuid]
@@ -684,7 +690,7 @@ def test_the_result_is_a_dataset_that_points_at_both(stored: Any, checkpoint: st
     assert relpaths == ["confusion_matrix.csv", "confusion_matrix.png", "metrics.json", "predictions.csv"]
 
 
-def test_the_items_say_what_the_result_says(stored: Any) -> None:
+def test_the_stored_items_equal_the_result(stored: Any) -> None:
     dataset = FrozenDataset.from_uri(stored.dataset_uri)
     content = dataset.read_bytes(dataset.item("metrics.json").identifier)
     assert json.loads(content, parse_constant=pytest.fail) == stored.to_dict()
@@ -698,7 +704,7 @@ def test_the_items_say_what_the_result_says(stored: Any) -> None:
     assert set(readme["items"]) == {item.relpath for item in dataset.items.values()}
 
 
-def test_predictions_read_back_bit_by_bit(stored: Any, checkpoint: str, new_data: FrozenDataset) -> None:
+def test_stored_predictions_are_exact(stored: Any, checkpoint: str, new_data: FrozenDataset) -> None:
     from lightning_dtool import DtoolDataset
 
     module = DtoolCheckpoint.from_uri(checkpoint).load_module().eval()
@@ -706,12 +712,12 @@ def test_predictions_read_back_bit_by_bit(stored: Any, checkpoint: str, new_data
     with torch.no_grad():
         expected = module(inputs).softmax(1)
     found = np.array([line[3:] for line in rows(stored.dataset_uri)[1:]], dtype=np.float32)
-    # Batches of another size may differ in the last bit.
+    # Results may differ in the last bit if the batch size differs.
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
     assert found.dtype == np.float32
 
 
-def test_the_picture_is_one(stored: Any) -> None:
+def test_the_confusion_matrix_is_stored_as_a_picture(stored: Any) -> None:
     dataset = FrozenDataset.from_uri(stored.dataset_uri)
     with Image.open(dataset.path(dataset.item("confusion_matrix.png").identifier)) as picture:
         picture.load()
@@ -719,7 +725,7 @@ def test_the_picture_is_one(stored: Any) -> None:
         assert min(picture.size) > 300
 
 
-def test_dtool_reads_it(stored: Any) -> None:
+def test_dtool_reads_the_stored_result(stored: Any) -> None:
     def dtool(*arguments: str) -> str:
         command = [str(Path(sys.executable).parent / "dtool"), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=180)
@@ -744,7 +750,9 @@ def test_without_matplotlib_all_but_the_picture_is_stored(
     assert "confusion_matrix.png" not in yaml.safe_load(dataset.readme())["items"]
 
 
-def test_nothing_is_left_if_it_cannot_be_stored(checkpoint: str, new_data: FrozenDataset, tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_stored_leaves_nothing_behind(
+    checkpoint: str, new_data: FrozenDataset, tmp_path: Path
+) -> None:
     if os.geteuid() != 0:
         tmp_path.chmod(0o500)
         with pytest.raises(StoreError):
@@ -758,7 +766,7 @@ def test_nothing_is_left_if_it_cannot_be_stored(checkpoint: str, new_data: Froze
 def test_code_from_a_checkpoint_runs_only_on_trust(
     new_data: FrozenDataset, data: FrozenDataset, tmp_path: Path
 ) -> None:
-    """The class stood in a script: it is only in source.zip."""
+    """The class was defined in a script and is only in source.zip."""
     (tmp_path / "models").mkdir()
     script = tmp_path / "train.py"
     script.write_text(

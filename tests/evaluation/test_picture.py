@@ -11,11 +11,11 @@ from lightning_dtool.evaluation.picture import confusion_picture
 
 
 @pytest.mark.parametrize("count", [2, 10, 50, 300])
-def test_pictures_of_any_size(count: int) -> None:
+def test_a_picture_of_any_size_changes_no_setting_of_matplotlib(count: int) -> None:
     import matplotlib
 
     def settings() -> dict[str, Any]:
-        # Looking at the backend chooses one.
+        # Reading the backend would select one.
         return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}
 
     def backend() -> object:

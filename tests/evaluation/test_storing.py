@@ -1,4 +1,4 @@
-"""The names of stored evaluations; what they hold is tested with `evaluate`."""
+"""The names of stored evaluations. The tests of `evaluate` cover their content."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from lightning_dtool.evaluation.storing import dataset_name
     ("checkpoint_name", "data_name"),
     [("a", "b"), ("c" * 80, "d" * 80), ("c" * 80, "d"), ("c", "d" * 80), ("ü/x", "y z")],
 )
-def test_names(checkpoint_name: str, data_name: str) -> None:
+def test_names_are_short_and_unique(checkpoint_name: str, data_name: str) -> None:
     name = dataset_name(checkpoint_name, data_name)
     assert len(name) <= 80
     assert name.isascii()

@@ -1,4 +1,4 @@
-"""What people and databases search for."""
+"""The annotations by which users and databases search for checkpoints."""
 
 import ast
 import json
@@ -52,14 +52,14 @@ def leaves(value: Any) -> list[int]:
 
 @given(VALUES)
 @settings(max_examples=200, deadline=None)
-def test_every_key_is_one_that_mongo_takes_and_nothing_is_lost(value: Any) -> None:
+def test_every_key_is_valid_in_mongodb_and_no_value_is_lost(value: Any) -> None:
     found = searchable(value)
     assert all("." not in key and "\0" not in key and not key.startswith("$") for key in keys(found))
     assert leaves(found) == leaves(value)
     assert len(keys(found)) == len(keys(value))
 
 
-def test_two_metrics_whose_names_differ_by_a_dot() -> None:
+def test_metrics_whose_names_differ_by_a_dot_are_both_kept() -> None:
     assert searchable({"val.loss": 1, "val_loss": 2}) == {"val_loss": 2, "val_loss_": 1}
 
 
@@ -75,7 +75,7 @@ def test_one_source_is_a_string_and_several_are_a_list() -> None:
     assert "source_dataset_uuid" not in annotations(record(), "running")
 
 
-def test_what_is_annotated() -> None:
+def test_a_record_becomes_annotations() -> None:
     found = annotations(
         record(
             model=Model(class_path="leaves.net:Outer.LeafNet", hyperparameters={"opt.lr": {"$x": 1}}),
@@ -120,21 +120,23 @@ def optimizer(*rates: Any) -> Optimizer:
     ("optimizers", "rates", "names"),
     [
         ([optimizer(1e-4)], 1e-4, "SGD"),
-        ([optimizer(1e-3, 1e-3)], 1e-3, "SGD"),  # groups that share a rate are one answer
+        ([optimizer(1e-3, 1e-3)], 1e-3, "SGD"),  # groups with equal rates give one value
         ([optimizer(1e-3, 1e-4)], [1e-3, 1e-4], "SGD"),
         ([optimizer(1e-3), optimizer(1e-4)], [1e-3, 1e-4], ["SGD", "SGD"]),
-        ([optimizer("nan", True, 1)], 1, "SGD"),  # what is no number finds nothing
+        ([optimizer("nan", True, 1)], 1, "SGD"),  # text does not match a number
         ([optimizer({"type": "torch:Tensor", "value": 0.1})], 0.1, "SGD"),
         ([optimizer({"type": "torch:Tensor", "repr": "?"})], [], "SGD"),
         ([], [], []),
     ],
 )
-def test_one_learning_rate_is_a_number(optimizers: list[Optimizer], rates: Any, names: Any) -> None:
+def test_one_learning_rate_is_a_number_and_several_are_a_list(
+    optimizers: list[Optimizer], rates: Any, names: Any
+) -> None:
     found = annotations(record(optimizers=optimizers), "running")
     assert (found["learning_rate"], found["optimizer"]) == (rates, names)
 
 
-def test_losses_by_name_and_the_number_of_gaps() -> None:
+def test_names_of_losses_and_the_number_of_gaps_are_annotated() -> None:
     def call(name: str) -> LossCall:
         return LossCall(name=name, kind="function")
 
@@ -146,7 +148,7 @@ def test_losses_by_name_and_the_number_of_gaps() -> None:
 
 
 def matches(document: dict[str, Any], query: dict[str, Any]) -> bool:
-    """Match as a Mongo database does, as far as `docs/how-to/search.md` needs it."""
+    """Match like MongoDB, as far as `docs/how-to/search.md` needs."""
 
     def values(part: Any, path: list[str]) -> list[Any]:
         if not path:
@@ -157,7 +159,7 @@ def matches(document: dict[str, Any], query: dict[str, Any]) -> bool:
         if not isinstance(condition, dict):
             return bool(value == condition)
         compare = {"$lt": operator.lt, "$gte": operator.ge}
-        # A comparison is among numbers: text that stands for NaN is none.
+        # Only numbers are compared: the text that stands for NaN is not a number.
         return all(type(value) in (int, float) and compare[name](value, limit) for name, limit in condition.items())
 
     return all(
@@ -165,8 +167,8 @@ def matches(document: dict[str, Any], query: dict[str, Any]) -> bool:
     )
 
 
-def test_a_labs_questions_have_answers() -> None:
-    """The queries of `docs/how-to/search.md`, on annotations of three models."""
+def test_the_documented_queries_find_the_expected_models() -> None:
+    """Run the queries of `docs/how-to/search.md` on the annotations of three models."""
     page = Path(__file__).parents[2].joinpath("docs", "how-to", "search.md").read_text(encoding="utf-8")
     queries = [ast.literal_eval(found) for found in re.findall(r"^query\((\{.*?\})\)", page, re.MULTILINE | re.DOTALL)]
     assert len(queries) >= 4

@@ -1,4 +1,4 @@
-"""README.yml parses whatever the model is called."""
+"""README.yml: its content, and escaping of any text in it."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ AWKWARD = st.one_of(
     AWKWARD,
 )
 @settings(max_examples=250, deadline=None)
-def test_awkward_text_comes_back(values: dict[str, Any], text: str) -> None:
+def test_awkward_text_survives_yaml(values: dict[str, Any], text: str) -> None:
     written = readme(
         record(
             model=Model(class_path=f"a:{text}", hyperparameters=values),
@@ -53,7 +53,7 @@ def test_awkward_text_comes_back(values: dict[str, Any], text: str) -> None:
     assert read["not_recorded"] == [f"a: {text}"]
 
 
-def test_what_people_read() -> None:
+def test_the_readme_describes_the_checkpoint() -> None:
     data = DatasetReference(uri="s3://lab/d", uuid="u", name="leaves", content_digest="sha256:0")
     written = readme(record(lineage=Lineage(source_datasets=[data])), URI, ITEMS)
     read = yaml.safe_load(written)
@@ -61,7 +61,7 @@ def test_what_people_read() -> None:
     assert read["creation_date"] == "2024-05-01"
     assert read["creator"] == {"username": "ada"}
     assert read["training_data"] == [{"name": "leaves", "uri": "s3://lab/d", "uuid": "u"}]
-    assert "derived_from" not in read  # dserver would draw the edge twice
+    assert "derived_from" not in read  # dserver would draw this edge of its graph twice
     assert f"DtoolCheckpoint.from_uri('{URI}')" in read["how_to_load"]
     assert "how_to_load: |" in written
     assert list(read["items"]) == ITEMS

@@ -1,4 +1,4 @@
-"""Values of a record are shown as Python shows them."""
+"""Values of a record as short text in Python's notation."""
 
 import argparse
 import functools
@@ -35,7 +35,7 @@ from lightning_dtool.values.writing import encode
         (object(), "<object object at 0x…>"),
     ],
 )
-def test_a_value_on_one_line(value: Any, shown: str) -> None:
+def test_a_value_is_shown_on_one_line(value: Any, shown: str) -> None:
     assert _inline(encode(value)) == shown
 
 
@@ -50,5 +50,5 @@ def test_a_value_on_one_line(value: Any, shown: str) -> None:
         {"type": {}, "value": {"type": {}}},
     ],
 )
-def test_what_no_version_wrote_is_shown_somehow(hostile: Any) -> None:
+def test_malformed_values_are_shown_as_printable_text(hostile: Any) -> None:
     assert _inline(hostile).isprintable()

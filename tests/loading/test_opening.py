@@ -1,4 +1,4 @@
-"""Is it a checkpoint, and what does its record say?"""
+"""Opening of checkpoint datasets and reading of their records."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lightning_dtool.store import local_path
 from record.samples import record
 
 
-def test_a_checkpoint(make_dataset) -> None:
+def test_a_checkpoint_is_opened_with_its_record(make_dataset) -> None:
     items = {"checkpoint.ckpt": b"weights", "provenance.json": to_json(record()).encode()}
     dataset = open_checkpoint(make_dataset(items).uri)
     assert read_record(dataset) == record()
@@ -21,14 +21,14 @@ def test_a_checkpoint(make_dataset) -> None:
 
 
 @pytest.mark.parametrize("lacks", ["checkpoint.ckpt", "provenance.json"])
-def test_what_is_none(make_dataset, lacks: str) -> None:
+def test_a_dataset_that_is_not_a_checkpoint_is_refused(make_dataset, lacks: str) -> None:
     items = {"checkpoint.ckpt": b"weights", "provenance.json": b"{}"}
     del items[lacks]
     with pytest.raises(NotACheckpointError, match=f"1 items without {lacks}.*Is this a data set?"):
         open_checkpoint(make_dataset(items).uri)
 
 
-def test_what_was_changed_is_not_read(make_dataset) -> None:
+def test_a_changed_record_is_refused(make_dataset) -> None:
     dataset = make_dataset({"checkpoint.ckpt": b"weights", "provenance.json": to_json(record()).encode()})
     folder = local_path(dataset.uri)
     assert isinstance(folder, Path)
@@ -37,6 +37,6 @@ def test_what_was_changed_is_not_read(make_dataset) -> None:
         read_record(open_checkpoint(dataset.uri))
 
 
-def test_what_is_no_record(make_dataset) -> None:
+def test_an_invalid_record_is_an_error(make_dataset) -> None:
     with pytest.raises(RecordError, match="valid schema_version"):
         read_record(make_dataset({"checkpoint.ckpt": b"weights", "provenance.json": b"{}"}))

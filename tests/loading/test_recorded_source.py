@@ -1,4 +1,4 @@
-"""The class that a record names, imported or built from the recorded source, without training again."""
+"""Loading of the class that a record names: by import, or from the recorded source without training."""
 
 import inspect
 import os
@@ -46,7 +46,7 @@ def loaded(folder: Path, script: str | bytes, name: str = "Net", *argv: str, **o
 # -- from the recorded source -------------------------------------------------------------------
 
 
-def test_a_class_from_a_script(tmp_path: Path) -> None:
+def test_a_class_is_loaded_from_a_script(tmp_path: Path) -> None:
     script = f"{NET}    size = 3\n{TRAIN}\n"
     net = loaded(tmp_path, script)
     assert issubclass(net, LightningModule)
@@ -55,7 +55,9 @@ def test_a_class_from_a_script(tmp_path: Path) -> None:
     assert source_digest(net) is not None
 
 
-def test_local_modules_come_from_the_zip_and_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_modules_are_imported_from_the_archive_and_unloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     today = tmp_path / "today"
     today.mkdir()
     (today / "blocks.py").write_text("SIZE = 'today'")
@@ -91,7 +93,7 @@ LATE = """
 """
 
 
-def test_imports_inside_of_methods_find_the_recorded_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imports_inside_methods_find_the_recorded_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     today = tmp_path / "today"
     before = sys.modules.get("blocks")
     today.mkdir()
@@ -120,7 +122,7 @@ def test_a_recorded_class_can_be_inspected_and_pickled_later(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("entry", ["pkg/train.py", "pkg/__init__.py"])
-def test_relative_imports(tmp_path: Path, entry: str) -> None:
+def test_relative_imports_find_the_recorded_modules(tmp_path: Path, entry: str) -> None:
     files = {
         "pkg/__init__.py": "",
         "pkg/blocks.py": "SIZE = 3",
@@ -133,7 +135,7 @@ def test_relative_imports(tmp_path: Path, entry: str) -> None:
         assert found.size == 3  # type: ignore[attr-defined]
 
 
-def test_a_class_that_uses_the_command_line_gets_the_recorded_one(tmp_path: Path) -> None:
+def test_a_script_that_parses_arguments_sees_the_recorded_command_line(tmp_path: Path) -> None:
     script = (
         "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--size', type=int)\n"
         f"args = parser.parse_args()\n{NET}    size = args.size\n"
@@ -145,12 +147,12 @@ def test_a_class_that_uses_the_command_line_gets_the_recorded_one(tmp_path: Path
         loaded(tmp_path, script, "Net", "--unknown")
 
 
-def test_a_file_in_an_encoding_of_its_own(tmp_path: Path) -> None:
+def test_the_declared_encoding_of_a_file_is_used(tmp_path: Path) -> None:
     script = f"# -*- coding: latin-1 -*-\n{NET}    name = 'Blätter'\n".encode("latin-1")
     assert loaded(tmp_path, script).name == "Blätter"  # type: ignore[attr-defined]
 
 
-def test_two_classes_of_one_file(tmp_path: Path) -> None:
+def test_two_classes_of_one_file_get_separate_modules(tmp_path: Path) -> None:
     script = f"SIZE = 3\n{NET}    size = SIZE\nclass Other(L.LightningModule):\n    pass\n"
     net, other = loaded(tmp_path, script), loaded(tmp_path, script, "Other")
     assert sys.modules[net.__module__] is not sys.modules[other.__module__]
@@ -170,20 +172,20 @@ def test_two_classes_of_one_file(tmp_path: Path) -> None:
         ("class Net:\n    1 / 0", "Net"),
     ],
 )
-def test_what_gives_no_class_is_one_kind_of_error(tmp_path: Path, script: str, name: str) -> None:
+def test_source_that_gives_no_class_is_a_module_load_error(tmp_path: Path, script: str, name: str) -> None:
     before = set(sys.modules)
     with pytest.raises(ModuleLoadError, match=URI):
         loaded(tmp_path, script, name)
     assert {name for name in set(sys.modules) - before if name.startswith("lightning_dtool_source")} == set()
 
 
-def test_a_module_that_was_not_recorded(tmp_path: Path) -> None:
+def test_a_module_that_was_not_recorded_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModuleLoadError, match=r"does not hold the module 'leaves'"):
         class_from_source("leaves:Net", code(), packed(tmp_path, {}), URI)
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "/tmp/evil.py", "a/../../evil.py"])
-def test_files_outside_are_refused(tmp_path: Path, name: str) -> None:
+def test_paths_outside_the_archive_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnsafeDatasetError, match="outside"):
         class_from_source("a:Net", code(a="a.py"), packed(tmp_path, {name: NET, "a.py": NET}), URI)
     with pytest.raises(UnsafeDatasetError, match="outside"):
@@ -197,7 +199,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         class_from_source("a:Net", code(a="a.py"), packed(tmp_path, {"a.py": "#" * 2000}), URI)
 
 
-def test_a_damaged_zip(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "source.zip"
     path.write_bytes(b"PK garbage")
     with pytest.raises(CorruptDatasetError, match=URI):
@@ -216,20 +218,20 @@ def test_an_installed_class_is_imported() -> None:
     ["", ":", "os:system", "torch.nn:Linear", "nowhere:Net", ".relative:Net", "..:x", "a/b:Net", "a\0b:Net", "os", "os:",  # noqa: E501
      "builtins:eval", "os:path.join", "lightning.pytorch:LightningModule.load_from_checkpoint", "x:<locals>.Net", "\ud800:x"],  # noqa: E501
 )  # fmt: skip
-def test_what_names_no_module_class_is_none(path: str) -> None:
+def test_a_path_that_names_no_lightning_module_gives_none(path: str) -> None:
     assert import_class(path) is None
 
 
 @pytest.mark.parametrize(
     "body", ["raise RuntimeError", "import sys; sys.exit(1)", "def (", "raise KeyError('x')", "1/0"]
 )
-def test_a_module_that_does_not_import_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+def test_a_module_that_fails_to_import_gives_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     (tmp_path / "broken_module.py").write_text(body)
     monkeypatch.syspath_prepend(tmp_path)
     assert import_class("broken_module:Net") is None
 
 
-def test_looking_for_a_class_calls_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finding_a_class_runs_no_code_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trap_module.py").write_text(
         "class Meta(type):\n    def __getattr__(cls, name): raise SystemError('sprung')\n"
         "class Trap(metaclass=Meta): pass\ndef __getattr__(name): raise SystemError('sprung')\n"

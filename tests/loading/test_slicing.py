@@ -1,4 +1,4 @@
-"""The statements that a class needs, and none that train."""
+"""Slicing of a script to the statements that a class needs, without those that train."""
 
 import ast
 import textwrap
@@ -62,7 +62,7 @@ def test_a_slice_gives_the_class_and_does_not_train(source: str, expected: int) 
     assert space["A"]().x == expected
 
 
-def test_a_registry_that_is_filled_by_decorators() -> None:
+def test_a_registry_filled_by_decorators_is_kept_in_the_slice() -> None:
     space = sliced(
         """
         class Registry(dict):
@@ -85,7 +85,7 @@ NAMES = st.sampled_from("abcdefgh")
 
 @st.composite
 def modules(draw: st.DrawFn) -> str:
-    """A module of definitions that use earlier ones, with a class A at the end, and noise that must not run."""
+    """Generate modules: definitions that use earlier ones, noise that must not run, and a class A at the end."""
     lines: list[str] = []
     defined: list[str] = ["len"]
     forms = [
@@ -118,7 +118,9 @@ def shape(value: Any, depth: int = 4) -> Any:
 
 @given(modules())
 @settings(max_examples=150, deadline=None)
-def test_the_class_of_a_slice_is_the_class_of_the_whole(source: str) -> None:
+def test_the_class_of_a_slice_equals_that_of_the_whole_module(source: str) -> None:
     whole: dict[str, Any] = {"NOISE": []}
     exec(source, whole)
-    assert shape(sliced(source)["A"]().values()) == shape(whole["A"]().values())  # NOISE is not even defined
+    assert shape(sliced(source)["A"]().values()) == shape(
+        whole["A"]().values()
+    )  # NOISE is undefined, so running it would raise

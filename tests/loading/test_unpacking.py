@@ -1,4 +1,4 @@
-"""source.zip is read within limits, and a damaged one is an error."""
+"""Unpacking of source.zip within limits, and errors for damaged archives."""
 
 import io
 import zipfile
@@ -21,12 +21,12 @@ def archive(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def test_sources_come_back() -> None:
+def test_sources_survive_packing() -> None:
     files = {"a.py": b"x", "../../etc/passwd": b"nothing is unpacked", "ü/b.py": b""}
     assert read_sources(archive(files), URI) == files
 
 
-def test_an_archive_that_grows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_expands_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_SOURCE_BYTES", 10_000)
     assert len(read_sources(archive({"a": bytes(10_000)}), URI)["a"]) == 10_000
     for files in ({"a": bytes(10_001)}, {"a": bytes(9_999), "b": bytes(2)}, {"bomb": bytes(50_000_000)}):
@@ -40,9 +40,9 @@ def test_an_archive_that_grows_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     "damage", [lambda _: b"", lambda _: b"no zip", lambda it: it[:-30], lambda it: it.replace(b"x = 1", b"y = 1")]
 )
-def test_a_damaged_archive_is_refused_by_name(damage: Any) -> None:
+def test_a_damaged_archive_is_refused_with_its_uri(damage: Any) -> None:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as opened:  # stored as it is, so that its checksum can be broken
+    with zipfile.ZipFile(buffer, "w") as opened:  # stored uncompressed, so that a changed byte breaks only the checksum
         opened.writestr("a.py", b"x = 1")
     with pytest.raises(CorruptDatasetError, match=URI):
         read_sources(damage(buffer.getvalue()), URI)

@@ -1,4 +1,4 @@
-"""No secret stays in the values of a record, and what is no secret does."""
+"""Redaction of secrets in the values of a record; harmless values stay."""
 
 # ruff: noqa: E501
 
@@ -24,7 +24,7 @@ SECRET = "hunter2-very-secret"
         {"note": f"Client(token='{SECRET}')"},
     ],
 )  # fmt: skip
-def test_no_secret_in_the_hyperparameters(hparams: dict[Any, Any]) -> None:
+def test_secrets_in_hyperparameters_are_redacted(hparams: dict[Any, Any]) -> None:
     found = Gaps()
     encoded = redact_mapping(encode_all(hparams, Gaps()), found.at("model.hyperparameters"))
     assert SECRET not in json.dumps(encoded)
@@ -37,7 +37,7 @@ def test_no_secret_in_the_hyperparameters(hparams: dict[Any, Any]) -> None:
     ["AKIA" + "ABCDEFGHIJKLMNOP", "ghp_" + "a1" * 18, "hf_" + "Ab1" * 10, "sk-" + "a1B2" * 8, "glpat-" + "x" * 20, "xoxb-" + "1" * 12,
      "eyJ" + "a" * 20 + "." + "eyJ" + "b" * 20 + "." + "c" * 20, "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----"],
 )  # fmt: skip
-def test_keys_of_known_shape_are_hidden_under_any_name(key: str) -> None:
+def test_keys_of_a_known_format_are_redacted_under_any_name(key: str) -> None:
     found = Gaps()
     assert key not in json.dumps(redact_mapping({"x": f"see {key} here"}, found.at("m")))
     assert [gap.fact for gap in found] == ["m.x"]

@@ -1,4 +1,4 @@
-"""No secret stays in source code, notebooks and patches, and what is no secret does."""
+"""Redaction of secrets in source code, notebooks and patches; harmless text stays."""
 
 # ruff: noqa: E501
 
@@ -28,7 +28,7 @@ SECRET = "hunter2-very-secret"
         f'parser.add_argument("--token", default="{SECRET}")', f"cfg = 'password: {SECRET}'", f"ä = 'ß'; passwort = password = 'ü{SECRET}'",
     ],
 )  # fmt: skip
-def test_source_without_its_secret_still_parses(code: str) -> None:
+def test_redacted_source_still_parses(code: str) -> None:
     redacted, lines = redact_source(code)
     assert SECRET not in redacted
     assert lines
@@ -47,16 +47,16 @@ def test_source_without_its_secret_still_parses(code: str) -> None:
         'password = ""', 'API_KEY = "WANDB_API_KEY"', "api_key=os.environ.get('COMET_API_KEY')", 'key = "encoder.layer.11.attention"',
     ],
 )  # fmt: skip
-def test_source_without_a_secret_stays(code: str) -> None:
+def test_source_without_a_secret_is_unchanged(code: str) -> None:
     assert redact_source(code) == (code, [])
 
 
-def test_text_that_is_no_python_is_redacted_as_text() -> None:
+def test_invalid_python_is_redacted_as_text() -> None:
     text = f"class Net(\npassword = {SECRET}\n"
     assert redact_source(text) == ("class Net(\npassword = [redacted]\n", [2])
 
 
-def test_the_sources_of_lightning_are_left_alone() -> None:
+def test_the_sources_of_lightning_are_almost_unchanged() -> None:
     found = []
     for path in sorted((Path(lightning.__file__).parent / "pytorch").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def test_the_sources_of_lightning_are_left_alone() -> None:
     assert len(found) <= 2, found
 
 
-def test_a_patch() -> None:
+def test_secrets_in_a_patch_are_redacted() -> None:
     patch = (
         "diff --git a/x.py b/x.py\nindex 1..2 100644\n--- a/x.py\n+++ b/x.py\n@@ -1,2 +1,6 @@\n def f():\n"
         f'-    password = "{SECRET}"\n+    return g(api_key="{SECRET}",\n+KEY = """-----BEGIN PRIVATE KEY-----\n+{SECRET}\n'
@@ -82,7 +82,7 @@ def test_a_patch() -> None:
     assert redacted.endswith("password=abcdefgh\n")
 
 
-def test_a_notebook() -> None:
+def test_secrets_in_a_notebook_are_redacted() -> None:
     cells = [
         {"cell_type": "code", "source": ["import x\n", f'x.login(token="{SECRET}1")']},
         {"cell_type": "markdown", "source": f"password: {SECRET}"},

@@ -1,4 +1,4 @@
-"""No secret stays in a text or on a command line, and what is no secret does."""
+"""Redaction of secrets in text and on command lines; harmless text stays."""
 
 # ruff: noqa: E501
 
@@ -17,14 +17,14 @@ SECRET = "hunter2-very-secret"
      "accessToken", "aws_secret_access_key", "aws_access_key_id", "client_secret", "secret_key", "private_key", "credentials",
      "auth", "Authorization", "passphrase", "--token", "+db.password", "pwd"],
 )  # fmt: skip
-def test_names_of_secrets(name: str) -> None:
+def test_names_of_secrets_are_recognised(name: str) -> None:
     assert is_secret_name(name.lstrip("+-"))
 
 
 @pytest.mark.parametrize(
     "name", ["num_tokens", "tokenizer", "pad_token", "eos_token", "author", "lr", "key", "passes", "", "mask_token"]
 )
-def test_names_of_no_secrets(name: str) -> None:
+def test_harmless_names_are_not_taken_for_secrets(name: str) -> None:
     assert not is_secret_name(name)
 
 
@@ -36,11 +36,11 @@ def test_names_of_no_secrets(name: str) -> None:
         [f"--header=Authorization: Bearer {SECRET}"], [f"s3://me:p@{SECRET}@host/bucket"], ["--opts", f"lr=1,token={SECRET}"],
     ],
 )  # fmt: skip
-def test_no_secret_in_the_command_line(argv: list[str]) -> None:
+def test_secrets_on_a_command_line_are_redacted(argv: list[str]) -> None:
     assert SECRET not in json.dumps(redact_argv(["train.py", *argv]))
 
 
-def test_the_rest_of_the_command_line_stays() -> None:
+def test_the_rest_of_a_command_line_is_unchanged() -> None:
     argv = [
         "train.py",
         "--lr",

@@ -1,4 +1,4 @@
-"""Scripts run in a process of their own, as people run them: what `reproduce` then has to do without."""
+"""Projects and their training in separate processes, as users run them, for tests of `reproduce`."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ ZOO = Path(__file__).parent.parent / "zoo.py"
 
 
 def project(folder: Path, *scripts: str) -> Path:
-    """Return a new project with some of the tests' scripts."""
+    """Create a project from scripts of the tests and return its folder."""
     made = folder / "project"
     made.mkdir(parents=True)
     for script in scripts:
@@ -21,14 +21,14 @@ def project(folder: Path, *scripts: str) -> Path:
 
 
 def train(folder: Path, *command: str, fresh: bool = True, **variables: str) -> None:
-    """Run a command of Python in a folder, without anything of this process's seeds; `fresh` as in `programs`."""
+    """Run a Python command in a folder, without the seeds of this process. `fresh` is as in `programs`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PL_")}
     environment |= {"PYTHONWARNINGS": "ignore", "JSONARGPARSE_DEPRECATION_WARNINGS": "off", **variables}
     programs.run(*command, cwd=folder, env=environment, fresh=fresh)
 
 
 def only_checkpoint(models: Path) -> str:
-    """Return the URI of the one dataset in a folder."""
+    """Return the URI of the only dataset in a folder."""
     (dataset,) = iter_datasets(str(models))
     return dataset.uri
 
@@ -42,5 +42,5 @@ def places(folder: Path, *names: str) -> list[Path]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder."""
+    """Return the content of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""The command of a rerun, from records that strangers wrote."""
+"""The command of a rerun, also from untrusted records, and the plan that its process follows."""
 
 import pickle
 from pathlib import Path
@@ -29,27 +29,27 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def test_a_script_in_its_folder(root: Path, tmp_path: Path) -> None:
+def test_a_script_runs_in_its_project(root: Path, tmp_path: Path) -> None:
     found = command(record(["train.py", "--lr", "0.1"], "train.py"), root, tmp_path)
     assert found.arguments == ["script", str(root / "train.py"), "train.py", "--lr", "0.1"]
     assert found.folder == root
     assert str(found.recorded_root) == "/home/ada/leaves"
 
 
-def test_a_script_started_from_elsewhere(root: Path, tmp_path: Path) -> None:
+def test_a_script_started_from_elsewhere_runs_in_its_project(root: Path, tmp_path: Path) -> None:
     found = command(record(["/home/ada/leaves/scripts/train.py"], "scripts/train.py", "/home/ada"), root, tmp_path)
     assert found.arguments == ["script", str(root / "scripts/train.py"), str(root / "scripts/train.py")]
-    assert found.folder == root  # the recorded one lies outside of the project
+    assert found.folder == root  # the recorded folder lies outside the project
 
 
-def test_the_place_inside_of_the_project_and_paths_into_it(root: Path, tmp_path: Path) -> None:
+def test_the_subfolder_and_paths_into_the_project_are_relocated(root: Path, tmp_path: Path) -> None:
     arguments = ["../train.py", "--config=/home/ada/leaves/a.yaml", "/home/ada/leaves/b", "/data"]
     found = command(record(arguments, "train.py", "/home/ada/leaves/scripts"), root, tmp_path)
     assert found.folder == root / "scripts"
     assert found.arguments[2:] == ["../train.py", f"--config={root}/a.yaml", f"{root}/b", "/data"]
 
 
-def test_a_module_and_where_its_modules_come_from(root: Path, tmp_path: Path) -> None:
+def test_a_module_runs_with_the_import_paths_of_its_modules(root: Path, tmp_path: Path) -> None:
     modules = {"leaves.net": "src/leaves/net.py", "leaves": "src/leaves/__init__.py", "__main__": "train.py",
                "evil": "../../evil.py", "odd": "elsewhere/other.py"}  # fmt: skip
     parts = {"run_as_module": "leaves.train", "modules": modules}
@@ -58,7 +58,7 @@ def test_a_module_and_where_its_modules_come_from(root: Path, tmp_path: Path) ->
     assert found.paths == [root, root / "src"]
 
 
-def test_a_configuration_takes_the_place_of_what_made_it(root: Path, tmp_path: Path) -> None:
+def test_the_recorded_configuration_replaces_the_options_that_it_holds(root: Path, tmp_path: Path) -> None:
     (root / "config.yaml").write_text("a: 1")
     cli = record(
         ["train.py", "--config", "mine.yaml", "fit", "--lr=1"],
@@ -74,13 +74,13 @@ def test_a_configuration_takes_the_place_of_what_made_it(root: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("entry", [None, "gone.py", "../outside.py"])
-def test_nothing_to_run(root: Path, tmp_path: Path, entry: str | None) -> None:
+def test_a_record_without_a_runnable_program_is_an_error(root: Path, tmp_path: Path, entry: str | None) -> None:
     (tmp_path / "outside.py").write_text("")
     with pytest.raises(ReproductionError, match="interactive prompt"):
         command(record([""], entry), root, tmp_path)
 
 
-def test_a_record_that_names_places_outside(root: Path, tmp_path: Path) -> None:
+def test_paths_outside_the_project_are_not_used(root: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.yaml").write_text("a: 1")
     config = Trainer(config=Config(kind="Hydra", file="../secret.yaml"))
     found = command(record(["train.py"], "train.py", "/home/ada/leaves/../../../etc", trainer=config), root, tmp_path)
@@ -88,12 +88,12 @@ def test_a_record_that_names_places_outside(root: Path, tmp_path: Path) -> None:
     assert found.arguments[3:] == []
 
 
-def test_a_record_that_does_not_say_where_it_was() -> None:
+def test_the_root_of_an_unknown_project_is_none() -> None:
     assert project_root(record(["/elsewhere/other.py"], "train.py")) is None
     assert project_root(record([], "train.py")) is None
 
 
-def test_a_record_sets_what_decides_about_bits_and_nothing_else() -> None:
+def test_only_variables_that_affect_bits_are_taken_from_a_record() -> None:
     recorded = {
         "OMP_NUM_THREADS": "3",
         "MKL_NUM_THREADS": "$(touch /x)",
@@ -118,7 +118,7 @@ def test_a_record_sets_what_decides_about_bits_and_nothing_else() -> None:
     assert recorded_threads(sample(randomness=Randomness(flags={"num_threads": -1}))) is None
 
 
-def test_data_is_known_by_the_names_that_a_moved_script_gives_it(tmp_path: Path) -> None:
+def test_data_is_also_known_by_the_path_that_a_moved_script_uses(tmp_path: Path) -> None:
     uri = normal("/home/ada/leaves/data/oak")
     found = relocated({uri: "s3://x/y", "s3://a/b": "s3://c/d"}, [(Path("/home/ada/leaves/scripts"), tmp_path / "s")])
     assert found == {uri: "s3://x/y", "s3://a/b": "s3://c/d", normal(str(tmp_path / "data" / "oak")): "s3://x/y"}
@@ -158,7 +158,7 @@ def test_data_is_known_by_the_names_that_a_moved_script_gives_it(tmp_path: Path)
         ([{"event": "error", "chain": [{"type": "E", "message": "boom"}]}], 1, "failed", "ended with E: boom"),
     ],
 )
-def test_why_nothing_came_out(
+def test_the_error_says_why_a_rerun_failed(
     tmp_path: Path, events: list[dict[str, object]], code: int, kind: str, expected: str
 ) -> None:
     log = tmp_path / "log"
@@ -171,13 +171,13 @@ def test_why_nothing_came_out(
     assert (str(copied), copied.kind, copied.output) == (str(error), error.kind, error.output)
 
 
-def test_too_slow(tmp_path: Path) -> None:
+def test_a_rerun_that_takes_too_long_is_an_error(tmp_path: Path) -> None:
     error = failure(Outcome(-15, [], timed_out=True), rerun.Target(0, 2, 9, "a"), tmp_path / "none", 5, tmp_path)
     assert error.reason == "it did not reach the checkpoint within 5 seconds. Allow more time: --timeout"
     assert (error.kind, error.output) == ("timed_out", ())
 
 
-def test_two_traces(tmp_path: Path) -> None:
+def test_the_first_different_step_of_two_traces_is_found(tmp_path: Path) -> None:
     def trace(name: str, *lines: str) -> Path:
         path = tmp_path / name
         path.write_text("".join(f"{line}\n" for line in lines))
@@ -220,7 +220,7 @@ NOTHING = dict.fromkeys(("uri", "train_uri", "val_uri", "test_uri", "split_overl
         ),
     ],
 )
-def test_new_data_takes_the_place_of_the_old(
+def test_new_data_replaces_the_recorded_data(
     monkeypatch: pytest.MonkeyPatch, data: dict[str, str], asked: dict[str, object], expected: dict[str, object]
 ) -> None:
     plan = rerun.Plan({}, rerun.REPLICATE, "", "", "", rerun.Target(0, 0, 0, ""), data=data)
@@ -231,7 +231,7 @@ def test_new_data_takes_the_place_of_the_old(
     assert list(found) == list({**NOTHING, **asked})
 
 
-def test_a_plan_goes_through_its_file(tmp_path: Path) -> None:
+def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     target = rerun.Target(1, 2, 3, "a.ckpt")
     plan = rerun.Plan({"uri": "u"}, rerun.REPRODUCE, "i", "s", "r", target, uris={"a": "b"}, threads=2)
     plan.write(tmp_path / "plan.json")

@@ -1,4 +1,4 @@
-"""`reproduce` on the command line: the verdict first, then why; and an exit code for each."""
+"""The `reproduce` command: its output, which begins with the verdict, and its exit codes."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ from reproduction.runs import only_checkpoint, places, project, train
 
 @pytest.fixture
 def without_a_program(tmp_path: Path) -> str:
-    """Return the URI of a checkpoint whose program was an installed command: pytest."""
+    """Return the URI of a checkpoint whose program was an installed command, pytest."""
     places(tmp_path, "models")
     provenance = DtoolProvenanceCallback(str(tmp_path / "models"))
     trainer(tmp_path, provenance, max_epochs=1).fit(TinyNet(), loader())
     return provenance.uris[0]
 
 
-def test_identical(tmp_path: Path) -> None:
+def test_an_identical_model_gives_exit_code_zero(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path, "seeded.py"), places(tmp_path, "models")
     train(made, "seeded.py", str(models), fresh=False)
     uri = only_checkpoint(models)
@@ -37,15 +37,15 @@ def test_identical(tmp_path: Path) -> None:
     assert "train_loss" in result.output
 
 
-def test_could_not_run(without_a_program: str, tmp_path: Path) -> None:
+def test_a_training_that_could_not_run_has_an_exit_code_and_a_cause(without_a_program: str, tmp_path: Path) -> None:
     arguments = ["reproduce", without_a_program, "--into", str(tmp_path / "into")]
     result = CliRunner().invoke(model, arguments)
     assert result.exit_code == 5, result.output
     assert result.output.startswith("COULD NOT RUN\nthe record does not contain the program that ran")
-    told = json.loads(CliRunner().invoke(model, [*arguments, "--json"]).stdout)
-    assert told["verdict"] == "could not run"
-    assert told["original"]["uri"] == without_a_program
-    assert (told["cause"], told["rerun"]) == ("no_program", None)
+    printed = json.loads(CliRunner().invoke(model, [*arguments, "--json"]).stdout)
+    assert printed["verdict"] == "could not run"
+    assert printed["original"]["uri"] == without_a_program
+    assert (printed["cause"], printed["rerun"]) == ("no_program", None)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_could_not_run(without_a_program: str, tmp_path: Path) -> None:
         (["replicate", "/nowhere", "--train", "/nowhere"], 3, "/nowhere"),
     ],
 )
-def test_wrong_usage(
+def test_invalid_options_are_usage_errors(
     arguments: list[str], code: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -67,12 +67,12 @@ def test_wrong_usage(
 
 
 @pytest.mark.parametrize("command", ["reproduce", "replicate"])
-def test_the_help_says_what_it_runs(command: str) -> None:
+def test_the_help_says_which_code_runs(command: str) -> None:
     result = CliRunner().invoke(model, [command, "--help"])
     assert "with your permissions" in " ".join(result.output.split())
 
 
-def test_everything_that_was_found_is_shown() -> None:
+def test_the_output_shows_every_finding() -> None:
     from rich.console import Console
 
     place = DatasetReference(uri="s3://a/b", uuid="b", name="net", content_digest="sha256:0")

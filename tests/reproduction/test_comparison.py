@@ -1,4 +1,4 @@
-"""Are two checkpoints the same model, where did they part, and what could explain it?"""
+"""Comparison of two checkpoints: weights, metrics, order of samples, first difference and factors."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from record.samples import record
 
 
 class Scheduled(TinyNet):
-    """A model with a schedule."""
+    """A model with a learning rate schedule."""
 
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()
@@ -36,7 +36,7 @@ class Scheduled(TinyNet):
 
 
 class WithPath(TinyNet):
-    """A model that a safe load refuses."""
+    """A model whose checkpoint cannot be loaded with `weights_only`."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["folder"] = Path("x")
@@ -77,7 +77,7 @@ def test_the_same_training_twice_is_identical(train) -> None:
     assert found.factors == ()
 
 
-def test_another_learning_rate_parts_in_the_first_epoch(train) -> None:
+def test_another_learning_rate_differs_from_the_first_epoch(train) -> None:
     found = compare(train(), train(lr=0.01))
     assert not found.identical
     assert not found.weights_identical
@@ -98,7 +98,7 @@ def test_another_learning_rate_parts_in_the_first_epoch(train) -> None:
     assert not [path for path in paths if path.startswith(("metrics", "checkpoint", "data.order"))]
 
 
-def test_another_order_is_the_first_to_part(train) -> None:
+def test_another_order_of_samples_is_the_first_difference(train) -> None:
     found = compare(train(), train(order=1))
     assert found.order.differing == (0, 1)
     assert str(found.first_difference).startswith("epoch 0: the order of the samples, ")
@@ -111,8 +111,8 @@ def test_another_seed_is_a_factor(train) -> None:
     assert {"randomness.global_seed", "model.initial_weights.digest"} <= paths
 
 
-def test_runs_of_other_lengths_are_compared_as_far_as_both_have_come(train) -> None:
-    """They did not part in what both recorded, and still are not the same model."""
+def test_runs_of_different_length_are_compared_over_common_epochs(train) -> None:
+    """The records agree on all common epochs, but the models differ."""
     a, b = train(epochs=1), train(epochs=2)
     found = compare(a, b)
     assert found.metrics.epochs == (0,)
@@ -121,7 +121,7 @@ def test_runs_of_other_lengths_are_compared_as_far_as_both_have_come(train) -> N
     assert not found.identical
 
 
-def test_the_result_is_strict_json_and_public(train) -> None:
+def test_the_result_is_strict_json_and_a_public_type(train) -> None:
     found = lightning_dtool.compare(train(), train(lr=0.01)).to_dict()
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
@@ -131,19 +131,19 @@ def test_the_result_is_strict_json_and_public(train) -> None:
     assert {factor["path"] for factor in found["factors"]} >= {"model.hyperparameters.lr"}
 
 
-def test_a_safe_load_that_is_refused_is_said(train) -> None:
+def test_a_refused_weights_only_load_is_reported(train) -> None:
     a, b = train(model=WithPath), train(model=WithPath)
     with pytest.raises(UnsafeCheckpointError, match="weights_only=False"):
         compare(a, b)
     assert compare(a, b, weights_only=False).identical
 
 
-def test_what_is_read_is_verified(train) -> None:
+def test_both_checkpoints_are_verified(train) -> None:
     a, b = train(), train()
     path = DtoolCheckpoint.from_uri(b).path
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    path.unlink()  # a local link may hold the same file
+    path.unlink()  # a link elsewhere may share the file
     path.write_bytes(content)
     with pytest.raises(VerificationError, match=r"checkpoint\.ckpt"):
         compare(a, b)
@@ -151,7 +151,7 @@ def test_what_is_read_is_verified(train) -> None:
         compare(a, f"{b}-gone")
 
 
-def test_a_file_without_weights(train, tmp_path: Path) -> None:
+def test_a_file_without_weights_is_an_error(train, tmp_path: Path) -> None:
     uri = train()
     torch.save({"epoch": 1}, tmp_path / "no.ckpt")
     with DatasetWriter("no", str(Path(DtoolCheckpoint.from_uri(uri).path).parents[2])) as writer:
@@ -162,7 +162,7 @@ def test_a_file_without_weights(train, tmp_path: Path) -> None:
         compare(uri, odd)
 
 
-def test_weights_without_an_optimizer(train) -> None:
+def test_checkpoints_with_weights_only_are_compared(train) -> None:
     full = train()
     base = Path(DtoolCheckpoint.from_uri(full).path).parents[2] / "bare"
     uris = []
@@ -189,7 +189,7 @@ def test_weights_without_an_optimizer(train) -> None:
 # -- weights --------------------------------------------------------------------------------------
 
 
-def test_tensors_that_differ_are_named_with_the_greatest_difference() -> None:
+def test_different_tensors_are_named_with_their_greatest_difference() -> None:
     a = {"same": torch.ones(3), "w": torch.tensor([1.0, 2.0, -4.0]), "gone": torch.ones(1), "n": torch.tensor(3)}
     b = {"same": torch.ones(3), "w": torch.tensor([1.0, 2.5, -4.0]), "new": torch.ones(1), "n": torch.tensor(4)}
     found = compare_weights(a, b)
@@ -218,20 +218,20 @@ def test_tensors_that_differ_are_named_with_the_greatest_difference() -> None:
         (1, torch.ones(1), (None, None)),
     ],
 )
-def test_the_greatest_difference_of(a: Any, b: Any, greatest: Any) -> None:
+def test_the_greatest_difference_of_two_tensors(a: Any, b: Any, greatest: Any) -> None:
     found = compare_weights({"w": a}, {"w": b})
     assert found.agreement == "different"
     assert (found.greatest_absolute, found.greatest_relative) == pytest.approx(greatest)
 
 
-def test_many_names_are_counted() -> None:
+def test_long_lists_of_different_tensors_are_truncated_and_counted() -> None:
     a = {f"{number:03}": torch.zeros(1) for number in range(MAX_NAMES + 7)}
     found = compare_weights(a, {name: value + 1 for name, value in a.items()})
     assert len(found.differing) == MAX_NAMES
     assert found.differing_count == MAX_NAMES + 7
 
 
-def test_large_tensors_are_compared_to_their_end() -> None:
+def test_large_tensors_are_compared_completely() -> None:
     a = torch.zeros(2**20 + 3)
     b = a.clone()
     b[-1] = 0.5
@@ -239,13 +239,13 @@ def test_large_tensors_are_compared_to_their_end() -> None:
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=8), st.lists(st.floats(width=32), min_size=1, max_size=8))
-def test_weights_are_compared_alike_from_both_sides(a: list[float], b: list[float]) -> None:
+def test_the_comparison_of_weights_is_symmetric(a: list[float], b: list[float]) -> None:
     one, two = {"w": torch.tensor(a)}, {"w": torch.tensor(b)}
-    there, back = compare_weights(one, two), compare_weights(two, one)
-    assert (there.agreement, there.greatest_absolute, there.greatest_relative) == (
-        back.agreement,
-        back.greatest_absolute,
-        back.greatest_relative,
+    forward, backward = compare_weights(one, two), compare_weights(two, one)
+    assert (forward.agreement, forward.greatest_absolute, forward.greatest_relative) == (
+        backward.agreement,
+        backward.greatest_absolute,
+        backward.greatest_relative,
     )
     assert compare_weights(one, {"w": torch.tensor(a)}).agreement == "identical"
 
@@ -267,7 +267,7 @@ def measured(*epochs: dict[str, Any], at_checkpoint: dict[str, Any] | None = Non
     return record(metrics=Metrics(history=history, at_checkpoint=at_checkpoint or {}), data=Data(order=order or {}))
 
 
-def test_metrics_are_compared_bit_by_bit() -> None:
+def test_metrics_are_compared_exactly() -> None:
     a = measured({"x": 0.1}, {"x": 0.3, "y": 1.0}, at_checkpoint={"x": 0.3})
     b = measured({"x": 0.1}, {"x": 0.1 + 0.2, "z": 1.0}, at_checkpoint={"x": 0.3})
     found = compare_metrics(a, b)
@@ -282,14 +282,14 @@ def test_metrics_are_compared_bit_by_bit() -> None:
     assert compare_metrics(measured({"x": nan}), measured({"x": 1.0})).agreement == "different"
 
 
-def test_the_value_at_the_checkpoint_counts() -> None:
+def test_metrics_at_the_checkpoint_are_compared() -> None:
     found = compare_metrics(
         measured({"x": 1.0}, at_checkpoint={"x": 1.0}), measured({"x": 1.0}, at_checkpoint={"x": 2.0})
     )
     assert [(entry.name, entry.epoch) for entry in found.differing] == [("x", None)]
 
 
-def test_order_is_compared_where_both_tell() -> None:
+def test_the_order_is_compared_in_epochs_that_both_recorded() -> None:
     a, b = measured(order={"0": "a", "1": "b", "10": "c"}), measured(order={"0": "a", "10": "d", "2": "e"})
     found = compare_order(a, b)
     assert (found.agreement, found.epochs, found.differing) == ("different", (0, 10), (10,))
@@ -298,7 +298,7 @@ def test_order_is_compared_where_both_tell() -> None:
     assert first_difference(a, b).epoch == 10
 
 
-def test_the_first_difference() -> None:
+def test_the_first_difference_is_found() -> None:
     a = measured({"x": 1.0}, {"x": 2.0}, {"x": 3.0}, rates=[0.1, 0.1, 0.1])
     assert first_difference(a, a) is None
     assert first_difference(a, measured()) is None
@@ -308,7 +308,7 @@ def test_the_first_difference() -> None:
     assert str(found) == "epoch 1: the learning rates"
 
 
-def test_factors_are_no_outcomes() -> None:
+def test_outcomes_of_training_are_not_factors() -> None:
     a = Content(
         measured({"x": 1.0}, order={"0": "a"}, at_checkpoint={"x": 1}).model_copy(
             update={
@@ -344,6 +344,6 @@ def test_packages_and_code_are_factors() -> None:
         max_leaves=10,
     )
 )
-def test_anything_becomes_strict_json(value: Any) -> None:
+def test_any_value_becomes_strict_json(value: Any) -> None:
     text = json.dumps(strict_json(value), allow_nan=False)
     assert strict_json(json.loads(text)) == json.loads(text)

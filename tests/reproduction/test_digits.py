@@ -1,4 +1,4 @@
-"""The quickstart, which packs its data itself: trained again, with other seeds, and with something broken."""
+"""Reproduction of the quickstart, which packs its own data: unchanged, with other seeds, and broken."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-def test_a_script_that_makes_its_dataset_makes_it_again(digits: str, tmp_path: Path) -> None:
+def test_a_script_that_packs_its_dataset_is_reproduced(digits: str, tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(digits, into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
     assert found.comparison is not None
@@ -35,7 +35,7 @@ def test_a_script_that_makes_its_dataset_makes_it_again(digits: str, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_recorded_accuracy_is_where_other_seeds_predict_it(digits: str, tmp_path: Path) -> None:
+def test_the_recorded_accuracy_lies_in_the_interval_of_other_seeds(digits: str, tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(digits, into=tmp_path / "into", runs=8)
     assert found.verdict is Verdict.IDENTICAL, found
     assert found.runs == 8
@@ -47,7 +47,7 @@ def test_the_recorded_accuracy_is_where_other_seeds_predict_it(digits: str, tmp_
 
 
 @pytest.mark.slow
-def test_a_broken_script_falls_outside(digits: str, tmp_path: Path) -> None:
+def test_a_broken_script_is_outside_the_interval(digits: str, tmp_path: Path) -> None:
     broken = tmp_path / "project" / "examples"
     broken.mkdir(parents=True)
     text = QUICKSTART.read_text()
@@ -62,7 +62,7 @@ def test_a_broken_script_falls_outside(digits: str, tmp_path: Path) -> None:
     assert any("options.lr: 0.003 -> 3e-06" in factor for factor in found.factors), found.factors
 
 
-def test_a_recorded_dataset_is_redirected_unless_the_rerun_has_made_it(
+def test_a_recorded_dataset_is_redirected_unless_the_rerun_wrote_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, absent = f"file://host{tmp_path}/made", f"file://host{tmp_path}/absent"

@@ -1,4 +1,4 @@
-"""Recorded packages: what of a stranger's list is used, and environments that are built from it for real."""
+"""Recorded packages: parsing of untrusted lists, differences, and environments built with pip and uv."""
 
 import os
 import re
@@ -32,7 +32,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # -- reading --------------------------------------------------------------------------------------
 
 
-def test_pins_and_commits_are_understood() -> None:
+def test_pins_and_commits_are_parsed() -> None:
     text = f"""
         # a comment
         torch==2.13.0+cpu
@@ -99,16 +99,16 @@ def test_pins_and_commits_are_understood() -> None:
         "six==1.0\0",
     ],
 )
-def test_whatever_else_is_refused_and_shown(line: str) -> None:
+def test_other_requirements_are_refused_and_reported(line: str) -> None:
     assert installable_packages(f"click==8.1.7\n{line}\n") == ({"click": "8.1.7"}, [line])
 
 
-def test_of_two_versions_the_first_counts() -> None:
+def test_the_first_of_two_versions_is_used() -> None:
     assert installable_packages("six==1.0\nSix==2.0\nsix==1.0\n") == ({"six": "1.0"}, ["Six==2.0"])
 
 
 @given(st.text())
-def test_no_text_gives_a_pin_that_is_more_than_one(text: str) -> None:
+def test_any_text_gives_only_plain_pins(text: str) -> None:
     check(text)
 
 
@@ -143,7 +143,7 @@ def test_no_text_gives_a_pin_that_is_more_than_one(text: str) -> None:
         )
     )
 )
-def test_no_pieces_give_one_either(pieces: list[str]) -> None:
+def test_any_combination_of_fragments_gives_only_plain_pins(pieces: list[str]) -> None:
     check("".join(pieces))
 
 
@@ -157,13 +157,13 @@ def check(text: str) -> None:
     assert all(line.strip() == line and line for line in refused)
 
 
-def test_what_this_environment_records_can_be_read() -> None:
+def test_the_record_of_this_environment_can_be_parsed() -> None:
     pins, refused = installable_packages(present_requirements())
     assert pins["torch"] == metadata.version("torch")
     assert not [line for line in refused if "==" in line and "git+" not in line]
 
 
-def test_packages_from_a_folder() -> None:
+def test_packages_from_a_folder_are_reported() -> None:
     text = (
         "leaf_net==0.1\n# leaf_net is installed editable from file:///home/ada/leaf\n"
         "tool==1\n# tool is installed from file:///tmp/tool-1.whl\n"
@@ -181,7 +181,7 @@ def test_an_environment_does_not_differ_from_itself() -> None:
     assert environment_differences(None, here) == []
 
 
-def test_what_differs_from_another_environment() -> None:
+def test_differences_to_another_environment_are_found() -> None:
     recorded = Environment(python="3.10.2", platform="Linux", versions={"torch": "2.6"}, cpu="A", cpu_count=4)
     present = Environment(python="3.11.7", platform="Linux", versions={"torch": "2.7"}, cpu="B", cpu_count=4)
     found = environment_differences(
@@ -203,7 +203,7 @@ def test_what_differs_from_another_environment() -> None:
     assert "environment.versions.torch" in [difference.path for difference in versions]
 
 
-def test_flags_of_this_process() -> None:
+def test_flags_missing_in_the_record_are_added() -> None:
     found = environment_differences(None, capture_environment(Gaps()), recorded_flags={})
     assert found
     assert {difference.kind for difference in found} == {"added"}
@@ -213,7 +213,7 @@ def test_flags_of_this_process() -> None:
 
 
 def wheel(folder: Path, name: str, version: str, requires: str | None = None) -> None:
-    """Make a package of one module, which knows its version."""
+    """Write a wheel of one module that holds its version."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     needs = f"Requires-Dist: {requires}\n" if requires else ""
@@ -230,7 +230,7 @@ def wheel(folder: Path, name: str, version: str, requires: str | None = None) ->
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder that is all that pip and uv find packages in."""
+    """Return the only folder in which pip and uv look for packages."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
@@ -245,7 +245,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
     monkeypatch.setenv("PYTHONPATH", "/nonexistent/of-the-parent")
     wheel(folder, "lightning-dtool", lightning_dtool.__version__)
-    # The work tree would be built, which takes a build system from an index.
+    # Building the work tree would need a build system from an index.
     monkeypatch.setattr(environment, "own_requirement", lambda: [f"lightning-dtool=={lightning_dtool.__version__}"])
     wheel(folder, "six", "1.16.0")
     wheel(folder, "leaf-tools", "2.0")
@@ -258,7 +258,7 @@ PIP_TAKES_LONG = pytest.mark.parametrize("tool", [pytest.param("pip", marks=pyte
 
 @pytest.fixture(params=["pip", "uv"])
 def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Return the name of the tool that builds; the other one is not there."""
+    """Return the name of the only available installer."""
     if request.param == "pip":
         monkeypatch.setattr(installers, "_find_uv", lambda: None)
     return request.param
@@ -271,61 +271,59 @@ def version_in(built: environment.BuiltEnvironment, module: str) -> str:
 
 @PIP_TAKES_LONG
 def test_an_environment_is_built(tool: str, index: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    built = create_environment("six==1.16.0\nleaf_tools==2.0\n", tmp_path / "env", report=told.append)
+    messages: list[str] = []
+    built = create_environment("six==1.16.0\nleaf_tools==2.0\n", tmp_path / "env", report=messages.append)
     assert built.tool == tool
     assert built.python.is_relative_to(tmp_path / "env")
     assert version_in(built, "six") == "1.16.0"
     assert version_in(built, "leaf_tools") == "2.0"
     assert version_in(built, "lightning_dtool") == lightning_dtool.__version__
     assert (built.skipped, built.replaced, built.conflicts) == ({}, {}, ())
-    assert told[0] == f"building an environment with {tool} in {tmp_path / 'env'}"
-    assert "installing 2 packages" in told
+    assert messages[0] == f"building an environment with {tool} in {tmp_path / 'env'}"
+    assert "installing 2 packages" in messages
 
 
 @PIP_TAKES_LONG
-def test_what_cannot_be_had_is_left_out_and_told(tool: str, index: Path, tmp_path: Path) -> None:
-    """Not even where an index has something of that name: it is somebody else's."""
+def test_packages_that_no_index_provides_are_skipped_and_reported(tool: str, index: Path, tmp_path: Path) -> None:
+    """Even if an index has a package of that name, it is not the recorded one."""
     wheel(index, "leaf-net", "0.1")
-    told: list[str] = []
+    messages: list[str] = []
     text = (
         "six==1.16.0\nleaf_net==0.1\n# leaf_net is installed editable from file:///home/ada/leaf\n"
         "--index-url https://evil.example.org\nlightning-dtool==0.0.1\n"
     )
-    built = create_environment(text, tmp_path / "env", report=told.append)
+    built = create_environment(text, tmp_path / "env", report=messages.append)
     assert set(built.skipped) == {"--index-url https://evil.example.org", "leaf-net", "lightning-dtool"}
     assert "source.zip" in built.skipped["leaf-net"]
-    assert sum(line.startswith("left out: ") for line in told) == 3
+    assert sum(line.startswith("left out: ") for line in messages) == 3
     with pytest.raises(subprocess.CalledProcessError):
         version_in(built, "leaf_net")
 
 
-def test_local_versions_are_had_where_there_are_some_and_replaced_where_not(
-    tool: str, index: Path, tmp_path: Path
-) -> None:
+def test_missing_local_versions_are_replaced_by_public_ones(tool: str, index: Path, tmp_path: Path) -> None:
     wheel(index, "fast", "3.0+cpu")
-    told: list[str] = []
+    messages: list[str] = []
     text = "fast==3.0+cpu\nsix==1.16.0+cu121\nleaf-tools==2.0+rocm6.1\n"
-    built = create_environment(text, tmp_path / "env", report=told.append)
+    built = create_environment(text, tmp_path / "env", report=messages.append)
     assert built.replaced == {"six": "1.16.0+cu121 -> 1.16.0", "leaf-tools": "2.0+rocm6.1 -> 2.0"}
     assert version_in(built, "fast") == "3.0+cpu"
     assert version_in(built, "six") == "1.16.0"
-    assert any("six==1.16.0+cu121: trying its public version 1.16.0" in line for line in told)
+    assert any("six==1.16.0+cu121: trying its public version 1.16.0" in line for line in messages)
 
 
-def test_packages_that_do_not_fit_are_told_and_not_changed(tool: str, index: Path, tmp_path: Path) -> None:
+def test_conflicting_packages_are_reported_and_not_changed(tool: str, index: Path, tmp_path: Path) -> None:
     wheel(index, "needy", "1.0", requires="six>=2")
     wheel(index, "six", "2.0")
-    told: list[str] = []
-    built = create_environment("needy==1.0\nsix==1.16.0\n", tmp_path / "env", report=told.append)
+    messages: list[str] = []
+    built = create_environment("needy==1.0\nsix==1.16.0\n", tmp_path / "env", report=messages.append)
     assert version_in(built, "six") == "1.16.0"
     (conflict,) = built.conflicts
     assert "needy" in conflict
     assert "six" in conflict
-    assert any(conflict in line for line in told)
+    assert any(conflict in line for line in messages)
 
 
-def test_a_pin_that_no_index_has(tool: str, index: Path, tmp_path: Path) -> None:
+def test_a_pin_that_no_index_has_is_an_error(tool: str, index: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentCreationError, match="The last lines of the output") as caught:
         create_environment("six==9.9.9\n", tmp_path / "env")
     assert "six==9.9.9" in str(caught.value)
@@ -335,7 +333,7 @@ def test_a_pin_that_no_index_has(tool: str, index: Path, tmp_path: Path) -> None
         create_environment("nothing-like-it==1.0\nsix==1.16.0+cpu\n", tmp_path / "env")
 
 
-def test_a_folder_with_something_in_it(index: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused(index: Path, tmp_path: Path) -> None:
     (tmp_path / "env").mkdir()
     (tmp_path / "env/thesis.tex").touch()
     for folder in (tmp_path / "env", tmp_path / "env/thesis.tex"):
@@ -345,21 +343,23 @@ def test_a_folder_with_something_in_it(index: Path, tmp_path: Path) -> None:
 
 
 @PIP_TAKES_LONG
-def test_no_packages_at_all(tool: str, index: Path, tmp_path: Path) -> None:
+def test_an_environment_without_packages_is_built(tool: str, index: Path, tmp_path: Path) -> None:
     (tmp_path / "env").mkdir()
     built = create_environment("", tmp_path / "env", python=sys.version.split()[0])
     assert version_in(built, "lightning_dtool") == lightning_dtool.__version__
 
 
-def test_another_python_that_is_not_there(tool: str, index: Path, tmp_path: Path) -> None:
+def test_a_missing_python_is_an_error(tool: str, index: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentCreationError, match=r"Python 3\.99") as caught:
         create_environment("six==1.16.0\n", tmp_path / "env", python="3.99.1")
     assert caught.value.kind == "python"
     assert not (tmp_path / "env").exists()
 
 
-def test_without_uv_the_path_is_looked_at(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of the right name that does not run is no Python."""
+def test_without_uv_python_is_searched_on_the_path(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the right name that does not run is an error."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(installers, "_find_uv", lambda: None)
     (tmp_path / "bin").mkdir()
@@ -377,12 +377,12 @@ def test_without_uv_the_path_is_looked_at(index: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("python", ["", "three", "--help", "3", "3.11;x", "3.11\n", "../3.11", "3.x"])
-def test_what_is_no_version_of_python_reaches_no_command(python: str, index: Path, tmp_path: Path) -> None:
+def test_an_invalid_python_version_is_refused(python: str, index: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="expected a version"):
         create_environment("", tmp_path / "env", python=python)
 
 
-def test_credentials_do_not_reach_the_error(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_holds_no_credentials(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = installers.Done(1, "Looking in indexes: https://ada:hunter2@pypi.example.org/simple\nERROR: no\n")
     with pytest.raises(EnvironmentCreationError) as caught:
         installers.check(done, "x", "packages", tmp_path)
@@ -390,7 +390,7 @@ def test_credentials_do_not_reach_the_error(index: Path, tmp_path: Path, monkeyp
     assert "ERROR: no" in str(caught.value)
 
 
-def test_a_tool_that_cannot_be_started(tmp_path: Path) -> None:
+def test_an_installer_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
     done = installers.run([str(tmp_path / "nothing")])
     assert done.code
     assert "nothing" in done.output
@@ -399,7 +399,7 @@ def test_a_tool_that_cannot_be_started(tmp_path: Path) -> None:
 # -- this package ---------------------------------------------------------------------------------
 
 
-def test_this_package_comes_from_its_work_tree() -> None:
+def test_this_package_is_installed_from_its_work_tree() -> None:
     option, tree = own_requirement()
     assert option == "--editable"
     assert (Path(tree) / "src/lightning_dtool/__init__.py").samefile(lightning_dtool.__file__)
@@ -421,17 +421,17 @@ def test_this_package_comes_from_its_work_tree() -> None:
         ('{"url": "file:///nonexistent/a.whl"}', None),
     ],
 )
-def test_what_pip_noted_when_it_was_installed(noted: str | None, expected: str | None) -> None:
+def test_the_origin_that_pip_recorded_is_read(noted: str | None, expected: str | None) -> None:
     assert environment._origin(noted) == expected
 
 
-def test_a_folder_that_pip_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_pip_recorded_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
     assert environment._origin(f'{{"url": "{folder.as_uri()}", "dir_info": {{}}}}') == str(folder)
 
 
-def test_without_a_work_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_work_tree_this_package_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_version, "__file__", str(tmp_path / "lib/site-packages/lightning_dtool/_version.py"))
     monkeypatch.setattr(
         metadata, "distribution", lambda name: (_ for _ in ()).throw(metadata.PackageNotFoundError(name))
@@ -440,8 +440,8 @@ def test_without_a_work_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_this_package_and_packages_from_an_index(tmp_path: Path) -> None:
-    """Needs an index: the work tree is built and installed beside two pins from there."""
+def test_this_package_and_packages_of_an_index_are_installed(tmp_path: Path) -> None:
+    """Needs an index: builds the work tree and installs it with two packages from the index."""
     built = create_environment("six==1.16.0\nclick==8.1.7\n", tmp_path / "env")
     command = [os.fspath(built), "-I", "-c", "import click, six, lightning_dtool; print(lightning_dtool.__file__)"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

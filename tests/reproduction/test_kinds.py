@@ -1,4 +1,4 @@
-"""Every kind of training, and every way to start one, gives the same bits again in another process."""
+"""Bitwise reproduction of every kind of training and of every way to start one."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_training(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_training_is_reproduced(tmp_path: Path, kind: str) -> None:
     made, (models,) = project(tmp_path, "zoo_run.py"), places(tmp_path, "models")
     shutil.copy(ZOO, made)
     train(made, "zoo_run.py", kind, str(models))
@@ -34,7 +34,7 @@ def test_every_kind_of_training(tmp_path: Path, kind: str) -> None:
     assert not logs.exists()
 
 
-def test_a_project_of_lightning_cli(tmp_path: Path) -> None:
+def test_a_project_of_lightning_cli_is_reproduced(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path, "classifier_cli.py"), places(tmp_path, "models")
     options = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     train(made, "classifier_cli.py", "fit", *options, LIGHTNING_DTOOL_BASE_URI=str(models))
@@ -44,7 +44,7 @@ def test_a_project_of_lightning_cli(tmp_path: Path) -> None:
     assert found.verdict is Verdict.IDENTICAL, (found, found.factors)
 
 
-def test_a_script_that_knows_nothing_and_is_not_seeded(tmp_path: Path) -> None:
+def test_an_unseeded_script_without_the_callback_is_reproduced(tmp_path: Path) -> None:
     made, (models, kept) = project(tmp_path, "never_seeds.py"), places(tmp_path, "models", "kept")
     train(made, "never_seeds.py", LIGHTNING_DTOOL_BASE_URI=str(models))
     uri = only_checkpoint(models)
@@ -63,7 +63,7 @@ def test_a_script_that_knows_nothing_and_is_not_seeded(tmp_path: Path) -> None:
     assert found.verdict is Verdict.IDENTICAL, (found, found.factors)
 
 
-def test_a_module_of_a_package_with_relative_imports(tmp_path: Path) -> None:
+def test_a_module_with_relative_imports_is_reproduced(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path), places(tmp_path, "models")
     package = made / "src" / "leaves"
     package.mkdir(parents=True)
@@ -88,10 +88,10 @@ def test_a_module_of_a_package_with_relative_imports(tmp_path: Path) -> None:
     assert after.run_as_module == before.run_as_module == "leaves.train"
 
 
-def test_the_cells_of_a_notebook(tmp_path: Path) -> None:
+def test_the_cells_of_a_notebook_are_reproduced(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path), places(tmp_path, "models")
     cells = (SCRIPTS / "seeded.py").read_text().replace("sys.argv[1:]", f"[{str(models)!r}]")
-    # As IPython does it: the cells stand in `In`, and there is a `get_ipython`.
+    # As in IPython: `In` holds the cells, and `get_ipython` exists.
     runner = f"cells = {cells!r}\nIn = ['', cells]\nget_ipython = lambda: None\nimport linecache\n"
     runner += "linecache.cache['cell'] = (len(cells), None, cells.splitlines(True), 'cell')\n"
     runner += "exec(compile(cells, 'cell', 'exec'))\n"
@@ -128,8 +128,8 @@ def on_arrays(tmp_path: Path) -> str:
     return only_checkpoint(models)
 
 
-def test_reruns_with_other_seeds_say_what_is_within_tolerance(on_arrays: str, tmp_path: Path) -> None:
-    # Another learning rate by a hair: other bits, and metrics as any seed may give them.
+def test_reruns_with_other_seeds_give_the_tolerance(on_arrays: str, tmp_path: Path) -> None:
+    # The learning rate differs slightly: other bits, but metrics within the range of other seeds.
     made = project(tmp_path / "mine", "seeded.py")
     text = (made / "seeded.py").read_text().replace("lr: float = 0.01", "lr: float = 0.010001")
     text = text.replace("import DtoolProv", "import DtoolDataModule, DtoolProv")

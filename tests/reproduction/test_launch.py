@@ -11,6 +11,6 @@ from record.samples import record
 
 
 @pytest.mark.parametrize(("cls", "attached"), [(DtoolProvenanceCallback, False), (AutomaticProvenanceCallback, True)])
-def test_a_script_with_a_callback_of_its_own_gets_no_other(cls: type, attached: bool) -> None:
+def test_a_script_with_its_own_callback_gets_no_second_one(cls: type, attached: bool) -> None:
     callbacks = [Component(class_path=class_path(cls))]
     assert _attached_itself(record(trainer=Trainer(callbacks=callbacks))) is attached

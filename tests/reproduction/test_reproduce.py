@@ -1,4 +1,4 @@
-"""The proof: a script is run, its files are taken away, and its checkpoint's URI gives the same model again."""
+"""Reproduction from the URI of a checkpoint alone, after the files of its project are deleted."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from reproduction.runs import content, only_checkpoint, places, project, train
 
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the URI of a checkpoint of a seeded training, whose project is gone."""
+    """Return the URI of a checkpoint of a seeded training whose project is deleted."""
     folder = tmp_path_factory.mktemp("seeded")
     made, (models,) = project(folder, "seeded.py"), places(folder, "models")
     train(made, "seeded.py", str(models), "trace")
@@ -64,24 +64,24 @@ def image_folder(folder: Path, changed: bool = False) -> Path:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A rerun, what was said meanwhile, and the original's files before it."""
+    """A rerun, its progress messages, and the files of the original before the rerun."""
 
     found: Reproduction
-    said: list[str]
+    messages: list[str]
     before: dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
 def traced(seeded: str, tmp_path_factory: pytest.TempPathFactory) -> Rerun:
     """Return a traced rerun of the seeded training."""
-    before, said = content(folder_of(seeded)), []
+    before, messages = content(folder_of(seeded)), []
     found = lightning_dtool.reproduce(
-        seeded, into=tmp_path_factory.mktemp("traced") / "into", trace=True, progress=said.append
+        seeded, into=tmp_path_factory.mktemp("traced") / "into", trace=True, progress=messages.append
     )
-    return Rerun(found, said, before)
+    return Rerun(found, messages, before)
 
 
-def test_a_seeded_training_gives_the_same_bits_in_another_process(seeded: str, traced: Rerun) -> None:
+def test_a_seeded_training_is_reproduced_bitwise_in_another_process(seeded: str, traced: Rerun) -> None:
     found = traced.found
     assert found.verdict is Verdict.IDENTICAL, found
     assert found.successful
@@ -96,12 +96,12 @@ def test_a_seeded_training_gives_the_same_bits_in_another_process(seeded: str, t
     assert again.annotations["run_status"] == "finished"
     assert again.dataset.readme().count(again.uri)
     assert "lightning-dtool-rerun" not in again.dataset.readme()
-    assert any("epoch 1" in text for text in traced.said)
+    assert any("epoch 1" in text for text in traced.messages)
     assert traced.before
     assert content(folder_of(seeded)) == traced.before
 
 
-def test_the_verdict_is_a_dataset_that_points_at_both(traced: Rerun) -> None:
+def test_the_stored_verdict_refers_to_original_and_rerun(traced: Rerun) -> None:
     found = traced.found
     assert found.uri is not None
     assert found.rerun is not None
@@ -109,15 +109,15 @@ def test_the_verdict_is_a_dataset_that_points_at_both(traced: Rerun) -> None:
     assert kept.tags() == ["lightning-reproduction"]
     assert kept.annotation("verdict") == "identical"
     assert kept.annotation("source_dataset_uuid") == [found.original.uuid, found.rerun.uuid]
-    told = json.loads(kept.path(kept.item("verdict.json").identifier).read_text())
-    assert told["verdict"] == "identical"
-    assert told["uri"] == kept.uri
-    assert told["metrics"][0]["recorded"] == told["metrics"][0]["rerun"]
+    stored = json.loads(kept.path(kept.item("verdict.json").identifier).read_text())
+    assert stored["verdict"] == "identical"
+    assert stored["uri"] == kept.uri
+    assert stored["metrics"][0]["recorded"] == stored["metrics"][0]["rerun"]
     assert "Seed set to 1" in kept.path(kept.item("log.txt").identifier).read_text()
-    assert found.step == "no step differs"  # the recorded training was traced, too
+    assert found.step == "no step differs"  # the recorded training was traced as well
 
 
-def test_a_training_that_nobody_seeded(tmp_path: Path) -> None:
+def test_an_unseeded_training_is_reproduced(tmp_path: Path) -> None:
     made, models = project(tmp_path, "unseeded.py"), places(tmp_path, "first", "second")
     train(made, "unseeded.py", *map(str, models), fresh=False)
     shutil.rmtree(made)
@@ -129,10 +129,10 @@ def test_a_training_that_nobody_seeded(tmp_path: Path) -> None:
 
     found = lightning_dtool.reproduce(uri, into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
-    assert len(list(models[0].iterdir())) == 1  # the rerun's first fit went elsewhere
+    assert len(list(models[0].iterdir())) == 1  # the checkpoints of the rerun's first fit are elsewhere
 
 
-def test_a_file_that_is_missing_is_named_though_the_script_hides_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_even_if_the_script_hides_the_error(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path, "reads_a_file.py"), places(tmp_path, "models")
     (made / "settings.txt").write_text("0.1")
     train(made, "reads_a_file.py", str(models), fresh=False)
@@ -155,7 +155,9 @@ def test_a_file_that_is_missing_is_named_though_the_script_hides_it(tmp_path: Pa
     ],
     ids=["learning rate", "a line of code"],
 )
-def test_my_present_code_gives_another_model(seeded: str, tmp_path: Path, before: str, after: str, factor: str) -> None:
+def test_changed_code_gives_a_different_model(
+    seeded: str, tmp_path: Path, before: str, after: str, factor: str
+) -> None:
     made = project(tmp_path, "seeded.py")
     text = (made / "seeded.py").read_text()
     assert before in text
@@ -171,10 +173,10 @@ def test_my_present_code_gives_another_model(seeded: str, tmp_path: Path, before
 
 
 @pytest.mark.slow
-def test_the_step_at_which_present_code_parts_is_named(seeded: str, tmp_path: Path) -> None:
+def test_the_first_different_step_of_changed_code_is_named(seeded: str, tmp_path: Path) -> None:
     made = project(tmp_path, "seeded.py")
     text = (made / "seeded.py").read_text()
-    # From the third step on: everything that is recorded before training is the same.
+    # The change takes effect at the third step, so all that is recorded before training is equal.
     changed = text.replace("        return loss\n", "        return loss * (2 if self.global_step == 2 else 1)\n")
     (made / "seeded.py").write_text(changed)
 
@@ -186,7 +188,7 @@ def test_the_step_at_which_present_code_parts_is_named(seeded: str, tmp_path: Pa
     )
 
 
-def test_the_same_data_at_a_relative_path(images: tuple[str, Path], tmp_path: Path) -> None:
+def test_data_at_a_relative_path_is_found(images: tuple[str, Path], tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(images[0], into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
     recalls = {row.name: row for row in found.metrics if row.name.startswith("recall")}
@@ -195,7 +197,7 @@ def test_the_same_data_at_a_relative_path(images: tuple[str, Path], tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_data_that_has_moved_is_found_by_its_uuid(images: tuple[str, Path], tmp_path: Path) -> None:
+def test_moved_data_is_found_by_its_uuid(images: tuple[str, Path], tmp_path: Path) -> None:
     moved = tmp_path / "archive" / "leaves"
     shutil.copytree(images[1], moved)
     hidden = images[1].rename(images[1].with_name("gone"))
@@ -210,7 +212,7 @@ def test_data_that_has_moved_is_found_by_its_uuid(images: tuple[str, Path], tmp_
     assert any(str(moved) in note for note in found.notes)
 
 
-def test_another_image_is_named(images: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_changed_image_is_named(images: tuple[str, Path], tmp_path: Path) -> None:
     places(tmp_path, "data")
     other = pack(image_folder(tmp_path / "pictures", changed=True), str(tmp_path / "data"), name="leaves")
     uuid = FrozenDataset.from_uri(str(images[1])).uuid
@@ -222,7 +224,7 @@ def test_another_image_is_named(images: tuple[str, Path], tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_another_number_of_threads_is_named(images: tuple[str, Path], tmp_path: Path) -> None:
+def test_another_number_of_threads_is_named_as_a_factor(images: tuple[str, Path], tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(images[0], into=tmp_path / "into", threads=2)
     assert found.verdict is Verdict.DIFFERENT
     assert any("num_threads: 1 -> 2" in line for line in found.factors), found.factors
@@ -230,7 +232,7 @@ def test_another_number_of_threads_is_named(images: tuple[str, Path], tmp_path: 
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the URI of a checkpoint of a training that went on from another's, whose files are gone."""
+    """Return the URI of a checkpoint of a resumed training whose files are deleted."""
     folder = tmp_path_factory.mktemp("resumed")
     made, (models, checkpoints) = project(folder, "resumable.py"), places(folder, "models", "checkpoints")
     for epochs in ("1", "3"):
@@ -242,7 +244,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return last.uri
 
 
-def test_a_resumed_training_begins_with_its_parent_which_is_made_again(resumed: str, tmp_path: Path) -> None:
+def test_a_resumed_training_is_reproduced_with_its_parent(resumed: str, tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(resumed, into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
     assert any("reproduced parent, which is identical" in note for note in found.notes)
@@ -250,14 +252,14 @@ def test_a_resumed_training_begins_with_its_parent_which_is_made_again(resumed: 
 
 
 @pytest.mark.slow
-def test_a_resumed_training_begins_with_the_recorded_parent(resumed: str, tmp_path: Path) -> None:
+def test_a_resumed_training_is_reproduced_from_the_recorded_parent(resumed: str, tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(resumed, into=tmp_path / "into", from_="parent")
     assert found.verdict is Verdict.IDENTICAL, found
     assert any("resumed from the recorded parent" in note for note in found.notes)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_from_the_middle_and_folders_that_are_not_touched(tmp_path: Path) -> None:
+def test_a_checkpoint_inside_an_epoch_is_reproduced_without_touching_recorded_folders(tmp_path: Path) -> None:
     made, (models, outputs) = project(tmp_path, "in_the_middle.py", "seeded.py"), places(tmp_path, "models", "outputs")
     train(made, "in_the_middle.py", str(models), str(outputs))
     before = content(outputs)
@@ -268,7 +270,7 @@ def test_a_checkpoint_from_the_middle_and_folders_that_are_not_touched(tmp_path:
     assert found.comparison is not None
     assert found.comparison.identical
 
-    # The present code saves none by step: the moment is there all the same.
+    # The present code saves no checkpoint at this step, but the rerun still reaches the moment.
     text = (made / "in_the_middle.py").read_text()
     (made / "in_the_middle.py").write_text(text.replace("[by_step, by_metric, ", "[by_metric, "))
     found = lightning_dtool.reproduce(eighth.uri, into=tmp_path / "into", source=made)
@@ -277,7 +279,7 @@ def test_a_checkpoint_from_the_middle_and_folders_that_are_not_touched(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_the_script_saves_when_all_is_over(tmp_path: Path) -> None:
+def test_a_checkpoint_saved_after_the_last_fit_is_reproduced(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path, "saves_at_the_end.py", "seeded.py"), places(tmp_path, "models")
     train(made, "saves_at_the_end.py", str(models))
     shutil.rmtree(made)
@@ -291,11 +293,11 @@ def test_a_checkpoint_that_the_script_saves_when_all_is_over(tmp_path: Path) -> 
     assert record.lineage.parent_checkpoint is not None
     found = lightning_dtool.reproduce(last, into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
-    assert any("left to the script" in note for note in found.notes)  # ModelCheckpoint had dropped it
+    assert any("left to the script" in note for note in found.notes)  # ModelCheckpoint had deleted it
 
 
 @pytest.mark.parametrize("killed", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_it_leaves_nothing_behind(seeded: str, tmp_path: Path, killed: signal.Signals) -> None:
+def test_a_killed_reproduction_leaves_nothing_behind(seeded: str, tmp_path: Path, killed: signal.Signals) -> None:
     (temporary,) = places(tmp_path, "temporary")
     environment = {**os.environ, "TMPDIR": str(temporary)}
     code = "import sys, lightning_dtool; lightning_dtool.reproduce(sys.argv[1], into=sys.argv[2])"
@@ -337,12 +339,12 @@ def _mentions(text: str) -> list[int]:
     return found
 
 
-def test_options_that_make_no_sense_are_refused_before_anything_is_read() -> None:
+def test_invalid_options_are_refused_before_anything_is_read() -> None:
     with pytest.raises(ConfigurationError, match="runs=2: expected"):
         lightning_dtool.reproduce("/nowhere", runs=2)
 
 
-def test_a_result_tells_whether_it_succeeded(seeded: str) -> None:
+def test_a_result_says_whether_it_succeeded(seeded: str) -> None:
     reference = DtoolCheckpoint.from_uri(seeded).record.lineage.reproduces
     assert reference is None
     original = lightning_dtool.record.DatasetReference(uri="u", uuid="i", name="n", content_digest="sha256:0")

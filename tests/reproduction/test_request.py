@@ -1,4 +1,4 @@
-"""What does not fit together is said before anything runs."""
+"""Checks of the options of `reproduce` before anything runs."""
 
 from typing import Any
 
@@ -21,11 +21,11 @@ from lightning_dtool.rerun import REPRODUCE
         ({"threads": 0}, r"threads=0"),
     ],
 )
-def test_what_does_not_fit(given: dict[str, Any], words: str) -> None:
+def test_conflicting_options_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         Request(REPRODUCE, **given)
 
 
-def test_what_fits() -> None:
+def test_compatible_options_are_accepted() -> None:
     Request(REPRODUCE).say("nothing")
     assert Request(REPRODUCE, runs=3, level=0.9, env="create", from_="parent", device="cpu", threads=2).runs == 3

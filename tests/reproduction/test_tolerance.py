@@ -1,4 +1,4 @@
-"""The tolerance is derived: what reruns predict, and what their interval promises, it holds."""
+"""Prediction intervals from reruns, their coverage, and the judgement of recorded metrics."""
 
 import math
 import sys
@@ -20,8 +20,8 @@ LEVELS = st.floats(0.5, 0.999)
 
 @pytest.mark.parametrize("n", [3, 8, 20])
 @pytest.mark.parametrize("level", [0.8, 0.95])
-def test_the_interval_holds_one_more_observation_as_often_as_it_says(n: int, level: float) -> None:
-    """Of many samples: the share of those whose next observation lies inside is the level, but for chance."""
+def test_the_interval_covers_the_next_observation_at_its_level(n: int, level: float) -> None:
+    """Over many samples, the share whose next observation lies inside equals the level, up to chance."""
     trials = 20_000
     sample = np.random.default_rng(n).normal(0.9, 0.01, size=(trials, n + 1))
     seen, further = sample[:, :n], sample[:, n]
@@ -31,15 +31,15 @@ def test_the_interval_holds_one_more_observation_as_often_as_it_says(n: int, lev
 
 
 @pytest.mark.parametrize("n", [3, 8, 20])
-def test_the_function_itself_covers_as_it_says(n: int) -> None:
+def test_prediction_interval_covers_at_its_level(n: int) -> None:
     trials = 1000
     sample = np.random.default_rng(100 + n).normal(5.0, 2.0, size=(trials, n + 1)).tolist()
     share = sum(row[n] in prediction_interval(row[:n], 0.9) for row in sample) / trials
     assert share == pytest.approx(0.9, abs=4 * math.sqrt(0.9 * 0.1 / trials))
 
 
-def test_known_values() -> None:
-    """Hahn (1969): the factors for one further observation, 95 %."""
+def test_factors_equal_published_values() -> None:
+    """Hahn (1969) tabulates the factors for one further observation at 95 %."""
     for n, factor in ((4, 3.56), (5, 3.04), (10, 2.37), (20, 2.14), (60, 2.02)):
         assert width_factor(n) == pytest.approx(factor, abs=0.006)
     interval = prediction_interval([1.0, 2.0, 3.0])
@@ -48,7 +48,7 @@ def test_known_values() -> None:
     assert interval.mean - interval.low == pytest.approx(interval.high - interval.mean)
 
 
-def test_the_example_of_the_documentation() -> None:
+def test_the_example_of_the_documentation_holds() -> None:
     runs = [{"val_acc": value} for value in (0.928, 0.936, 0.931, 0.925, 0.939)]
     (entry,) = judge({"val_acc": 0.915}, runs)
     assert entry.inside
@@ -57,7 +57,9 @@ def test_the_example_of_the_documentation() -> None:
 
 
 @given(NUMBERS, st.floats(-1e6, 1e6), st.sampled_from([2.0**power for power in range(-8, 9)]), LEVELS)
-def test_it_moves_and_grows_with_its_values(values: list[float], shift: float, scale: float, level: float) -> None:
+def test_the_interval_shifts_and_scales_with_the_values(
+    values: list[float], shift: float, scale: float, level: float
+) -> None:
     plain = prediction_interval(values, level)
     grown = prediction_interval([value * scale for value in values], level)
     moved = prediction_interval([value + shift for value in values], level)
@@ -69,19 +71,19 @@ def test_it_moves_and_grows_with_its_values(values: list[float], shift: float, s
 
 
 @given(NUMBERS, LEVELS, LEVELS)
-def test_it_is_wider_the_more_it_promises(values: list[float], a: float, b: float) -> None:
+def test_a_higher_level_makes_the_interval_wider(values: list[float], a: float, b: float) -> None:
     narrow, wide = (prediction_interval(values, level) for level in sorted((a, b)))
     assert wide.low <= narrow.low <= narrow.high <= wide.high
 
 
 @given(NUMBERS, st.randoms(use_true_random=False))
-def test_the_order_of_the_values_is_nothing(values: list[float], random: Any) -> None:
+def test_the_order_of_the_values_does_not_matter(values: list[float], random: Any) -> None:
     shuffled = random.sample(values, len(values))
     assert prediction_interval(shuffled) == prediction_interval(values)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(3, 20))
-def test_no_spread_is_a_point(value: float, count: int) -> None:
+def test_equal_values_give_a_point(value: float, count: int) -> None:
     interval = prediction_interval([value] * count)
     assert interval.low == interval.high == interval.mean == value
     assert interval.standard_deviation == 0
@@ -91,14 +93,14 @@ def test_no_spread_is_a_point(value: float, count: int) -> None:
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=5))
 @settings(max_examples=200)
-def test_no_finite_values_are_too_large_or_too_small(values: list[float]) -> None:
+def test_any_finite_values_give_an_interval(values: list[float]) -> None:
     interval = prediction_interval(values)
     assert interval.low <= interval.high
     assert interval.mean in interval
     assert not math.isnan(interval.standard_deviation)
 
 
-def test_a_spread_that_is_tiny_beside_the_mean_is_seen() -> None:
+def test_a_spread_far_smaller_than_the_mean_is_kept() -> None:
     values = [1.0, 1.0 + 2**-52, 1.0 + 2**-51]
     assert prediction_interval(values).standard_deviation == pytest.approx(2**-52)
 
@@ -115,12 +117,12 @@ def test_a_spread_that_is_tiny_beside_the_mean_is_seen() -> None:
         ([1.0, 2.0, 3.0], math.nan, "found nan"),
     ],
 )
-def test_what_no_interval_can_be_made_of(values: list[float], level: float, message: str) -> None:
+def test_values_without_an_interval_are_refused(values: list[float], level: float, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         prediction_interval(values, level)
 
 
-def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_scipy_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scipy", "scipy.stats"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigurationError, match=r"pip install 'lightning-dtool\[reproduce\]'"):
@@ -129,7 +131,7 @@ def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
         judge({"x": 1.0}, [{"x": float(number)} for number in range(3)])
 
 
-def test_nan_is_in_no_interval() -> None:
+def test_nan_is_outside_every_interval() -> None:
     assert math.nan not in Interval(-math.inf, math.inf, 0.0, 1.0, 3, 0.95)
 
 
@@ -147,7 +149,7 @@ RUNS = [{"acc": 0.90}, {"acc": 0.91}, {"acc": 0.92}, {"acc": 0.93}, {"acc": 0.94
         (1, False, "above what reruns predict"),
     ],
 )
-def test_better_is_outside_too(value: float, inside: bool, note: str) -> None:
+def test_a_better_value_is_outside_too(value: float, inside: bool, note: str) -> None:
     (entry,) = judge({"acc": value}, RUNS)
     assert (entry.name, entry.recorded, entry.inside, entry.comparable, entry.note) == (
         "acc",
@@ -160,7 +162,7 @@ def test_better_is_outside_too(value: float, inside: bool, note: str) -> None:
 
 
 def test_several_metrics_share_one_level() -> None:
-    """Bonferroni; a metric that cannot be judged takes no share."""
+    """Bonferroni's correction counts only the metrics that can be judged."""
     runs = [{"a": 1.0 + n, "accuracy[3]": 2.0 + n, "accuracy[4]": 1.0 * n, "text": "x"} for n in range(4)]
     found = {entry.name: entry for entry in judge({**runs[0], "other": 1}, runs, 0.9)}
     assert list(found) == ["a", "accuracy[3]", "accuracy[4]", "text", "other"]
@@ -181,8 +183,8 @@ def test_more_metrics_make_each_interval_wider(metrics: int, runs: int, seed: in
         assert entry.interval.high >= alone.high
 
 
-def test_all_metrics_together_lie_inside_as_often_as_promised() -> None:
-    """Whether they depend on each other or not: at least the level, but for chance."""
+def test_all_metrics_together_are_covered_at_the_level() -> None:
+    """Dependent or independent metrics: the coverage is at least the level, up to chance."""
     generator, trials, n, m = np.random.default_rng(5), 400, 4, 3
     for mixing in (np.eye(m), np.ones((m, m)) + 0.1 * np.eye(m)):
         together = 0
@@ -210,7 +212,7 @@ def test_all_metrics_together_lie_inside_as_often_as_promised() -> None:
         ({"acc": 0.9}, [], "0 of 0 reruns measured it"),
     ],
 )
-def test_what_cannot_be_judged_is_said_and_is_not_inside(recorded: Any, runs: Any, note: str) -> None:
+def test_a_metric_that_cannot_be_judged_is_reported_and_not_inside(recorded: Any, runs: Any, note: str) -> None:
     (entry,) = judge(recorded, runs)
     assert not entry.inside
     assert not entry.comparable
@@ -218,13 +220,13 @@ def test_what_cannot_be_judged_is_said_and_is_not_inside(recorded: Any, runs: An
     assert note in entry.note
 
 
-def test_a_metric_that_some_reruns_lack_is_judged_by_the_others() -> None:
+def test_a_metric_missing_in_some_reruns_is_judged_by_the_others() -> None:
     (entry,) = judge({"acc": 0.92}, [*RUNS, {}])
     assert entry.inside
     assert entry.note == "only 5 of 6 reruns measured it"
 
 
-def test_reruns_that_all_measure_the_same() -> None:
+def test_reruns_with_equal_metrics_give_a_point() -> None:
     runs = [{"x": 0.5}] * 3
     note = "all reruns measured the same, so that only that value is inside"
     same, other = judge({"x": 0.5}, runs)[0], judge({"x": 0.6}, runs)[0]
@@ -232,12 +234,12 @@ def test_reruns_that_all_measure_the_same() -> None:
     assert (other.inside, other.note) == (False, f"above what reruns predict; {note}")
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numpy_numbers_are_accepted() -> None:
     (entry,) = judge({"x": np.float32(0.5)}, [{"x": np.float32(value)} for value in (0.4, 0.5, 0.6)])
     assert entry.inside
 
 
-def test_a_level_that_is_none() -> None:
+def test_an_invalid_level_is_refused() -> None:
     for level in (0, 1, 95, -0.1):
         with pytest.raises(ConfigurationError, match="probability"):
             judge({}, [], level)

@@ -1,4 +1,4 @@
-"""The verdict on a rerun follows from the comparison, and the factors are short lines."""
+"""The verdict on a rerun, derived from the comparison, and the texts of its factors."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ OUTSIDE = MetricRow("val_acc", 0.9, 0.5, 0.4, 0.6, False)
 UNJUDGED = MetricRow("lr", 0.1, 0.1)
 
 
-def test_identical_weights_decide_whatever_else_differs() -> None:
+def test_identical_weights_mean_identical_whatever_else_differs() -> None:
     assert decide(compared("identical"), (OUTSIDE,), 5, 0.95) == (
         Verdict.IDENTICAL,
         "every bit of the 2 weight tensors is the same",
@@ -68,7 +68,7 @@ def test_identical_weights_decide_whatever_else_differs() -> None:
         ),
     ],
 )
-def test_other_weights_are_judged_by_their_metrics(
+def test_different_weights_are_judged_by_their_metrics(
     rows: tuple[MetricRow, ...], runs: int, verdict: Verdict, words: str
 ) -> None:
     found, why = decide(compared(), rows, runs, 0.9)
@@ -92,11 +92,11 @@ def test_other_weights_are_judged_by_their_metrics(
         ("lineage.reproduces", False),
     ],
 )
-def test_what_is_there_because_it_is_a_rerun_explains_nothing(path: str, expected: bool) -> None:
+def test_differences_caused_by_the_rerun_itself_are_no_factors(path: str, expected: bool) -> None:
     assert explains(Difference(path, "changed", 1, 2)) == expected
 
 
-def test_the_likeliest_factor_comes_first() -> None:
+def test_the_most_likely_factor_comes_first() -> None:
     found = (
         Difference("environment.python", "changed", "3.11", "3.12"),
         Difference("code.argv", "changed", ["a"], ["b"]),
@@ -108,7 +108,7 @@ def test_the_likeliest_factor_comes_first() -> None:
     ]
 
 
-def test_a_difference_on_one_line() -> None:
+def test_a_difference_is_shown_on_one_line() -> None:
     patch = "--- a\n+++ b\n@@ -1 +1 @@\n-lr = 1\n+lr = 2\n same\n"
     assert one_line(Difference("code.files[a.py]", "changed", patch=patch)) == "code.files[a.py]: -lr = 1 | +lr = 2"
     assert one_line(Difference("x", "changed", patch="+1\n+2\n+3\n+4\n+5\n")) == "x: +1 | +2 | +3 | +4 | …"

@@ -1,4 +1,4 @@
-"""A record against the published lists: what is there passes, what is not fails, and says how to mend it."""
+"""The checklist: a record checked against published guidelines, with a remedy for each failure."""
 
 import json
 from datetime import datetime, timezone
@@ -50,7 +50,7 @@ ITEMS = {"checkpoint.ckpt", "provenance.json", "source.zip", "requirements.txt",
 
 
 def complete(**parts: Any) -> Provenance:
-    """Return a record that lacks nothing; `parts` replace its sections."""
+    """Return a complete record. Each of `parts` replaces a section."""
 
     def source(digest: str) -> DataSource:
         return DataSource(
@@ -125,7 +125,7 @@ def test_an_empty_record_fails_with_a_remedy_for_each() -> None:
     assert [found.key for found in lost if not found.remedy] == []
 
 
-def test_the_points_are_always_the_same_and_in_order() -> None:
+def test_every_record_has_the_same_points_in_order() -> None:
     keys = [found.key for found in check(complete(), [DESCRIBED], ITEMS)]
     assert keys == [found.key for found in check(record())]
     assert len(set(keys)) == len(keys)
@@ -136,16 +136,16 @@ def test_the_points_are_always_the_same_and_in_order() -> None:
     ]  # fmt: skip
 
 
-def test_what_only_a_paper_can_hold_is_never_claimed() -> None:
+def test_points_that_only_a_paper_can_meet_are_not_in_a_record() -> None:
     for of in (complete(), record()):
-        told = {found.key for found in check(of) if found.status is NOT_IN_RECORD}
-        assert told == {
+        keys = {found.key for found in check(of) if found.status is NOT_IN_RECORD}
+        assert keys == {
             "method.problem", "method.goal", "method.research_method", "method.research_question", "method.pseudocode",
             "experiment.hypothesis", "experiment.prediction",
         }  # fmt: skip
 
 
-def test_a_migrated_record_fails_what_its_schema_never_asked() -> None:
+def test_a_migrated_record_fails_points_that_its_schema_lacked() -> None:
     content = json.loads(to_json(complete()))
     content["gaps"] = [{"fact": "loss", "reason": "an older schema did not have it", "remedy": "train again"}]
     content["loss"] = {}
@@ -169,17 +169,17 @@ def test_a_migrated_record_fails_what_its_schema_never_asked() -> None:
         ([DataDescription(LEAVES.uri, uuid=LEAVES.uuid, readme={"owners": []})], FAIL, "no description"),
     ],
 )
-def test_training_data_is_annotated(data: list[DataDescription], status: Status, words: str) -> None:
+def test_annotation_of_the_training_data_is_checked(data: list[DataDescription], status: Status, words: str) -> None:
     found = finding("guidelines.metadata", complete(), data)
     assert found.status is status
     assert words in found.found
 
 
-def test_data_that_is_no_dataset_has_no_metadata() -> None:
+def test_data_without_a_dataset_fails_for_lack_of_metadata() -> None:
     assert finding("guidelines.metadata", complete(lineage=Lineage())).status is FAIL
 
 
-def test_persistent_uris() -> None:
+def test_persistent_uris_are_checked() -> None:
     key = "guidelines.persistent_uris"
     found = finding(key, complete())
     assert (found.status, found.found) == (PASS, "1 dataset by URI, UUID and content digest")
@@ -204,12 +204,12 @@ def test_persistent_uris() -> None:
 @pytest.mark.parametrize(
     "gap", ["model.hyperparameters.act", "optimizers[0].defaults.fn", "schedulers", "trainer.settings.precision"]
 )
-def test_a_parameter_with_a_gap_was_not_captured(gap: str) -> None:
+def test_a_parameter_with_a_gap_is_not_captured(gap: str) -> None:
     of = complete(gaps=[Gap(fact=gap, reason="a lambda", remedy="name it")])
     found = finding("guidelines.captured", of)
     assert (found.status, found.found, found.remedy) == (FAIL, f"not known: {gap}: a lambda", "name it")
     assert finding("guidelines.captured", complete(gaps=[Gap(fact="data.x", reason="y")])).status is PASS
-    # A fact whose name only begins alike is another fact.
+    # A fact whose name merely has the same prefix is a different fact.
     assert finding("guidelines.captured", complete(gaps=[Gap(fact="schedulers_x", reason="y")])).status is PASS
 
 
@@ -220,7 +220,7 @@ def test_a_checkpoint_without_the_callback_has_captured_nothing() -> None:
     assert finding("guidelines.captured", complete(trainer=Trainer())).status is FAIL
 
 
-def test_stored_together() -> None:
+def test_storage_of_record_and_checkpoint_together_is_checked() -> None:
     key = "guidelines.stored_together"
     assert finding(key, complete()).status is PASS
     assert finding(key, complete(), items=None).status is NOT_CHECKED
@@ -284,7 +284,7 @@ WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSo
         ("run.gaps", complete(gaps=[Gap(fact="x.y", reason="z")]), FAIL, "1 gap: x.y"),
     ],
 )  # fmt: skip
-def test_factors(key: str, of: Provenance, status: Status, words: str) -> None:
+def test_each_factor_is_checked(key: str, of: Provenance, status: Status, words: str) -> None:
     found = finding(key, of)
     assert found.status is status, found
     assert words in found.found
@@ -310,7 +310,7 @@ def test_an_accelerator_needs_deterministic_algorithms(warn_only: dict[str, bool
         ("run.states", "random_states.json"),
     ],
 )
-def test_what_a_record_speaks_of_must_be_there(key: str, item: str) -> None:
+def test_an_item_that_the_record_mentions_must_exist(key: str, item: str) -> None:
     assert finding(key, complete()).status is PASS
     found = finding(key, complete(), items=ITEMS - {item})
     assert (found.status, found.found) == (FAIL, f"the dataset has no {item}")
@@ -324,7 +324,7 @@ def test_the_first_gaps_are_named_and_the_rest_is_counted(count: int, words: str
     assert finding("run.gaps", complete(gaps=gaps)).found == words
 
 
-def test_a_run_without_a_beginning_is_no_obstacle() -> None:
+def test_a_run_without_a_start_time_passes() -> None:
     run = complete().run.model_copy(update={"started_at": None})
     saved = complete().checkpoint.model_copy(update={"saved_at": datetime.now(timezone.utc)})
     assert failed(check(complete(run=run, checkpoint=saved), [DESCRIBED], ITEMS)) == []

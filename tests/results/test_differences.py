@@ -1,4 +1,4 @@
-"""What differs between two records is told by meaning, and what always differs is told apart."""
+"""Differences between two records: matched by meaning, and either relevant or incidental."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ from record.samples import record
 URI = "s3://lab-models/6a1c"
 
 
-def told(a: Provenance, b: Provenance, weight: str = "matters") -> list[tuple[str, str, Any, Any]]:
+def listed(a: Provenance, b: Provenance, weight: str = "matters") -> list[tuple[str, str, Any, Any]]:
     return [
         (found.path, found.kind, found.before, found.after)
         for found in record_differences(a, b)
@@ -71,15 +71,15 @@ def test_a_record_does_not_differ_from_itself() -> None:
     assert record_differences(one, one) == []
 
 
-def test_a_learning_rate_is_told_once_and_by_its_place() -> None:
-    assert told(record(optimizers=[optimizer(0.001)]), record(optimizers=[optimizer(0.0003)])) == [
+def test_a_changed_learning_rate_is_listed_once_with_its_path() -> None:
+    assert listed(record(optimizers=[optimizer(0.001)]), record(optimizers=[optimizer(0.0003)])) == [
         ("optimizers[0].param_groups[0].options.lr", "changed", 0.001, 0.0003)
     ]
 
 
-def test_a_default_that_no_group_has_is_told() -> None:
+def test_a_default_missing_from_all_groups_is_listed() -> None:
     one, two = optimizer(0.1), optimizer(0.1).model_copy(update={"defaults": {"lr": 0.2}})
-    assert told(record(optimizers=[one]), record(optimizers=[two])) == [
+    assert listed(record(optimizers=[one]), record(optimizers=[two])) == [
         ("optimizers[0].defaults.lr", "changed", 0.1, 0.2)
     ]
 
@@ -89,25 +89,25 @@ def test_a_default_that_no_group_has_is_told() -> None:
 )
 def test_values_of_another_type_differ(a: Any, b: Any) -> None:
     one, two = (record(trainer=Trainer(settings={"limit": value})) for value in (a, b))
-    ((path, kind, before, after),) = told(one, two)
+    ((path, kind, before, after),) = listed(one, two)
     assert (path, kind) == ("trainer.settings.limit", "changed")
     assert (type(before), type(after)) == (type(a), type(b))
 
 
-def test_added_and_removed() -> None:
+def test_added_and_removed_values_are_listed() -> None:
     one = record(model=Model(class_path="a:B", hyperparameters={"x": 1, "old": None}))
     two = record(model=Model(class_path="a:B", hyperparameters={"x": 1, "new.y": [2]}))
-    assert told(one, two) == [
+    assert listed(one, two) == [
         ("model.hyperparameters.old", "removed", None, None),
         ("model.hyperparameters[new.y]", "added", None, [2]),
     ]
 
 
-def test_nested_values_are_told_by_their_innermost_place() -> None:
+def test_nested_differences_have_the_innermost_path() -> None:
     def pipeline(size: int) -> Data:
         return trained_on(reference(), transforms={"transform": {"type": "Compose", "transforms": [{"size": size}]}})
 
-    assert told(record(data=pipeline(32)), record(data=pipeline(64))) == [
+    assert listed(record(data=pipeline(32)), record(data=pipeline(64))) == [
         ("data.stages.train[leaves].transforms.transform.transforms[0].size", "changed", 32, 64)
     ]
 
@@ -119,36 +119,36 @@ def callbacks(*names: str, **settings: Any) -> Provenance:
     return record(trainer=Trainer(callbacks=[Component(class_path=name, settings=settings) for name in names]))
 
 
-def test_callbacks_are_matched_by_class_wherever_they_stand() -> None:
-    assert told(callbacks("a:Stop"), callbacks("b:New", "a:Stop")) == [
+def test_callbacks_are_matched_by_class_at_any_position() -> None:
+    assert listed(callbacks("a:Stop"), callbacks("b:New", "a:Stop")) == [
         ("trainer.callbacks[b:New]", "added", None, {"class_path": "b:New", "state_key": None, "settings": {}})
     ]
-    assert told(callbacks("a:Stop", patience=3), callbacks("a:Stop", patience=5)) == [
+    assert listed(callbacks("a:Stop", patience=3), callbacks("a:Stop", patience=5)) == [
         ("trainer.callbacks[a:Stop].settings.patience", "changed", 3, 5)
     ]
 
 
-def test_another_order_is_told_once() -> None:
+def test_another_order_is_listed_once() -> None:
     (found,) = record_differences(callbacks("a:A", "b:B", "c:C"), callbacks("c:C", "a:A", "b:B"))
     assert (found.path, found.note) == ("trainer.callbacks", "the same in another order")
     assert (found.before, found.after) == (["a:A", "b:B", "c:C"], ["c:C", "a:A", "b:B"])
 
 
-def test_two_callbacks_of_one_class_are_numbered_and_told_apart_by_state_key() -> None:
+def test_two_callbacks_of_one_class_are_numbered_and_matched_by_state_key() -> None:
     def keep(*monitors: str) -> Provenance:
         found = [Component(class_path="l:Keep", state_key=name, settings={"monitor": name}) for name in monitors]
         return record(trainer=Trainer(callbacks=found))
 
     assert [found.path for found in record_differences(keep("x", "y"), keep("y", "x"))] == ["trainer.callbacks"]
-    assert [found[0] for found in told(keep("x", "y"), keep("x", "z"))] == [
+    assert [found[0] for found in listed(keep("x", "y"), keep("x", "z"))] == [
         "trainer.callbacks[l:Keep #2].state_key", "trainer.callbacks[l:Keep #2].settings.monitor",
     ]  # fmt: skip
 
 
-def test_this_packages_own_callback_changes_nothing() -> None:
+def test_the_provenance_callback_itself_does_not_matter() -> None:
     one, two = callbacks("a:A"), callbacks("a:A", "lightning_dtool:DtoolProvenanceCallback")
-    assert told(one, two) == []
-    assert len(told(one, two, "incidental")) == 1
+    assert listed(one, two) == []
+    assert len(listed(one, two, "incidental")) == 1
 
 
 def test_children_and_losses_are_matched_by_name() -> None:
@@ -158,7 +158,7 @@ def test_children_and_losses_are_matched_by_name() -> None:
     def net(*children: Child) -> Provenance:
         return record(model=Model(class_path="a:B", children=list(children)))
 
-    assert told(net(child("head", 5), child("body", 1)), net(child("body", 2))) == [
+    assert listed(net(child("head", 5), child("body", 1)), net(child("body", 2))) == [
         ("model.children[head]", "removed", child("head", 5).model_dump(), None),
         ("model.children[body].parameters_total", "changed", 1, 2),
     ]
@@ -167,7 +167,7 @@ def test_children_and_losses_are_matched_by_name() -> None:
         calls = [LossCall(name="t:ce", kind="function", arguments={"label_smoothing": value}) for value in smoothing]
         return record(loss=Loss(calls=calls))
 
-    assert told(loss(0.0, 0.1), loss(0.0, 0.2)) == [
+    assert listed(loss(0.0, 0.1), loss(0.0, 0.2)) == [
         ("loss.calls[t:ce #2].arguments.label_smoothing", "changed", 0.1, 0.2)
     ]
 
@@ -180,22 +180,22 @@ def test_history_is_matched_by_epoch() -> None:
         ]
         return record(metrics=Metrics(history=epochs))
 
-    assert told(history(3.0, 2.0, 1.0), history(3.0, 2.0, 1.5)) == [
+    assert listed(history(3.0, 2.0, 1.0), history(3.0, 2.0, 1.5)) == [
         ("metrics.history[2].metrics.loss", "changed", 1.0, 1.5)
     ]
-    assert [found[0] for found in told(history(3.0), history(3.0, 2.0))] == ["metrics.history[1]"]
+    assert [found[0] for found in listed(history(3.0), history(3.0, 2.0))] == ["metrics.history[1]"]
 
 
-def test_names_in_a_list_are_told_one_by_one() -> None:
+def test_added_and_removed_names_of_a_list_are_listed_separately() -> None:
     def frozen(*names: str) -> Provenance:
         return record(model=Model(class_path="a:B", frozen=list(names)))
 
-    assert told(frozen("a", "b", "c"), frozen("a", "c", "d")) == [
+    assert listed(frozen("a", "b", "c"), frozen("a", "c", "d")) == [
         ("model.frozen[b]", "removed", "b", None), ("model.frozen[d]", "added", None, "d"),
     ]  # fmt: skip
     (found,) = record_differences(frozen("a", "b"), frozen("b", "a"))
     assert found.note == "the same in another order"
-    assert told(frozen("a"), frozen("b")) == [("model.frozen", "changed", ["a"], ["b"])]
+    assert listed(frozen("a"), frozen("b")) == [("model.frozen", "changed", ["a"], ["b"])]
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -210,14 +210,14 @@ def test_names_in_a_list_are_told_one_by_one() -> None:
         (reference(uri="s3://lab/new", uuid="u2", digest="d2"), "another dataset", "matters"),
     ],
 )
-def test_data_is_told_by_uuid_and_content(other: DatasetReference, note: str, weight: str) -> None:
+def test_data_is_compared_by_uuid_and_content(other: DatasetReference, note: str, weight: str) -> None:
     (found,) = record_differences(record(data=trained_on(reference())), record(data=trained_on(other)))
     assert (found.path, found.kind, found.weight) == ("data.stages.train[leaves].dataset", "changed", weight)
     assert (found.before, found.after) == (reference().model_dump(), other.model_dump())
     assert found.note.startswith(note)
 
 
-def test_the_address_of_the_same_data_is_not_told_as_a_change_elsewhere() -> None:
+def test_another_uri_of_the_same_data_is_no_other_difference() -> None:
     def moved(uri: str, batch_size: int) -> Provenance:
         module = DataModule(class_path="a:B", arguments={"train": uri, "batch_size": batch_size})
         dataset = reference(uri=uri)
@@ -233,24 +233,24 @@ def test_the_address_of_the_same_data_is_not_told_as_a_change_elsewhere() -> Non
     }
 
 
-def test_data_is_matched_wherever_it_stands() -> None:
+def test_data_is_matched_at_any_position() -> None:
     leaves, flowers = reference(), reference("s3://lab/flowers", "u9", "flowers", "d9")
     one, two = record(data=trained_on(leaves, flowers)), record(data=trained_on(flowers, leaves))
     assert [found.note for found in record_differences(one, two)] == ["the same in another order"]
-    assert told(record(data=trained_on(flowers)), record(data=trained_on(leaves, flowers)))[0][:2] == (
+    assert listed(record(data=trained_on(flowers)), record(data=trained_on(leaves, flowers)))[0][:2] == (
         "data.stages.train[leaves]", "added",
     )  # fmt: skip
 
 
-def test_data_that_is_no_dataset_any_more() -> None:
-    found = told(record(data=trained_on(reference())), record(data=trained_on(None)))
+def test_data_that_is_no_longer_a_dataset_is_a_change() -> None:
+    found = listed(record(data=trained_on(reference())), record(data=trained_on(None)))
     assert [(path, kind) for path, kind, *_ in found] == [("data.stages.train[leaves].dataset", "changed")]
 
 
-# -- what always differs --------------------------------------------------------------------------
+# -- incidental differences -----------------------------------------------------------------------
 
 
-def test_two_runs_of_one_script_do_not_differ_in_what_matters() -> None:
+def test_two_runs_of_one_script_differ_only_incidentally() -> None:
     later = record().run.started_at.replace(year=2025)  # type: ignore[union-attr]
     two = record(
         run=Run(uuid="other", started_at=later, creator_username="bob", lightning_dtool_version="9"),
@@ -260,8 +260,8 @@ def test_two_runs_of_one_script_do_not_differ_in_what_matters() -> None:
         trainer=Trainer(settings={"default_root_dir": "/b"}),
     )
     one = record(trainer=Trainer(settings={"default_root_dir": "/a"}))
-    assert told(one, two) == []
-    assert {path for path, *_ in told(one, two, "incidental")} == {
+    assert listed(one, two) == []
+    assert {path for path, *_ in listed(one, two, "incidental")} == {
         "run.uuid", "run.started_at", "run.creator_username", "run.lightning_dtool_version", "checkpoint.filename",
         "checkpoint.saved_at", "metrics.seconds", "metrics.steps_per_second", "metrics.peak_memory_bytes",
         "metrics.peak_accelerator_memory_bytes", "environment.scheduler.SLURM_JOB_ID",
@@ -269,7 +269,7 @@ def test_two_runs_of_one_script_do_not_differ_in_what_matters() -> None:
     }  # fmt: skip
 
 
-def test_that_one_is_a_rerun_of_the_other_does_not_matter() -> None:
+def test_a_rerun_differs_from_its_original_only_incidentally() -> None:
     original = DatasetReference(uri="s3://a/b", uuid="b", name="net", content_digest="sha256:0")
     variables = {"LIGHTNING_DTOOL_BASE_URI": "s3://a", "OMP_NUM_THREADS": "1"}
     one = record()
@@ -277,18 +277,18 @@ def test_that_one_is_a_rerun_of_the_other_does_not_matter() -> None:
         lineage=Lineage(reproduces=original),
         environment=record().environment.model_copy(update={"variables": variables}),
     )
-    assert [path for path, *_ in told(one, two)] == ["environment.variables.OMP_NUM_THREADS"]
+    assert [path for path, *_ in listed(one, two)] == ["environment.variables.OMP_NUM_THREADS"]
 
 
-def test_what_only_begins_like_something_incidental_matters() -> None:
+def test_a_path_with_the_prefix_of_an_incidental_one_matters() -> None:
     def net(**hyperparameters: Any) -> Provenance:
         return record(model=Model(class_path="a:B", hyperparameters=hyperparameters))
 
-    assert len(told(net(version=1, dirpath="a", uuid=1), net(version=2, dirpath="b", uuid=2))) == 3
+    assert len(listed(net(version=1, dirpath="a", uuid=1), net(version=2, dirpath="b", uuid=2))) == 3
 
 
 @pytest.mark.parametrize(("seed", "weight"), [(1, "incidental"), (None, "matters")])
-def test_random_numbers_before_the_seed_matter_where_there_is_none(seed: int | None, weight: str) -> None:
+def test_random_states_at_import_matter_without_a_seed(seed: int | None, weight: str) -> None:
     def run(state: str) -> Provenance:
         return record(randomness=Randomness(global_seed=seed, states={"import": {"python": state}}))
 
@@ -296,15 +296,15 @@ def test_random_numbers_before_the_seed_matter_where_there_is_none(seed: int | N
     assert (found.path, found.weight) == ("randomness.states.import.python", weight)
 
 
-def test_metrics_matter() -> None:
+def test_different_metrics_matter() -> None:
     one, two = (record(metrics=Metrics(at_checkpoint={"acc": value})) for value in (0.5, 0.6))
-    assert told(one, two) == [("metrics.at_checkpoint.acc", "changed", 0.5, 0.6)]
+    assert listed(one, two) == [("metrics.at_checkpoint.acc", "changed", 0.5, 0.6)]
 
 
 # -- text -----------------------------------------------------------------------------------------
 
 
-def test_source_is_a_patch_and_its_digest_is_not_told_again() -> None:
+def test_changed_source_is_a_patch_without_its_digest() -> None:
     def model(source: str, digest: str) -> Provenance:
         return record(model=Model(class_path="a:B", source=source, source_sha256=digest))
 
@@ -319,7 +319,7 @@ def test_source_is_a_patch_and_its_digest_is_not_told_again() -> None:
     assert [found.path for found in only_digest] == ["model.source_sha256"]
 
 
-def test_a_lambda_of_one_line_is_no_patch() -> None:
+def test_a_changed_lambda_is_not_a_patch() -> None:
     def scheduler(source: str) -> Provenance:
         return record(
             schedulers=[Scheduler(class_path="a:B", interval="epoch", frequency=1, settings={"source": source})]
@@ -332,7 +332,7 @@ def test_a_lambda_of_one_line_is_no_patch() -> None:
 # -- packages and files ---------------------------------------------------------------------------
 
 
-def test_packages() -> None:
+def test_packages_are_compared() -> None:
     one = "# pinned\nAlpha==1.0\nold_pkg==2\nmine @ git+https://git.example.org/mine@abc\n-e ./here#egg=Here\n\n./odd\n"
     two = "alpha==1.1\nmine @ git+https://git.example.org/mine@def\n-e ./here#egg=here\nnew==1\n./odd\n"
     assert [(found.path, found.kind, found.before, found.after) for found in requirement_differences(one, two)] == [
@@ -357,7 +357,7 @@ def test_lines_that_pin_no_single_version_are_compared_as_a_whole() -> None:
     ]
 
 
-def test_files_are_patches() -> None:
+def test_changed_files_are_patches() -> None:
     one = {"a.py": b"x = 1\n", "gone.py": b"y\n", "same.py": b"z", "data.bin": b"\0\xff"}
     two = {"a.py": b"x = 2\n", "new.py": b"n\n", "same.py": b"z", "data.bin": b"\0\xfe\0"}
     found = {difference.path: difference for difference in source_differences(one, two)}
@@ -386,7 +386,7 @@ def test_a_very_long_file_is_not_compared_line_by_line() -> None:
     assert calls < 1000
 
 
-def test_compare_tells_code_and_packages_in_their_sections_and_once() -> None:
+def test_code_and_packages_are_listed_once_in_their_sections() -> None:
     def content(lr: float, digest: str, version: str, source: bytes) -> Content:
         code = record().code.model_copy(update={"files": {"train.py": digest}})
         environment = Environment(python="3", platform="x", versions={"torch": version, "Pillow": version})
@@ -421,7 +421,7 @@ def test_packages_and_files_follow_what_else_differs_in_their_section() -> None:
     ]  # fmt: skip
 
 
-# -- what strangers wrote -------------------------------------------------------------------------
+# -- untrusted records ----------------------------------------------------------------------------
 
 
 def test_deep_values_are_compared_as_a_whole() -> None:
@@ -431,25 +431,25 @@ def test_deep_values_are_compared_as_a_whole() -> None:
             value = {"a": value}
         return record(model=Model(class_path="a:B", hyperparameters={"x": value}))
 
-    ((path, *_),) = told(deep(1), deep(2))
+    ((path, *_),) = listed(deep(1), deep(2))
     assert path.count(".a") < room.MAX_DEPTH
-    assert told(deep(1), deep(1)) == []
+    assert listed(deep(1), deep(1)) == []
 
 
-def test_many_epochs_are_compared_in_one_walk() -> None:
+def test_the_cost_of_comparing_histories_is_linear() -> None:
     def history(count: int, offset: int) -> Provenance:
         epochs = [Epoch(epoch=number + offset, global_step=0, seconds=0.0) for number in range(count)]
         return record(metrics=Metrics(history=epochs))
 
     def calls(epochs: int) -> int:
-        found, calls = counted(told, history(epochs, 0), history(epochs, epochs // 2))
+        found, calls = counted(listed, history(epochs, 0), history(epochs, epochs // 2))
         assert len(found) == epochs
         return calls
 
     assert calls(4000) < 5 * calls(1000)
 
 
-def test_a_difference_knows_its_section() -> None:
+def test_a_difference_names_its_section() -> None:
     assert [Difference(path, "added").section for path in ("optimizers[0].x", "model.y", "loss")] == [
         "optimizers", "model", "loss",
     ]  # fmt: skip
