@@ -1,4 +1,4 @@
-"""What several tests need: a place for datasets, small datasets, a real S3 server."""
+"""Shared fixtures: base URIs, small datasets, the command line, and a real S3 server."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from lightning_dtool.cli import model
 from lightning_dtool.store import DatasetWriter, FrozenDataset, normalize_uri
 from s3_server import S3Server, running_s3_server
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: as many tests run at once as there are cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch is imported, because one test runs on each core
 
 collect_ignore = ["scripts"]
 """Programs that tests run: some import one another, from the folder that they are copied to."""
@@ -28,7 +28,7 @@ MAX_WORKERS = 8
 
 @pytest.hookimpl(wrapper=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
-    """Say how many processes run tests: as many as there are cores; none but this one for files that are named."""
+    """Return the number of test processes: one per core, or 0 (this process alone) if files are named."""
     workers = yield
     if all(Path(argument.partition("::")[0]).is_file() for argument in config.args):
         return 0
@@ -36,8 +36,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int,
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the user's cache and credentials out of the tests."""
+def _isolated_from_the_user(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the user's cache and credentials from the tests."""
     monkeypatch.setenv("DTOOL_CACHE_DIRECTORY", str(tmp_path_factory.mktemp("dtool-cache")))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -47,8 +47,8 @@ def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 
 @pytest.fixture(autouse=True)
-def _no_seed_for_the_next_test() -> Iterator[None]:
-    """Forget the seed that `seed_everything` leaves in the environment."""
+def _no_seed_left_behind() -> Iterator[None]:
+    """Remove the seed that `seed_everything` leaves in the environment."""
     yield
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         os.environ.pop(name, None)
@@ -99,7 +99,7 @@ def make_dataset(base_uri: str) -> MakeDataset:
 
 @pytest.fixture
 def run() -> Run:
-    """Return a function that runs a command and wants a certain exit code."""
+    """Return a function that runs a command and asserts its exit code."""
 
     def run(*arguments: object, code: int = 0) -> Result:
         result = CliRunner().invoke(model, [str(argument) for argument in arguments])
@@ -138,7 +138,7 @@ def _link_to_s3(s3_server: S3Server) -> Iterator[FaultyLink]:
 
 @pytest.fixture
 def s3_link(_link_to_s3: FaultyLink, s3_base_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyLink]:
-    """Return a link through which the bucket of `s3_base_uri` is reached, and which can fail; nobody waits long."""
+    """Return a proxy to the bucket of `s3_base_uri` that can inject faults. Timeouts of clients are short."""
     from lightning_dtool.store import s3
 
     monkeypatch.setenv(f"DTOOL_S3_ENDPOINT_{s3_base_uri.removeprefix('s3://')}", _link_to_s3.endpoint)
@@ -150,7 +150,7 @@ def s3_link(_link_to_s3: FaultyLink, s3_base_uri: str, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def arrays(tmp_path: Path) -> str:
-    """Return the URI of a dataset that holds a pair of arrays."""
+    """Return the URI of a dataset of two arrays, data and labels."""
     import numpy as np
 
     def content(array: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""How much work something is, as a number that no busy machine changes."""
+"""Counts of function calls: a measure of work that does not depend on the load of the machine."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 
 
 def counted(function: Callable[..., Result], *arguments: Any) -> tuple[Result, int]:
-    """Return what a function returns, and how many calls it made, of Python's and of C's functions."""
+    """Call a function and return its result and the number of Python and C functions that it called."""
     calls = 0
 
     def count(frame: FrameType, event: str, argument: Any) -> None:

@@ -1,4 +1,4 @@
-"""A link to the S3 server that fails as it is told: it refuses, breaks off, stalls, changes or forgets what passes."""
+"""A proxy to the S3 server that injects faults: refused, cut off, stalled, changed or dropped requests."""
 
 import contextlib
 import hashlib
@@ -15,14 +15,14 @@ _LONG = 60.0
 
 @dataclass
 class Passing:
-    """One request on its way, and what a fault may do with it."""
+    """A request in the proxy, with the actions that a fault can take."""
 
     handler: http.server.BaseHTTPRequestHandler
     body: bytes
     forward: Callable[[bytes], tuple[int, list[tuple[str, str]], bytes]]
 
     def answer(self, status: int, headers: list[tuple[str, str]], body: bytes, *, upto: int | None = None) -> None:
-        """Send an answer; with `upto` only so many bytes of its body, and then nothing more."""
+        """Send an answer, or only the first `upto` bytes of its body."""
         handler = self.handler
         handler.send_response(status)
         for name, value in headers:
@@ -38,34 +38,34 @@ Fault = Callable[[Passing], None]
 
 
 def passes(passing: Passing) -> None:
-    """Pass the request on, and the answer back."""
+    """Forward the request, and return the answer."""
     passing.answer(*passing.forward(passing.body))
 
 
 def answers(status: int, code: str = "AccessDenied") -> Fault:
-    """Answer in place of the server."""
+    """Answer instead of the server."""
     body = f"<Error><Code>{code}</Code><Message>told so</Message></Error>".encode()
     return lambda passing: passing.answer(status, [("Content-Length", str(len(body)))], body)
 
 
 def breaks_off(after: int = 0) -> Fault:
-    """End the connection after so many bytes of the answer."""
+    """Close the connection after a number of bytes of the answer."""
     return lambda passing: passing.answer(*passing.forward(passing.body), upto=after)
 
 
 def hangs_up(passing: Passing) -> None:
-    """End the connection without any answer."""
+    """Close the connection without an answer."""
     passing.handler.close_connection = True
 
 
 def stalls(passing: Passing) -> None:
-    """Say nothing for a long time."""
+    """Send nothing for a long time."""
     passing.handler.server.released.wait(_LONG)  # type: ignore[attr-defined]
     passing.handler.close_connection = True
 
 
 def stalls_after(after: int) -> Fault:
-    """Send so many bytes of the answer, and then say nothing for a long time."""
+    """Send a number of bytes of the answer, then nothing for a long time."""
 
     def fault(passing: Passing) -> None:
         passing.answer(*passing.forward(passing.body), upto=after)
@@ -75,7 +75,7 @@ def stalls_after(after: int) -> Fault:
 
 
 def is_slow(piece: int, seconds: float) -> Fault:
-    """Send the answer in small pieces, with pauses."""
+    """Send the answer in small pieces with pauses between them."""
 
     def fault(passing: Passing) -> None:
         status, headers, body = passing.forward(passing.body)
@@ -89,20 +89,20 @@ def is_slow(piece: int, seconds: float) -> Fault:
 
 
 def changes_what_is_sent(passing: Passing) -> None:
-    """Pass on another last byte than the one that was sent."""
+    """Change the last byte of the request before forwarding it."""
     passing.answer(*passing.forward(_other_end(passing.body)))
 
 
 def changes_the_answer(passing: Passing) -> None:
-    """Give another last byte back."""
+    """Change the last byte of the answer."""
     status, headers, body = passing.forward(passing.body)
-    # What could tell is lost, too: not every server has a checksum.
+    # Remove the checksum as well, since not every server sends one.
     kept = [(name, value) for name, value in headers if not name.lower().startswith("x-amz-checksum")]
     passing.answer(status, kept, _other_end(body))
 
 
 def forgets(passing: Passing) -> None:
-    """Say that all is well, and keep nothing."""
+    """Report success without forwarding the request."""
     tag = hashlib.md5(passing.body).hexdigest()
     passing.answer(200, [("ETag", f'"{tag}"'), ("Content-Length", "0")], b"")
 
@@ -112,11 +112,11 @@ def _other_end(body: bytes) -> bytes:
 
 
 class FaultyLink:
-    """A proxy before the server; requests pass unchanged unless a fault was put in their way.
+    """A proxy in front of the server that forwards requests unchanged unless a fault applies.
 
     Attributes:
-        endpoint: Where clients find it.
-        requests: Every request so far, such as "PUT /bucket/key?query".
+        endpoint: The URL for clients.
+        requests: All requests so far, such as "PUT /bucket/key?query".
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -127,26 +127,26 @@ class FaultyLink:
         self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def on(self, method: str, part: str, fault: Fault, *, skip: int = 0, times: int = 1_000_000) -> None:
-        """Put a fault in the way of requests.
+        """Apply a fault to matching requests.
 
         Args:
-            method: Theirs, or "" for any.
-            part: What their path or query contains.
-            fault: What happens.
-            skip: How many of them pass before it happens.
-            times: How often it happens.
+            method: The HTTP method, or "" for any.
+            part: A text that the path or query contains.
+            fault: The fault.
+            skip: The number of matching requests to forward before the first fault.
+            times: The number of requests to which the fault applies.
         """
         self._faults.append((method, part, fault, [False] * skip + [True] * times))
 
     def mend(self) -> None:
-        """Let everything pass again."""
+        """Remove all faults."""
         self._faults.clear()
         self.requests.clear()
         self.server.released.set()
         self.server.released = threading.Event()
 
     def fault_for(self, request: str) -> Fault:
-        """Return what happens to a request."""
+        """Return the fault for a request."""
         with self._lock:
             self.requests.append(request)
             for method, part, fault, plan in self._faults:
@@ -164,7 +164,7 @@ class _Server(http.server.ThreadingHTTPServer):
         self.released = threading.Event()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: that clients give up is what is tested."""
+        """Ignore the error: tests expect clients to disconnect."""
 
 
 def _handler(link: FaultyLink, endpoint: str) -> type:
@@ -178,7 +178,7 @@ def _handler(link: FaultyLink, endpoint: str) -> type:
 
         def setup(self) -> None:
             super().setup()
-            self.connection.setsockopt(6, 1, 1)  # TCP_NODELAY: small answers are not held back
+            self.connection.setsockopt(6, 1, 1)  # TCP_NODELAY: send small answers without delay
             self.upstream = http.client.HTTPConnection(there.hostname, there.port, timeout=_LONG)
 
         def finish(self) -> None:
@@ -214,7 +214,7 @@ def _handler(link: FaultyLink, endpoint: str) -> type:
 
 @contextlib.contextmanager
 def faulty_link(endpoint: str) -> Iterator[FaultyLink]:
-    """Run a link to a server."""
+    """Run a proxy to a server."""
     link = FaultyLink(endpoint)
     thread = threading.Thread(target=link.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

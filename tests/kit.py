@@ -14,7 +14,7 @@ from lightning_dtool.store import DatasetWriter
 
 
 class TinyNet(L.LightningModule):
-    """A classifier with dropout, so that random numbers matter."""
+    """A classifier with dropout, whose training depends on random numbers."""
 
     def __init__(self, lr: float = 0.05, hidden: int = 16, dropout: float = 0.2) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ class ImageNet(TinyNet):
 
 
 def loader(samples: int = 48, batch_size: int = 8, shuffle: bool = False, workers: int = 0) -> DataLoader:
-    """Return a loader whose content depends on nothing but its arguments."""
+    """Return a loader whose content depends on its arguments alone."""
     generator = torch.Generator().manual_seed(7)
     x = torch.randn(samples, 8, generator=generator)
     return DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=batch_size, shuffle=shuffle, num_workers=workers)
 
 
 def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
-    """Return a Trainer that says nothing and writes below a folder."""
+    """Return a Trainer that prints nothing and writes below a folder."""
     settings: dict[str, Any] = {
         "max_epochs": 2,
         "accelerator": "cpu",
@@ -88,7 +88,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def checkpoint_dataset(
     base_uri: str, record: object, name: str = "made", *, items: Mapping[str, bytes] | None = None, **annotations: Any
 ) -> str:
-    """Write a dataset that looks like a checkpoint, with more items by name, and return its URI."""
+    """Write a dataset with the items of a checkpoint and further named items, and return its URI."""
     content = {CHECKPOINT_ITEM: b"weights", RECORD_ITEM: json.dumps(record).encode(), **(items or {})}
     with DatasetWriter(name, base_uri, creator_username="tester") as writer:
         for relpath, data in content.items():

@@ -1,8 +1,8 @@
-"""Programs in processes of their own that do not wait for torch and Lightning to be imported: that takes seconds.
+"""Programs in separate processes that need not import torch and Lightning first, which takes seconds.
 
-The process is a fork of one that has imported torch and Lightning, and nothing of ours. Folder, arguments, variables,
-paths and `__main__` are as Python would have them. What is settled before a program begins is not: hash seeds, options,
-threads, the order of imports. Tests of those say `fresh=True`, and so does one test for each way to start a program.
+A process is forked from one that has imported torch and Lightning but not this package. Folder, arguments, variables,
+paths and `__main__` are as in a new Python process. What Python sets up at its start differs: hash seeds, options,
+threads, the order of imports. Tests of these pass `fresh=True`, as does one test for each way to start a program.
 """
 
 import atexit
@@ -29,13 +29,13 @@ _servers: list[subprocess.Popen[str]] = []
 def run(
     *arguments: str | Path, cwd: Path, env: dict[str, str] | None = None, fresh: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script, `-m` and a module, or `-c` and a program, and see it succeed. Warnings are ignored.
+    """Run a script, `-m` and a module, or `-c` and a program, and assert its success. Warnings are ignored.
 
     Args:
-        arguments: What would stand behind `python`.
-        cwd: The folder that it runs in.
-        env: Its variables; those of this process by default.
-        fresh: Start Python itself.
+        arguments: The arguments after `python`.
+        cwd: The working directory.
+        env: The environment variables. Default: those of this process.
+        fresh: Start a new Python process instead of a fork.
     """
     start = _python if fresh else _fork
     done = start([str(argument) for argument in arguments], str(cwd), dict(os.environ if env is None else env))
@@ -57,12 +57,12 @@ def _fork(arguments: list[str], cwd: str, env: dict[str, str]) -> subprocess.Com
         request = {"arguments": arguments, "cwd": cwd, "env": env, "out": str(out), "err": str(err)}
         print(json.dumps(request), file=server.stdin, flush=True)
         code = server.stdout.readline()
-        assert code, "the process that forks has ended"
+        assert code, "the fork server has ended"
         return subprocess.CompletedProcess(arguments, int(code), out.read_text("utf-8"), err.read_text("utf-8"))
 
 
 def _server() -> subprocess.Popen[str]:
-    """Return this process's server; started when it is asked for first."""
+    """Return the fork server of this process, which starts on first use."""
     if not _servers:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment["PYTHONHASHSEED"] = HASH_SEED
@@ -76,7 +76,7 @@ def _server() -> subprocess.Popen[str]:
 
 
 def _end(server: subprocess.Popen[str]) -> None:
-    with server:  # which closes its pipes and waits for it
+    with server:  # closes the pipes and waits for the process
         server.kill()
 
 
@@ -84,7 +84,7 @@ def _end(server: subprocess.Popen[str]) -> None:
 
 
 def _serve() -> dict[str, object] | None:
-    """Answer each request with the exit code of a fork; return the request in the fork, and None at the end."""
+    """Answer each request with the exit code of a fork. Return the request in the fork, and None at the end."""
     for line in iter(sys.stdin.readline, ""):
         child = os.fork()
         if child == 0:
@@ -96,16 +96,16 @@ def _serve() -> dict[str, object] | None:
 
 
 def _become(request: dict[str, object]) -> None:
-    """Be the program, as if Python had just started it."""
+    """Run the program in this process, as if Python had just started it."""
     for number, path in enumerate((os.devnull, request["out"], request["err"])):
         file = os.open(str(path), os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(file, number)
         os.close(file)
-    signal.alarm(_SECONDS)  # which ends it
+    signal.alarm(_SECONDS)  # which ends the process
     os.chdir(str(request["cwd"]))
     os.environ.clear()
     os.environ.update(request["env"])  # type: ignore[call-overload]
-    if "numpy" in sys.modules:  # each process draws its own seed; Python's generator sees to it by itself
+    if "numpy" in sys.modules:  # each process needs its own seed; Python's own generator is reseeded after a fork
         sys.modules["numpy"].random.seed()
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
@@ -115,7 +115,7 @@ def _become(request: dict[str, object]) -> None:
     if first == "-m":
         sys.argv = ["-m", *rest[1:]]
         sys.path[:0] = [os.getcwd(), *paths]
-        runpy._run_module_as_main(rest[0])  # type: ignore[attr-defined]  # what Python itself calls
+        runpy._run_module_as_main(rest[0])  # type: ignore[attr-defined]  # as Python itself does
     elif first == "-c":
         sys.argv = ["-c", *rest[1:]]
         sys.path[:0] = ["", *paths]
@@ -128,9 +128,9 @@ def _become(request: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # this folder: what runs here knows nothing of the tests
+    del sys.path[0]  # the folder of the tests, which programs must not import from
     for name in _PRELOADED:
         importlib.import_module(name)
-    gc.freeze()  # or each fork looks through all of it when it ends, which takes seconds, too
+    gc.freeze()  # otherwise each fork collects all objects when it ends, which takes seconds
     if (found := _serve()) is not None:
         _become(found)

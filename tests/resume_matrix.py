@@ -78,7 +78,7 @@ class Case:
 
 
 class Net(L.LightningModule):
-    """Dropout, batch norm, and metrics that are logged per step and per epoch."""
+    """A model with dropout, batch norm, and metrics logged per step and per epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ def data_of(case: Case, uri: str) -> L.LightningDataModule:
     )
 
 
-# -- where it stops -----------------------------------------------------------------------------------
+# -- stops --------------------------------------------------------------------------------------------
 
 
 class Stopped(Exception):
@@ -461,7 +461,7 @@ def _launch(case: Case, folder: Path, uri: str, stop: bool, ckpt: str | None, se
 
 
 def latest(folder: Path) -> str | None:
-    """Return the URI of the checkpoint that was saved last; None if none was."""
+    """Return the URI of the last checkpoint, or None."""
     from lightning_dtool.store import iter_datasets
 
     found = sorted(iter_datasets(str(folder / "models")), key=lambda dataset: dataset.frozen_at)

@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on loopback, for as long as the tests run."""
+"""A real S3 server (SeaweedFS) on the loopback interface for the duration of the tests."""
 
 import contextlib
 import functools
@@ -21,12 +21,12 @@ _SECONDS_TO_START = 120
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server is and how to talk to it."""
+    """The address and credentials of the server."""
 
     endpoint: str
 
     def settings(self, bucket: str, *, may_write: bool = True) -> dict[str, str]:
-        """Return what dtool-s3 wants in the environment for a bucket."""
+        """Return the environment variables that dtool-s3 needs for a bucket."""
         return {
             f"DTOOL_S3_ENDPOINT_{bucket}": self.endpoint,
             f"DTOOL_S3_ACCESS_KEY_ID_{bucket}": ACCESS_KEY if may_write else READER_KEY,
@@ -48,7 +48,7 @@ def _client(endpoint: str):
 
 @contextlib.contextmanager
 def running_s3_server(directory: Path) -> Iterator[S3Server]:
-    """Start the server on free ports, wait until it answers, and stop it at the end."""
+    """Run the server on free ports: start it, wait until it answers, and stop it at the end."""
     weed = Path(sys.executable).with_name("weed")
     command = str(weed) if weed.exists() else shutil.which("weed")
     if command is None:
@@ -74,7 +74,7 @@ def running_s3_server(directory: Path) -> Iterator[S3Server]:
     )
     data = directory / "data"
     data.mkdir()
-    # Every service has its own port, or it takes a well-known one that somebody else may use.
+    # Without a port of its own, a service takes a well-known one, which may be in use.
     services = ("master", "volume", "filer", "s3")
     names = [*(f"{name}.port" for name in services), *(f"{name}.port.grpc" for name in services)]
     names += ["s3.port.iceberg", "s3.port.lance"]
@@ -104,14 +104,14 @@ def running_s3_server(directory: Path) -> Iterator[S3Server]:
         _wait_until_it_answers(process, server, directory / "server.log")
         yield server
     finally:
-        # It takes its time to end in good order, and nobody needs what it holds.
+        # An orderly shutdown takes long, and its data is not needed.
         process.kill()
         process.wait()
         log.close()
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on loopback that nobody uses at the moment."""
+    """Return unused ports of the loopback interface."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -122,7 +122,7 @@ def free_ports(count: int) -> list[int]:
 def _wait_until_it_answers(process: subprocess.Popen, server: S3Server, log: Path) -> None:
     deadline = time.monotonic() + _SECONDS_TO_START
     while time.monotonic() < deadline and process.poll() is None:
-        # That the port is open is not enough: the storage behind it comes up later.
+        # An open port is not enough: the storage starts later.
         try:
             server.client().create_bucket(Bucket="probe")
             server.client().put_object(Bucket="probe", Key="probe", Body=b"x")

@@ -1,4 +1,4 @@
-"""How figures are taken and judged. That every benchmark runs is seen by `python -m benchmarks --short`."""
+"""The measurement and judgement of benchmarks. `python -m benchmarks --short` checks that every benchmark runs."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ COMPARISON = Comparison(
 )
 
 
-def test_cases_take_turns_in_an_order_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cases_alternate_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "gc", SimpleNamespace(collect=lambda: None))  # of all tests' objects, it takes long
     calls: list[str] = []
 
@@ -44,7 +44,7 @@ def test_a_bar_judges_a_ratio_or_a_figure() -> None:
     assert COMPARISON.reached(Bar("theirs", 1.0, against="ours", statistic="first")) == 2.0
 
 
-def test_tables_say_what_is_met(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_tables_show_which_bars_are_met(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     show(Console(width=200), COMPARISON)
     shown = capsys.readouterr().out
     assert "ours against theirs (median): 0.5, at most 0.4: NOT MET" in shown

@@ -1,4 +1,4 @@
-"""DtoolProvenanceCallback in real Trainers: the user's policy decides, and nothing else changes."""
+"""DtoolProvenanceCallback in real Trainers, under the user's checkpoint policy."""
 
 import copy
 import logging
@@ -57,7 +57,7 @@ def test_a_checkpoint_can_be_loaded_by_the_best_uri(tmp_path: Path, models: Path
     assert set(checkpoint.tags) == {"lightning-checkpoint", "best", "last"}
 
 
-def test_the_users_paths_still_work(tmp_path: Path, models: Path) -> None:
+def test_checkpoints_can_be_loaded_by_their_local_paths(tmp_path: Path, models: Path) -> None:
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance)
     model = TinyNet()
@@ -74,13 +74,13 @@ def test_the_users_paths_still_work(tmp_path: Path, models: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
-def test_every_stage_loads_by_uri(tmp_path: Path, models: Path, stage: str) -> None:
+def test_every_stage_loads_a_checkpoint_by_uri(tmp_path: Path, models: Path, stage: str) -> None:
     provenance = DtoolProvenanceCallback(str(models))
     model = TinyNet()
     trainer(tmp_path, provenance).fit(model, loader(), loader())
 
     blank = TinyNet()
-    # Another Trainer needs the callback, or the plug-in, to understand the URI; the results of the run stay known.
+    # Another Trainer needs the callback or the plug-in to load a URI. The callback keeps the URIs of the first run.
     uri = provenance.best_uri
     other = trainer(tmp_path, provenance)
     if stage == "predict":
@@ -93,7 +93,9 @@ def test_every_stage_loads_by_uri(tmp_path: Path, models: Path, stage: str) -> N
     assert provenance.best_uri == uri
 
 
-MOVED = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # Lightning's, about another folder
+MOVED = pytest.mark.filterwarnings(
+    "ignore:The dirpath has changed:UserWarning"
+)  # Lightning's warning about another folder
 
 
 @MOVED
@@ -109,7 +111,7 @@ def test_resuming_by_uri_names_the_parent(tmp_path: Path, models: Path) -> None:
     record = DtoolCheckpoint.from_uri(provenance.best_uri).record
     assert record.lineage.parent_checkpoint is not None
     assert record.lineage.parent_checkpoint.uri == first
-    DtoolCheckpoint.from_uri(first).verify()  # another run's dataset is never touched
+    DtoolCheckpoint.from_uri(first).verify()  # the dataset of another run is never changed
 
 
 @MOVED
@@ -129,7 +131,7 @@ def test_resuming_by_lightnings_own_path_names_the_parent_too(tmp_path: Path, mo
 # -- the user's policy --------------------------------------------------------------------------
 
 
-def test_mirror_keeps_what_modelcheckpoint_keeps(tmp_path: Path, models: Path) -> None:
+def test_retention_mirror_keeps_what_modelcheckpoint_keeps(tmp_path: Path, models: Path) -> None:
     policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", monitor="train_loss", save_top_k=2, save_last=True)
     provenance = DtoolProvenanceCallback(str(models))
     trainer(tmp_path, provenance, policy, max_epochs=6).fit(TinyNet(), loader())
@@ -141,7 +143,7 @@ def test_mirror_keeps_what_modelcheckpoint_keeps(tmp_path: Path, models: Path) -
     assert not [path for path in models.iterdir() if path.name not in linked]
 
 
-def test_all_keeps_every_dataset(tmp_path: Path, models: Path) -> None:
+def test_retention_all_keeps_every_dataset(tmp_path: Path, models: Path) -> None:
     provenance = DtoolProvenanceCallback(str(models), retention="all")
     trainer(tmp_path, provenance, max_epochs=4).fit(TinyNet(), loader())
 
@@ -149,7 +151,7 @@ def test_all_keeps_every_dataset(tmp_path: Path, models: Path) -> None:
     assert [DtoolCheckpoint.from_uri(uri).record.checkpoint.epoch for uri in provenance.uris] == [0, 1, 2, 3]
 
 
-def test_best_and_last_of_one_step_are_one_dataset(tmp_path: Path, models: Path) -> None:
+def test_best_and_last_of_one_step_share_a_dataset(tmp_path: Path, models: Path) -> None:
     policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
     provenance = DtoolProvenanceCallback(str(models))
     trainer(tmp_path, provenance, policy).fit(TinyNet(), loader())
@@ -159,7 +161,7 @@ def test_best_and_last_of_one_step_are_one_dataset(tmp_path: Path, models: Path)
     assert provenance.uri_for(policy.last_model_path) == provenance.uri_for(policy.best_model_path) == dataset.uri
 
 
-def test_a_run_that_resumes_from_a_shared_last_keeps_writing_to_last(tmp_path: Path, models: Path) -> None:
+def test_a_run_resumed_from_last_keeps_writing_to_last(tmp_path: Path, models: Path) -> None:
     def policy() -> ModelCheckpoint:
         return ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
 
@@ -172,7 +174,7 @@ def test_a_run_that_resumes_from_a_shared_last_keeps_writing_to_last(tmp_path: P
     assert sorted(path.name for path in (tmp_path / "ckpt").iterdir()) == ["epoch=1-step=12.ckpt", "last.ckpt"]
 
 
-def test_last_as_a_link(tmp_path: Path, models: Path) -> None:
+def test_a_last_checkpoint_saved_as_a_link_has_a_uri(tmp_path: Path, models: Path) -> None:
     torch.manual_seed(0)
     policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last="link", monitor="train_loss", save_top_k=2)
     provenance = DtoolProvenanceCallback(str(models))
@@ -182,7 +184,7 @@ def test_last_as_a_link(tmp_path: Path, models: Path) -> None:
     assert torch.load(policy.last_model_path, weights_only=True)["epoch"] == 2
 
 
-def test_two_policies_that_would_choose_the_same_name(tmp_path: Path, models: Path) -> None:
+def test_two_policies_with_the_same_file_name_get_lightnings_versions(tmp_path: Path, models: Path) -> None:
     def run(folder: Path, *callbacks: L.Callback) -> list[str]:
         one = ModelCheckpoint(dirpath=folder, monitor="train_loss", mode="min")
         two = ModelCheckpoint(dirpath=folder, monitor="val_loss", mode="max")
@@ -190,12 +192,12 @@ def test_two_policies_that_would_choose_the_same_name(tmp_path: Path, models: Pa
         trainer(tmp_path, one, two, *callbacks, max_epochs=4).fit(TinyNet(), loader(), loader())
         return sorted(path.name for path in folder.iterdir())
 
-    # Both save in the same hook: the second must find the first one's name taken, though it is not written yet.
+    # Both save in the same hook: the first name must count as taken even before its file is written.
     plain = run(tmp_path / "plain")
     assert run(tmp_path / "ours", DtoolProvenanceCallback(str(models))) == plain
 
 
-def test_a_fixed_file_name_gets_versions_as_without_us(tmp_path: Path, models: Path) -> None:
+def test_a_fixed_file_name_gets_the_same_versions_as_without_the_callback(tmp_path: Path, models: Path) -> None:
     def run(folder: Path, *callbacks: L.Callback) -> list[str]:
         policy = ModelCheckpoint(dirpath=folder, filename="model", monitor="train_loss", save_top_k=-1)
         trainer(tmp_path, policy, *callbacks, max_epochs=3).fit(TinyNet(), loader())
@@ -206,7 +208,7 @@ def test_a_fixed_file_name_gets_versions_as_without_us(tmp_path: Path, models: P
     assert len(datasets(models)) == len(plain) == 3
 
 
-def test_every_n_steps_and_weights_only(tmp_path: Path, models: Path) -> None:
+def test_weights_only_checkpoints_every_n_steps_are_published(tmp_path: Path, models: Path) -> None:
     policy = ModelCheckpoint(dirpath=tmp_path / "c", every_n_train_steps=4, save_top_k=-1, save_weights_only=True)
     provenance = DtoolProvenanceCallback(str(models))
     trainer(tmp_path, provenance, policy).fit(TinyNet(), loader())
@@ -216,7 +218,7 @@ def test_every_n_steps_and_weights_only(tmp_path: Path, models: Path) -> None:
     assert all(record.weights_only for record in records)
 
 
-def test_save_checkpoint_by_hand_after_the_run(tmp_path: Path, models: Path) -> None:
+def test_save_checkpoint_after_the_run_is_published(tmp_path: Path, models: Path) -> None:
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance)
     t.fit(TinyNet(), loader())
@@ -228,7 +230,7 @@ def test_save_checkpoint_by_hand_after_the_run(tmp_path: Path, models: Path) -> 
     assert torch.load(tmp_path / "final.ckpt", weights_only=True)["global_step"] == 12
 
 
-# -- quiet where there is nothing to do ---------------------------------------------------------
+# -- runs without checkpoints -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_save_checkpoint_by_hand_after_the_run(tmp_path: Path, models: Path) -> 
     ids=["fast_dev_run", "no checkpointing", "barebones"],
 )
 @pytest.mark.filterwarnings("ignore:.*barebones.*")
-def test_no_checkpoint_no_dataset_no_noise(tmp_path: Path, models: Path, options: dict) -> None:
+def test_a_run_without_checkpoints_writes_no_dataset_and_no_output(tmp_path: Path, models: Path, options: dict) -> None:
     provenance = DtoolProvenanceCallback(str(models))
     if options.get("barebones"):
         t = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[provenance], **options)
@@ -250,7 +252,7 @@ def test_no_checkpoint_no_dataset_no_noise(tmp_path: Path, models: Path, options
     assert list(models.iterdir()) == []
 
 
-def test_fit_twice_and_validate_on_one_trainer(tmp_path: Path, models: Path) -> None:
+def test_one_trainer_can_fit_twice_and_validate(tmp_path: Path, models: Path) -> None:
     provenance = DtoolProvenanceCallback(str(models), retention="all")
     t = trainer(tmp_path, provenance, max_epochs=1)
     model = TinyNet()
@@ -309,7 +311,7 @@ def test_the_uri_is_announced(tmp_path: Path, models: Path, caplog: pytest.LogCa
     assert provenance.best_uri in caplog.text
 
 
-# -- bad input, before training starts ----------------------------------------------------------
+# -- invalid input, before training starts ------------------------------------------------------
 
 
 class Untouchable(TinyNet):
@@ -319,22 +321,22 @@ class Untouchable(TinyNet):
         raise AssertionError("training started")
 
 
-def test_a_base_uri_that_does_not_exist(tmp_path: Path) -> None:
+def test_a_missing_base_uri_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nowhere"):
         trainer(tmp_path, DtoolProvenanceCallback(str(tmp_path / "nowhere"))).fit(Untouchable(), loader())
 
 
-def test_an_unknown_scheme_is_refused_at_once() -> None:
+def test_an_unknown_scheme_is_refused_immediately() -> None:
     with pytest.raises(InvalidURIError, match="ftp"):
         DtoolProvenanceCallback("ftp://lab/models")
 
 
-def test_a_misspelt_retention_is_refused_at_once(models: Path) -> None:
+def test_a_misspelt_retention_is_refused_immediately(models: Path) -> None:
     with pytest.raises(ConfigurationError, match="miror"):
         DtoolProvenanceCallback(str(models), retention="miror")
 
 
-def test_two_base_uris_in_one_trainer(tmp_path: Path, models: Path) -> None:
+def test_two_base_uris_in_one_trainer_are_refused(tmp_path: Path, models: Path) -> None:
     (tmp_path / "other").mkdir()
     callbacks = [DtoolProvenanceCallback(str(models)), DtoolProvenanceCallback(str(tmp_path / "other"))]
     with pytest.raises(ConfigurationError, match="other"):
@@ -350,7 +352,7 @@ def test_sharded_strategies_are_refused(tmp_path: Path, models: Path, monkeypatc
         DtoolProvenanceCallback(str(models)).setup(t, TinyNet(), "fit")
 
 
-def test_a_trainer_from_pytorch_lightning(tmp_path: Path, models: Path) -> None:
+def test_a_trainer_from_pytorch_lightning_is_refused(tmp_path: Path, models: Path) -> None:
     pl = pytest.importorskip("pytorch_lightning")
 
     class PlNet(pl.LightningModule):
@@ -361,7 +363,7 @@ def test_a_trainer_from_pytorch_lightning(tmp_path: Path, models: Path) -> None:
         DtoolProvenanceCallback(str(models)).setup(t, PlNet(), "fit")
 
 
-# -- a store that fails later -------------------------------------------------------------------
+# -- a store that fails during training ---------------------------------------------------------
 
 
 def break_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +384,7 @@ def test_a_store_that_fails_never_stops_training(tmp_path: Path, models: Path, m
     assert t.current_epoch == 3
     assert len(provenance.errors) == 3
     assert provenance.best_uri is None
-    # The plain checkpoint is where Lightning says it is.
+    # The plain checkpoint is at Lightning's own path.
     assert same(
         weights(TinyNet.load_from_checkpoint(t.checkpoint_callback.best_model_path, weights_only=True)), weights(model)
     )
@@ -395,14 +397,14 @@ def test_a_failing_store_gives_a_warning(tmp_path: Path, models: Path, monkeypat
         trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=1).fit(TinyNet(), loader())
 
 
-def test_strict_raises(tmp_path: Path, models: Path, monkeypatch) -> None:
+def test_a_strict_callback_raises_a_failure_of_the_store(tmp_path: Path, models: Path, monkeypatch) -> None:
     break_the_store(monkeypatch)
     with pytest.raises(PublishError, match="the disk is full"):
         trainer(tmp_path, DtoolProvenanceCallback(str(models), strict=True)).fit(TinyNet(), loader())
 
 
 @pytest.mark.filterwarnings("ignore::lightning_dtool.errors.ProvenanceWarning")
-def test_the_last_good_dataset_outlives_a_failed_successor(tmp_path: Path, models: Path, monkeypatch) -> None:
+def test_the_last_good_dataset_survives_a_failed_successor(tmp_path: Path, models: Path, monkeypatch) -> None:
     from lightning_dtool.store import DatasetWriter
 
     commit = DatasetWriter.commit
@@ -417,7 +419,7 @@ def test_the_last_good_dataset_outlives_a_failed_successor(tmp_path: Path, model
     assert "superseded" in dataset.tags()
 
 
-def test_an_exception_in_training_stays_the_users_own(tmp_path: Path, models: Path, monkeypatch) -> None:
+def test_an_exception_of_the_user_is_raised_unchanged(tmp_path: Path, models: Path, monkeypatch) -> None:
     class Broken(TinyNet):
         def on_train_epoch_start(self) -> None:
             if self.current_epoch == 1:
@@ -427,7 +429,7 @@ def test_an_exception_in_training_stays_the_users_own(tmp_path: Path, models: Pa
     with pytest.raises(ZeroDivisionError, match="mine"):
         trainer(tmp_path, provenance, max_epochs=3).fit(Broken(), loader())
 
-    # Flushed all the same, and the record says how it ended.
+    # The checkpoint is published nevertheless, and its record says how the run ended.
     checkpoint = DtoolCheckpoint.from_uri(provenance.last_uri)
     assert checkpoint.annotations["run_status"] == "failed"
     checkpoint.verify()
@@ -450,7 +452,7 @@ def test_hyperparameters_that_are_not_json_are_recorded_with_a_gap(tmp_path: Pat
     assert any(gap.fact == "model.hyperparameters.act" for gap in record.gaps)
 
 
-def test_a_skipped_epoch_leaves_no_mode_behind(tmp_path: Path, models: Path) -> None:
+def test_a_skipped_epoch_leaves_no_function_mode_behind(tmp_path: Path, models: Path) -> None:
     from torch.overrides import _get_current_function_mode_stack
 
     class Skips(TinyNet):
@@ -461,7 +463,7 @@ def test_a_skipped_epoch_leaves_no_mode_behind(tmp_path: Path, models: Path) -> 
     assert _get_current_function_mode_stack() == []
 
 
-def test_an_exception_leaves_no_mode_behind(tmp_path: Path, models: Path) -> None:
+def test_an_exception_leaves_no_function_mode_behind(tmp_path: Path, models: Path) -> None:
     from torch.overrides import _get_current_function_mode_stack
 
     class Breaks(TinyNet):
@@ -473,12 +475,12 @@ def test_an_exception_leaves_no_mode_behind(tmp_path: Path, models: Path) -> Non
     assert _get_current_function_mode_stack() == []
 
 
-def test_foreign_data_gives_one_warning_with_the_guideline_and_the_remedy(tmp_path: Path, models: Path) -> None:
+def test_data_without_a_uri_gives_one_warning_with_guideline_and_remedy(tmp_path: Path, models: Path) -> None:
     with pytest.warns(ProvenanceWarning, match="The record cannot say by URI") as caught:
         trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=3).fit(TinyNet(), loader(), loader())
-    (told,) = [str(warning.message) for warning in caught if "by URI" in str(warning.message)]
-    assert "lightning-dtool pack" in told
-    assert "dtoolAI" in told
+    (warning_text,) = [str(warning.message) for warning in caught if "by URI" in str(warning.message)]
+    assert "lightning-dtool pack" in warning_text
+    assert "dtoolAI" in warning_text
 
 
 def test_a_secret_in_the_hyperparameters_gives_a_warning_before_the_first_save(tmp_path: Path, models: Path) -> None:
@@ -496,7 +498,7 @@ def test_a_secret_in_the_hyperparameters_gives_a_warning_before_the_first_save(t
     assert "checkpoint.hyper_parameters.wandb_api_key" in {gap.fact for gap in record.gaps}
 
 
-def test_a_model_can_still_be_pickled_whole_with_its_trainer(tmp_path: Path, models: Path) -> None:
+def test_a_model_can_be_pickled_with_its_trainer(tmp_path: Path, models: Path) -> None:
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance)
     model = TinyNet()

@@ -1,4 +1,4 @@
-"""DtoolCheckpoint: what a reader holds."""
+"""DtoolCheckpoint: loading, verification, safety, and the class of a recorded model."""
 
 import os
 import subprocess
@@ -40,13 +40,13 @@ def train(tmp_path: Path, models: Path, model: L.LightningModule, **options: Any
     return provenance.best_uri
 
 
-def test_weights_alone(tmp_path: Path, models: Path) -> None:
+def test_the_state_dict_is_loaded(tmp_path: Path, models: Path) -> None:
     model = TinyNet()
     checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, model))
     assert same(checkpoint.load_state_dict(), weights(model))
 
 
-def test_the_weights_outlive_the_dataset(tmp_path: Path, models: Path) -> None:
+def test_loaded_weights_survive_deletion_of_the_dataset(tmp_path: Path, models: Path) -> None:
     model = TinyNet()
     checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, model))
     loaded, module = checkpoint.load_state_dict(), checkpoint.load_module()
@@ -64,7 +64,7 @@ def test_hyperparameters_can_be_overridden(tmp_path: Path, models: Path) -> None
     assert module.hparams["lr"] == 0.1
 
 
-def test_opening_reads_metadata_only(tmp_path: Path, models: Path, monkeypatch) -> None:
+def test_opening_reads_only_metadata(tmp_path: Path, models: Path, monkeypatch) -> None:
     uri = train(tmp_path, models, TinyNet())
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the checkpoint was read"))
     checkpoint = DtoolCheckpoint.from_uri(uri)
@@ -72,7 +72,7 @@ def test_opening_reads_metadata_only(tmp_path: Path, models: Path, monkeypatch) 
     assert "best" in checkpoint.tags
 
 
-# -- verified before anything is used -----------------------------------------------------------
+# -- verification before use --------------------------------------------------------------------
 
 
 def test_a_changed_byte_is_found_before_anything_is_unpickled(tmp_path: Path, models: Path, monkeypatch) -> None:
@@ -81,7 +81,7 @@ def test_a_changed_byte_is_found_before_anything_is_unpickled(tmp_path: Path, mo
     content = bytearray(item.read_bytes())
     content[len(content) // 2] ^= 1
     item.write_bytes(content)
-    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled before it was verified"))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled before verification"))
 
     with pytest.raises(VerificationError, match=r"checkpoint\.ckpt"):
         DtoolCheckpoint.from_uri(checkpoint.uri).load_module()
@@ -89,7 +89,7 @@ def test_a_changed_byte_is_found_before_anything_is_unpickled(tmp_path: Path, mo
         checkpoint.verify()
 
 
-def test_a_large_file_is_verified_once_in_a_process(tmp_path: Path, models: Path, monkeypatch) -> None:
+def test_a_large_file_is_verified_once_per_process(tmp_path: Path, models: Path, monkeypatch) -> None:
     checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, TinyNet()))
     read = []
     verify = type(checkpoint.dataset).verify
@@ -101,7 +101,7 @@ def test_a_large_file_is_verified_once_in_a_process(tmp_path: Path, models: Path
     assert len(read) == 1
 
 
-def test_a_data_set_is_no_checkpoint(models: Path) -> None:
+def test_a_dataset_of_data_is_not_a_checkpoint(models: Path) -> None:
     with DatasetWriter("leaves", str(models)) as writer:
         writer.put_bytes(b"x", "oak.png")
         dataset = writer.commit()
@@ -113,17 +113,17 @@ def test_a_data_set_is_no_checkpoint(models: Path) -> None:
 
 
 class Exotic:
-    """A class that a safe load does not know."""
+    """A class that `weights_only` loading does not allow."""
 
 
 class WithExotic(TinyNet):
-    """A model that puts an object of its own into the checkpoint."""
+    """A model that adds an object of a user-defined class to the checkpoint."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["exotic"] = Exotic()
 
 
-def test_a_safe_load_names_the_types_that_it_refuses(tmp_path: Path, models: Path) -> None:
+def test_the_error_of_a_safe_load_names_the_refused_types(tmp_path: Path, models: Path) -> None:
     checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, WithExotic()))
     with pytest.raises(UnsafeCheckpointError, match=r"Exotic.*add_safe_globals.*weights_only=False"):
         checkpoint.load_module()
@@ -132,7 +132,7 @@ def test_a_safe_load_names_the_types_that_it_refuses(tmp_path: Path, models: Pat
         assert isinstance(checkpoint.load_module(), WithExotic)
 
 
-def test_a_pickle_bomb_does_not_go_off(tmp_path: Path, models: Path) -> None:
+def test_a_malicious_pickle_is_not_executed(tmp_path: Path, models: Path) -> None:
     class Bomb:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "exploded"),)
@@ -155,10 +155,10 @@ def test_a_pickle_bomb_does_not_go_off(tmp_path: Path, models: Path) -> None:
 
 
 class FromURI(DtoolModelMixin, TinyNet):
-    """A model with the classmethod."""
+    """A model with DtoolModelMixin."""
 
 
-def test_the_mixin(tmp_path: Path, models: Path) -> None:
+def test_the_mixin_loads_a_module_by_uri(tmp_path: Path, models: Path) -> None:
     model = FromURI()
     uri = train(tmp_path, models, model)
     loaded = FromURI.from_uri(uri, lr=0.5)
@@ -167,14 +167,14 @@ def test_the_mixin(tmp_path: Path, models: Path) -> None:
     assert loaded.hparams["lr"] == 0.5
 
 
-def test_a_class_whose_source_has_changed_is_a_warning(tmp_path: Path, models: Path, monkeypatch) -> None:
+def test_a_class_whose_source_has_changed_gives_a_warning(tmp_path: Path, models: Path, monkeypatch) -> None:
     checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, TinyNet()))
     monkeypatch.setattr("lightning_dtool.checkpoint.source_digest", lambda cls: "0" * 64)
     with pytest.warns(ProvenanceWarning, match="source of kit:TinyNet has changed since"):
         checkpoint.load_module()
 
 
-def test_a_class_from_pytorch_lightning(tmp_path: Path, models: Path) -> None:
+def test_a_class_from_pytorch_lightning_is_refused(tmp_path: Path, models: Path) -> None:
     pl = pytest.importorskip("pytorch_lightning")
 
     class PlNet(pl.LightningModule):
@@ -236,7 +236,7 @@ READER = """
 
 @pytest.fixture(scope="module")
 def script_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Train in a script of its own, with a local module; return the URI and the test loss."""
+    """Train in a separate script with a local module, and return the URI and the test loss."""
     tmp_path = tmp_path_factory.mktemp("script")
     project = tmp_path / "project"
     project.mkdir()
@@ -245,7 +245,7 @@ def script_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     (project / "train.py").write_text(textwrap.dedent(SCRIPT))
     run(project / "train.py", tmp_path, cwd=tmp_path)
     uri, loss = (tmp_path / "result").read_text().split()
-    (project / "layers.py").unlink()  # the reader has nothing but the URI
+    (project / "layers.py").unlink()  # the reader has only the URI
     (project / "train.py").unlink()
     return uri, loss
 
@@ -255,11 +255,11 @@ def run(*arguments: str | Path, cwd: Path, fresh: bool = False) -> subprocess.Co
     return programs.run(*arguments, cwd=cwd, env=environment, fresh=fresh)
 
 
-def test_a_fresh_process_gets_the_recorded_metric_exactly(tmp_path: Path, script_run: tuple[str, str]) -> None:
+def test_a_new_process_gets_the_recorded_metric_exactly(tmp_path: Path, script_run: tuple[str, str]) -> None:
     uri, loss = script_run
     (tmp_path / "read.py").write_text(textwrap.dedent(READER))
     done = run(tmp_path / "read.py", uri, tmp_path, cwd=tmp_path, fresh=True)
-    # The script's training code stands at its top level and would fail here if it ran again.
+    # The script trains at its top level, which would fail here if it ran again.
     assert done.stdout.split()[-1] == loss
 
 

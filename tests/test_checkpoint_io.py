@@ -1,4 +1,4 @@
-"""DtoolCheckpointIO as a plug-in of its own, and beside other checkpoint plug-ins."""
+"""DtoolCheckpointIO as a separate plug-in, and with other checkpoint plug-ins."""
 
 import errno
 import gc
@@ -31,7 +31,7 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-def test_it_works_alone(tmp_path: Path, models: Path) -> None:
+def test_the_plug_in_works_without_the_callback(tmp_path: Path, models: Path) -> None:
     t = trainer(tmp_path, plugins=[DtoolCheckpointIO(str(models))])
     model = TinyNet(lr=0.01)
     t.fit(model, loader())
@@ -40,12 +40,12 @@ def test_it_works_alone(tmp_path: Path, models: Path) -> None:
     checkpoint = DtoolCheckpoint.from_uri(dataset.uri)
     assert same(weights(checkpoint.load_module(TinyNet)), weights(model))
     assert checkpoint.record.model.hyperparameters["lr"] == 0.01
-    # What a bare checkpoint cannot tell is said, not guessed.
+    # Facts that a checkpoint without the callback lacks are gaps.
     assert {"model.class_path", "data", "optimizers"} <= {gap.fact for gap in checkpoint.record.gaps}
     t.test(TinyNet(), loader(), ckpt_path=dataset.uri, verbose=False)
 
 
-def test_plug_in_and_callback_together_are_one(tmp_path: Path, models: Path) -> None:
+def test_the_callback_uses_the_plug_in_of_the_trainer(tmp_path: Path, models: Path) -> None:
     io = DtoolCheckpointIO(str(models))
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance, plugins=[io])
@@ -56,7 +56,7 @@ def test_plug_in_and_callback_together_are_one(tmp_path: Path, models: Path) -> 
     assert DtoolCheckpoint.from_uri(provenance.best_uri).record.model.class_path == "kit:TinyNet"
 
 
-def test_lightnings_asynchronous_io_gives_way(tmp_path: Path, models: Path) -> None:
+def test_lightnings_asynchronous_io_is_replaced(tmp_path: Path, models: Path) -> None:
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance, plugins=[AsyncCheckpointIO()])
     t.fit(TinyNet(), loader())
@@ -82,7 +82,7 @@ def test_a_users_own_checkpoint_io_still_writes_its_file(tmp_path: Path, models:
     DtoolCheckpoint.from_uri(provenance.best_uri).verify()
 
 
-def test_bare_state_dicts_and_the_tuners_files_are_left_alone(tmp_path: Path, models: Path) -> None:
+def test_bare_state_dicts_and_files_of_the_tuner_are_not_published(tmp_path: Path, models: Path) -> None:
     io = DtoolCheckpointIO(str(models))
     io.save_checkpoint({"weight": torch.ones(2)}, tmp_path / ".temp.ckpt")
     io.save_checkpoint({"pytorch-lightning_version": "2", "epoch": 0}, tmp_path / ".lr_find_1.ckpt")
@@ -95,7 +95,7 @@ def test_bare_state_dicts_and_the_tuners_files_are_left_alone(tmp_path: Path, mo
     assert not (tmp_path / ".lr_find_1.ckpt").exists()
 
 
-def test_batch_size_finder(tmp_path: Path, models: Path) -> None:
+def test_the_batch_size_finder_works(tmp_path: Path, models: Path) -> None:
     class Sized(TinyNet):
         def __init__(self) -> None:
             super().__init__()
@@ -112,7 +112,7 @@ def test_batch_size_finder(tmp_path: Path, models: Path) -> None:
     assert len(provenance.uris) == 1
 
 
-def test_a_removed_checkpoint_is_gone_at_once(tmp_path: Path, models: Path) -> None:
+def test_a_removed_checkpoint_and_its_dataset_are_deleted(tmp_path: Path, models: Path) -> None:
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance)
     t.fit(TinyNet(), loader())
@@ -125,14 +125,14 @@ def test_a_removed_checkpoint_is_gone_at_once(tmp_path: Path, models: Path) -> N
     assert provenance.uris == []
 
 
-def test_a_file_that_is_not_ours_is_removed_as_lightning_does(tmp_path: Path, models: Path) -> None:
+def test_a_plain_file_is_removed_as_by_lightning(tmp_path: Path, models: Path) -> None:
     (tmp_path / "old.ckpt").write_bytes(b"x")
     DtoolCheckpointIO(str(models)).remove_checkpoint(tmp_path / "old.ckpt")
     assert not (tmp_path / "old.ckpt").exists()
 
 
 def test_the_same_step_with_other_weights_is_another_dataset(tmp_path: Path, models: Path) -> None:
-    """Stochastic weight averaging changes the weights at the end, without a step."""
+    """Stochastic weight averaging changes the weights at the end without another step."""
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance)
     model = TinyNet()
@@ -146,7 +146,7 @@ def test_the_same_step_with_other_weights_is_another_dataset(tmp_path: Path, mod
     assert same(weights(TinyNet.load_from_checkpoint(tmp_path / "averaged.ckpt", weights_only=True)), weights(model))
 
 
-def test_a_second_run_into_the_same_folder_touches_nothing_old(tmp_path: Path, models: Path) -> None:
+def test_a_second_run_into_the_same_folder_changes_nothing_old(tmp_path: Path, models: Path) -> None:
     def once() -> str:
         provenance = DtoolProvenanceCallback(str(models))
         policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", filename="model", enable_version_counter=False)
@@ -159,18 +159,20 @@ def test_a_second_run_into_the_same_folder_touches_nothing_old(tmp_path: Path, m
     assert [path.name for path in (tmp_path / "ckpt").iterdir()] == ["model.ckpt"]
 
 
-def test_it_can_be_pickled_for_a_spawned_process(models: Path) -> None:
+def test_the_plug_in_can_be_pickled_for_a_spawned_process(models: Path) -> None:
     io = pickle.loads(pickle.dumps(DtoolCheckpointIO(str(models), retention="all")))
     assert io.retention == "all"
     assert io.publications == []
 
 
-def test_a_misspelt_retention(models: Path) -> None:
+def test_a_misspelt_retention_is_refused(models: Path) -> None:
     with pytest.raises(ConfigurationError, match="'mirror' or 'all'"):
         DtoolCheckpointIO(str(models), retention="everything")  # type: ignore[arg-type]
 
 
-def test_a_path_has_one_name(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_and_absolute_paths_have_the_same_uri(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance)
@@ -180,7 +182,7 @@ def test_a_path_has_one_name(tmp_path: Path, models: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.filterwarnings("ignore::lightning_dtool.errors.ProvenanceWarning")
-def test_a_fact_that_cannot_be_described_costs_no_checkpoint(tmp_path: Path, models: Path, monkeypatch) -> None:
+def test_a_failing_description_loses_no_checkpoint(tmp_path: Path, models: Path, monkeypatch) -> None:
     monkeypatch.setattr("lightning_dtool.capture.recorder.describe", lambda *_: 1 / 0)
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance)
@@ -210,7 +212,7 @@ def test_without_memory_for_a_copy_a_checkpoint_is_streamed(
     model = TinyNet()
     t.fit(model, loader())
 
-    # A dataset is there as soon as the save has ended, and the states of one step are one dataset.
+    # The dataset exists as soon as the save ends, and equal states of one step share a dataset.
     assert frozen == [True, True]
     assert provenance.uri_for(policy.last_model_path) == provenance.uri_for(policy.best_model_path)
     assert provenance.uri_for(watch.best_model_path) is not None
@@ -220,7 +222,7 @@ def test_without_memory_for_a_copy_a_checkpoint_is_streamed(
 
 
 class Uncopyable:
-    """Can be saved, and not copied."""
+    """An object that can be saved but not copied."""
 
     def __deepcopy__(self, memory: Any) -> "Uncopyable":
         raise TypeError("no copies, please")
@@ -235,7 +237,9 @@ def test_a_state_that_cannot_be_copied_is_streamed(tmp_path: Path, models: Path)
     assert isinstance(torch.load(tmp_path / "a.ckpt", weights_only=False)["mine"], Uncopyable)
 
 
-def test_ctrl_c_while_a_checkpoint_is_streamed(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_a_checkpoint_is_streamed_leaves_nothing_behind(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
@@ -245,18 +249,20 @@ def test_ctrl_c_while_a_checkpoint_is_streamed(tmp_path: Path, models: Path, mon
     with pytest.raises(KeyboardInterrupt):
         io.save_checkpoint(state, tmp_path / "a.ckpt")
     io.teardown()
-    # Neither an empty file, which would look like a checkpoint, nor a dataset.
+    # There is neither an empty file, which would look like a checkpoint, nor a dataset.
     assert not (tmp_path / "a.ckpt").exists()
     assert list(iter_datasets(str(models))) == []
     assert io.publication_for(tmp_path / "a.ckpt") is None
 
 
-def test_a_wrong_size_of_memory_is_refused(models: Path) -> None:
+def test_a_negative_staging_memory_is_refused(models: Path) -> None:
     with pytest.raises(ConfigurationError, match="staging_memory"):
         DtoolProvenanceCallback(str(models), staging_memory=-1)
 
 
-def test_memory_is_ready_before_the_first_checkpoint_and_returned_at_the_end(tmp_path: Path, models: Path) -> None:
+def test_staging_memory_is_allocated_before_the_first_checkpoint_and_freed_at_the_end(
+    tmp_path: Path, models: Path
+) -> None:
     class Wide(TinyNet):
         def __init__(self) -> None:
             super().__init__()
@@ -284,14 +290,14 @@ def test_memory_is_ready_before_the_first_checkpoint_and_returned_at_the_end(tmp
 
 
 @pytest.mark.parametrize("possible", [True, False])
-def test_a_process_writes_large_checkpoints_where_there_can_be_one(
+def test_a_process_writes_large_checkpoints_where_possible(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, possible: bool
 ) -> None:
     def train(*callbacks: Any) -> tuple[TinyNet, Any]:
         seed_everything(3)
         model = TinyNet(hidden=250_000)
         t = trainer(tmp_path, *callbacks)
-        t.fit(model, loader(workers=2, shuffle=True))  # workers, which are forked while the process runs
+        t.fit(model, loader(workers=2, shuffle=True))  # workers are forked while the writing process runs
         return model, t.strategy.checkpoint_io
 
     started: list[Any] = []
@@ -318,13 +324,15 @@ def test_a_process_writes_large_checkpoints_where_there_can_be_one(
 
 
 def large_state(step: int, value: float) -> dict[str, Any]:
-    """Return a state of several tensors of one size, as weights and what Adam keeps of them."""
+    """Return a state of several tensors of equal size, like weights and their Adam state."""
     tensors = {f"w{number}": torch.full((100_000,), value + number) for number in range(6)}
     return {"pytorch-lightning_version": "2", "epoch": 0, "global_step": step, "state_dict": tensors}
 
 
-def test_ctrl_c_while_a_checkpoint_is_copied(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ModelCheckpoint may save at once when training is interrupted: that copy must be the state, and no mixture."""
+def test_a_checkpoint_saved_after_ctrl_c_during_a_copy_is_consistent(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ModelCheckpoint may save immediately after an interruption: that copy must not mix two states."""
     copy_all, main, interrupts = staging._copy_all, threading.main_thread(), [False, True, False]
 
     def slow_and_interrupted(pairs: Any) -> None:
@@ -355,7 +363,7 @@ def test_ctrl_c_while_a_checkpoint_is_copied(tmp_path: Path, models: Path, monke
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_where_nothing_can_be_written_nothing_looks_like_a_checkpoint(
+def test_a_failed_write_leaves_nothing_that_looks_like_a_checkpoint(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, background: bool
 ) -> None:
     def full(*_: Any) -> None:
@@ -375,7 +383,7 @@ def test_where_nothing_can_be_written_nothing_looks_like_a_checkpoint(
     assert [type(error) for error in plugin.errors] == [OSError, OSError]
 
 
-def test_an_error_holds_no_state(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_keeps_no_state_alive(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[weakref.ref[Any]] = []
 
     def failing(staged: Any, *_: Any) -> None:
@@ -404,7 +412,7 @@ DtoolCheckpointIO(sys.argv[1]).save_checkpoint(state, sys.argv[2])
 """
 
 
-def test_a_program_does_not_end_before_its_last_checkpoint_is_safe(tmp_path: Path, models: Path) -> None:
+def test_a_program_does_not_end_before_its_last_checkpoint_is_written(tmp_path: Path, models: Path) -> None:
     programs.run("-c", PROGRAM, str(models), str(tmp_path / "a.ckpt"), cwd=tmp_path, fresh=True)
     (dataset,) = iter_datasets(str(models))
     dataset.verify()

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, in any locale, and how it ends."""
+"""The command line: output, exit codes, locales, and untrusted content."""
 
 import json
 import os
@@ -30,7 +30,7 @@ HOSTILE = "[red]x[bold]\x1b[2J\x9b31m\u202e:smile:"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the checkpoints of a real run: the best two of three epochs."""
+    """Return a folder with the checkpoints of the best two of three epochs of a real run."""
     folder = tmp_path_factory.mktemp("run")
     base = folder / "models"
     base.mkdir()
@@ -47,7 +47,7 @@ def checkpoint(models: Path) -> str:
 
 @pytest.fixture
 def damaged(checkpoint: str, tmp_path: Path) -> Path:
-    """Return a copy of the checkpoint's folder, to be damaged."""
+    """Return a copy of the checkpoint's folder that a test can damage."""
     return Path(shutil.copytree(local_path(checkpoint), tmp_path / "copy"))  # type: ignore[arg-type]
 
 
@@ -57,7 +57,7 @@ def record_of(checkpoint: str) -> dict[str, Any]:
 
 
 def rename(folder: Path, name: str) -> None:
-    """Write a name into a dataset's metadata, as no well-behaved tool would."""
+    """Write any name into the metadata of a dataset, also one that tools refuse."""
     metadata = folder / ".dtool" / "dtool"
     metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "name": name}))
 
@@ -127,7 +127,7 @@ def test_ls_clips_absurdly_long_annotations(run: Run, base_uri: str, checkpoint:
 # -- show -----------------------------------------------------------------------------------------
 
 
-def test_show_gives_the_record_in_its_order_and_its_gaps(run: Run, checkpoint: str) -> None:
+def test_show_prints_the_record_in_order_with_its_gaps(run: Run, checkpoint: str) -> None:
     text = run("show", checkpoint).stdout
     assert text.startswith(f"{FrozenDataset.from_uri(checkpoint).name}\n{checkpoint}\n")
     headings = [line for line in text.splitlines() if line.isupper() and not line.startswith(" ")]
@@ -143,20 +143,20 @@ def test_show_gives_the_record_in_its_order_and_its_gaps(run: Run, checkpoint: s
     assert all(gap["fact"] in last and gap["reason"] in last for gap in gaps)
 
 
-def test_show_without_gaps_does_not_speak_of_any(run: Run, base_uri: str, checkpoint: str) -> None:
+def test_show_prints_no_section_of_gaps_without_gaps(run: Run, base_uri: str, checkpoint: str) -> None:
     uri = checkpoint_dataset(base_uri, {**record_of(checkpoint), "gaps": []})
     assert "gaps" not in run("show", uri).stdout.replace(uri, "").lower()
 
 
-def test_show_json_is_the_record(run: Run, checkpoint: str) -> None:
+def test_show_json_prints_the_record(run: Run, checkpoint: str) -> None:
     assert json.loads(run("show", checkpoint, "--json").stdout) == record_of(checkpoint)
 
 
-def test_show_takes_a_folder(run: Run, checkpoint: str) -> None:
+def test_show_accepts_a_folder(run: Run, checkpoint: str) -> None:
     assert run("show", local_path(checkpoint)).stdout == run("show", checkpoint).stdout
 
 
-def test_show_counts_what_it_leaves_out_of_long_values(run: Run, base_uri: str, checkpoint: str) -> None:
+def test_show_truncates_long_values_and_counts_the_rest(run: Run, base_uri: str, checkpoint: str) -> None:
     record = record_of(checkpoint)
     record["model"]["hyperparameters"] = {"widths": list(range(1000)), "act": {"type": "a:b", "repr": "<act>"}}
     text = run("show", checkpoint_dataset(base_uri, record)).stdout
@@ -164,7 +164,7 @@ def test_show_counts_what_it_leaves_out_of_long_values(run: Run, base_uri: str, 
     assert "act=<act>" in text
 
 
-def test_show_refuses_a_record_that_was_changed(run: Run, damaged: Path) -> None:
+def test_show_refuses_a_changed_record(run: Run, damaged: Path) -> None:
     path = damaged / "data" / RECORD_ITEM
     path.write_text(path.read_text().replace("kit:TinyNet", "kit:OtherNt"))
     result = run("show", damaged, code=1)
@@ -175,12 +175,12 @@ def test_show_refuses_a_record_that_was_changed(run: Run, damaged: Path) -> None
 # -- verify ---------------------------------------------------------------------------------------
 
 
-def test_verify_says_ok_for_each(run: Run, models: Path) -> None:
+def test_verify_prints_ok_for_each_dataset(run: Run, models: Path) -> None:
     uris = [normalize_uri(path) for path in models.iterdir()]
     assert run("verify", *uris).stdout.splitlines() == [f"ok       {uri}" for uri in uris]
 
 
-def test_verify_says_what_differs(run: Run, damaged: Path, checkpoint: str) -> None:
+def test_verify_prints_what_differs(run: Run, damaged: Path, checkpoint: str) -> None:
     with (damaged / "data" / CHECKPOINT_ITEM).open("r+b") as file:
         file.write(b"changed")
     first, *details = run("verify", damaged, checkpoint, code=1).stdout.splitlines()
@@ -190,7 +190,9 @@ def test_verify_says_what_differs(run: Run, damaged: Path, checkpoint: str) -> N
     assert CHECKPOINT_ITEM in "".join(details)
 
 
-def test_verify_goes_on_after_an_error_and_gives_the_lowest_code(run: Run, damaged: Path, checkpoint: str) -> None:
+def test_verify_continues_after_an_error_and_exits_with_the_lowest_code(
+    run: Run, damaged: Path, checkpoint: str
+) -> None:
     missing = damaged.parent / "missing"
     result = run("verify", missing, checkpoint, code=3)
     assert result.stdout == f"ok       {checkpoint}\n"
@@ -205,7 +207,7 @@ def test_verify_goes_on_after_an_error_and_gives_the_lowest_code(run: Run, damag
     assert found[2]["error"] is None
 
 
-def test_verify_takes_any_frozen_dataset(run: Run, make_dataset: MakeDataset) -> None:
+def test_verify_accepts_any_frozen_dataset(run: Run, make_dataset: MakeDataset) -> None:
     run("verify", make_dataset().uri)
 
 
@@ -221,7 +223,7 @@ def test_resolve_prints_a_path_that_torch_loads(run: Run, checkpoint: str) -> No
     assert found == {"uri": checkpoint, "uuid": FrozenDataset.from_uri(checkpoint).uuid, "path": path[:-1]}
 
 
-def test_resolve_prints_nothing_but_an_error_for_a_file_that_differs(run: Run, damaged: Path) -> None:
+def test_resolve_prints_only_an_error_for_a_changed_file(run: Run, damaged: Path) -> None:
     with (damaged / "data" / CHECKPOINT_ITEM).open("ab") as file:
         file.write(b"more")
     result = run("resolve", damaged, code=1)
@@ -230,7 +232,7 @@ def test_resolve_prints_nothing_but_an_error_for_a_file_that_differs(run: Run, d
     assert result.stderr.count("\n") == 1
 
 
-def test_commands_on_a_remote_store(run: Run, s3_base_uri: str, checkpoint: str) -> None:
+def test_commands_work_on_a_remote_store(run: Run, s3_base_uri: str, checkpoint: str) -> None:
     uri = checkpoint_dataset(s3_base_uri, record_of(checkpoint), epoch=2)
     assert Path(run("resolve", uri).stdout.strip()).read_bytes() == b"weights"
     assert "kit:TinyNet" in run("show", uri).stdout
@@ -251,7 +253,7 @@ def leaves(tmp_path: Path) -> Path:
     return tmp_path / "leaves"
 
 
-def test_pack_prints_the_uri_alone(run: Run, leaves: Path, base_uri: str) -> None:
+def test_pack_prints_only_the_uri(run: Run, leaves: Path, base_uri: str) -> None:
     result = run("pack", leaves, base_uri, "--name", "leaves")
     assert result.stderr == ""
     dataset = FrozenDataset.from_uri(result.stdout.removesuffix("\n"))
@@ -280,7 +282,7 @@ def test_pack_fills_in_the_readme(run: Run, leaves: Path, base_uri: str) -> None
     assert dataset.tags() == ["may", "raw"]
 
 
-def test_pack_with_a_table(run: Run, leaves: Path, base_uri: str, tmp_path: Path) -> None:
+def test_pack_adds_the_columns_of_a_table(run: Run, leaves: Path, base_uri: str, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("path,height\noak/1.txt,1.5\noak/2.txt,2\nelm/1.txt,3\n")
     uri = json.loads(run("pack", leaves, base_uri, "--name", "leaves", "--csv", table, "--json").stdout)["uri"]
@@ -289,12 +291,12 @@ def test_pack_with_a_table(run: Run, leaves: Path, base_uri: str, tmp_path: Path
     assert "elm/1.txt" in run("pack", leaves, base_uri, "--name", "other", "--csv", table, code=2).stderr
 
 
-def test_pack_asks_nothing_where_there_is_no_terminal(run: Run, leaves: Path, base_uri: str) -> None:
+def test_pack_asks_nothing_without_a_terminal(run: Run, leaves: Path, base_uri: str) -> None:
     assert "--name" in run("pack", leaves, base_uri, code=2).stderr
 
 
 def on_terminal(*arguments: str, answers: str = "", stdout: int | None = None) -> tuple[str, int]:
-    """Run the script on a terminal of 80 columns; return what the terminal got, and the exit code."""
+    """Run the script on a terminal of 80 columns. Return the output and the exit code."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
     process = subprocess.Popen(
@@ -306,7 +308,7 @@ def on_terminal(*arguments: str, answers: str = "", stdout: int | None = None) -
     while True:
         try:
             part = os.read(ours, 4096)
-        except OSError:  # Linux says so when the other side has closed
+        except OSError:  # Linux raises this when the other side has closed
             break
         if not part:
             break
@@ -315,7 +317,7 @@ def on_terminal(*arguments: str, answers: str = "", stdout: int | None = None) -
     return shown.decode(), process.wait(180)
 
 
-def test_pack_asks_on_a_terminal_for_what_is_not_given(leaves: Path, base_uri: str, tmp_path: Path) -> None:
+def test_pack_asks_on_a_terminal_for_missing_options(leaves: Path, base_uri: str, tmp_path: Path) -> None:
     with (tmp_path / "out").open("w+") as out:
         answers = "\nTrees\nAnn\nann@example.org\ny\n\n"
         options = ("--description", "Given")
@@ -334,7 +336,7 @@ def test_pack_asks_on_a_terminal_for_what_is_not_given(leaves: Path, base_uri: s
     assert readme["personally_identifiable_information"] is False
 
 
-def test_pack_asks_nothing_when_told_so(leaves: Path, base_uri: str) -> None:
+def test_pack_asks_nothing_with_the_option_for_it(leaves: Path, base_uri: str) -> None:
     shown, code = on_terminal("pack", str(leaves), base_uri, "--name", "leaves", "--yes")
     assert code == 0
     assert "Description" not in shown
@@ -347,10 +349,12 @@ def test_ls_fits_a_terminal_of_80_columns(models: Path, checkpoint: str) -> None
     assert "best" in shown
 
 
-# -- how it ends ----------------------------------------------------------------------------------
+# -- exit codes -----------------------------------------------------------------------------------
 
 
-def test_json_says_what_an_error_is_about(run: Run, make_dataset: MakeDataset, leaves: Path, base_uri: str) -> None:
+def test_json_output_of_an_error_has_its_attributes(
+    run: Run, make_dataset: MakeDataset, leaves: Path, base_uri: str
+) -> None:
     dataset = make_dataset({"a.txt": b"1"})
     dataset.path(dataset.item("a.txt").identifier).unlink()
     (found,) = json.loads(run("verify", dataset.uri, "--json", code=1).stdout)
@@ -367,7 +371,9 @@ def test_json_says_what_an_error_is_about(run: Run, make_dataset: MakeDataset, l
     assert (error["type"], error["uri"], error["kind"]) == ("StoreError", f"{base_uri}/nothing", "absent")
 
 
-def test_exit_codes(run: Run, make_dataset: MakeDataset, damaged: Path, leaves: Path, base_uri: str) -> None:
+def test_each_kind_of_error_has_its_exit_code(
+    run: Run, make_dataset: MakeDataset, damaged: Path, leaves: Path, base_uri: str
+) -> None:
     (damaged / ".dtool" / "manifest.json").write_text('{"items": ')
     unfinished = DatasetWriter("unfinished", base_uri, creator_username="tester")
     for command in ("show", "resolve"):
@@ -409,7 +415,7 @@ def test_a_newer_record_is_an_error_that_says_so(run: Run, base_uri: str, checkp
     assert "Upgrade" in run("show", uri, code=3).stderr
 
 
-def test_interrupted(run: Run, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_command_exits_with_130(run: Run, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -418,7 +424,7 @@ def test_interrupted(run: Run, checkpoint: str, monkeypatch: pytest.MonkeyPatch)
     assert result.output == ""
 
 
-def test_a_reader_that_has_seen_enough(checkpoint: str) -> None:
+def test_a_closed_pipe_exits_quietly_with_141(checkpoint: str) -> None:
     process = subprocess.Popen([COMMAND, "show", checkpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()
@@ -428,21 +434,21 @@ def test_a_reader_that_has_seen_enough(checkpoint: str) -> None:
     assert process.wait(180) == 141
 
 
-def test_version(run: Run) -> None:
+def test_the_version_is_printed(run: Run) -> None:
     assert run("--version").stdout.startswith("lightning-dtool, version ")
 
 
-# -- what strangers wrote -------------------------------------------------------------------------
+# -- untrusted content ----------------------------------------------------------------------------
 
 
 def unharmed(text: str) -> Iterator[str]:
-    """Yield the lines of an output after making sure that a terminal would do nothing but print them."""
+    """Yield the lines of an output, asserting that a terminal would only print them."""
     for line in text.splitlines():
         assert line.isprintable(), repr(line)
         yield line
 
 
-def test_markup_and_escape_sequences_are_shown_not_obeyed(run: Run, base_uri: str, checkpoint: str) -> None:
+def test_markup_and_escape_sequences_are_printed_as_text(run: Run, base_uri: str, checkpoint: str) -> None:
     record = record_of(checkpoint)
     record["model"]["hyperparameters"] = {HOSTILE: HOSTILE, "nested": [{HOSTILE: [HOSTILE]}]}
     record["data"]["stages"][HOSTILE] = record["data"]["stages"]["train"]
@@ -466,7 +472,7 @@ def test_a_file_name_cannot_fake_a_result(run: Run, make_dataset: MakeDataset) -
     assert all(line.startswith("  ") for line in details)
 
 
-def test_numbers_that_are_no_json_come_out_as_json(run: Run, base_uri: str, checkpoint: str) -> None:
+def test_numbers_outside_json_are_printed_as_json(run: Run, base_uri: str, checkpoint: str) -> None:
     uri = checkpoint_dataset(base_uri, record_of(checkpoint), monitor={"name": "loss", "value": 0.5})
     path = Path(str(local_path(uri)), ".dtool", "annotations", "monitor.json")
     path.write_text('{"name": "loss", "value": NaN}')
@@ -475,7 +481,7 @@ def test_numbers_that_are_no_json_come_out_as_json(run: Run, base_uri: str, chec
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_any_locale(base_uri: str, checkpoint: str, encoding: str) -> None:
+def test_commands_work_in_any_locale(base_uri: str, checkpoint: str, encoding: str) -> None:
     record = record_of(checkpoint)
     record["model"]["hyperparameters"] = {"größe": "β"}
     uri = checkpoint_dataset(base_uri, record)
@@ -494,7 +500,7 @@ def test_any_locale(base_uri: str, checkpoint: str, encoding: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
-    """Return a checkpoint, the rows of arrays that it was trained on, and a folder for results."""
+    """Return a checkpoint, its training data of array rows, and a folder for results."""
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "models").mkdir()
     x = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
@@ -520,7 +526,7 @@ def test_evaluate_prints_a_table_and_says_that_nothing_was_stored(run: Run, trai
     assert sorted(folder.iterdir()) == before
 
 
-def test_evaluate_json_and_store(run: Run, trained: tuple[str, str, Path]) -> None:
+def test_evaluate_prints_json_and_stores_the_result(run: Run, trained: tuple[str, str, Path]) -> None:
     uri, data, folder = trained
     result = run("evaluate", uri, "--data", data, "--into", folder, "--batch-size", 5, "--json")
     found = json.loads(result.stdout, parse_constant=pytest.fail)
@@ -532,14 +538,14 @@ def test_evaluate_json_and_store(run: Run, trained: tuple[str, str, Path]) -> No
     assert "stored as" in run("evaluate", uri, "--data", data, "--into", folder).stdout
 
 
-def test_evaluate_says_loudly_what_was_trained_on(run: Run, trained: tuple[str, str, Path]) -> None:
+def test_evaluate_warns_about_training_data(run: Run, trained: tuple[str, str, Path]) -> None:
     uri, data, _ = trained
     result = run("evaluate", uri, "--data", data, "--part", "whole", "--workers", 1)
     assert "Warning: The model was trained on 18 of these 24 samples" in result.stderr
     assert "18 of them" in result.stdout
 
 
-def test_evaluate_ends_with_the_code_that_the_help_promises(
+def test_evaluate_has_the_documented_exit_codes(
     run: Run, trained: tuple[str, str, Path], base_uri: str, make_dataset: MakeDataset
 ) -> None:
     uri, data, folder = trained
@@ -554,7 +560,7 @@ def test_evaluate_ends_with_the_code_that_the_help_promises(
     assert "no targets" in error["message"]
 
 
-# -- what it loads --------------------------------------------------------------------------------
+# -- imports --------------------------------------------------------------------------------------
 
 
 def test_no_command_but_evaluate_loads_torch_or_lightning(

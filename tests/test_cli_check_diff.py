@@ -1,4 +1,4 @@
-"""`check` and `diff` on the command line, and long records that do not flood a terminal."""
+"""The commands `check` and `diff`, and the shortened output of long records."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def data(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def runs(folder: Path, data: str) -> tuple[str, str]:
-    """Return the URIs of two checkpoints, trained alike but for the learning rate and the patience."""
+    """Return the URIs of two checkpoints whose trainings differ in learning rate and patience alone."""
     uris = []
     for lr, patience in ((0.05, 3), (0.01, 5)):
         base = folder / f"models-{patience}"
@@ -84,7 +84,7 @@ def test_check_reads_the_record_and_the_data(run: Run, runs: tuple[str, str]) ->
     assert "seed_everything" in found["run.seed"]["remedy"]
 
 
-def test_check_as_text_has_every_point(run: Run, runs: tuple[str, str]) -> None:
+def test_check_prints_every_point(run: Run, runs: tuple[str, str]) -> None:
     found = points(run("check", runs[0], "--json"))
     text = run("check", runs[0]).stdout
     for point in found.values():
@@ -97,12 +97,12 @@ def test_check_as_text_has_every_point(run: Run, runs: tuple[str, str]) -> None:
     assert sum(counts.values()) == len(found)
 
 
-def test_check_fails_only_when_it_is_strict(run: Run, runs: tuple[str, str]) -> None:
+def test_check_fails_only_with_strict(run: Run, runs: tuple[str, str]) -> None:
     assert run("check", runs[0]).stdout == run("check", runs[0], "--strict", code=1).stdout
 
 
-def test_strict_is_content_with_a_complete_record(run: Run, base_uri: str, data: str) -> None:
-    """Of a record that lacks nothing, and of the same one whose data is out of reach."""
+def test_check_strict_passes_for_a_complete_record(run: Run, base_uri: str, data: str) -> None:
+    """The test checks a complete record, and the same record with unreachable data."""
     from results.test_checklist import ITEMS, complete
 
     dataset = FrozenDataset.from_uri(data)
@@ -136,7 +136,7 @@ def test_check_says_why_data_cannot_be_read(run: Run, base_uri: str, runs: tuple
 
 
 @pytest.mark.parametrize("readme", ["", "a: [", "just text", "- a list", "description: 2020-13-45", "a: &a [*a]"])
-def test_check_survives_any_readme(run: Run, base_uri: str, data: str, runs: tuple[str, str], readme: str) -> None:
+def test_check_accepts_any_readme(run: Run, base_uri: str, data: str, runs: tuple[str, str], readme: str) -> None:
     with DatasetWriter("odd", base_uri, creator_username="tester") as writer:
         writer.put_bytes(b"x", "x.txt")
         writer.put_readme(readme)
@@ -161,14 +161,14 @@ def test_check_finds_data_that_was_changed_after_training(
     assert "changed after training" in found["found"]
 
 
-def test_check_of_what_is_no_checkpoint(run: Run, data: str) -> None:
+def test_check_refuses_a_dataset_that_is_not_a_checkpoint(run: Run, data: str) -> None:
     assert "Is this a data set?" in run("check", data, code=3).stderr
 
 
 # -- diff -----------------------------------------------------------------------------------------
 
 
-def test_diff_of_a_checkpoint_with_itself(run: Run, runs: tuple[str, str]) -> None:
+def test_diff_of_a_checkpoint_with_itself_is_empty(run: Run, runs: tuple[str, str]) -> None:
     text = run("diff", runs[0], runs[0]).stdout
     assert text.endswith("Nothing that matters differs.\n")
     found = json.loads(run("diff", runs[0], runs[0], "--json").stdout)
@@ -176,7 +176,7 @@ def test_diff_of_a_checkpoint_with_itself(run: Run, runs: tuple[str, str]) -> No
     assert set(found["metrics"]) == {"train_loss", "val_loss"}
 
 
-def test_diff_tells_by_meaning(run: Run, runs: tuple[str, str]) -> None:
+def test_diff_prints_differences_by_meaning(run: Run, runs: tuple[str, str]) -> None:
     result = json.loads(run("diff", *runs, "--json", code=1).stdout)
     assert [result[key]["uri"] for key in "ab"] == list(runs)
     assert result["same"] is False
@@ -193,7 +193,7 @@ def test_diff_tells_by_meaning(run: Run, runs: tuple[str, str]) -> None:
     assert re.search(r"METRICS AT THE CHECKPOINT\n(.*\n)*  val_loss +[\d.e-]+ +[\d.e-]+ +[+-]", text)
 
 
-def test_diff_of_code_and_packages(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
+def test_diff_prints_differences_of_code_and_packages(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
     record = record_of(runs[0])
 
     def checkpoint(name: str, source: str, requirements: str) -> str:
@@ -217,7 +217,7 @@ def test_diff_of_code_and_packages(run: Run, base_uri: str, runs: tuple[str, str
     assert "source.zip cannot be read" in run("diff", a, damaged, code=3).stderr
 
 
-def test_diff_of_the_same_content_elsewhere_is_said_and_counts_as_the_same(
+def test_diff_of_a_copy_elsewhere_is_printed_and_exits_with_zero(
     run: Run, base_uri: str, data: str, runs: tuple[str, str]
 ) -> None:
     record = record_of(runs[0])
@@ -231,17 +231,17 @@ def test_diff_of_the_same_content_elsewhere_is_said_and_counts_as_the_same(
     }
 
 
-def test_diff_of_what_cannot_be_read(run: Run, data: str, runs: tuple[str, str], tmp_path: Path) -> None:
+def test_diff_of_unreadable_checkpoints_is_an_error(run: Run, data: str, runs: tuple[str, str], tmp_path: Path) -> None:
     run("diff", runs[0], data, code=3)
     run("diff", runs[0], tmp_path / "missing", code=3)
     run("diff", runs[0], code=2)
     copy = Path(shutil.copytree(str(local_path(runs[0])), tmp_path / "copy"))
     (copy / "data" / REQUIREMENTS_ITEM).write_text("torch==0\n")
     result = run("diff", runs[0], copy, "--json", code=1)
-    assert json.loads(result.stdout)["error"]["type"] == "VerificationError"  # and not a difference
+    assert json.loads(result.stdout)["error"]["type"] == "VerificationError"  # instead of a difference
 
 
-def test_diff_bounds_what_it_shows(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
+def test_diff_truncates_long_output(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
     def checkpoint(name: str, value: int) -> str:
         hyperparameters = {f"x{number}": value for number in range(500)} | {"text": f"{value}" * 5000}
         record = record_of(runs[0])
@@ -259,7 +259,7 @@ def test_diff_bounds_what_it_shows(run: Run, base_uri: str, runs: tuple[str, str
 # -- both -----------------------------------------------------------------------------------------
 
 
-def test_a_record_of_a_stranger_cannot_write_to_the_terminal(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
+def test_an_untrusted_record_cannot_control_the_terminal(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
     record = record_of(runs[0])
     record["model"]["hyperparameters"] = {HOSTILE: HOSTILE, "text": f"{HOSTILE}\n{HOSTILE}\n{HOSTILE}"}
     record["metrics"]["at_checkpoint"] = {HOSTILE: HOSTILE}
@@ -274,7 +274,7 @@ def test_a_record_of_a_stranger_cannot_write_to_the_terminal(run: Run, base_uri:
         assert not set(text) & {"\x1b", "\x9b", "\u202e"}
 
 
-def test_neither_loads_torch_nor_lightning(runs: tuple[str, str]) -> None:
+def test_check_and_diff_load_neither_torch_nor_lightning(runs: tuple[str, str]) -> None:
     program = """
 import sys
 from click.testing import CliRunner
@@ -290,7 +290,7 @@ for arguments, code in ((["check", a], 0), (["check", a, "--strict", "--json"], 
     assert done.returncode == 0, done.stderr
 
 
-def test_help_tells_the_exit_codes(run: Run) -> None:
+def test_the_help_lists_the_exit_codes(run: Run) -> None:
     text = " ".join(run("--help").stdout.split())
     assert "check --strict: a point failed or could not be checked; diff, compare: the checkpoints differ" in text
     assert "The exit code is 0 if no relevant difference was found" in run("diff", "--help").stdout
@@ -299,7 +299,7 @@ def test_help_tells_the_exit_codes(run: Run) -> None:
 # -- show -----------------------------------------------------------------------------------------
 
 
-def test_show_shortens_what_is_long_and_says_so(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
+def test_show_shortens_long_lists_and_says_so(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
     record = record_of(runs[0])
     text = "\n".join(f"passage {number}" for number in range(500))
     record["model"] |= {
@@ -314,7 +314,7 @@ def test_show_shortens_what_is_long_and_says_so(run: Run, base_uri: str, runs: t
     record["environment"]["torch_build"] = text
     record["environment"]["variables"] = {"PATH": "x" * 10_000}
     record["data"]["hooks"] = {"on_after_batch_transfer": text}
-    record["gaps"] = []  # how many there are depends on where these tests run
+    record["gaps"] = []  # the number of gaps depends on the machine
     record["metrics"]["history"] = [
         {"epoch": number, "global_step": number, "seconds": 1.5, "metrics": {"loss": 0.5}, "learning_rates": [[0.1]]}
         for number in range(300)
@@ -335,7 +335,7 @@ def test_show_shortens_what_is_long_and_says_so(run: Run, base_uri: str, runs: t
     assert json.loads(run("show", uri, "--json").stdout)["model"]["source"] == text
 
 
-def test_show_of_one_child_keeps_its_name(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
+def test_show_prints_the_name_of_an_only_child(run: Run, base_uri: str, runs: tuple[str, str]) -> None:
     record = record_of(runs[0])
     child = {"name": "layers", "class_path": "a:B", "parameters_total": 2, "parameters_trainable": 2}
     record["model"]["children"] = [child]

@@ -1,4 +1,4 @@
-"""`compare` on the command line."""
+"""The `compare` command."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def trained(tmp_path: Path, arrays: str, name: str, lr: float = 0.05) -> str:
     return provenance.last_uri
 
 
-def test_identical_and_different(tmp_path: Path, arrays: str) -> None:
+def test_identical_and_different_models_have_their_exit_codes(tmp_path: Path, arrays: str) -> None:
     a, same, other = (trained(tmp_path, arrays, name, lr) for name, lr in (("a", 0.05), ("b", 0.05), ("c", 0.01)))
     result = run(a, same)
     assert result.exit_code == 0, result.output
@@ -65,7 +65,7 @@ def test_identical_and_different(tmp_path: Path, arrays: str) -> None:
     assert json.loads(run(a, same, "--json").stdout)["identical"] is True
 
 
-def test_errors_have_the_exit_codes_of_the_others(tmp_path: Path, arrays: str) -> None:
+def test_errors_have_the_exit_codes_of_the_other_commands(tmp_path: Path, arrays: str) -> None:
     assert run(arrays, arrays).exit_code == 3
     result = run(f"{arrays}-gone", arrays, "--json")
     assert result.exit_code == 3
@@ -94,14 +94,14 @@ def comparison(**parts: object) -> Comparison:
     return Comparison(**{**settings, **parts})  # type: ignore[arg-type]
 
 
-def test_what_nobody_knows_is_said() -> None:
+def test_unknown_causes_are_printed_as_unknown() -> None:
     text = shown(comparison())
     assert "No epoch that both recorded shows where they first differ." in text
     assert "No recorded factor differs: the cause was not recorded." in text
     assert "1 of 1 tensors" in text
 
 
-def test_long_lists_are_counted() -> None:
+def test_long_lists_are_truncated_and_counted() -> None:
     text = shown(
         comparison(
             metrics=MetricsComparison(
@@ -115,7 +115,7 @@ def test_long_lists_are_counted() -> None:
 
 
 @pytest.mark.parametrize("part", ["uri_a", "metric", "factor"])
-def test_nothing_from_a_record_reaches_the_terminal_as_it_is(part: str) -> None:
+def test_escape_sequences_in_records_are_not_printed(part: str) -> None:
     text = shown(
         comparison(
             uri_a=HOSTILE if part == "uri_a" else "a",

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md describes the code that is there."""
+"""CONTRIBUTING.md: its map of the house matches the code."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_the_map_lists_every_module_and_folder() -> None:
     assert sorted(named) == sorted(found)
 
 
-def test_every_folder_says_what_it_is_for() -> None:
+def test_every_folder_has_a_docstring_with_its_purpose() -> None:
     for initialiser in PACKAGE.glob("*/__init__.py"):
         first = initialiser.read_text(encoding="utf-8").partition("\n")[0]
         assert re.match(r'"""[A-Z]', first), f"{initialiser}: {first}"

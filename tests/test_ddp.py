@@ -1,4 +1,4 @@
-"""Several processes: one dataset for each checkpoint, and every rank knows its URI."""
+"""Distributed training: one dataset for each checkpoint, whose URI every rank knows."""
 
 import os
 import subprocess
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def test_one_dataset_for_each_checkpoint(tmp_path: Path) -> None:
+def test_each_checkpoint_is_one_dataset(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
     t = trainer(tmp_path, provenance, devices=2, strategy="ddp_fork")
     model = TinyNet()
     t.fit(model, loader())
 
-    # Training went on in child processes; what they published is known here.
+    # The child processes trained; this process knows what they published.
     assert len(provenance.uris) == 2
     assert {dataset.uri for dataset in iter_datasets(str(tmp_path / "models"))} == set(provenance.uris)
     assert provenance.uri_for(t.checkpoint_callback.best_model_path) == provenance.best_uri
@@ -36,7 +36,7 @@ def test_one_dataset_for_each_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.record.trainer.settings["world_size"] == 2
 
 
-def test_a_second_fit_tells_its_own_uris(tmp_path: Path) -> None:
+def test_a_second_fit_has_its_own_uris(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
     found = []
@@ -55,7 +55,7 @@ def test_a_bad_base_uri_fails_on_every_rank(tmp_path: Path) -> None:
 
 
 def test_every_rank_can_load_by_the_best_uri(tmp_path: Path) -> None:
-    """A plain `ddp` script: the same lines run on every rank, so every rank must have the URI."""
+    """A `ddp` script runs the same lines on every rank, so every rank needs the URI."""
     (tmp_path / "models").mkdir()
     script = tmp_path / "train.py"
     script.write_text(

@@ -1,12 +1,12 @@
-"""What the documentation says can be done, can be done.
+"""The documentation: its pages can be followed, its code runs, and its links work.
 
-Each page is followed in a folder of its own, from top to bottom, as a reader would:
+Each page is followed in a separate folder from top to bottom, as a reader would:
 
 - a Python block with a `title` is saved under that name;
 - a block after `<!-- run -->` is run: a Python block together with those around it, as in a notebook;
-- `<!-- run-hidden … -->` holds Python that a reader does not see: the data that a page speaks of.
+- `<!-- run-hidden … -->` holds Python that a reader does not see, such as the data of a page.
 
-All other Python blocks must at least be Python, and import from this package only what is there.
+All other Python blocks must at least be valid Python and import only existing names from this package.
 """
 
 import ast
@@ -52,7 +52,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def steps(page: Path) -> list[Block]:
-    """Return what has to be done to follow a page; Python blocks between others are one step."""
+    """Return the steps to follow a page. Consecutive Python blocks are one step."""
     done: list[Block] = []
     for block in blocks(page):
         if block.title is None and not block.runs:
@@ -100,7 +100,7 @@ def test_a_page_can_be_followed(page: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PYTHON, ids=ids(PYTHON))
-def test_python_blocks_are_python_and_import_what_is_there(page: Path) -> None:
+def test_python_blocks_parse_and_import_existing_names(page: Path) -> None:
     for block in blocks(page):
         if block.language != "python":
             continue
@@ -111,7 +111,7 @@ def test_python_blocks_are_python_and_import_what_is_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_links_between_pages_lead_somewhere(page: str) -> None:
+def test_links_between_pages_have_targets(page: str) -> None:
     # mkdocs checks the links in docs/; these two pages are not part of the site.
     links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
     assert links
@@ -137,5 +137,5 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
         timeout=240,
     )
     assert (tmp_path / "schema" / "provenance.schema.json").exists()
-    # Whatever a page asks the hooks for was put there.
+    # The hooks have replaced every marker for generated content.
     assert [page for page in tmp_path.rglob("*.html") if "<!-- generated" in page.read_text(encoding="utf-8")] == []

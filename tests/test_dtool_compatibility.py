@@ -1,4 +1,4 @@
-"""A checkpoint dataset is an ordinary dtool dataset: the dtool command line works on it, and so does a copy."""
+"""The dtool command line on checkpoint datasets, copies of them, and their size on disk."""
 
 import subprocess
 import sys
@@ -32,32 +32,32 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, TinyNet]:
     return provenance.best_uri, model
 
 
-def test_ls(published: tuple[str, TinyNet]) -> None:
+def test_dtool_ls_lists_a_checkpoint(published: tuple[str, TinyNet]) -> None:
     uri = published[0]
     assert CHECKPOINT_ITEM in dtool("ls", uri)
     assert DtoolCheckpoint.from_uri(uri).name in dtool("ls", uri.rpartition("/")[0])
 
 
-def test_summary(published: tuple[str, TinyNet]) -> None:
+def test_dtool_summary_describes_a_checkpoint(published: tuple[str, TinyNet]) -> None:
     assert "number_of_items: 5" in dtool("summary", published[0])
 
 
-def test_verify(published: tuple[str, TinyNet]) -> None:
+def test_dtool_verify_accepts_a_checkpoint(published: tuple[str, TinyNet]) -> None:
     assert "All good" in dtool("verify", "-f", published[0])
 
 
-def test_readme_show(published: tuple[str, TinyNet]) -> None:
+def test_dtool_readme_show_prints_the_readme(published: tuple[str, TinyNet]) -> None:
     content = yaml.safe_load(dtool("readme", "show", published[0]))
     assert content["model"]["class"] == "kit:TinyNet"
     assert published[0] in content["how_to_load"]
 
 
-def test_annotations_and_tags(published: tuple[str, TinyNet]) -> None:
+def test_dtool_shows_annotations_and_tags(published: tuple[str, TinyNet]) -> None:
     assert "finished" in dtool("annotation", "get", published[0], "run_status")
     assert "best" in dtool("tag", "ls", published[0])
 
 
-def test_a_copy_loads(published: tuple[str, TinyNet], tmp_path: Path) -> None:
+def test_a_copy_by_dtool_can_be_loaded(published: tuple[str, TinyNet], tmp_path: Path) -> None:
     uri, model = published
     copy = dtool("cp", "-q", uri, str(tmp_path)).strip()
     checkpoint = DtoolCheckpoint.from_uri(copy)
@@ -72,8 +72,8 @@ def disk_usage(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*"))
 
 
-def test_bytes_on_disk(tmp_path: Path) -> None:
-    """The dataset is the only full copy: a link stands at Lightning's own path."""
+def test_a_checkpoint_is_stored_once_on_disk(tmp_path: Path) -> None:
+    """The dataset is the only full copy: Lightning's own path is a link."""
 
     def run(folder: Path, *callbacks: L.Callback) -> int:
         torch.manual_seed(0)
@@ -84,7 +84,7 @@ def test_bytes_on_disk(tmp_path: Path) -> None:
     plain = run(tmp_path / "plain")
     recorded = run(tmp_path / "recorded", DtoolProvenanceCallback(str(tmp_path / "recorded" / "models")))
 
-    # A state of 29 MB. The record costs the same for every model (some 250 kB here, most of it this project's source):
-    # for a tiny one it outweighs the weights.
+    # The state has 29 MB. The record has the same size for every model (about 250 kB here, most of it source code):
+    # the record of a tiny model is larger than its weights.
     assert plain > 20_000_000
     assert recorded <= 1.02 * plain

@@ -1,4 +1,4 @@
-"""`dtool model …`: the commands of `lightning-dtool` inside dtool's own command line."""
+"""The plug-in `dtool model`, which has the commands of `lightning-dtool`."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def checkpoint(base_uri: str) -> str:
-    """Return the URI of a dataset that is a checkpoint to whoever does not look inside."""
+    """Return the URI of a dataset with the items of a checkpoint."""
     with DatasetWriter("made", base_uri, creator_username="tester") as writer:
         writer.put_bytes(b"weights", CHECKPOINT_ITEM)
         writer.put_bytes(b"{}", RECORD_ITEM)

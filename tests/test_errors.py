@@ -1,4 +1,4 @@
-"""Errors say to a program what they say to people, also in another process."""
+"""Errors: their attributes, messages, pickling, and documentation."""
 
 import copy
 import errno
@@ -15,7 +15,7 @@ CLASSES = [
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_an_error_survives_pickling_whole(kind: type[LightningDtoolError]) -> None:
+def test_an_error_keeps_its_attributes_when_pickled(kind: type[LightningDtoolError]) -> None:
     error = kind("no such thing.", uri="s3://lab/x", item="a", path="/data/a", kind="absent")
     for found in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(found) is kind
@@ -24,19 +24,19 @@ def test_an_error_survives_pickling_whole(kind: type[LightningDtoolError]) -> No
         assert (found.path, found.kind) == ("/data/a", "absent")
 
 
-def test_the_number_of_an_operating_systems_error_survives_pickling() -> None:
+def test_an_error_keeps_its_errno_when_pickled() -> None:
     error = StoreError("no space left.", uri="file:///data/x", kind="full")
     error.errno = errno.ENOSPC
     assert pickle.loads(pickle.dumps(error)).errno == errno.ENOSPC
 
 
-def test_every_error_is_in_the_tree_of_the_module() -> None:
+def test_every_error_is_in_the_documented_tree() -> None:
     assert [
         kind.__name__ for kind in CLASSES if f" {kind.__name__}" not in f" {errors.__doc__}".replace("\n", " ")
     ] == []
 
 
-def test_the_message_begins_with_the_address() -> None:
+def test_the_message_begins_with_the_uri_or_path() -> None:
     assert str(StoreError("gone.", uri="s3://lab/x", path="/data/a")) == "s3://lab/x: gone."
     assert str(StoreError("gone.", path="/data/a")) == "/data/a: gone."
     assert str(StoreError("gone.", item="a")) == "gone."

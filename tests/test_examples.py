@@ -1,4 +1,4 @@
-"""The examples run, and what they promise holds in another process."""
+"""The examples: they run, and another process gets the same metrics."""
 
 import json
 import re
@@ -40,12 +40,12 @@ def run(*arguments: str | Path, cwd: Path, fresh: bool = True) -> str:
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the folder that the quickstart was run in, and what it printed."""
+    """Return the folder and the output of a run of the quickstart."""
     folder = tmp_path_factory.mktemp("quickstart")
     return folder, run(EXAMPLES / "quickstart.py", cwd=folder)
 
 
-def test_quickstart_says_what_was_recorded(quickstart: tuple[Path, str]) -> None:
+def test_the_quickstart_prints_what_was_recorded(quickstart: tuple[Path, str]) -> None:
     _, output = quickstart
     facts = dict(re.findall(r"^(\S.*?)  +(\S.*)$", output, re.MULTILINE))
     assert re.fullmatch(r"file://.*/quickstart/models/DigitNet-epoch\d+-step\d+-\w{8}", facts["checkpoint"])
@@ -58,21 +58,21 @@ def test_quickstart_says_what_was_recorded(quickstart: tuple[Path, str]) -> None
     assert float(facts["test accuracy from the URI"]) > 0.9
 
 
-def test_a_fresh_process_gets_the_recorded_metrics_exactly(quickstart: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_new_process_gets_the_recorded_metrics_exactly(quickstart: tuple[Path, str], tmp_path: Path) -> None:
     _, output = quickstart
     uri = re.search(r"^checkpoint +(\S+)$", output, re.MULTILINE)[1]  # type: ignore[index]
     script = tmp_path / "reload.py"
     script.write_text(RELOAD)
-    # In another folder: nothing here but the URI knows where anything is.
+    # Runs in another folder, with the URI alone.
     result = json.loads(run(script, uri, cwd=tmp_path).splitlines()[-1])
     assert result["class"] == "DigitNet"
     assert result["now"] == result["recorded"]
     assert set(result["now"]) == {"test_accuracy", "val_accuracy"}
 
 
-def test_quickstart_runs_twice(quickstart: tuple[Path, str]) -> None:
+def test_the_quickstart_can_run_twice(quickstart: tuple[Path, str]) -> None:
     folder, first = quickstart
     second = run(EXAMPLES / "quickstart.py", "quickstart", cwd=folder, fresh=False)
-    # The same data, code and seed: the same accuracy.
+    # Equal data, code and seed give equal accuracy.
     assert second.splitlines()[-2:] == first.splitlines()[-2:]
     assert len(list((folder / "quickstart" / "models").iterdir())) == 2

@@ -1,4 +1,4 @@
-"""The table in `docs/facts.yml` names every fact of the record, and tests that exist; plain facts of one run."""
+"""The table `docs/facts.yml`, which names every fact of the record and its tests, and tests of plain facts."""
 
 import ast
 import functools
@@ -54,7 +54,7 @@ def names_in(file: str) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
-def test_the_table_names_every_fact_of_the_schema_and_no_other() -> None:
+def test_the_table_names_exactly_the_facts_of_the_schema() -> None:
     assert {part: list(facts) for part, facts in FACTS.items()} == {part: facts_of_the_schema()[part] for part in FACTS}
     assert set(FACTS) == set(facts_of_the_schema())
 
@@ -63,20 +63,20 @@ ROWS = [(f"{part}.{field}", fact) for part, facts in FACTS.items() for field, fa
 
 
 @pytest.mark.parametrize(("name", "fact"), ROWS, ids=[name for name, _ in ROWS])
-def test_a_fact_says_where_it_comes_from_and_which_test_shows_it(name: str, fact: dict[str, Any]) -> None:
+def test_each_fact_has_a_source_and_existing_tests(name: str, fact: dict[str, Any]) -> None:
     assert set(fact) == {"from", "tests"}
     assert fact["from"].strip()
-    assert fact["tests"], f"{name}: name a test that shows it, in docs/facts.yml"
+    assert fact["tests"], f"{name}: add a test of this fact to docs/facts.yml"
     for test in fact["tests"]:
         file, _, function = test.partition("::")
         assert function in names_in(file), test
 
 
-# -- what needs no test of its own ----------------------------------------------------------------
+# -- plain facts of one run -----------------------------------------------------------------------
 
 
 class Net(TinyNet):
-    """Reduces its learning rate when the validation loss stays where it is, and looks every second epoch."""
+    """A model whose learning rate is reduced on a plateau of the validation loss, checked every second epoch."""
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
@@ -113,7 +113,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> DtoolCheckpoint:
     return DtoolCheckpoint.from_uri(str(path))
 
 
-def test_who_ran_what_when(checkpoint: DtoolCheckpoint) -> None:
+def test_the_user_the_run_and_its_times_are_recorded(checkpoint: DtoolCheckpoint) -> None:
     run, saved = checkpoint.record.run, checkpoint.record.checkpoint
     assert uuid.UUID(run.uuid).version == 4
     assert run.lightning_dtool_version == lightning_dtool.__version__
@@ -123,7 +123,7 @@ def test_who_ran_what_when(checkpoint: DtoolCheckpoint) -> None:
     assert run.started_at.utcoffset() == saved.saved_at.utcoffset() == timezone.utc.utcoffset(None)
 
 
-def test_which_checkpoint(checkpoint: DtoolCheckpoint) -> None:
+def test_the_checkpoint_is_recorded(checkpoint: DtoolCheckpoint) -> None:
     saved = checkpoint.record.checkpoint
     state = torch.load(checkpoint.path, weights_only=True)
     assert (saved.epoch, saved.global_step, saved.weights_only) == (state["epoch"], state["global_step"], False)
@@ -133,26 +133,26 @@ def test_which_checkpoint(checkpoint: DtoolCheckpoint) -> None:
     assert monitor.value == checkpoint.record.metrics.at_checkpoint["val_loss"]
 
 
-def test_how_large_the_model_is(checkpoint: DtoolCheckpoint) -> None:
+def test_the_size_of_the_model_is_recorded(checkpoint: DtoolCheckpoint) -> None:
     model, net = checkpoint.record.model, TinyNet()
     head = sum(parameter.numel() for parameter in net.layers[3].parameters())
     assert model.parameters_total == sum(parameter.numel() for parameter in net.parameters())
     assert model.parameters_trainable == model.parameters_total - head
 
 
-def test_which_optimizer(checkpoint: DtoolCheckpoint) -> None:
+def test_the_optimizer_is_recorded(checkpoint: DtoolCheckpoint) -> None:
     (optimizer,) = checkpoint.record.optimizers
     assert optimizer.class_path == "torch.optim.adam:Adam"
     assert (optimizer.defaults["lr"], optimizer.defaults["eps"]) == (0.05, 1e-8)
 
 
-def test_which_scheduler(checkpoint: DtoolCheckpoint) -> None:
+def test_the_scheduler_is_recorded(checkpoint: DtoolCheckpoint) -> None:
     (scheduler,) = checkpoint.record.schedulers
     assert scheduler.class_path == "torch.optim.lr_scheduler:ReduceLROnPlateau"
     assert (scheduler.interval, scheduler.frequency, scheduler.monitor) == ("epoch", 2, "val_loss")
 
 
-def test_which_classes_and_how_many_of_each(checkpoint: DtoolCheckpoint) -> None:
+def test_the_classes_and_their_counts_are_recorded(checkpoint: DtoolCheckpoint) -> None:
     (train,), (val,) = (checkpoint.record.data.stages[stage] for stage in ("train", "val"))
     assert train.classes == ["even", "odd"]
     assert train.class_to_idx == {"even": 0, "odd": 1}
@@ -165,21 +165,21 @@ def test_which_classes_and_how_many_of_each(checkpoint: DtoolCheckpoint) -> None
     assert train.selection_digest != val.selection_digest
 
 
-def test_which_callbacks_in_which_order(checkpoint: DtoolCheckpoint) -> None:
+def test_the_callbacks_are_recorded_in_order(checkpoint: DtoolCheckpoint) -> None:
     names = [callback.class_path.rpartition(":")[2] for callback in checkpoint.record.trainer.callbacks]
     assert [name for name in names if name in ("DtoolProvenanceCallback", "EarlyStopping", "ModelCheckpoint")] == [
         "DtoolProvenanceCallback", "EarlyStopping", "ModelCheckpoint",
     ]  # fmt: skip  # Lightning puts ModelCheckpoints last
 
 
-def test_which_python_on_which_platform(checkpoint: DtoolCheckpoint) -> None:
+def test_python_and_platform_are_recorded(checkpoint: DtoolCheckpoint) -> None:
     environment = checkpoint.record.environment
     assert (environment.python, environment.platform) == (platform.python_version(), platform.platform())
 
 
-def test_how_much_memory_an_accelerator_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_memory_of_an_accelerator_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2**20)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    assert peak_accelerator_memory() is None  # it is not started for that
+    assert peak_accelerator_memory() is None  # recording does not start an accelerator
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert peak_accelerator_memory() == 2**20

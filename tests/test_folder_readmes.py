@@ -1,4 +1,4 @@
-"""The README of a folder names tests that exist, and lists every file of its folder."""
+"""The READMEs of folders, which name existing tests and list every file."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ TESTS = Path(__file__).parent
 READMES = sorted(Path(lightning_dtool.__file__).parent.glob("*/README.md"))
 
 
-def test_there_are_readmes() -> None:
+def test_folders_have_readmes() -> None:
     assert {"publishing", "resuming"} <= {readme.parent.name for readme in READMES}
 
 
 @pytest.mark.parametrize("readme", READMES, ids=[readme.parent.name for readme in READMES])
-def test_the_tests_that_it_names_exist(readme: Path) -> None:
+def test_the_tests_named_in_a_readme_exist(readme: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     files = {name.removeprefix("tests/") for name in re.findall(r"[\w/]*\btest_\w+\.py\b", text)}
     assert {name for name in files if not (TESTS / name).is_file()} == set()

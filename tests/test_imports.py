@@ -1,4 +1,4 @@
-"""Importing the package costs nothing: every dtool command does it."""
+"""The imports of the package, which every dtool command loads."""
 
 import ast
 import subprocess
@@ -29,12 +29,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         lightning_dtool.DtoolCheckpont  # noqa: B018
 
 
-def test_the_version_is_plain() -> None:
+def test_the_version_is_a_release_number() -> None:
     assert lightning_dtool.__version__[0].isdigit()
 
 
 def test_no_module_of_the_store_is_imported_for_types_alone() -> None:
-    """The linter leaves such imports out, which could hide a circle."""
+    """The import linter ignores such imports, so they could hide a cycle."""
     sources = Path(lightning_dtool.__file__).parent.joinpath("store").glob("*.py")
     blocks = [
         ast.unparse(node)

@@ -1,4 +1,4 @@
-"""Recording changes nothing: with and without the callback the weights and the random stream are bitwise equal."""
+"""Inertness of recording: weights and random numbers are bitwise equal with and without the callback."""
 
 import random
 from pathlib import Path
@@ -14,7 +14,7 @@ from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback, pack
 
 
 class NoisyNet(TinyNet):
-    """Draws from every global generator while it trains."""
+    """A model that draws from every global generator during training."""
 
     def training_step(self, batch, batch_idx):
         x, y = batch
@@ -35,7 +35,9 @@ def run(folder: Path, callbacks: list[L.Callback], workers: int, validate: bool,
 
 @pytest.mark.parametrize("validate", [True, False], ids=["validation", "no validation"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_weights_optimizer_and_random_stream_are_equal(tmp_path: Path, workers: int, validate: bool) -> None:
+def test_recording_changes_no_weight_optimizer_state_or_random_number(
+    tmp_path: Path, workers: int, validate: bool
+) -> None:
     (tmp_path / "models").mkdir()
     plain = run(tmp_path / "plain", [], workers, validate)
     recorded = run(tmp_path / "recorded", [DtoolProvenanceCallback(str(tmp_path / "models"))], workers, validate)
@@ -50,7 +52,7 @@ def test_weights_optimizer_and_random_stream_are_equal(tmp_path: Path, workers: 
     assert plain[2][1:] == recorded[2][1:]
 
 
-def test_recording_our_own_datamodule_changes_nothing(tmp_path: Path) -> None:
+def test_recording_a_dtool_datamodule_changes_nothing(tmp_path: Path) -> None:
     from PIL import Image
 
     for label in ("oak", "elm", "yew"):

@@ -1,4 +1,4 @@
-"""However a run ends, its checkpoints are whole: Ctrl-C, SIGTERM, SIGKILL, in real processes."""
+"""Checkpoints of real processes that end by Ctrl-C, SIGTERM or SIGKILL."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ SCRIPT = """
 
 @contextmanager
 def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a training, wait until it has ended three epochs, and end it in any case."""
+    """Start a training, wait until three epochs have ended, and always end the process."""
     (tmp_path / "models").mkdir()
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
@@ -60,9 +60,9 @@ def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-# The exit codes are Lightning's: its SIGTERMException is a SystemExit without a code.
+# The exit codes come from Lightning: its SIGTERMException is a SystemExit without a code.
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)], ids=["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_run_leaves_whole_datasets(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_an_interrupted_run_leaves_complete_datasets(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with training(tmp_path) as process:
         process.send_signal(number)
         _, stderr = process.communicate(timeout=180)
@@ -81,7 +81,7 @@ def test_an_interrupted_run_leaves_whole_datasets(tmp_path: Path, number: signal
         torch.load(path, weights_only=True)
 
 
-def test_a_killed_run_leaves_nothing_half_visible(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_partial_dataset(tmp_path: Path) -> None:
     with training(tmp_path) as process:
         process.kill()
         process.communicate(timeout=180)

@@ -1,4 +1,4 @@
-"""LightningCLI: the callback and the DataModule by class path, as Lightning documents it."""
+"""The callback and the DataModule by class path in LightningCLI."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from kit import TinyNet
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
 
 
-def test_class_paths_on_the_command_line(tmp_path: Path, arrays: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_paths_work_on_the_command_line(tmp_path: Path, arrays: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models").mkdir()
     arguments = [
         "--model=kit.TinyNet",
@@ -27,13 +27,15 @@ def test_class_paths_on_the_command_line(tmp_path: Path, arrays: str, monkeypatc
         "--trainer.enable_model_summary=false",
         f"--trainer.default_root_dir={tmp_path}",
     ]
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about how Lightning calls it
+    monkeypatch.setenv(
+        "JSONARGPARSE_DEPRECATION_WARNINGS", "off"
+    )  # warnings about how Lightning itself calls jsonargparse
     monkeypatch.setattr(sys, "argv", ["train.py", "fit", *arguments])
     cli = LightningCLI(seed_everything_default=1, save_config_kwargs={"overwrite": True})
 
     (provenance,) = [found for found in cli.trainer.callbacks if isinstance(found, DtoolProvenanceCallback)]
     checkpoint = DtoolCheckpoint.from_uri(provenance.best_uri)
-    # LightningCLI's own keys (_class_path, _instantiator) are no hyperparameters.
+    # The keys that LightningCLI adds (_class_path, _instantiator) are not hyperparameters.
     assert checkpoint.record.model.hyperparameters == {"lr": 0.01, "hidden": 16, "dropout": 0.2}
     assert checkpoint.record.data.datamodule is not None
     assert checkpoint.record.data.datamodule.class_path == "lightning_dtool:DtoolDataModule"

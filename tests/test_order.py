@@ -1,4 +1,4 @@
-"""The order in which training saw the samples, in the record of a whole run."""
+"""The order of samples in the record of a whole run."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from kit import TinyNet, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
 
 
-def test_the_order_of_samples_tells_two_runs_apart(tmp_path: Path, arrays: str) -> None:
+def test_the_recorded_order_of_samples_distinguishes_two_runs(tmp_path: Path, arrays: str) -> None:
     (tmp_path / "models").mkdir()
 
     def order(seed: int) -> dict[str, str]:

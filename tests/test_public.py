@@ -1,4 +1,4 @@
-"""The public names: `lightning_dtool` and `lightning_dtool.errors` are all that users import from."""
+"""The public names of `lightning_dtool` and `lightning_dtool.errors`: documentation, examples and imports."""
 
 import ast
 import doctest
@@ -30,7 +30,7 @@ PUBLIC = {"lightning_dtool": {*lightning_dtool.__all__, "errors"}, "lightning_dt
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the data and the checkpoint that examples name."""
+    """Return a folder with the data and the checkpoint that the examples use."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "data").mkdir()
     (folder / "models").mkdir()
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _of_a_user() -> dict[str, Any]:
-    """Return what a user has imported and made beside an example."""
+    """Return the names that an example expects a user to have imported or created."""
     data = lightning_dtool.DtoolDataModule("data/leaves", batch_size=2, val_split=0.25)
     return {
         "LightningModule": L.LightningModule,
@@ -64,7 +64,7 @@ def _of_a_user() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_public_name_says_where_it_is_imported_from(name: str) -> None:
+def test_each_public_name_has_its_import_path_as_module(name: str) -> None:
     found = getattr(lightning_dtool, name)
     assert found.__qualname__ == name
     assert found.__module__ == ("lightning_dtool.errors" if hasattr(errors, name) else "lightning_dtool")
@@ -73,7 +73,7 @@ def test_a_public_name_says_where_it_is_imported_from(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_public_name_is_in_the_reference(name: str) -> None:
+def test_each_public_name_is_in_the_reference(name: str) -> None:
     pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
     assert f"\n::: lightning_dtool.{name}\n" in pages or hasattr(errors, name)
 
@@ -81,13 +81,13 @@ def test_a_public_name_is_in_the_reference(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["DtoolCheckpointIO", "DtoolDataModule", "DtoolDataset", "DtoolProvenanceCallback", "ResumableSampler"]
 )
-def test_the_type_of_every_argument_that_a_configuration_can_give_resolves(name: str) -> None:
+def test_the_types_of_all_configurable_arguments_resolve(name: str) -> None:
     arguments = getattr(lightning_dtool, name).__init__
     assert set(inspect.signature(arguments).parameters) - {"self"} == set(typing.get_type_hints(arguments)) - {"return"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_asking_for_the_source_never_gives_that_of_something_else(name: str) -> None:
+def test_getsource_of_a_public_name_returns_its_own_source_or_fails(name: str) -> None:
     found = getattr(lightning_dtool, name)
     try:
         source = inspect.getsource(found)
@@ -98,7 +98,7 @@ def test_asking_for_the_source_never_gives_that_of_something_else(name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_of_public_names_run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pytest itself skips classes whose `__module__` is not the file that they are defined in."""
+    """pytest itself skips classes whose `__module__` is not their file."""
     public = _public()
     monkeypatch.chdir(folder)
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
@@ -109,7 +109,7 @@ def test_examples_of_public_names_run(name: str, folder: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", NAMES)
 def test_code_in_docstrings_runs(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code that names a store which is not there is only read."""
+    """Code that names a remote store is parsed but not run."""
     monkeypatch.chdir(folder)
     for found in [getattr(lightning_dtool, name), *vars(getattr(lightning_dtool, name)).values()]:
         for block in re.findall(r"```python\n(.*?)```", inspect.getdoc(found) or "", re.DOTALL):
@@ -140,7 +140,7 @@ def _public() -> dict[str, Any]:
 
 
 def _private_imports(tree: ast.Module) -> list[str]:
-    """Return what is imported from this package that is not public."""
+    """Return the imports from this package that are not public."""
     found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "lightning_dtool":

@@ -1,6 +1,6 @@
-"""A run that goes on from a checkpoint's URI is the run that never stopped, bit for bit; or it says why not.
+"""Runs resumed from the URI of a checkpoint: bitwise equal to an uninterrupted run, or with a warning.
 
-`resume_matrix.py` holds the cases and how each is run. Here some of them stand for all; `-m slow` runs every one.
+`resume_matrix.py` defines the cases and runs them. Some of them run here, and all of them with `-m slow`.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
 from resume_matrix import ANNOUNCED, STOPS, Case, cases, judge, run
 
-# Lightning's, of a run that goes on in another folder.
+# Lightning's warning about a run that is resumed in another folder.
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
 
 AUGMENTED = "DtoolDataModule, random augmentation"
@@ -52,7 +52,7 @@ def said(caught: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("case", EXACT, ids=[case.name for case in EXACT])
-def test_it_is_the_run_that_never_stopped(tmp_path: Path, case: Case) -> None:
+def test_resume_equals_an_uninterrupted_run(tmp_path: Path, case: Case) -> None:
     assert run(case, tmp_path) == ([], [])
 
 
@@ -68,7 +68,7 @@ def test_it_is_the_run_that_never_stopped(tmp_path: Path, case: Case) -> None:
     ],
     ids=["plain loader inside an epoch", "persistent workers that draw", "exception inside a batch"],
 )
-def test_a_resume_that_is_not_exact_gives_a_warning(tmp_path: Path, case: Case, reason: str) -> None:
+def test_an_inexact_resume_gives_a_warning(tmp_path: Path, case: Case, reason: str) -> None:
     differing, reasons = run(case, tmp_path)
     assert "weights" in differing
     assert len(reasons) == 1
@@ -77,12 +77,12 @@ def test_a_resume_that_is_not_exact_gives_a_warning(tmp_path: Path, case: Case, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", cases(), ids=[case.name for case in cases()])
-def test_every_row_of_the_matrix_is_equal_or_says_why_not(case: Case) -> None:
+def test_each_case_of_the_matrix_is_exact_or_gives_a_warning(case: Case) -> None:
     row = judge(case)
     assert row["verdict"] in ("equal", ANNOUNCED), row
 
 
-# -- around it ------------------------------------------------------------------------------------
+# -- other ways to resume and save ----------------------------------------------------------------
 
 
 def fit(folder: Path, epochs: int, ckpt: str | None = None, callback: bool = True, **options: Any) -> Any:
@@ -95,7 +95,7 @@ def fit(folder: Path, epochs: int, ckpt: str | None = None, callback: bool = Tru
     return t, module, provenance[0] if provenance else None
 
 
-def test_the_local_path_resumes_as_exactly_as_the_uri(tmp_path: Path) -> None:
+def test_resuming_from_the_local_path_equals_resuming_from_the_uri(tmp_path: Path) -> None:
     _, whole, _ = fit(tmp_path / "whole", 4)
     stopped, _, provenance = fit(tmp_path / "stopped", 2)
     _, by_path, _ = fit(tmp_path / "path", 4, stopped.checkpoint_callback.best_model_path)
@@ -105,7 +105,7 @@ def test_the_local_path_resumes_as_exactly_as_the_uri(tmp_path: Path) -> None:
 
 
 def test_without_the_callback_lightning_resumes_as_usual(tmp_path: Path) -> None:
-    """The section in the checkpoint is nobody's business but ours: no warning, no error."""
+    """Lightning must ignore the section in the checkpoint, without a warning or an error."""
     _, _, provenance = fit(tmp_path / "stopped", 2)
     path = DtoolCheckpoint.from_uri(provenance.last_uri).path
     with warnings.catch_warnings(record=True) as caught:
@@ -120,7 +120,7 @@ def test_a_checkpoint_without_a_section_gives_a_warning(tmp_path: Path) -> None:
         fit(tmp_path / "resumed", 2, stopped.checkpoint_callback.best_model_path)
 
 
-def test_weights_alone_hold_no_section(tmp_path: Path) -> None:
+def test_weights_only_checkpoints_have_no_section(tmp_path: Path) -> None:
     policy = ModelCheckpoint(tmp_path / "ckpt", save_weights_only=True)
     _, _, provenance = fit(tmp_path, 1, callbacks=[policy, DtoolProvenanceCallback(str(tmp_path))], callback=False)
     assert provenance is None
@@ -158,7 +158,7 @@ def test_another_number_of_processes_gives_a_warning(tmp_path: Path) -> None:
         fit(tmp_path / "resumed", 2, path)
 
 
-def test_a_resume_that_is_not_exact_is_a_gap_in_the_record(tmp_path: Path) -> None:
+def test_an_inexact_resume_is_a_gap_in_the_record(tmp_path: Path) -> None:
     policy = ModelCheckpoint(tmp_path / "ckpt", every_n_train_steps=2, save_top_k=-1)
     (tmp_path / "models").mkdir()
     provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
@@ -171,7 +171,7 @@ def test_a_resume_that_is_not_exact_is_a_gap_in_the_record(tmp_path: Path) -> No
 
 
 class SavesInHook(L.Callback):
-    """Saves by hand, in a hook of its user's choice."""
+    """Calls `save_checkpoint` in a given hook."""
 
     def __init__(self, hook: str, path: Path) -> None:
         self.path = path
@@ -185,7 +185,7 @@ class SavesInHook(L.Callback):
 @pytest.mark.parametrize(
     "hook", ["on_validation_end", "on_validation_epoch_end", "on_validation_batch_end", "on_train_epoch_end"]
 )
-def test_a_checkpoint_that_is_saved_by_hand_in_a_hook(tmp_path: Path, hook: str) -> None:
+def test_a_checkpoint_saved_in_a_hook_of_the_user_resumes_exactly(tmp_path: Path, hook: str) -> None:
     def validated(folder: Path, *callbacks: L.Callback, ckpt: str | None = None) -> dict[str, torch.Tensor]:
         (folder / "models").mkdir(parents=True)
         L.seed_everything(3, verbose=False)
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_is_saved_by_hand_in_a_hook(tmp_path: Path, hook: str)
     assert same(whole, validated(tmp_path / "resumed", ckpt=str(path)))
 
 
-def test_a_checkpoint_that_is_saved_by_hand_inside_a_batch_gives_a_warning(tmp_path: Path) -> None:
+def test_a_checkpoint_saved_inside_a_batch_gives_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "by-hand.ckpt"
     (tmp_path / "models").mkdir()
     callbacks = [SavesInHook("on_train_batch_start", path), DtoolProvenanceCallback(str(tmp_path / "models"))]
@@ -209,7 +209,7 @@ def test_a_checkpoint_that_is_saved_by_hand_inside_a_batch_gives_a_warning(tmp_p
 
 
 def test_the_tuner_loads_its_own_checkpoints_as_without_the_callback(tmp_path: Path) -> None:
-    """`lr_find` saves, tries and restores: random states that we put back there would change the training."""
+    """`lr_find` saves, trains and restores: restoring random states there would change the training."""
 
     def tuned(*callbacks: L.Callback) -> dict[str, torch.Tensor]:
         L.seed_everything(4, verbose=False)
@@ -225,8 +225,8 @@ def test_the_tuner_loads_its_own_checkpoints_as_without_the_callback(tmp_path: P
     assert same(tuned(), tuned(DtoolProvenanceCallback(str(tmp_path / "models"))))
 
 
-def test_a_trainer_that_fits_again_continues_from_where_it_is(tmp_path: Path) -> None:
-    """Fit, and fit on: what an earlier fit has put in place does not act twice."""
+def test_a_trainer_that_fits_again_continues_from_its_present_state(tmp_path: Path) -> None:
+    """The methods that an earlier fit replaced must not act in the second fit."""
 
     def twice(*callbacks: L.Callback) -> dict[str, torch.Tensor]:
         L.seed_everything(4, verbose=False)

@@ -1,4 +1,4 @@
-"""Train from S3 and publish to S3, on a real server."""
+"""Training on data from S3 and publishing to S3, with a real server."""
 
 import importlib.util
 import os
@@ -49,7 +49,7 @@ def leaves(tmp_path_factory: pytest.TempPathFactory, s3_base_uri: str) -> str:
 def fit(
     folder: Path, models: str, leaves: str, *callbacks: Callback, epochs: int = 2, seed: int = 1, **options: Any
 ) -> tuple[LeafNet, DtoolProvenanceCallback]:
-    """Train on the images, and publish."""
+    """Train on the images and publish the checkpoints."""
     L.seed_everything(seed, verbose=False)
     provenance = DtoolProvenanceCallback(models, retention=options.pop("retention", "mirror"))
     model = LeafNet()
@@ -59,16 +59,16 @@ def fit(
 
 
 def objects(server: S3Server, base_uri: str) -> set[str]:
-    """Return what stands before the keys of each dataset's objects."""
+    """Return the first part of the object keys of each dataset."""
     listed = server.client().list_objects_v2(Bucket=base_uri.removeprefix("s3://"))
     return {entry["Key"].split("/")[0].removeprefix("dtool-") for entry in listed.get("Contents", [])}
 
 
-def test_train_from_it_publish_to_it_and_reload(tmp_path: Path, s3_base_uri: str, leaves: str) -> None:
+def test_training_publishing_and_reloading_work_with_s3(tmp_path: Path, s3_base_uri: str, leaves: str) -> None:
     policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
     model, provenance = fit(tmp_path, s3_base_uri, leaves, policy)
 
-    # One dataset is left, on the server; the user's own paths hold plain files.
+    # One dataset is left on the server. The local paths hold plain files.
     assert provenance.errors == []
     assert len(provenance.uris) == 1
     checkpoint = DtoolCheckpoint.from_uri(provenance.best_uri)
@@ -87,7 +87,7 @@ def test_train_from_it_publish_to_it_and_reload(tmp_path: Path, s3_base_uri: str
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
-def test_a_run_goes_on_from_a_uri_as_if_it_had_never_stopped(tmp_path: Path, s3_base_uri: str, leaves: str) -> None:
+def test_resuming_from_an_s3_uri_equals_an_uninterrupted_run(tmp_path: Path, s3_base_uri: str, leaves: str) -> None:
     whole, _ = fit(tmp_path / "whole", s3_base_uri, leaves, epochs=4)
     _, stopped = fit(tmp_path / "stopped", s3_base_uri, leaves, epochs=2)
     resumed, provenance = fit(tmp_path / "resumed", s3_base_uri, leaves, epochs=4, seed=99, ckpt_path=stopped.last_uri)
@@ -96,7 +96,7 @@ def test_a_run_goes_on_from_a_uri_as_if_it_had_never_stopped(tmp_path: Path, s3_
     assert record.lineage.parent_checkpoint.uri == stopped.last_uri
 
 
-def test_what_the_trainer_drops_is_deleted_there(
+def test_checkpoints_removed_by_the_trainer_are_deleted_on_s3(
     tmp_path: Path, s3_base_uri: str, s3_server: S3Server, s3_link: FaultyLink, leaves: str
 ) -> None:
     before = objects(s3_server, s3_base_uri)
@@ -105,14 +105,14 @@ def test_what_the_trainer_drops_is_deleted_there(
     assert objects(s3_server, s3_base_uri) - before == {DtoolCheckpoint.from_uri(provenance.last_uri).uuid}
 
 
-def test_an_evaluation_is_stored_there(s3_base_uri: str, tmp_path: Path, leaves: str) -> None:
+def test_an_evaluation_is_stored_on_s3(s3_base_uri: str, tmp_path: Path, leaves: str) -> None:
     _, provenance = fit(tmp_path, s3_base_uri, leaves)
     found = evaluate(provenance.last_uri, leaves, into=s3_base_uri, cls=LeafNet)
     FrozenDataset.from_uri(found.dataset_uri).verify()
     assert found.dataset_uri.startswith(s3_base_uri)
 
 
-def test_a_replaced_body_is_found_before_anything_is_done_with_it(
+def test_a_replaced_object_is_noticed_before_use(
     tmp_path: Path, s3_base_uri: str, s3_server: S3Server, leaves: str
 ) -> None:
     _, provenance = fit(tmp_path, s3_base_uri, leaves)
@@ -134,7 +134,7 @@ def test_a_replaced_body_is_found_before_anything_is_done_with_it(
 # -- a store that fails ---------------------------------------------------------------------------
 
 
-def test_a_bucket_that_is_missing_is_an_error_before_training(
+def test_a_missing_bucket_is_an_error_before_training(
     tmp_path: Path, s3_base_uri: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3_server.settings("missing").items():
@@ -143,7 +143,7 @@ def test_a_bucket_that_is_missing_is_an_error_before_training(
         trainer(tmp_path, DtoolProvenanceCallback("s3://missing")).fit(TinyNet(), loader())
 
 
-def test_who_may_not_write_is_told_before_training(
+def test_a_lack_of_write_permission_is_an_error_before_training(
     tmp_path: Path, s3_base_uri: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3_server.settings(s3_base_uri.removeprefix("s3://"), may_write=False).items():
@@ -154,7 +154,7 @@ def test_who_may_not_write_is_told_before_training(
 
 @pytest.mark.filterwarnings("ignore:.* its tags could not be written:lightning_dtool.errors.ProvenanceWarning")
 @pytest.mark.parametrize(("method", "part", "fault"), [("PUT", "/data/", answers(403)), ("", "", hangs_up)])
-def test_a_store_that_fails_later_stops_no_training(
+def test_a_store_that_fails_during_training_does_not_stop_it(
     tmp_path: Path,
     s3_base_uri: str,
     s3_server: S3Server,
@@ -163,7 +163,7 @@ def test_a_store_that_fails_later_stops_no_training(
     part: str,
     fault: Fault,
 ) -> None:
-    """The first checkpoint is published, the second is not: it stays a plain file, and nothing of it is there."""
+    """The first checkpoint is published. The second stays a plain file, and no object of it is on the server."""
 
     class Cut(Callback):
         def on_train_epoch_start(self, t: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -199,7 +199,7 @@ def test_data_that_cannot_be_fetched_is_an_error_before_the_first_step(
 # -- programs -------------------------------------------------------------------------------------
 
 
-def test_the_example(
+def test_the_s3_example_runs(
     tmp_path: Path, s3_base_uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -216,7 +216,7 @@ def test_the_example(
 
 
 @pytest.mark.slow
-def test_a_model_is_reproduced_from_there_to_there(tmp_path: Path, s3_base_uri: str) -> None:
+def test_a_model_on_s3_is_reproduced_to_s3(tmp_path: Path, s3_base_uri: str) -> None:
     made = project(tmp_path, "on_images.py")
     for number in range(64):
         place = tmp_path / "pictures" / ("oak" if number % 2 else "elm")

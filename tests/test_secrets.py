@@ -1,4 +1,4 @@
-"""Secrets of many kinds, planted in many places, in a real run: none may reach what is published."""
+"""Secrets of many kinds in many places of a real run, none of which may be published."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(dataset: Path) -> dict[str, bytes]:
-    """Return everything in a dataset but the checkpoint, which must hold the hyperparameters."""
+    """Return all content of a dataset except the checkpoint, which must hold the hyperparameters."""
     found: dict[str, bytes] = {}
     for path in dataset.rglob("*"):
         if not path.is_file() or path.stat().st_size == 0:
@@ -119,7 +119,7 @@ def test_no_secret_is_published(published: Path, kind: str) -> None:
     assert [name for name, content in files.items() if SECRETS[kind].encode() in content] == []
 
 
-def test_what_is_left_still_runs_and_the_record_says_what_was_hidden(published: Path) -> None:
+def test_redacted_source_compiles_and_each_redaction_is_a_gap(published: Path) -> None:
     files = contents(published)
     for name in ("train.py", "blocks.py"):
         original = (published.parents[1] / name).read_text()
@@ -139,7 +139,7 @@ def test_what_is_left_still_runs_and_the_record_says_what_was_hidden(published: 
     assert "lines 8, 9, 10, 11" in gaps["code.files.train.py"]
 
 
-def test_secrets_in_hyperparameters_are_named() -> None:
+def test_secrets_in_hyperparameters_are_gaps() -> None:
     hparams = {
         "lr": 0.1,
         "api_key": "x1",
@@ -151,7 +151,7 @@ def test_secrets_in_hyperparameters_are_named() -> None:
     assert secrets_in_hyperparameters({"lr": 0.1, "token": None}) == []
 
 
-def test_the_last_look_at_a_record() -> None:
+def test_a_complete_record_is_redacted_again() -> None:
     record: Provenance = sample()
     assert redact_record(record) is record
     source = 'class Net:\n    def step(self):\n        password = "hunter2"\n        return password\n'

@@ -1,4 +1,4 @@
-"""Zero lines: scripts that know nothing of this package leave records if a variable is set, and else nothing."""
+"""The entry point: unchanged scripts leave records if an environment variable is set, and nothing otherwise."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-# What a record of these scripts cannot know, and says so: their data has no URI and no order that we could see; the
+# The gaps in the records of these scripts: their data has no URI and no observable order, and the
 # GAN is not seeded.
 FOREIGN_DATA = {"data.stages.train[0].dataset", "data.stages.val[0].dataset", "data.order"}
 
@@ -57,7 +57,7 @@ FOREIGN_DATA = {"data.stages.train[0].dataset", "data.stages.val[0].dataset", "d
     ],
     ids=["autoencoder", "GAN", "LightningCLI"],
 )
-def test_a_script_that_knows_nothing_leaves_a_record(
+def test_an_unchanged_script_leaves_a_record(
     tmp_path: Path,
     models: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -85,7 +85,9 @@ def test_a_script_that_knows_nothing_leaves_a_record(
             config = yaml.safe_load(archive.read(record.trainer.config.file))
         assert config["trainer"]["max_epochs"] == 2
         assert config["model"]["gamma"] == 0.7
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about how Lightning calls it
+    monkeypatch.setenv(
+        "JSONARGPARSE_DEPRECATION_WARNINGS", "off"
+    )  # warnings about how Lightning itself calls jsonargparse
     assert checkpoint.load_module(trust_source=True) is not None
 
 
@@ -103,7 +105,7 @@ def test_without_the_variable_the_entry_point_loads_nothing() -> None:
     assert done.stdout.strip() == "[] False"
 
 
-def test_an_explicit_callback_wins(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_callback_takes_precedence(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
     provenance = DtoolProvenanceCallback(str(tmp_path / "mine"))
@@ -115,7 +117,7 @@ def test_an_explicit_callback_wins(tmp_path: Path, models: Path, monkeypatch: py
     assert list(models.iterdir()) == []
 
 
-def test_a_plug_in_says_where_and_gets_the_whole_record(
+def test_a_plug_in_sets_the_base_uri_of_the_full_record(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine").mkdir()
@@ -127,7 +129,9 @@ def test_a_plug_in_says_where_and_gets_the_whole_record(
     assert list(models.iterdir()) == []
 
 
-def test_one_trainer_after_another(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_of_several_trainers_leaves_its_records(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
     monkeypatch.setenv("LIGHTNING_DTOOL_RETENTION", "all")
     t = trainer(tmp_path, max_epochs=1)
@@ -137,7 +141,7 @@ def test_one_trainer_after_another(tmp_path: Path, models: Path, monkeypatch: py
     assert len(list(iter_datasets(str(models)))) == 3
 
 
-def test_the_factory_makes_one_callback(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_factory_returns_one_callback(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
     (callback,) = callbacks()
     assert isinstance(callback, DtoolProvenanceCallback)

@@ -1,4 +1,4 @@
-"""Ten kinds of training under the real callback: each leaves a record, and weights bitwise as without it."""
+"""Ten kinds of training with the callback: each leaves a record, and its weights equal those without it."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def train(name: str, folder: Path, *callbacks: Callback) -> tuple[L.LightningMod
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_a_record_and_the_same_weights(tmp_path: Path, name: str) -> None:
+def test_each_training_leaves_a_record_and_unchanged_weights(tmp_path: Path, name: str) -> None:
     (tmp_path / "models").mkdir()
     plain, _ = train(name, tmp_path / "plain")
     provenance = DtoolProvenanceCallback(str(tmp_path / "models"))
@@ -32,8 +32,8 @@ def test_a_record_and_the_same_weights(tmp_path: Path, name: str) -> None:
     assert provenance.errors == []
     checkpoint = DtoolCheckpoint.from_uri(provenance.best_uri)
     record = checkpoint.record
-    # What this record does not know: data that is made in memory has no URI, nor an order that we could see; and the
-    # entry point is that of the tests.
+    # The gaps of this record: data in memory has no URI and no observable order, and the
+    # entry point is the one of the tests.
     unknown = {gap.fact for gap in record.gaps if not gap.fact.startswith(("data.stages.train[0].", "code."))}
     assert unknown <= {"data.order"}, record.gaps
     assert record.loss.calls or record.loss.operations

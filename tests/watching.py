@@ -1,4 +1,4 @@
-"""A callback that wires the observer of the loss as the package's own does."""
+"""A callback that calls the loss observer at the same hooks as the provenance callback."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_dtool.record import Gaps, Loss
 
 
 class LossWatch(L.Callback):
-    """Finds out which loss a training uses; `loss` and `gaps` are known when it ends."""
+    """Observes the loss of a training; `loss` and `gaps` are set at its end."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.observer = LossObserver(pl_module)

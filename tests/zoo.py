@@ -1,7 +1,7 @@
-"""Ten kinds of training, each as small as it can be: `ZOO` maps a name to a function that returns (module, options).
+"""Ten kinds of small trainings: `ZOO` maps a name to a function that returns (module, options).
 
-The module brings its own training data (`train_dataloader`); the options are for `kit.trainer`. Nothing here knows
-lightning_dtool: these are models as people write them.
+Each module defines its own training data (`train_dataloader`); the options are for `kit.trainer`. Nothing here uses
+lightning_dtool: these are models as users write them.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Exhibit = tuple[L.LightningModule, dict[str, Any]]
 
 
 def numbers(*shape: int, seed: int = 1) -> torch.Tensor:
-    """Return numbers that are the same every time, whatever the global generator has done."""
+    """Return numbers that do not depend on the global generator."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -27,7 +27,7 @@ def classes(count: int, number: int = 3, seed: int = 2) -> torch.Tensor:
 
 
 class Exhibited(L.LightningModule):
-    """A module with its data: 12 samples in 3 batches."""
+    """A module with its training data: 12 samples in 3 batches."""
 
     def data(self) -> tuple[torch.Tensor, ...]:
         return numbers(12, 8), classes(12)
@@ -60,7 +60,7 @@ class Cnn(Exhibited):
 
 
 class Lstm(Exhibited):
-    """An LSTM with a loss module that ignores padding and weighs classes."""
+    """An LSTM with a loss module that ignores padding and weights classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Transformer(Exhibited):
 
 
 class Gan(Exhibited):
-    """Two optimizers and manual optimization."""
+    """A GAN with two optimizers and manual optimization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Gan(Exhibited):
 
 
 class Autoencoder(Exhibited):
-    """A loss made by hand."""
+    """An autoencoder with a loss from plain operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Autoencoder(Exhibited):
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         x, _ = batch
         code = self.encoder(x)
-        self.log("mae", functional.l1_loss(self.decoder(code), x))  # looked at, not minimised
+        self.log("mae", functional.l1_loss(self.decoder(code), x))  # logged, not minimised
         return ((self.decoder(code) - x) ** 2).mean() + 0.01 * code.abs().sum()
 
     def configure_optimizers(self) -> Any:
@@ -170,7 +170,7 @@ class Autoencoder(Exhibited):
 
 
 class FineTuning(Exhibited):
-    """Frozen layers and parameter groups."""
+    """A model with frozen layers and parameter groups."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class FineTuning(Exhibited):
 
 
 class Lbfgs(Exhibited):
-    """An optimizer that evaluates its closure many times in one step."""
+    """A model with LBFGS, which evaluates its closure many times per step."""
 
     def __init__(self) -> None:
         super().__init__()

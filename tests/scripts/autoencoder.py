@@ -1,4 +1,4 @@
-"""An autoencoder whose loss is made by hand. Knows nothing of lightning-dtool."""
+"""An autoencoder with a loss from plain operations. Does not use lightning-dtool."""
 
 import lightning as L
 import torch

@@ -1,4 +1,4 @@
-"""An image classifier with LightningCLI. Knows nothing of lightning-dtool."""
+"""An image classifier with LightningCLI. Does not use lightning-dtool."""
 
 import torch
 import torch.nn.functional as F

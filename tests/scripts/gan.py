@@ -1,4 +1,4 @@
-"""A GAN with two optimizers and manual optimization. Knows nothing of lightning-dtool."""
+"""A GAN with two optimizers and manual optimization. Does not use lightning-dtool."""
 
 import lightning as L
 import torch

@@ -1,4 +1,4 @@
-"""Saves in the middle of epochs, after validation too, and writes to absolute folders."""
+"""A training that saves inside epochs and after validation, and writes to absolute paths."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Knows nothing of lightning-dtool, and never seeds: its weights are drawn before anybody can look."""
+"""An unseeded training that does not use lightning-dtool: its weights are drawn before they can be observed."""
 
 import lightning as L
 import torch

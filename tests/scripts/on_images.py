@@ -1,6 +1,6 @@
-"""Trains on a dtool dataset of images: one beside it, named by a relative path, or a second argument's.
+"""A training on a dtool dataset of images: one beside the script, by a relative path, or the second argument.
 
-The model is large enough that threads change bits.
+The model is large enough for the number of threads to change bits.
 """
 
 import sys
@@ -25,7 +25,7 @@ class Net(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         x, y = batch
-        # The sum of many numbers depends on how many threads share it.
+        # A sum of many numbers depends on the number of threads.
         size = sum(parameter.pow(2).sum() for parameter in self.parameters())
         loss = nn.functional.cross_entropy(self(x), y) * (1 + 1e-3 * size)
         self.log("train_loss", loss)

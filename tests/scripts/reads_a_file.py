@@ -1,4 +1,4 @@
-"""Reads its learning rate from a file that is no Python, and hides what happens when it is not there."""
+"""A training that reads its learning rate from a text file and hides the error if the file is missing."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Trains to an epoch; goes on from its last checkpoint if there is one, and finds it by itself."""
+"""A training up to a given epoch, which finds its last checkpoint and resumes from it if there is one."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One Trainer fits twice, goes on where it stopped, and the script saves by hand when all is over."""
+"""A training in two fits of one Trainer, the second of which continues the first, then `save_checkpoint`."""
 
 import sys
 

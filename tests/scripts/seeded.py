@@ -1,4 +1,4 @@
-"""A classifier, seeded. Its data is made from a generator of its own."""
+"""A seeded training of a classifier on data from a separate generator."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Nobody has seeded this, and it fits twice: the second checkpoint depends on all random numbers before it."""
+"""An unseeded training in two fits: the second checkpoint depends on all random numbers before it."""
 
 import random
 import sys
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_dtool import DtoolProvenanceCallback  # first: what comes before is not known
+from lightning_dtool import DtoolProvenanceCallback  # imported first: states before this import are unknown
 
 
 class Net(L.LightningModule):

@@ -1,4 +1,4 @@
-"""One kind of the zoo beside it, trained as a script does."""
+"""A training of one kind of the zoo, as a script."""
 
 import sys
 from pathlib import Path
