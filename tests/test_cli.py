@@ -19,7 +19,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from conftest import MakeDataset, Run
 from kit import TinyNet, checkpoint_dataset, loader, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
-from lightning_dtool.export.text import MAX_CELL, listing, printable
+from lightning_dtool.export.text.listing import MAX_CELL, listing
+from lightning_dtool.export.text.values import printable
 from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
 from lightning_dtool.record import Provenance
 from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path, normalize_uri
@@ -138,7 +139,7 @@ def test_show_prints_the_record_in_order_with_its_gaps(run: Run, checkpoint: str
     assert "lr=0.05" in text
     assert record["run"]["uuid"] in text
     gaps = record["gaps"]
-    assert f"Not everything is recorded. Gaps: {len(gaps)}, at the end." in text
+    assert f"Gaps in this record: {len(gaps)}, listed at the end." in text
     last = text.partition(f"GAPS ({len(gaps)})")[2]
     assert all(gap["fact"] in last and gap["reason"] in last for gap in gaps)
 

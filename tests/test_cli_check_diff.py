@@ -16,7 +16,8 @@ from conftest import Run
 from kit import TinyNet, checkpoint_dataset, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.data.packing import pack
-from lightning_dtool.export.text import MAX_ENTRIES, MAX_PATCH_LINES, MAX_TEXT
+from lightning_dtool.export.text.differences import MAX_PATCH_LINES
+from lightning_dtool.export.text.values import MAX_ENTRIES, MAX_TEXT
 from lightning_dtool.items import RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
 from lightning_dtool.record import SCHEMA_VERSION
 from lightning_dtool.results.checklist import Status
@@ -170,7 +171,7 @@ def test_check_refuses_a_dataset_that_is_not_a_checkpoint(run: Run, data: str) -
 
 def test_diff_of_a_checkpoint_with_itself_is_empty(run: Run, runs: tuple[str, str]) -> None:
     text = run("diff", runs[0], runs[0]).stdout
-    assert text.endswith("Nothing that matters differs.\n")
+    assert text.endswith("No relevant difference was found.\n")
     found = json.loads(run("diff", runs[0], runs[0], "--json").stdout)
     assert (found["same"], found["differences"]) == (True, [])
     assert set(found["metrics"]) == {"train_loss", "val_loss"}
@@ -225,7 +226,7 @@ def test_diff_of_a_copy_elsewhere_is_printed_and_exits_with_zero(
     a, b = checkpoint_dataset(base_uri, record, "a"), checkpoint_dataset(base_uri, moved, "b")
     text = run("diff", a, b).stdout
     assert f"data.stages.train[vectors].dataset  {data} -> s3://lab/vectors  (the same dataset at another" in text
-    assert text.endswith("Nothing that matters differs.\n")
+    assert text.endswith("No relevant difference was found.\n")
     assert {entry["weight"] for entry in json.loads(run("diff", a, b, "--json").stdout)["differences"]} == {
         "same content"
     }
@@ -328,7 +329,7 @@ def test_show_shortens_long_lists_and_says_so(run: Run, base_uri: str, runs: tup
     assert re.search(r"child23 +a:B, 1 of 2 parameters trainable\n", shown)
     assert "child24" not in shown
     assert "and 76 more (--json shows all)" in shown
-    assert "276 epochs before these (--json shows all)" in shown
+    assert "276 earlier epochs (--json shows all)" in shown
     assert re.search(r"epoch 299 +step 299, 1.5 s: loss=0.5; learning rates \[\[0.1\]\]\n", shown)
     assert "epoch 275 " not in shown
     assert len(shown.splitlines()) < 250

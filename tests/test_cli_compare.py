@@ -10,7 +10,8 @@ from rich.console import Console
 from kit import TinyNet, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.cli import model
-from lightning_dtool.export.text import MAX_ENTRIES, model_comparison
+from lightning_dtool.export.text.comparison import model_comparison
+from lightning_dtool.export.text.values import MAX_ENTRIES
 from lightning_dtool.results.comparison import (
     Comparison,
     MetricDifference,
@@ -96,8 +97,8 @@ def comparison(**parts: object) -> Comparison:
 
 def test_unknown_causes_are_printed_as_unknown() -> None:
     text = shown(comparison())
-    assert "No epoch that both recorded shows where they first differ." in text
-    assert "No recorded factor differs: the cause was not recorded." in text
+    assert "No epoch that is in both records shows where they first differ." in text
+    assert "No recorded factor differs, so the cause was not recorded." in text
     assert "1 of 1 tensors" in text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_dtool.export.text import _inline
+from lightning_dtool.export.text.values import inline
 from lightning_dtool.values.writing import encode
 
 
@@ -36,7 +36,7 @@ from lightning_dtool.values.writing import encode
     ],
 )
 def test_a_value_is_shown_on_one_line(value: Any, shown: str) -> None:
-    assert _inline(encode(value)) == shown
+    assert inline(encode(value)) == shown
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_a_value_is_shown_on_one_line(value: Any, shown: str) -> None:
     ],
 )
 def test_malformed_values_are_shown_as_printable_text(hostile: Any) -> None:
-    assert _inline(hostile).isprintable()
+    assert inline(hostile).isprintable()

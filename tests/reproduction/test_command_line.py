@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.cli import model
-from lightning_dtool.export.verdict import document
+from lightning_dtool.export.text.verdict import document
 from lightning_dtool.record import DatasetReference
 from lightning_dtool.results.reproduction import MetricRow, Replication, Reproduction, Verdict
 from reproduction.runs import only_checkpoint, places, project, train

@@ -161,9 +161,13 @@ def test_a_migrated_record_fails_points_that_its_schema_lacked() -> None:
     ("data", "status", "words"),
     [
         ([DESCRIBED], PASS, "leaves: a description, 1 overlay, 0 annotations"),
-        ([], NOT_CHECKED, "nobody looked"),
+        ([], NOT_CHECKED, "its URI was not opened"),
         ([DataDescription(LEAVES.uri, problem="no network")], NOT_CHECKED, "no network"),
-        ([DataDescription(LEAVES.uri, uuid="another", readme={"description": "x"})], NOT_CHECKED, "another dataset"),
+        (
+            [DataDescription(LEAVES.uri, uuid="another", readme={"description": "x"})],
+            NOT_CHECKED,
+            "holds another dataset",
+        ),
         ([DataDescription(LEAVES.uri, uuid=LEAVES.uuid, readme=None)], FAIL, "no description in the README of leaves"),
         ([DataDescription(LEAVES.uri, uuid=LEAVES.uuid, readme={"description": " "})], FAIL, "no description"),
         ([DataDescription(LEAVES.uri, uuid=LEAVES.uuid, readme={"owners": []})], FAIL, "no description"),
@@ -189,15 +193,15 @@ def test_persistent_uris_are_checked() -> None:
         assert (found.status, "torch:Tensors" in found.found) == (FAIL, True)
     on_disk = finding(key, complete(data=Data(stages={"train": [DataSource(dataset=OTHERS)]})), [])
     assert on_disk.status is PASS
-    assert "1 on a disk" in on_disk.found
+    assert "1 on a local disk" in on_disk.found
     tampered = DataDescription(LEAVES.uri, uuid=LEAVES.uuid, content_digest="sha256:other")
     assert "changed after training" in finding(key, complete(), [tampered]).found
     assert finding(key, complete(), [tampered]).status is FAIL
     replaced = DataDescription(LEAVES.uri, uuid="another", content_digest=LEAVES.content_digest)
     both = complete(data=OWN_SETS)
     assert finding(key, both, [DataDescription(OTHERS.uri, problem="no network"), replaced]).status is FAIL
-    assert finding(key, both, [DataDescription(OTHERS.uri, uuid="another")]).status is FAIL  # nobody looked at LEAVES
-    assert "now another dataset" in finding(key, complete(), [replaced]).found
+    assert finding(key, both, [DataDescription(OTHERS.uri, uuid="another")]).status is FAIL  # LEAVES was not opened
+    assert "now holds another dataset" in finding(key, complete(), [replaced]).found
     assert finding(key, complete(data=Data())).status is FAIL
 
 
@@ -207,7 +211,7 @@ def test_persistent_uris_are_checked() -> None:
 def test_a_parameter_with_a_gap_is_not_captured(gap: str) -> None:
     of = complete(gaps=[Gap(fact=gap, reason="a lambda", remedy="name it")])
     found = finding("guidelines.captured", of)
-    assert (found.status, found.found, found.remedy) == (FAIL, f"not known: {gap}: a lambda", "name it")
+    assert (found.status, found.found, found.remedy) == (FAIL, f"not recorded: {gap}: a lambda", "name it")
     assert finding("guidelines.captured", complete(gaps=[Gap(fact="data.x", reason="y")])).status is PASS
     # A fact whose name merely has the same prefix is a different fact.
     assert finding("guidelines.captured", complete(gaps=[Gap(fact="schedulers_x", reason="y")])).status is PASS
@@ -241,9 +245,9 @@ WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSo
     [
         ("data.train", complete(data=Data()), FAIL, "no training data"),
         ("data.train", complete(data=Data(stages={"train": [DataSource(class_path="a:B")]})), FAIL, "a:B"),
-        ("data.validation", complete(data=Data(stages={})), NOT_APPLICABLE, "none"),
+        ("data.validation", complete(data=Data(stages={})), NOT_APPLICABLE, "no such data"),
         ("data.test", complete(), PASS, "leaves (80 samples)"),
-        ("data.test", complete(data=NO_WORKERS), NOT_APPLICABLE, "none"),
+        ("data.test", complete(data=NO_WORKERS), NOT_APPLICABLE, "no such data"),
         ("data.train", complete(data=NO_WORKERS), PASS, "unknown number"),
         ("data.results", complete(metrics=Metrics()), FAIL, "no metric"),
         ("data.results", complete(), PASS, "val_loss; 1 epoch of history"),
@@ -257,16 +261,16 @@ WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSo
         ("experiment.setup", complete(gaps=[Gap(fact="loss.calls[0]", reason="r")]), FAIL, "loss.calls[0]"),
         ("experiment.evaluation", complete(), PASS, "val_loss (min)"),
         ("experiment.evaluation", changed("checkpoint", monitors=[]), FAIL, "no monitored metric"),
-        ("run.git", changed("code", git=None), FAIL, "no git"),
-        ("run.changes", changed("code", git=None), NOT_APPLICABLE, "no git"),
+        ("run.git", changed("code", git=None), FAIL, "not in a git"),
+        ("run.changes", changed("code", git=None), NOT_APPLICABLE, "not in a git"),
         ("run.changes", changed("code", patch=None), FAIL, "patch is not stored"),
         ("run.changes", changed("code", untracked=["lost.py"]), FAIL, "lost.py"),
-        ("run.changes", changed("code", git=Git(commit="1", dirty=None)), FAIL, "did not say"),
+        ("run.changes", changed("code", git=Git(commit="1", dirty=None)), FAIL, "could not tell"),
         ("run.changes", changed("code", git=Git(commit="1", dirty=False), untracked=[]), PASS, "no file differed"),
         ("run.sources", changed("code", files={}), FAIL, "no source file"),
         ("run.sources", complete(gaps=[Gap(fact="code.modules", reason="r")]), FAIL, "code.modules: r"),
-        ("run.split", complete(data=WHOLE_TWICE), FAIL, "2 of 2 sources"),
-        ("run.split", complete(data=OWN_SETS), NOT_APPLICABLE, "of its own"),
+        ("run.split", complete(data=WHOLE_TWICE), FAIL, "2 of 2 data sources"),
+        ("run.split", complete(data=OWN_SETS), NOT_APPLICABLE, "its own dataset"),
         ("run.split", complete(data=Data()), FAIL, "no data"),
         ("run.preprocessing", complete(), PASS, "transform"),
         ("run.preprocessing", complete(gaps=[Gap(fact="data.stages.train[0].transforms", reason="r")]), FAIL, "r"),
@@ -296,7 +300,7 @@ def test_an_accelerator_needs_deterministic_algorithms(warn_only: dict[str, bool
     flags = Randomness(flags={"deterministic_algorithms": bool(warn_only), **warn_only})
     environment = complete().environment.model_copy(update={"accelerators": ["A GPU"]})
     found = finding("run.deterministic", complete(randomness=flags, environment=environment))
-    assert (found.status, found.remedy) == (FAIL, "Trainer(deterministic=True)")
+    assert (found.status, found.remedy) == (FAIL, "use Trainer(deterministic=True)")
 
 
 @pytest.mark.parametrize(

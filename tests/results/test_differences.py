@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-import lightning_dtool.results.differences as room
 from counting import counted
 from lightning_dtool.record import (
     Checkpoint,
@@ -34,9 +33,10 @@ from lightning_dtool.results.differences import (
     Difference,
     checkpoint_differences,
     record_differences,
-    requirement_differences,
-    source_differences,
 )
+from lightning_dtool.results.differences.packages import requirement_differences
+from lightning_dtool.results.differences.patches import source_differences
+from lightning_dtool.results.differences.walk import MAX_DEPTH
 from record.samples import record
 
 URI = "s3://lab-models/6a1c"
@@ -130,7 +130,7 @@ def test_callbacks_are_matched_by_class_at_any_position() -> None:
 
 def test_another_order_is_listed_once() -> None:
     (found,) = record_differences(callbacks("a:A", "b:B", "c:C"), callbacks("c:C", "a:A", "b:B"))
-    assert (found.path, found.note) == ("trainer.callbacks", "the same in another order")
+    assert (found.path, found.note) == ("trainer.callbacks", "the same elements in another order")
     assert (found.before, found.after) == (["a:A", "b:B", "c:C"], ["c:C", "a:A", "b:B"])
 
 
@@ -194,7 +194,7 @@ def test_added_and_removed_names_of_a_list_are_listed_separately() -> None:
         ("model.frozen[b]", "removed", "b", None), ("model.frozen[d]", "added", None, "d"),
     ]  # fmt: skip
     (found,) = record_differences(frozen("a", "b"), frozen("b", "a"))
-    assert found.note == "the same in another order"
+    assert found.note == "the same elements in another order"
     assert listed(frozen("a"), frozen("b")) == [("model.frozen", "changed", ["a"], ["b"])]
 
 
@@ -206,7 +206,7 @@ def test_added_and_removed_names_of_a_list_are_listed_separately() -> None:
     [
         (reference(uri="file://host/copy"), "the same dataset at another URI", "same content"),
         (reference(uri="s3://lab/new", uuid="u2", name="new"), "the same content under another UUID", "same content"),
-        (reference(digest="d2"), "the same UUID, but other content: one of them was changed", "matters"),
+        (reference(digest="d2"), "the same UUID, but different content: one of them was changed", "matters"),
         (reference(uri="s3://lab/new", uuid="u2", digest="d2"), "another dataset", "matters"),
     ],
 )
@@ -236,7 +236,7 @@ def test_another_uri_of_the_same_data_is_no_other_difference() -> None:
 def test_data_is_matched_at_any_position() -> None:
     leaves, flowers = reference(), reference("s3://lab/flowers", "u9", "flowers", "d9")
     one, two = record(data=trained_on(leaves, flowers)), record(data=trained_on(flowers, leaves))
-    assert [found.note for found in record_differences(one, two)] == ["the same in another order"]
+    assert [found.note for found in record_differences(one, two)] == ["the same elements in another order"]
     assert listed(record(data=trained_on(flowers)), record(data=trained_on(leaves, flowers)))[0][:2] == (
         "data.stages.train[leaves]", "added",
     )  # fmt: skip
@@ -382,7 +382,7 @@ def test_line_endings_are_a_difference() -> None:
 def test_a_very_long_file_is_not_compared_line_by_line() -> None:
     one, two = (b"".join(b"%d\n" % (number * step) for number in range(200_000)) for step in (1, 2))
     (found,), calls = counted(source_differences, {"a": one}, {"a": two})
-    assert found.patch == "200000 lines -> 200000 lines: too long to compare"
+    assert found.patch == "200000 lines -> 200000 lines, too long to compare line by line"
     assert calls < 1000
 
 
@@ -432,7 +432,7 @@ def test_deep_values_are_compared_as_a_whole() -> None:
         return record(model=Model(class_path="a:B", hyperparameters={"x": value}))
 
     ((path, *_),) = listed(deep(1), deep(2))
-    assert path.count(".a") < room.MAX_DEPTH
+    assert path.count(".a") < MAX_DEPTH
     assert listed(deep(1), deep(1)) == []
 
 

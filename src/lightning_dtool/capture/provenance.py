@@ -103,7 +103,7 @@ def observe_run(
         module: The LightningModule, not wrapped by a strategy.
         moments: The states of the random number generators, by the moment at which they were taken.
         parent: The checkpoint that training resumes from, if it is a dataset.
-        initial_weights: Where the first weights came from, observed when fitting began.
+        initial_weights: Where the initial weights came from, observed when fitting began.
         fit_index: Which recorded `fit` of this process it is.
     """
     gaps = Gaps()

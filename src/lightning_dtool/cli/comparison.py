@@ -45,7 +45,7 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
             }
         )
     else:
-        from lightning_dtool.export.text import record_differences
+        from lightning_dtool.export.text.differences import record_differences
 
         one, two = datasets
         print_rich(lambda _: record_differences(shown, (one.name, two.name), (one.uri, two.uri), metrics))
@@ -72,7 +72,7 @@ def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
     if as_json:
         print_json(found.to_dict())
     else:
-        from lightning_dtool.export.text import model_comparison
+        from lightning_dtool.export.text.comparison import model_comparison
 
         print_rich(lambda _: model_comparison(found))
     raise click.exceptions.Exit(0 if found.identical else 1)

@@ -53,7 +53,7 @@ def evaluate(uri: str, data_uri: str, workers: int, as_json: bool, **options: An
     if as_json:
         print_json(found.to_dict())
     else:
-        from lightning_dtool.export.text import evaluation
+        from lightning_dtool.export.text.evaluation import evaluation
 
         print_rich(lambda _: evaluation(found))
     if found.dataset_uri is None:

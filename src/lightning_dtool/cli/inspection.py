@@ -54,7 +54,7 @@ def ls(base_uri: str, as_json: bool) -> None:
     if as_json:
         print_json([{**entry, "frozen_at": entry["frozen_at"].isoformat()} for entry in found])
     elif found:
-        from lightning_dtool.export.text import listing
+        from lightning_dtool.export.text.listing import listing
 
         print_rich(lambda width: listing(found, width))
     else:
@@ -76,7 +76,7 @@ def show(uri: str, as_json: bool) -> None:
     if as_json:
         print_json(record.model_dump(mode="json"))
         return
-    from lightning_dtool.export.text import document
+    from lightning_dtool.export.text.record import document
 
     facts = {
         "uuid": dataset.uuid,
@@ -112,9 +112,9 @@ def check(uri: str, strict: bool, as_json: bool) -> None:
         counts = {status.value: sum(found.status is status for found in findings) for status in checklist.Status}
         print_json({"uri": dataset.uri, "uuid": dataset.uuid, "counts": counts, "findings": points})
     else:
-        from lightning_dtool.export import text
+        from lightning_dtool.export.text.checklist import checklist as render
 
-        print_rich(lambda _: text.checklist(findings, dataset.name, dataset.uri))
+        print_rich(lambda _: render(findings, dataset.name, dataset.uri))
     if strict and checklist.failed(findings):
         raise click.exceptions.Exit(1)
 
@@ -127,7 +127,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
 
     Any frozen dataset can be verified. If several URIs fail, the exit code is the lowest of theirs.
     """
-    from lightning_dtool.export.text import printable
+    from lightning_dtool.export.text.values import printable
     from lightning_dtool.store import FrozenDataset
 
     results: list[dict[str, Any]] = []

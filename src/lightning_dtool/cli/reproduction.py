@@ -143,7 +143,7 @@ def _pairs(given: tuple[str, ...]) -> dict[str, str]:
 @contextmanager
 def _progress() -> "Iterator[Callable[[str], None]]":
     """Show the progress of a rerun on a terminal."""
-    from lightning_dtool.export.text import printable
+    from lightning_dtool.export.text.values import printable
 
     with status("Starting") as shown:
 
@@ -161,7 +161,7 @@ def _print_verdict(found: "Reproduction", as_json: bool) -> None:
     if as_json:
         print_json(found.to_dict())
     else:
-        from lightning_dtool.export import verdict
+        from lightning_dtool.export.text.verdict import document
 
-        print_rich(lambda _: verdict.document(found))
+        print_rich(lambda _: document(found))
     raise click.exceptions.Exit(0 if found.successful else 5 if found.verdict == "could not run" else 1)

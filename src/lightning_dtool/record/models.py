@@ -186,7 +186,7 @@ class Model(Section):
     children: list[Child] = Field(default=[], description="The direct children with their sizes.")
     frozen: list[str] = Field(default=[], description="Names of the parameters that training did not change.")
     architecture: str | None = Field(default=None, description="The module as PyTorch prints it.")
-    initial_weights: InitialWeights | None = Field(default=None, description="Where the first weights came from.")
+    initial_weights: InitialWeights | None = Field(default=None, description="Where the initial weights came from.")
 
 
 class LossCall(Section):

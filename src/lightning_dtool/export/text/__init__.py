@@ -1,0 +1,1 @@
+"""Records, listings and results as text for a terminal."""

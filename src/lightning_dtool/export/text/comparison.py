@@ -1,0 +1,75 @@
+"""The comparison of two models as text."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lightning_dtool.export.text.differences import difference_lines
+from lightning_dtool.export.text.layout import address
+from lightning_dtool.export.text.values import MAX_ENTRIES, shortened
+from lightning_dtool.results.comparison import Comparison, MetricsComparison, OrderComparison, Weights
+
+_AGREEMENT_STYLES = {"identical": "green", "different": "bold red", "not recorded": "yellow"}
+
+
+def model_comparison(found: Comparison) -> RenderableType:
+    """Return the comparison of two models, part by part, and the recorded factors that could explain a difference.
+
+    Args:
+        found: The comparison.
+    """
+    rows = [
+        ("weights", found.weights.agreement, _weights(found.weights)),
+        ("optimizers", found.optimizers.agreement, ""),
+        ("schedulers", found.schedulers.agreement, ""),
+        ("metrics", found.metrics.agreement, _metrics(found.metrics)),
+        ("order of samples", found.order.agreement, _order(found.order)),
+    ]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for column in range(3):
+        grid.add_column(no_wrap=column < 2, overflow="fold")
+    for label, agreement, detail in rows:
+        grid.add_row(Text(f"  {label}"), Text(agreement, _AGREEMENT_STYLES[agreement]), Text(shortened(detail)))
+    parts: list[RenderableType] = [address(f"- {found.uri_a}"), address(f"+ {found.uri_b}"), Text(""), grid]
+    first = found.first_difference
+    if first is not None:
+        parts.append(Text(f"\nThey first differ in {shortened(first)}."))
+    elif not found.identical:
+        parts.append(Text("\nNo epoch that is in both records shows where they first differ."))
+    if found.factors:
+        parts.append(Text(f"\nRECORDED FACTORS THAT DIFFER ({len(found.factors)})", "bold"))
+        for factor in found.factors[:MAX_ENTRIES]:
+            parts += difference_lines(factor)
+        if len(found.factors) > MAX_ENTRIES:
+            parts.append(Text(f"  and {len(found.factors) - MAX_ENTRIES} more (--json shows all)"))
+    elif not found.identical:
+        parts.append(Text("\nNo recorded factor differs, so the cause was not recorded."))
+    identical = "The two are identical." if found.identical else "The two are not identical."
+    return Group(*parts, Text(f"\n{identical}", "bold"))
+
+
+def _weights(weights: Weights) -> str:
+    if weights.agreement != "different":
+        return f"{weights.tensor_count} tensors"
+    if weights.greatest_absolute is None or weights.greatest_relative is None:
+        size = ""
+    else:
+        size = f"; by at most {weights.greatest_absolute:.3g}, {100 * weights.greatest_relative:.3g} % of the larger"
+    return f"{weights.differing_count} of {weights.tensor_count} tensors{size}"
+
+
+def _metrics(metrics: MetricsComparison) -> str:
+    places = (
+        f"{entry.name} {'at the checkpoint' if entry.epoch is None else f'in epoch {entry.epoch}'}"
+        for entry in metrics.differing[:3]
+    )
+    more = len(metrics.differing) - 3
+    text = ", ".join([f"{len(metrics.epochs)} epochs", *places])
+    return f"{text}, and {more} more (--json shows all)" if more > 0 else text
+
+
+def _order(order: OrderComparison) -> str:
+    differs = (
+        f", different in {len(order.differing)} of them, first in epoch {order.differing[0]}" if order.differing else ""
+    )
+    return f"{len(order.epochs)} epochs{differs}" if order.epochs else ""

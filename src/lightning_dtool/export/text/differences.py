@@ -1,0 +1,100 @@
+"""The differences between two records as text."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lightning_dtool.export.text.layout import address, title
+from lightning_dtool.export.text.values import MAX_ENTRIES, inline, nested, printable, shortened
+from lightning_dtool.record import DatasetReference
+from lightning_dtool.results.differences import Difference
+
+MAX_PATCH_LINES = 200
+"""The number of lines of a patch that are shown."""
+
+
+def record_differences(
+    found: Sequence[Difference], names: tuple[str, str], uris: tuple[str, str], metrics: tuple[Mapping[str, Any], ...]
+) -> RenderableType:
+    """Return the differences between two checkpoints by section, with the metrics side by side.
+
+    Args:
+        found: The differences to show.
+        names: The names of the two datasets.
+        uris: Their URIs.
+        metrics: The metrics at each checkpoint.
+    """
+    parts: list[RenderableType] = []
+    for sign, name, uri in zip("-+", names, uris, strict=True):
+        parts += [title(f"{sign} {name}"), address(f"  {uri}")]
+    sections: dict[str, list[Difference]] = {}
+    for difference in found:
+        if not difference.path.startswith("metrics.at_checkpoint"):
+            sections.setdefault(difference.section, []).append(difference)
+    for section, entries in sections.items():
+        parts.append(Text(f"\n{section.replace('_', ' ').upper()}", "bold"))
+        for difference in entries[:MAX_ENTRIES]:
+            parts += difference_lines(difference)
+        if len(entries) > MAX_ENTRIES:
+            parts.append(Text(f"  and {len(entries) - MAX_ENTRIES} more (--json shows all)"))
+    if any(metrics):
+        parts += [Text("\nMETRICS AT THE CHECKPOINT", "bold"), _side_by_side(*metrics)]
+    if all(difference.weight != "matters" for difference in found):
+        parts.append(Text("\nNo relevant difference was found."))
+    return Group(*parts)
+
+
+def difference_lines(difference: Difference) -> Iterator[RenderableType]:
+    """Yield the lines for one difference."""
+    path, note = printable(difference.path), f"  ({shortened(difference.note)})" if difference.note else ""
+    if difference.patch:
+        sign = {"added": "+ ", "removed": "- "}.get(difference.kind, "")
+        yield Text(f"  {sign}{path}{note}", "cyan")
+        yield from _patch(difference.patch)
+        return
+    before, after = (shortened(_shown(value)) for value in (difference.before, difference.after))
+    change = {"added": f"+ {path}  {after}", "removed": f"- {path}  {before}"}
+    style = "" if difference.weight == "matters" else "dim"
+    yield Text(f"  {change.get(difference.kind, f'{path}  {before} -> {after}')}{note}", style)
+
+
+def _shown(value: Any) -> str:
+    """Return one side of a difference. A dataset is shown by its URI alone, since the note says the rest."""
+    if isinstance(value, dict) and value.keys() == DatasetReference.model_fields.keys():
+        return str(value["uri"])
+    return "none" if value is None else nested(value)
+
+
+def _patch(patch: str) -> Iterator[RenderableType]:
+    lines = patch.split("\n")
+    for line in lines[:MAX_PATCH_LINES]:
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        yield Text(f"    {shortened(line.expandtabs())}", style)
+    if len(lines) > MAX_PATCH_LINES:
+        yield Text(f"    and {len(lines) - MAX_PATCH_LINES} more lines (--json shows all)")
+
+
+def _side_by_side(a: Mapping[str, Any], b: Mapping[str, Any]) -> Table:
+    """Return the metrics of two checkpoints, and the difference of those that are numbers."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    for _ in range(3):
+        grid.add_column(no_wrap=True, justify="right")
+    names = [*a, *(name for name in b if name not in a)]
+    for name in names[:MAX_ENTRIES]:
+        one, two = a.get(name), b.get(name)
+        change = _change(one, two)
+        cells = ("none" if value is None else shortened(inline(value)) for value in (one, two))
+        grid.add_row(*map(Text, (f"  {shortened(name)}", *cells, change)))
+    if len(names) > MAX_ENTRIES:
+        grid.add_row(Text(f"  and {len(names) - MAX_ENTRIES} more (--json shows all)"))
+    return grid
+
+
+def _change(one: Any, two: Any) -> str:
+    """Return the change from one number to another; empty for values that are not numbers."""
+    numbers = [value for value in (one, two) if isinstance(value, int | float) and not isinstance(value, bool)]
+    return f"{numbers[1] - numbers[0]:+.3g}" if len(numbers) == 2 and one != two else ""

@@ -1,0 +1,43 @@
+"""A difference between two records."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lightning_dtool._public import public
+
+Kind = Literal["changed", "added", "removed"]
+
+
+Weight = Literal["matters", "same content", "incidental"]
+
+
+@public
+@dataclass(frozen=True)
+class Difference:
+    """A difference between two records.
+
+    Attributes:
+        path: The place in the record: `optimizers[0].param_groups[0].options.lr`. Brackets contain a number, or the
+            identity of an element: `trainer.callbacks[lightning.pytorch.callbacks.early_stopping:EarlyStopping]`.
+        kind: `changed`, `added` (only the second has it) or `removed` (only the first has it).
+        before: The value in the first record; None if it has none.
+        after: The value in the second record; None if it has none.
+        note: A remark.
+        weight: `matters`; `same content` for data with the same digest under another URI or UUID; `incidental` for a
+            difference that any two runs have.
+        patch: For text of several lines, the change as a unified diff.
+    """
+
+    path: str
+    kind: Kind
+    before: Any = None
+    after: Any = None
+    note: str = ""
+    weight: Weight = "matters"
+    patch: str = ""
+
+    @property
+    def section(self) -> str:
+        """The part of the record that it belongs to: `optimizers`."""
+        return re.split(r"[.\[]", self.path, maxsplit=1)[0]

@@ -1,0 +1,49 @@
+"""The weight of a difference: whether it matters, or occurs between any two runs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lightning_dtool.results.differences.difference import Difference
+
+_INCIDENTAL = re.compile(
+    r"run\.(uuid|started_at|creator_username|lightning_dtool_version|fit_index)"
+    r"|checkpoint\.(filename|saved_at)"
+    r"|metrics\.(seconds|steps_per_second|peak_memory_bytes|peak_accelerator_memory_bytes)"
+    r"|metrics\.history\[.*\]\.seconds"
+    r"|environment\.scheduler\b.*"
+    # The folders of a run, and the callback that records it, do not affect its result.
+    r"|trainer\.(settings|callbacks|loggers)\b.*\.(default_root_dir|dirpath|save_dir|root_dir|log_dir)"
+    r"|trainer\.loggers\[.*\]\.settings\.version"
+    r"|trainer\.callbacks\[lightning_dtool[.:].*"
+    r"|environment\.variables\W+LIGHTNING_DTOOL_\w+\]?|model\.initial_weights\.stored"
+    # Whether a run is a rerun of another does not affect its result.
+    r"|lineage\.(reproduces|replicates)\b.*"
+)
+
+
+def weighed(difference: Difference, moved: set[tuple[str, str]], seeded: bool) -> Difference:
+    """Reduce the weight of differences that any two runs have, and of the URI of equal data."""
+    # Before the seed is set, every process has its own random numbers.
+    before_seeding = seeded and difference.path.startswith("randomness.states.import")
+    if before_seeding or _INCIDENTAL.fullmatch(difference.path):
+        return replace(difference, weight="incidental")
+    if isinstance(difference.before, str) and (difference.before, difference.after) in moved:
+        return replace(difference, weight="same content", note="the same data at another URI")
+    return difference
+
+
+def is_redundant(
+    difference: Difference, found: Sequence[Difference], a: Mapping[str, Any], b: Mapping[str, Any]
+) -> bool:
+    """Return True for the digest of a text that both records hold, and for a default that each group repeats."""
+    if difference.path == "model.source_sha256":
+        return bool(a["model"]["source"] and b["model"]["source"])
+    default = re.fullmatch(r"(optimizers\[\d+\])\.defaults\b(.*)", difference.path, re.DOTALL)
+    return default is not None and any(
+        other.path.startswith(f"{default[1]}.param_groups[")
+        and other.path.endswith(f"].options{default[2]}")
+        and (other.before, other.after) == (difference.before, difference.after)
+        for other in found
+    )
