@@ -141,7 +141,7 @@ def test_accumulation(captured: Capture) -> None:
 def test_bf16(captured: Capture) -> None:
     assert not captured.gaps
     assert captured.kind == "MixedPrecision"
-    assert captured.loss.calls[0].arguments["input"]["dtype"] == "torch.bfloat16"
+    assert captured.loss.calls[0].arguments["input"]["dtype"] == "bfloat16"
     assert captured.loss.calls[0].arguments["label_smoothing"] == 0.1
 
 

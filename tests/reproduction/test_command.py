@@ -192,7 +192,7 @@ def test_the_first_different_step_of_two_traces_is_found(tmp_path: Path) -> None
     assert first_differing_step(a, trace("short", first)) is None
     assert first_differing_step(a, b) == "epoch 0, step 2: parameter b"
     assert first_differing_step(a, c) == "epoch 0, step 2: the loss (2.0 and 4.0), but no parameter"
-    assert first_differing_step(a, d) == "epoch 0, step 2, where the other is at epoch 1, step 2"
+    assert first_differing_step(a, d) == "epoch 0, step 2, while the other is at epoch 1, step 2"
 
 
 NOTHING = dict.fromkeys(("uri", "train_uri", "val_uri", "test_uri", "split_overlay")) | {

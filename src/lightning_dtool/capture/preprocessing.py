@@ -42,7 +42,7 @@ def describe_pipeline(obj: Any, gaps: Gaps) -> Any:
 
     Example:
         >>> describe_pipeline(str.strip, Gaps())
-        {'callable': 'builtins:str.strip'}
+        {'type': 'builtins:function', 'name': 'builtins:str.strip'}
     """
     return redact_value(encode_in_detail(obj, gaps), gaps)
 
