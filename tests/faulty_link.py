@@ -44,7 +44,7 @@ def passes(passing: Passing) -> None:
 
 def answers(status: int, code: str = "AccessDenied") -> Fault:
     """Answer instead of the server."""
-    body = f"<Error><Code>{code}</Code><Message>told so</Message></Error>".encode()
+    body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
     return lambda passing: passing.answer(status, [("Content-Length", str(len(body)))], body)
 
 

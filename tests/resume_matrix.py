@@ -356,7 +356,7 @@ _CAUGHT: list[warnings.WarningMessage] = []
 _UNSTOPPED: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
 
 
-def said() -> list[str]:
+def reasons_given() -> list[str]:
     """Return the reasons in the warnings of a resumed run."""
     texts = [str(each.message) for each in _CAUGHT if issubclass(each.category, ProvenanceWarning)]
     return [text.partition(BEFORE_REASONS)[2].rstrip(".") for text in texts if BEFORE_REASONS in text]
@@ -383,7 +383,7 @@ class Collect(Callback):
             "global step": trainer.global_step,
             "order": dict(getattr(loader, "order_digests", {})) if trainer.global_rank == 0 else {},
         }
-        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(said()))
+        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(reasons_given()))
         torch.save(state, self.folder / f"rank{trainer.global_rank}.pt")
 
     def _note(self, trainer: L.Trainer) -> None:
@@ -443,19 +443,19 @@ def _launch(case: Case, folder: Path, uri: str, stop: bool, ckpt: str | None, se
         )
         for rank in range(2)
     ]
-    said = []
+    outputs = []
     for rank in ranks:
         try:
-            said.append(rank.communicate(timeout=180)[1])
+            outputs.append(rank.communicate(timeout=180)[1])
         except subprocess.TimeoutExpired:
             rank.kill()
-            said.append(rank.communicate()[1])
-    for text in said:
+            outputs.append(rank.communicate()[1])
+    for text in outputs:
         for line in text.splitlines():
             if BEFORE_REASONS in line:
                 warnings.warn(line, ProvenanceWarning, stacklevel=2)
     if not stop and not (folder / "rank0.pt").exists():
-        raise AssertionError(f"training failed: {said[0][-1000:]}")
+        raise AssertionError(f"training failed: {outputs[0][-1000:]}")
     if stop:
         raise Stopped
 
@@ -506,7 +506,7 @@ def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
         warnings.simplefilter("always")
         train(case, folder / "resumed", uri, stop=False, ckpt=ckpt)
         # `ddp_fork` trains, and warns, in other processes.
-        reasons = said() or json.loads((folder / "resumed" / "rank0.json").read_text())
+        reasons = reasons_given() or json.loads((folder / "resumed" / "rank0.json").read_text())
     differing = []
     for whole, resumed in zip(expected, _states(case, folder / "resumed"), strict=True):
         for what in whole:

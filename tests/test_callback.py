@@ -115,7 +115,7 @@ def test_resuming_by_uri_names_the_parent(tmp_path: Path, models: Path) -> None:
 
 
 @MOVED
-def test_resuming_by_lightnings_own_path_names_the_parent_too(tmp_path: Path, models: Path) -> None:
+def test_resuming_by_local_path_names_the_parent(tmp_path: Path, models: Path) -> None:
     provenance = DtoolProvenanceCallback(str(models))
     t = trainer(tmp_path, provenance)
     t.fit(TinyNet(), loader())

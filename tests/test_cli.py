@@ -107,7 +107,7 @@ def test_ls_warns_of_a_corrupt_dataset_and_lists_the_others(run: Run, models: Pa
     assert result.stderr.count("\n") == 1
 
 
-def test_ls_in_a_narrow_terminal_gives_the_uri_a_line_of_its_own(run: Run, models: Path) -> None:
+def test_ls_in_a_narrow_terminal_prints_the_uri_on_a_separate_line(run: Run, models: Path) -> None:
     found = json.loads(run("ls", models, "--json").stdout)
     for entry in found:
         entry["frozen_at"] = FrozenDataset.from_uri(entry["uri"]).frozen_at

@@ -86,7 +86,7 @@ def test_a_page_can_be_followed(page: Path, tmp_path: Path) -> None:
             script.write_text(step.code, encoding="utf-8")
             programs.run(script.name, cwd=tmp_path, env=environment)
             continue
-        assert step.language == "bash", f"{page} wants to run {step.language}"
+        assert step.language == "bash", f"{page} asks to run {step.language}"
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", step.code],
             cwd=tmp_path,

@@ -47,10 +47,6 @@ EXACT = [
 ]  # fmt: skip
 
 
-def said(caught: Any) -> list[str]:
-    return [str(each.message) for each in caught if issubclass(each.category, ProvenanceWarning)]
-
-
 @pytest.mark.parametrize("case", EXACT, ids=[case.name for case in EXACT])
 def test_resume_equals_an_uninterrupted_run(tmp_path: Path, case: Case) -> None:
     assert run(case, tmp_path) == ([], [])

@@ -171,7 +171,7 @@ def test_recording_reads_no_item(uri: str, tmp_path: Path, monkeypatch: pytest.M
 def test_the_cost_of_recording_does_not_grow_with_the_samples(
     make_dataset: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The data has 100,000 samples: rows of an array, each of which has a name of its own, as an item has."""
+    """The data has 100,000 samples: the rows of an array, each with its own name."""
     import io
 
     arrays = {}
@@ -610,7 +610,7 @@ def test_a_datamodule_used_twice_has_the_order_digests_of_its_last_run(uri: str,
     assert orders(tmp_path, module, max_epochs=1) == {"0": whole["0"]}
 
 
-class Tell(L.Callback):
+class WritesOrder(L.Callback):
     """Writes what each process has seen to a file: forked processes return nothing else."""
 
     def __init__(self, folder: Path) -> None:
@@ -637,7 +637,7 @@ def test_each_process_of_a_distributed_run_has_its_own_order(uri: str, tmp_path:
             return self(torch.ones(2, 8)).sum()
 
     options = {"devices": 2, "strategy": "ddp_fork", "enable_checkpointing": False, "limit_val_batches": 0}
-    trainer(tmp_path, Tell(tmp_path), **options).fit(Forked(), DtoolDataModule(uri, batch_size=4))
+    trainer(tmp_path, WritesOrder(tmp_path), **options).fit(Forked(), DtoolDataModule(uri, batch_size=4))
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert sorted(first["order"]) == sorted(second["order"]) == ["0", "1"]
     assert all(first["order"][epoch] != second["order"][epoch] for epoch in ("0", "1"))
@@ -648,7 +648,7 @@ def test_each_process_of_a_distributed_run_has_its_own_order(uri: str, tmp_path:
 @pytest.mark.filterwarnings("ignore:.*use of fork.*may lead to deadlocks:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*process group has NOT been destroyed.*:UserWarning")
 def test_the_distributed_sampler_of_lightning_is_recorded(tmp_path: Path) -> None:
-    class Telling(Tell):
+    class WritesSampler(WritesOrder):
         def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             (self.folder / "sampler.json").write_text(json.dumps(self.data.stages["train"][0].loader.sampler))  # type: ignore[union-attr]
 
@@ -659,7 +659,7 @@ def test_the_distributed_sampler_of_lightning_is_recorded(tmp_path: Path) -> Non
     options = {"devices": 2, "strategy": "ddp_fork", "enable_checkpointing": False, "max_epochs": 1}
     data = TensorDataset(torch.zeros(8))
     weighted = WeightedRandomSampler([1.0] * 8, 6)
-    trainer(tmp_path, Telling(tmp_path), **options).fit(Forked(), DataLoader(data, 2, sampler=weighted))
+    trainer(tmp_path, WritesSampler(tmp_path), **options).fit(Forked(), DataLoader(data, 2, sampler=weighted))
     found = json.loads((tmp_path / "sampler.json").read_text())
     assert found["class_path"] == "lightning.fabric.utilities.distributed:DistributedSamplerWrapper"
     assert (found["num_replicas"], found["shuffle"]) == (2, True)

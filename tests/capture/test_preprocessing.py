@@ -84,7 +84,7 @@ def test_the_nesting_of_transforms_is_recorded() -> None:
     assert function["closure"] == {"factor": 2}
 
 
-def test_albumentations_are_recorded_as_their_own_description(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_albumentations_are_recorded_as_they_serialise_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     class Flip:
         def __init__(self, p: float = 0.5) -> None:
             self.p = p

@@ -283,7 +283,7 @@ def test_seeds_and_epochs_differ_in_their_digests():
     assert len(set(one.order_digests.values())) == 3
 
 
-def test_a_restarted_epoch_replaces_the_digests_from_there_on():
+def test_a_restarted_epoch_replaces_its_digest_and_later_ones():
     again = epochs(0)
     again.sampler.set_epoch(1)
     next(iter(again))

@@ -88,7 +88,7 @@ def test_paths_outside_the_project_are_not_used(root: Path, tmp_path: Path) -> N
     assert found.arguments[3:] == []
 
 
-def test_the_root_of_an_unknown_project_is_none() -> None:
+def test_a_project_with_an_unknown_root_has_none() -> None:
     assert project_root(record(["/elsewhere/other.py"], "train.py")) is None
     assert project_root(record([], "train.py")) is None
 

@@ -217,7 +217,7 @@ def test_data_is_compared_by_uuid_and_content(other: DatasetReference, note: str
     assert found.note.startswith(note)
 
 
-def test_another_uri_of_the_same_data_is_no_other_difference() -> None:
+def test_moved_data_differs_only_in_its_uri() -> None:
     def moved(uri: str, batch_size: int) -> Provenance:
         module = DataModule(class_path="a:B", arguments={"train": uri, "batch_size": batch_size})
         dataset = reference(uri=uri)

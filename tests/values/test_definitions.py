@@ -82,7 +82,7 @@ def test_objects_without_source_have_none(made: object) -> None:
     assert source_of(made) is None
 
 
-def test_code_of_the_user_is_told_from_installed_code() -> None:
+def test_code_of_the_user_is_distinguished_from_installed_code() -> None:
     assert is_users(outer)
     assert not is_users(pytest.fixture)
     assert not is_users(definitions.source_of)
