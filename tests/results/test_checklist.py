@@ -20,6 +20,7 @@ from lightning_dtool.record import (
     Loader,
     Loss,
     LossCall,
+    MetricObject,
     Metrics,
     Model,
     Monitor,
@@ -226,7 +227,9 @@ def test_a_checkpoint_without_the_callback_has_captured_nothing() -> None:
 
 def test_storage_of_record_and_checkpoint_together_is_checked() -> None:
     key = "guidelines.stored_together"
-    assert finding(key, complete()).status is PASS
+    found = finding(key, complete())
+    assert found.status is PASS
+    assert "(leaves)" in found.found
     assert finding(key, complete(), items=None).status is NOT_CHECKED
     assert "provenance.json" in finding(key, complete(), items={"checkpoint.ckpt"}).found
     assert finding(key, complete(lineage=Lineage())).status is FAIL
@@ -237,6 +240,13 @@ def test_storage_of_record_and_checkpoint_together_is_checked() -> None:
 SEEN = Loader(class_path="a:B", num_workers=0)
 NO_WORKERS = Data(stages={"train": [DataSource(dataset=LEAVES, loader=SEEN)]})
 OWN_SETS = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSource(dataset=OTHERS)]})
+REPEATED = complete().data.model_copy(
+    update={"stages": {**complete().data.stages, "test": [DataSource(dataset=LEAVES)]}}
+)
+ACCURACY = Metrics(objects=[MetricObject(attribute="accuracy", class_path="torchmetrics.classification:Accuracy")])
+PRETRAINED = InitialWeights(origin="pretrained", names=["IMAGENET1K_V1"], digest="sha256:0123456789abcdef")
+COMMIT = Git(commit="3f786850e387550fdab836ed7e6dc881de23001b", dirty=False, remote="https://git.example.org/net")
+SOURCE = Model(class_path="a:B", source="class B: ...")
 WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSource(dataset=LEAVES)]})
 
 
@@ -252,32 +262,54 @@ WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSo
         ("data.results", complete(metrics=Metrics()), FAIL, "no metric"),
         ("data.results", complete(), PASS, "val_loss; 1 epoch of history"),
         ("experiment.method_code", changed("code", modules={}), FAIL, "leaves.net:LeafNet"),
+        ("experiment.method_code", complete(), PASS, "leaves/net.py in source.zip"),
+        ("experiment.method_code", complete(code=record().code, model=SOURCE), PASS, "in the record"),
         ("experiment.experiment_code", changed("code", entry_point=None), FAIL, "not stored"),
         ("experiment.experiment_code", changed("code", files={}), FAIL, "not stored"),
         ("experiment.hardware", changed("environment", cpu=None), FAIL, "not recorded"),
         ("experiment.hardware", changed("environment", memory_bytes=None), FAIL, "not recorded"),
         ("experiment.hardware", complete(), PASS, "A CPU, 2 processors, 8.0 GiB, no accelerator"),
+        ("experiment.software", complete(), PASS, "Python 3.11, torch 2.6; requirements.txt"),
+        ("experiment.software", changed("environment", versions={"lightning": "2.6.1", "torch": "2.7", "x": "1"}), PASS,
+         "Python 3.11, torch 2.7, lightning 2.6.1; requirements.txt"),
         ("experiment.setup", complete(loss=Loss()), FAIL, "loss"),
         ("experiment.setup", complete(gaps=[Gap(fact="loss.calls[0]", reason="r")]), FAIL, "loss.calls[0]"),
         ("experiment.evaluation", complete(), PASS, "val_loss (min)"),
+        ("experiment.evaluation", complete(metrics=ACCURACY), PASS,
+         "checkpoints are chosen by val_loss (min); computed by Accuracy"),
         ("experiment.evaluation", changed("checkpoint", monitors=[]), FAIL, "no monitored metric"),
         ("run.git", changed("code", git=None), FAIL, "not in a git"),
+        ("run.git", changed("code", git=COMMIT), PASS, "commit 3f786850e387 of https://git.example.org/net"),
         ("run.changes", changed("code", git=None), NOT_APPLICABLE, "not in a git"),
+        ("run.changes", complete(), PASS, "the patch is changes.patch in source.zip; 1 untracked file stored"),
         ("run.changes", changed("code", patch=None), FAIL, "patch is not stored"),
         ("run.changes", changed("code", untracked=["lost.py"]), FAIL, "lost.py"),
         ("run.changes", changed("code", git=Git(commit="1", dirty=None)), FAIL, "could not tell"),
-        ("run.changes", changed("code", git=Git(commit="1", dirty=False), untracked=[]), PASS, "no file differed"),
+        ("run.changes", changed("code", git=COMMIT, untracked=[]), PASS, "; no untracked file"),
         ("run.sources", changed("code", files={}), FAIL, "no source file"),
+        ("run.sources", complete(), PASS, "3 files in source.zip"),
+        ("run.sources", complete(gaps=[Gap(fact="code.files", reason="r")]), FAIL, "code.files: r"),
         ("run.sources", complete(gaps=[Gap(fact="code.modules", reason="r")]), FAIL, "code.modules: r"),
         ("run.split", complete(data=WHOLE_TWICE), FAIL, "2 of 2 data sources"),
+        ("run.split", complete(data=REPEATED), FAIL, "1 of 3 data sources"),
+        ("run.split", complete(), PASS, "3 data sources"),
         ("run.split", complete(data=OWN_SETS), NOT_APPLICABLE, "its own dataset"),
         ("run.split", complete(data=Data()), FAIL, "no data"),
         ("run.preprocessing", complete(), PASS, "transform"),
+        ("run.preprocessing", complete(data=Data()), FAIL, "no training data"),
+        ("run.preprocessing", complete(gaps=[Gap(fact="data.loader.collate_fn", reason="r")]), FAIL, "r"),
+        ("run.preprocessing", complete(gaps=[Gap(fact="data.order", reason="r")]), PASS, "transform"),
         ("run.preprocessing", complete(gaps=[Gap(fact="data.stages.train[0].transforms", reason="r")]), FAIL, "r"),
         ("run.order", complete(data=NO_WORKERS), FAIL, "order"),
+        ("run.order", complete(), PASS, "1 epoch"),
         ("run.initial_weights", changed("model", initial_weights=None), FAIL, "no digest"),
+        ("run.initial_weights", complete(), PASS, "initialised, sha256:0123456789ab"),
+        ("run.initial_weights", changed("model", initial_weights=PRETRAINED), PASS,
+         "pretrained (IMAGENET1K_V1), sha256:0123456789ab"),
+        ("run.loss", complete(), PASS, "cross_entropy"),
         ("run.loss", complete(loss=Loss(operations=["MeanBackward0"], training_step="def")), PASS, "by hand: 1 op"),
         ("run.loss", complete(loss=Loss(operations=["MeanBackward0"])), FAIL, "not recorded"),
+        ("run.loss", complete(loss=Loss(), gaps=[Gap(fact="loss", reason="r")]), FAIL, "loss: r"),
         ("run.seed", changed("randomness", global_seed=None), FAIL, "no global seed"),
         ("run.seed", changed("randomness", global_seed=0), PASS, "seed_everything(0)"),
         ("run.worker_seeds", changed("randomness", seed_workers=False), FAIL, "not seeded"),
@@ -293,6 +325,26 @@ def test_each_factor_is_checked(key: str, of: Provenance, status: Status, words:
     assert found.status is status, found
     assert words in found.found
     assert bool(found.remedy) == (status is FAIL)
+
+
+@pytest.mark.parametrize(
+    "gap", ["model.hyperparameters.act", "loss", "optimizers[0].defaults", "schedulers", "trainer", "data.datamodule"]
+)
+def test_a_gap_in_the_setup_fails(gap: str) -> None:
+    assert finding("experiment.setup", complete()).status is PASS
+    found = finding("experiment.setup", complete(gaps=[Gap(fact=gap, reason="a lambda")]))
+    assert (found.status, found.found) == (FAIL, f"not recorded: {gap}: a lambda")
+
+
+@pytest.mark.parametrize("stage", ["train", "val", "test"])
+def test_workers_and_transforms_of_every_stage_count(stage: str) -> None:
+    quiet, busy = (Loader(class_path="a:B", num_workers=number) for number in (0, 2))
+    plain = DataSource(dataset=LEAVES, loader=quiet)
+    special = DataSource(dataset=LEAVES, loader=busy, transforms={"target_transform": {"type": "a:ToIndex"}})
+    of = complete(data=Data(stages={"train": [plain], "val": [plain], "test": [plain], stage: [special]}))
+    assert finding("run.preprocessing", of).found == "target_transform"
+    without_seeds = of.model_copy(update={"randomness": Randomness()})
+    assert finding("run.worker_seeds", without_seeds).status is FAIL
 
 
 @pytest.mark.parametrize("warn_only", [{}, {"deterministic_algorithms_warn_only": True}])

@@ -358,20 +358,39 @@ def test_lines_that_pin_no_single_version_are_compared_as_a_whole() -> None:
 
 
 def test_changed_files_are_patches() -> None:
-    one = {"a.py": b"x = 1\n", "gone.py": b"y\n", "same.py": b"z", "data.bin": b"\0\xff"}
-    two = {"a.py": b"x = 2\n", "new.py": b"n\n", "same.py": b"z", "data.bin": b"\0\xfe\0"}
-    found = {difference.path: difference for difference in source_differences(one, two)}
-    assert list(found) == [f"code.files[{name}]" for name in ("a.py", "data.bin", "gone.py", "new.py")]
-    assert found["code.files[a.py]"].patch.splitlines() == [
-        "--- a/a.py",
-        "+++ b/a.py",
-        "@@ -1 +1 @@",
-        "-x = 1",
-        "+x = 2",
+    one = {"a.py": b"x = 1\n", "gone.py": b"y\n", "same.py": b"z"}
+    two = {"a.py": b"x = 20\n", "new.py": b"n\n", "same.py": b"z", "void.py": b""}
+    found = source_differences(one, two)
+    assert [(difference.path, difference.kind, difference.before, difference.after) for difference in found] == [
+        ("code.files[a.py]", "changed", "6 bytes", "7 bytes"),
+        ("code.files[gone.py]", "removed", "2 bytes", None),
+        ("code.files[new.py]", "added", None, "2 bytes"),
+        ("code.files[void.py]", "added", None, "0 bytes"),
     ]
-    assert found["code.files[gone.py]"].kind == "removed"
-    assert found["code.files[new.py]"].patch.endswith("+n")
-    assert (found["code.files[data.bin]"].note, found["code.files[data.bin]"].before) == ("not text", "2 bytes")
+    assert [difference.patch.splitlines() for difference in found] == [
+        ["--- a/a.py", "+++ b/a.py", "@@ -1 +1 @@", "-x = 1", "+x = 20"],
+        ["--- a/gone.py", "+++ b/gone.py", "@@ -1 +0,0 @@", "-y"],
+        ["--- a/new.py", "+++ b/new.py", "@@ -0,0 +1 @@", "+n"],
+        [],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "sizes"),
+    [
+        (b"\0\0", b"\xfe", "changed", ("2 bytes", "1 bytes")),
+        (b"text", b"\xfe", "changed", ("4 bytes", "1 bytes")),
+        (b"a\0", b"text", "changed", ("2 bytes", "4 bytes")),
+        (None, b"\xfe", "added", (None, "1 bytes")),
+        (b"\xfe", None, "removed", ("1 bytes", None)),
+    ],
+)
+def test_files_that_are_not_text_have_no_patch(
+    before: bytes | None, after: bytes | None, kind: str, sizes: tuple[str | None, str | None]
+) -> None:
+    one, two = ({} if content is None else {"data.bin": content} for content in (before, after))
+    (found,) = source_differences(one, two)
+    assert (found.kind, (found.before, found.after), found.note, found.patch) == (kind, sizes, "not text", "")
 
 
 def test_line_endings_are_a_difference() -> None:

@@ -27,7 +27,7 @@ def source_differences(a: Mapping[str, bytes], b: Mapping[str, bytes]) -> list[D
 
 
 def patch(name: str, a: str, b: str) -> str:
-    """Return the change of a text as a unified diff, or a remark if it is too long.
+    """Return the change of a text as a unified diff, or a remark if it is too long. Empty if the texts are equal.
 
     Args:
         name: The name of the text, for the header of the diff.
@@ -38,15 +38,15 @@ def patch(name: str, a: str, b: str) -> str:
     if max(len(one), len(two)) > MAX_LINES:
         return f"{len(one)} lines -> {len(two)} lines, too long to compare line by line"
     lines = difflib.unified_diff(one, two, f"a/{name}", f"b/{name}", lineterm="")
-    return "\n".join(lines) or "only line endings differ"
+    return "\n".join(lines) or ("only line endings differ" if a != b else "")
 
 
 def _file_difference(path: str, kind: Kind, a: bytes, b: bytes) -> Difference:
     place = f"code.files[{path}]"
+    sizes = (None if kind == "added" else f"{len(a)} bytes", None if kind == "removed" else f"{len(b)} bytes")
     texts = [_text(content) for content in (a, b)]
     if texts[0] is None or texts[1] is None:
-        return Difference(place, kind, f"{len(a)} bytes", f"{len(b)} bytes", "not text")
-    sizes = (None if kind == "added" else f"{len(a)} bytes", None if kind == "removed" else f"{len(b)} bytes")
+        return Difference(place, kind, *sizes, "not text")
     return Difference(place, kind, *sizes, patch=patch(path, texts[0], texts[1]))
 
 
