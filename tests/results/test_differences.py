@@ -34,8 +34,6 @@ from lightning_dtool.results.differences import (
     checkpoint_differences,
     record_differences,
 )
-from lightning_dtool.results.differences.packages import requirement_differences
-from lightning_dtool.results.differences.patches import source_differences
 from lightning_dtool.results.differences.walk import MAX_DEPTH
 from record.samples import record
 
@@ -330,79 +328,6 @@ def test_a_changed_lambda_is_not_a_patch() -> None:
 
 
 # -- packages and files ---------------------------------------------------------------------------
-
-
-def test_packages_are_compared() -> None:
-    one = "# pinned\nAlpha==1.0\nold_pkg==2\nmine @ git+https://git.example.org/mine@abc\n-e ./here#egg=Here\n\n./odd\n"
-    two = "alpha==1.1\nmine @ git+https://git.example.org/mine@def\n-e ./here#egg=here\nnew==1\n./odd\n"
-    assert [(found.path, found.kind, found.before, found.after) for found in requirement_differences(one, two)] == [
-        ("environment.packages.alpha", "changed", "1.0", "1.1"),
-        ("environment.packages[old-pkg]", "removed", "2", None),
-        ("environment.packages.mine", "changed", "@ git+https://git.example.org/mine@abc",
-         "@ git+https://git.example.org/mine@def"),
-        ("environment.packages.here", "changed", "-e ./here#egg=Here", "-e ./here#egg=here"),
-        ("environment.packages.new", "added", None, "1"),
-    ]  # fmt: skip
-
-
-def test_lines_that_pin_no_single_version_are_compared_as_a_whole() -> None:
-    one = "ranged>=1,<2\nlimited<2\nmarked==1; python_version >= '3.10'\nodd==2024-custom\n"
-    two = "ranged>=1,<3\nlimited<3\nmarked==1; python_version >= '3.11'\nodd==2025-custom\n--pre\n"
-    assert [(found.path, found.before, found.after) for found in requirement_differences(one, two)] == [
-        ("environment.packages.ranged", "ranged>=1,<2", "ranged>=1,<3"),
-        ("environment.packages.limited", "limited<2", "limited<3"),
-        ("environment.packages.marked", "marked==1; python_version >= '3.10'", "marked==1; python_version >= '3.11'"),
-        ("environment.packages.odd", "2024-custom", "2025-custom"),
-        ("environment.packages[--pre]", None, "--pre"),
-    ]
-
-
-def test_changed_files_are_patches() -> None:
-    one = {"a.py": b"x = 1\n", "gone.py": b"y\n", "same.py": b"z"}
-    two = {"a.py": b"x = 20\n", "new.py": b"n\n", "same.py": b"z", "void.py": b""}
-    found = source_differences(one, two)
-    assert [(difference.path, difference.kind, difference.before, difference.after) for difference in found] == [
-        ("code.files[a.py]", "changed", "6 bytes", "7 bytes"),
-        ("code.files[gone.py]", "removed", "2 bytes", None),
-        ("code.files[new.py]", "added", None, "2 bytes"),
-        ("code.files[void.py]", "added", None, "0 bytes"),
-    ]
-    assert [difference.patch.splitlines() for difference in found] == [
-        ["--- a/a.py", "+++ b/a.py", "@@ -1 +1 @@", "-x = 1", "+x = 20"],
-        ["--- a/gone.py", "+++ b/gone.py", "@@ -1 +0,0 @@", "-y"],
-        ["--- a/new.py", "+++ b/new.py", "@@ -0,0 +1 @@", "+n"],
-        [],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "kind", "sizes"),
-    [
-        (b"\0\0", b"\xfe", "changed", ("2 bytes", "1 bytes")),
-        (b"text", b"\xfe", "changed", ("4 bytes", "1 bytes")),
-        (b"a\0", b"text", "changed", ("2 bytes", "4 bytes")),
-        (None, b"\xfe", "added", (None, "1 bytes")),
-        (b"\xfe", None, "removed", ("1 bytes", None)),
-    ],
-)
-def test_files_that_are_not_text_have_no_patch(
-    before: bytes | None, after: bytes | None, kind: str, sizes: tuple[str | None, str | None]
-) -> None:
-    one, two = ({} if content is None else {"data.bin": content} for content in (before, after))
-    (found,) = source_differences(one, two)
-    assert (found.kind, (found.before, found.after), found.note, found.patch) == (kind, sizes, "not text", "")
-
-
-def test_line_endings_are_a_difference() -> None:
-    (found,) = source_differences({"a": b"x\n"}, {"a": b"x\r\n"})
-    assert found.patch == "only line endings differ"
-
-
-def test_a_very_long_file_is_not_compared_line_by_line() -> None:
-    one, two = (b"".join(b"%d\n" % (number * step) for number in range(200_000)) for step in (1, 2))
-    (found,), calls = counted(source_differences, {"a": one}, {"a": two})
-    assert found.patch == "200000 lines -> 200000 lines, too long to compare line by line"
-    assert calls < 1000
 
 
 def test_code_and_packages_are_listed_once_in_their_sections() -> None:

@@ -2,12 +2,13 @@
 
 People and a lab's dserver search for them.
 
-Names follow dtoolAI where it has one (`model_name`, `model_parameters`, `source_dataset_*`). Neither a name
-nor a key inside a value contains a dot or begins with a dollar sign: some stores and databases refuse them.
+Where dtoolAI has a name for a fact (`model_name`, `model_parameters`, `source_dataset_*`), the annotation has the same
+name. Neither a name nor a key inside a value contains a dot or begins with a dollar sign, because some stores and
+databases refuse such keys.
 
-A fact that mostly has one value (learning rate, optimizer, loss, training dataset) is that value, and a list only if
-there are several. A Mongo query such as `{"annotations.learning_rate": {"$lt": 0.001}}` matches a value and any element
-of a list alike, and a table shows a number as a number.
+A fact that usually has one value (learning rate, optimizer, loss, training dataset) is stored as that value, and as a
+list if there are several. A Mongo query such as `{"annotations.learning_rate": {"$lt": 0.001}}` matches a single value
+as well as any element of a list, and a table shows a number as a number.
 """
 
 from collections.abc import Iterable, Sequence
@@ -99,7 +100,7 @@ def reproduction_annotations(found: Reproduction) -> dict[str, Any]:
         found: The result.
 
     Returns:
-        Values by name. The sources are the recorded checkpoint and that of the rerun, if there is one.
+        Values by name. The source datasets are the recorded checkpoint and, if there is one, that of the rerun.
     """
     return {
         **source_annotations([entry for entry in (found.original, found.rerun) if entry is not None]),
@@ -114,7 +115,7 @@ def reproduction_annotations(found: Reproduction) -> dict[str, Any]:
 
 
 def source_annotations(datasets: Sequence[DatasetReference]) -> dict[str, Any]:
-    """Return dtool's annotations for a derived dataset: a string each, or a list if there are several sources."""
+    """Return dtool's annotations for a derived dataset. Each is a string, or a list if there are several sources."""
     columns = {
         "source_dataset_name": [dataset.name for dataset in datasets],
         "source_dataset_uri": [dataset.uri for dataset in datasets],
@@ -133,9 +134,9 @@ def _short(class_path: str) -> str:
 
 
 def _learning_rates(record: Provenance) -> list[float]:
-    """Return the different learning rates that training began with."""
+    """Return the distinct learning rates at the start of training."""
     rates = [group.options.get("lr") for optimizer in record.optimizers for group in optimizer.param_groups]
-    # A learning rate that was a tensor is recorded with its type and its value.
+    # A learning rate that is a tensor is recorded with its type and its value.
     numbers = [rate.get("value") if isinstance(rate, dict) else rate for rate in rates]
     return list(dict.fromkeys(rate for rate in numbers if isinstance(rate, int | float) and not isinstance(rate, bool)))
 
@@ -148,9 +149,9 @@ def searchable(value: Any) -> Any:
 
 
 def _with_searchable_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values under searchable keys; `a.b` and `a_b` stay two keys."""
+    """Return the values under searchable keys. `a.b` and `a_b` remain two keys."""
     found: dict[str, Any] = {}
-    # A key that needs no change keeps its name, so it is inserted first.
+    # Keys that need no change are inserted first, so that they keep their names.
     for key in sorted(values, key=lambda key: searchable_key(key) != key):
         name = searchable_key(key)
         while name in found:

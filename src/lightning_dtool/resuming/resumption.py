@@ -23,11 +23,8 @@ from lightning_dtool.data.sampler import StatefulDataLoader
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.resuming.generators import (
-    has_persistent_workers,
-    loaders,
     restore_generators,
     restore_seeds,
-    resumes_inside_epoch,
     running_workers,
     save_generators,
     save_seeds,
@@ -35,6 +32,7 @@ from lightning_dtool.resuming.generators import (
 )
 from lightning_dtool.resuming.measured import restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
+from lightning_dtool.resuming.reasons import inexact_reasons
 
 VERSION = 1
 """The version of the format of the section."""
@@ -88,7 +86,7 @@ class Resumption:
         """
         moment = moment_of(trainer, self._validated)
         _remove_functions(checkpoint)
-        doubts: list[str] = []
+        reasons: list[str] = []
         mine: dict[str, Any] | None = None
         try:
             mine = {
@@ -98,16 +96,16 @@ class Resumption:
                 "seeds": save_seeds(trainer),
                 "gradients": _pending_gradients(trainer, module, moment),
             }
-            doubts += _doubts(trainer, moment)
+            reasons += inexact_reasons(trainer, moment)
             if moment is Moment.INSIDE_BATCH and self._before_batch is None:
-                doubts.append("the checkpoint was saved inside a batch, which is repeated with other random numbers")
+                reasons.append("the checkpoint was saved inside a batch, which is repeated with other random numbers")
             if moment is Moment.INSIDE_BATCH:
                 _repeat_last_batch(trainer, checkpoint)
         except Exception as error:  # Lightning's internals may change, and a metric of the user may raise any error
-            doubts.append(f"the state for an exact resume could not be collected ({type(error).__name__}: {error})")
+            reasons.append(f"the state for an exact resume could not be collected ({type(error).__name__}: {error})")
         ranks = self._from_all_ranks(mine, trainer)
         if trainer.is_global_zero and None in ranks:
-            doubts.append(
+            reasons.append(
                 "an exception ended the run, so the random states of the other processes could not be collected"
             )
         fit_loop = trainer.fit_loop
@@ -119,7 +117,7 @@ class Resumption:
                 "train": fit_loop._last_train_dl_reload_epoch,
                 "val": fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch,
             },
-            "inexact": doubts,
+            "inexact": reasons,
         }
 
     def _changing(self, trainer: Any, moment: Moment) -> dict[str, Any]:
@@ -164,15 +162,15 @@ class Resumption:
             _warn(["the checkpoint was saved without DtoolProvenanceCallback and holds no random states"])
             return
         try:
-            moment, ranks, doubts = Moment(section["moment"]), list(section["ranks"]), list(section["inexact"])
+            moment, ranks, reasons = Moment(section["moment"]), list(section["ranks"]), list(section["inexact"])
             known = next((state for state in ranks if state is not None), None)
             if section["version"] != VERSION:
-                doubts.append(
+                reasons.append(
                     f"the resume section of the checkpoint has version {section['version']}, and this release of "
                     f"lightning-dtool reads version {VERSION}"
                 )
             if section["version"] != VERSION or known is None:
-                _warn(doubts)
+                _warn(reasons)
                 return
             rank, loops = trainer.global_rank, checkpoint["loops"]["fit_loop"]
             mine = ranks[rank] if rank < len(ranks) else None
@@ -188,9 +186,9 @@ class Resumption:
                 "was not written by this package, or is damaged. To resume without it, delete this key from the file."
             ) from error
         if len(ranks) != trainer.world_size:
-            doubts.append(f"the number of processes was {len(ranks)} at the save and is {trainer.world_size} now")
-        if doubts and trainer.is_global_zero:
-            _warn(doubts)
+            reasons.append(f"the number of processes was {len(ranks)} at the save and is {trainer.world_size} now")
+        if reasons and trainer.is_global_zero:
+            _warn(reasons)
 
     def _create_loader(self, stage: str, original: Callable[[], Any]) -> Any:
         """Replaces the method that creates a loader, which may draw random numbers."""
@@ -264,53 +262,13 @@ def _saves_on_exception(callback: Any) -> bool:
     return type(callback).__name__ == "OnExceptionCheckpoint"
 
 
-def _warn(doubts: list[str]) -> None:
-    reasons = "; ".join(dict.fromkeys(doubts))
+def _warn(reasons: list[str]) -> None:
+    text = "; ".join(dict.fromkeys(reasons))
     warnings.warn(
-        f"Training resumes, but may differ from an uninterrupted run: {reasons}.",
+        f"Training resumes, but may differ from an uninterrupted run: {text}.",
         ProvenanceWarning,
         stacklevel=2,
     )
-
-
-def _doubts(trainer: Any, moment: Moment) -> list[str]:
-    """Return the reasons why a resume from this moment is not exact, or may not be exact."""
-    doubts = []
-    for name, loader in loaders(trainer):
-        kind = type(loader).__name__
-        unfinished = name.startswith("train") and moment.inside_epoch and not _epoch_is_over(trainer, moment)
-        if unfinished and not resumes_inside_epoch(loader):
-            doubts.append(
-                f"the checkpoint was saved inside an epoch, and the {kind} {name} starts that epoch from its beginning "
-                "(loaders of DtoolDataModule continue with the next batch)"
-            )
-        if has_persistent_workers(loader):
-            doubts.append(
-                f"the {kind} {name} has persistent workers, and if they draw random numbers, their random states "
-                "cannot be saved (DtoolDataModule seeds its workers for each batch)"
-            )
-    batch = trainer.fit_loop.epoch_loop.batch_progress.current
-    if moment is Moment.INSIDE_BATCH and batch.started == batch.ready:
-        buffer = next((f" (such as {name})" for name, _ in trainer.lightning_module.named_buffers()), "")
-        doubts.append(
-            "the checkpoint was saved inside a batch, which is repeated: changes that this batch had already made to "
-            f"weights, gradients, metrics or buffers{buffer} remain"
-        )
-    for callback in trainer.callbacks:
-        if moment is Moment.INSIDE_VALIDATION and callable(getattr(callback, "_swap_models", None)):
-            doubts.append(f"{type(callback).__name__} had swapped the weights for a validation that was interrupted")
-        ending = isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end
-        if ending and moment.inside_epoch:
-            doubts.append("the checkpoint was saved in the epoch in which StochasticWeightAveraging updates batch norm")
-    if moment is Moment.ELSEWHERE:
-        doubts.append("the checkpoint was saved in a hook from which Lightning cannot resume")
-    return doubts
-
-
-def _epoch_is_over(trainer: Any, moment: Moment) -> bool:
-    """Return True if no batch of the epoch is left to fetch."""
-    epoch_loop = trainer.fit_loop.epoch_loop
-    return moment is not Moment.INSIDE_BATCH and bool(epoch_loop._num_ready_batches_reached())
 
 
 def _pending_gradients(trainer: Any, module: LightningModule, moment: Moment) -> dict[str, torch.Tensor]:

@@ -12,10 +12,7 @@ from lightning_dtool.items import CHECKPOINT_TAG
 MAX_CELL = 40
 """The greatest width of a cell, in characters."""
 
-
 _HEADER = ("NAME", "DATE (UTC)", "EPOCH", "MONITOR", "STATUS", "TAGS")
-
-
 _MIN_NAME = 12
 
 

@@ -94,7 +94,7 @@ def _is_sections(value: Any) -> bool:
 def _gaps(gaps: Sequence[Gap]) -> Iterator[RenderableType]:
     if not gaps:
         return
-    yield Text(f"\nGAPS ({len(gaps)}): WHAT IS NOT RECORDED", "bold yellow")
+    yield Text(f"\nGAPS ({len(gaps)}): FACTS THAT ARE NOT RECORDED", "bold yellow")
     for gap in gaps:
         yield Text(f"  {printable(gap.fact)}", "yellow")
         yield _indented(printable(gap.reason))

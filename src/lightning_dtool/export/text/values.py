@@ -13,7 +13,6 @@ from lightning_dtool.record import Child, Epoch
 MAX_ENTRIES = 24
 """The number of entries of a list or dictionary that are shown. The rest is counted."""
 
-
 MAX_TEXT = 300
 """The number of characters of a text that are shown."""
 
@@ -84,7 +83,6 @@ _BRACKETS = {
     "builtins:set": "{}",
     "builtins:frozenset": "{}",
 }
-
 
 _DEFINITIONS = ("builtins:function", "builtins:type", "builtins:method", "builtins:module", "numpy:ufunc")
 

@@ -17,11 +17,7 @@ from lightning_dtool.results.checklist.findings import (
 )
 
 METHOD = "Method (Gundersen & Kjensmo 2018)"
-
-
 DATA = "Data (Gundersen & Kjensmo 2018)"
-
-
 EXPERIMENT = "Experiment (Gundersen & Kjensmo 2018)"
 
 

@@ -9,13 +9,11 @@ from lightning_dtool.record import Gap
 _MAX_NAMED = 5
 """The number of gaps, datasets or files that a finding names. The rest is counted."""
 
-
 RECORD_AGAIN = "train again with DtoolProvenanceCallback of this version"
-"""A remedy."""
-
+"""The remedy for facts that the callback records, if they are missing."""
 
 PACK = "pack the data with `lightning-dtool pack` and train with DtoolDataModule"
-"""A remedy."""
+"""The remedy for data that is not a dtool dataset."""
 
 
 class Status(str, enum.Enum):

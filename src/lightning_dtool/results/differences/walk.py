@@ -12,10 +12,8 @@ from lightning_dtool.results.differences.patches import patch
 MAX_DEPTH = 40
 """The number of nested levels that are compared one by one. Deeper values are compared as a whole."""
 
-
 ABSENT: Any = object()
 """Stands for a value that one of two records does not have."""
-
 
 _IS_REFERENCE = {"uri", "uuid", "name", "content_digest"}
 

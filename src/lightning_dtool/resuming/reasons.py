@@ -1,0 +1,53 @@
+"""The reasons why a run cannot resume exactly from a checkpoint."""
+
+from typing import Any
+
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+
+from lightning_dtool.resuming.generators import has_persistent_workers, loaders, resumes_inside_epoch
+from lightning_dtool.resuming.moment import Moment
+
+
+def inexact_reasons(trainer: Any, moment: Moment) -> list[str]:
+    """Return the reasons why a resume from a checkpoint is not exact, or may not be exact; empty if it is exact.
+
+    Args:
+        trainer: The Trainer that saves the checkpoint.
+        moment: The moment of the save.
+    """
+    reasons: list[str] = []
+    for name, loader in loaders(trainer):
+        kind = type(loader).__name__
+        unfinished = name.startswith("train") and moment.inside_epoch and not _epoch_is_over(trainer, moment)
+        if unfinished and not resumes_inside_epoch(loader):
+            reasons.append(
+                f"the checkpoint was saved inside an epoch, and the {kind} {name} starts that epoch from its beginning "
+                "(loaders of DtoolDataModule continue with the next batch)"
+            )
+        if has_persistent_workers(loader):
+            reasons.append(
+                f"the {kind} {name} has persistent workers, whose random states cannot be saved "
+                "(DtoolDataModule seeds its workers for each batch)"
+            )
+    batch = trainer.fit_loop.epoch_loop.batch_progress.current
+    if moment is Moment.INSIDE_BATCH and batch.started == batch.ready:
+        buffer = next((f" (such as {name})" for name, _ in trainer.lightning_module.named_buffers()), "")
+        reasons.append(
+            "the checkpoint was saved inside a batch, which is repeated: changes that this batch had already made to "
+            f"weights, gradients, metrics or buffers{buffer} remain"
+        )
+    for callback in trainer.callbacks:
+        if moment is Moment.INSIDE_VALIDATION and callable(getattr(callback, "_swap_models", None)):
+            reasons.append(f"{type(callback).__name__} had swapped the weights for a validation that was interrupted")
+        ending = isinstance(callback, StochasticWeightAveraging) and trainer.current_epoch > callback.swa_end
+        if ending and moment.inside_epoch:
+            reasons.append("the checkpoint was saved in the epoch where StochasticWeightAveraging updates batch norm")
+    if moment is Moment.ELSEWHERE:
+        reasons.append("the checkpoint was saved in a hook from which Lightning cannot resume")
+    return reasons
+
+
+def _epoch_is_over(trainer: Any, moment: Moment) -> bool:
+    """Return True if no batch of the epoch is left to fetch."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    return moment is not Moment.INSIDE_BATCH and bool(epoch_loop._num_ready_batches_reached())
