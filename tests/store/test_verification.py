@@ -1,11 +1,14 @@
 """Verification of the content of datasets."""
 
+import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lightning_dtool.errors import VerificationError
+import lightning_dtool.store.verification as verification
+from lightning_dtool.errors import StoreError, VerificationError
 from lightning_dtool.store import FrozenDataset, generate_identifier, local_path
 
 OAK = generate_identifier("oak/1.txt")
@@ -53,8 +56,9 @@ def test_without_a_data_directory_every_item_is_missing(make_dataset) -> None:
 def test_a_replaced_body_of_the_same_size_and_time(make_dataset) -> None:
     dataset = make_dataset()
     (data_of(dataset) / "oak/1.txt").write_bytes(b"ONE")
-    with pytest.raises(VerificationError, match=r"oak/1.txt: expected sha256"):
+    with pytest.raises(VerificationError, match=r"oak/1.txt: expected sha256") as caught:
         dataset.verify()
+    assert (caught.value.uri, caught.value.item) == (dataset.uri, "oak/1.txt")
 
 
 @pytest.mark.parametrize("overlay", [None, {}, {OAK: 3}])
@@ -85,3 +89,26 @@ def test_a_link_out_of_the_dataset_is_a_difference(make_dataset, tmp_path: Path)
     item.symlink_to(tmp_path / "x")
     with pytest.raises(VerificationError, match="found a link"):
         dataset.verify()
+
+
+def test_a_disk_that_fails_is_not_a_difference(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    dataset = make_dataset({"a": b"1"})
+    monkeypatch.setattr(verification, "hash_file", fail)
+    with pytest.raises(StoreError, match="Input/output error") as caught:
+        dataset.verify()
+    assert not isinstance(caught.value, VerificationError)
+    assert (caught.value.uri, caught.value.item) == (dataset.uri, "a")
+
+
+def test_a_directory_that_cannot_be_listed_is_an_error(make_dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> Iterator[tuple[str, Path]]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    dataset = make_dataset({"a": b"1"})
+    monkeypatch.setattr(verification, "files_below", fail)
+    with pytest.raises(StoreError) as caught:
+        dataset.verify()
+    assert (caught.value.uri, caught.value.kind) == (dataset.uri, "denied")
