@@ -483,7 +483,7 @@ def test_data_without_a_uri_gives_one_warning_with_guideline_and_remedy(tmp_path
     assert "dtoolAI" in warning_text
 
 
-def test_a_secret_in_the_hyperparameters_gives_a_warning_before_the_first_save(tmp_path: Path, models: Path) -> None:
+def test_a_secret_in_hyperparameters_gives_a_warning_before_saving(tmp_path: Path, models: Path) -> None:
     class Careless(TinyNet):
         def __init__(self, wandb_api_key: str, lr: float = 0.1) -> None:
             super().__init__(lr=lr)

@@ -260,9 +260,7 @@ def test_a_negative_staging_memory_is_refused(models: Path) -> None:
         DtoolProvenanceCallback(str(models), staging_memory=-1)
 
 
-def test_staging_memory_is_allocated_before_the_first_checkpoint_and_freed_at_the_end(
-    tmp_path: Path, models: Path
-) -> None:
+def test_staging_memory_is_allocated_early_and_freed_at_the_end(tmp_path: Path, models: Path) -> None:
     class Wide(TinyNet):
         def __init__(self) -> None:
             super().__init__()

@@ -395,9 +395,7 @@ def test_without_a_dtool_datamodule_warnings_say_what_is_unknown(
     assert quiet.part == "whole"
 
 
-def test_without_recorded_classes_the_classes_of_the_data_are_used_with_a_warning(
-    new_data: FrozenDataset, folder: Path
-) -> None:
+def test_without_recorded_classes_those_of_the_data_are_used(new_data: FrozenDataset, folder: Path) -> None:
     from kit import loader
 
     (folder / "models").mkdir(exist_ok=True)

@@ -259,7 +259,7 @@ def test_a_resumed_training_is_reproduced_from_the_recorded_parent(resumed: str,
 
 
 @pytest.mark.slow
-def test_a_checkpoint_inside_an_epoch_is_reproduced_without_touching_recorded_folders(tmp_path: Path) -> None:
+def test_a_checkpoint_inside_an_epoch_is_reproduced_in_new_folders(tmp_path: Path) -> None:
     made, (models, outputs) = project(tmp_path, "in_the_middle.py", "seeded.py"), places(tmp_path, "models", "outputs")
     train(made, "in_the_middle.py", str(models), str(outputs))
     before = content(outputs)
