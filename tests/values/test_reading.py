@@ -90,7 +90,7 @@ def test_a_malformed_description_is_an_error(encoded: Any) -> None:
 
 def test_a_rebuilt_value_that_differs_is_an_error() -> None:
     encoded = {"type": "torch.nn.modules.dropout:Dropout", "init": {"p": 0.5}}
-    with pytest.raises(ConfigurationError, match="not as recorded"):
+    with pytest.raises(ConfigurationError, match="was rebuilt as"):
         decode(encoded, argument="x", trust_source=True)
 
 

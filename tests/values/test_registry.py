@@ -229,7 +229,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
         st.builds(Scale, PLAIN, bias=PLAIN), st.dictionaries(st.text(max_size=5), PLAIN).map(lambda it: bare(**it))
     ),
 }  # fmt: skip
-"""How to make values of each registered type. Nothing is read back of those that have no strategy."""
+"""Strategies for values of each registered type. Types with an empty strategy are not read back."""
 
 
 def same(one: Any, other: Any) -> bool:
@@ -324,6 +324,11 @@ def local() -> Any:
     return inner
 
 
+def with_attribute(value: Any) -> Any:
+    value.unit = "mm"
+    return value
+
+
 OTHERS = {
     "an object": object(),
     "an object that does not keep its parameters": Keeper(1),
@@ -359,6 +364,14 @@ OTHERS = {
     "a time zone of a class": datetime.datetime(2024, 1, 1, tzinfo=Zone()),
     "a module that is not imported": types.ModuleType("made_up"),
     "a frame": __import__("sys")._getframe(),
+    "a list with an attribute": with_attribute(Words([1])),
+    "a set with an attribute": with_attribute(Bag({1})),
+    "a dict with an attribute": with_attribute(Settings(a=1)),
+    "an ordered dict with an attribute": with_attribute(collections.OrderedDict(a=1)),
+    "a text with an attribute": with_attribute(Name("a")),
+    "an integer with an attribute": with_attribute(Count(1)),
+    "a float with an attribute": with_attribute(Rate(0.1)),
+    "bytes with an attribute": with_attribute(Key(b"a")),
     "a dataset": torch.utils.data.TensorDataset(torch.zeros(1)),
 }
 
@@ -371,3 +384,25 @@ def test_a_value_of_any_other_type_gives_a_gap(value: Any, wrap: Any) -> None:
     assert json.loads(json.dumps(written, allow_nan=False)) == written
     assert gaps
     assert all(gap.fact.startswith("x") and gap.reason for gap in gaps)
+
+
+class AttributeDict(dict[str, Any]):
+    """Offers its entries as attributes, as many dicts for configurations do."""
+
+    def __init__(self, entries: dict[str, Any]) -> None:
+        super().__init__(entries)
+        self.__dict__ = self
+
+
+def test_a_value_with_attributes_beside_its_content_adds_a_gap_and_is_not_read_back() -> None:
+    gaps = Gaps()
+    written = encode({"rates": with_attribute(Rate(0.1))}, gaps.at("x"))
+    assert [(gap.fact, gap.reason) for gap in gaps] == [("x.rates", "its attributes are not recorded: unit")]
+    assert unreadable(written) == "values.test_registry:Rate is recorded without unit"
+
+
+def test_attributes_that_are_the_entries_of_a_dict_add_no_gap() -> None:
+    gaps = Gaps()
+    written = encode(AttributeDict({"lr": 0.1, "layers": [1, 2]}), gaps)
+    assert not gaps
+    assert decode(written, argument="x", trust_source=True) == {"lr": 0.1, "layers": [1, 2]}

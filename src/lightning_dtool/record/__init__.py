@@ -1,4 +1,4 @@
-"""The record: what is known of how a model came to be."""
+"""The record of a checkpoint: how its model was trained."""
 
 from lightning_dtool.record.gaps import Gaps
 from lightning_dtool.record.models import (

@@ -7,19 +7,19 @@ from lightning_dtool.record.models import Gap
 from lightning_dtool.record.text import as_text
 
 MAX_FACT = 1000
-"""Characters of a gap's path that are kept."""
+"""Maximum length of a gap's path, in characters."""
 
 MAX_ERROR = 500
-"""Characters of an error that are kept in a gap's reason."""
+"""Maximum length of a gap's reason that quotes an error, in characters."""
 
 T = TypeVar("T")
 
 
 class Gaps:
-    """What a record does not know, collected while its facts are observed.
+    """The gaps of a record, collected while its facts are observed.
 
-    A collector stands at a place in the record. `at` returns another one for a place below it, which adds to the same
-    gaps. The same gap is kept once, however often it is added.
+    A collector belongs to a place in the record. `at` returns a collector for a place below it, which adds to the same
+    gaps. A gap that is added several times is kept once.
 
     Example:
         >>> gaps = Gaps()
@@ -47,21 +47,21 @@ class Gaps:
         return below
 
     def add(self, reason: str, remedy: str = "") -> None:
-        """Add a gap: what belongs at this place is not recorded, or not whole.
+        """Add a gap: the fact at this place is not recorded, or not completely.
 
         Args:
-            reason: Why it could not be recorded.
-            remedy: What would close the gap.
+            reason: Why the fact could not be recorded.
+            remedy: What the user can do to close the gap.
         """
         self._add(self._place, reason, remedy)
 
     def observe(self, function: Callable[[], T], otherwise: T) -> T:
         """Return what a function returns. If it raises, add a gap.
 
-        A fact that cannot be observed costs neither the rest of the record nor the training run.
+        An error while a fact is observed affects neither the rest of the record nor the training.
 
         Args:
-            function: Observes a fact.
+            function: A function that observes a fact.
             otherwise: The value to return if it raises.
 
         Example:
@@ -72,7 +72,7 @@ class Gaps:
         """
         try:
             return function()
-        except Exception as error:  # the user's objects may raise anything
+        except Exception as error:  # a user's object may raise anything
             self.add_error(error)
             return otherwise
 
@@ -88,7 +88,7 @@ class Gaps:
         """Add gaps whose paths are relative to this place.
 
         Args:
-            gaps: Gaps of a collector of its own, or of another part of the record.
+            gaps: Gaps of another collector, or of another part of the record.
         """
         for gap in gaps:
             self._add(_joined(self._place, gap.fact), gap.reason, gap.remedy)

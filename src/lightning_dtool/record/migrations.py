@@ -1,7 +1,7 @@
-"""The steps that bring an older record to the current schema.
+"""The steps that convert an older record to the current schema.
 
-A change of the schema adds one: a function that takes the content of a record of the version before, and returns that
-of the next. What the older schema did not have becomes a gap of the record, never a guess.
+Each change of the schema adds a step: a function that takes the content of a record of one version and returns its
+content in the next version. A fact that the older schema did not have becomes a gap. It is never guessed.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from lightning_dtool.record.models import SCHEMA_VERSION
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
 MIGRATIONS: dict[int, Migration] = {}
-"""The steps by the version that they start from. Version 1 is the first one."""
+"""The steps by the version that they convert from. The first version is 1."""
 
 
 def migrate(content: dict[str, Any]) -> dict[str, Any]:
     """Return a record's content in the current schema.
 
     Args:
-        content: A record of the current schema or an older one. Its `schema_version` says which.
+        content: A record in the current schema or an older one, with its `schema_version`.
     """
     for version in range(content["schema_version"], SCHEMA_VERSION):
         content = {**MIGRATIONS[version](content), "schema_version": version + 1}

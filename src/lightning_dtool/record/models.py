@@ -1,10 +1,10 @@
 """The pydantic models of a record, the content of `provenance.json`.
 
-Its sections are, in this order: run, checkpoint, model, loss, optimizers and schedulers, data, randomness, trainer,
-environment, code, metrics, lineage, and `gaps`: what could not be recorded, and why.
-Every value is strict JSON, so that programs in any language can read it.
+The sections, in order, are: run, checkpoint, model, loss, optimizers, schedulers, data, randomness, trainer,
+environment, code, metrics, lineage, and `gaps`, which lists what could not be recorded and why. Every value is strict
+JSON, so that programs in any language can read it.
 
-Nothing here knows torch, Lightning or dtool: a record must stay readable when those have changed.
+This module does not depend on torch, Lightning or dtool, so that a record stays readable when they change.
 """
 
 import math
@@ -17,11 +17,11 @@ from lightning_dtool._public import public
 SCHEMA_VERSION = 1
 
 MAX_INTEGER = 2**63 - 1
-"""The largest integer that an 8-byte reader (a Mongo database, for one) can hold."""
+"""The largest integer of 8 bytes. Some readers of JSON, such as MongoDB, hold no larger ones."""
 
 
 def _check_json(value: Any, where: str = "") -> Any:
-    """Refuse what strict JSON, or an 8-byte integer, cannot hold."""
+    """Raise a ValueError for a value that strict JSON or an integer of 8 bytes cannot hold."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -52,7 +52,7 @@ def _check_text(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{where or 'value'}: {text[:80]!a} cannot be written in UTF-8; escape it") from None
+        raise ValueError(f"{where or 'value'}: {text[:80]!a} cannot be encoded in UTF-8; escape it") from None
     return text
 
 
@@ -60,85 +60,88 @@ Integer = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 """An integer of at most 8 bytes."""
 
 Json = Annotated[Any, AfterValidator(_check_json)]
-"""Any strict-JSON value: no NaN, no infinity, no integer beyond 8 bytes, keys are strings."""
+"""Any strict JSON value: no NaN, no infinity, no integer of more than 8 bytes, only strings as keys."""
 
 
 class Section(BaseModel):
-    """Base of every part of a record: immutable, and closed, so that a misspelt field is an error."""
+    """Base class of every part of a record. It is immutable, and an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Gap(Section):
-    """Something that this record does not know."""
+    """A fact that is not recorded, or not completely."""
 
     fact: str = Field(
         description="What is not recorded, as a path into the record, for example `model.hyperparameters.act`."
     )
-    reason: str = Field(description="Why it could not be recorded.")
-    remedy: str = Field(default="", description="What would close the gap.")
+    reason: str = Field(description="Why the fact could not be recorded.")
+    remedy: str = Field(default="", description="What the user can do to close the gap.")
 
 
 class Run(Section):
     """The training run that wrote the checkpoint."""
 
-    uuid: str = Field(description="UUID4 of the run; every checkpoint of one `fit` has the same.")
-    started_at: AwareDatetime | None = Field(description="When fitting began (UTC).")
-    creator_username: str = Field(description="Who ran it, as the operating system knows them.")
-    lightning_dtool_version: str = Field(description="The version of this package that wrote the record.")
+    uuid: str = Field(description="UUID4 of the run. All checkpoints of one `fit` share it.")
+    started_at: AwareDatetime | None = Field(description="Time at which fitting began (UTC).")
+    creator_username: str = Field(description="The operating system's name of the user who started the run.")
+    lightning_dtool_version: str = Field(description="Version of lightning-dtool that wrote the record.")
     fit_index: Integer | None = Field(
-        default=None, description="Which recorded `fit` of its process it was, from 0: a script may fit several times."
+        default=None,
+        description="Number of this `fit` among the recorded fits of its process, from 0.",
     )
 
 
 class Monitor(Section):
-    """The metric that decides which checkpoints are kept."""
+    """A metric that decides which checkpoints are kept."""
 
-    name: str = Field(description="The logged metric's name.")
+    name: str = Field(description="Name of the logged metric.")
     mode: str = Field(description="`min` or `max`.")
-    value: Json = Field(default=None, description="Its value when the checkpoint was saved.")
+    value: Json = Field(default=None, description="Value of the metric when the checkpoint was saved.")
 
 
 class Checkpoint(Section):
-    """The checkpoint itself."""
+    """The checkpoint file and the moment at which it was saved."""
 
-    filename: str = Field(description="The file's name where Lightning saved it.")
-    epoch: Integer = Field(description="The epoch in which it was saved, from 0.")
-    global_step: Integer = Field(description="Optimizer steps taken so far.")
-    saved_at: AwareDatetime = Field(description="When it was saved (UTC).")
+    filename: str = Field(description="Name of the file to which Lightning saved the checkpoint.")
+    epoch: Integer = Field(description="Epoch in which the checkpoint was saved, from 0.")
+    global_step: Integer = Field(description="Number of optimizer steps before the checkpoint was saved.")
+    saved_at: AwareDatetime = Field(description="Time at which the checkpoint was saved (UTC).")
     weights_only: bool = Field(
-        description="True if it holds no optimizer state, so that training cannot resume from it."
+        description="True if the checkpoint has no optimizer states, so that training cannot resume from it."
     )
-    monitors: list[Monitor] = Field(default=[], description="What the Trainer's ModelCheckpoint callbacks watch.")
+    monitors: list[Monitor] = Field(
+        default=[], description="Metrics that the Trainer's ModelCheckpoint callbacks monitor."
+    )
 
 
 class Identified(Protocol):
-    """What is identified like a dtool dataset."""
+    """An object with the identity of a dtool dataset."""
 
     @property
     def uri(self) -> str:
-        """Its URI."""
+        """URI of the dataset."""
 
     @property
     def uuid(self) -> str:
-        """Its UUID."""
+        """UUID of the dataset."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the dataset."""
 
     @property
     def content_digest(self) -> str:
-        """The digest of its items."""
+        """Digest of the items."""
 
 
 class DatasetReference(Section):
-    """A dtool dataset, by address and by content."""
+    """A reference to a dtool dataset, by its URI, its UUID and its content."""
 
-    uri: str = Field(description="Where it was when it was used.")
-    uuid: str = Field(description="Its UUID, which it keeps wherever it is copied to.")
-    name: str = Field(description="Its name.")
-    content_digest: str = Field(description="`sha256:…` over the sorted relpaths, sizes and hashes of its items.")
+    uri: str = Field(description="URI at which the dataset was used.")
+    uuid: str = Field(description="UUID of the dataset. Copies have the same UUID.")
+    name: str = Field(description="Name of the dataset.")
+    content_digest: str = Field(description="`sha256:…` over the sorted relpaths, sizes and hashes of the items.")
 
     @classmethod
     def of(cls, dataset: Identified) -> "DatasetReference":
@@ -147,28 +150,34 @@ class DatasetReference(Section):
 
 
 class Child(Section):
-    """One direct child of the LightningModule."""
+    """A direct child of the LightningModule."""
 
-    name: str = Field(description="Its attribute.")
-    class_path: str = Field(description="`module:qualified.name` of its class.")
+    name: str = Field(description="Name of the attribute that holds the child.")
+    class_path: str = Field(description="`module:qualified.name` of the child's class.")
     parameters_total: Integer = Field(description="Number of parameters.")
     parameters_trainable: Integer = Field(description="Number of parameters with `requires_grad`.")
 
 
 class InitialWeights(Section):
-    """The weights that training began with."""
+    """The weights with which training began."""
 
     origin: str = Field(
-        description="`initialised` here at random, `pretrained` (of a library), or `checkpoint` (resumed, fine-tuned)."
+        description=(
+            "`initialised` (by the model's code), `pretrained` (by a library), or `checkpoint` (resumed or fine-tuned)."
+        )
     )
     names: list[str] = Field(
-        default=[], description="Names of pretrained weights, such as `ResNet18_Weights.IMAGENET1K_V1`."
+        default=[], description="Names of the pretrained weights, such as `ResNet18_Weights.IMAGENET1K_V1`."
     )
-    checkpoint: DatasetReference | None = Field(default=None, description="The checkpoint, if it is a dataset.")
+    checkpoint: DatasetReference | None = Field(
+        default=None, description="The checkpoint that they were loaded from, if it is a dataset."
+    )
     digest: str | None = Field(
         default=None, description="`sha256:…` over the sorted names, dtypes, shapes and bytes of the state dict."
     )
-    stored: bool = Field(default=False, description="Whether the dataset holds them, as `initial_weights.ckpt`.")
+    stored: bool = Field(
+        default=False, description="Whether the checkpoint dataset has them, as `initial_weights.ckpt`."
+    )
 
 
 class Model(Section):
@@ -176,17 +185,19 @@ class Model(Section):
 
     class_path: str = Field(description="`module:qualified.name` of the class.")
     source: str | None = Field(default=None, description="The source code of the class.")
-    source_sha256: str | None = Field(default=None, description="SHA-256 of the class's source code.")
+    source_sha256: str | None = Field(default=None, description="SHA-256 of the source code of the class.")
     hyperparameters: dict[str, Json] = Field(
         default={},
-        description="`hparams_initial`; a value that is not JSON stands as its type and its content or repr.",
+        description="`hparams_initial`. A value that is not JSON is recorded as its type with its content or repr.",
     )
     parameters_total: Integer | None = Field(default=None, description="Number of parameters.")
     parameters_trainable: Integer | None = Field(default=None, description="Number of parameters with `requires_grad`.")
-    children: list[Child] = Field(default=[], description="The direct children with their sizes.")
-    frozen: list[str] = Field(default=[], description="Names of the parameters that training did not change.")
+    children: list[Child] = Field(default=[], description="The direct children and their sizes.")
+    frozen: list[str] = Field(
+        default=[], description="Names of the parameters without `requires_grad` when training began."
+    )
     architecture: str | None = Field(default=None, description="The module as PyTorch prints it.")
-    initial_weights: InitialWeights | None = Field(default=None, description="Where the initial weights came from.")
+    initial_weights: InitialWeights | None = Field(default=None, description="The weights with which training began.")
 
 
 class LossCall(Section):
@@ -194,88 +205,91 @@ class LossCall(Section):
 
     name: str = Field(description="`module:qualified.name` of the function or class.")
     kind: str = Field(description="`function`, `module`, or `metric` (a torchmetrics object).")
-    attribute: str | None = Field(default=None, description="Where the LightningModule keeps it, for a module.")
+    attribute: str | None = Field(
+        default=None, description="Attribute of the LightningModule that holds it, for a module."
+    )
     arguments: dict[str, Json] = Field(
-        default={}, description="Its settings, such as `label_smoothing` and `reduction`; tensors by their shape."
+        default={},
+        description="Settings, such as `label_smoothing` and `reduction`. Tensors of data are recorded by shape.",
     )
 
 
 class Loss(Section):
-    """What training minimises, as the first training step computed it."""
+    """The loss that training minimises, as computed in the first training step."""
 
-    calls: list[LossCall] = Field(default=[], description="Every known loss, in the order of the calls.")
+    calls: list[LossCall] = Field(default=[], description="The recognised losses, in the order of their calls.")
     operations: list[str] = Field(
-        default=[], description="The operations of the loss's graph, from the loss inwards, for one made by hand."
+        default=[],
+        description="Autograd operations of the loss, from the loss inwards. They describe a handwritten loss.",
     )
     training_step: str | None = Field(default=None, description="The source code of `training_step`.")
 
 
 class ParameterGroup(Section):
-    """One parameter group of an optimizer."""
+    """A parameter group of an optimizer."""
 
-    options: dict[str, Json] = Field(description="Learning rate, weight decay and whatever else the group sets.")
-    parameters: list[str] = Field(description="The names of its parameters in the LightningModule.")
+    options: dict[str, Json] = Field(description="Options of the group, such as learning rate and weight decay.")
+    parameters: list[str] = Field(description="Names of the group's parameters in the LightningModule.")
 
 
 class Optimizer(Section):
-    """One optimizer, as it was when training began."""
+    """An optimizer, as it was when training began."""
 
     class_path: str = Field(description="`module:qualified.name` of the class.")
-    defaults: dict[str, Json] = Field(description="The optimizer's defaults.")
-    param_groups: list[ParameterGroup] = Field(description="Its parameter groups, in order.")
+    defaults: dict[str, Json] = Field(description="The optimizer's `defaults`.")
+    param_groups: list[ParameterGroup] = Field(description="The optimizer's parameter groups, in order.")
 
 
 class Scheduler(Section):
-    """One learning rate scheduler."""
+    """A learning rate scheduler."""
 
     class_path: str = Field(description="`module:qualified.name` of the class.")
     interval: str = Field(description="`epoch` or `step`.")
-    frequency: Integer = Field(description="It steps every so many intervals.")
-    monitor: str | None = Field(default=None, description="The metric that it watches, if it watches one.")
+    frequency: Integer = Field(description="Number of intervals between two steps of the scheduler.")
+    monitor: str | None = Field(default=None, description="The metric that the scheduler monitors, if any.")
     settings: dict[str, Json] = Field(
-        default={}, description="Its attributes at the start: constants, its parts, and the functions that it calls."
+        default={},
+        description="Attributes when training began: constants, nested schedulers, and functions that it calls.",
     )
 
 
 class Loader(Section):
-    """How a data loader was set up."""
+    """The settings of a data loader."""
 
-    class_path: str = Field(description="`module:qualified.name` of its class.")
-    batch_size: Integer | None = Field(default=None, description="Samples in a batch of one process.")
-    num_workers: Integer | None = Field(default=None, description="Processes that load.")
-    drop_last: bool | None = Field(default=None, description="Whether a last, smaller batch is left out.")
+    class_path: str = Field(description="`module:qualified.name` of the class.")
+    batch_size: Integer | None = Field(default=None, description="Number of samples in a batch of one process.")
+    num_workers: Integer | None = Field(default=None, description="Number of worker processes.")
+    drop_last: bool | None = Field(default=None, description="Whether the last batch is dropped if it is incomplete.")
     sampler: dict[str, Json] = Field(default={}, description="Class path and settings of the sampler.")
     collate_fn: Json = Field(
-        default=None, description="What makes a batch of samples, with its source if it is the user's."
+        default=None, description="Function that collates samples into a batch, with its source if it is the user's."
     )
-    settings: dict[str, Json] = Field(default={}, description="Whatever else was set, such as `pin_memory`.")
+    settings: dict[str, Json] = Field(default={}, description="Other settings, such as `pin_memory`.")
 
 
 class DataSource(Section):
-    """What one data loader of a stage reads."""
+    """The data that a data loader of a stage reads."""
 
-    dataset: DatasetReference | None = Field(default=None, description="The dtool dataset, if it is one.")
-    class_path: str | None = Field(default=None, description="The class of the torch dataset.")
+    dataset: DatasetReference | None = Field(default=None, description="The dtool dataset, if the data is one.")
+    class_path: str | None = Field(default=None, description="`module:qualified.name` of the torch dataset's class.")
     count: Integer | None = Field(default=None, description="Number of samples.")
     selection_digest: str | None = Field(
-        default=None, description="SHA-256 over the sorted identifiers of the chosen items."
+        default=None, description="SHA-256 over the sorted identifiers of the selected items."
     )
-    classes: list[str] | None = Field(default=None, description="Class names, in order of their numbers.")
-    class_to_idx: dict[str, Integer] | None = Field(default=None, description="The number of each class.")
-    class_counts: dict[str, Integer] | None = Field(default=None, description="Samples in each class.")
+    classes: list[str] | None = Field(default=None, description="Class names, in the order of their indices.")
+    class_to_idx: dict[str, Integer] | None = Field(default=None, description="Index of each class.")
+    class_counts: dict[str, Integer] | None = Field(default=None, description="Number of samples in each class.")
     selection: dict[str, Json] = Field(
-        default={}, description="How the samples were chosen: overlay and value, or fractions and seed."
+        default={}, description="How the samples were selected: overlay and value, or fractions and seed."
     )
     transforms: dict[str, Json] = Field(
         default={},
-        description="By place (`transform`, `target_transform`, `decoder`): class, parameters and nesting, or source.",
+        description="By place (`transform`, `target_transform`, `decoder`): class, parameters, structure or source.",
     )
     loader: Loader | None = Field(default=None, description="The data loader.")
-    root: str | None = Field(
-        default=None, description="The folder that the data was read from, if it is no dtool dataset."
-    )
+    root: str | None = Field(default=None, description="Folder of the data, if it is not a dtool dataset.")
     fingerprint: str | None = Field(
-        default=None, description="`sha256:…` over content that is cheap to read, for data that is no dtool dataset."
+        default=None, description="`sha256:…` over content that is quick to read, if the data is not a dtool dataset."
     )
 
 
@@ -283,53 +297,59 @@ class DataModule(Section):
     """The LightningDataModule."""
 
     class_path: str = Field(description="`module:qualified.name` of the class.")
-    arguments: dict[str, Json] = Field(default={}, description="What it was built with, good enough to build it again.")
+    arguments: dict[str, Json] = Field(default={}, description="Arguments from which the DataModule can be rebuilt.")
 
 
 class Data(Section):
-    """What the model was trained, validated and tested on."""
+    """The data on which the model was trained, validated and tested."""
 
-    datamodule: DataModule | None = Field(default=None, description="The LightningDataModule, if there was one.")
-    stages: dict[str, list[DataSource]] = Field(default={}, description="By stage: `train`, `val`, `test`, `predict`.")
+    datamodule: DataModule | None = Field(default=None, description="The LightningDataModule, if any.")
+    stages: dict[str, list[DataSource]] = Field(
+        default={}, description="The data by stage: `train`, `val`, `test`, `predict`."
+    )
     hooks: dict[str, str] = Field(
-        default={}, description="Source of the hooks that change a batch, such as `on_after_batch_transfer`, by name."
+        default={},
+        description="Source code of the hooks that change a batch, such as `on_after_batch_transfer`, by name.",
     )
     order: dict[str, str] = Field(
-        default={}, description="By epoch: `sha256:…` over the samples in the order in which training saw them."
+        default={}, description="`sha256:…` over the samples in the order in which training used them, by epoch."
     )
 
 
 class Randomness(Section):
-    """What the random numbers depended on."""
+    """Seeds, random states and other settings that determine random numbers and the bits of results."""
 
-    global_seed: Integer | None = Field(default=None, description="The seed given to `seed_everything`.")
-    seed_workers: bool | None = Field(default=None, description="Whether data loader workers were seeded with it.")
+    global_seed: Integer | None = Field(default=None, description="Seed passed to `seed_everything`.")
+    seed_workers: bool | None = Field(
+        default=None, description="Whether data loader workers were seeded with `global_seed`."
+    )
     states: dict[str, dict[str, str]] = Field(
         default={},
         description=(
-            "By moment (`import`, `fit_start`) and generator: SHA-256 of the state, which is in random_states.json."
+            "SHA-256 of each state, by moment (`import`, `fit_start`) and generator; random_states.json has the states."
         ),
     )
     flags: dict[str, Json] = Field(
         default={},
-        description="What else decides about bits: deterministic algorithms, matmul precision, threads and so on.",
+        description="Other settings that affect bits: deterministic algorithms, matmul precision, threads and so on.",
     )
     repeatable_by: str | None = Field(
         default=None,
         description=(
-            "What a rerun can rely on: `seed` (`seed_everything` was called), `states` (nothing had been drawn when "
-            "this package was imported), `initial_weights` (they are stored); null if nothing (see `gaps`)."
+            "What makes a rerun repeatable: `seed` (`seed_everything` was called), `states` (no random number was "
+            "drawn before lightning_dtool was imported) or `initial_weights` (they are stored). null if nothing does "
+            "(see `gaps`)."
         ),
     )
 
 
 class Component(Section):
-    """A callback, logger, plugin or profiler of the Trainer."""
+    """A callback or logger of the Trainer."""
 
-    class_path: str = Field(description="`module:qualified.name` of its class.")
-    state_key: str | None = Field(default=None, description="The key of its state in a checkpoint, for a callback.")
+    class_path: str = Field(description="`module:qualified.name` of the class.")
+    state_key: str | None = Field(default=None, description="Key of a callback's state in a checkpoint.")
     settings: dict[str, Json] = Field(
-        default={}, description="The values that it was constructed with, as far as it keeps them."
+        default={}, description="Constructor arguments that the component keeps as attributes."
     )
 
 
@@ -337,140 +357,153 @@ class Config(Section):
     """The configuration of LightningCLI or Hydra."""
 
     kind: str = Field(description="`LightningCLI` or `Hydra`.")
-    file: str = Field(description="Its path in source.zip. The file is complete and can be used again.")
+    file: str = Field(description="Path of the complete, reusable configuration in source.zip.")
 
 
 class Trainer(Section):
-    """How the Trainer was set up."""
+    """The settings, callbacks and loggers of the Trainer."""
 
-    settings: dict[str, Json] = Field(default={}, description="The settings that change the result.")
+    settings: dict[str, Json] = Field(default={}, description="Settings that affect the result.")
     callbacks: list[Component] = Field(default=[], description="The callbacks, in order.")
     loggers: list[Component] = Field(default=[], description="The loggers, in order.")
-    config: Config | None = Field(default=None, description="The configuration file that set it up, if there was one.")
+    config: Config | None = Field(
+        default=None, description="Configuration of the run, if LightningCLI or Hydra set it up."
+    )
 
 
 class Environment(Section):
-    """What the code ran on."""
+    """The machine, the operating system and the libraries."""
 
-    python: str = Field(description="Python's version.")
+    python: str = Field(description="Version of Python.")
     platform: str = Field(description="Operating system and processor architecture.")
     versions: dict[str, str] = Field(
-        description="Versions of the libraries that matter most; all are in requirements.txt."
+        description="Versions of the most important libraries. requirements.txt has all of them."
     )
-    cpu: str | None = Field(default=None, description="The processor's name.")
-    cpu_count: Integer | None = Field(default=None, description="Processors that the process may use.")
-    memory_bytes: Integer | None = Field(default=None, description="The machine's memory.")
-    accelerators: list[str] = Field(default=[], description="Names of the GPUs or other accelerators that are there.")
+    cpu: str | None = Field(default=None, description="Name of the processor.")
+    cpu_count: Integer | None = Field(default=None, description="Number of processors that the process may use.")
+    memory_bytes: Integer | None = Field(default=None, description="Memory of the machine, in bytes.")
+    accelerators: list[str] = Field(default=[], description="Names of the available GPUs and other accelerators.")
     drivers: dict[str, str] = Field(
         default={},
-        description="Versions of CUDA and the like that torch was built with, and of cuDNN where CUDA is in use.",
+        description="Versions of CUDA, ROCm or XPU in torch's build, the NVIDIA driver, and cuDNN if CUDA is in use.",
     )
-    torch_build: str | None = Field(default=None, description="How torch was built, as torch describes it.")
-    container: str | None = Field(default=None, description="The container or its image, if it is known.")
+    torch_build: str | None = Field(default=None, description="torch's description of its build.")
+    container: str | None = Field(default=None, description="The container or its image, if known.")
     scheduler: dict[str, str] = Field(
-        default={}, description="The batch system's job: ids, nodes and names (SLURM, PBS)."
+        default={}, description="The job of the batch system (SLURM, PBS): ids, nodes and names."
     )
     variables: dict[str, str] = Field(
-        default={}, description="Environment variables from an allow-list of those that change a result."
+        default={}, description="Environment variables that may affect the result, from an allow-list."
     )
 
 
 class Git(Section):
-    """The state of the git work tree."""
+    """The state of a git work tree."""
 
-    remote: str | None = Field(default=None, description="The remote's URL, without credentials.")
-    commit: str = Field(description="The hash of the commit that was checked out.")
-    branch: str | None = Field(default=None, description="The branch, if one was checked out.")
+    remote: str | None = Field(default=None, description="URL of the remote, without credentials.")
+    commit: str = Field(description="Hash of the commit that was checked out.")
+    branch: str | None = Field(default=None, description="Branch, if one was checked out.")
     dirty: bool | None = Field(
-        description="True if tracked files differed from the commit; null if git did not answer (see `gaps`)."
+        description="True if tracked files differed from the commit. null if git did not answer (see `gaps`)."
     )
 
 
 class Code(Section):
-    """What ran."""
+    """The code that ran."""
 
-    argv: list[str] = Field(description="The command line as Python saw it, without what looks like a secret.")
-    working_directory: str = Field(description="The folder that it was started in; empty if that was deleted.")
+    argv: list[str] = Field(description="`sys.argv`, with credentials redacted.")
+    working_directory: str = Field(description="Working directory. Empty if it was deleted.")
     entry_point: str | None = Field(
-        default=None, description="The script, as a path inside source.zip where it is there."
+        default=None, description="The script, as a path in source.zip if it is stored there."
     )
-    run_as_module: str | None = Field(default=None, description="The module's name, if it was run with `python -m`.")
-    git: Git | None = Field(default=None, description="The git work tree that it lies in, if there is one.")
-    patch: str | None = Field(default=None, description="Where source.zip holds the changes since the commit.")
-    untracked: list[str] = Field(default=[], description="Imported files that git does not know.")
-    files: dict[str, str] = Field(default={}, description="The files in source.zip with their SHA-256.")
-    modules: dict[str, str] = Field(
-        default={}, description="Imported modules that lie in source.zip, with their paths there."
+    run_as_module: str | None = Field(default=None, description="Name of the module, if it was run with `python -m`.")
+    git: Git | None = Field(default=None, description="The git work tree of the code, if any.")
+    patch: str | None = Field(
+        default=None, description="Path in source.zip of a patch with the changes since the commit."
     )
+    untracked: list[str] = Field(default=[], description="Imported files that git does not track.")
+    files: dict[str, str] = Field(default={}, description="SHA-256 of each file in source.zip, by path.")
+    modules: dict[str, str] = Field(default={}, description="Path in source.zip of each stored module, by module name.")
 
 
 class Epoch(Section):
-    """What was measured at the end of one epoch."""
+    """The metrics and learning rates of one epoch."""
 
-    epoch: Integer = Field(description="The epoch, from 0.")
-    global_step: Integer = Field(description="Optimizer steps taken so far.")
-    seconds: float = Field(description="Wall time since fitting began.")
-    metrics: dict[str, Json] = Field(default={}, description="Every logged metric's latest value.")
+    epoch: Integer = Field(description="Epoch, from 0.")
+    global_step: Integer = Field(description="Number of optimizer steps at the end of the epoch.")
+    seconds: float = Field(description="Wall time since fitting began, in seconds.")
+    metrics: dict[str, Json] = Field(default={}, description="Latest value of each logged metric.")
     learning_rates: list[list[Json]] = Field(
-        default=[], description="The learning rate of each parameter group of each optimizer, as it was used last."
+        default=[], description="Learning rates of the epoch's last step, for each parameter group of each optimizer."
     )
 
 
 class MetricObject(Section):
     """A torchmetrics object of the LightningModule."""
 
-    attribute: str = Field(description="Where the LightningModule keeps it.")
-    class_path: str = Field(description="`module:qualified.name` of its class.")
-    settings: dict[str, Json] = Field(default={}, description="Its configuration.")
+    attribute: str = Field(description="Attribute of the LightningModule that holds it.")
+    class_path: str = Field(description="`module:qualified.name` of the class.")
+    settings: dict[str, Json] = Field(default={}, description="Configuration of the object.")
 
 
 class Metrics(Section):
-    """What was measured."""
+    """The metrics, time and memory of the run."""
 
-    at_checkpoint: dict[str, Json] = Field(default={}, description="Every logged metric's latest value at the save.")
-    history: list[Epoch] = Field(default=[], description="Epoch by epoch, up to the save.")
-    objects: list[MetricObject] = Field(default=[], description="How metrics were computed: torchmetrics objects.")
-    seconds: float | None = Field(default=None, description="Wall time from the beginning of fitting to the save.")
-    steps_per_second: float | None = Field(
-        default=None, description="Training batches per second, validation included."
+    at_checkpoint: dict[str, Json] = Field(
+        default={}, description="Latest value of each logged metric when the checkpoint was saved."
     )
-    peak_memory_bytes: Integer | None = Field(default=None, description="The process's largest resident memory so far.")
+    history: list[Epoch] = Field(default=[], description="Metrics of each epoch before the checkpoint was saved.")
+    objects: list[MetricObject] = Field(default=[], description="The torchmetrics objects that compute metrics.")
+    seconds: float | None = Field(
+        default=None, description="Wall time from the start of fitting to the save, in seconds."
+    )
+    steps_per_second: float | None = Field(
+        default=None, description="Training batches per second of wall time, including the time for validation."
+    )
+    peak_memory_bytes: Integer | None = Field(
+        default=None, description="Peak resident memory of the process before the save."
+    )
     peak_accelerator_memory_bytes: Integer | None = Field(
-        default=None, description="The accelerator's largest allocated memory so far, where there is one."
+        default=None, description="Peak memory allocated on the CUDA device before the save, if one is in use."
     )
 
 
 class Lineage(Section):
-    """Where this checkpoint comes from."""
+    """The datasets and checkpoints that this checkpoint was made from."""
 
-    source_datasets: list[DatasetReference] = Field(default=[], description="The training data.")
+    source_datasets: list[DatasetReference] = Field(
+        default=[], description="The datasets that the model was trained on."
+    )
     parent_checkpoint: DatasetReference | None = Field(
-        default=None, description="The checkpoint that training started from."
+        default=None, description="The checkpoint from which training started."
     )
     reproduces: DatasetReference | None = Field(
-        default=None, description="The checkpoint whose training was rerun, by `lightning-dtool reproduce`."
+        default=None, description="The checkpoint whose training `lightning-dtool reproduce` ran again."
     )
     replicates: DatasetReference | None = Field(
-        default=None, description="The checkpoint whose training was rerun on new data, by `lightning-dtool replicate`."
+        default=None,
+        description="The checkpoint whose training `lightning-dtool replicate` ran again, with other data.",
     )
 
 
 @public
 class Provenance(Section):
-    """The record of one checkpoint: how this model came to be."""
+    """The record of a checkpoint: how its model was trained."""
 
-    schema_version: int = Field(default=SCHEMA_VERSION, description="The version of this schema.")
+    schema_version: int = Field(default=SCHEMA_VERSION, description="Version of the schema.")
     run: Run = Field(description="The training run.")
     checkpoint: Checkpoint = Field(description="The checkpoint.")
     model: Model = Field(description="The model.")
-    loss: Loss = Field(default=Loss(), description="The loss that was minimised.")
+    loss: Loss = Field(default=Loss(), description="The loss.")
     optimizers: list[Optimizer] = Field(default=[], description="The optimizers.")
     schedulers: list[Scheduler] = Field(default=[], description="The learning rate schedulers.")
     data: Data = Field(default=Data(), description="The data.")
-    randomness: Randomness = Field(default=Randomness(), description="What the random numbers depended on.")
+    randomness: Randomness = Field(default=Randomness(), description="Seeds, random states and related settings.")
     trainer: Trainer = Field(default=Trainer(), description="The Trainer.")
-    environment: Environment = Field(description="The machine and the libraries.")
+    environment: Environment = Field(description="The machine, the operating system and the libraries.")
     code: Code = Field(description="The code that ran.")
     metrics: Metrics = Field(default=Metrics(), description="The metrics.")
-    lineage: Lineage = Field(default=Lineage(), description="What the checkpoint was made from.")
-    gaps: list[Gap] = Field(default=[], description="What this record does not know, and why.")
+    lineage: Lineage = Field(
+        default=Lineage(), description="The datasets and checkpoints that this checkpoint was made from."
+    )
+    gaps: list[Gap] = Field(default=[], description="Facts that are not recorded, and why.")

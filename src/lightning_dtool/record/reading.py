@@ -1,4 +1,4 @@
-"""Records as JSON text, and their reading. The schema version is checked first."""
+"""Conversion of records to and from JSON text, and their JSON Schema."""
 
 import json
 from typing import Any
@@ -20,14 +20,14 @@ def from_json(text: str | bytes, source: str) -> Provenance:
 
     Args:
         text: The content of `provenance.json`.
-        source: The URI that it came from; errors name it.
+        source: The URI that the text came from, used in errors.
 
     Returns:
         The record, migrated to the current schema if it was written by an older version.
 
     Raises:
         NewerSchemaError: If a newer version of this package wrote it.
-        RecordError: If it is no JSON, or not a record.
+        RecordError: If the text is not JSON, or not a record.
     """
     try:
         content = json.loads(text)

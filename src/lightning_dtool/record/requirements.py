@@ -1,4 +1,4 @@
-"""Reading of a recorded requirements.txt."""
+"""A parser for a recorded requirements.txt."""
 
 from collections.abc import Iterator
 
@@ -12,8 +12,8 @@ def read_requirements(text: str) -> Iterator[tuple[str, Requirement | None]]:
         text: The file's content.
 
     Yields:
-        The line as it stands, and the requirement that it is. None if it is not a requirement but, for instance, an
-        option. A version that PEP 440 does not allow (`==2024-custom`) is read as `===2024-custom`.
+        The unchanged line, and the requirement parsed from it. None if the line is not a requirement but, for example,
+        an option. A version that PEP 440 does not allow (`==2024-custom`) is read as `===2024-custom`.
 
     Example:
         >>> [(line, parsed and parsed.name) for line, parsed in read_requirements("# pinned\nsix==1.16.0\n-e .\n")]

@@ -2,7 +2,7 @@
 
 
 def as_text(text: str) -> str:
-    r"""Return a text that UTF-8 can write: what it cannot (bytes of a file name, say) is escaped.
+    r"""Return a text with characters that UTF-8 cannot encode, such as undecoded bytes of a file name, escaped.
 
     >>> as_text("leaves-\udcff.csv")
     'leaves-\\udcff.csv'

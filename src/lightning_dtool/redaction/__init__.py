@@ -1,1 +1,1 @@
-"""Credentials in texts, source code and records, and their replacement."""
+"""Redaction of credentials in texts, source code and records."""

@@ -1,4 +1,4 @@
-"""Credentials in the values and texts of a record."""
+"""Redaction of credentials in the values and texts of a record."""
 
 import textwrap
 from typing import Any
@@ -9,31 +9,31 @@ from lightning_dtool.redaction.text import REDACTED, is_secret_name, redact_text
 
 
 def redact_mapping(values: dict[str, Any], gaps: Gaps) -> dict[str, Any]:
-    """Return a nested mapping with the values of secret names replaced.
+    """Return a nested mapping with its credentials replaced.
 
     Args:
         values: Strict JSON.
-        gaps: Stands at the mapping's place in the record. Receives a gap for every value that was replaced.
+        gaps: Collector at the mapping's place in the record. Receives a gap for each value that is replaced.
     """
     return {key: redact_value(value, gaps.at(key), key) for key, value in values.items()}
 
 
 def add_redaction(gaps: Gaps) -> None:
-    """Add the gap that says of a value that it was replaced.
+    """Add the gap for a redacted value.
 
     Args:
-        gaps: Stands at the value's place in the record.
+        gaps: Collector at the value's place in the record.
     """
     gaps.add("it looks like a credential and was redacted", "read it from the environment")
 
 
 def redact_value(value: Any, gaps: Gaps, name: str = "") -> Any:
-    """Return a value without the credentials in it.
+    """Return a value with its credentials replaced.
 
     Args:
         value: Strict JSON.
-        gaps: Stands at the value's place in the record. Receives a gap for everything that was replaced.
-        name: The value's name. If it is that of a credential, the whole value is replaced.
+        gaps: Collector at the value's place in the record. Receives a gap for each part that is replaced.
+        name: Name of the value. If it looks like the name of a credential, the whole value is replaced.
     """
     if is_secret_name(name) and value not in (None, "") and not isinstance(value, bool):
         add_redaction(gaps)
@@ -46,7 +46,7 @@ def redact_value(value: Any, gaps: Gaps, name: str = "") -> Any:
         return [redact_value(item, gaps.at(f"[{index}]")) for index, item in enumerate(value)]
     if not isinstance(value, str):
         return value
-    # A `source` is code, of a lambda for example.
+    # The value of `source` is code, such as that of a lambda.
     redacted = redact_source(value)[0] if name == "source" else redact_text(value)
     if redacted != value:
         add_redaction(gaps)
@@ -54,17 +54,17 @@ def redact_value(value: Any, gaps: Gaps, name: str = "") -> Any:
 
 
 _PLAIN_SECTIONS = ("run", "checkpoint", "code", "lineage", "gaps")
-"""Sections whose names are those of files or modules: `leaves.token` is no credential."""
+"""Sections with names of files and modules, so that a name such as `leaves.token` does not mean a credential."""
 
 
 def redact_record(record: Provenance) -> Provenance:
-    """Return a record without credentials in any of its texts. This is the last step before a record is written.
+    """Return a record with the credentials in all of its texts replaced. This is the last step before it is written.
 
     Args:
-        record: The record. Its sections have been through their own redaction.
+        record: The record, after the redaction of its sections.
 
     Returns:
-        The same record if there was nothing to hide; else a copy, with an entry in `gaps` for each place.
+        The same record if it has no credentials, otherwise a copy with a gap for each place.
     """
     content = record.model_dump(mode="python")
     found = Gaps()
@@ -72,7 +72,7 @@ def redact_record(record: Provenance) -> Provenance:
         name: section if name in ("run", "checkpoint", "gaps") else _redact_texts(section, found.at(name), name, "")
         for name, section in content.items()
     }
-    # A reason may quote an error's message, which may quote anything.
+    # A reason may quote an error message, which may contain a credential.
     gaps = [gap.model_copy(update={"reason": redact_text(gap.reason)}) for gap in record.gaps]
     if not found and gaps == record.gaps:
         return record

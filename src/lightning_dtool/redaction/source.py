@@ -1,6 +1,6 @@
-"""Credentials in Python source, notebooks and patches.
+"""Redaction of credentials in Python source, notebooks and patches.
 
-Only the insides of string literals and comments are replaced, so that the code still runs.
+Only text inside string literals and comments is replaced, so that the code still runs.
 """
 
 import ast
@@ -28,12 +28,12 @@ _WEAK_NAME = re.compile(
     r"(^|[_\-.\s])(tokens?|auth|authorization|bearer|pass|credentials?|key|pw|cookie|salt|signature|dsn|webhook\w*)$",
     re.IGNORECASE,
 )
-"""Names that source code also gives to things that are no credentials: there the value must look like one."""
+"""Names that do not always mean a credential in source code. For these, the value must look like one, too."""
 
 _PLACEHOLDER = re.compile(
     r"\W*|.*[{}<>%$].*|(?i:x+|none|null|your\W.*|change\W?me)|[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.DOTALL
 )
-"""No credential: nothing, a template, a stand-in, or the name of an environment variable."""
+"""Values that are not credentials: empty ones, templates, placeholders, and names of environment variables."""
 
 _NAMES = (
     r"(?:passw|passp|pwd|secret|token|api_?key|access_?key|(?:private|account|session|license|auth|service|storage)_?key"
@@ -41,11 +41,11 @@ _NAMES = (
 )
 
 _SUSPICIOUS = re.compile(
-    # A name, then at most a closing quote or bracket and a type, then a sign, and something that may be a value.
+    # A name, an optional closing quote or bracket, an optional type annotation, an operator, and the start of a value.
     rf"{_NAMES}\w*[\"']?\s*\]?\s*(?::\s*[\w.\[\]| ]{{1,40}}?)?(?:[=:,]|!=)\s*\\?[^\s]"
     r"|://[^/\s\"']+@|#\s*[%!?]|\bset_pass\w*\(|\blogin\("
 )
-"""Code (in lower case) that is worth a closer look; most files have none, and cost no more than this search."""
+"""Lower-case code that may contain a credential. Most files do not match, and need no further search."""
 
 _MARKERS = (
     "AKIA", "ASIA", "ABIA", "ACCA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glft-",
@@ -53,7 +53,7 @@ _MARKERS = (
     "xox", "xapp-", "hooks.slack", "/api/webhooks/", "AIza", "ya29.", "GOCSPX-", "k_live_", "k_test_", "whsec_", "SG.",
     "npm_", "pypi-Ag", "dop_v1_", "dapi", "wandb_v1_", "eyJ", "AccountKey=", "PRIVATE KEY", ":AA",
 )  # fmt: skip
-"""Every text that has a key's shape has one of these in it, or a word before it: to look for them is far cheaper."""
+"""Substrings that occur in every match of `SHAPES`, except those after "bearer" or "basic". They are quick to find."""
 
 _IN_TEXT = re.compile(
     r"(?P<name>\b[\w-]*(?:passw(?:or)?d|passphrase|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|"
@@ -64,7 +64,7 @@ _IN_TEXT = re.compile(
 _URL_IN_CODE = re.compile(r"(?<=://)(?P<user>[^/\s:@\"']*:)?(?P<value>[^/\s\"']+)(?=@)")
 
 _LOOKUPS = frozenset({"get", "getenv", "setdefault", "pop", "putenv", "setenv", "setattr", "getattr", "Field"})
-"""Functions that take a name and a value."""
+"""Functions that take a name and a value or default."""
 
 _STRING = re.compile(r"(?P<prefix>[A-Za-z]{0,2})(?P<quote>'''|\"\"\"|'|\")(?P<body>[\s\S]*)(?P=quote)\Z")
 
@@ -75,13 +75,13 @@ def _has_shape(text: str, lowered: str) -> bool:
 
 
 def is_suspicious(text: str) -> bool:
-    """Return True if source code may hold a credential. This is quick, and errs on the safe side."""
+    """Return True if source code may contain a credential. This is quick and has false positives."""
     lowered = text.lower()
     return bool(_SUSPICIOUS.search(lowered)) or _has_shape(text, lowered)
 
 
 def _has_more(text: str) -> bool:
-    """Return True if there is something to hide besides literals that are given to a name."""
+    """Return True if there is something to redact apart from literals that are assigned to a name."""
     lines = (line for line in text.split("\n") if _SUSPICIOUS.search(line.lower()))
     return _has_shape(text, text.lower()) or any(
         _redact_fragment(line) != line or re.search(r"#[ \t]*[%!?]", line) for line in lines
@@ -89,10 +89,10 @@ def _has_more(text: str) -> bool:
 
 
 def redact_source(text: str) -> tuple[str, list[int]]:
-    """Return Python source without the credentials in it.
+    """Return Python source with its credentials replaced.
 
-    Only the insides of string literals and comments are replaced, and no line is added or lost: what could be run
-    can still be run, and tracebacks point at the same lines.
+    Only text inside string literals and comments is replaced, and the number of lines stays the same. The code still
+    runs, and tracebacks point to the same lines.
 
     Args:
         text: Python source.
@@ -108,12 +108,12 @@ def redact_source(text: str) -> tuple[str, list[int]]:
         return text, []
     try:
         named = _named_literals(text)
-        # Most suspicions come to nothing, and to cut a file into tokens is what takes long.
+        # Most suspicious files have no credential, and tokenizing a file is slow.
         if not any(is_credential(*literal) for literal in named.values()) and not _has_more(text):
             return text, []
         edits = list(_edits(text, {place: name for place, (name, _) in named.items()}))
     except (tokenize.TokenError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return redact_lines(text)  # it is not Python, or only a part of it
+        return redact_lines(text)  # not valid Python
     starts = [0]
     for line in io.StringIO(text, newline="\n"):
         starts.append(starts[-1] + len(line))
@@ -123,12 +123,12 @@ def redact_source(text: str) -> tuple[str, list[int]]:
         done = starts[end_row - 1] + end_column
     redacted = "".join([*pieces, text[done:]])
     if not _is_python(redacted):
-        return redact_lines(text)  # hiding the secret is worth more than keeping the code
+        return redact_lines(text)  # redaction is more important than code that runs
     return redacted, changed_lines(text, redacted)
 
 
 def redact_notebook(text: str) -> tuple[str, list[int]]:
-    """Return a notebook (the JSON of an ipynb file) without the credentials in its cells.
+    """Return a notebook (the JSON of an ipynb file) with the credentials in its cells replaced.
 
     Args:
         text: The file's content.
@@ -150,18 +150,18 @@ def redact_notebook(text: str) -> tuple[str, list[int]]:
 
 
 def redact_patch(patch: str) -> tuple[str, list[int]]:
-    """Return a git patch without the credentials in it: Python by its rules, other files by those of any text.
+    """Return a git patch with its credentials replaced. Python files and other files are redacted differently.
 
-    A patch with a replacement in a line that it removes, or in its context, no longer applies.
+    If a removed line or a context line changes, the patch no longer applies.
 
     Args:
-        patch: What `git diff` printed.
+        patch: The output of `git diff`.
 
     Returns:
         The patch, and the numbers of the lines where something was replaced.
     """
     redacted = "".join(
-        # base85, in which a detector would find what is not there
+        # base85, which may match a detector by chance
         part if "\nGIT binary patch\n" in part else _redact_file_patch(part)
         for part in re.split(r"^(?=diff --git )", patch, flags=re.MULTILINE)
     )
@@ -169,14 +169,14 @@ def redact_patch(patch: str) -> tuple[str, list[int]]:
 
 
 def _redact_file_patch(part: str) -> str:
-    """Return the part of a patch that is about one file."""
+    """Redact the part of a patch that belongs to one file."""
     start = part.find("\n@@") + 1
     head, body = part[:start], part[start:]
     if not re.search(r"\.pyi?\"?$", head.partition("\n")[0]):
         return head + redact_text(body)
     if not is_suspicious(body):
         return part
-    # A patch has no whole statements: a private key goes over lines, all else is found line by line.
+    # A patch has no complete statements. Only private keys span lines, so everything else is searched line by line.
     return head + "\n".join(map(_redact_fragment, SHAPES.sub(keep_lines, body).split("\n")))
 
 
@@ -187,10 +187,10 @@ _NAMED_LITERAL = re.compile(
 
 
 def _redact_fragment(line: str) -> str:
-    """Return a line of Python, or of a comment, that stands alone."""
+    """Redact a single line of Python or a comment."""
 
     def hide(match: "re.Match[str]") -> str:
-        # A name in quotes and a comma are no assignment for sure: `f("--token", help="…")`.
+        # A quoted name before a comma may not be an assignment: `f("--token", help="…")`.
         hidden = is_credential(match["name"], match["value"])
         if hidden and "," in match["sign"]:
             hidden = _looks_random(match["value"])
@@ -211,16 +211,16 @@ Place = tuple[int, int]
 
 
 def _edits(text: str, names: dict[Place, str]) -> Iterator[tuple[Place, Place, str]]:
-    """Yield what has to be replaced in Python source: from, to, and the new text."""
+    """Yield the replacements in Python source: start, end and new text."""
     name, previous = "", ""
     for token in tokenize.generate_tokens(io.StringIO(text, newline="\n").readline):
         kind, old = tokenize.tok_name[token.type], token.string
         new = old
         if kind == "STRING":
-            # `"a" "b"` is one value: the second part belongs to the same name.
+            # In `"a" "b"`, both parts belong to the same name.
             name = names.get(token.start, name if previous == "STRING" else "")
             new = _redact_literal(old, name)
-        elif kind.endswith("_MIDDLE"):  # of an f-string, from Python 3.12 on
+        elif kind.endswith("_MIDDLE"):  # an f-string, from Python 3.12 on
             new = redact_certain(old)
         elif kind == "COMMENT":
             is_magic = re.match(r"#\s*[%!?]", old)  # a shell command of a notebook
@@ -232,7 +232,7 @@ def _edits(text: str, names: dict[Place, str]) -> Iterator[tuple[Place, Place, s
 
 
 def _named_literals(text: str) -> dict[Place, tuple[str, str]]:
-    """Return the literals of a module that are given to a name, with that name, by the literals' places."""
+    """Return the name and the value of each literal that is assigned to a name, by the position of the literal."""
     lines = text.split("\n")
     named: dict[Place, tuple[str, str]] = {}
 
@@ -289,7 +289,7 @@ def _named_literals(text: str) -> dict[Place, tuple[str, str]]:
 
 
 def _give_arguments(call: ast.Call, give: Callable[[str | None, ast.AST | None], None]) -> None:
-    """Tell of calls that take a name and a value: `getenv("TOKEN", "…")`, `add_argument("--token", default="…")`."""
+    """Give names to literals in calls such as `getenv("TOKEN", "…")` and `add_argument("--token", default="…")`."""
     function = _name_of(call.func) or ""
     texts = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
     names = [text.lstrip("-") for text in texts if isinstance(text, str) and is_secret_name(text.lstrip("-"))]
@@ -309,7 +309,7 @@ def _give_arguments(call: ast.Call, give: Callable[[str | None, ast.AST | None],
 
 
 def _name_of(node: ast.AST | None) -> str | None:
-    """Return the last name of `name`, `x.name`, `x["name"]` and `"name"`."""
+    """Return `name` for each of `name`, `x.name`, `x["name"]` and `"name"`."""
     if isinstance(node, ast.Subscript):
         node = node.slice
     if isinstance(node, ast.Name):
@@ -332,7 +332,7 @@ def _redact_literal(literal: str, name: str) -> str:
 
 
 def is_credential(name: str, value: str) -> bool:
-    """Return True for a literal that stands for a credential, by the name that it is given to and by its looks."""
+    """Return True if a literal looks like a credential, judging by its name and its value."""
     words = spaced(name)
     if not words or VOCABULARY.search(words) or _PLACEHOLDER.fullmatch(value) or REDACTED in value:
         return False
@@ -347,14 +347,14 @@ def _looks_random(value: str) -> bool:
 
 
 def _looks_generated(value: str) -> bool:
-    """Return True for what no person has thought up, as the name `key` alone says nothing."""
+    """Return True if a value looks machine-generated. The name `key` alone does not mean a credential."""
     return len(value) >= 24 and len(re.findall(r"\d", value)) >= 4 and len(re.findall(r"[\W_]", value)) <= 2
 
 
-# Most texts of a record are the same in each checkpoint of a run.
+# Cached, because most texts are the same in every checkpoint of a run.
 @lru_cache(maxsize=4096)
 def redact_certain(text: str) -> str:
-    """Return the text of a literal or a comment without what is certainly a credential; code may need the rest."""
+    """Redact a literal or a comment, but only what is certainly a credential: code may depend on other text."""
     text = SHAPES.sub(keep_lines, text)
     text = _URL_IN_CODE.sub(_redact_url, text)
     return _IN_TEXT.sub(_redact_in_text, text)

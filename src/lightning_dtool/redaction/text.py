@@ -1,8 +1,8 @@
-"""Credentials in any text: how they are recognised, and their replacement.
+"""Detection and redaction of credentials in any text.
 
-Three detectors work together: the *name* of a value (`api_key`), the *shape* of a text (the keys of well-known
-services have prefixes of their own), and its *place* (`user:password@host`, `password=…`). Nothing is looked up: no
-network, no list of words. A whole project takes a few milliseconds.
+A credential is recognised by the *name* of a value (`api_key`), by the *shape* of a text (keys of well-known services
+have distinctive prefixes), or by its *place* (`user:password@host`, `password=…`). Detection uses neither the network
+nor word lists. It takes a few milliseconds for a whole project.
 """
 
 import re
@@ -18,7 +18,7 @@ _SECRET_NAME = re.compile(
 )
 
 VOCABULARY = re.compile(r"(^|[_\-.])(pad|bos|eos|unk|sep|cls|mask|start|end|stop|special|image|class)[_\-]token$", re.I)
-"""Tokens of a language model, which nobody needs to hide."""
+"""Names of special tokens of language models, which are not credentials."""
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -29,13 +29,13 @@ _ASSIGNED = re.compile(
     r"(?P<sign>['\"]?\s*[=:]\s*['\"]?)(?P<value>[^'\"\s,;&)\]}]+)",
     re.IGNORECASE,
 )
-"""`password=…` inside a text: the query of a URL, a repr, a configuration."""
+"""Assignments such as `password=…` inside a text: in the query of a URL, a repr or a configuration."""
 
 SHAPES = re.compile(
     r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b"  # AWS
     r"|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bgl(?:pat|dt|ft|soat|rt|agent|cbt|imt|ptt|oas)-[\w-]{20,}"
     r"|\bhf_[A-Za-z0-9]{20,}|\bapi_org_[A-Za-z0-9]{20,}"  # Hugging Face
-    r"|\bsk-(?=[\w-]*\d)[\w-]{20,}|\bgsk_[A-Za-z0-9]{20,}|\br8_[A-Za-z0-9]{20,}"  # language models for hire
+    r"|\bsk-(?=[\w-]*\d)[\w-]{20,}|\bgsk_[A-Za-z0-9]{20,}|\br8_[A-Za-z0-9]{20,}"  # APIs of language models
     r"|\bxox[abeoprs]-[\w-]{10,}|\bxapp-[\w-]{10,}|(?<=hooks\.slack\.com/)[\w/]{20,}"  # Slack
     r"|(?<=/api/webhooks/)\d{5,}/[\w-]{20,}"  # Discord
     r"|\bAIza[\w-]{35}|\bya29\.[\w-]{20,}|\bGOCSPX-[\w-]{20,}"  # Google
@@ -48,11 +48,11 @@ SHAPES = re.compile(
     r"|(?i:(?<=\bbearer\s)|(?<=\bbasic\s))(?=\S*\d)[\w.~+/=-]{8,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
-"""What well-known services' keys look like."""
+"""Shapes of the keys of well-known services."""
 
 
 def is_secret_name(name: str) -> bool:
-    """Return True if something of this name is likely to be a credential.
+    """Return True if a value with this name is likely to be a credential.
 
     >>> is_secret_name("wandb_api_key"), is_secret_name("num_tokens")
     (True, False)
@@ -62,12 +62,12 @@ def is_secret_name(name: str) -> bool:
 
 
 def spaced(name: str) -> str:
-    """Return a name with its words set apart: `apiKey` as `api_Key`."""
+    """Return a name in camel case with its words separated: `api_Key` for `apiKey`."""
     return _CAMEL.sub("_", name).strip()
 
 
 def redact_text(text: str) -> str:
-    """Return a text without the credentials in it: in URLs, in assignments, and those that look like a known key.
+    """Return a text with its credentials replaced: in URLs, in assignments, and keys of well-known services.
 
     >>> redact_text("https://me:hunter2@git.example.org/lab/leaves.git")
     'https://[redacted]@git.example.org/lab/leaves.git'
@@ -77,7 +77,7 @@ def redact_text(text: str) -> str:
 
 
 def redact_lines(text: str) -> tuple[str, list[int]]:
-    r"""Return a text of any kind without the credentials in it, and the numbers of the lines that have changed.
+    r"""Return a text with its credentials replaced, and the numbers of the lines that changed.
 
     >>> redact_lines("lr: 0.1\napi_key: a1b2c3")
     ('lr: 0.1\napi_key: [redacted]', [2])
@@ -87,7 +87,7 @@ def redact_lines(text: str) -> tuple[str, list[int]]:
 
 
 def redact_argv(argv: list[str]) -> list[str]:
-    """Return command line arguments without the values of secret options.
+    """Return command line arguments with the values of secret options replaced.
 
     >>> redact_argv(["train.py", "--api-key=abc", "--token", "abc", "--lr", "0.1"])
     ['train.py', '--api-key=[redacted]', '--token', '[redacted]', '--lr', '0.1']
@@ -108,12 +108,12 @@ def redact_argv(argv: list[str]) -> list[str]:
 
 
 def keep_lines(match: "re.Match[str]") -> str:
-    """Return the replacement of a match: it has as many lines, and in a patch each line keeps its sign."""
+    """Return the replacement of a match, with the same number of lines. Lines of a patch keep their signs."""
     return REDACTED + re.sub(r"(\n[+\- ]?)[^\n]*", r"\1", match[0][len(match[0].partition("\n")[0]) :])
 
 
 def changed_lines(old: str, new: str) -> list[int]:
-    """Return the numbers, from 1, of the lines that differ between two texts."""
+    """Return the numbers of the lines, from 1, that differ between two texts."""
     if old == new:
         return []
     both = zip(old.split("\n"), new.split("\n"), strict=False)

@@ -1,4 +1,4 @@
-"""How values of Python's own types are written and read back."""
+"""The JSON forms of Python's built-in and standard library types."""
 
 import argparse
 import base64
@@ -9,6 +9,7 @@ import decimal
 import enum
 import fractions
 import functools
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lightning_dtool.record import Gaps
+from lightning_dtool.record import Gaps, as_text
 from lightning_dtool.values.definitions import MAX_REPR
 from lightning_dtool.values.registry import Content, Read, Registry, Write
 
@@ -29,9 +30,14 @@ if TYPE_CHECKING:
 
 _PATHS = (pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath)
 
+_BUILTIN = (str, int, float, bytes, bytearray, list, tuple, set, frozenset, collections.deque, dict)
+
+_MAX_ATTRIBUTES = 20
+"""Maximum number of attributes that a gap names."""
+
 
 def register(registry: Registry) -> None:
-    """Register Python's own types, and the families of their subclasses."""
+    """Register Python's built-in and standard library types, and the families of their subclasses."""
     registry.add(str, _write_str, lambda content, reader: _read_text(content))
     registry.add(int, _write_int, lambda content, reader: _read_int(content))
     registry.add(float, _write_float, lambda content, reader: float(content["value"]))
@@ -46,7 +52,7 @@ def register(registry: Registry) -> None:
     registry.add(dict, _write_pairs, lambda content, reader: dict(_read_pairs(content, reader)))
     registry.add(
         collections.OrderedDict,
-        _write_pairs,
+        _content_only(_write_pairs),
         lambda content, reader: collections.OrderedDict(_read_pairs(content, reader)),
     )
     registry.add(collections.defaultdict, _write_defaultdict, _read_defaultdict)
@@ -69,35 +75,48 @@ def register(registry: Registry) -> None:
     registry.add(datetime.datetime, _write_time, _read_from_text(datetime.datetime.fromisoformat))
     registry.add(type(...), lambda value, writer, gaps: {}, lambda content, reader: ...)
     for cls in _PATHS:
-        # Not the class's own module, which differs between versions of Python.
+        # A fixed name, because the module of the class differs between versions of Python.
         registry.add(cls, _write_path, _read_path(cls), name=f"pathlib:{cls.__name__}")
     registry.add(argparse.Namespace, _write_namespace, _read_namespace(argparse.Namespace))
     registry.add(types.SimpleNamespace, _write_namespace, _read_namespace(types.SimpleNamespace))
     registry.add(re.Pattern, _write_fields("pattern", "flags"), _read_pattern)
     registry.add(functools.partial, _write_partial, _read_partial)
     registry.add_family("enum:Enum", _subclass_of(enum.Enum), _write_enum, _read_enum)
-    registry.add_family("collections.abc:Mapping", _subclass_of(Mapping), _write_pairs, _read_mapping)
-    registry.add_family("builtins:str", _subclass_of(str), _write_str, lambda cls, content, _: cls(_read_text(content)))
-    registry.add_family("builtins:int", _subclass_of(int), _write_int, lambda cls, content, _: cls(_read_int(content)))
+    registry.add_family("collections.abc:Mapping", _subclass_of(Mapping), _content_only(_write_pairs), _read_mapping)
+    registry.add_family(
+        "builtins:str",
+        _subclass_of(str),
+        _content_only(_write_str),
+        lambda cls, content, _: cls(_read_text(content)),
+    )
+    registry.add_family(
+        "builtins:int",
+        _subclass_of(int),
+        _content_only(_write_int),
+        lambda cls, content, _: cls(_read_int(content)),
+    )
     registry.add_family(
         "builtins:float",
         lambda cls: issubclass(cls, float) and cls.__module__ != "numpy",
-        _write_float,
+        _content_only(_write_float),
         lambda cls, content, _: cls(float(content["value"])),
     )
     registry.add_family(
         "builtins:bytes",
         lambda cls: issubclass(cls, bytes | bytearray) and cls.__module__ != "numpy",
-        _write_bytes,
+        _content_only(_write_bytes),
         lambda cls, content, _: cls(_read_bytes(content)),
     )
     registry.add_family(
-        "builtins:tuple", _subclass_of(tuple, list, collections.deque), _write_entries, _read_collection
+        "builtins:tuple",
+        _subclass_of(tuple, list, collections.deque),
+        _content_only(_write_entries),
+        _read_collection,
     )
     registry.add_family(
         "builtins:set",
         _subclass_of(set, frozenset),
-        _write_unordered,
+        _content_only(_write_unordered),
         lambda cls, content, reader: cls(_read_entries(content, reader)),
     )
     registry.add_family(
@@ -108,6 +127,32 @@ def register(registry: Registry) -> None:
 
 def _subclass_of(*bases: type) -> Any:
     return lambda cls: issubclass(cls, bases)
+
+
+def _content_only(write: Write) -> Write:
+    """Return a function that writes a value as `write` does, and adds a gap for the value's instance attributes."""
+
+    def written(value: Any, writer: "Writer", gaps: Gaps) -> Content:
+        content = write(value, writer, gaps)
+        names = _attribute_names(value)
+        if not names:
+            return content
+        gaps.add(f"its attributes are not recorded: {', '.join(names)}", "pass plain values")
+        return {**content, "missing": names}
+
+    return written
+
+
+def _attribute_names(value: Any) -> list[str]:
+    if not isinstance(value, _BUILTIN):  # any other mapping keeps its entries in its attributes
+        return []
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return []
+    if isinstance(value, dict):  # some dicts offer their entries as attributes, too
+        attributes = {name: kept for name, kept in attributes.items() if dict.get(value, name, value) is not kept}
+    return sorted(as_text(name) for name in itertools.islice(attributes, _MAX_ATTRIBUTES))
 
 
 # -- numbers and texts ----------------------------------------------------------------------------
@@ -125,7 +170,7 @@ def _read_text(content: Mapping[str, Any]) -> str:
 
 
 def _write_int(value: int, writer: "Writer", gaps: Gaps) -> Content:
-    # Python refuses to write, and to read, more than some thousand decimal digits.
+    # Python refuses to convert integers of more than a few thousand decimal digits to text and back.
     number = int(value)
     return writer.text(str(number) if number.bit_length() <= 4 * MAX_REPR else hex(number), gaps)
 
@@ -178,7 +223,7 @@ def _read_path(cls: Any) -> Read:
 
 
 def _read_pattern(content: Mapping[str, Any], reader: "Reader") -> Any:
-    reader.demand_trust("re:compile")  # a pattern can be made such that it takes forever
+    reader.demand_trust("re:compile")  # a malicious pattern can take forever to match
     return re.compile(reader.decode(content["pattern"]), reader.decode(content["flags"]))
 
 
@@ -217,7 +262,7 @@ def _read_partial(content: Mapping[str, Any], reader: "Reader") -> Any:
 
 
 def _write_enum(value: enum.Enum, writer: "Writer", gaps: Gaps) -> Content:
-    name = value.name  # a combination of flags may have none
+    name = value.name  # None for some combinations of flags
     return {
         **({"name": name} if isinstance(name, str) else {}),
         "value": writer.encode(value.value, gaps),
@@ -285,4 +330,4 @@ def _read_mapping(cls: Any, content: Mapping[str, Any], reader: "Reader") -> Any
 
 def _read_collection(cls: Any, content: Mapping[str, Any], reader: "Reader") -> Any:
     entries = _read_entries(content, reader)
-    return cls(*entries) if hasattr(cls, "_fields") else cls(entries)  # a named tuple takes its fields
+    return cls(*entries) if hasattr(cls, "_fields") else cls(entries)  # a named tuple takes its fields as arguments

@@ -1,6 +1,7 @@
-"""The names and the source of functions and classes, and what else decides what they do.
+"""Names, sources and other properties that identify functions and classes.
 
-All of it is the same in every process: no memory address, no order of a hash table.
+All of them are the same in every process: they contain no memory addresses and do not depend on the order of a hash
+table.
 """
 
 import ast
@@ -19,19 +20,19 @@ from lightning_dtool.record import as_text
 from lightning_dtool.values.parsing import parse
 
 MAX_REPR = 1000
-"""Characters of a repr that are kept."""
+"""Maximum number of characters of a repr that are recorded."""
 
 _ADDRESS = re.compile(r"(?<=\bat )0x[0-9A-Fa-f]+|\b0x[0-9A-Fa-f]{7,}")
 
 
 def class_path(obj: object) -> str:
-    """Return `module:qualname` of a class, a function, or an object's class.
+    """Return `module:qualname` of a class or a function, or of the class of any other object.
 
     >>> import torch
     >>> class_path(torch.nn.Linear)
     'torch.nn.modules.linear:Linear'
     """
-    # Not `hasattr(obj, "__qualname__")`: an object with a `__getattr__` of its own may claim to have anything.
+    # Not `hasattr(obj, "__qualname__")`: an object with its own `__getattr__` may claim to have any attribute.
     named = obj if isinstance(obj, type) or inspect.isroutine(obj) else type(obj)
     return as_text(
         f"{getattr(named, '__module__', None) or 'builtins'}:{getattr(named, '__qualname__', type(named).__qualname__)}"
@@ -39,7 +40,7 @@ def class_path(obj: object) -> str:
 
 
 def without_addresses(text: str) -> str:
-    """Return a repr without the memory addresses in it, which no two processes share.
+    """Return a repr without memory addresses, which differ between processes.
 
     >>> without_addresses("<Crop object at 0x7f3a5c1d2e80>")
     '<Crop object at 0x…>'
@@ -48,52 +49,53 @@ def without_addresses(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text. A long one is cut, and says how long it was."""
+    """Return a text, cut after `MAX_REPR` characters. A text that was cut ends with its full length."""
     return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}… ({len(text)} characters)"
 
 
 def short_repr(value: Any) -> str:
-    """Return a repr without memory addresses. A long one is cut.
+    """Return the repr of a value without memory addresses, cut after `MAX_REPR` characters.
 
     >>> short_repr(object())
     '<object object at 0x…>'
     """
     try:
         text = str(repr(value))
-    except Exception as error:  # somebody else's __repr__ may do anything
+    except Exception as error:  # a user's __repr__ may raise anything
         return f"<repr failed: {type(error).__name__}>"
     return shortened(as_text(without_addresses(text)))
 
 
 def source_of(obj: Any) -> str | None:
-    """Return the source code of a function or a class; None where there is none (built-in, or typed at a prompt).
+    """Return the source code of a function or a class. None if it is built in or was typed at a prompt.
 
-    Of several lambdas on one line it is the one that was asked for, from Python 3.11 on; else the line.
+    For a lambda, this is the text of the lambda alone. Before Python 3.11, if its line has several lambdas, it is the
+    whole line.
     """
     try:
         if getattr(obj, "__name__", None) == "<lambda>" and (segment := _lambda_source(obj)) is not None:
             return segment
         return textwrap.dedent(inspect.getsource(obj))
-    except Exception:  # besides OSError and TypeError: whatever the tokenizer makes of a file that has changed since
+    except Exception:  # OSError, TypeError, or any error of the tokenizer if the file has changed since the import
         return None
 
 
 def source_digest(cls: type) -> str | None:
-    """Return the SHA-256 of a class's source code; None where there is none, as for `source_of`."""
+    """Return the SHA-256 of the source code of a class. None if `source_of` returns None."""
     try:
         return hashlib.sha256(inspect.getsource(cls).encode("utf-8", "surrogatepass")).hexdigest()
-    except Exception:  # whatever the tokenizer makes of a file that has changed since
+    except Exception:  # as in `source_of`
         return None
 
 
 def is_users(obj: Any) -> bool:
-    """Tell whether a function or a class is the user's own: no version of an installed package identifies its code."""
+    """Return whether a function or a class belongs to the user, so that no package version identifies its code."""
     module = getattr(obj, "__module__", None)
     return isinstance(module, str) and not _is_library(module)
 
 
 def is_one_lambda(source: str) -> bool:
-    """Tell whether a source is one lambda and nothing else, so that it stands for one function only."""
+    """Return whether a source is exactly one lambda, so that it identifies one function."""
     try:
         return isinstance(parse(source.strip(), mode="eval").body, ast.Lambda)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -101,7 +103,7 @@ def is_one_lambda(source: str) -> bool:
 
 
 def digest_of_code(code: types.CodeType) -> str:
-    """Return a digest of bytecode, for functions that share a line of source. It depends on the version of Python."""
+    """Return a digest of bytecode, to distinguish lambdas on one line. It depends on the version of Python."""
     return _hash_of_code(code).hexdigest()
 
 
@@ -117,7 +119,7 @@ def defaults(function: types.FunctionType) -> dict[str, Any]:
 
 
 def closure(function: types.FunctionType) -> dict[str, Any]:
-    """Return the values that a function closes over, by name; without those that are not assigned yet."""
+    """Return the values that a function closes over, by name. Variables without a value yet are left out."""
     found = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         if name == "__class__":
@@ -130,7 +132,7 @@ def closure(function: types.FunctionType) -> dict[str, Any]:
 
 
 def names_used(code: types.CodeType) -> set[str]:
-    """Return the names that a function looks up, with those of the functions inside it."""
+    """Return the names that a function and the functions inside it look up."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -147,14 +149,14 @@ def _is_library(module: str) -> bool:
 
 
 def _lambda_source(function: Any) -> str | None:
-    """Return the text of just one lambda; None if it cannot be told from its neighbours."""
+    """Return the text of one lambda. None if it cannot be distinguished from others on its line."""
     code = function.__code__
     text = "".join(inspect.findsource(function)[0])
     found = [node for node in _lambdas(text) if node.lineno == code.co_firstlineno]
     if len(found) > 1 and hasattr(code, "co_positions"):  # Python 3.11
         places = {(line, column) for line, _, column, _ in code.co_positions() if line and column}
         found = [node for node in found if any(_spans(node.body, place) for place in places)]
-        # Of lambdas within lambdas the outer one spans the inner one's places, but has arguments of its own.
+        # An outer lambda also spans the places of an inner one. Their argument names distinguish them.
         found = [
             node for node in found if _argument_names(node) == list(code.co_varnames[: len(_argument_names(node))])
         ]

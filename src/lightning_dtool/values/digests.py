@@ -1,22 +1,22 @@
-"""Digests of state dicts: equal if, and only if, every name, type, shape and bit is equal.
+"""Digests of state dicts, which are equal if and only if every name, type, shape and bit is equal.
 
-`state_digest` reads a state dict and nothing else. Its format, so that other programs can compute it too: the
-SHA-256 over the entries in the order of their names (as UTF-8). An entry is one line of JSON, ended by a line feed,
-followed by the entry's bytes. For a dense tensor the line is `["name", "torch.float32", [2, 3], 24]`: name, dtype,
-shape, number of bytes; the bytes are the elements in row-major order as they lie in memory (little-endian on every
-usual machine). What is not a dense tensor is hashed as the dense tensors that it is made of, under longer names:
+The format of `state_digest`, so that other programs can compute it: the SHA-256 over the entries, sorted by the UTF-8
+bytes of their names. An entry is one line of JSON that ends with a line feed, followed by the entry's bytes. For a
+dense tensor the line is `["name", "torch.float32", [2, 3], 24]`: name, dtype, shape and number of bytes. The bytes are
+the elements in row-major order in the byte order of the machine (almost always little-endian). Any other value is
+hashed as the dense tensors that it consists of, under longer names:
 
-- sparse: `name/indices` and `name/values` of the coalesced tensor (or the compressed and plain indices), after a line
+- sparse: `name/indices` and `name/values` of the coalesced tensor (or its compressed and plain indices), after a line
   with the layout;
-- quantised: `name/int_repr`, with the scheme, scale and zero point in the line before;
+- quantised: `name/int_repr`, after a line with the scheme, scale and zero point;
 - other tensor classes that PyTorch can take apart (`__tensor_flatten__`): `name/<attribute>`;
-- meta and uninitialised tensors: the line alone, with `meta` or `uninitialised` in place of the number of bytes;
+- meta and uninitialised tensors: only the line, with `meta` or `uninitialised` in place of the number of bytes;
 - extra state: numbers, texts, bytes and None as a line `["name", "builtins:int", "7"]`; containers as a line with their
-  type and length and then `name/<key>` in the order of the keys, or `name/<index>`; any other object by its class
-  and its repr without memory addresses (`opaque_names` tells which those are).
+  type and length, followed by `name/<key>` in the order of the keys, or `name/<index>`; any other object by its class
+  and its repr without memory addresses (`opaque_names` returns the names of these).
 
-Tied weights count under each of their names. Where the tensors live, how they are strided, whether they require
-gradients and in which order the state dict holds them makes no difference.
+Tied weights are hashed under each of their names. The device and strides of the tensors, `requires_grad` and the order
+of the state dict make no difference.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ import torch
 from lightning_dtool.values.definitions import without_addresses
 
 _MAX_DEPTH = 20
-"""Containers within containers that are looked into."""
+"""Maximum depth of nested containers."""
 
 _Entry = tuple[list[Any], torch.Tensor | bytes | None]
 """A line of JSON, and the dense tensor or the bytes that follow it."""
@@ -40,13 +40,13 @@ def state_digest(state_dict: Mapping[str, Any]) -> str:
     """Return the canonical digest of a state dict.
 
     Args:
-        state_dict: What `module.state_dict()` gives, or any mapping from names to tensors and other values.
+        state_dict: The result of `module.state_dict()`, or any mapping from names to tensors and other values.
 
     Returns:
         `sha256:` and 64 hexadecimal digits.
 
     Raises:
-        TypeError: If a tensor is spread over several processes, so that its bytes are not all here.
+        TypeError: If a tensor is sharded across processes, so that this process does not hold all of its bytes.
 
     Example:
         >>> state_digest({"a": torch.zeros(2), "b": torch.ones(1)}) == state_digest(
@@ -69,10 +69,10 @@ def state_digest(state_dict: Mapping[str, Any]) -> str:
 
 
 def opaque_names(state_dict: Mapping[str, Any]) -> list[str]:
-    """Return the names of entries that a digest knows by their repr only.
+    """Return the names of the entries of which a digest covers only the repr.
 
     Args:
-        state_dict: What `module.state_dict()` gives.
+        state_dict: The result of `module.state_dict()`.
 
     Returns:
         Sorted names; empty for a state dict of tensors, numbers and texts.
@@ -85,18 +85,19 @@ def opaque_names(state_dict: Mapping[str, Any]) -> list[str]:
 
 
 def nbytes(value: Any) -> int:
-    """Return how many bytes the elements of a tensor or an array take."""
+    """Return the size of the elements of a tensor or an array, in bytes."""
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else int(value.nbytes)
 
 
 def digest_of_numbers(value: Any) -> str | None:
-    """Return the SHA-256 over dtype, shape and bytes of a tensor or an array, in hexadecimal digits.
+    """Return the SHA-256 over dtype, shape and bytes of a tensor or an array.
 
     Args:
-        value: A tensor, wherever it lies, or an array. It is read and left as it is.
+        value: A tensor on any device, or an array. It is not changed.
 
     Returns:
-        None for what has no plain bytes: sparse, quantized and meta tensors, arrays of objects.
+        64 hexadecimal digits. None for values without plain bytes: sparse, quantised and meta tensors, arrays of
+        objects.
     """
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided or value.is_quantized or value.is_meta:
@@ -149,7 +150,7 @@ def _tensor_entries(name: str, tensor: torch.Tensor) -> Iterator[_Entry]:
         return
     shape = list(tensor.shape) if not tensor.is_nested else []
     if hasattr(tensor, "to_local"):
-        raise TypeError(f"{name} is spread over several processes ({_type(tensor)})")
+        raise TypeError(f"{name} is sharded across processes ({_type(tensor)})")
     if hasattr(tensor, "__tensor_flatten__"):
         parts, context = tensor.__tensor_flatten__()
         yield [name, dtype, shape, _type(tensor), without_addresses(repr(context))], None
@@ -182,7 +183,7 @@ def _tensor_entries(name: str, tensor: torch.Tensor) -> Iterator[_Entry]:
 
 
 def _quantisation(tensor: torch.Tensor) -> list[Any]:
-    """Return what turns a quantised tensor's integers into numbers."""
+    """Return the parameters that map the integers of a quantised tensor to numbers."""
     scheme = str(tensor.qscheme())
     if "per_tensor" in scheme:
         return [scheme, repr(tensor.q_scale()), tensor.q_zero_point()]
@@ -191,9 +192,9 @@ def _quantisation(tensor: torch.Tensor) -> list[Any]:
 
 
 def _bytes(tensor: torch.Tensor) -> Any:
-    """Return a dense tensor's elements as a buffer of bytes, without a copy where they lie in order on the CPU."""
+    """Return the elements of a dense tensor as a buffer of bytes. A contiguous tensor on the CPU is not copied."""
     plain = tensor.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    # NumPy has no bfloat16 and no 8-bit floats: bytes are bytes.
+    # As bytes, because NumPy has no bfloat16 and no 8-bit floats.
     return plain.view(torch.uint8).numpy().data
 
 

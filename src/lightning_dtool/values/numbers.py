@@ -1,4 +1,4 @@
-"""How tensors, arrays and their types are written and read back."""
+"""The JSON forms of tensors, arrays and their types."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from lightning_dtool.values.writing import Writer
 
 MAX_VALUES = 1000
-"""Elements of a tensor or an array that are kept. A larger one is known by its hash."""
+"""Maximum number of elements of a tensor or an array to record. Of a larger one, only the hash is recorded."""
 
 _MAX_ITEMSIZE = 4000
-"""Bytes of one element of an array of texts, up to which it is read back."""
+"""Maximum size in bytes of one element of an array of texts that can be read back."""
 
 _SCALARS = (
     np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
@@ -27,7 +27,7 @@ _SCALARS = (
 
 
 def register(registry: Registry) -> None:
-    """Register the types of torch and NumPy that hold numbers, and those that name types of numbers."""
+    """Register the tensors, arrays, scalars, dtypes, devices and generators of torch and NumPy."""
     registry.add(torch.Tensor, _write_tensor, _read_tensor, name="torch:Tensor")
     registry.add(torch.nn.Parameter, _write_tensor, _read_parameter)
     registry.add(torch.Size, _write_size, lambda content, reader: torch.Size(reader.decode(content["value"])))
@@ -55,7 +55,7 @@ def _write_tensor(value: torch.Tensor, writer: "Writer", gaps: Gaps) -> Content:
         content["requires_grad"] = True
     if value.layout is not torch.strided or value.is_meta or value.is_quantized:
         kind = "meta" if value.is_meta else "quantized" if value.is_quantized else _short(value.layout)
-        gaps.add(f"a {kind} tensor is known by its shape only", "use a dense tensor")
+        gaps.add(f"only the shape of a {kind} tensor is recorded", "use a dense tensor")
         return {**content, "repr": f"a {kind} tensor"}
     if value.numel() > MAX_VALUES:
         return {**content, **_hashed(value, value.numel(), writer, gaps)}
@@ -67,7 +67,7 @@ def _write_tensor(value: torch.Tensor, writer: "Writer", gaps: Gaps) -> Content:
 def _read_tensor(content: Mapping[str, Any], reader: "Reader") -> torch.Tensor:
     dtype = getattr(torch, content["dtype"], None)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{content['dtype']} is not a type of numbers")
+        raise ValueError(f"{content['dtype']} is not a dtype")
     if "value" not in content:
         tensor = torch.empty(_empty_shape(content), dtype=dtype)
     else:
@@ -102,12 +102,12 @@ def _write_device(value: torch.device, writer: "Writer", gaps: Gaps) -> Content:
 
 
 def _write_generator(value: torch.Generator, writer: "Writer", gaps: Gaps) -> Content:
-    writer.add_unreadable(gaps, "a generator is known by its first seed only", "create it in __init__")
+    writer.add_unreadable(gaps, "only the initial seed of a generator is recorded", "create it in __init__")
     return {"repr": "a generator", "initial_seed": writer.encode(value.initial_seed(), gaps)}
 
 
 def _unreadable(content: Mapping[str, Any], reader: "Reader") -> Any:
-    raise ValueError("the record does not hold all of it")
+    raise ValueError("the record does not hold its state")
 
 
 # -- NumPy ----------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _unreadable(content: Mapping[str, Any], reader: "Reader") -> Any:
 def _write_array(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     content: Content = {"dtype": str(value.dtype), "shape": list(value.shape)}
     if not _is_readable(value.dtype):
-        gaps.add(f"an array of {content['dtype'][:100]} is known by its shape only", "use an array of numbers")
+        gaps.add(f"only the shape of an array of {content['dtype'][:100]} is recorded", "use an array of numbers")
         return {**content, "dtype": content["dtype"][:100], "repr": "an array"}
     if value.size > MAX_VALUES:
         return {**content, **_hashed(value, value.size, writer, gaps)}
@@ -149,13 +149,13 @@ def _write_time(value: Any, writer: "Writer", gaps: Gaps) -> Content:
 def _read_time(content: Mapping[str, Any], reader: "Reader") -> Any:
     dtype = np.dtype(content["dtype"])
     if dtype.kind not in "mM":
-        raise ValueError(f"{dtype} is not a type of times")
+        raise ValueError(f"{dtype} is not a dtype of dates or times")
     return np.int64(reader.decode(content["value"])).view(dtype)
 
 
 def _write_dtype(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     if not _is_readable(value):
-        gaps.add("a structured type of arrays is known by its repr only")
+        gaps.add("only the repr of a structured dtype is recorded")
         return {"repr": str(value)[:1000]}
     return {"dtype": str(value)}
 
@@ -170,7 +170,7 @@ def _dtype(content: Mapping[str, Any]) -> Any:
 def _write_ufunc(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     name = value.__name__
     if getattr(np, name, None) is not value:
-        gaps.add("a function made with NumPy has no name by which it can be imported")
+        gaps.add("this NumPy function cannot be imported by a name")
         return {"repr": f"{name[:100]} of {value.nin} arguments"}
     return {"name": f"numpy:{name}"}
 
@@ -180,7 +180,7 @@ def _read_ufunc(content: Mapping[str, Any], reader: "Reader") -> Any:
 
 
 def _is_readable(dtype: Any) -> bool:
-    """Tell whether a type is one of plain numbers, or of short texts."""
+    """Return whether a dtype is one of plain numbers or of short texts."""
     largest = {"b": 8, "i": 8, "u": 8, "f": 8, "c": 16, "U": _MAX_ITEMSIZE}
     return int(dtype.itemsize) <= largest.get(dtype.kind, -1)
 
@@ -191,9 +191,11 @@ def _is_readable(dtype: Any) -> bool:
 def _hashed(value: Any, size: int, writer: "Writer", gaps: Gaps) -> Content:
     digest = digest_of_numbers(value) if writer.may_hash(nbytes(value)) else None
     if digest is None:
-        gaps.add(f"its {size} elements are known by their shape only", "keep it as a buffer, or in a dataset")
+        gaps.add(f"only the shape of its {size} elements is recorded", "keep it as a buffer, or in a dataset")
         return {"repr": f"{size} elements"}
-    writer.add_unreadable(gaps, f"its {size} elements are known by their hash", "keep it as a buffer, or in a dataset")
+    writer.add_unreadable(
+        gaps, f"only the hash of its {size} elements is recorded", "keep it as a buffer, or in a dataset"
+    )
     return {"sha256": digest}
 
 

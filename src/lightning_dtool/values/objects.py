@@ -1,4 +1,4 @@
-"""How functions, classes, modules and objects of any class are written and read back."""
+"""The JSON forms of functions, classes, modules and objects of any class."""
 
 import enum
 import importlib
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from lightning_dtool.values.writing import Writer
 
 _BOOKKEEPING = frozenset(vars(torch.nn.Module()))
-"""What every `nn.Module` keeps. Its parameters, children and mode are described in another way."""
+"""The attributes of every `nn.Module`. Its parameters, children and mode are described separately."""
 
 _RECORDED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, Dataset, DataLoader)
-"""What a transform may hold on to, and what other parts of a record describe."""
+"""Objects that a transform may refer to and that other parts of a record describe."""
 
 EXTRAS = frozenset({"source", "bytecode", "defaults", "closure", "globals", "self", "attributes", "children", "mode"})
-"""Keys that a detailed description adds. Reading a value back does not need them."""
+"""Keys that only `encode_in_detail` writes. They are not needed to read a value back."""
 
 
 def register(registry: Registry) -> None:
-    """Register functions, classes and modules, and the family of everything else."""
+    """Register functions, classes and modules, and the family of all other objects."""
     registry.add_matching("builtins:type", lambda value: isinstance(value, type), _write_function, _read_function)
     registry.add_matching("builtins:method", _is_bound, _write_method, _read_method)
     registry.add_matching("builtins:function", inspect.isroutine, _write_function, _read_function)
@@ -56,7 +56,7 @@ def register(registry: Registry) -> None:
 
 
 def _owner(value: Any) -> Any:
-    """Return the object that a method is bound to; None for a function, and for a method of a class or a module."""
+    """Return the instance that a method is bound to. None for a function, a class method or a function of a module."""
     owner = getattr(value, "__self__", None)
     return None if isinstance(owner, type | types.ModuleType) else owner
 
@@ -67,12 +67,12 @@ def _is_bound(value: Any) -> bool:
 
 def _write_function(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     owner = getattr(value, "__self__", None)
-    if not isinstance(value, type) and isinstance(owner, type):  # a class method is imported with its class
+    if not isinstance(value, type) and isinstance(owner, type):  # a class method is imported by the name of its class
         name = f"{class_path(owner)}.{as_text(value.__name__)}"
     else:
         name = class_path(value)
     if not _is_importable(value, name):
-        public = f"torch:{getattr(value, '__name__', '')}"  # torch's own functions do not say where they come from
+        public = f"torch:{getattr(value, '__name__', '')}"  # torch's built-in functions do not name their module
         name = public if _is_importable(value, public) else name
     if not _is_importable(value, name):
         writer.add_unreadable(gaps, f"{name} cannot be imported by its name", "define it at the top of a module")
@@ -89,12 +89,12 @@ def _write_method(value: Any, writer: "Writer", gaps: Gaps) -> Content:
         content["self"] = writer.encode(owner, gaps.at("__self__"))
         content.update(_code(value, name, writer, gaps))
     else:
-        gaps.add(f"a method is known by its name, not by the {class_path(owner)} that it belongs to")
+        gaps.add(f"a method is recorded by its name, without the {class_path(owner)} that it is bound to")
     return {**content, "missing": ["__self__"]}
 
 
 def _is_importable(value: Any, name: str) -> bool:
-    """Tell whether a name leads to a value. Nothing is imported for it: who has the value has the module."""
+    """Return whether a name leads to a value. This imports nothing: the module of an existing value is imported."""
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
@@ -103,7 +103,7 @@ def _is_importable(value: Any, name: str) -> bool:
 
 
 def _code(value: Any, name: str, writer: "Writer", gaps: Gaps) -> Content:
-    """Return the source of a function or a class of the user, and what else decides what it does."""
+    """Return the source of a user's function or class, and the values that determine its behaviour."""
     function = inspect.unwrap(value) if isinstance(value, types.FunctionType) else getattr(value, "__func__", value)
     if not is_users(function):
         return {}
@@ -124,7 +124,7 @@ def _code(value: Any, name: str, writer: "Writer", gaps: Gaps) -> Content:
 
 
 def _surroundings(function: types.FunctionType, writer: "Writer", gaps: Gaps) -> Content:
-    """Return the values that decide what a function does and that its source does not show."""
+    """Return the values outside its source that determine what a function does."""
     parts = {
         "defaults": defaults(function),
         "closure": closure(function),
@@ -142,7 +142,7 @@ def _read_function(content: Mapping[str, Any], reader: "Reader") -> Any:
 
 
 def _read_method(content: Mapping[str, Any], reader: "Reader") -> Any:
-    raise ValueError("the record does not hold the object that the method belongs to")
+    raise ValueError("the record does not hold the object that the method is bound to")
 
 
 def _write_module(value: Any, writer: "Writer", gaps: Gaps) -> Content:
@@ -161,15 +161,15 @@ def _read_module(content: Mapping[str, Any], reader: "Reader") -> Any:
 
 
 def _write_object(value: Any, writer: "Writer", gaps: Gaps) -> Content:
-    """Write an object by the init parameters that it keeps, and in detail by whatever else it keeps."""
+    """Write an object as the init parameters that it keeps as attributes; in detail, with its other attributes."""
     cls = type(value)
     if isinstance(value, _RECORDED_ELSEWHERE):
-        writer.add_unreadable(gaps, f"a {class_path(cls)} is known by its class only", "build it in __init__")
+        writer.add_unreadable(gaps, f"only the class of a {class_path(cls)} is recorded", "build it in __init__")
         return {"repr": cls.__name__}
     if writer.detailed and cls.__module__.partition(".")[0] == "albumentations":
         try:
             return {"albumentations": writer.encode(value.to_dict(), gaps)}
-        except Exception:  # a Lambda without a name, for one
+        except Exception:  # for example a Lambda without a name
             return _by_parameters(value, writer, gaps)
     return _by_parameters(value, writer, gaps)
 
@@ -179,7 +179,9 @@ def _by_parameters(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     kept = _attributes(value)
     without_parameters = cls.__init__ is object.__init__
     if without_parameters and (kept is None or getattr(cls, "__new__", None) is not object.__new__):
-        gaps.add(f"a {class_path(cls)} is known by its repr only", "pass plain values and build the object in __init__")
+        gaps.add(
+            f"only the repr of a {class_path(cls)} is recorded", "pass plain values and build the object in __init__"
+        )
         return {"repr": short_repr(value)}
     kept = kept or {}
     init: Content = {}
@@ -196,7 +198,7 @@ def _by_parameters(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     if missing:
         content["missing"] = missing
     rest = {name: entry for name, entry in kept.items() if name not in used}
-    if without_parameters and rest:  # it has no parameters: what it keeps was assigned to it
+    if without_parameters and rest:  # without init parameters, its attributes were assigned from outside
         content["state"] = _encoded_by_name(rest, writer, gaps)
         rest = {}
     if writer.detailed:
@@ -207,10 +209,10 @@ def _by_parameters(value: Any, writer: "Writer", gaps: Gaps) -> Content:
 
 
 def _add_lost(value: Any, content: Content, rest: Mapping[str, Any], gaps: Gaps) -> None:
-    """Add a gap for what the init parameters do not say."""
+    """Add a gap for what the init parameters do not describe."""
     name = class_path(type(value))
     if "missing" in content:
-        gaps.add(f"{name} does not keep all of: {', '.join(content['missing'])}", "keep them as attributes")
+        gaps.add(f"{name} does not keep these parameters: {', '.join(content['missing'])}", "keep them as attributes")
     elif isinstance(value, torch.nn.Module) and any(
         isinstance(entry, torch.Tensor | torch.nn.Module) for entry in rest.values()
     ):
@@ -235,14 +237,15 @@ def _add_details(value: Any, content: Content, rest: dict[str, Any], writer: "Wr
         rest = {name: entry for name, entry in rest.items() if name not in value._modules}
         if not value.training:
             content["mode"] = "eval"
-        if not (missing or own):  # of a library's module only what is learned: the rest follows from `init`
+        if not (missing or own):  # for a library's module only tensors: the rest follows from `init`
             rest = {name: entry for name, entry in rest.items() if isinstance(entry, torch.Tensor)}
     elif not (missing or own):
         return
     if rest:
         content["attributes"] = _encoded_by_name(dict(sorted(rest.items())), writer, gaps)
     elif missing and not content.get("children"):
-        gaps.add(f"{class_path(type(value))} does not keep all of: {', '.join(missing)}", "keep them as attributes")
+        reason = f"{class_path(type(value))} does not keep these parameters: {', '.join(missing)}"
+        gaps.add(reason, "keep them as attributes")
 
 
 def _read_object(cls: Any, content: Mapping[str, Any], reader: "Reader") -> Any:
@@ -258,9 +261,9 @@ def _encoded_by_name(values: Mapping[str, Any], writer: "Writer", gaps: Gaps) ->
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
-    """Return what an object keeps, by name; of an `nn.Module` without its bookkeeping. None if it keeps nothing."""
+    """Return an object's attributes by name, without the bookkeeping of an `nn.Module`. None if it cannot have any."""
     kept: dict[str, Any] = {}
-    # Not `getattr`: it may call a `__getattr__`, which may do anything.
+    # Not `getattr`, which may call a user's `__getattr__`.
     for each in reversed(type(value).__mro__):
         slots = vars(each).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
@@ -280,7 +283,7 @@ def _attributes(value: Any) -> dict[str, Any] | None:
 
 
 def _init_parameters(cls: type) -> Iterator[tuple[str, bool]]:
-    """Yield the parameters of a class's `__init__`, and whether each stands for any number of arguments."""
+    """Yield the parameters of a class's `__init__`, and whether each is variadic."""
     if cls.__init__ is object.__init__:  # type: ignore[misc]
         return
     try:
@@ -293,7 +296,7 @@ def _init_parameters(cls: type) -> Iterator[tuple[str, bool]]:
 
 
 def _is_constant(value: Any) -> bool:
-    """Tell whether a module's variable is a plain value, as a constant is."""
+    """Return whether the value of a module's variable is plain, like that of a constant."""
     if isinstance(value, list | tuple | set | frozenset):
         return len(value) <= MAX_VALUES and all(map(_is_constant, value))
     if isinstance(value, dict):

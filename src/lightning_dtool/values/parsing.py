@@ -1,4 +1,4 @@
-"""Python source as a syntax tree, in any thread."""
+"""A thread-safe parser of Python source."""
 
 import ast
 from typing import Any
@@ -7,11 +7,11 @@ _ATTEMPTS = 20
 
 
 def parse(source: str | bytes, filename: str = "<unknown>", mode: str = "exec") -> Any:
-    """Return the syntax tree of Python source: `ast.parse`, and again where another thread was in its way.
+    """Return the syntax tree of Python source, as `ast.parse` does, and retry if another thread interfered.
 
-    Until Python 3.12.2 all threads count in one place how deep a tree is that is being built, and one that finds the
-    count changed raises a SystemError (https://github.com/python/cpython/issues/106905). Sources are scanned in the
-    background, while training may do whatever it likes.
+    Before Python 3.12.2, all threads share one counter for the depth of the tree that is being built. A thread that
+    finds the counter changed raises a SystemError (https://github.com/python/cpython/issues/106905). Sources are
+    scanned in a background thread, while training may parse as well.
 
     Args:
         source: The source.
@@ -19,8 +19,8 @@ def parse(source: str | bytes, filename: str = "<unknown>", mode: str = "exec") 
         mode: As in `ast.parse`.
 
     Raises:
-        SyntaxError: If it is no Python.
-        ValueError: If it holds null bytes.
+        SyntaxError: If the source is not valid Python.
+        ValueError: If the source contains null bytes.
 
     Example:
         >>> type(parse("import os")).__name__

@@ -1,4 +1,4 @@
-"""Values read back from JSON: what `writing` wrote, and never by guesswork."""
+"""A reader for the JSON that `writing` writes. It raises an error rather than guess a value."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -14,14 +14,14 @@ _SAFE_PACKAGE = "torchvision.transforms"
 
 
 def unreadable(encoded: Any) -> str | None:
-    """Return why a value cannot be read back; None if it can.
+    """Return the reason why a value cannot be read back. None if it can.
 
     Args:
-        encoded: What `encode` returned.
+        encoded: The result of `encode`.
 
     Example:
         >>> unreadable(encode([1, object()]))
-        'builtins:object is known by its repr only'
+        'only the repr of a builtins:object is recorded'
     """
     if isinstance(encoded, list):
         return next(filter(None, map(unreadable, encoded)), None)
@@ -34,20 +34,20 @@ def unreadable(encoded: Any) -> str | None:
 
 
 def _lost(content: Mapping[str, Any]) -> str | None:
-    """Return what a value's own object lacks."""
+    """Return the reason why an object cannot be read back, apart from the values inside it."""
     name = str(content.get("name", content["type"]))
     if "repr" in content:
-        return f"{content['type']} is known by its repr only"
+        return f"only the repr of a {content['type']} is recorded"
     if "missing" in content:
-        return f"{name} does not keep all of: {', '.join(map(str, content['missing']))}"
+        return f"{name} is recorded without {', '.join(map(str, content['missing']))}"
     if "length" in content:
-        return f"of its {content['length']} entries or characters only the first are recorded"
+        return f"only the first of its {content['length']} entries or characters are recorded"
     if "sha256" in content:
-        return f"{content['type']} is known by its hash only"
+        return f"only the hash of a {content['type']} is recorded"
     if "albumentations" in content:
-        return f"{content['type']} is described in the words of its own library"
+        return f"a {content['type']} is recorded in the format of its own library"
     if "<" in name:
-        return f"{name} has no name by which it can be imported"
+        return f"{name} cannot be imported by a name"
     return None
 
 
@@ -55,16 +55,17 @@ def decode(encoded: Any, *, argument: str, trust_source: bool = False) -> Any:
     """Return the value that was written as JSON.
 
     Args:
-        encoded: What `encode` returned. It may come from a stranger's record: without `trust_source` nothing is
-            imported but transforms of torchvision.
-        argument: The argument that the value is for. Errors name it.
-        trust_source: Whether any function and class that is named may be imported and called.
+        encoded: The result of `encode`. It may come from an untrusted record: without `trust_source`, only transforms
+            of torchvision are imported.
+        argument: Name of the argument that the value is for, used in errors.
+        trust_source: Whether to import and call any function or class that the JSON names.
 
     Returns:
-        A value that `encode` writes in the same way.
+        A value that `encode` writes as the same JSON.
 
     Raises:
-        ConfigurationError: If the value cannot be read, may not be, or comes out different.
+        ConfigurationError: If the value cannot be read, if reading it requires trust, or if it differs from the
+            recorded one.
 
     Example:
         >>> decode({"size": {"type": "builtins:tuple", "value": [32, 32]}}, argument="x")
@@ -74,44 +75,44 @@ def decode(encoded: Any, *, argument: str, trust_source: bool = False) -> Any:
         value = Reader(trust_source).decode(encoded)
     except _NotTrustedError as error:
         raise ConfigurationError(
-            f"{argument} is {error} in the record, which is only imported if you trust its author: pass"
+            f"{argument} is recorded as {error}, which is imported only if you trust the author of the record. Pass"
             f" trust_source=True, or pass {argument}=... yourself."
         ) from None
     except Exception as error:
         raise ConfigurationError(
-            f"{argument} cannot be built again from its record {shortened(repr(encoded))}: {type(error).__name__}:"
+            f"{argument} cannot be rebuilt from the recorded value {shortened(repr(encoded))}: {type(error).__name__}:"
             f" {error}. Pass {argument}=... yourself."
         ) from error
     if (found := encode(value)) != _without_extras(encoded):
         raise ConfigurationError(
-            f"{argument} came out as {shortened(repr(found))} and not as recorded, {shortened(repr(encoded))}:"
-            f" the library that it is from has changed. Pass {argument}=... yourself."
+            f"{argument} was rebuilt as {shortened(repr(found))}, but recorded as {shortened(repr(encoded))}:"
+            f" its library has changed since. Pass {argument}=... yourself."
         )
     return value
 
 
 class _NotTrustedError(Exception):
-    """Names what would have to be imported."""
+    """The record is not trusted. The argument names what it would import."""
 
 
 class Reader:
     """One walk through JSON.
 
     Args:
-        trust: Whether anything that is named may be imported and called.
+        trust: Whether to import and call any function or class that the JSON names.
     """
 
     def __init__(self, trust: bool) -> None:
         self._trust = trust
 
     def decode(self, encoded: Any) -> Any:
-        """Return the value of JSON.
+        """Return the value that was written as JSON.
 
         Args:
-            encoded: What `encode` returned, or a part of it.
+            encoded: The result of `encode`, or a part of it.
 
         Raises:
-            Exception: Of any kind, if it cannot be read.
+            Exception: Of any kind, if the value cannot be read.
         """
         if isinstance(encoded, list):
             return [self.decode(entry) for entry in encoded]
@@ -130,10 +131,10 @@ class Reader:
         return REGISTRY.family_of(cls).read(cls, encoded, self)
 
     def demand_trust(self, name: str) -> None:
-        """Refuse to go on with something that must not be called for a stranger.
+        """Raise an error unless the record is trusted.
 
         Args:
-            name: What would be called. Errors name it.
+            name: The function or class that would be called, used in the error.
 
         Raises:
             Exception: If the record is not trusted.
@@ -142,7 +143,7 @@ class Reader:
             raise _NotTrustedError(name)
 
     def imported(self, path: str) -> Any:
-        """Return what a path names. Without trust that is a class of torchvision's transforms, or an error.
+        """Return the object that a path names. Without trust, only a class of torchvision's transforms is allowed.
 
         Args:
             path: `module:qualname`.
@@ -152,18 +153,18 @@ class Reader:
         if not (is_torchvision and qualname.isidentifier()):
             self.demand_trust(path)
         if "<" in qualname:
-            raise ValueError(f"{qualname} has no name by which it can be imported")
+            raise ValueError(f"{qualname} cannot be imported by a name")
         found: Any = import_module(module)
         for name in qualname.split("."):
             found = getattr(found, name)
-        # What a module of torchvision itself imports (os, functions of other packages) is not torchvision's.
+        # A module of torchvision also contains what it imports, such as os, which is not safe.
         if not (isinstance(found, type) and found.__module__.startswith(_SAFE_PACKAGE)):
             self.demand_trust(path)
         return found
 
 
 def _without_extras(encoded: Any) -> Any:
-    """Return what `encode` writes of what `encode_in_detail` wrote."""
+    """Return the result of `encode` for the result of `encode_in_detail`."""
     if isinstance(encoded, list):
         return list(map(_without_extras, encoded))
     if not isinstance(encoded, dict):

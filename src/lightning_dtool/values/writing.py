@@ -1,14 +1,15 @@
 """Any Python value as strict JSON, with nothing silently dropped.
 
-What JSON knows stands for itself: null, booleans, integers of at most 8 bytes, finite floats, text that UTF-8 can
-write, lists, and dicts whose keys are such text. Every other value is an object with the reserved key `type`, which
-holds the path of its class, and its content: `{"type": "builtins:tuple", "value": [1, 2]}`. A dict that has a key
-`type` itself, or keys that are not text, is written as `{"type": "builtins:dict", "items": [[key, value], …]}`.
+Values that JSON can hold are written unchanged: null, booleans, integers of at most 8 bytes, finite floats, text that
+UTF-8 can encode, lists, and dicts whose keys are such text. Every other value becomes an object that has its content
+and the reserved key `type` with the path of its class: `{"type": "builtins:tuple", "value": [1, 2]}`. A dict that has a
+key `type` itself, or keys that are not text, becomes `{"type": "builtins:dict", "items": [[key, value], …]}`.
 
-What can be read back is written so that it can (see `reading`). Of everything else there is a gap, and the object has
-one of the keys `repr`, `length`, `missing` and `sha256`, which say what is known of it.
+`reading` reads these forms back. A value that cannot be read back adds a gap, and its object has one of the keys
+`repr`, `length`, `missing` and `sha256`, which say what is known of the value.
 
-The same value gives the same JSON in every process: no memory address, no order of a hash table. All of it is bounded.
+The same value gives the same JSON in every process: it contains no memory addresses and does not depend on the order of
+a hash table. The size of the JSON is bounded.
 """
 
 import hashlib
@@ -24,22 +25,22 @@ from lightning_dtool.values.definitions import MAX_REPR, class_path, short_repr
 from lightning_dtool.values.registry import REGISTRY, Content
 
 MAX_ITEMS = 10_000
-"""Entries of one container that are kept."""
+"""Maximum number of entries of one container that are recorded."""
 
 MAX_TEXT = 100_000
-"""Characters of one text that are kept."""
+"""Maximum number of characters of one text that are recorded."""
 
 MAX_SIZE = 300_000
-"""Characters and entries that one value may cost in all."""
+"""Maximum number of characters and entries that one value may take in total."""
 
 MAX_HASHED = 64 * 2**20
-"""Bytes of tensors and arrays that may be hashed for one value."""
+"""Maximum number of bytes of tensors and arrays that are hashed for one value."""
 
 MAX_DEPTH = 40
-"""Containers within containers that are followed."""
+"""Maximum depth of nested containers."""
 
 _FIRST = 3
-"""Entries of a container with too many of them that are kept, to give an idea of it."""
+"""Number of entries recorded of a container that has more than `MAX_ITEMS`, as examples."""
 
 for _module in (builtin, numbers, objects):
     _module.register(REGISTRY)
@@ -49,11 +50,11 @@ def encode(value: Any, gaps: Gaps | None = None) -> Any:
     """Return a value as strict JSON.
 
     Args:
-        value: Anything.
-        gaps: Stands at the value's place in the record. Receives a gap for whatever cannot be read back.
+        value: Any value.
+        gaps: Collector at the value's place in the record. Receives a gap for every part that cannot be read back.
 
     Returns:
-        What `json.dumps(..., allow_nan=False)` takes, with no integer beyond 8 bytes.
+        A value that `json.dumps(..., allow_nan=False)` accepts, with integers of at most 8 bytes.
 
     Example:
         >>> encode([0.1, "sum", {"patience": float("inf")}])
@@ -65,11 +66,11 @@ def encode(value: Any, gaps: Gaps | None = None) -> Any:
 
 
 def encode_all(values: Mapping[Any, Any], gaps: Gaps) -> dict[str, Any]:
-    """Return named values as strict JSON. A name that is not text is written as text.
+    """Return named values as strict JSON. A name that is not text is replaced by its repr.
 
     Args:
         values: Values by name.
-        gaps: Stands at the mapping's place in the record. Receives a gap for whatever cannot be read back.
+        gaps: Collector at the mapping's place in the record. Receives a gap for every part that cannot be read back.
     """
     writer = Writer()
     encoded: dict[str, Any] = {}
@@ -82,16 +83,17 @@ def encode_all(values: Mapping[Any, Any], gaps: Gaps) -> dict[str, Any]:
 
 
 def encode_in_detail(value: Any, gaps: Gaps) -> Any:
-    """Return a value as `encode` does, with everything else that decides what it does.
+    """Return a value as `encode` does, with everything else that determines its behaviour.
 
-    For code that comes with no installed package that is its source. For a function it is also its defaults, the
-    variables that it closes over, and the constants of its module that it uses. For an object whose init parameters
-    do not say everything it is its attributes, and for an `nn.Module` its children, parameters and buffers.
+    - Code that does not come from an installed package: its source.
+    - A function: its defaults, the variables that it closes over, and the constants of its module that it uses.
+    - An object whose init parameters do not describe it completely: its attributes.
+    - An `nn.Module`: its children, parameters and buffers.
 
     Args:
-        value: Anything.
-        gaps: Stands at the value's place in the record. Receives a gap for whatever is not described completely, even
-            if it cannot be read back.
+        value: Any value.
+        gaps: Collector at the value's place in the record. Receives a gap for every part that is not described
+            completely. A part that is described completely but cannot be read back adds no gap.
 
     Returns:
         Strict JSON.
@@ -100,10 +102,10 @@ def encode_in_detail(value: Any, gaps: Gaps) -> Any:
 
 
 class Writer:
-    """One walk through a value. It knows which containers it is inside of, and how much it may still write.
+    """One walk through a value. Keeps the containers that it is inside of, and how much more it may write.
 
     Args:
-        detailed: Whether what cannot be read back is described in detail.
+        detailed: Whether to describe in detail what cannot be read back, as `encode_in_detail` does.
     """
 
     def __init__(self, *, detailed: bool = False) -> None:
@@ -116,20 +118,21 @@ class Writer:
         """Return a value as strict JSON.
 
         Args:
-            value: Anything.
-            gaps: Stands at the value's place.
+            value: Any value.
+            gaps: Collector at the value's place.
         """
         self._left -= 1
-        if self._is_plain(value):
-            return value
+        return value if self._is_plain(value) else self._with_type(value, gaps)
+
+    def _with_type(self, value: Any, gaps: Gaps) -> Any:
         if id(value) in self._inside:
             return self._cut_short(value, gaps, "it contains itself")
         if len(self._inside) >= MAX_DEPTH:
-            return self._cut_short(value, gaps, f"it lies more than {MAX_DEPTH} containers deep")
+            return self._cut_short(value, gaps, f"it is nested more than {MAX_DEPTH} containers deep")
         self._inside.append(id(value))
         try:
             return self._encoded(value, gaps)
-        except Exception as error:  # somebody else's class may raise anything
+        except Exception as error:  # a user's class may raise anything
             gaps.add(f"reading it raised {type(error).__name__}", "pass plain values")
             return {"type": class_path(type(value)), "repr": short_repr(value)}
         finally:
@@ -159,14 +162,14 @@ class Writer:
             return dict(content["items"])
         return {"type": kind.name, **content}
 
-    # -- what kinds use -----------------------------------------------------------------------------
+    # -- for the registered types -----------------------------------------------------------------------------
 
     def add_unreadable(self, gaps: Gaps, reason: str, remedy: str = "") -> None:
-        """Add a gap for what cannot be read back, unless it is described in detail.
+        """Add a gap for a value that cannot be read back, unless it is described in detail.
 
         Args:
-            gaps: Stands at the value's place.
-            reason: Why it cannot be read back.
+            gaps: Collector at the value's place.
+            reason: Why the value cannot be read back.
             remedy: What would close the gap.
         """
         if not self.detailed:
@@ -176,27 +179,31 @@ class Writer:
         """Return the content of a text: the text itself, or its beginning, length and hash."""
         limit = self._text_limit()
         if len(text) > limit:
-            gaps.add(f"of its {len(text)} characters the first {MAX_REPR} are recorded", "keep long texts in a file")
+            gaps.add(
+                f"only the first {MAX_REPR} of its {len(text)} characters are recorded", "keep long texts in a file"
+            )
             digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
             self._left -= MAX_REPR
             return {"value": as_text(text[:MAX_REPR]), "length": len(text), "sha256": digest}
         self._left -= len(text)
-        # What UTF-8 cannot write is written as JSON's escapes.
+        # Characters that UTF-8 cannot encode are written as JSON escapes.
         return {"value": text} if is_utf8(text) else {"escaped": json.dumps(text)}
 
     def entries(self, values: Any, gaps: Gaps) -> Content:
-        """Return the content of a list or a tuple: its entries, or the first ones and their number.
+        """Return the content of a list or a tuple: its entries, or its first entries and its length.
 
         Args:
-            values: Has a length, and an order that is always the same.
-            gaps: Stands at its place.
+            values: A collection with a length and a fixed order.
+            gaps: Collector at its place.
         """
         length = len(values)
         kept: list[Any] = []
         for index, entry in enumerate(itertools.islice(values, length if length <= MAX_ITEMS else _FIRST)):
             if self._left <= 0:
                 break
-            kept.append(self.encode(entry, gaps.at(f"[{index}]")))
+            # As `encode`, but without a place for the gaps of a plain entry: four times as fast for a list of numbers.
+            self._left -= 1
+            kept.append(entry if self._is_plain(entry) else self._with_type(entry, gaps.at(f"[{index}]")))
         if len(kept) == length:
             return {"value": kept}
         self._add_cut(gaps, length, len(kept))
@@ -204,7 +211,7 @@ class Writer:
         return {"value": kept, "length": length, **({"sha256": digest} if digest else {})}
 
     def pairs(self, values: Mapping[Any, Any], gaps: Gaps) -> Content:
-        """Return the content of a mapping: its keys and values as pairs, or the first ones and their number."""
+        """Return the content of a mapping: its pairs of key and value, or the first pairs and its length."""
         length = len(values)
         kept: list[Any] = []
         for index, (key, value) in enumerate(
@@ -221,14 +228,14 @@ class Writer:
         return {"items": kept, "length": length}
 
     def unordered(self, values: Iterable[Any], gaps: Gaps) -> Content:
-        """Return the content of a set. Its order changes from process to process: it is sorted by what is written."""
+        """Return the content of a set, sorted by the JSON of its entries: its own order differs between processes."""
         entries = list(values)
         if len(entries) > MAX_ITEMS or self._left <= 0:
             self._add_cut(gaps, len(entries), 0)
             return {"value": [], "length": len(entries)}
         found = Gaps()
         kept = []
-        # What is written of an entry must not depend on which came before: each has the same share.
+        # The JSON of an entry must not depend on the entries before it, so each gets an equal share of the budget.
         left, spent = self._left, 0
         share = max(left // max(len(entries), 1), MAX_REPR)
         for entry in entries:
@@ -240,7 +247,7 @@ class Writer:
         return {"value": sorted(kept, key=json.dumps)}
 
     def may_hash(self, size: int) -> bool:
-        """Tell whether that many bytes may still be hashed, and count them."""
+        """Return whether the budget for hashing allows `size` more bytes, and take them from it."""
         self._bytes_left -= size
         return self._bytes_left >= 0
 
@@ -248,7 +255,9 @@ class Writer:
         return min(MAX_TEXT, max(self._left, MAX_REPR))
 
     def _add_cut(self, gaps: Gaps, length: int, kept: int) -> None:
-        gaps.add(f"of its {length} entries the first {kept} are recorded", "keep long lists in a file or a dataset")
+        gaps.add(
+            f"only the first {kept} of its {length} entries are recorded", "keep long lists in a file or a dataset"
+        )
 
     def _cut_short(self, value: Any, gaps: Gaps, reason: str) -> Content:
         gaps.add(reason, "use flatter values")
@@ -256,17 +265,17 @@ class Writer:
 
 
 def is_plain_key(key: object) -> bool:
-    """Tell whether a key of a dict can stand as a key of a JSON object."""
+    """Return whether a key of a dict can be a key of a JSON object unchanged."""
     return type(key) is str and len(key) <= MAX_REPR and is_utf8(key)
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether UTF-8 can write a text."""
+    """Return whether UTF-8 can encode a text."""
     return as_text(text) == text
 
 
 def _digest_of_scalars(values: Any) -> str | None:
-    """Return the SHA-256 over the text of a long list of plain values; None if they are not plain."""
+    """Return the SHA-256 of the repr of a list or tuple of plain values; None if any value is not plain."""
     if not isinstance(values, list | tuple) or not all(type(entry) in (bool, int, float, str) for entry in values):
         return None
     return hashlib.sha256(repr(list(values)).encode("utf-8", "surrogatepass")).hexdigest()
