@@ -128,7 +128,8 @@ def test_callbacks_are_matched_by_class_at_any_position() -> None:
 
 def test_another_order_is_listed_once() -> None:
     (found,) = record_differences(callbacks("a:A", "b:B", "c:C"), callbacks("c:C", "a:A", "b:B"))
-    assert (found.path, found.note) == ("trainer.callbacks", "the same elements in another order")
+    assert (found.path, found.kind) == ("trainer.callbacks", "changed")
+    assert found.note == "the same elements in another order"
     assert (found.before, found.after) == (["a:A", "b:B", "c:C"], ["c:C", "a:A", "b:B"])
 
 
@@ -308,7 +309,7 @@ def test_changed_source_is_a_patch_without_its_digest() -> None:
 
     one, two = "class B:\n    x = 1\n    y = 2\n", "class B:\n    x = 1\n    y = 3\n"
     (found,) = record_differences(model(one, "1"), model(two, "2"))
-    assert found.path == "model.source"
+    assert (found.path, found.kind, found.before, found.after) == ("model.source", "changed", one, two)
     assert found.patch.splitlines()[-2:] == ["-    y = 2", "+    y = 3"]
     only_digest = record_differences(
         record(model=Model(class_path="a:B", source_sha256="1")),
@@ -325,6 +326,17 @@ def test_a_changed_lambda_is_not_a_patch() -> None:
 
     (found,) = record_differences(scheduler("lambda e: 1"), scheduler("lambda e: 2"))
     assert (found.path, found.patch) == ("schedulers[0].settings.source", "")
+
+
+def test_a_change_in_two_lines_of_text_is_a_patch() -> None:
+    one, two = (record(loss=Loss(training_step=f"def step():\n    return {value}\n")) for value in (1, 2))
+    (found,) = record_differences(one, two)
+    assert found.patch.splitlines()[-2:] == ["-    return 1", "+    return 2"]
+
+
+def test_a_command_line_is_compared_as_a_whole() -> None:
+    one, two = (record(code=record().code.model_copy(update={"argv": ["train.py", lr]})) for lr in ("0.1", "0.2"))
+    assert listed(one, two) == [("code.argv", "changed", ["train.py", "0.1"], ["train.py", "0.2"])]
 
 
 # -- packages and files ---------------------------------------------------------------------------
@@ -378,6 +390,17 @@ def test_deep_values_are_compared_as_a_whole() -> None:
     ((path, *_),) = listed(deep(1), deep(2))
     assert path.count(".a") < MAX_DEPTH
     assert listed(deep(1), deep(1)) == []
+
+
+def test_deep_lists_are_compared_as_a_whole() -> None:
+    def deep(bottom: int) -> Provenance:
+        value: Any = bottom
+        for _ in range(75):
+            value = [{"a": value}]
+        return record(model=Model(class_path="a:B", hyperparameters={"x": value}))
+
+    ((path, *_),) = listed(deep(1), deep(2))
+    assert path.count("[0]") + path.count(".a") < MAX_DEPTH
 
 
 def test_the_cost_of_comparing_histories_is_linear() -> None:
