@@ -75,8 +75,8 @@ PYTHON = [page for page in PAGES if any(block.language == "python" for block in 
 
 @pytest.mark.parametrize("page", FOLLOWED, ids=ids(FOLLOWED))
 def test_a_page_can_be_followed(page: Path, tmp_path: Path) -> None:
-    bin_directory = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}"}
+    folders = [programs.commands(), Path(sys.executable).parent, os.environ["PATH"]]
+    environment = {**os.environ, "PATH": os.pathsep.join(map(str, folders))}
     for number, step in enumerate(steps(page)):
         if step.title is not None:
             (tmp_path / step.title).write_text(step.code, encoding="utf-8")

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import programs
 from lightning_dtool import DtoolCheckpoint
 from lightning_dtool.errors import NotFrozenError
 from lightning_dtool.store import FrozenDataset, iter_datasets
@@ -47,7 +47,7 @@ def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(script), str(tmp_path)]
+    command = [programs.commands() / "python", script, tmp_path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             deadline = time.monotonic() + 180

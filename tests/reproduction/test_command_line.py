@@ -24,6 +24,7 @@ def without_a_program(tmp_path: Path) -> str:
     return provenance.uris[0]
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_identical_model_gives_exit_code_zero(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path, "seeded.py"), places(tmp_path, "models")
     train(made, "seeded.py", str(models), fresh=False)

@@ -117,6 +117,7 @@ def test_the_stored_verdict_refers_to_original_and_rerun(traced: Rerun) -> None:
     assert found.step == "no step differs"  # the recorded training was traced as well
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_unseeded_training_is_reproduced(tmp_path: Path) -> None:
     made, models = project(tmp_path, "unseeded.py"), places(tmp_path, "first", "second")
     train(made, "unseeded.py", *map(str, models), fresh=False)
@@ -132,6 +133,7 @@ def test_an_unseeded_training_is_reproduced(tmp_path: Path) -> None:
     assert len(list(models[0].iterdir())) == 1  # the checkpoints of the rerun's first fit are elsewhere
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_missing_file_is_named_even_if_the_script_hides_the_error(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path, "reads_a_file.py"), places(tmp_path, "models")
     (made / "settings.txt").write_text("0.1")
@@ -147,6 +149,7 @@ def test_a_missing_file_is_named_even_if_the_script_hides_the_error(tmp_path: Pa
     assert kept.annotation("verdict") == "could not run"
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("before", "after", "factor"),
     [
@@ -188,6 +191,7 @@ def test_the_first_different_step_of_changed_code_is_named(seeded: str, tmp_path
     )
 
 
+@pytest.mark.usefixtures("forked")
 def test_data_at_a_relative_path_is_found(images: tuple[str, Path], tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(images[0], into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
@@ -212,6 +216,7 @@ def test_moved_data_is_found_by_its_uuid(images: tuple[str, Path], tmp_path: Pat
     assert any(str(moved) in note for note in found.notes)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_changed_image_is_named(images: tuple[str, Path], tmp_path: Path) -> None:
     places(tmp_path, "data")
     other = pack(image_folder(tmp_path / "pictures", changed=True), str(tmp_path / "data"), name="leaves")
@@ -244,6 +249,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return last.uri
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_resumed_training_is_reproduced_with_its_parent(resumed: str, tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(resumed, into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, found
