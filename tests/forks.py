@@ -51,7 +51,7 @@ def _end_as(code: int) -> None:
 
 
 def _serve(listener: socket.socket) -> dict[str, object] | None:
-    """Fork for each client. Return its request in the fork, and None in the server when the parent process has ended."""
+    """Fork for each client. Return its request in the fork, None in the server when its parent ends."""
     parent = os.getppid()
     listener.settimeout(1)
     attending: set[int] = set()

@@ -250,15 +250,15 @@ def script_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return uri, loss
 
 
-def run(*arguments: str | Path, cwd: Path, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    return programs.run(*arguments, cwd=cwd, env=environment, fresh=fresh)
+    return programs.run(*arguments, cwd=cwd, env=environment)
 
 
 def test_a_new_process_gets_the_recorded_metric_exactly(tmp_path: Path, script_run: tuple[str, str]) -> None:
     uri, loss = script_run
     (tmp_path / "read.py").write_text(textwrap.dedent(READER))
-    done = run(tmp_path / "read.py", uri, tmp_path, cwd=tmp_path, fresh=True)
+    done = run(tmp_path / "read.py", uri, tmp_path, cwd=tmp_path)
     # The script trains at its top level, which would fail here if it ran again.
     assert done.stdout.split()[-1] == loss
 

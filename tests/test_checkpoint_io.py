@@ -411,7 +411,7 @@ DtoolCheckpointIO(sys.argv[1]).save_checkpoint(state, sys.argv[2])
 
 
 def test_a_program_does_not_end_before_its_last_checkpoint_is_written(tmp_path: Path, models: Path) -> None:
-    programs.run("-c", PROGRAM, str(models), str(tmp_path / "a.ckpt"), cwd=tmp_path, fresh=True)
+    programs.run("-c", PROGRAM, str(models), str(tmp_path / "a.ckpt"), cwd=tmp_path)
     (dataset,) = iter_datasets(str(models))
     dataset.verify()
     assert (tmp_path / "a.ckpt").resolve().is_relative_to(models)

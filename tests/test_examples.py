@@ -34,7 +34,7 @@ RELOAD = textwrap.dedent("""
 """)
 
 
-def run(*arguments: str | Path, cwd: Path, fresh: bool = True) -> str:
+def run(*arguments: str | Path, cwd: Path, fresh: bool = False) -> str:
     return programs.run(*arguments, cwd=cwd, fresh=fresh).stdout
 
 
@@ -42,7 +42,7 @@ def run(*arguments: str | Path, cwd: Path, fresh: bool = True) -> str:
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the folder and the output of a run of the quickstart."""
     folder = tmp_path_factory.mktemp("quickstart")
-    return folder, run(EXAMPLES / "quickstart.py", cwd=folder)
+    return folder, run(EXAMPLES / "quickstart.py", cwd=folder, fresh=True)
 
 
 def test_the_quickstart_prints_what_was_recorded(quickstart: tuple[Path, str]) -> None:
@@ -72,7 +72,7 @@ def test_a_new_process_gets_the_recorded_metrics_exactly(quickstart: tuple[Path,
 
 def test_the_quickstart_can_run_twice(quickstart: tuple[Path, str]) -> None:
     folder, first = quickstart
-    second = run(EXAMPLES / "quickstart.py", "quickstart", cwd=folder, fresh=False)
+    second = run(EXAMPLES / "quickstart.py", "quickstart", cwd=folder)
     # Equal data, code and seed give equal accuracy.
     assert second.splitlines()[-2:] == first.splitlines()[-2:]
     assert len(list((folder / "quickstart" / "models").iterdir())) == 2
