@@ -60,6 +60,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def test_text_that_is_not_a_record_is_refused_with_its_uri(text: str | bytes) -> None:
     with pytest.raises(RecordError, match=URI) as caught:
         from_json(text, URI)
+    assert "provenance.json" in caught.value.reason
     assert len(str(caught.value)) < 1000
 
 
@@ -88,8 +89,9 @@ def changed(**parts: Any) -> str:
     ],
 )
 def test_the_error_names_the_place_of_an_invalid_value(text: str, place: str) -> None:
-    with pytest.raises(RecordError, match=place):
+    with pytest.raises(RecordError, match=place) as caught:
         from_json(text, URI)
+    assert caught.value.uri == URI
 
 
 def test_the_error_for_a_newer_record_says_how_to_read_it() -> None:
@@ -130,3 +132,8 @@ def test_written_records_match_the_published_schema() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(to_json(record())), schema)
+
+
+def test_a_duration_that_is_not_a_number_is_not_written() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json(record(metrics=Metrics(seconds=float("nan"))))
