@@ -1,13 +1,12 @@
 """Distributed training: one dataset for each checkpoint, whose URI every rank knows."""
 
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
+import programs
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.errors import StoreError
@@ -75,10 +74,7 @@ def test_every_rank_can_load_by_the_best_uri(tmp_path: Path) -> None:
         """)
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, env=environment, timeout=180
-    )
+    programs.run(script, tmp_path, cwd=tmp_path, env=environment)
 
-    assert done.returncode == 0, done.stderr
     (dataset,) = iter_datasets(str(tmp_path / "models"))
     assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text() == dataset.uri

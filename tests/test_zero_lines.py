@@ -20,9 +20,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 CLI = ["fit", "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
 
-def run(
-    script: str, folder: Path, base_uri: str | None, *arguments: str, fresh: bool = False
-) -> subprocess.CompletedProcess[str]:
+def run(script: str, folder: Path, base_uri: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "JSONARGPARSE_DEPRECATION_WARNINGS": "off"}
     environment.pop("LIGHTNING_DTOOL_BASE_URI", None)
     if base_uri is not None:
@@ -33,7 +31,7 @@ def run(
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
     for arguments_ in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "train"]):
         subprocess.run(["git", *arguments_], cwd=project, check=True)
-    return programs.run(project / script, *arguments, cwd=folder, env=environment, fresh=fresh)
+    return programs.run(project / script, *arguments, cwd=folder, env=environment)
 
 
 @pytest.fixture
@@ -65,7 +63,7 @@ def test_an_unchanged_script_leaves_a_record(
     arguments: list[str],
     unknown: set[str],
 ) -> None:
-    run(script, tmp_path, str(models), *arguments, fresh=script == "autoencoder.py")
+    run(script, tmp_path, str(models), *arguments)
 
     (dataset,) = iter_datasets(str(models))
     checkpoint = DtoolCheckpoint.from_uri(dataset.uri)

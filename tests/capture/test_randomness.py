@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import programs
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool.capture.randomness import (
     AT_IMPORT,
@@ -125,30 +124,26 @@ def test_the_flags_are_the_present_settings_of_torch(monkeypatch: pytest.MonkeyP
     assert set(changed) <= set(expected)
 
 
-def run(program: str) -> str:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 lacks the new setting")
-def test_new_settings_for_tf32_are_read_without_an_error_or_a_warning() -> None:
-    out = run(
-        "import torch\ntorch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+def test_new_settings_for_tf32_are_read_without_an_error_or_a_warning(tmp_path: Path) -> None:
+    program = (
+        "import warnings\nwarnings.simplefilter('error')\nimport torch\n"
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
         "from lightning_dtool.capture.randomness import capture_randomness\n"
         "from lightning_dtool.record import Gaps\ngaps = Gaps()\nflags = capture_randomness({}, gaps).flags\n"
         "print(flags['cuda.matmul.fp32_precision'], [g.fact for g in gaps])"
     )
+    out = programs.run("-c", program, cwd=tmp_path).stdout
     assert out.split("\n")[0] == "tf32 ['randomness.global_seed', 'randomness.repeatable_by']"
 
 
-def test_states_at_import_are_those_before_the_seed() -> None:
-    out = run(
+def test_states_at_import_are_those_before_the_seed(tmp_path: Path) -> None:
+    program = (
         "from lightning_dtool.capture.randomness import AT_IMPORT, random_states, restore, state_digests\n"
         "import random\nhere = random_states()\nassert here == AT_IMPORT\nrandom.seed(3)\n"
         "restore(AT_IMPORT)\nprint(random_states() == here)"
     )
-    assert out.strip() == "True"
+    assert programs.run("-c", program, cwd=tmp_path).stdout.strip() == "True"
 
 
 class Rewind(L.Callback):

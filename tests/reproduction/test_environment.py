@@ -323,6 +323,7 @@ def test_conflicting_packages_are_reported_and_not_changed(tool: str, index: Pat
     assert any(conflict in line for line in messages)
 
 
+@PIP_TAKES_LONG
 def test_a_pin_that_no_index_has_is_an_error(tool: str, index: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentCreationError, match="The last lines of the output") as caught:
         create_environment("six==9.9.9\n", tmp_path / "env")

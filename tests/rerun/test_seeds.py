@@ -28,15 +28,15 @@ print(json.dumps([unseeded, seeded, again, own]))
 """
 
 
-def drawn(folder: Path, offset: int, fresh: bool = False) -> list[object]:
-    done = programs.run("-c", PROGRAM, str(offset), cwd=folder, fresh=fresh)
+def drawn(folder: Path, offset: int) -> list[object]:
+    done = programs.run("-c", PROGRAM, str(offset), cwd=folder)
     found: list[object] = json.loads(done.stdout.strip().split("\n")[-1])
     return found
 
 
 def test_every_seed_becomes_another_and_the_same_again(tmp_path: Path) -> None:
     plain, one, two = (drawn(tmp_path, offset) for offset in range(3))
-    again = drawn(tmp_path, 1, fresh=True)
+    again = drawn(tmp_path, 1)
     assert one == again
     for place in (0, 1):
         values = [numbers[place] for numbers in (plain, one, two)]
@@ -49,6 +49,7 @@ def test_a_derived_seed_fits_every_generator() -> None:
     seeds = {derived_seed(seed, offset) for seed in (0, 1, "text", None) for offset in range(5)}
     assert len(seeds) == 20
     assert all(0 <= seed < 2**32 for seed in seeds)
+    assert derived_seed("text", 1) == 1861733952  # whatever the hash seed of the process
 
 
 def test_the_order_of_a_rerun_with_another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
