@@ -300,7 +300,7 @@ def test_a_logger_that_fails_does_not_fail_the_run(tmp_path: Path, models: Path,
     monkeypatch.setattr(
         logger, "log_hyperparams", lambda params=None: 1 / 0 if "dtool_uri" in params else original(params)
     )
-    with pytest.warns(ProvenanceWarning, match="CSVLogger did not take the URI"):
+    with pytest.warns(ProvenanceWarning, match="CSVLogger could not log the URI"):
         trainer(tmp_path, DtoolProvenanceCallback(str(models)), logger=logger).fit(TinyNet(), loader())
 
 
@@ -476,7 +476,7 @@ def test_an_exception_leaves_no_function_mode_behind(tmp_path: Path, models: Pat
 
 
 def test_data_without_a_uri_gives_one_warning_with_guideline_and_remedy(tmp_path: Path, models: Path) -> None:
-    with pytest.warns(ProvenanceWarning, match="The record cannot say by URI") as caught:
+    with pytest.warns(ProvenanceWarning, match="The record cannot name the URI") as caught:
         trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=3).fit(TinyNet(), loader(), loader())
     (warning_text,) = [str(warning.message) for warning in caught if "by URI" in str(warning.message)]
     assert "lightning-dtool pack" in warning_text

@@ -1,4 +1,4 @@
-"""The callback that records a run: which of Lightning's hooks does what. How it is done is in other modules."""
+"""The callback that records a run from Lightning's hooks. Other modules do the work of each hook."""
 
 import json
 import os
@@ -38,12 +38,12 @@ from lightning_dtool.resuming.resumption import Resumption
 from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
 
 _fits = {"explicit": 0, "all": 0}
-"""Number of recorded fits in this process so far: with callbacks that scripts have created, and with any callback."""
+"""Number of recorded fits in this process so far: those with callbacks that scripts created, and all of them."""
 
 
 @dataclass(frozen=True)
 class _RunResult:
-    """What a run has published, as plain values that can be sent to another process."""
+    """The URIs that a run has published, as plain values that can be sent to another process."""
 
     uris: list[str] = field(default_factory=list)
     by_path: dict[str, str] = field(default_factory=dict)
@@ -55,33 +55,32 @@ class _RunResult:
 class DtoolProvenanceCallback(Callback):
     """Write every checkpoint of a Trainer as a frozen dtool dataset that records how the model was trained.
 
-    The Trainer's ModelCheckpoint decides which checkpoints there are. Training is not changed: with and without this
-    callback the weights are bitwise the same.
+    The Trainer's ModelCheckpoint callbacks decide when checkpoints are saved and which are kept. This callback does not
+    change training: the weights are bitwise the same with and without it.
 
     Args:
         base_uri: Where the datasets go, for example `file:///models` or `s3://lab-models`. It must exist and be
             writable, which is checked before training starts.
-        retention: `"mirror"` (default): when ModelCheckpoint removes a checkpoint, its dataset is deleted, after the
-            next one is published; a URI is announced only when the run has ended. `"all"`: every dataset stays.
-        name: Beginning of the datasets' names. Default: the name of the LightningModule's class.
+        retention: `"mirror"` (default): when ModelCheckpoint removes a checkpoint, its dataset is deleted after the
+            next one is published, and a URI is announced only when the run has ended. `"all"`: every dataset is kept.
+        name: Prefix of the datasets' names. Default: the name of the LightningModule's class.
         strict: Raise `PublishError` when a checkpoint could not be published. Default: warn and continue training,
             with a plain checkpoint file at Lightning's path.
         background: Publish a copy of the checkpoint while training continues (default). With `False`, each save waits
             until the dataset is written; the checkpoint is streamed into the store and not copied in memory.
-        save_initial_weights: Store the weights with which training begins, as an item of every checkpoint's dataset.
-            Then even a run that was never seeded can be reproduced. This takes a copy of the weights in memory, and
-            their size in every dataset.
-        trace: Store digests of all parameters after each optimizer step, as an item of every checkpoint's dataset.
-            Then `lightning-dtool reproduce` can say at which step another training began to differ. This takes a pass
-            over all weights in each step, and memory and space that grow with the number of steps: use it for short
-            trainings.
-        staging_memory: Bytes that the copy of a checkpoint may take at most. A larger checkpoint is published as with
+        save_initial_weights: Store the initial weights as an item of every checkpoint's dataset, so that even a run
+            without a seed can be reproduced. This needs memory for a copy of the weights, and their size in every
+            dataset.
+        trace: Store digests of all parameters after each optimizer step, as an item of every checkpoint's dataset, so
+            that `lightning-dtool reproduce` can report the first step that differs. Each step reads all weights, and
+            the memory and the size of the item grow with the number of steps, so use it only for short trainings.
+        staging_memory: Maximum size of the copy of a checkpoint, in bytes. A larger checkpoint is published as with
             `background=False`. Default: the memory that the machine, or the container, has available at the save.
-            There is one copy at a time: if a save comes before the last copy is written, training waits.
+            There is only one copy at a time: if a checkpoint is saved before the last copy is written, training waits.
 
     Raises:
         InvalidURIError: If no installed storage broker reads `base_uri`.
-        ConfigurationError: If `retention` or `staging_memory` has no valid value.
+        ConfigurationError: If `retention` or `staging_memory` is invalid.
 
     Example:
         ```python
@@ -111,7 +110,7 @@ class DtoolProvenanceCallback(Callback):
         self.save_initial_weights = save_initial_weights
         self.trace = trace
         self.staging_memory = staging_memory
-        # Checks the arguments now, so that the error points at the line with the mistake.
+        # Check the arguments now, so that the traceback shows the line with the mistake.
         DtoolCheckpointIO(self.base_uri, retention=retention, staging_memory=staging_memory)
         self._io: DtoolCheckpointIO | None = None
         self._recorder: Recorder | None = None
@@ -150,20 +149,20 @@ class DtoolProvenanceCallback(Callback):
         return list(self._result().uris)
 
     def uri_for(self, path: str | os.PathLike[str]) -> str | None:
-        """Return the URI of the dataset to which one of the Trainer's checkpoint paths leads.
+        """Return the URI of the dataset for one of the Trainer's checkpoint paths.
 
         Args:
             path: For example `trainer.checkpoint_callback.best_model_path`.
 
         Returns:
-            The URI. None if the path leads to no dataset, or if that is not frozen yet.
+            The URI. None if there is no dataset for the path, or if it is not frozen yet.
         """
         publication = self._io.publication_for(path) if self._io is not None else None
         return publication.uri if publication else self._result().by_path.get(os.path.abspath(path))
 
     @property
     def errors(self) -> list[Exception]:
-        """What kept checkpoints from being published while training continued, oldest first."""
+        """Errors because of which checkpoints were not published while training continued, oldest first."""
         return list(self._io.errors) if self._io is not None else []
 
     # -- Lightning's hooks ----------------------------------------------------------------------
@@ -183,7 +182,7 @@ class DtoolProvenanceCallback(Callback):
             self._check_store(trainer)
         io = self._install(trainer)
         if not fitting:
-            if self._io is not io:  # for a checkpoint that the script saves without training
+            if self._io is not io:  # in case the script saves a checkpoint without training
                 recorder = Recorder(pl_module)
                 io.begin_run(RunHooks(lambda checkpoint, path: recorder.describe(trainer, checkpoint, path)))
             return
@@ -210,7 +209,7 @@ class DtoolProvenanceCallback(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Observe the random states and the weights with which training begins."""
+        """Observe the random states and the initial weights."""
         if self._rehearsal is not None:
             self._rehearsal.restore_start(pl_module)
         saves_nothing = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
@@ -218,14 +217,14 @@ class DtoolProvenanceCallback(Callback):
             self._recorder_of(pl_module).fit_start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Observe the run: model, optimizers and data are ready, and no step has been taken."""
+        """Observe the run. Model, optimizers and data are ready, and no step has been taken."""
         if self._recorder is not None:
             self._recorder.train_start(trainer)
         self._unprepared = trainer.is_global_zero and bool(self._checkpoint_callbacks)
         self._prepare(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Begin to observe how the first batch computes its loss."""
+        """Begin to observe the loss of the first batch."""
         if self._recorder is not None:
             self._recorder.batch_start()
 
@@ -259,7 +258,7 @@ class DtoolProvenanceCallback(Callback):
             self._recorder.epoch_end(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add to the checkpoint what an exact resume needs. Lightning calls this on every rank."""
+        """Add the state for an exact resume to the checkpoint. Lightning calls this on every rank."""
         if self._resumption is not None and trainer.state.fn == TrainerFn.FITTING:
             self._resumption.save(trainer, pl_module, checkpoint)
 
@@ -280,14 +279,14 @@ class DtoolProvenanceCallback(Callback):
             self._recorder.stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the URIs to every rank, so that each can load by them."""
+        """Send the URIs to every rank, so that each rank can load the checkpoints."""
         if stage == "fit":
             self._received = trainer.strategy.broadcast(self._result())
 
-    # -- how it is done -------------------------------------------------------------------------
+    # -- private methods -------------------------------------------------------------------------
 
     def _prepare(self, trainer: Trainer) -> None:
-        """Prepare memory for checkpoints: when training starts, and again when the optimizers have their states."""
+        """Prepare memory for checkpoints when training starts, and again when the optimizers have states."""
         if not self._unprepared or self._io is None:
             return
         expected: list[Any] = [trainer.lightning_module.state_dict()]
@@ -297,7 +296,7 @@ class DtoolProvenanceCallback(Callback):
         self._unprepared = not trainer.global_step
 
     def _check_store(self, trainer: Trainer) -> None:
-        """Check on rank 0 whether the store can be written, and raise on every rank if not."""
+        """Check on rank 0 that the store is writable. If it is not, raise on every rank."""
         error: Exception | None = None
         if trainer.is_global_zero:
             try:
@@ -330,7 +329,7 @@ class DtoolProvenanceCallback(Callback):
         return present
 
     def _count_fit(self) -> int:
-        """Return the number of this fit in its process, counting only fits with callbacks that scripts have created."""
+        """Return the number of this fit in its process, counting only fits with callbacks that scripts created."""
         number = _fits["explicit"]
         _fits["explicit"] += 1
         _fits["all"] += 1
@@ -383,13 +382,13 @@ class DtoolProvenanceCallback(Callback):
         for logger in trainer.loggers:
             try:
                 _log_uri(logger, uri)
-            except Exception as error:  # a logger may raise anything, and the run is over
+            except Exception as error:  # a logger may raise anything, and training has ended
                 warnings.warn(
-                    f"{type(logger).__name__} did not take the URI {uri}: {error}", ProvenanceWarning, stacklevel=2
+                    f"{type(logger).__name__} could not log the URI {uri}: {error}", ProvenanceWarning, stacklevel=2
                 )
 
     def _result(self) -> _RunResult:
-        """Return what was published: by this process, by a child process of `ddp_spawn`, or as another rank sent it."""
+        """Return the URIs published by this process or its `ddp_spawn` child, or received from another rank."""
         if self._io is not None and self._io.publications:
             return self._result_of(self._io)
         if self._result_file.exists():  # newer than the result of an earlier fit
@@ -418,7 +417,7 @@ class AutomaticProvenanceCallback(DtoolProvenanceCallback):
 
     @property
     def state_key(self) -> str:
-        """A key of its own: Lightning raises an error if two callbacks have the same key."""
+        """A key that differs from that of the base class, because Lightning does not allow two equal keys."""
         return "AutomaticProvenanceCallback"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

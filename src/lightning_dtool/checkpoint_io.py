@@ -68,7 +68,7 @@ class DtoolCheckpointIO(CheckpointIO):
         retention: `"mirror"` (default): when ModelCheckpoint removes a checkpoint, its dataset is deleted, after the
             next one is published. `"all"`: every dataset stays. Datasets that this object did not write are never
             touched.
-        name: Beginning of the datasets' names. Default: the name of the LightningModule's class.
+        name: Prefix of the datasets' names. Default: the name of the LightningModule's class.
         strict: Raise `PublishError` when a checkpoint could not be published. Default: warn, and keep a
             plain checkpoint file at Lightning's path.
         background: Publish a copy of the checkpoint while training continues (default). With `False`, each save waits

@@ -463,7 +463,7 @@ def test_data_in_memory_has_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> No
     assert fingerprint([(x, 1), (y, 2)])[0] != fingerprint([(x, 1), (y, 3)])[0]
     assert fingerprint(Endless()) == (None, "nothing")
     monkeypatch.setattr(fingerprints, "MAX_FINGERPRINT_BYTES", 10)
-    assert fingerprint(TensorDataset(x)) == (None, "nothing (tensors is too large, or no plain data)")
+    assert fingerprint(TensorDataset(x)) == (None, "nothing (tensors is too large or not plain data)")
 
 
 @pytest.mark.parametrize(
@@ -642,7 +642,7 @@ def test_each_process_of_a_distributed_run_has_its_own_order(uri: str, tmp_path:
     assert sorted(first["order"]) == sorted(second["order"]) == ["0", "1"]
     assert all(first["order"][epoch] != second["order"][epoch] for epoch in ("0", "1"))
     assert (first["sampler"]["num_replicas"], first["sampler"]["rank"], second["sampler"]["rank"]) == (2, 0, 1)
-    assert "each of 2 processes has an order of its own" in first["gaps"][0]
+    assert "each of the 2 processes has its own order" in first["gaps"][0]
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*may lead to deadlocks:DeprecationWarning")

@@ -159,7 +159,7 @@ def test_callbacks_are_recorded_with_their_settings(tmp_path: Path) -> None:
     assert found["Derived"].settings["rate"] == 0.25
     facts = {gap.fact: gap.reason for gap in watch.gaps}
     places = {part.class_path.rpartition(":")[2]: i for i, part in enumerate(watch.found.callbacks)}
-    assert facts.pop(f"trainer.callbacks[{places['Forgets']}].settings").endswith("does not keep what it was constructed with: rate")  # fmt: skip  # noqa: E501
+    assert facts.pop(f"trainer.callbacks[{places['Forgets']}].settings").endswith("does not keep these parameters: rate")  # fmt: skip  # noqa: E501
     assert facts.keys() == {f"trainer.callbacks[{places['Keeps']}].settings.api_key"}
 
 

@@ -332,8 +332,8 @@ def with_attribute(value: Any) -> Any:
 OTHERS = {
     "an object": object(),
     "an object that does not keep its parameters": Keeper(1),
-    "an object that cannot be looked at": Rude(),
-    "a mapping that cannot be looked at": RudeMapping(a=1),
+    "an object that cannot be read": Rude(),
+    "a mapping that cannot be read": RudeMapping(a=1),
     "a lambda": lambda x: x,
     "a local function": local(),
     "a method": Keeper(1).method,

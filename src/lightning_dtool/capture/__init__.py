@@ -1,1 +1,1 @@
-"""Observation of a run: each module has functions from the Trainer and the LightningModule to a part of the record."""
+"""Functions that observe a run. Each module turns the Trainer and the LightningModule into a part of the record."""

@@ -25,24 +25,24 @@ from lightning_dtool.redaction.text import redact_argv
 from lightning_dtool.values.parsing import parse
 
 NOTEBOOK = "notebook.py"
-"""Where source.zip holds the cells of an interactive session."""
+"""Path in source.zip of the cells of an interactive session."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""A zip file's earliest time: the same sources give the same bytes."""
+"""The earliest time that a zip file can hold. A fixed time makes equal sources equal zip files."""
 
 PATCH = "git.patch"
-"""Where source.zip holds the changes since the commit."""
+"""Path in source.zip of the changes since the commit."""
 
 _searched: dict[bytes, tuple[bytes, list[int]] | None] = {}
-"""What was redacted in each file, by a digest of path and content: a process that trains again reads the same files."""
+"""Cached redactions by a digest of path and content, because each `fit` of a process reads the same files."""
 
 _considered: set[str] = set()
-"""Imported modules that were looked at already: they are in the record, or not part of the project."""
+"""Imported modules that were checked already. They are in the record, or not part of the project."""
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """The code, ready to be stored: what the record says, and what `source.zip` holds."""
+    """The code in its stored form: the section of the record and `source.zip`."""
 
     code: Code
     zip: bytes
@@ -51,46 +51,46 @@ class Sealed:
 
 
 class Sources:
-    """The code as it was when it was collected. It is scanned for credentials and packed later.
+    """The code as it was collected. It is scanned for credentials and packed later.
 
     Args:
         code: The record's section, without the files' digests.
         sources: The files' content by path inside `source.zip`.
-        extra: Files that are stored as they are.
+        extra: Files that are stored unchanged.
         gaps: What could not be collected.
     """
 
     def __init__(self, code: Code, sources: dict[str, bytes], extra: Mapping[str, bytes], gaps: Iterable[Gap]) -> None:
         self.code = code
-        """The record's section; the files' digests are known when it is sealed."""
+        """The record's section, without the files' digests, which `seal` computes."""
         self.extra = extra
-        """Files that are stored as they are."""
+        """Files that are stored unchanged."""
         self._sources = sources
         self._gaps = list(gaps)
         self._lock = threading.Lock()
         self._sealed: Sealed | None = None
 
     def seal(self) -> Sealed:
-        """Redact credentials and pack the files. This is done once; any thread may call it."""
+        """Redact credentials and pack the files. Only the first call does the work. Any thread may call this."""
         with self._lock:
             if self._sealed is None:
                 gaps = Gaps()
                 gaps.include(self._gaps)
                 files = {path: _without_secrets(path, content, gaps) for path, content in self._sources.items()}
                 files.update(self.extra)
-                # Again: redaction changes sizes, and the patch and the extra files count, too.
+                # A second time: redaction changes sizes, and the patch and the extra files count, too.
                 files = _bounded(files, (self.code.entry_point, self.code.patch, *self.extra), gaps)
                 digests = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())}
                 self._sealed = Sealed(_only_stored(self.code, digests), _zip(files), list(gaps))
-                self._sources = {}  # packed: one copy is enough
+                self._sources = {}  # the zip file has them
             return self._sealed
 
 
 def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
-    """Collect the code that is running. This is quick: it only reads files and asks git.
+    """Collect the code that is running. This is quick: it reads files and runs git.
 
     Args:
-        extra: More files for `source.zip`, by path: the configuration, say.
+        extra: Other files for `source.zip` by path, such as the configuration.
     """
     gaps = Gaps()
     root = project_root()
@@ -107,7 +107,7 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
             sources[_free(as_text(notebook.name), sources)] = without_outputs(notebook, gaps)
     if "__main__" not in modules:
         gaps.at("code.entry_point").add(
-            "the main program is no file of the project (an interactive prompt, or an installed command)",
+            "the main program is not a file of the project (an interactive prompt, or an installed command)",
             "run a script, a notebook, or a module of the project",
         )
     sources = _bounded(sources, (modules.get("__main__"),), gaps)
@@ -129,10 +129,10 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
 
 
 def project_modules_changed(code: Code) -> bool:
-    """Return True if a module of the project was imported since its code was collected. This is cheap.
+    """Return True if a module of the project was imported after the code was collected. This is quick.
 
     Args:
-        code: What was recorded.
+        code: The recorded section.
     """
     new = [name for name in sys.modules.copy().keys() - _considered if name not in code.modules]
     if not new:
@@ -147,7 +147,7 @@ def project_modules_changed(code: Code) -> bool:
 
 
 def _read_modules(root: Path, gaps: Gaps) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files of the project's imported modules by path, and those paths by module."""
+    """Return the files of the project's imported modules by path, and the path of each module."""
     sources: dict[str, bytes] = {}
     modules: dict[str, str] = {}
     names = set(sys.modules.copy())
@@ -167,13 +167,13 @@ def _read_modules(root: Path, gaps: Gaps) -> tuple[dict[str, bytes], dict[str, s
 
 
 def _free(name: str, taken: Mapping[str, bytes]) -> str:
-    while name in taken:  # the project has a file of this name
+    while name in taken:  # the project has a file with this name
         name = f"_{name}"
     return name
 
 
 def _without_secrets(relpath: str, content: bytes, gaps: Gaps) -> bytes:
-    """Return a file without the credentials in it, in its own encoding, and with as many lines as before."""
+    """Return a file with its credentials replaced, in the same encoding and with the same number of lines."""
     digest = hashlib.sha256(relpath.encode() + b"\0" + content).digest()
     if digest not in _searched:
         _searched[digest] = _redact(relpath, content)
@@ -190,12 +190,12 @@ def _without_secrets(relpath: str, content: bytes, gaps: Gaps) -> bytes:
 
 
 def _redact(relpath: str, content: bytes) -> tuple[bytes, list[int]] | None:
-    """Return a file without credentials and the lines where they were; None if there are none."""
+    """Return a file with its credentials replaced and the numbers of their lines. None if it has none."""
     try:
         encoding = tokenize.detect_encoding(io.BytesIO(content).readline)[0]
         text = content.decode(encoding)
     except (SyntaxError, UnicodeDecodeError, LookupError):
-        encoding = "latin-1"  # which gives every byte a character, and back
+        encoding = "latin-1"  # which maps each byte to a character
         text = content.decode(encoding)
     if relpath.lstrip("_") == PATCH:
         redacted, lines = redact_patch(text)
@@ -207,7 +207,7 @@ def _redact(relpath: str, content: bytes) -> tuple[bytes, list[int]] | None:
 
 
 def _run_as_module() -> str | None:
-    """Return the name that `python -m` was given."""
+    """Return the name of the module that `python -m` runs."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = getattr(spec, "name", None)
     if not isinstance(name, str) or name == "__main__":  # a folder or a zip file
@@ -216,7 +216,7 @@ def _run_as_module() -> str | None:
 
 
 def _bounded(files: dict[str, bytes], first: Collection[str | None], gaps: Gaps) -> dict[str, bytes]:
-    """Leave out the largest files of a project that exceeds the limits of source.zip; `first` are kept longest."""
+    """Leave out the largest files if the limits of source.zip are exceeded. Files in `first` are left out last."""
     kept: dict[str, bytes] = {}
     left = limits.MAX_SOURCE_BYTES
     for relpath, content in sorted(files.items(), key=lambda file: (file[0] not in first, len(file[1]), file[0])):
@@ -233,7 +233,7 @@ def _bounded(files: dict[str, bytes], first: Collection[str | None], gaps: Gaps)
 
 
 def _only_stored(code: Code, digests: dict[str, str]) -> Code:
-    """Return the record's section with the digests of the stored files, and without mention of any other file."""
+    """Return the record's section with the digests of the stored files. Other files are removed from it."""
     return code.model_copy(
         update={
             "files": digests,
@@ -254,11 +254,11 @@ def _working_directory() -> str:
 def project_root() -> Path:
     """Return the folder whose code is the user's own.
 
-    That is the git work tree of the main program. Without git it is the nearest folder with a `pyproject.toml`,
-    `setup.py` or `setup.cfg`, and without one of these the main program's own folder.
+    This is the git work tree of the main program. Without git, it is the nearest parent folder with a `pyproject.toml`,
+    `setup.py` or `setup.cfg`, or else the folder of the main program.
     """
     plan = rerun.current_plan()
-    if plan is not None and plan.root is not None:  # neither git nor a pyproject.toml came along
+    if plan is not None and plan.root is not None:  # the unpacked source has neither git nor a pyproject.toml
         return Path(plan.root)
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if isinstance(main, str) and not _is_installed(Path(main).resolve()):
@@ -273,16 +273,16 @@ def project_root() -> Path:
 
 
 def _is_known(name: str) -> bool:
-    # A module under two names (`__mp_main__` in a spawned worker) is the same file. The third is code that older
+    # A module with a second name (`__mp_main__` in a spawned worker) is the same file. The third is code that older
     # releases of torch write into a temporary folder when they are imported.
     return name.partition(".")[0] in ("lightning_dtool", "__mp_main__", "_remote_module_non_scriptable")
 
 
 def _project_modules(root: Path, gaps: Gaps) -> Iterator[tuple[str, Path]]:
-    """Yield the imported modules whose file lies inside the project, by name. Of unknown origins there is a gap."""
+    """Yield the name and file of each imported module of the project. Modules of unknown origin add a gap."""
     outside = []
     inside = os.path.join(root, "")
-    # A copy in one step: another thread may be importing, and a dictionary that changes cannot be walked.
+    # An atomic copy: another thread may import a module, and a dictionary must not change while it is iterated over.
     for name, module in sys.modules.copy().items():
         if _is_known(name):
             continue
@@ -303,15 +303,15 @@ def _project_modules(root: Path, gaps: Gaps) -> Iterator[tuple[str, Path]]:
 
 
 def _source_file(module: ModuleType | None) -> Path | None:
-    """Return the file of a module; None for what has none, or is installed beyond doubt."""
+    """Return the file of a module. None if it has no file, or is obviously installed."""
     try:
-        # Not `module.__file__`: that makes a lazy module load itself, and a strange one do what it likes.
+        # Not `module.__file__`, which loads a lazy module and may call a user's `__getattr__`.
         file = object.__getattribute__(module, "__dict__").get("__file__")
-        # To resolve the paths of thousands of modules takes longer than all the rest.
+        # Resolving the paths of thousands of modules takes longer than everything else.
         if not isinstance(file, str) or "site-packages" in file or file.startswith(_standard_library()):
             return None
         return Path(file).resolve()
-    except Exception:  # what is no module at all, and a path that no file system takes
+    except Exception:  # not a module, or an invalid path
         return None
 
 
@@ -322,7 +322,7 @@ def _standard_library() -> tuple[str, ...]:
 
 
 def _is_text(path: Path) -> bool:
-    """Return True for a script without the usual suffix."""
+    """Return True for a text file, such as a script without the suffix .py."""
     try:
         parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -331,7 +331,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _is_installed(path: Path) -> bool:
-    # As text: there are thousands of modules.
+    # Compared as text, which is quicker for thousands of modules.
     text = str(path)
     return any(part in text for part in _INSTALLED_PARTS) or text.startswith(_installed_folders())
 

@@ -1,6 +1,6 @@
 """The configuration of LightningCLI or Hydra, if one of them set up the run.
 
-Neither is imported here: a program that they run has imported them.
+Neither is imported here. A program that one of them runs has imported it already.
 """
 
 import sys
@@ -15,25 +15,25 @@ from lightning_dtool.redaction.record import add_redaction, redact_mapping
 from lightning_dtool.redaction.text import redact_lines
 
 CONFIG = "config.yaml"
-"""Where source.zip holds the configuration."""
+"""Path in source.zip of the configuration."""
 
 
 def capture_config(trainer: LightningTrainer, gaps: Gaps) -> tuple[Config, str, bytes] | None:
-    """Return the configuration of LightningCLI or Hydra: the whole of it, defaults included, ready to be used again.
+    """Return the complete configuration of LightningCLI or Hydra, including defaults, in a form that can be used again.
 
-    It is unchanged, unless it holds what looks like a credential: that is replaced, and there is a gap.
+    What looks like a credential is replaced and adds a gap. Everything else is unchanged.
 
     Args:
         trainer: The Trainer.
-        gaps: Receives a gap for whatever was redacted, or could not be written.
+        gaps: Receives a gap for everything that was redacted or could not be written.
 
     Returns:
-        The record's section, the path for `source.zip` and the content; None if there is no configuration.
+        The record's section, the path in `source.zip` and the content. None if there is no configuration.
     """
     for kind, read in (("LightningCLI", _lightning_cli), ("Hydra", _hydra)):
         try:
             text = read(trainer)
-        except Exception as error:  # a parser or a resolver of the user's own
+        except Exception as error:  # a user's parser or resolver may raise anything
             reason = f"the configuration of {kind} could not be written: {type(error).__name__}"
             gaps.at("trainer.config").add(reason, "keep it in a file under version control")
             continue
@@ -43,7 +43,7 @@ def capture_config(trainer: LightningTrainer, gaps: Gaps) -> tuple[Config, str, 
 
 
 def _lightning_cli(trainer: Any) -> str | None:
-    """Return the configuration as LightningCLI writes it into the log folder."""
+    """Return the configuration as LightningCLI writes it to the log folder."""
     cli = next(
         (sys.modules[name] for name in ("lightning.pytorch.cli", "pytorch_lightning.cli") if name in sys.modules), None
     )
@@ -56,7 +56,7 @@ def _lightning_cli(trainer: Any) -> str | None:
 
 
 def _hydra(_: object) -> str | None:
-    """Return the job's configuration as Hydra has written it into the job's folder, before interpolation."""
+    """Return the configuration that Hydra wrote to the job's folder, before interpolation."""
     hydra = sys.modules.get("hydra.core.hydra_config")
     if hydra is None or not hydra.HydraConfig.initialized():
         return None
@@ -66,12 +66,12 @@ def _hydra(_: object) -> str | None:
 
 
 def _without_secrets(text: str, gaps: Gaps) -> str:
-    """Return YAML without credentials: the same text if there are none."""
+    """Return YAML with its credentials replaced. The same text if there are none."""
     found = Gaps()
     try:
         content = yaml.safe_load(text)
         redacted = redact_mapping(content, found) if isinstance(content, dict) else content
-    except (yaml.YAMLError, RecursionError):  # tags of the user's own
+    except (yaml.YAMLError, RecursionError):  # for example custom tags
         hidden, lines = redact_lines(text)
         if lines:
             add_redaction(gaps)

@@ -26,10 +26,10 @@ from lightning_dtool.values.reading import unreadable
 from lightning_dtool.values.writing import encode_all
 
 MAX_SOURCES = 100
-"""Loaders of one stage that are described."""
+"""Maximum number of loaders of one stage that are recorded."""
 
 _MAX_WRAPPERS = 20
-"""Wrappers around a dataset that are looked through."""
+"""Maximum number of nested wrappers around a dataset."""
 
 _GUIDELINE = (
     "Hartley and Olsson's guidelines for reproducible machine learning (dtoolAI, Patterns 2020) ask for training data"
@@ -38,15 +38,16 @@ _GUIDELINE = (
 
 
 def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Data:
-    """Describe the data of every stage that the Trainer knows of, and of those that a DtoolDataModule holds out.
+    """Describe the data of each stage for which the Trainer has loaders or a DtoolDataModule holds out data.
 
-    No sample is read, no loader is iterated over and no random number is drawn. Of a dtool dataset the metadata is
-    there already; of other data what lies in memory, or the sizes of files, make a fingerprint, if it is cheap.
+    This reads no sample, iterates over no loader and draws no random number. A dtool dataset is described by its
+    metadata, which is loaded already. Other data gets a fingerprint of its content in memory or of its file sizes, if
+    that is quick.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
-        gaps: Receives a gap for whatever could not be observed.
+        gaps: Receives a gap for everything that could not be observed.
     """
     datamodule = getattr(trainer, "datamodule", None)
     ours = datamodule if isinstance(datamodule, DtoolDataModule) else None
@@ -69,7 +70,7 @@ def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: Gaps)
         at_stage = gaps.at(f"data.stages.{stage}")
         found: list[Any] = at_stage.observe(functools.partial(_flatten, trainer, loaders), [])
         if len(found) > MAX_SOURCES:
-            reason = f"of its {len(found)} loaders the first {MAX_SOURCES} are recorded"
+            reason = f"only the first {MAX_SOURCES} of its {len(found)} loaders are recorded"
             at_stage.add(reason, "concatenate datasets")
         for index, loader in enumerate(found[:MAX_SOURCES]):
             own = _Own(ours, stage, own_stages[stage]) if ours is not None and stage in own_stages else None
@@ -84,11 +85,11 @@ def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: Gaps)
             )
     if ours is None:
         gaps.at("data.order").add(
-            "only a DtoolDataModule knows the order in which samples were used", "train with DtoolDataModule"
+            "the order of the samples is known only with a DtoolDataModule", "train with DtoolDataModule"
         )
     elif trainer.world_size > 1:
         gaps.at("data.order").add(
-            f"each of {trainer.world_size} processes has an order of its own, and only that of the first is recorded",
+            f"each of the {trainer.world_size} processes has its own order, and only that of the first is recorded",
             "the others follow from the sampler's seed and the number of processes",
         )
     return Data(datamodule=described, stages=stages, hooks=capture_hooks(trainer, module, gaps))
@@ -101,13 +102,13 @@ def training_datasets(data: Data) -> list[DatasetReference]:
 
 
 def warn_about_foreign_data(data: Data) -> str | None:
-    """Return one message about all data that is not a dtool dataset; None if there is none.
+    """Return one message about all data that is not in dtool datasets. None if there is none.
 
     Args:
-        data: What `capture_data` returned.
+        data: The result of `capture_data`.
 
     Returns:
-        A text for a ProvenanceWarning: what is missing, why it matters, and what to do.
+        The text for a ProvenanceWarning.
     """
     foreign: dict[str, list[str]] = {}
     for stage, sources in data.stages.items():
@@ -121,7 +122,8 @@ def warn_about_foreign_data(data: Data) -> str | None:
         return None
     shown = ", ".join(f"{name} ({', '.join(stages)})" for name, stages in itertools.islice(foreign.items(), 10))
     return (
-        f"The record cannot say by URI which data this model was trained on: {shown} is no dtool dataset. {_GUIDELINE}."
+        f"The record cannot name the URI of the data that this model was trained on: {shown} is not a dtool dataset."
+        f" {_GUIDELINE}."
         " Pack the data once with `lightning-dtool pack FOLDER BASE_URI` and train with"
         " DtoolDataModule(URI); everything else is recorded."
     )
@@ -138,12 +140,12 @@ def _flatten(trainer: LightningTrainer, name: str) -> list[Any]:
 
 
 def _arguments(arguments: dict[str, Any], gaps: Gaps) -> dict[str, Any]:
-    """Return the arguments of a DtoolDataModule, with a gap for each that cannot be built again from the record."""
+    """Return the arguments of a DtoolDataModule, with a gap for each that cannot be rebuilt from the record."""
     for name, description in arguments.items():
         reason = unreadable(description)
         if reason is not None:
-            remedy = "use functions and classes at the top of a module, which keep their arguments as attributes"
-            gaps.at(name).add(f"it cannot be built again: {reason}", remedy)
+            remedy = "use functions and classes from the top of a module that keep their arguments as attributes"
+            gaps.at(name).add(f"it cannot be rebuilt: {reason}", remedy)
     return redact_mapping(arguments, gaps)
 
 
@@ -155,7 +157,7 @@ def _hyperparameters(datamodule: Any, gaps: Gaps) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Own:
-    """A stage of a DtoolDataModule, which knows of its data already."""
+    """A stage of a DtoolDataModule, and what the DataModule knows about its data."""
 
     datamodule: DtoolDataModule
     stage: str
@@ -163,7 +165,7 @@ class _Own:
 
 
 def _held_out(own: _Own, gaps: Gaps) -> list[DataSource]:
-    """Describe a stage that the Trainer has no loader for: what was held out of training."""
+    """Describe a held-out stage for which the Trainer has no loader."""
     datamodule = own.datamodule
     places = {
         "transform": datamodule.train_transform if own.stage == "train" else datamodule.eval_transform,
@@ -191,10 +193,10 @@ def _of_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_loader(loader: Any, own: _Own | None, gaps: Gaps) -> list[DataSource]:
-    """Describe what a loader reads; a dataset put together from several gives several sources."""
+    """Describe what a loader reads. A concatenation of datasets gives several sources."""
     described = gaps.at("loader").observe(lambda: capture_loader(loader, gaps.at("loader")), None)
     dataset = _attribute(loader, "dataset")
-    if dataset is None:  # any iterable will do: a list of batches, a tensor, a generator
+    if dataset is None:  # a loader may be any iterable, such as a list of batches
         sources = [_foreign(loader, {}, {}, gaps)]
     else:
         sources = gaps.observe(lambda: list(_from_dataset(dataset, own, gaps)), [])
@@ -207,18 +209,18 @@ def _from_loader(loader: Any, own: _Own | None, gaps: Gaps) -> list[DataSource]:
 
 @dataclass
 class _Unwrapped:
-    """A dataset without its wrappers, and what they did."""
+    """A dataset without its wrappers, and what the wrappers did."""
 
     dataset: Any
     positions: Sequence[int] | None
-    """Which samples of the dataset were chosen; None for all, or if it is not known."""
+    """Indices of the selected samples. None if all are selected, or if the selection is not known."""
     is_known: bool
-    """Whether `positions` says which samples there are."""
+    """Whether the selection is known."""
     transforms: dict[str, Any]
 
 
 def _unwrap(dataset: Any) -> _Unwrapped:
-    """Look through torch's Subset and other wrappers around a dataset."""
+    """Remove torch's Subset and other wrappers from a dataset."""
     positions: Sequence[int] | None = None
     is_known = True
     transforms: dict[str, Any] = {}
@@ -240,7 +242,7 @@ def _unwrap(dataset: Any) -> _Unwrapped:
 def _attribute(obj: Any, name: str) -> Any:
     try:
         return getattr(obj, name, None)
-    except Exception:  # a `__getattr__` of somebody's own
+    except Exception:  # a user's `__getattr__` may raise anything
         return None
 
 
@@ -254,12 +256,12 @@ def _inner(dataset: Any) -> Any:
 
 
 def _places(dataset: Any) -> dict[str, Any]:
-    """Return what a dataset does to its samples, by the attribute that holds it."""
+    """Return the transforms of a dataset by the attributes that hold them."""
     found = dict(transforms_of(dataset))
-    if is_users(type(dataset)):  # what it does in `__getitem__` is in its source
+    if is_users(type(dataset)):  # its source shows what `__getitem__` does
         found["dataset"] = type(dataset)
     both = found.get("transforms")
-    # torchvision keeps `transform` and `target_transform` a second time, in this.
+    # torchvision keeps `transform` and `target_transform` in `transforms`, too.
     if type(both).__name__ == "StandardTransform" and {"transform", "target_transform"} & set(found):
         del found["transforms"]
     kept = getattr(dataset, "__dict__", {})
@@ -270,7 +272,7 @@ def _places(dataset: Any) -> dict[str, Any]:
         decoder = getattr(dataset._samples, "decoder", None)
         if decoder is not None:
             found["decoder"] = decoder
-    on_the_fly = kept.get("_format_kwargs")  # of Hugging Face's datasets, which `set_transform` fills
+    on_the_fly = kept.get("_format_kwargs")  # filled by `set_transform` of Hugging Face's datasets
     if isinstance(on_the_fly, dict) and callable(on_the_fly.get("transform")):
         found["transform"] = on_the_fly["transform"]
     return found
@@ -286,7 +288,7 @@ def _from_dataset(dataset: Any, own: _Own | None, gaps: Gaps) -> Iterator[DataSo
     transforms = _described(unwrapped.transforms, gaps.at("transforms"))
     if isinstance(innermost, ConcatDataset):
         if innermost is not dataset:
-            reason = "a selection from several datasets is recorded without the number of samples of each"
+            reason = "a selection from concatenated datasets is recorded without the number of samples from each"
             gaps.at("count").add(reason, "select first, then concatenate")
         for part in innermost.datasets:
             for source in _from_dataset(part, None, gaps):
@@ -306,7 +308,7 @@ def _ours(
     own: _Own | None,
     gaps: Gaps,
 ) -> DataSource:
-    """Describe a selection of a dtool dataset: by its metadata, no item is read."""
+    """Describe a selection of a dtool dataset by its metadata. No item is read."""
     ours: DtoolDataset = unwrapped.dataset
     if own is not None and ours is dataset and own.datamodule.holds(own.stage, ours):
         selection = redact_mapping(own.datamodule.selection(own.stage), gaps.at("selection"))
@@ -315,8 +317,8 @@ def _ours(
     chosen = ours if unwrapped.positions is None else ours.subset(unwrapped.positions)
     selection = _subset(unwrapped, gaps)
     if len(ours) != len(ours._samples.names) or len(set(ours.identifiers)) != len(frozen.items):
-        reason = "a DtoolDataset does not keep how its samples were chosen; `selection_digest` says which they are"
-        gaps.at("selection").add(reason, "choose with DtoolDataModule(select=...)")
+        reason = "a DtoolDataset does not keep how its samples were selected; `selection_digest` identifies them"
+        gaps.at("selection").add(reason, "select with DtoolDataModule(select=...)")
     elif not selection and unwrapped.is_known:
         selection = {"by": "whole"}
     numbers = ours.class_to_idx
@@ -336,10 +338,10 @@ def _ours(
 
 
 def _subset(unwrapped: _Unwrapped, gaps: Gaps) -> dict[str, Any]:
-    """Return which samples of a dataset were chosen, by their positions."""
+    """Describe the selected samples of a dataset by their indices."""
     if not unwrapped.is_known:
-        reason = "a wrapper around the dataset chooses its samples and does not say which"
-        gaps.at("selection").add(reason, "choose with torch's Subset")
+        reason = "a wrapper around the dataset selects samples in an unknown way"
+        gaps.at("selection").add(reason, "select with torch's Subset")
     if unwrapped.positions is None:
         return {}
     return {
@@ -348,7 +350,7 @@ def _subset(unwrapped: _Unwrapped, gaps: Gaps) -> dict[str, Any]:
     }
 
 
-# -- data that is no dtool dataset ----------------------------------------------------------------
+# -- data that is not a dtool dataset -------------------------------------------------------------
 
 
 def _foreign(
@@ -381,7 +383,7 @@ def _foreign(
 def _length(dataset: Any) -> int | None:
     try:
         return len(dataset)
-    except Exception:  # a stream has no length, and may raise anything
+    except Exception:  # a stream has no length and may raise anything
         return None
 
 
@@ -395,7 +397,7 @@ def _root(dataset: Any) -> str | None:
 
 
 def _classes(dataset: Any) -> dict[str, Any]:
-    """Return class names and numbers where a dataset keeps them as torchvision's do."""
+    """Return class names and indices if a dataset has them as torchvision's datasets do."""
     kept = getattr(dataset, "__dict__", {})
     numbers = kept.get("class_to_idx")
     if not isinstance(numbers, dict) or not all(isinstance(number, int) for number in numbers.values()):

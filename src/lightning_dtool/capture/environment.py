@@ -1,4 +1,4 @@
-"""The machine, the operating system and the packages that the code ran on."""
+"""The machine, the operating system and the packages of a run."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _LIBRARIES = (
 )  # fmt: skip
 
 MAX_TEXT = 4000
-"""Characters of torch's description of itself, and of a variable, that are kept."""
+"""Maximum length of the description of torch's build and of a variable, in characters."""
 
 _VARIABLES = re.compile(
     r"CUDA_(VISIBLE_DEVICES|LAUNCH_BLOCKING|DEVICE_ORDER|DEVICE_MAX_CONNECTIONS|CACHE_PATH|HOME|MODULE_LOADING)|"
@@ -32,7 +32,7 @@ _VARIABLES = re.compile(
     r"(WORLD_SIZE|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|NODE_RANK|MASTER_ADDR|MASTER_PORT)|"
     r"CONDA_(DEFAULT_ENV|PREFIX)|VIRTUAL_ENV|LD_PRELOAD|LD_LIBRARY_PATH|MALLOC_\w+|TZ|LANG|LC_ALL|TF32\w*"
 )
-"""Environment variables that may change a result, or that say how the program was started."""
+"""Environment variables that may affect the result or show how the program was started."""
 
 _SCHEDULER = re.compile(
     r"SLURM_(JOB_?(ID|NAME|NODELIST|NUM_NODES|PARTITION|CPUS_PER_NODE|GPUS)|ARRAY_(JOB_ID|TASK_ID|TASK_COUNT)|CLUSTER_NAME|"
@@ -40,16 +40,16 @@ _SCHEDULER = re.compile(
     r"PBS_(JOBID|JOBNAME|QUEUE|ARRAY_?(INDEX|ID)|NUM_PPN|NODENUM)|LSB_(JOBID|JOBNAME|JOBINDEX|QUEUE|HOSTS)|"
     r"JOB_ID|SGE_(TASK_ID|CELL_NAME)|COBALT_JOBID|FLUX_JOB_ID|OAR_JOB_ID|KUBERNETES_SERVICE_HOST|POD_NAME"
 )
-"""Environment variables of batch systems that identify a job. Accounts and the like are private."""
+"""Environment variables of batch systems that identify a job. Private ones, such as accounts, are excluded."""
 
 
 def capture_environment(gaps: Gaps) -> Environment:
-    """Return the machine, the system and the versions of the libraries that matter most.
+    """Return the machine, the operating system and the versions of the most important libraries.
 
-    No accelerator is started for this: of one that is not in use yet, the record has the number and no name.
+    This initialises no accelerator. Devices that are not in use are recorded as a gap, without their names.
 
     Args:
-        gaps: Receives a gap for whatever is not known.
+        gaps: Receives a gap for everything that is not known.
     """
     gaps = gaps.at("environment")
     accelerators = gaps.at("accelerators")
@@ -72,7 +72,7 @@ def capture_environment(gaps: Gaps) -> Environment:
 
 
 def _versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those that are installed."""
+    """Return the versions of the distributions that are installed."""
     found: dict[str, str] = {}
     for entry in sys.path:
         for name, version, _ in _folders(entry or "."):
@@ -82,10 +82,10 @@ def _versions(distributions: Iterable[str]) -> dict[str, str]:
 
 
 def _version(distribution: str) -> str | None:
-    """Return the version of a package that has no folder of the usual name."""
+    """Return the version of a package whose metadata folder has an unusual name."""
     try:
         return metadata.version(distribution)
-    except Exception:  # besides PackageNotFoundError: whatever a half-removed package raises
+    except Exception:  # PackageNotFoundError, or any error for a half-removed package
         return None
 
 
@@ -96,7 +96,7 @@ def _cpu() -> str | None:
         found = re.search(r"^(?:model name|Model|cpu model|Processor)\s*:\s*(.+)$", text, re.MULTILINE)
         if found:
             return as_text(found[1].strip())
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         pass
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
@@ -107,7 +107,7 @@ def _cpu() -> str | None:
 
 
 def _cpu_count() -> int | None:
-    """Return how many processors the process may use: fewer than there are, in many a batch job."""
+    """Return the number of processors that the process may use, which a batch system may limit."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count()
 
@@ -119,7 +119,7 @@ def _memory() -> int | None:
 
 
 def _accelerators(gaps: Gaps) -> list[str]:
-    """Return the accelerators' names. Asking CUDA for a name initialises it, which training may not have done."""
+    """Return the names of the accelerators in use. Asking for the name of another one would initialise it."""
     names: list[str] = []
     for kind in ("cuda", "xpu"):
         module = getattr(torch, kind, None)
@@ -129,14 +129,14 @@ def _accelerators(gaps: Gaps) -> list[str]:
             names += [as_text(str(module.get_device_name(index))) for index in range(count)]
         else:
             names += [f"{kind}:{index}" for index in range(count)]
-            gaps.add(f"{count} {kind} device(s) are not in use, and asking for their names would start them")
+            gaps.add(f"{count} {kind} device(s) are not in use, and reading their names would initialise them")
     if torch.backends.mps.is_available():
         names.append("mps")
     return names
 
 
 def _drivers() -> dict[str, str]:
-    # Asking cuDNN for its version loads it, which takes 40 ms. Without a CUDA device it is not used.
+    # Reading the version of cuDNN loads it, which takes 40 ms. It is used only with a CUDA device.
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     found = {
         "cuda": torch.version.cuda,
@@ -158,7 +158,7 @@ def _nvidia_driver() -> str | None:
 
 
 def _container() -> str | None:
-    """Return the container's kind and image, as far as it knows them."""
+    """Return the kind of the container and its image, if known."""
     for variable, kind in (("APPTAINER_CONTAINER", "Apptainer"), ("SINGULARITY_CONTAINER", "Singularity"),
                            ("SINGULARITY_NAME", "Singularity")):  # fmt: skip
         if os.environ.get(variable):
@@ -176,7 +176,7 @@ def _container() -> str | None:
 
 
 def _selected(allowed: "re.Pattern[str]", gaps: Gaps) -> dict[str, str]:
-    """Return the environment variables of an allow-list, without what looks like a credential."""
+    """Return the environment variables of an allow-list, with credentials replaced."""
     selected: dict[str, str] = {}
     for name, value in sorted(os.environ.items()):
         if not allowed.fullmatch(name):
@@ -197,12 +197,12 @@ _FOLDER = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)\.dist-info")
 def requirements() -> str:
     """Return every installed package, pinned, as a requirements file.
 
-    A package from version control stands with its URL and commit; one from a folder of this machine, which nobody
-    else has, as a pin with a comment.
+    A package from version control is recorded with its URL and commit, and a package from a local folder as a pin with
+    a comment.
     """
     pins: dict[str, str] = {}
     for entry in sys.path:
-        # Of two on the path Python imports the first.
+        # If a package is on the path twice, Python imports the first.
         for name, line in _installed(entry or "."):
             pins.setdefault(_normalized(name), line)
     return "".join(pins[name] for name in sorted(pins))
@@ -213,7 +213,7 @@ def _normalized(name: str) -> str:
 
 
 def _installed(folder: str) -> Iterator[tuple[str, str]]:
-    """Yield the packages of one folder of the path, each with its line of a requirements file."""
+    """Yield the packages in a folder of the path, each with its line of a requirements file."""
     for entry in _entries(folder):
         if _FOLDER.fullmatch(entry) is None and entry.endswith((".egg-info", ".egg-link", ".dist-info")):
             yield from _by_metadata(os.path.join(folder, entry))
@@ -222,32 +222,32 @@ def _installed(folder: str) -> Iterator[tuple[str, str]]:
 
 
 def _folders(folder: str) -> Iterator[tuple[str, str, str]]:
-    """Yield name, version and path of the packages in a folder, by the names of their `.dist-info` folders.
+    """Yield name, version and path of the packages in a folder, taken from the names of their `.dist-info` folders.
 
-    `importlib.metadata` reads and parses each package's whole description for its name and version.
+    `importlib.metadata` would read and parse the complete metadata of each package.
     """
     for entry in _entries(folder):
         match = _FOLDER.fullmatch(entry)
         if match is None:
             continue
         path = os.path.join(folder, entry)
-        if os.path.exists(os.path.join(path, "METADATA")):  # else it was removed, but for a rest
+        if os.path.exists(os.path.join(path, "METADATA")):  # otherwise a remainder of a removed package
             yield as_text(match["name"]), as_text(match["version"]), path
 
 
 def _entries(folder: str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
-    except OSError:  # it is not there, or a zip file
+    except OSError:  # the folder does not exist, or is a zip file
         return []
 
 
 def _by_metadata(path: str) -> Iterator[tuple[str, str]]:
-    """Yield a package that was installed in the old manner, or whose folder is named oddly."""
+    """Yield a package without a regular `.dist-info` folder."""
     try:
         distribution = metadata.Distribution.at(path)
         name, version = distribution.metadata["Name"], distribution.version
-    except Exception:  # a half-removed package, whose metadata is gone
+    except Exception:  # a half-removed package without metadata
         return
     if name and version:
         yield as_text(name), _pin(as_text(name), as_text(version), path)
@@ -266,5 +266,5 @@ def _pin(name: str, version: str, path: str) -> str:
             editable = origin.get("dir_info", {}).get("editable", False)
             return f"{plain}# {name} is installed {'editable ' if editable else ''}from {url}\n"
         return f"{name} @ {url}\n"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # from an index, as most are
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # from an index, like most packages
         return plain

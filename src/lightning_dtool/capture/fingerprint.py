@@ -1,4 +1,4 @@
-"""A fingerprint of data that is not a dtool dataset: a digest of what is cheap to read, and what it covers."""
+"""Fingerprints of data that is not a dtool dataset: digests of the content that is quick to read."""
 
 import hashlib
 import json
@@ -13,29 +13,29 @@ from lightning_dtool.record import as_text
 from lightning_dtool.values.digests import digest_of_numbers, nbytes
 
 MAX_FINGERPRINT_BYTES = 64 * 2**20
-"""Data in memory up to this size gets a fingerprint."""
+"""Maximum size of data in memory that gets a fingerprint, in bytes."""
 
 MAX_FINGERPRINT_ENTRIES = 10_000
-"""Tensors and arrays of one attribute that a fingerprint covers."""
+"""Maximum number of tensors and arrays of one attribute that a fingerprint covers."""
 
 _BYTES_OF_A_VALUE = 200
-"""What a plain value counts for: to write it as text takes as long as to hash so many bytes."""
+"""Number of bytes that a plain value counts as. Writing it as text takes as long as hashing this many bytes."""
 
 MAX_FINGERPRINT_FILES = 10_000
-"""Folders with up to so many files get a fingerprint."""
+"""Maximum number of files in a folder that gets a fingerprint."""
 
 
 def fingerprint(dataset: Any) -> tuple[str | None, str]:
-    """Return a digest of a dataset's content, as far as it is cheap to read.
+    """Return a digest of the content of a dataset that is quick to read.
 
-    That is what the dataset holds in memory (tensors, arrays, lists of these and of plain values), or, of a
-    folder whose files are listed as torchvision's datasets do, the names, sizes and targets of the files.
+    For data in memory, this covers tensors, arrays and lists of tensors, arrays or plain values. For a folder whose
+    files the dataset lists as torchvision's datasets do, it covers the names, sizes and targets of the files.
 
     Args:
-        dataset: Anything. It is read and left as it is; no sample is asked for.
+        dataset: Any object. It is not changed, and no sample is requested.
 
     Returns:
-        `sha256:…`, or None; and what it covers, in words.
+        `sha256:…` or None, and a description of what the digest covers.
 
     Example:
         >>> fingerprint(torch.utils.data.TensorDataset(torch.zeros(2)))[1]
@@ -63,17 +63,17 @@ def fingerprint(dataset: Any) -> tuple[str | None, str]:
         covered.append(as_text(name))
         hasher.update(json.dumps([name, lines]).encode())
     if not covered:
-        return None, f"nothing ({', '.join(omitted)} is too large, or no plain data)" if omitted else "nothing"
+        return None, f"nothing ({', '.join(omitted)} is too large or not plain data)" if omitted else "nothing"
     rest = f", not {', '.join(omitted)}" if omitted else ""
     return f"sha256:{hasher.hexdigest()}", f"what it holds in memory: {', '.join(covered)}{rest}"
 
 
 class _TooMuchError(Exception):
-    """Content is too large, or has no plain bytes."""
+    """The content is too large or has no plain bytes."""
 
 
 class _Reader:
-    """Reads content as lines of text, one for each tensor, array or list of plain values, until it has read enough."""
+    """Yields a line of text for each tensor, array or list of plain values, up to a limit of bytes."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -118,7 +118,7 @@ def _is_file_list(files: Any) -> bool:
 
 
 def _fingerprint_of_files(files: list[tuple[str, Any]], root: Any) -> tuple[str | None, str]:
-    """Return a digest over the relative paths, the sizes and the targets of files: no file is opened."""
+    """Return a digest over the relative paths, sizes and targets of files. No file is opened."""
     if len(files) > MAX_FINGERPRINT_FILES:
         return None, f"nothing (there are {len(files)} files, more than {MAX_FINGERPRINT_FILES})"
     start = os.fspath(root) if isinstance(root, str | os.PathLike) else None
@@ -128,4 +128,4 @@ def _fingerprint_of_files(files: list[tuple[str, Any]], root: Any) -> tuple[str 
         plain = target if type(target) in (bool, int, float, str) else None
         lines.append(json.dumps([name.replace(os.sep, "/"), os.stat(path).st_size, plain]))
     digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-    return f"sha256:{digest}", "the names, sizes and classes of its files, not what is in them"
+    return f"sha256:{digest}", "the names, sizes and classes of its files, not their content"

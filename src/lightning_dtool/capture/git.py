@@ -1,4 +1,4 @@
-"""The state of git: commit, branch, remote, what has changed since, and which files it knows."""
+"""The state of a git work tree: commit, branch, remote, changes since the commit, and tracked files."""
 
 import os
 import re
@@ -14,27 +14,27 @@ from lightning_dtool.redaction.record import add_redaction
 from lightning_dtool.redaction.text import redact_text
 
 MAX_PATCH_BYTES = 10 * 2**20
-"""A larger patch is left out."""
+"""Maximum size of a patch in bytes. A larger patch is left out."""
 
 
 @dataclass(frozen=True)
 class GitState:
-    """The state of a git work tree. Everything is None if there is none."""
+    """The state of a git work tree. All fields are None if there is no work tree."""
 
     git: Git | None = None
     patch: bytes | None = None
-    """The changes since the commit, as `git apply` takes them."""
+    """The changes since the commit, in the format of `git apply`."""
     tracked: frozenset[str] | None = None
-    """The files that git knows."""
+    """The tracked files."""
 
 
 class WorkTree:
-    """A git work tree. All commands run at once in the background, so that it takes as long as the slowest.
+    """A git work tree. All git commands run in parallel in the background.
 
-    Use it in a `with` block, at whose end no thread is left: training may fork processes.
+    Use it in a `with` block. No thread is left at the end of the block, because training may fork processes.
 
     Args:
-        root: Its folder.
+        root: The folder of the work tree.
     """
 
     def __init__(self, root: Path) -> None:
@@ -54,16 +54,16 @@ class WorkTree:
         self._pool.shutdown()
 
     def state(self, gaps: Gaps) -> GitState:
-        """Wait for the answers.
+        """Wait for the git commands and return the state.
 
         Args:
-            gaps: Receives a gap for whatever git did not answer.
+            gaps: Receives a gap for everything that git did not answer.
         """
         commit = self._commit.result()
         if not commit:
             reason, remedy = "the code is not in a git repository with a commit", "commit it to one"
             if (self._root / ".git").exists():
-                reason = "git did not name a commit (is it installed, and the repository yours?)"
+                reason = "git named no commit (is git installed, and does the repository belong to you?)"
                 remedy = "try: git status"
             gaps.at("code.git").add(reason, remedy)
             return GitState()
@@ -105,21 +105,21 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _git_patch(root: Path) -> bytes | None:
-    """Return the changes since the commit, as `git apply` takes them, up to one byte more than the limit."""
+    """Return the changes since the commit in the format of `git apply`, cut one byte after the limit."""
     arguments = ("-c", "diff.autoRefreshIndex=false", "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv",
                  "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
     patch = _git_output(root, arguments, MAX_PATCH_BYTES + 1)
     if patch is None:
         return None
-    # Without a refreshed index git names files too that were only touched.
+    # As the index is not refreshed, git also lists files whose content has not changed.
     parts = re.split(rb"^(?=diff --git )", patch, flags=re.MULTILINE)
     return b"".join(part for part in parts if part.count(b"\n") > 1)
 
 
 def _git_output(root: Path, arguments: Sequence[str], limit: int = -1) -> bytes | None:
-    """Return what a git command prints, at most `limit` bytes; None if it fails, or takes more than ten seconds."""
-    # GIT_OPTIONAL_LOCKS=0: looking must not write to the user's index. A program that a git hook starts
-    # inherits GIT_DIR and GIT_INDEX_FILE, which may mean another repository. And no daemon of git's.
+    """Return up to `limit` bytes of the output of a git command. None if it fails or takes more than ten seconds."""
+    # GIT_OPTIONAL_LOCKS=0, so that nothing is written to the user's index. GIT_DIR and GIT_INDEX_FILE, which a git hook
+    # passes on to the programs that it starts, may mean another repository. fsmonitor=false, so that no daemon starts.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         process = subprocess.Popen(  # noqa: S603
@@ -135,7 +135,7 @@ def _git_output(root: Path, arguments: Sequence[str], limit: int = -1) -> bytes 
     watchdog.start()
     try:
         with process:
-            assert process.stdout is not None  # noqa: S101  # it is a pipe
+            assert process.stdout is not None  # noqa: S101  # because of stdout=PIPE
             output = process.stdout.read(limit)
             cut = 0 <= limit <= len(output)
             if cut:

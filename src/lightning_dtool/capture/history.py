@@ -1,4 +1,4 @@
-"""The metrics of a run, epoch by epoch, and how they were computed."""
+"""The metrics of each epoch of a run, and the torchmetrics objects that compute metrics."""
 
 import inspect
 import sys
@@ -18,9 +18,9 @@ from lightning_dtool.values.writing import encode, encode_all
 
 
 class History:
-    """Keeps what each epoch measured, and the learning rates that its steps used.
+    """Keeps the metrics and the learning rates of each epoch.
 
-    The hooks of a step only note references and plain numbers: they cost about a microsecond.
+    The hooks of a step only store references and plain numbers, which takes about a microsecond.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class History:
         self._batches = 0
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Note the learning rates of a step that is about to be taken; a scheduler changes them after it."""
+        """Note the learning rates of the next step, before a scheduler changes them."""
         self._rates[id(optimizer)] = [_kept(group.get("lr")) for group in optimizer.param_groups]
 
     def after_batch(self) -> None:
@@ -38,8 +38,8 @@ class History:
         self._batches += 1
 
     def after_epoch(self, trainer: LightningTrainer) -> None:
-        """Keep what the epoch has measured, and the learning rates of its last step."""
-        gaps = Gaps()  # the same gaps are recorded for the values at the checkpoint
+        """Keep the metrics of the epoch and the learning rates of its last step."""
+        gaps = Gaps()  # not recorded: the values at the checkpoint add the same gaps
         self._epochs.append(
             Epoch(
                 epoch=trainer.current_epoch,
@@ -57,20 +57,20 @@ class History:
         )
 
     def refresh(self, trainer: LightningTrainer) -> None:
-        """Add what was logged after `after_epoch`: the module's own hook at the end of an epoch runs later.
+        """Add metrics that were logged after `after_epoch`, such as by the module's own hook at the end of an epoch.
 
-        Until the next step the Trainer still has the values of the epoch that has ended.
+        The Trainer keeps the values of an epoch until the first step of the next one.
         """
         if self._epochs and self._epochs[-1].global_step == trainer.global_step:
             self._epochs[-1] = self._epochs[-1].model_copy(update={"metrics": capture_metrics(trainer, Gaps())})
 
     def metrics(self, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Metrics:
-        """Return everything that was measured so far.
+        """Return the metrics so far.
 
         Args:
             trainer: The Trainer.
             module: The LightningModule, whose torchmetrics objects are described.
-            gaps: Receives a gap for whatever could not be described.
+            gaps: Receives a gap for everything that could not be described.
         """
         self.refresh(trainer)
         seconds = self._seconds()
@@ -89,17 +89,17 @@ class History:
 
 
 def _kept(rate: Any) -> Any:
-    """Return a learning rate that does not change any more. A scheduler changes a tensor in place."""
+    """Return a copy of a learning rate if it is a tensor, because a scheduler changes a tensor in place."""
     return rate.detach().clone() if isinstance(rate, torch.Tensor) else rate
 
 
 def _number(rate: Any) -> Any:
-    """Return a learning rate as a number. Optimizers that can be captured in a CUDA graph have tensors."""
+    """Return a learning rate as a number. With `capturable=True`, an optimizer's learning rate may be a tensor."""
     return rate.item() if isinstance(rate, torch.Tensor) else rate
 
 
 def metric_objects(module: LightningModule, gaps: Gaps) -> list[MetricObject]:
-    """Describe the torchmetrics objects of a LightningModule: their configuration, not their state."""
+    """Describe the configuration of the torchmetrics objects of a LightningModule, without their state."""
     return [
         MetricObject(
             attribute=name,
@@ -112,7 +112,7 @@ def metric_objects(module: LightningModule, gaps: Gaps) -> list[MetricObject]:
 
 
 def _settings(metric: Metric) -> dict[str, Any]:
-    """Return what a metric keeps of its constructor's parameters, and its plain public attributes."""
+    """Return the constructor arguments that a metric keeps, and its plain public attributes."""
     parameters = {
         name
         for cls in type(metric).__mro__
@@ -126,7 +126,7 @@ def _settings(metric: Metric) -> dict[str, Any]:
 
 
 def peak_memory() -> int | None:
-    """Return the largest resident memory of this process so far, in bytes; None if the system does not say."""
+    """Return the peak resident memory of this process, in bytes. None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -136,5 +136,5 @@ def peak_memory() -> int | None:
 
 
 def peak_accelerator_memory() -> int | None:
-    """Return the largest memory that was allocated on a CUDA device so far, in bytes; None without one in use."""
+    """Return the peak memory allocated on the CUDA device, in bytes. None if CUDA is not in use."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Data loaders and samplers: how samples become batches."""
+"""The settings of data loaders and samplers."""
 
 import hashlib
 import json
@@ -15,24 +15,24 @@ from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.digests import nbytes
 
 MAX_NUMBERS = 100
-"""Numbers of one setting that are kept. If there are more, only their count and their hash are."""
+"""Maximum number of numbers in one setting. Of more numbers, only their count and hash are recorded."""
 
 MAX_BYTES = 64 * 2**20
-"""Tensors up to this size are hashed."""
+"""Maximum size of a tensor that is hashed, in bytes."""
 
 MAX_WRAPPERS = 20
-"""Wrappers around a sampler that are looked through."""
+"""Maximum number of nested wrappers around a sampler."""
 
 _NOT_SETTINGS = frozenset({"dataset", "data_source", "sampler", "epoch"})
-"""What a sampler keeps besides its settings."""
+"""Attributes of a sampler that are not settings."""
 
 
 def capture_loader(loader: Any, gaps: Gaps) -> Loader:
-    """Describe a data loader: its own settings, its sampler, and what makes a batch.
+    """Describe a data loader: its settings, its sampler and its `collate_fn`.
 
     Args:
-        loader: A DataLoader, with the sampler that Lightning may have put in place of the user's; or any iterable.
-        gaps: Stands at its place in the record. Receives a gap for whatever could not be described whole.
+        loader: A DataLoader, whose sampler Lightning may have replaced, or any other iterable.
+        gaps: Collector at its place in the record. Receives a gap for everything that is not described completely.
     """
     if not isinstance(loader, DataLoader):
         return Loader(class_path=class_path(type(loader)))
@@ -62,7 +62,7 @@ def capture_loader(loader: Any, gaps: Gaps) -> Loader:
 
 
 def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:
-    """Describe a sampler by class and settings, and what Lightning has wrapped by another in the same way."""
+    """Describe a sampler, and the samplers that it wraps, by class and settings."""
     described: dict[str, Any] = {"class_path": class_path(type(sampler))}
     if isinstance(sampler, ResumableSampler):
         kept = {name: getattr(sampler, name) for name in ("seed", "shuffle", "drop_last", "num_replicas", "rank")}
@@ -71,7 +71,7 @@ def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:
     for name, value in kept.items():
         if name not in _NOT_SETTINGS:
             described[name] = describe_setting(value, gaps.at(name))
-    # torch's BatchSampler wraps a sampler, and so does Lightning's for distributed runs, in a dataset.
+    # torch's BatchSampler wraps a sampler. Lightning's distributed sampler wraps one inside a dataset.
     inner = kept.get("sampler", getattr(kept.get("dataset"), "_sampler", None))
     if inner is not None and depth < MAX_WRAPPERS:
         described["sampler"] = _sampler(inner, gaps.at("sampler"), depth + 1)
@@ -79,11 +79,11 @@ def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:
 
 
 def describe_setting(value: Any, gaps: Gaps) -> Any:
-    """Return a setting as strict JSON. Many numbers, such as the indices of a subset, are known by their hash.
+    """Return a setting as strict JSON. Many numbers, such as the indices of a subset, are recorded by their hash.
 
     Args:
-        value: Anything.
-        gaps: Stands at its place in the record. Receives a gap for whatever could not be described whole.
+        value: Any value.
+        gaps: Collector at its place in the record. Receives a gap for everything that is not described completely.
 
     Returns:
         Strict JSON.
@@ -98,7 +98,7 @@ def describe_setting(value: Any, gaps: Gaps) -> Any:
 
 
 def _numbers_of(value: Any) -> list[Any] | None:
-    """Return plain numbers as a list; None for anything else."""
+    """Return a sequence of plain numbers as a list. None for any other value."""
     if isinstance(value, torch.Tensor) and value.dim() == 1 and nbytes(value) <= MAX_BYTES:
         return list(value.tolist())
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "biuf":

@@ -1,13 +1,12 @@
 """An observer of the loss that training minimises.
 
-It watches the first training batch and nothing after it. It sees three things: the calls of PyTorch's loss functions,
-with every argument (through a TorchFunctionMode); the loss modules and torchmetrics objects that are called (through
-global module hooks, so that no module is changed); and the graph of what is propagated backwards. The graph shows which
-of those calls are part of the loss, and which operations a loss without such calls is made of.
+The observer watches only the first training batch. It sees the calls of PyTorch's loss functions with their arguments
+(through a TorchFunctionMode), the calls of loss modules and torchmetrics objects (through global module hooks, so that
+no module is changed), and the graph of each loss on which `backward` is called. The graph shows which of the calls are
+part of the loss, and which operations a loss without such calls consists of.
 
-Watching changes no bit and no random number. Two kinds of modules are not watched because it would: models with
-compiled parts (a mode makes them compile again), and PyTorch's transformer layers (they choose another kernel under a
-mode).
+Watching changes neither bits nor random numbers. Two kinds of modules are therefore not watched: models with compiled
+parts, which would compile again under a mode, and PyTorch's transformer layers, which use another kernel under a mode.
 """
 
 import contextlib
@@ -40,23 +39,23 @@ from lightning_dtool.record import Gaps, Loss, LossCall
 from lightning_dtool.values.definitions import class_path
 
 _MAX_GRAPHS = 8
-"""Different losses of one batch whose operations are kept."""
+"""Maximum number of different losses of one batch whose operations are recorded."""
 
 _MAX_FRAMES = 60
-"""Python frames that identify a place in the code."""
+"""Number of Python frames that identify a place in the code."""
 
 _NAME = re.compile(r"(^|_)(loss|loss_nd|kl_div|cross_entropy|binary_cross_entropy|binary_cross_entropy_with_logits)$")
 
 _COMPILED = "_torchdynamo_orig_callable"
 
 _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_dtool")
-"""Libraries whose frames do not count for a place in the user's code."""
+"""Libraries whose frames do not identify a place in the user's code."""
 
 
 def _loss_functions() -> dict[int, str]:
-    """Return PyTorch's loss functions by id: they live as long as PyTorch does."""
+    """Return the names of PyTorch's loss functions by their ids, which never change."""
     found: dict[int, str] = {}
-    # Last wins: what is public in torch.nn.functional has its name from there.
+    # The last entry wins, so that public functions have their names from torch.nn.functional.
     for room in (torch._C._nn, torch, torch.nn.functional):
         for name, function in vars(room).items():
             if _NAME.search(name) and not name.startswith("_") and callable(function):
@@ -76,9 +75,9 @@ class LossObserver:
         module: The LightningModule, not wrapped by a strategy.
 
     Example:
-        Called from a Callback: `start()` at the first `on_train_batch_start`, `before_backward(loss)` at every
-        `on_before_backward` of that batch, `stop()` at its `on_train_batch_end`, and wherever training may end early
-        (`on_exception`, `on_train_epoch_end`); then `loss(module, gaps)`.
+        A callback calls `start()` in the first `on_train_batch_start` and `before_backward(loss)` in each
+        `on_before_backward` of that batch. It calls `stop()` in the first `on_train_batch_end`, and in the hooks that
+        run if training ends early (`on_exception`, `on_train_epoch_end`). Then it calls `loss(module, gaps)`.
     """
 
     def __init__(self, module: LightningModule) -> None:
@@ -100,10 +99,10 @@ class LossObserver:
         self._too_many = False
         self._running = False
 
-    # -- when ---------------------------------------------------------------------------------------
+    # -- start and stop ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to watch. Does nothing when it is watching already, or when parts of the model are compiled."""
+        """Begin to watch. Does nothing if it is watching already, or if parts of the model are compiled."""
         if self._running or self._module is None:
             return
         with self._guard("loss.calls"):
@@ -120,7 +119,7 @@ class LossObserver:
             overrides._push_mode(self._mode)  # type: ignore[no-untyped-call]
 
     def before_backward(self, loss: torch.Tensor) -> None:
-        """Walk the graph of a loss that is about to be propagated backwards; the graph is not kept.
+        """Walk the graph of a loss before its backward pass. No reference to the graph is kept.
 
         Args:
             loss: The loss.
@@ -130,7 +129,7 @@ class LossObserver:
                 self._walk(loss)
 
     def stop(self) -> None:
-        """Stop watching and let go of everything that belongs to the model. May be called any number of times."""
+        """Stop watching and drop all references to parts of the model. May be called several times."""
         self._running = False
         hooks, self._hooks = self._hooks, []
         for hook in hooks:
@@ -141,19 +140,19 @@ class LossObserver:
         self._inside = []
         self._asleep = []
 
-    # -- what ---------------------------------------------------------------------------------------
+    # -- the result ---------------------------------------------------------------------------------------
 
     def loss(self, module: LightningModule, gaps: Gaps) -> Loss:
-        """Return what was seen.
+        """Return the observed loss.
 
-        A call is part of the record if its result is part of a loss that was propagated backwards. A call from the same
-        place in the code with the same arguments, after another backward pass, is the same loss computed again (LBFGS
-        evaluates its closure many times) and is recorded once. What a loss module of the user computes inside
-        is recorded in its arguments, under `computes`.
+        A call is recorded if its result is part of a loss on which `backward` was called. A call from the same place in
+        the code with the same arguments, after another backward pass, is the same loss computed again (LBFGS evaluates
+        its closure many times) and is recorded once. Losses that are computed inside a user's loss module are recorded
+        in its arguments, under `computes`.
 
         Args:
             module: The LightningModule.
-            gaps: Receives a gap for whatever could not be observed.
+            gaps: Receives a gap for everything that could not be observed.
         """
         gaps.include(self._gaps)
         calls: list[LossCall] = []
@@ -182,23 +181,23 @@ class LossObserver:
 
     def _calls(self) -> Iterator[NotedCall]:
         for noted in self._noted.values():
-            # Without a backward pass it is not known which calls count: all of them are recorded.
+            # Without a backward pass it is not known which calls are part of the loss, so all of them are recorded.
             if noted.contributes or (not self._backwards and noted.kind != "metric") or noted.unknown:
                 yield noted
 
     def _add_gaps(self, gaps: Gaps) -> None:
         if self._compiled:
-            reason = "code in this process uses torch.compile, and watching functions would make it compile again"
+            reason = "code in this process uses torch.compile, and observing functions would make it compile again"
             gaps.at("loss.calls").add(reason, "see loss.training_step, or record one run without torch.compile")
         elif not self._backwards:
             reason = "no backward pass was seen in the first training batch"
             remedy = "return the loss from training_step, or call self.manual_backward(loss)"
             gaps.at("loss.operations").add(reason, remedy)
         if self._too_many:
-            reason = f"of the losses of the first training batch the first {MAX_CALLS} are recorded"
+            reason = f"only the first {MAX_CALLS} losses of the first training batch are recorded"
             gaps.at("loss.calls").add(reason)
 
-    # -- seeing -------------------------------------------------------------------------------------
+    # -- observation -------------------------------------------------------------------------------------
 
     def _called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """Note a call of a loss function."""
@@ -213,7 +212,7 @@ class LossObserver:
                 self._note(noted, result)
 
     def _backward(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Look at a loss that is propagated backwards, by Lightning or by the user."""
+        """Look at a loss on which Lightning or the user calls `backward`."""
         with self._guard("loss.operations"):
             for loss in tensors_in(args[:1] or tuple(kwargs.values())[:1]):
                 self.before_backward(loss)
@@ -245,7 +244,7 @@ class LossObserver:
                 if left:
                     overrides._push_mode(self._mode)  # type: ignore[no-untyped-call]
             elif any(id(module) == inner for inner, _ in self._inside):
-                # What an exception left behind goes too.
+                # Also removes what was left after an exception.
                 while self._inside[-1][0] != id(module):
                     self._inside.pop()
                 _, noted = self._inside.pop()
@@ -255,14 +254,14 @@ class LossObserver:
                     self._note(noted, result)
 
     def _sees(self) -> bool:
-        """Return False for modules that run in another thread, or once more in the backward pass (checkpointing)."""
+        """Return False in another thread, and if checkpointing runs a module again during the backward pass."""
         return self._running and not self._paused and threading.get_ident() == self._thread
 
     def _note(self, noted: NotedCall, result: Any) -> None:
         tensors = list(tensors_in(result))
         nodes = {number for tensor in tensors if (number := node_number(tensor.grad_fn)) is not None}
         place = (_place(), noted.key())
-        # The third call in a loop is not a repetition of the first one, unless a backward pass lies between them.
+        # Later calls in a loop are not repetitions of the first one, unless there is a backward pass in between.
         self._in_segment[place] += 1
         key = (*place, self._in_segment[place])
         if key not in self._noted:
@@ -274,7 +273,7 @@ class LossObserver:
         self._noted[key].nodes |= nodes
 
     def _walk(self, loss: torch.Tensor) -> None:
-        """Walk the graph of a loss once, from the loss inwards, in an order that is always the same."""
+        """Walk the graph of a loss once, from the loss inwards, in a fixed order."""
         root = loss.grad_fn
         root_number = node_number(root)
         if root is None or (root_number is not None and root_number in self._seen_graphs):
@@ -297,7 +296,7 @@ class LossObserver:
 
     @contextlib.contextmanager
     def _guard(self, fact: str) -> Iterator[None]:
-        """Turn an error into a gap, so that training goes on."""
+        """Turn an error into a gap, so that training continues."""
         try:
             yield
         except Exception as error:
@@ -324,20 +323,20 @@ class _Mode(TorchFunctionMode):
 
 
 _SENSITIVE = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
-"""In evaluation mode they take a faster path, whose bits differ, unless a mode is on."""
+"""Modules that use a faster path with different bits in evaluation mode, but not under a mode."""
 
 
 def is_compiled(module: LightningModule) -> bool:
     """Return True if torch.compile has touched the module, a part of it, or any function in this process.
 
-    A compiled function may be kept anywhere. Under a mode it would be compiled in other pieces, whose results may
-    differ in their last bits. Therefore nothing is watched if anything may be compiled.
+    A compiled function may be kept anywhere. Under a mode, its code would be split differently, and its results might
+    differ in the last bits. Therefore nothing is watched if anything may be compiled.
 
     Args:
         module: The LightningModule.
     """
     compiler = sys.modules.get("torch._dynamo.eval_frame")
-    # torch.compile notes its backends here as soon as it is called; None stands for torch's own wrappers.
+    # torch.compile registers its backends here when it is called. None stands for torch's own wrappers.
     if any(backend is not None for backend in getattr(compiler, "cached_backends", {}).values()):
         return True
     if getattr(module, "_compiler_ctx", None) is not None:
@@ -356,12 +355,12 @@ def is_compiled(module: LightningModule) -> bool:
 
 
 def _is_compiled_function(value: object) -> bool:
-    # Looked up without `hasattr`: a lazy module or a mock would answer anything.
+    # Not `hasattr`: a lazy module or a mock may have any attribute.
     return inspect.isroutine(value) and _COMPILED in getattr(value, "__dict__", {})
 
 
 def _leave(mode: TorchFunctionMode) -> bool:
-    """Take a mode out of the stack of modes. The others stay in their order.
+    """Remove a mode from the stack of modes. The order of the others stays the same.
 
     Returns:
         True if it was in the stack.
@@ -381,7 +380,7 @@ def _place() -> int:
     frame: FrameType | None = sys._getframe(1)
     places: list[int] = []
     while frame is not None and len(places) < 2 * _MAX_FRAMES:
-        # Frames of libraries do not count: an optimizer calls its closure from several places.
+        # Frames of libraries are ignored, because an optimizer calls its closure from several places.
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES:
             places += (id(frame.f_code), frame.f_lasti)
         frame = frame.f_back

@@ -11,18 +11,18 @@ import torch
 from lightning_dtool.record import Gaps
 
 MAX_CALLS = 100
-"""Different calls of losses that a record keeps."""
+"""Maximum number of different calls of losses that are recorded."""
 
 MAX_OPERATIONS = 200
-"""Operations of one loss that a record keeps."""
+"""Maximum number of operations of one loss that are recorded."""
 
 _MAX_NODES = 200_000
-"""Nodes of a graph that are looked at for what is part of the loss."""
+"""Maximum number of nodes of a graph that are visited."""
 
 
 @dataclass
 class NotedCall:
-    """One loss that was computed: the call, and which nodes of the graph are its results."""
+    """A call of a loss, and the nodes of the graph that are its results."""
 
     name: str
     kind: str
@@ -36,15 +36,15 @@ class NotedCall:
     """True if its result holds no tensor that could be followed."""
 
     def key(self) -> str:
-        """Return a text that equal calls share."""
+        """Return a text that is the same for equal calls."""
         return json.dumps([self.name, self.kind, self.attribute, self.arguments], sort_keys=True)
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments, and what was computed inside."""
+        """Return the arguments, and the losses that were computed inside the call."""
         return {**self.arguments, "computes": self.computes} if self.computes else self.arguments
 
     def add(self, inner: "NotedCall") -> None:
-        """Note what is computed inside. Not for PyTorch's own loss modules, whose name says it."""
+        """Note a loss that was computed inside this call, unless this is one of PyTorch's loss modules."""
         if self.name.startswith("torch.nn.modules.loss:") or len(self.computes) >= MAX_CALLS:
             return
         computed = {"name": inner.name, "kind": inner.kind, "arguments": inner.settings()}
@@ -56,14 +56,14 @@ def walk_graph(root: Any, wanted: dict[int, list[NotedCall]]) -> tuple[list[str]
     """Walk a graph breadth first.
 
     Args:
-        root: Its last operation.
-        wanted: Calls by the numbers of the nodes that are their results; those that are found are marked.
+        root: The last operation of the graph.
+        wanted: Calls by the numbers of the nodes that are their results. Calls that are found are marked.
 
     Returns:
-        The names of the operations, and False if the walk ended before everything wanted could be found.
+        The names of the operations, and whether the walk was complete enough to find everything wanted.
     """
     operations: list[str] = []
-    # Nodes are numbered in order: a node that is older than all wanted ones cannot lead to them.
+    # Nodes are numbered in the order of creation. A node older than all wanted nodes cannot lead to them.
     oldest = min(wanted, default=sys.maxsize)
     queue, seen, position = [root], {root}, 0
     while position < len(queue):
@@ -92,7 +92,7 @@ def walk_graph(root: Any, wanted: dict[int, list[NotedCall]]) -> tuple[list[str]
 
 
 def tensors_in(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    """Yield the tensors in what a call gave back."""
+    """Yield the tensors in the result of a call."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping | list | tuple) and depth < 3:
@@ -101,11 +101,11 @@ def tensors_in(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
 
 
 def node_number(node: Any) -> int | None:
-    """Return a node's number, which it keeps. The node itself must not be kept: it keeps the whole graph alive."""
+    """Return the number of a node. A reference to the node would keep the whole graph in memory."""
     number = getattr(node, "_sequence_nr", None)
     return int(number()) if number is not None else None
 
 
 def lacks_numbers(tensors: list[torch.Tensor]) -> bool:
-    """Return True if a tensor's node of the graph has no number, so that it cannot be followed."""
+    """Return True if the node of any of the tensors has no number, so that it cannot be followed."""
     return any(tensor.grad_fn is not None and node_number(tensor.grad_fn) is None for tensor in tensors)

@@ -1,4 +1,4 @@
-"""The settings of losses: the arguments of a loss function, the attributes of a loss module or a metric."""
+"""The settings of losses: arguments of loss functions, and attributes of loss modules and metrics."""
 
 import inspect
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.writing import encode, encode_all
 
 _MAX_WEIGHTS = 1000
-"""Elements of a tensor of weights that is kept by value."""
+"""Maximum number of elements of a tensor of weights that is recorded by value."""
 
 _WEIGHTS = frozenset({"weight", "pos_weight"})
 
 _LEGACY = ("size_average", "reduce")
-"""Arguments that PyTorch has replaced by `reduction`: left out where they are not used."""
+"""Arguments that PyTorch has replaced by `reduction`. They are left out if they are not used."""
 
 
 def is_loss(module: torch.nn.Module) -> bool:
-    """Return True for a module that computes a loss: PyTorch's, and those whose class says so by its name.
+    """Return True for PyTorch's loss modules, and for modules with the name of a loss.
 
     >>> is_loss(torch.nn.MSELoss()), is_loss(torch.nn.Linear(1, 1))
     (True, False)
@@ -34,7 +34,7 @@ def is_loss(module: torch.nn.Module) -> bool:
 
 
 def loss_modules(module: LightningModule, gaps: Gaps) -> list[LossCall]:
-    """Return the loss modules that a LightningModule has, called or not."""
+    """Return the loss modules of a LightningModule, whether or not they were called."""
     found = [(name, child) for name, child in module.named_modules() if name and is_loss(child)]
     calls: list[LossCall] = []
     for name, child in found[:MAX_CALLS]:
@@ -44,7 +44,7 @@ def loss_modules(module: LightningModule, gaps: Gaps) -> list[LossCall]:
 
 
 def bound_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name; those of a built-in, which has no signature, by position."""
+    """Return the arguments of a call by name, or by position for a built-in function without a signature."""
     try:
         bound = inspect.signature(func).bind(*args, **kwargs)
     except (TypeError, ValueError):
@@ -54,7 +54,7 @@ def bound_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 
 def encode_arguments(arguments: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]:
-    """Return the arguments of a loss function as strict JSON: data by its shape, weights by value."""
+    """Return the arguments of a loss function as strict JSON, with data by shape and weights by value."""
     plain = {name: value for name, value in arguments.items() if not isinstance(value, torch.Tensor)}
     encoded = encode_all(plain, gaps.at("arguments"))
     return {
@@ -64,11 +64,11 @@ def encode_arguments(arguments: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]
 
 
 def _tensor(name: str, tensor: torch.Tensor, gaps: Gaps) -> Any:
-    """Return what a record holds of a tensor: small weights by value, data by its shape."""
+    """Return the JSON of a tensor: small weights by value, data by shape."""
     if name in _WEIGHTS and tensor.dim() < 2 and tensor.numel() <= _MAX_WEIGHTS:
         return encode(tensor, gaps.at(name))
     if name in _WEIGHTS:
-        reason = f"weights of {tensor.numel()} elements are known by their shape only"
+        reason = f"only the shape of its {tensor.numel()} weights is recorded"
         gaps.at(name).add(reason, "keep them as a buffer")
     return _shape(tensor)
 
@@ -79,7 +79,7 @@ def _shape(tensor: torch.Tensor) -> dict[str, Any]:
 
 
 def loss_settings(module: torch.nn.Module, gaps: Gaps) -> dict[str, Any]:
-    """Return the settings of a loss module or a metric: its public attributes, buffers and parts."""
+    """Return the public attributes, buffers and children of a loss module or a metric."""
     states = set(getattr(module, "_defaults", {})) if isinstance(module, Metric) else set()
     hidden = states | {"training", "update", "compute"} if isinstance(module, Metric) else {"training"}
     plain = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in hidden}

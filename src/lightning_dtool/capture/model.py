@@ -1,4 +1,4 @@
-"""The model: its class, hyperparameters and parts, and the weights that training began with."""
+"""The model: its class, hyperparameters and children, and its initial weights."""
 
 import os
 import re
@@ -19,26 +19,26 @@ from lightning_dtool.values.digests import opaque_names, state_digest
 from lightning_dtool.values.writing import encode_all
 
 MAX_ARCHITECTURE = 50_000
-"""Characters of the printed module that a record keeps."""
+"""Maximum length of the printed module, in characters."""
 
 MAX_NAMES = 1000
-"""Names of frozen parameters, and direct children, that a record keeps."""
+"""Maximum number of names of frozen parameters, and of direct children, that are recorded."""
 
 _MAX_PARTS = 20_000
-"""Modules and parameters up to which PyTorch prints a module quickly enough."""
+"""Maximum number of modules and parameters of a module that is printed. PyTorch prints larger ones too slowly."""
 
 _CLI_KEYS = frozenset({"_class_path", "_instantiator"})
-"""What LightningCLI adds to the hyperparameters for its own use."""
+"""Keys that LightningCLI adds to the hyperparameters for internal use."""
 
 _WEIGHTS_NAME = re.compile(r"\w+_Weights\.\w+")
 
 
 def capture_model(module: LightningModule, gaps: Gaps) -> Model:
-    """Describe a LightningModule: its class, hyperparameters, size, parts and architecture.
+    """Describe a LightningModule: its class, hyperparameters, size, children and architecture.
 
     Args:
         module: The LightningModule, not wrapped by a strategy.
-        gaps: Receives a gap for whatever could not be recorded.
+        gaps: Receives a gap for everything that could not be recorded.
 
     Returns:
         The record's section, without the initial weights (see `capture_initial_weights`).
@@ -59,13 +59,13 @@ def capture_model(module: LightningModule, gaps: Gaps) -> Model:
         else:
             frozen.append(as_text(name))
     if lazy:
-        reason = f"{lazy} parameters of lazy layers have no size before the first batch, and count as 0"
-        gaps.at("model.parameters_total").add(reason, "run one batch through it before fit")
+        reason = f"{lazy} parameters of lazy layers have no size before the first batch and are counted as 0"
+        gaps.at("model.parameters_total").add(reason, "run a batch through the model before fit")
     return Model(
         class_path=class_path(type(module)),
         source=recorded_source(type(module), gaps.at("model.source")),
         source_sha256=source_digest(type(module)) if source else None,
-        # `hparams` silently drops what cannot be pickled; `hparams_initial` does not.
+        # `hparams` silently drops values that cannot be pickled, `hparams_initial` does not.
         hyperparameters=encode_hyperparameters(module.hparams_initial, gaps),
         parameters_total=total,
         parameters_trainable=trainable,
@@ -84,22 +84,22 @@ def encode_hyperparameters(hparams: Mapping[str, Any], gaps: Gaps) -> dict[str, 
 def capture_initial_weights(
     module: LightningModule, parent: DatasetReference | None, gaps: Gaps, stored: bool = False
 ) -> InitialWeights:
-    """Return where the weights come from, and their digest. Meant for the start of fitting.
+    """Return the origin and the digest of the weights. To be called when fitting starts.
 
-    Pretrained weights of torchvision are recognised by a hyperparameter, or by comparing them bit by bit with the files
-    that torchvision has downloaded. Those of transformers are recognised by the name that its configuration keeps.
-    If pretrained weights can be neither found nor excluded, a gap says so.
+    Pretrained weights of torchvision are recognised by a hyperparameter, or by a bitwise comparison with the files that
+    torchvision has downloaded. Those of transformers are recognised by the name in the configuration of the model. If
+    pretrained weights can be neither found nor excluded, a gap says so.
 
     Args:
         module: The LightningModule, not wrapped by a strategy.
         parent: The checkpoint that the weights were loaded from, if it is a dataset.
-        gaps: Receives a gap for whatever could not be known.
-        stored: Whether the dataset holds them.
+        gaps: Receives a gap for everything that could not be determined.
+        stored: Whether the dataset contains the weights.
     """
     names: list[str] = []
     try:
         names = sorted({*_chosen_weights(module.hparams_initial), *_library_weights(module, gaps)})
-    except Exception as error:  # libraries change, and somebody else's class may do anything
+    except Exception as error:  # a library may have changed, and a user's class may raise anything
         reason = f"looking for pretrained weights raised {type(error).__name__}"
         gaps.at("model.initial_weights.names").add(reason)
     origin = "checkpoint" if parent is not None else "pretrained" if names else "initialised"
@@ -110,22 +110,22 @@ def _digest(module: LightningModule, gaps: Gaps) -> str | None:
     try:
         state = module.state_dict()
         for name in opaque_names(state):
-            reason = "the digest knows this extra state by its repr only"
+            reason = "the digest covers only the repr of this extra state"
             gaps.at(f"model.initial_weights.digest.{as_text(name)}").add(reason, "keep tensors")
         return state_digest(state)
-    except Exception as error:  # a state that is spread over machines, or a tensor class that nobody can read
+    except Exception as error:  # for example sharded tensors, or an unknown tensor class
         reason = f"computing it raised {type(error).__name__}"
         gaps.at("model.initial_weights.digest").add(reason)
         return None
 
 
 def _size(parameter: torch.Tensor) -> int:
-    # A lazy layer has no size until it has seen data.
+    # A lazy parameter has no size before the first batch.
     return 0 if is_lazy(parameter) else parameter.numel()
 
 
 def _children(module: torch.nn.Module) -> Iterator[Child]:
-    """Yield the direct children; a child under two names, and a parameter of two children, counts for each."""
+    """Yield the direct children. A child with two names, or a parameter of two children, is counted twice."""
     for name, child in module._modules.items():
         if child is None:
             continue
@@ -140,27 +140,27 @@ def _children(module: torch.nn.Module) -> Iterator[Child]:
 
 def _first(entries: list[Any], gaps: Gaps) -> list[Any]:
     if len(entries) > MAX_NAMES:
-        reason = f"of its {len(entries)} entries the first {MAX_NAMES} are recorded"
+        reason = f"only the first {MAX_NAMES} of its {len(entries)} entries are recorded"
         gaps.add(reason)
     return entries[:MAX_NAMES]
 
 
 def _bounded(text: str, limit: int, gaps: Gaps) -> str:
     if len(text) > limit:
-        reason = f"of its {len(text)} characters the first {limit} are recorded"
+        reason = f"only the first {limit} of its {len(text)} characters are recorded"
         gaps.add(reason)
     return as_text(text[:limit])
 
 
 def _architecture(module: torch.nn.Module, parameters: int, gaps: Gaps) -> str | None:
-    """Return a module as PyTorch prints it, or the outline of its first modules if it has very many parts."""
+    """Return a module as PyTorch prints it, or an outline of its first modules if it is very large."""
     gaps = gaps.at("model.architecture")
     try:
         if parameters + sum(1 for _ in module.modules()) <= _MAX_PARTS:
             return _bounded(without_addresses(repr(module)), MAX_ARCHITECTURE, gaps)
-        gaps.add("it has too many parts to print: the first modules are outlined")
+        gaps.add("it has too many modules and parameters to print, so only an outline of the first modules is recorded")
         return _outline(module)
-    except Exception as error:  # somebody else's __repr__ may do anything
+    except Exception as error:  # a user's __repr__ may raise anything
         gaps.add(f"printing it raised {type(error).__name__}")
         return None
 
@@ -195,7 +195,7 @@ def _chosen_weights(value: Any, depth: int = 0) -> Iterator[str]:
 
 
 def _library_weights(module: LightningModule, gaps: Gaps) -> Iterator[str]:
-    """Yield the names of pretrained weights in the parts of a module."""
+    """Yield the names of the pretrained weights of a module and its children."""
     seen: list[str] = []
     for name, child in module.named_modules():
         if any(name.startswith(f"{outer}.") for outer in seen):
@@ -210,7 +210,7 @@ def _library_weights(module: LightningModule, gaps: Gaps) -> Iterator[str]:
             _doubt_timm(child, module.hparams_initial, at_part)
         elif library == "transformers" and (path := getattr(getattr(child, "config", None), "_name_or_path", None)):
             seen.append(name)
-            reason = "transformers keeps this name also for a model that is built from a configuration alone"
+            reason = "transformers keeps this name even if the model was built without pretrained weights"
             at_part.add(reason, "compare the digest of the initial weights")
             yield as_text(str(path))
 
@@ -226,7 +226,7 @@ def _doubt_timm(child: torch.nn.Module, hparams: Mapping[str, Any], gaps: Gaps) 
 
 
 def _torchvision_weights(child: torch.nn.Module, gaps: Gaps) -> Iterator[str]:
-    """Yield the weights of torchvision that a model of torchvision holds, by comparing it with what was downloaded."""
+    """Yield the names of the downloaded weights of torchvision that a model contains."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     state = child.state_dict()
     for kind in list(vars(sys.modules[type(child).__module__]).values()):
@@ -236,15 +236,15 @@ def _torchvision_weights(child: torch.nn.Module, gaps: Gaps) -> Iterator[str]:
             file = folder / os.path.basename(weights.url)
             if not file.is_file():
                 continue
-            if not zipfile.is_zipfile(file):  # an older format, which can only be read whole
-                reason = f"{kind.__name__}.{weights.name} was downloaded on this machine, and may be in it"
+            if not zipfile.is_zipfile(file):  # an older format, which cannot be memory-mapped
+                reason = f"{kind.__name__}.{weights.name} was downloaded on this machine and may be in the model"
                 gaps.add(reason, "make the weights a hyperparameter")
             elif _holds(state, torch.load(file, map_location="cpu", mmap=True, weights_only=True)):
                 yield f"{kind.__name__}.{weights.name}"
 
 
 def _holds(state: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
-    """Return True if a state has a tensor of these weights, bit by bit; one that is constant proves nothing."""
+    """Return True if a state has a tensor of these weights, bit for bit. Constant tensors are ignored."""
     for name, tensor in weights.items():
         mine = state.get(name)
         if not isinstance(mine, torch.Tensor) or mine.shape != tensor.shape or mine.dtype != tensor.dtype:
@@ -255,6 +255,6 @@ def _holds(state: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
 
 
 def _is_weights(value: object) -> bool:
-    """Return True for a member of one of torchvision's enumerations; torchvision is not imported for it."""
+    """Return True for a member of torchvision's enumerations of weights. This does not import torchvision."""
     api = sys.modules.get("torchvision.models._api")
     return api is not None and isinstance(value, api.WeightsEnum)

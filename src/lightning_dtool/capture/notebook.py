@@ -1,4 +1,4 @@
-"""What ran in a notebook: the cells of the session, and the file that holds them."""
+"""The cells of a notebook session, and the notebook's file."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from lightning_dtool.values.parsing import parse
 
 
 def notebook_cells() -> str | None:
-    """Return the cells that IPython has run, as one Python text; None outside IPython."""
+    """Return the cells that IPython has run, as one Python source. None outside IPython."""
     cells = getattr(sys.modules.get("__main__"), "In", None)
     if not isinstance(cells, list) or "get_ipython" not in dir(sys.modules["__main__"]):
         return None
@@ -19,7 +19,7 @@ def notebook_cells() -> str | None:
 
 
 def _without_magics(cell: str) -> str:
-    """Return a cell as Python: IPython's magics, and a cell that never ran because it is none, become comments."""
+    """Return a cell as Python. IPython's magics, and a cell with a syntax error, become comments."""
     magics = re.sub(r"^([ \t]*)([%!?].*)$", r"\1pass  # \2", cell, flags=re.MULTILINE)
     for text in (cell, magics):
         try:
@@ -31,7 +31,7 @@ def _without_magics(cell: str) -> str:
 
 
 def notebook_file() -> Path | None:
-    """Return the notebook that is running, where Jupyter or an editor says which."""
+    """Return the file of the running notebook, if Jupyter or an editor names it."""
     named = getattr(sys.modules["__main__"], "__vsc_ipynb_file__", None) or os.environ.get("JPY_SESSION_NAME")
     try:
         path = Path(named) if isinstance(named, str) else None
@@ -41,7 +41,7 @@ def notebook_file() -> Path | None:
 
 
 def without_outputs(notebook: Path, gaps: Gaps) -> bytes:
-    """Return a notebook's cells without what they printed: that is no code, and may be anything."""
+    """Return a notebook without the outputs of its cells, which are not code and may contain anything."""
     try:
         content = json.loads(notebook.read_bytes())
         for cell in content["cells"]:

@@ -1,4 +1,4 @@
-"""Optimizers with their parameter groups, and learning rate schedulers."""
+"""The optimizers with their parameter groups, and the learning rate schedulers."""
 
 import functools
 import inspect
@@ -19,37 +19,37 @@ from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.writing import encode, encode_all, encode_in_detail
 
 NOT_IN_MODULE = "<not in the LightningModule>"
-"""Stands for a parameter that an optimizer changes and that no name leads to."""
+"""Placeholder for a parameter of an optimizer that has no name in the LightningModule."""
 
 _BOOKKEEPING = frozenset(
     {"_step_count", "_last_lr", "_get_lr_called_within_step", "_get_lr_called", "_is_initial", "_initial_step"}
 )
-"""Attributes of PyTorch's schedulers that say where a scheduler stands, not what it does."""
+"""Attributes of PyTorch's schedulers that are state, not settings."""
 
 _MAX_DEPTH = 8
-"""Schedulers within schedulers that are followed."""
+"""Maximum depth of nested schedulers."""
 
 _MAX_PARTS = 100
-"""Functions or schedulers of one list that are described."""
+"""Maximum number of functions or schedulers of one list that are recorded."""
 
 
 def capture_optimizers(trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> list[Optimizer]:
-    """Describe every optimizer with its parameter groups. Meant for the start of training.
+    """Describe each optimizer with its parameter groups. To be called when training starts.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule, not wrapped by a strategy.
-        gaps: Receives a gap for whatever could not be recorded.
+        gaps: Receives a gap for everything that could not be recorded.
 
     Returns:
-        The optimizers, in the order of `configure_optimizers`; with and without manual optimization.
+        The optimizers in the order of `configure_optimizers`, also with manual optimization.
     """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     found: list[Optimizer] = []
     for wrapped in trainer.optimizers:
         optimizer: Any = wrapped.optimizer if isinstance(wrapped, LightningOptimizer) else wrapped
         if type(optimizer).__name__ == "_MockOptimizer":  # Lightning's stand-in for None
-            reason = "configure_optimizers returned no optimizer: how weights change is up to the code"
+            reason = "configure_optimizers returned no optimizer, so how the weights change is not known"
             gaps.at("optimizers").add(reason, "return the optimizer from configure_optimizers")
             continue
         at_optimizer = gaps.at(f"optimizers[{len(found)}]")
@@ -69,7 +69,7 @@ def _describe(optimizer: TorchOptimizer, names: dict[int, str], gaps: Gaps) -> O
     for name, value in vars(optimizer).items():
         if isinstance(value, TorchOptimizer):
             reason = f"it wraps a {class_path(value)}, whose own settings are not recorded"
-            gaps.at(name).add(reason, "give its settings as hyperparameters")
+            gaps.at(name).add(reason, "make its settings hyperparameters")
     return Optimizer(
         class_path=class_path(type(optimizer)),
         defaults=encode_all(getattr(optimizer, "defaults", {}), gaps.at("defaults")),
@@ -78,7 +78,7 @@ def _describe(optimizer: TorchOptimizer, names: dict[int, str], gaps: Gaps) -> O
 
 
 def _parameter_names(group: Mapping[str, Any], names: dict[int, str], gaps: Gaps) -> list[str]:
-    """Return the names of a group's parameters; those that the user gave where the module knows none."""
+    """Return the names of a group's parameters in the module, or else the names that the user gave them."""
     given = group.get("param_names") or []
     found = []
     strangers = 0
@@ -87,20 +87,20 @@ def _parameter_names(group: Mapping[str, Any], names: dict[int, str], gaps: Gaps
         strangers += name is None
         found.append(name or (str(given[index]) if index < len(given) else NOT_IN_MODULE))
     if strangers:
-        reason = f"{strangers} of its parameters are not parameters of the LightningModule (when training began)"
+        reason = f"{strangers} of its parameters were not parameters of the LightningModule when training began"
         gaps.at("parameters").add(reason, "register them in the LightningModule")
     return found
 
 
 def capture_schedulers(trainer: LightningTrainer, gaps: Gaps) -> list[Scheduler]:
-    """Describe every learning rate scheduler: when it steps, its constants, its parts, the functions that it calls.
+    """Describe each learning rate scheduler: when it steps, its constants, nested schedulers and functions.
 
     Args:
         trainer: The Trainer.
-        gaps: Receives a gap for whatever could not be recorded.
+        gaps: Receives a gap for everything that could not be recorded.
 
     Returns:
-        The schedulers, in the order of `configure_optimizers`.
+        The schedulers in the order of `configure_optimizers`.
     """
     found = []
     manual = not getattr(trainer.lightning_module, "automatic_optimization", True)
@@ -110,10 +110,12 @@ def capture_schedulers(trainer: LightningTrainer, gaps: Gaps) -> list[Scheduler]
         settings: dict[str, Any] = {}
         settings = at_settings.observe(functools.partial(_Walk().settings, config.scheduler, at_settings), settings)
         if manual:
-            reason = "under manual optimization it steps where training_step says so, not by interval and frequency"
+            reason = (
+                "with manual optimization, training_step decides when it steps; interval and frequency have no effect"
+            )
             at_scheduler.at("interval").add(reason, "see loss.training_step")
         if config.reduce_on_plateau and not config.strict:
-            settings["strict"] = False  # it is skipped when its metric is missing
+            settings["strict"] = False  # if its metric is missing, the step is skipped
         found.append(
             Scheduler(
                 class_path=class_path(type(config.scheduler)),
@@ -127,13 +129,13 @@ def capture_schedulers(trainer: LightningTrainer, gaps: Gaps) -> list[Scheduler]
 
 
 class _Walk:
-    """One walk through a scheduler and the schedulers that it is made of."""
+    """One walk through a scheduler and its nested schedulers."""
 
     def __init__(self) -> None:
         self._inside: set[int] = set()
 
     def settings(self, scheduler: Any, gaps: Gaps) -> dict[str, Any]:
-        """Return a scheduler's attributes, with those that its `state_dict` leaves out."""
+        """Return a scheduler's attributes, including those that its `state_dict` leaves out."""
         self._inside.add(id(scheduler))
         found = {
             name: self._setting(value, gaps.at(name))
@@ -148,15 +150,15 @@ class _Walk:
             value = value()
         if _is_scheduler(value):
             if len(self._inside) > _MAX_DEPTH or id(value) in self._inside:
-                gaps.add("it contains itself, or lies too deep", "use flatter parts")
+                gaps.add("it contains itself or is nested too deeply", "use fewer nested schedulers")
                 return {"type": class_path(value), "repr": "…"}
-            # Not by `encode`: it would follow the scheduler to its optimizer, which is recorded elsewhere.
+            # Not with `encode`, which would also write the optimizer of the scheduler. It is recorded elsewhere.
             return {"type": class_path(value), "attributes": self.settings(value, gaps)}
         if isinstance(value, list) and len(value) <= _MAX_PARTS:
             return [self._setting(entry, gaps.at(f"[{index}]")) for index, entry in enumerate(value)]
         if not _is_function(value):
             return encode(value, gaps)
-        if _is_scheduler(getattr(value, "__self__", None)):  # one of its own methods
+        if _is_scheduler(getattr(value, "__self__", None)):  # a method of a scheduler
             return {"type": "builtins:method", "name": class_path(value), "missing": ["__self__"]}
         return redact_value(encode_in_detail(value, gaps), gaps)
 
@@ -166,7 +168,7 @@ def _is_scheduler(value: object) -> bool:
 
 
 def _is_function(value: object) -> bool:
-    """Return True for what a scheduler calls: functions, and objects of somebody's own class that can be called."""
+    """Return True for what a scheduler may call: functions, and callable objects of a user's class."""
     if isinstance(value, type | torch.Tensor) or not callable(value):
         return False
     return inspect.isroutine(value) or isinstance(value, functools.partial) or hasattr(value, "__dict__")

@@ -1,4 +1,4 @@
-"""Transforms and hooks that change the data on its way to the model, as structure and source."""
+"""Transforms and hooks that change the data before it reaches the model, as structure and source."""
 
 import json
 import re
@@ -17,28 +17,28 @@ from lightning_dtool.values.definitions import is_users, source_of
 from lightning_dtool.values.writing import encode_in_detail
 
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-"""Lightning's hooks that may change a batch."""
+"""Hooks of Lightning that may change a batch."""
 
 _CHANGES_DATA = re.compile(r"aug(?!ust)|transform(?!er)", re.IGNORECASE)
-"""Names of attributes that hold a transform; not a transformer."""
+"""Names of attributes that hold a transform. The name `transformer` does not match."""
 
 _RECORDED_ELSEWHERE = frozenset({"train_transform", "eval_transform", "target_transform"})
-"""Arguments of a DtoolDataModule: they stand with the stages that use them."""
+"""Arguments of a DtoolDataModule that are recorded with the stages that use them."""
 
 
 def describe_pipeline(obj: Any, gaps: Gaps) -> Any:
-    """Describe a transform, or whatever else is called with a sample or a batch.
+    """Describe a transform, or another object that is called with a sample or a batch.
 
-    Pipelines that differ in one parameter have different descriptions, and the same pipeline has the same
-    description in every process. Pipelines of torchvision, of `nn.Module`s and of albumentations are described by
-    their structure; functions and classes of the user's own also by their source.
+    Pipelines that differ in a parameter have different descriptions. A pipeline has the same description in every
+    process. Pipelines of torchvision, `nn.Module`s and albumentations are described by their structure. The user's
+    functions and classes are also described by their source.
 
     Args:
         obj: The transform.
-        gaps: Stands at its place in the record. Receives a gap for whatever could not be described whole.
+        gaps: Collector at its place in the record. Receives a gap for everything that is not described completely.
 
     Returns:
-        Strict JSON, without what looks like a credential.
+        Strict JSON, with credentials replaced.
 
     Example:
         >>> describe_pipeline(str.strip, Gaps())
@@ -48,13 +48,13 @@ def describe_pipeline(obj: Any, gaps: Gaps) -> Any:
 
 
 def transforms_of(owner: object) -> dict[str, Any]:
-    """Return the attributes of an object that are named like transforms or augmentations, and can be called.
+    """Return the callable attributes of an object that have names of transforms or augmentations.
 
     Args:
-        owner: A dataset, a DataModule or a LightningModule. No property and no method of it is called.
+        owner: A dataset, a DataModule or a LightningModule. None of its properties and methods is called.
 
     Returns:
-        The attributes by name, in order of the names.
+        The attributes by name, sorted by name.
     """
     found = {}
     for name, value in sorted(_kept(owner).items()):
@@ -64,17 +64,18 @@ def transforms_of(owner: object) -> dict[str, Any]:
 
 
 def capture_hooks(trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> dict[str, str]:
-    """Find what changes a batch between the data loader and the training step.
+    """Describe the hooks, methods and attributes that change a batch between the data loader and the training step.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
-        gaps: Receives a gap for whatever could not be described whole.
+        gaps: Receives a gap for everything that is not described completely.
 
     Returns:
-        By name, which begins with `module` or `datamodule`: the source of each hook of Lightning that is
-        overridden (`module.on_after_batch_transfer`), the source of each method and the structure, as
-        JSON text, of each attribute that is named like a transform or an augmentation (`module.train_aug`).
+        Descriptions by name, which begins with `module` or `datamodule`. For an overridden hook of Lightning
+        (`module.on_after_batch_transfer`) and for a method with the name of a transform or an augmentation, the
+        description is the source. For an attribute with such a name (`module.train_aug`), it is the structure as JSON
+        text.
     """
     hooks: dict[str, str] = {}
     for prefix, owner in (("module", module), ("datamodule", getattr(trainer, "datamodule", None))):
@@ -83,8 +84,8 @@ def capture_hooks(trainer: LightningTrainer, module: LightningModule, gaps: Gaps
         try:
             for name, described in _hooks_of(owner, prefix, gaps):
                 hooks[f"{prefix}.{name}"] = described
-        except Exception as error:  # somebody else's class may do anything when it is looked at
-            reason = f"looking at the {prefix} raised {type(error).__name__}"
+        except Exception as error:  # a user's class may raise anything
+            reason = f"reading the {prefix} raised {type(error).__name__}"
             gaps.at(f"data.hooks.{prefix}").add(reason, "keep transforms in plain attributes")
     return hooks
 
@@ -108,7 +109,7 @@ def _hooks_of(owner: LightningModule | LightningDataModule, prefix: str, gaps: G
 
 
 def _methods(owner: LightningModule | LightningDataModule) -> dict[str, Any]:
-    """Return the overridden hooks, and the user's own methods that are named like transforms."""
+    """Return the overridden hooks, and the user's methods that have names of transforms."""
     found: dict[str, Any] = {}
     for name in BATCH_HOOKS:
         value = vars(owner).get(name, getattr(type(owner), name, None))
@@ -129,6 +130,6 @@ def _kept(owner: object) -> dict[str, Any]:
         kept = object.__getattribute__(owner, "__dict__")
     except AttributeError:
         return {}
-    children = kept.get("_modules")  # where an nn.Module keeps those of its attributes that are modules, too
+    children = kept.get("_modules")  # where an nn.Module keeps attributes that are modules
     both = {**kept, **children} if isinstance(children, dict) else kept
     return {name: value for name, value in both.items() if isinstance(name, str)}

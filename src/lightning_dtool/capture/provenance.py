@@ -1,4 +1,4 @@
-"""The whole record of a checkpoint, put together from what the other modules observe."""
+"""The complete record of a checkpoint, assembled from what the other modules observe."""
 
 import getpass
 import uuid
@@ -46,10 +46,10 @@ from lightning_dtool.redaction.record import redact_mapping, redact_record
 from lightning_dtool.values.definitions import class_path
 
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
-"""The class path in a record that was written without the callback. A checkpoint does not know its class."""
+"""The class path in a record that was written without the callback, because a checkpoint does not name its class."""
 
 RUNNING = "running"
-"""The status of a run that has not ended. Later it is `finished`, `interrupted` or `failed`."""
+"""The status of a run until it ends as `finished`, `interrupted` or `failed`."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Observed:
 
 @dataclass(frozen=True)
 class Description:
-    """The record of one checkpoint. Its code is packed later, in the background."""
+    """The record of a checkpoint, whose code is packed later in the background."""
 
     observed: Observed
     record: Provenance
     attachments: Mapping[str, Any] = field(default_factory=dict)
-    """More items for the dataset, by path: bytes, or what torch saves."""
+    """Other items of the dataset by path, as bytes or objects for `torch.save`."""
 
     def sealed(self) -> tuple[Provenance, bytes]:
         """Return the finished record and `source.zip`. Any thread may call this."""
@@ -96,15 +96,15 @@ def observe_run(
     initial_weights: InitialWeights | None = None,
     fit_index: int | None = None,
 ) -> Observed:
-    """Observe a run. Meant for the start of training, when the optimizers are there.
+    """Observe a run. To be called when training starts and the optimizers exist.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule, not wrapped by a strategy.
-        moments: The states of the random number generators, by the moment at which they were taken.
+        moments: States of the random number generators, by the moment at which they were read.
         parent: The checkpoint that training resumes from, if it is a dataset.
         initial_weights: Where the initial weights came from, observed when fitting began.
-        fit_index: Which recorded `fit` of this process it is.
+        fit_index: Number of the recorded `fit` in this process, from 0.
     """
     gaps = Gaps()
     model = gaps.at("model").observe(lambda: capture_model(module, gaps), Model(class_path=class_path(type(module))))
@@ -129,7 +129,7 @@ def observe_run(
 
 
 def observe_checkpoint(checkpoint: Mapping[str, Any]) -> Observed:
-    """Observe a checkpoint alone, for a Trainer that has our CheckpointIO but not our callback."""
+    """Observe only a checkpoint, for a Trainer that has a DtoolCheckpointIO but no DtoolProvenanceCallback."""
     gaps = Gaps()
     for fact in ("model.class_path", "loss", "optimizers", "schedulers", "data", "trainer", "metrics"):
         gaps.at(fact).add(
@@ -159,17 +159,17 @@ def describe(
     order: Mapping[str, str] | None = None,
     gaps: Iterable[Gap] = (),
 ) -> Description:
-    """Write the record of one checkpoint.
+    """Return the record of a checkpoint.
 
     Args:
-        observed: What was observed of the run.
+        observed: The facts that all checkpoints of the run share.
         checkpoint: The state that Lightning saves.
         path: Where Lightning saves it.
-        trainer: The Trainer, for the monitored metrics of the moment.
-        loss: The loss, as seen in the first batch.
-        metrics: What was measured so far.
-        order: Digests of the order of samples so far, by epoch.
-        gaps: What could not be observed since the run began.
+        trainer: The Trainer, for the current values of the monitored metrics.
+        loss: The loss, as observed in the first batch.
+        metrics: The metrics so far.
+        order: Digests of the order of the samples so far, by epoch.
+        gaps: Gaps since the run began.
     """
     found = Gaps()
     found.include([*observed.gaps, *gaps])
@@ -202,7 +202,7 @@ def describe(
 
 
 def _original() -> dict[str, DatasetReference]:
-    """Return the checkpoint whose training is rerun, if this is a rerun."""
+    """Return the checkpoint whose training is run again, if this is a rerun."""
     plan = rerun.current_plan()
     if plan is None:
         return {}
@@ -231,7 +231,7 @@ def _new_run() -> Run:
 def _username() -> str:
     try:
         return as_text(getpass.getuser())
-    except (KeyError, OSError, ImportError):  # a user id without an entry in the password file, as in many containers
+    except (KeyError, OSError, ImportError):  # the user id has no entry in the password file, as in many containers
         return "unknown"
 
 

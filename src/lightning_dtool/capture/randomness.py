@@ -1,8 +1,8 @@
-"""The states of the random number generators, and the settings that decide about bits.
+"""The states of the random number generators, and the settings that affect bits of the results.
 
-The states of all generators are read, without drawing a number, and written as strict JSON. `random_states` reads them
-and `restore` sets them back bit for bit. They are read once when this module is imported, together with the callback. A
-seed that is set between then and the start of training shows as a change.
+`random_states` reads the states of all generators as strict JSON, without drawing a number, and `restore` restores them
+bit for bit. The states are also read when this module is imported, which happens together with the callback. If a seed
+is set between then and the start of training, the states differ.
 """
 
 import base64
@@ -29,10 +29,10 @@ RandomStates = dict[str, Json]
 """The state of each generator by name, as strict JSON."""
 
 _RICH_LINKS = 10_000
-"""Links that rich may have counted by the time it is asked."""
+"""Maximum number of links that rich may have counted when its counter is checked."""
 
 VERSION = 1
-"""Of the item random_states.json."""
+"""Version of the item random_states.json."""
 
 _ENVIRONMENT = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -45,9 +45,9 @@ _ENVIRONMENT = (
 
 
 def random_states() -> RandomStates:
-    """Return the states of Python's, NumPy's and torch's global generators, and of every accelerator in use.
+    """Return the states of the global generators of Python, NumPy and torch, and of each accelerator in use.
 
-    NumPy is left alone where nothing has imported it, and an accelerator that nothing has used yet stays unused.
+    This neither imports NumPy nor initialises an accelerator.
 
     Example:
         >>> states = random_states()
@@ -60,9 +60,9 @@ def random_states() -> RandomStates:
 
 
 def raw_states() -> dict[str, Any]:
-    """Return what `random_states` encodes: this part is quick, and encoding can wait.
+    """Return the states that `random_states` encodes. This is quick, and encoding can be done later.
 
-    The states are copies, which nothing changes any more.
+    The states are copies, which do not change.
     """
     states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
     numpy = sys.modules.get("numpy")
@@ -80,7 +80,7 @@ def encoded_states(raw: Mapping[str, Any]) -> RandomStates:
     """Return states as strict JSON.
 
     Args:
-        raw: What `raw_states` returned.
+        raw: The result of `raw_states`.
     """
     states: RandomStates = {}
     for kind, state in raw.items():
@@ -102,12 +102,12 @@ def encoded_states(raw: Mapping[str, Any]) -> RandomStates:
 
 
 def restore(states: Mapping[str, Json]) -> None:
-    """Set the generators back to what `random_states` returned.
+    """Restore the states of the generators.
 
-    A generator that is not there (another machine has other devices) is passed over.
+    Generators that do not exist, for example because this machine has other devices, are skipped.
 
     Args:
-        states: The states, also after a way through JSON.
+        states: The result of `random_states`, possibly written to JSON and read back.
     """
     python = states.get("python")
     if python is not None:
@@ -131,10 +131,10 @@ def restore(states: Mapping[str, Json]) -> None:
 
 
 def state_digests(states: Mapping[str, Json]) -> dict[str, str]:
-    """Return `sha256:…` of each generator's state.
+    """Return the digest of each generator's state, as `sha256:…`.
 
     Args:
-        states: What `random_states` returned.
+        states: The result of `random_states`.
     """
     return {
         name: f"sha256:{hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()}"
@@ -152,12 +152,12 @@ def random_states_json(moments: Mapping[str, RandomStates]) -> str:
 
 
 def capture_randomness(moments: Mapping[str, RandomStates], gaps: Gaps, weights_stored: bool = False) -> Randomness:
-    """Return the global seed as Lightning's `seed_everything` left it, the states, and what else decides about bits.
+    """Return the seed of Lightning's `seed_everything`, the digests of the states, and other settings that affect bits.
 
     Args:
         moments: States by the moment when they were read (`import`, `fit_start`).
-        gaps: Receives a gap for whatever is not known.
-        weights_stored: Whether the weights that training began with are kept.
+        gaps: Receives a gap for everything that is not known.
+        weights_stored: Whether the initial weights are stored.
     """
     seed = _integer(os.environ.get("PL_GLOBAL_SEED", ""))
     if seed is None:
@@ -169,7 +169,7 @@ def capture_randomness(moments: Mapping[str, RandomStates], gaps: Gaps, weights_
     source = _repeatable_by(seed, moments, weights_stored)
     if source is None:
         gaps.at("randomness.repeatable_by").add(
-            "random numbers were drawn without a seed before this package was imported",
+            "random numbers were drawn without a seed before lightning_dtool was imported",
             "import lightning_dtool first, call seed_everything, or save_initial_weights=True",
         )
     return Randomness(
@@ -182,10 +182,10 @@ def capture_randomness(moments: Mapping[str, RandomStates], gaps: Gaps, weights_
 
 
 def nothing_drawn() -> bool:
-    """Return True if no generator of this process has given a number since it was seeded.
+    """Return True if no number has been drawn from any generator of this process since it was seeded.
 
-    Torch's is compared with a new one of the same seed; the other two say how far they are in a block of 624 numbers
-    that they make at once (NumPy counts one less if the operating system has seeded it).
+    torch's generator is compared with a new one with the same seed. The other two generate blocks of 624 numbers, and
+    their states have the position in the block (which is one less in NumPy if the operating system seeded it).
     """
     fresh = torch.Generator().manual_seed(torch.initial_seed()).get_state()
     if not torch.equal(torch.get_rng_state(), fresh) or not _python_untouched():
@@ -198,15 +198,15 @@ def nothing_drawn() -> bool:
 
 
 def _python_untouched() -> bool:
-    """Return True if Python's generator has given no number, but for the one that rich draws when it is imported."""
+    """Return True if no number has been drawn from Python's generator, except by rich when it is imported."""
     version, numbers, _ = random.getstate()
     if numbers[-1] == 624:
         return True
-    # rich 15 (Lightning's progress bar imports it) begins to count its links with one draw of 24 bits.
+    # rich 15, which Lightning's progress bar imports, draws 24 bits as the start of its counter of links.
     counter = re.fullmatch(r"count\((\d+)\)", repr(getattr(sys.modules.get("rich.style"), "_id_generator", None)))
     if numbers[-1] != 1 or counter is None:
         return False
-    again = random.Random()  # noqa: S311  # no secret: it gives the drawn number once more
+    again = random.Random()  # noqa: S311  # not for secrets: it draws the same number again
     again.setstate((version, (*numbers[:-1], 0), None))
     return 0 <= int(counter[1]) - again.getrandbits(24) < _RICH_LINKS
 
@@ -215,14 +215,14 @@ def _repeatable_by(seed: int | None, moments: Mapping[str, RandomStates], weight
     if seed is not None:
         return "seed"
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return None  # the states are those of one process
+        return None  # these are the states of only one process
     if FRESH_AT_IMPORT and "import" in moments:
         return "states"
     return "initial_weights" if weights_stored and "fit_start" in moments else None
 
 
 def capture_flags(gaps: Gaps) -> dict[str, Json]:
-    """Return what decides about bits besides the generators. Reading them changes nothing and warns of nothing."""
+    """Return the settings that affect bits, apart from the generators. This changes nothing and emits no warning."""
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     readers: dict[str, Callable[[], Json]] = {
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled,
@@ -256,16 +256,17 @@ def capture_flags(gaps: Gaps) -> dict[str, Json]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns about old names for TF32
                 flags[name] = read()
-        except Exception as error:  # another torch, or old and new settings for TF32 mixed, which it refuses to read
-            reason = f"torch did not answer: {type(error).__name__}"
+        except Exception as error:  # another version of torch, or a mix of old and new settings for TF32
+            reason = f"reading it from torch raised {type(error).__name__}"
             gaps.at(f"randomness.flags.{name}").add(reason)
     return flags | {name: os.environ.get(name) for name in _ENVIRONMENT}
 
 
 def _precision_readers() -> dict[str, Callable[[], Json]]:
-    """Return how to read what float32 may be rounded to: from torch 2.9 on by new names, which know the old settings.
+    """Return functions that read the precision of float32 operations.
 
-    Where somebody has used the new ones, torch raises an error at the old.
+    From torch 2.9 on they read the new settings, which include the old ones. If the new settings have been used,
+    reading the old ones raises an error.
     """
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     if hasattr(torch.backends, "fp32_precision"):
@@ -295,7 +296,7 @@ def _fp32_precision(owner: Any) -> str:
 
 
 def _accelerators() -> dict[str, Any]:
-    """Return torch's modules for the accelerators that are in use; asking must not start one."""
+    """Return torch's modules for the accelerators in use. This must not initialise an accelerator."""
     return {
         kind: module
         for kind in ("cuda", "xpu")
@@ -316,7 +317,7 @@ def _decoded(text: str) -> torch.Tensor:
 
 
 def _packed(numbers: Any) -> str:
-    """Return unsigned 32-bit integers as text, a third as long as their digits."""
+    """Return unsigned 32-bit integers as compact text."""
     return base64.b64encode(struct.pack(f"<{len(numbers)}I", *numbers)).decode()
 
 
@@ -339,4 +340,4 @@ AT_IMPORT: RandomStates = random_states()
 """The states when this module was imported."""
 
 FRESH_AT_IMPORT = nothing_drawn()
-"""Whether these are the states of generators that had given no number yet: then they decide about all that follow."""
+"""Whether no number had been drawn from the generators by then, so that their states determine all later numbers."""

@@ -30,15 +30,15 @@ from lightning_dtool.values.writing import encode_all
 class Recorder:
     """Observes a run and describes its checkpoints.
 
-    The callback decides when, and the other modules of this package know how. An error in here becomes a gap of the
-    record and never reaches the training.
+    The callback calls it in the hooks of Lightning, and the other modules of `capture` observe the facts. An error
+    becomes a gap of the record and never affects training.
 
     Args:
         module: The LightningModule, not wrapped by a strategy.
-        parent: The checkpoint that the run resumes from, if that is a dataset.
-        fit_index: Which recorded `fit` of this process it is.
-        keep_weights: Whether the weights that training begins with go into every checkpoint's dataset.
-        trace: Whether digests of all parameters after each optimizer step do.
+        parent: The checkpoint that the run resumes from, if it is a dataset.
+        fit_index: Number of the recorded `fit` in this process, from 0.
+        keep_weights: Whether to store the initial weights in every checkpoint dataset.
+        trace: Whether to store digests of all parameters after each optimizer step in every checkpoint dataset.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Recorder:
     # -- the start of the run -------------------------------------------------------------------------
 
     def fit_start(self) -> None:
-        """Note the random states and the weights that training begins with."""
+        """Observe the random states and the initial weights."""
         states = self._gaps.at("randomness.states").observe(random_states, None)
         if states is not None:
             self._moments["fit_start"] = states
@@ -80,11 +80,11 @@ class Recorder:
         )
 
     def train_start(self, trainer: LightningTrainer) -> None:
-        """Observe what no longer changes: model, optimizers, data, Trainer, environment and code."""
+        """Observe the facts that no longer change: model, optimizers, data, Trainer, environment and code."""
         if self._tracer is not None:
             self._tracer.begin(trainer)
         self._observed = self._gaps.at("run").observe(lambda: self._observe(trainer), None)
-        if self._observed is None:  # tried again, and reported, when a checkpoint is saved
+        if self._observed is None:  # `describe` tries again and raises the error
             return
         data = self._observed.data
         message = self._gaps.at("data").observe(lambda: warn_about_foreign_data(data), None)
@@ -98,12 +98,12 @@ class Recorder:
         for name in secrets:
             warnings.warn(
                 f"The hyperparameter {name!r} looks like a credential. It is redacted in the record, but Lightning's "
-                "checkpoint must hold it as it is, and everybody who can read the checkpoint can read it. Leave it "
-                "out with save_hyperparameters(ignore=[...]), and read it from the environment.",
+                "checkpoint must contain it, and everyone who can read the checkpoint can read it. Leave it out with "
+                "save_hyperparameters(ignore=[...]) and read it from the environment.",
                 ProvenanceWarning,
                 stacklevel=2,
             )
-            reason = "the checkpoint file itself holds what looks like a credential"
+            reason = "the checkpoint file contains what looks like a credential"
             remedy = f"save_hyperparameters(ignore=[{name!r}])"
             self._gaps.at(f"checkpoint.hyper_parameters.{name}").add(reason, remedy)
 
@@ -113,12 +113,12 @@ class Recorder:
     # -- during the run ------------------------------------------------------------------------
 
     def batch_start(self) -> None:
-        """Watch the loss of the first batch."""
+        """Begin to observe the loss of the first batch."""
         if not self._batch_seen:
             self._loss_observer.start()
 
     def before_backward(self, loss: torch.Tensor) -> None:
-        """Look at a loss of the first batch."""
+        """Observe the graph of a loss of the first batch."""
         if not self._batch_seen:
             self._loss_observer.before_backward(loss)
 
@@ -127,7 +127,7 @@ class Recorder:
         self._history.before_optimizer_step(optimizer)
 
     def batch_end(self, trainer: LightningTrainer, outputs: Any) -> None:
-        """Count a batch. After the first one the loss is known."""
+        """Count a batch. After the first batch, stop observing the loss."""
         if self._tracer is not None:
             self._gaps.at("trace").observe(lambda: self._trace(trainer, outputs), None)
         self._history.after_batch()
@@ -141,7 +141,7 @@ class Recorder:
         self._loss_observer.stop()
 
     def epoch_start(self, trainer: LightningTrainer) -> None:
-        """Add what was logged at the very end of the last epoch."""
+        """Add metrics that were logged at the end of the last epoch."""
         self._gaps.at("metrics.history").observe(lambda: self._history.refresh(trainer), None)
 
     def epoch_end(self, trainer: LightningTrainer) -> None:
@@ -154,16 +154,16 @@ class Recorder:
 
     @property
     def run_uuid(self) -> str | None:
-        """The run's UUID, once it has begun."""
+        """UUID of the run. None before training starts."""
         return self._observed.run.uuid if self._observed is not None else None
 
     def end(self, outcome: str) -> None:
-        """Note how the run ended, for checkpoints that are saved later by hand."""
+        """Note how the run ended, for checkpoints that the script saves after it."""
         if self._observed is not None:
             self._observed = replace(self._observed, run_status=outcome)
 
     def describe(self, trainer: LightningTrainer, checkpoint: Mapping[str, Any], path: str) -> Description:
-        """Return what is known of a checkpoint.
+        """Return the record of a checkpoint and its attachments.
 
         Args:
             trainer: The Trainer.
@@ -181,7 +181,7 @@ class Recorder:
         if isinstance(datamodule, DtoolDataModule):
             order = gaps.at("data.order").observe(datamodule.order_digests, order)
         if self._loss is None and not any(gap.fact == "loss" for gap in gaps):
-            gaps.at("loss").add("no training batch was seen", "save after training began")
+            gaps.at("loss").add("no training batch was seen", "save the checkpoint after training has begun")
         for reason in checkpoint.get(RESUMPTION_SECTION, {}).get("inexact", []):
             gaps.at("checkpoint.resume").add(
                 f"a run that resumes from here may differ from an uninterrupted one: {reason}"
@@ -202,7 +202,7 @@ class Recorder:
             self._tracer.after_batch(trainer, self._module, outputs)
 
     def _with_late_modules(self, observed: Observed) -> Observed:
-        """Collect the code again if modules were imported since: inside `forward`, or by validation."""
+        """Collect the code again if modules were imported since then, for example inside `forward`."""
         sources = observed.sources
         if self._gaps.at("code.modules").observe(lambda: project_modules_changed(sources.code), False):
             again = self._gaps.at("code").observe(lambda: collect_code(sources.extra), sources)
@@ -213,7 +213,7 @@ class Recorder:
 def secrets_in_hyperparameters(hparams: Mapping[Any, Any]) -> list[str]:
     """Return the names of hyperparameters that look like credentials.
 
-    The record leaves their values out. A Lightning checkpoint must hold them as they are.
+    They are redacted in the record. A Lightning checkpoint must contain their values.
 
     Args:
         hparams: `LightningModule.hparams`, or those of a LightningDataModule.

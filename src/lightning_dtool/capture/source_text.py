@@ -1,4 +1,4 @@
-"""The source code of a class or a function for a record: bounded, and without credentials."""
+"""Source code of classes and functions for a record, with bounded length and credentials replaced."""
 
 import textwrap
 from typing import Any
@@ -14,21 +14,20 @@ def recorded_source(obj: Any, gaps: Gaps) -> str | None:
 
     Args:
         obj: A class, a function or a method.
-        where: The source's place in the record; gaps name it.
-        gaps: Receives a gap if something was left out.
+        gaps: Collector at the place of the source in the record. Receives a gap if the source is redacted or cut.
 
     Returns:
-        The source without the indentation of its place, or None where there is none; for that the caller adds a gap.
+        The source without common indentation. None if it is not available, for which the caller adds a gap.
     """
     source = source_of(obj)
     if source is None:
         return None
-    # What is indented is no Python by itself, and credentials are found best in what is.
+    # Without indentation it is valid Python, in which credentials are detected best.
     text, redacted = redact_source(as_text(textwrap.dedent(source)))
     if redacted:
         reason = f"what looks like a credential was redacted in {len(redacted)} of its lines"
         gaps.add(reason, "read it from the environment")
     if len(text) > MAX_TEXT:
-        reason = f"of its {len(text)} characters the first {MAX_TEXT} are recorded"
+        reason = f"only the first {MAX_TEXT} of its {len(text)} characters are recorded"
         gaps.add(reason, "split it up")
     return text[:MAX_TEXT]

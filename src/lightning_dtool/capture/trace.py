@@ -1,4 +1,4 @@
-"""Digests of all parameters after each step. They show the first step at which two runs differ."""
+"""Digests of all parameters after each optimizer step, which show the first step at which two runs differ."""
 
 import json
 import math
@@ -12,14 +12,14 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning_dtool.values.digests import state_digest
 
 _DIGITS = len("sha256:") + 32
-"""Half a SHA-256 tells steps apart as well, and halves the trace."""
+"""Number of hexadecimal digits of a digest. Half a SHA-256 is enough to distinguish steps."""
 
 
 class Tracer:
-    """Notes a line for each optimizer step: which it was, the loss, and a digest of each parameter after it.
+    """Notes a line for each optimizer step: its number, the loss, and a digest of each parameter after the step.
 
     Args:
-        fit_index: Which `fit` of its process it is.
+        fit_index: Number of the `fit` in its process, from 0.
     """
 
     def __init__(self, fit_index: int) -> None:
@@ -28,7 +28,7 @@ class Tracer:
         self._step = 0
 
     def begin(self, trainer: LightningTrainer) -> None:
-        """Note how many steps there were before: a resumed training does not begin at 0.
+        """Note the number of steps before training, which is not 0 if training is resumed.
 
         Args:
             trainer: The Trainer.
@@ -41,7 +41,7 @@ class Tracer:
         Args:
             trainer: The Trainer.
             module: The LightningModule.
-            outputs: What `on_train_batch_end` is given.
+            outputs: The `outputs` of `on_train_batch_end`.
         """
         if trainer.global_step == self._step:
             return
@@ -63,7 +63,7 @@ class Tracer:
 
 
 def _loss(outputs: Any) -> str | None:
-    """Return a loss with all its digits; as text, which also holds what is no number."""
+    """Return a loss with all its digits, as text, which can also be `nan` or `inf`."""
     found = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     if not isinstance(found, torch.Tensor) or found.numel() != 1:
         return None

@@ -41,7 +41,7 @@ _SETTINGS = (
     "fast_dev_run",
     "barebones",
 )
-"""What the Trainer keeps under the name of its parameter."""
+"""Settings that the Trainer keeps under the name of its parameter."""
 
 _ELSEWHERE: dict[str, Callable[[Any], Any]] = {
     "detect_anomaly": lambda trainer: trainer._detect_anomaly,
@@ -59,18 +59,18 @@ _ELSEWHERE: dict[str, Callable[[Any], Any]] = {
         "cluster_environment": _class_or_none(getattr(trainer.strategy, "cluster_environment", None)),
     },
 }
-"""What it keeps in other places, or in another form. Some are private: one that moves becomes a gap."""
+"""Settings that the Trainer keeps elsewhere or in another form. A private attribute that has moved becomes a gap."""
 
 _OF_THE_TRAINER = frozenset(
     {"accelerator", "checkpoint_io", "cluster_environment", "device", "parallel_devices", "precision_plugin", "plugin"}
 )
-"""Parameters of a strategy that the Trainer sets, and that are recorded separately."""
+"""Parameters of a strategy that the Trainer sets and that are recorded separately."""
 
 _HOOKS = (
     "backward", "configure_gradient_clipping", "lr_scheduler_step", "manual_backward", "optimizer_step",
     "optimizer_zero_grad", "transfer_batch_to_device",
 )  # fmt: skip
-"""Methods of a LightningModule that take over what the Trainer would do."""
+"""Methods of a LightningModule that replace a part of the Trainer's work."""
 
 _ABSENT: Any = object()
 
@@ -78,12 +78,12 @@ _NOT_SETTINGS = frozenset({"self", "trainer", "pl_module", "parser", "config"})
 
 
 def capture_trainer(trainer: LightningTrainer, gaps: Gaps, module: LightningModule | None = None) -> Trainer:
-    """Return the Trainer's settings that change the result, its callbacks and its loggers.
+    """Return the Trainer's settings that affect the result, its callbacks and its loggers.
 
     Args:
         trainer: The Trainer.
-        gaps: Receives a gap for whatever could not be read.
-        module: The LightningModule, which may take over a part of the Trainer's work.
+        gaps: Receives a gap for everything that could not be read.
+        module: The LightningModule, which may replace a part of the Trainer's work.
     """
     readers: dict[str, Callable[[], Any]] = {
         **{name: functools.partial(_setting, trainer, name) for name in _SETTINGS},
@@ -97,7 +97,7 @@ def capture_trainer(trainer: LightningTrainer, gaps: Gaps, module: LightningModu
     gaps = gaps.at("trainer")
     at_settings = gaps.at("settings")
     settings: dict[str, Any] = {}
-    for name, read in readers.items():  # another Lightning, or a Trainer of the user's own, may lack any of them
+    for name, read in readers.items():  # another version of Lightning, or a user's Trainer, may lack any of them
         value = at_settings.at(name).observe(read, _ABSENT)
         if value is not _ABSENT:
             settings[name] = encode(value, at_settings.at(name))
@@ -113,12 +113,12 @@ def capture_trainer(trainer: LightningTrainer, gaps: Gaps, module: LightningModu
 
 def _setting(trainer: LightningTrainer, name: str) -> Any:
     value = getattr(trainer, name)
-    # Lightning's enumerations of texts are recorded as text.
+    # Lightning's string enumerations are recorded as text.
     return str(value.value) if isinstance(value, str) and hasattr(value, "value") else value
 
 
 def _deterministic() -> bool | str:
-    """Return the Trainer's `deterministic` as torch has it: the Trainer itself does not keep it."""
+    """Return the Trainer's `deterministic` from torch, because the Trainer does not keep it."""
     return (
         "warn"
         if torch.is_deterministic_algorithms_warn_only_enabled()
@@ -138,18 +138,20 @@ def _class_or_none(plugin: object) -> str | None:
 def _strategy_settings(strategy: Any) -> dict[str, Any]:
     kept, _ = _constructed(strategy)
     kept = {name: value for name, value in kept.items() if name not in _OF_THE_TRAINER}
-    return kept | dict(getattr(strategy, "_ddp_kwargs", {}))  # `find_unused_parameters` and its like
+    return kept | dict(getattr(strategy, "_ddp_kwargs", {}))  # such as `find_unused_parameters`
 
 
 def _component(part: Any, gaps: Gaps, state_key: str | None = None) -> Component:
     """Describe a callback or a logger."""
     try:
         kept, missing = _constructed(part)
-    except Exception as error:  # somebody else's class may do anything when it is looked at
-        kept, missing = {}, [f"it cannot be looked at: {type(error).__name__}"]
+    except Exception as error:  # a user's class may raise anything
+        kept, missing = {}, []
+        reason = f"reading a {class_path(type(part))} raised {type(error).__name__}"
+        gaps.at("settings").add(reason, "keep its parameters in plain attributes")
     if missing and not _is_of_lightning(type(part)):
         gaps.at("settings").add(
-            f"a {class_path(type(part))} does not keep what it was constructed with: {', '.join(missing)}",
+            f"a {class_path(type(part))} does not keep these parameters: {', '.join(missing)}",
             "assign each parameter of __init__ to an attribute of that name",
         )
     settings = encode_all(kept, gaps.at("settings"))
@@ -165,9 +167,9 @@ def _is_of_lightning(cls: type) -> bool:
 
 
 def _constructed(part: object) -> tuple[dict[str, Any], list[str]]:
-    """Return the values that an object was constructed with, as far as it keeps them, and the names of the others.
+    """Return the constructor arguments that an object keeps, and the names of the parameters that it does not keep.
 
-    An attribute `name` or `_name` stands for the parameter `name`. Properties are not read: they may have effects.
+    The parameter `name` is kept as an attribute `name` or `_name`. Properties are not read, as they may have effects.
     """
     attributes = getattr(part, "__dict__", {})
     kept: dict[str, Any] = {}
@@ -182,7 +184,7 @@ def _constructed(part: object) -> tuple[dict[str, Any], list[str]]:
 
 
 def _parameters(cls: type) -> Iterator[str]:
-    """Yield the names of a constructor's parameters; with `**kwargs` those of the class above, too."""
+    """Yield the names of a constructor's parameters. With `**kwargs`, yield those of the base class, too."""
     seen = set(_NOT_SETTINGS)
     for base in cls.__mro__:
         if "__init__" not in vars(base) or base is object:
@@ -197,7 +199,7 @@ def _parameters(cls: type) -> Iterator[str]:
 
 
 def capture_monitors(trainer: LightningTrainer, gaps: Gaps) -> list[Monitor]:
-    """Return what the Trainer's ModelCheckpoint callbacks watch, with the present values."""
+    """Return the metrics that the Trainer's ModelCheckpoint callbacks monitor, with their current values."""
     return [
         Monitor(
             name=callback.monitor,
@@ -212,7 +214,7 @@ def capture_monitors(trainer: LightningTrainer, gaps: Gaps) -> list[Monitor]:
 
 
 def capture_metrics(trainer: LightningTrainer, gaps: Gaps) -> dict[str, Any]:
-    """Return every logged metric's latest value."""
+    """Return the latest value of each logged metric."""
     return {
         name: _scalar(value, gaps.at(f"metrics.at_checkpoint.{name}"))
         for name, value in trainer.callback_metrics.items()

@@ -2,5 +2,5 @@
 
 `child` is the program that starts there, `trainer_patch` redirects what a Trainer writes, `callback` starts a fit in
 the recorded state and stops it at the recorded checkpoint, and `class_recall` evaluates the result.
-Nothing is imported here, because these modules depend on when each import happens.
+Nothing is imported here, because these modules depend on the time of each import.
 """

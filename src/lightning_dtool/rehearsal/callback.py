@@ -16,11 +16,11 @@ from lightning_dtool.rerun.seeds import recorded_states, set_threads
 from lightning_dtool.values.digests import state_digest
 
 _present: list["RehearsalCallback"] = []
-"""The rehearsal of the fit that is rerun, once it has begun."""
+"""The callback of the fit that is rerun. Empty before that fit begins."""
 
 
 def begin_rehearsal(trainer: Trainer, io: DtoolCheckpointIO, fit_index: int) -> "RehearsalCallback | None":
-    """Prepare a fit that may be the one that is rerun. Without a plan, do nothing.
+    """Prepare the fit that is rerun. For any other fit, and without a plan, do nothing.
 
     Args:
         trainer: The Trainer, about to fit.
@@ -28,7 +28,7 @@ def begin_rehearsal(trainer: Trainer, io: DtoolCheckpointIO, fit_index: int) -> 
         fit_index: Number of the recorded fit in this process, from 0.
 
     Returns:
-        The callback that was added to the Trainer. None if this fit is not the one that is rerun.
+        The callback that was added to the Trainer. None if nothing was done.
     """
     plan = rerun.current_plan()
     if plan is None:
@@ -47,7 +47,7 @@ def begin_rehearsal(trainer: Trainer, io: DtoolCheckpointIO, fit_index: int) -> 
 
 
 def report_last_checkpoint() -> None:
-    """Report a checkpoint that the script has saved after its training. Called when the script has ended."""
+    """Report a checkpoint that the script saved after training. Called when the script has ended."""
     for rehearsal in _present:
         rehearsal.report_checkpoint()
 
@@ -84,7 +84,7 @@ class RehearsalCallback(Callback):
     # -- the start ------------------------------------------------------------------------------
 
     def restore_start(self, module: LightningModule) -> None:
-        """Restore threads, random states and initial weights, and report whether the weights were equal already.
+        """Restore threads, random states and initial weights, and report whether the weights were already equal.
 
         Args:
             module: The LightningModule, not wrapped by a strategy.
@@ -112,7 +112,7 @@ class RehearsalCallback(Callback):
     # -- the target -----------------------------------------------------------------------------
 
     def is_target(self, checkpoint: Mapping[str, Any]) -> bool:
-        """Return True, once, for the checkpoint of the moment at which the recorded one was saved."""
+        """Return True for the first checkpoint that is saved at the recorded moment."""
         if self._reached or not self._is_moment(checkpoint):
             return False
         self._reached = True
@@ -124,19 +124,19 @@ class RehearsalCallback(Callback):
             return False
         progress = dict(_counters(checkpoint.get("loops", {}).get("fit_loop", {})))
         if self._plan.kind == rerun.REPLICATE and self._progress.get(_LAST_BATCH, 1):
-            # With other data an epoch has another number of batches: only the place in the epoch is compared.
+            # With other data, epochs have other numbers of batches, so only the place in the epoch is compared.
             return all(progress.get(name) == self._progress[name] for name in _PLACE if name in self._progress)
         if checkpoint.get("global_step") != target.global_step:
             return False
         return not self._progress or progress == self._progress
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Recognise the target on the ranks that write no checkpoints."""
+        """Recognise the target on ranks that write no checkpoints."""
         if not trainer.is_global_zero and self._is_moment(checkpoint):
             self._reached = True
 
     def _after_saving(self, trainer: Trainer) -> None:
-        """Save the target if nothing else did, since a monitored metric may choose another epoch. Then stop."""
+        """Save the target if no other callback did, because a metric may select another epoch. Then stop."""
         if not self._reached and self._is_now(trainer):
             trainer.save_checkpoint(Path(self._plan.scratch) / "rerun.ckpt")
         self._stop_if_reached(trainer)
@@ -188,7 +188,7 @@ class RehearsalCallback(Callback):
         self._after_saving(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the end of training, and stop if this is the target. The script may still save after it."""
+        """Report the end of training, and stop if this is the target. The script may still save a checkpoint."""
         rerun.report("end", epoch=trainer.current_epoch, global_step=trainer.global_step)
         self._after_saving(trainer)
 
@@ -201,8 +201,8 @@ _PLACE = (
 
 
 _COUNTED = ("epoch_progress", "batch_progress")
-"""Endings of the names of the counters of epochs and batches. Others, such as the number of an optimizer's closure
-evaluations, may depend on the numbers."""
+"""Suffixes of the names of the counters of epochs and batches. Other counters may depend on computed values, such as
+the number of evaluations of an optimizer's closure."""
 
 
 def _recorded_progress(plan: rerun.Plan) -> dict[str, int]:
@@ -212,7 +212,7 @@ def _recorded_progress(plan: rerun.Plan) -> dict[str, int]:
     try:
         content = torch.load(plan.checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return dict(_counters(content.get("loops", {}).get("fit_loop", {})))
-    except Exception:  # a stranger's file may raise anything; epoch and step are then all there is to compare
+    except Exception:  # an untrusted file may raise anything; then only epoch and step are compared
         return {}
 
 
@@ -226,5 +226,5 @@ def _counters(state: Any, path: str = "", inside: bool = False) -> Iterator[tupl
         yield path, int(state)
 
 
-# A process that another rank has started does not run `child`.
+# A process that another rank starts does not run `child`.
 patch_trainer(Trainer)

@@ -1,8 +1,8 @@
 """The program of a rerun's child process, started by its path: `child.py script FILE ARGV0 ARGUMENTS…`.
 
-It runs a script or a module as Python itself would. In addition it ends when the process that waits for it has ended,
-redirects what a Trainer writes to the scratch folder, and reports errors. It imports only the standard library until
-the script imports more, because the recorded random states depend on when torch and this package are imported.
+It runs a script or a module as Python would. It also redirects what a Trainer writes to the scratch folder, reports
+errors, and ends when the process that waits for it ends. It imports only the standard library before the script imports
+more, because the recorded random states depend on when torch and this package are imported.
 """
 
 import importlib.abc
@@ -23,7 +23,7 @@ TRAINER = "lightning.pytorch.trainer.trainer"
 
 
 def main() -> int:
-    """Run what the command line says, and return the exit code."""
+    """Run the script or module from the command line, and return the exit code."""
     kind, target, typed = sys.argv[1:4]
     # As Python sets it: the script's folder, or for a module the working directory.
     sys.path[0] = os.path.dirname(target) if kind == "script" else os.getcwd()
@@ -56,7 +56,7 @@ def main() -> int:
             if not isinstance(ending.code, int):
                 print(ending.code, file=sys.stderr)  # as Python does
         return code
-    except BaseException as error:  # whatever it is, the parent process must know
+    except BaseException as error:  # every error must be reported to the parent process
         traceback.print_exc()
         rerun.report("error", chain=list(_chain(error)))
         return 1
@@ -102,11 +102,11 @@ def _chain(error: BaseException) -> Iterator[dict[str, Any]]:
 
 
 def _end_with(process: int) -> None:
-    """End this process, and all processes that it has started, as soon as another process has ended."""
+    """End this process, and all processes that it has started, when another process ends."""
     while os.getppid() == process:
         time.sleep(0.5)
     if hasattr(os, "killpg"):
-        os.killpg(os.getpgid(0), signal.SIGKILL)  # the parent has started this process in a group of its own
+        os.killpg(os.getpgid(0), signal.SIGKILL)  # the parent process started this one in its own group
     os._exit(1)
 
 
@@ -120,7 +120,7 @@ class _After(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return the module's own spec, with a loader that calls the function afterwards."""
+        """Return the spec of the module, with a loader that calls the function after the import."""
         if name != self._name:
             return None
         sys.meta_path.remove(self)

@@ -1,4 +1,4 @@
-"""The recall of each class: an accuracy within tolerance may hide that one class is no longer recognised."""
+"""The recall of each class, because an accuracy within tolerance may hide that a class is no longer recognised."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_dtool.data.datamodule import DtoolDataModule
 
 MAX_CLASSES = 200
-"""With more classes than this, none is evaluated."""
+"""Maximum number of classes. With more classes, no recall is computed."""
 
 
 def recall_by_class(trainer: Trainer, module: LightningModule, recorded: str | None) -> dict[str, dict[str, float]]:
     """Return the recall of each class on the validation data, or on the test data if there is none.
 
     The Trainer must have a DtoolDataModule with classes, and the module's `forward` must return a score for each class.
-    The module's weights may be replaced.
+    The weights of the module may be replaced.
 
     Args:
         trainer: The Trainer.
@@ -24,7 +24,7 @@ def recall_by_class(trainer: Trainer, module: LightningModule, recorded: str | N
         recorded: Local file of the recorded checkpoint, which is evaluated on the same data.
 
     Returns:
-        Recall by the name of the class, for `rerun` and `recorded`. Empty if it cannot be computed.
+        Recall by class name, for `rerun` and `recorded`. Empty if it cannot be computed.
     """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, DtoolDataModule):
@@ -40,7 +40,7 @@ def recall_by_class(trainer: Trainer, module: LightningModule, recorded: str | N
             content = torch.load(recorded, map_location="cpu", weights_only=True, mmap=True)
             module.load_state_dict(content["state_dict"])
             found["recorded"] = _recall(module, loader, numbers)
-    except Exception:  # another kind of model, or other batches: not a classifier that can be evaluated
+    except Exception:  # not a classifier that can be evaluated in this way
         return {}
     return found
 

@@ -1,6 +1,6 @@
 """The patch of Lightning's Trainer in a rerun: it writes into the scratch folder, and uses the planned device.
 
-This module is imported while Lightning is, possibly long before the script imports this package. It must therefore
+This module is imported together with Lightning, possibly long before the script imports this package. It must therefore
 import neither Lightning nor `lightning_dtool.capture.randomness`, which observes the random states.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 from lightning_dtool import rerun
 
 _LOGGER_FOLDERS = ("_root_dir", "_save_dir")
-"""Attributes with the folders of Lightning's loggers that write files (TensorBoard, CSV)."""
+"""Attributes of Lightning's file loggers (TensorBoard, CSV) that hold their folders."""
 
 
 def patch_trainer(trainer_class: Any) -> None:
-    """Let every Trainer that is created from now on write into the scratch folder, and use the planned device.
+    """Make every Trainer that is created from now on write into the scratch folder and use the planned device.
 
     Args:
         trainer_class: Lightning's Trainer.
@@ -31,7 +31,7 @@ def patch_trainer(trainer_class: Any) -> None:
         if plan.device is not None:
             kwargs["accelerator"] = plan.device
             devices = kwargs.get("devices", "auto")
-            if isinstance(devices, list | tuple):  # indices of devices, which this machine may not have
+            if isinstance(devices, list | tuple):  # device indices, which may not exist on this machine
                 kwargs["devices"] = len(devices)
         original(self, *args, **kwargs)
         redirect_folders(self, Path(plan.scratch))

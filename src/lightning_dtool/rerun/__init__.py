@@ -1,4 +1,4 @@
-"""The plan of a rerun, and the random numbers and threads that it starts with.
+"""The plan of a rerun, and the random states and threads with which it starts.
 
 Only `lightning_dtool.rerun.seeds` imports torch; everything here uses the standard library alone.
 """

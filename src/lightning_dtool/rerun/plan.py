@@ -1,7 +1,7 @@
-"""The plan of a rerun: what differs in a child process of `lightning-dtool reproduce`, and the events it reports.
+"""The plan for a child process of `lightning-dtool reproduce`, and the events that the process reports.
 
-The plan is a JSON file, named by an environment variable. Without that variable `current_plan()` returns None, and the
-functions here change nothing. This module imports only the standard library, so any module may use it.
+The plan is a JSON file whose path is in an environment variable. Without that variable `current_plan()` returns None,
+and the functions here change nothing. This module imports only the standard library, so any module may use it.
 """
 
 import functools
@@ -31,12 +31,12 @@ class Target:
     """The moment in a training at which the recorded checkpoint was saved.
 
     Attributes:
-        fit_index: Number of the recorded `fit` within its process, from 0. None, if the record does not say, means
-            the first.
-        epoch: The epoch.
-        global_step: Optimizer steps.
+        fit_index: Number of the recorded `fit` within its process, from 0. None means the first, for a record without
+            this number.
+        epoch: Epoch, from 0.
+        global_step: Number of optimizer steps.
         filename: Name of the file to which Lightning saved the checkpoint.
-        progress: Counters of Lightning's loops in the checkpoint. Empty if it has none.
+        progress: Counters of Lightning's loops in the checkpoint. Empty if the checkpoint has none.
     """
 
     fit_index: int | None
@@ -60,19 +60,19 @@ class Plan:
         root: The project's folder: where the recorded source was unpacked.
         automatic: Whether the recorded callback had been attached automatically.
         random_states: Local file of the recorded item random_states.json, if there is one.
-        initial_digest: Digest of the weights with which the recorded training began.
-        initial_weights: Local file with these weights, if they were stored.
-        uris: Replacements for data: recorded URI to the URI to read instead. Both are normalized.
-        data: Replacements for a replication: stage to dataset URI.
+        initial_digest: Digest of the recorded initial weights.
+        initial_weights: Local file with the initial weights, if they were stored.
+        uris: URIs to read in place of recorded ones, by recorded URI. Both are normalized.
+        data: URIs of the datasets of a replication, by stage.
         parent: URI of the checkpoint to resume from, instead of the one that the script names.
         checkpoint: Local file of the recorded checkpoint. It is loaded safely and evaluated on the same data.
-        seed_offset: Number from which, with each seed of the script, another seed is derived. None keeps the seeds.
-        threads: Number of torch's threads. None leaves it as it is.
+        seed_offset: Number for deriving another seed from each seed of the script. None keeps the seeds.
+        threads: Number of torch's threads. None keeps the default.
         threads_forced: Whether `threads` overrides what the script sets.
         device: Accelerator to use instead of the script's, if any.
         trace: Whether to write digests of all parameters after each optimizer step.
         recall: Whether to compute the recall of each class.
-        parent_process: Id of the process that waits for this one. The rerun ends when that process does.
+        parent_process: Id of the process that waits for the rerun. The rerun ends when that process ends.
     """
 
     original: dict[str, str]
@@ -131,7 +131,7 @@ def report(event: str, **facts: Any) -> None:
 
 
 def redirect_base_uri(base_uri: Any) -> Any:
-    """Return the base URI for checkpoints: the plan's, or without a plan the given one."""
+    """Return the plan's base URI for checkpoints. Without a plan, return the given one."""
     plan = current_plan()
     return base_uri if plan is None else plan.into
 
@@ -139,13 +139,13 @@ def redirect_base_uri(base_uri: Any) -> Any:
 def redirect_uri(uri: str) -> str:
     """Return the URI of a dataset to read in place of a recorded one.
 
-    A script may create its dataset itself, in the scratch folder, where the recorded one was. Then it reads its own.
+    If the script has created its own dataset in the scratch folder at the place of the recorded one, it reads its own.
 
     Args:
         uri: A normalized URI.
 
     Returns:
-        The plan's replacement. `uri` itself, if there is none.
+        The plan's replacement, or `uri` if there is none.
     """
     plan = current_plan()
     if plan is None or uri not in plan.uris or _exists_in(uri, plan.scratch):
@@ -173,7 +173,7 @@ def redirect_path(path: str) -> str:
 
 
 def path_in_scratch(path: str | os.PathLike[str], scratch: Path) -> str:
-    """Map a path into the scratch folder. Different paths get different places, the same path always the same one.
+    """Map a path into the scratch folder. Different paths are mapped to different places.
 
     Args:
         path: A local path or a remote address. A path that is in the scratch folder already is returned unchanged.
@@ -182,7 +182,7 @@ def path_in_scratch(path: str | os.PathLike[str], scratch: Path) -> str:
     text = os.fspath(path)
     if "://" not in text and Path(os.path.abspath(text)).is_relative_to(scratch):
         return text
-    # Derived from the path alone: a logger and a ModelCheckpoint may share a folder.
+    # Derived only from the path, because a logger and a ModelCheckpoint may share a folder.
     name = text.replace("://", "/").strip("/\\").replace(":", "_")
     return str(scratch / "outside" / name)
 
@@ -190,18 +190,18 @@ def path_in_scratch(path: str | os.PathLike[str], scratch: Path) -> str:
 def order_seed_offset() -> int:
     """Return the number to add to the seed of the training order. It is 0 unless the plan asks for other seeds."""
     plan = current_plan()
-    # A training that resumes inside an epoch must keep the order of that epoch.
+    # A training that resumes within an epoch must keep the order of that epoch.
     return 0 if plan is None or plan.parent is not None else plan.seed_offset or 0
 
 
 def redirect_data(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return a DataModule's arguments with the data of a replication in place of the recorded data.
+    """Return the arguments of a DataModule, with the data of a replication in place of the recorded data.
 
     Args:
         arguments: `uri`, `train_uri`, `val_uri`, `test_uri`, `val_split`, `test_split` and `split_overlay`.
 
     Returns:
-        The same names. Without a plan for a replication, the same values.
+        The arguments by name. Without a plan for a replication, they are unchanged.
     """
     plan = current_plan()
     data = plan.data if plan is not None else {}

@@ -68,11 +68,11 @@ def derived_seed(seed: object, offset: int) -> int:
 def reseed(offset: int) -> None:
     """Replace the seeds of the global generators of Python, NumPy and torch, now and whenever they are set.
 
-    This covers `seed_everything`. A `torch.Generator` or NumPy `Generator` with a seed of its own keeps it, so that
-    what a script fixes explicitly, such as a split of its data, stays the same.
+    This includes seeds set by `seed_everything`. A `torch.Generator` or NumPy `Generator` with its own seed is not
+    affected, so that an explicit choice of the script, such as a split of its data, stays the same.
 
     Args:
-        offset: Number of the rerun. Each number gives other seeds.
+        offset: Number of the rerun. Each number gives different seeds.
     """
     import random
 
