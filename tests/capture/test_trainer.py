@@ -163,6 +163,21 @@ def test_callbacks_are_recorded_with_their_settings(tmp_path: Path) -> None:
     assert facts.keys() == {f"trainer.callbacks[{places['Keeps']}].settings.api_key"}
 
 
+class Unreadable(L.Callback):
+    def __init__(self, rate: float = 0.1) -> None:
+        self.rate = rate
+
+    __init__.__signature__ = "wrong"  # type: ignore[attr-defined]
+
+
+def test_a_callback_that_cannot_be_read_is_a_gap(tmp_path: Path) -> None:
+    watch = observed(tmp_path, Unreadable())
+    place = [part.class_path.rpartition(":")[2] for part in watch.found.callbacks].index("Unreadable")
+    assert watch.found.callbacks[place].settings == {}
+    reason = {gap.fact: gap.reason for gap in watch.gaps}[f"trainer.callbacks[{place}].settings"]
+    assert reason == f"reading a {__name__}:Unreadable raised TypeError"
+
+
 def test_loggers_are_recorded_without_secrets(tmp_path: Path) -> None:
     class Mine(CSVLogger):
         def __init__(self, folder: Path, token: str) -> None:

@@ -47,7 +47,7 @@ class Sealed:
     code: Code
     zip: bytes
     gaps: list[Gap]
-    """What could not be collected, and where a credential was redacted."""
+    """Gaps for what could not be collected, and for redacted credentials."""
 
 
 class Sources:
@@ -57,7 +57,7 @@ class Sources:
         code: The record's section, without the files' digests.
         sources: The files' content by path inside `source.zip`.
         extra: Files that are stored unchanged.
-        gaps: What could not be collected.
+        gaps: Gaps for what could not be collected.
     """
 
     def __init__(self, code: Code, sources: dict[str, bytes], extra: Mapping[str, bytes], gaps: Iterable[Gap]) -> None:

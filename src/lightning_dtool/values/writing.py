@@ -170,7 +170,7 @@ class Writer:
         Args:
             gaps: Collector at the value's place.
             reason: Why the value cannot be read back.
-            remedy: What would close the gap.
+            remedy: What the user can do to close the gap.
         """
         if not self.detailed:
             gaps.add(reason, remedy)
