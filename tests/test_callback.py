@@ -478,7 +478,7 @@ def test_an_exception_leaves_no_function_mode_behind(tmp_path: Path, models: Pat
 def test_data_without_a_uri_gives_one_warning_with_guideline_and_remedy(tmp_path: Path, models: Path) -> None:
     with pytest.warns(ProvenanceWarning, match="The record cannot name the URI") as caught:
         trainer(tmp_path, DtoolProvenanceCallback(str(models)), max_epochs=3).fit(TinyNet(), loader(), loader())
-    (warning_text,) = [str(warning.message) for warning in caught if "by URI" in str(warning.message)]
+    (warning_text,) = [str(warning.message) for warning in caught if "URI of the data" in str(warning.message)]
     assert "lightning-dtool pack" in warning_text
     assert "dtoolAI" in warning_text
 
