@@ -12,7 +12,7 @@ import torch
 
 import programs
 from kit import TinyNet
-from lightning_dtool.values.digests import opaque_names, state_digest
+from lightning_dtool.values.digests import digest_of_numbers, opaque_names, state_digest
 
 # PyTorch calls these layouts and schemes beta or deprecated, but checkpoints of users hold them.
 _sparse = pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
@@ -88,6 +88,67 @@ def test_sparse_and_quantised_values_change_the_digest() -> None:
     rows = torch.quantize_per_channel(dense, scales, zeros, 0, torch.qint8)
     assert state_digest({"x": rows}) != state_digest({"x": one})
     assert state_digest({"x": rows}) == state_digest({"x": rows.clone()})
+
+
+def test_the_values_of_numpy_arrays_change_the_digest() -> None:
+    array = np.arange(6.0).reshape(2, 3)
+    digest = state_digest({"x": array})
+    assert state_digest({"x": np.asfortranarray(array)}) == digest
+    others = (array + 1, array.reshape(3, 2), array.astype("f4"), array[0])
+    assert digest not in {state_digest({"x": other}) for other in others}
+
+
+class Scaled(torch.Tensor):
+    """A tensor subclass that keeps its values in another tensor, as libraries for quantisation do."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor, scale: float) -> "Scaled":
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner: torch.Tensor, scale: float) -> None:
+        self.inner, self.scale = inner, scale
+
+    def __tensor_flatten__(self) -> tuple[list[str], float]:
+        return ["inner"], self.scale
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function is torch.ops.aten.detach.default
+        return Scaled(args[0].inner, args[0].scale)
+
+
+def test_the_parts_of_a_tensor_subclass_change_the_digest() -> None:
+    digest = state_digest({"x": Scaled(torch.ones(2), 0.5)})
+    assert state_digest({"x": Scaled(torch.ones(2), 0.5)}) == digest
+    others = (Scaled(torch.zeros(2), 0.5), Scaled(torch.ones(2), 0.25), torch.ones(2))
+    assert digest not in {state_digest({"x": other}) for other in others}
+
+
+def test_a_sharded_tensor_is_refused_by_name() -> None:
+    class Sharded(torch.Tensor):
+        def to_local(self) -> torch.Tensor:
+            return self
+
+    with pytest.raises(TypeError, match=r"net\.weight is sharded"):
+        state_digest({"net.weight": torch.ones(2).as_subclass(Sharded)})
+
+
+def test_a_name_that_utf8_cannot_encode_has_a_digest() -> None:
+    assert state_digest({"caf\udce9": 1}) != state_digest({"caf\udcea": 1})
+
+
+@_sparse
+def test_numbers_are_identified_by_dtype_shape_and_bytes() -> None:
+    numbers = (
+        torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.int32), torch.ones(4), torch.zeros(0),
+        np.zeros(4), np.zeros((2, 2)), np.zeros(4, "i8"), np.ones(4), np.zeros(0),
+    )  # fmt: skip
+    assert len({digest_of_numbers(value) for value in numbers}) == len(numbers)
+    assert digest_of_numbers(torch.zeros(8)[::2]) == digest_of_numbers(torch.zeros(4, requires_grad=True))
+    assert digest_of_numbers(np.zeros(8)[::2]) == digest_of_numbers(np.zeros(4))
+    assert digest_of_numbers(torch.ones(2).to_sparse()) is None
+    assert digest_of_numbers(torch.ones(2, device="meta")) is None
+    assert digest_of_numbers(np.array([object()])) is None
 
 
 def test_lazy_layers_have_a_digest() -> None:

@@ -1,6 +1,7 @@
 """Values written as strict JSON of bounded size, equal in every process."""
 
 import argparse
+import collections
 import dataclasses
 import datetime
 import enum
@@ -253,6 +254,33 @@ def test_an_incomplete_value_is_a_gap(value: Any) -> None:
     assert gaps
     assert all(gap.fact.startswith("model.hyperparameters.act") for gap in gaps)
     assert all(gap.reason for gap in gaps)
+
+
+UNKNOWN = eval("lambda: 1")  # its source is in no file
+
+
+@pytest.mark.parametrize(
+    ("value", "places"),
+    [
+        (functools.partial(print, UNKNOWN, end=UNKNOWN), ["args[0]", "keywords.end"]),
+        (functools.partial(UNKNOWN), ["func"]),
+        (collections.defaultdict(UNKNOWN), ["default_factory"]),
+        (Options(extra=[UNKNOWN]), ["extra[0]"]),
+        (slice(1, UNKNOWN), ["stop"]),
+        ({"a": {"b": UNKNOWN}}, ["a.b"]),
+    ],
+)
+def test_a_gap_names_the_part_that_is_not_recorded(value: Any, places: list[str]) -> None:
+    gaps = Gaps()
+    encode(value, gaps)
+    assert [gap.fact for gap in gaps] == places
+
+
+def test_long_lists_that_differ_after_the_cut_are_written_differently() -> None:
+    one, two = list(range(100_000)), list(range(100_000))
+    two[-1] = 0
+    assert encode(one, Gaps()) != encode(two, Gaps())
+    assert encode(tuple(one), Gaps()) == encode(tuple(one), Gaps())
 
 
 def test_a_lambda_keeps_its_source() -> None:
