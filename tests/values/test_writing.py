@@ -279,8 +279,10 @@ def test_a_gap_names_the_part_that_is_not_recorded(value: Any, places: list[str]
 def test_long_lists_that_differ_after_the_cut_are_written_differently() -> None:
     one, two = list(range(100_000)), list(range(100_000))
     two[-1] = 0
-    assert encode(one, Gaps()) != encode(two, Gaps())
-    assert encode(tuple(one), Gaps()) == encode(tuple(one), Gaps())
+    first, second = encode(one, Gaps()), encode(two, Gaps())
+    assert first["length"] == 100_000
+    assert first["value"] == second["value"]
+    assert first["sha256"] != second["sha256"]
 
 
 def test_a_lambda_keeps_its_source() -> None:
