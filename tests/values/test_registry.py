@@ -241,7 +241,8 @@ def same(one: Any, other: Any) -> bool:
             torch.equal(torch.isnan(one), torch.isnan(other))
             and torch.equal(torch.nan_to_num(one.detach()), torch.nan_to_num(other.detach()))
         )
-    if isinstance(one, np.ndarray | np.generic):
+    # `tobytes` of an empty `np.str_` returns bytes that nothing has initialized.
+    if isinstance(one, np.ndarray | np.generic) and not isinstance(one, np.str_):
         if one.dtype.kind in "fc":
             return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
         return (one.dtype, one.shape) == (other.dtype, other.shape) and one.tobytes() == other.tobytes()
