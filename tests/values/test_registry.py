@@ -241,8 +241,7 @@ def same(one: Any, other: Any) -> bool:
             torch.equal(torch.isnan(one), torch.isnan(other))
             and torch.equal(torch.nan_to_num(one.detach()), torch.nan_to_num(other.detach()))
         )
-    # `tobytes` of an empty `np.str_` returns bytes that nothing has initialized.
-    if isinstance(one, np.ndarray | np.generic) and not isinstance(one, np.str_):
+    if isinstance(one, np.ndarray | np.generic):
         if one.dtype.kind in "fc":
             return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
         return (one.dtype, one.shape) == (other.dtype, other.shape) and one.tobytes() == other.tobytes()
@@ -284,6 +283,11 @@ def test_a_registered_type_is_read_back_equal(name: str) -> None:
         assert same(decode(written, argument="x", trust_source=True), value)
 
     check()
+
+
+def test_a_numpy_text_keeps_null_characters_at_its_end() -> None:
+    read = decode(encode(np.str_("oak\0"), Gaps()), argument="x", trust_source=True)
+    assert (type(read), list(read)) == (np.str_, ["o", "a", "k", "\0"])
 
 
 class Keeper:

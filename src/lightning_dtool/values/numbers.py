@@ -135,7 +135,9 @@ def _read_array(content: Mapping[str, Any], reader: "Reader") -> Any:
 
 
 def _write_scalar(value: Any, writer: "Writer", gaps: Gaps) -> Content:
-    return {"value": writer.encode(value.item(), gaps)}
+    # `item` drops the null characters at the end of a text.
+    plain = str.__str__(value) if isinstance(value, np.str_) else value.item()
+    return {"value": writer.encode(plain, gaps)}
 
 
 def _read_scalar(scalar: Any) -> Read:
