@@ -53,7 +53,7 @@ def test_an_unseeded_script_without_the_callback_is_reproduced(tmp_path: Path) -
     assert "randomness.repeatable_by" in [gap.fact for gap in record.gaps]
     found = lightning_dtool.reproduce(uri, into=tmp_path / "into")
     assert found.verdict is Verdict.DIFFERENT
-    assert any("never seeded" in note and "save_initial_weights" in note for note in found.notes)
+    assert any("was not seeded" in note and "save_initial_weights" in note for note in found.notes)
 
     variables = {"LIGHTNING_DTOOL_BASE_URI": str(kept), "LIGHTNING_DTOOL_SAVE_INITIAL_WEIGHTS": "1"}
     train(made, "never_seeds.py", **variables)
