@@ -72,7 +72,7 @@ def _write_function(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     else:
         name = class_path(value)
     if not _is_importable(value, name):
-        public = f"torch:{getattr(value, '__name__', '')}"  # torch's built-in functions do not name their module
+        public = f"torch:{value.__name__}"  # torch's built-in functions do not name their module
         name = public if _is_importable(value, public) else name
     if not _is_importable(value, name):
         writer.add_unreadable(gaps, f"{name} cannot be imported by its name", "define it at the top of a module")
@@ -117,9 +117,12 @@ def _code(value: Any, name: str, writer: "Writer", gaps: Gaps) -> Content:
         if "<lambda>" in name and not is_one_lambda(source):
             content["bytecode"] = f"sha256:{digest_of_code(function.__code__)}"
     if writer.detailed:
-        for layer in (value, function) if value is not function else (function,):
+        # A decorated function has two layers. If both use a name, the value of the outer one is kept: its closure
+        # usually contains the inner function with its own values.
+        for layer in (function, value) if value is not function else (function,):
             if isinstance(layer, types.FunctionType):
-                content.update(_surroundings(layer, writer, gaps))
+                for part, values in _surroundings(layer, writer, gaps).items():
+                    content.setdefault(part, {}).update(values)
     return content
 
 
@@ -230,8 +233,7 @@ def _add_details(value: Any, content: Content, rest: dict[str, Any], writer: "Wr
         gaps.add(f"the source code of {class_path(type(value))} is not available", "define it in a file")
     missing = content.get("missing", [])
     if isinstance(value, torch.nn.Module):
-        init = content["init"]
-        children = [name for name in value._modules if name not in init and f"_{name}" not in init]
+        children = [name for name in value._modules if name in rest]
         if children:  # in a list, because their order matters
             content["children"] = [[name, writer.encode(value._modules[name], gaps.at(name))] for name in children]
         rest = {name: entry for name, entry in rest.items() if name not in value._modules}
