@@ -31,6 +31,9 @@ class Unreadable:
     __slots__ = ()
 
 
+UNREADABLE = Unreadable()
+
+
 class Base:
     """Keeps its parameters, one of them under a private name."""
 
@@ -48,6 +51,11 @@ class Base:
 
 class Derived(Base):
     pass
+
+
+class Scaler:
+    def scaled(self, x: Any, *, more: Any = UNREADABLE) -> Any:
+        return x * FACTOR + more
 
 
 class Forgetful:
@@ -162,6 +170,15 @@ def test_a_function_that_cannot_be_imported_keeps_its_source_and_adds_a_gap() ->
     assert not detailed(shifted(1))[1]
 
 
+def test_a_class_is_written_by_its_name_and_in_detail_with_its_source() -> None:
+    found, gaps = written(Derived)
+    assert found == {"type": "builtins:type", "name": f"{__name__}:Derived"}
+    assert not gaps
+    found, gaps = detailed(Derived)
+    assert "class Derived(Base)" in found["source"]
+    assert not gaps
+
+
 def test_a_function_without_source_adds_one_gap() -> None:
     for found, gaps in (written(UNKNOWN), detailed(UNKNOWN)):
         assert found == {"type": "builtins:function", "name": f"{__name__}:<lambda>"}
@@ -228,6 +245,13 @@ def test_a_method_is_recorded_by_its_name_and_in_detail_with_its_object() -> Non
         decode(encode(Base(2).method), argument="x", trust_source=True)
 
 
+def test_what_a_method_uses_is_described() -> None:
+    found, gaps = detailed(Scaler().scaled)
+    assert found["globals"] == {"FACTOR": 3}
+    assert set(found["defaults"]) == {"more"}
+    assert [gap.fact for gap in gaps] == ["x.defaults.more"]
+
+
 # -- objects --------------------------------------------------------------------------------------
 
 
@@ -251,8 +275,8 @@ def test_a_transform_of_albumentations_is_described_in_its_own_format() -> None:
                 raise RuntimeError("no name")
             return {"transform": {"limit": self.limit}}
 
-    Blur.__module__, Blur.__qualname__ = "albumentations.made_up", "Blur"
-    init = {"type": "albumentations.made_up:Blur", "init": {"limit": 7}}
+    Blur.__module__, Blur.__qualname__ = "albumentations.made.up", "Blur"
+    init = {"type": "albumentations.made.up:Blur", "init": {"limit": 7}}
     assert written(Blur(7)) == (init, [])
     described, gaps = detailed(Blur(7))
     assert described == {"type": init["type"], "albumentations": {"transform": {"limit": 7}}}
@@ -323,7 +347,7 @@ def test_the_children_of_a_module_are_described_in_their_order() -> None:
     assert "attributes" not in found
     assert not gaps
     sequence = nn.Sequential(nn.Softmax(0), nn.ReLU())
-    sequence[1].inplace = Unreadable()
+    sequence[1].inplace = Unreadable()  # type: ignore[assignment]
     found, gaps = detailed(sequence)
     assert [name for name, _ in found["children"]] == ["0", "1"]
     assert [gap.fact for gap in gaps] == ["x.1.inplace"]
