@@ -112,7 +112,7 @@ StoreErrorKind = Literal[
     "overloaded",
     "unsupported",
 ]
-"""The causes of a `StoreError`; the class says what each means."""
+"""The causes of a `StoreError`. The class defines each of them."""
 
 
 class StoreError(LightningDtoolError, OSError):
@@ -126,14 +126,14 @@ class StoreError(LightningDtoolError, OSError):
         kind: The cause:
 
             - `"absent"`: a file or an object is not there;
-            - `"altered"`: the store received or holds something else than what was sent;
+            - `"altered"`: the store received or holds something other than what was sent;
             - `"credentials"`: there are no credentials, or they are incomplete;
-            - `"cut_off"`: the answer began, and broke off;
+            - `"cut_off"`: the answer broke off before its end;
             - `"denied"`: the credentials or the permissions do not allow this;
             - `"full"`: there is no space left on the disk, or in the user's quota;
             - `"no_answer"`: the server cannot be reached or gives no whole answer;
             - `"no_bucket"`: there is no such bucket;
-            - `"overloaded"`: the server is out of order or asks to be asked later;
+            - `"overloaded"`: the server fails, or asks the client to try again later;
             - `"unsupported"`: this kind of store cannot do this;
             - `"other"` (default): anything else.
     """
@@ -155,7 +155,7 @@ class StoreError(LightningDtoolError, OSError):
 
 
 class DatasetNotFoundError(LightningDtoolError, FileNotFoundError):
-    """No dataset at this URI."""
+    """A URI at which there is no dataset."""
 
 
 class NotFrozenError(LightningDtoolError, ValueError):
@@ -163,7 +163,7 @@ class NotFrozenError(LightningDtoolError, ValueError):
 
 
 class DatasetExistsError(LightningDtoolError, FileExistsError):
-    """Something already stands where a new dataset should go."""
+    """A new dataset whose place is already taken."""
 
 
 # -- what a dataset holds -----------------------------------------------------------------------
@@ -182,7 +182,7 @@ class VerificationError(CorruptDatasetError):
 
 
 class MissingItemError(LightningDtoolError, FileNotFoundError):
-    """An item that the manifest lists and the store does not hold, or that nobody lists."""
+    """An item that is not in the manifest, or that is in the manifest but not in the store."""
 
 
 class MetadataKeyError(LightningDtoolError, KeyError):
@@ -221,7 +221,7 @@ class UnsafeCheckpointError(LightningDtoolError, pickle.UnpicklingError):
 
 
 class ModuleLoadError(LightningDtoolError, ImportError):
-    """A model class that cannot be imported, or code from a record that nobody has trusted."""
+    """A model class that cannot be imported, or recorded code that would run without `trust_source=True`."""
 
 
 class PublishError(LightningDtoolError, RuntimeError):
@@ -247,7 +247,7 @@ ReproductionErrorKind = Literal[
     "not_started",
     "timed_out",
 ]
-"""The causes of a `ReproductionError`; the class defines each of them."""
+"""The causes of a `ReproductionError`. The class defines each of them."""
 
 
 class ReproductionError(LightningDtoolError, RuntimeError):

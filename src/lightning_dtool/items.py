@@ -35,7 +35,7 @@ _DESCRIPTIONS = {
 }
 
 RESUMPTION_SECTION = "lightning_dtool"
-"""The key in a Lightning checkpoint for what an exact resume needs besides."""
+"""The key in a Lightning checkpoint under which the additional state for an exact resume is stored."""
 
 CHECKPOINT_TAG = "lightning-checkpoint"
 """The tag of every checkpoint dataset."""

@@ -41,7 +41,7 @@ def decoder_versions() -> list[Any]:
 
 
 class _Kind(NamedTuple):
-    """The properties of an image besides its pixels; often all images of a dataset have the same."""
+    """The properties of an image other than its pixels. They are often the same for all images of a dataset."""
 
     mode: str
     width: int

@@ -145,7 +145,7 @@ class DtoolBroker(Broker):
         return str(self._broker.put_item(fpath, relpath))
 
     def download(self, item: Item, destination: BinaryIO) -> None:
-        """Write an item's content to a file object. It comes from dtool's own cache, which nobody verifies."""
+        """Write an item's content to a file object. It comes from dtool's own cache, which dtool does not verify."""
         with open(self._broker.get_item_abspath(item.identifier), "rb") as source:
             shutil.copyfileobj(source, destination, CHUNK)
 
