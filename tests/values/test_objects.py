@@ -1,6 +1,7 @@
 """The content of functions, methods and objects: what `encode` and `encode_in_detail` write, and the gaps they add."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_dtool.record import Gap, Gaps
+from lightning_dtool.record import Gap, Gaps, as_text
 from lightning_dtool.values import definitions
 from lightning_dtool.values.numbers import MAX_VALUES
 from lightning_dtool.values.reading import decode, unreadable
-from lightning_dtool.values.writing import MAX_DEPTH, MAX_ITEMS, encode, encode_in_detail
+from lightning_dtool.values.writing import MAX_DEPTH, MAX_ITEMS, MAX_TEXT, encode, encode_in_detail
 
 FACTOR = 3
 NESTED = (1, [2.5, {"a": "b"}], {None, True})
@@ -51,6 +52,23 @@ class Base:
 
 class Derived(Base):
     pass
+
+
+class Slotted:
+    """Has its attributes in slots. One is never assigned."""
+
+    __slots__ = ("__weakref__", "absent", "factor")
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+
+class SlottedOnce(Slotted):
+    __slots__ = "bias"
+
+    def __init__(self, factor: float, bias: float) -> None:
+        super().__init__(factor)
+        self.bias = bias
 
 
 class Scaler:
@@ -293,6 +311,13 @@ def test_an_object_is_written_as_the_parameters_that_it_keeps() -> None:
     assert [gap.fact for gap in gaps] == ["x.bias"]
 
 
+def test_parameters_that_an_object_keeps_in_slots_are_written() -> None:
+    found, gaps = detailed(SlottedOnce(2, 3))
+    assert found["init"] == {"factor": 2, "bias": 3}
+    assert "attributes" not in found
+    assert not gaps
+
+
 def test_parameters_that_an_object_does_not_keep_are_missing() -> None:
     found, gaps = written(Forgetful(1.0))
     assert found == {"type": f"{__name__}:Forgetful", "init": {}, "missing": ["rate", "options"]}
@@ -438,4 +463,20 @@ def test_a_container_with_too_many_entries_keeps_examples_and_its_length(make: A
     assert [gap.fact for gap in gaps] == ["x"]
     [kept] = content.values()
     assert f"{len(kept)} of its {size}" in gaps[0].reason
+    assert gaps[0].remedy
+
+
+@pytest.mark.parametrize("character", ["a", "\ud800"])
+def test_a_text_that_is_too_long_keeps_its_beginning_length_and_hash(character: str) -> None:
+    text = character * (MAX_TEXT + 1)
+    assert not written("a" * MAX_TEXT)[1]
+    found, gaps = written(text)
+    assert found == {
+        "type": "builtins:str",
+        "value": as_text(character * definitions.MAX_REPR),
+        "length": len(text),
+        "sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+    }
+    assert [gap.fact for gap in gaps] == ["x"]
+    assert str(len(text)) in gaps[0].reason
     assert gaps[0].remedy
