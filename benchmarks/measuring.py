@@ -1,4 +1,4 @@
-"""Comparisons of cases that run in turns, with their figures and goals."""
+"""Comparisons of cases that run alternately, with their figures and goals."""
 
 import gc
 import random
@@ -31,9 +31,10 @@ class Bar:
         series: The name of the series.
         at_most: The highest allowed ratio; with `absolute`, the highest allowed figure.
         against: The series to divide by. Default: the comparison's baseline.
-        statistic: `"median"` (default), `"min"`, `"first"`, or `"paired"`, which is the median of the ratios of figures
-            measured directly after one another. Use it for differences smaller than the variation of the machine.
-        absolute: Whether the figure itself is judged, in the comparison's unit, and not a ratio. False by default.
+        statistic: `"median"` (default), `"min"`, `"first"`, or `"paired"`: the median of the ratios of figures from the
+            same round. Use `"paired"` for differences smaller than the variation of the machine.
+        absolute: Whether the figure itself is judged, in the comparison's unit, instead of a ratio. False by default.
+            Has no effect with `"paired"`.
     """
 
     series: str
@@ -89,7 +90,7 @@ def interleaved(
     Args:
         cases: Functions by name; each returns one figure.
         rounds: The number of figures for each case.
-        warmup: The number of earlier rounds whose figures are dropped. 1 by default.
+        warmup: The number of additional rounds at the start, whose figures are dropped. 1 by default.
         seed: The seed of the order. 0 by default.
 
     Returns:

@@ -84,7 +84,7 @@ def test_a_checkpoint_is_stored_once_on_disk(tmp_path: Path) -> None:
     plain = run(tmp_path / "plain")
     recorded = run(tmp_path / "recorded", DtoolProvenanceCallback(str(tmp_path / "recorded" / "models")))
 
-    # The state has 29 MB. The record has the same size for every model (about 250 kB here, most of it source code):
+    # The state takes 29 MB. The record has the same size for every model (about 250 kB here, most of it source code):
     # the record of a tiny model is larger than its weights.
     assert plain > 20_000_000
     assert recorded <= 1.02 * plain

@@ -386,7 +386,7 @@ def test_without_a_dtool_datamodule_warnings_say_what_is_unknown(
     provenance = DtoolProvenanceCallback(str(folder / "models"))
     dataset = DtoolDataset(data.uri, transform=Halve())
     trainer(folder, provenance, max_epochs=1).fit(TinyNet(), DataLoader(dataset, batch_size=16))
-    with pytest.warns(ProvenanceWarning, match="not with DtoolDataModule.*not transformed.*transform is not applied"):
+    with pytest.warns(ProvenanceWarning, match="without a DataModule.*not transformed.*not applied: transform"):
         found = evaluate(provenance.last_uri, new_data.uri)
     assert found.classes == list(CLASSES)
     assert found.training_items is None
@@ -404,7 +404,7 @@ def test_without_recorded_classes_those_of_the_data_are_used(new_data: FrozenDat
     found = quietly(provenance.last_uri, new_data.uri)
     assert found.count == len(new_data.items)
     how_read, how_numbered = found.warnings
-    assert "trained with no DataModule" in how_read
+    assert "trained without a DataModule" in how_read
     assert "does not say how its classes were numbered" in how_numbered
     assert "elm=0, fir=1, oak=2" in how_numbered
 

@@ -1,4 +1,4 @@
-"""Bitwise reproduction of every kind of training and of every way to start one."""
+"""Reproduction of every kind of training and of several ways to start one, and replication on new data."""
 
 import shutil
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_project_of_lightning_cli_is_reproduced(tmp_path: Path) -> None:
     assert found.verdict is Verdict.IDENTICAL, (found, found.factors)
 
 
-def test_an_unseeded_script_without_the_callback_is_reproduced(tmp_path: Path) -> None:
+def test_an_unseeded_script_without_the_callback_is_reproduced_from_saved_initial_weights(tmp_path: Path) -> None:
     made, (models, kept) = project(tmp_path, "never_seeds.py"), places(tmp_path, "models", "kept")
     train(made, "never_seeds.py", LIGHTNING_DTOOL_BASE_URI=str(models))
     uri = only_checkpoint(models)

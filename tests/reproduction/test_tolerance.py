@@ -200,14 +200,14 @@ def test_all_metrics_together_are_covered_at_the_level() -> None:
     ("recorded", "runs", "note"),
     [
         ({}, RUNS, "not comparable: it is not recorded"),
-        ({"acc": math.nan}, RUNS, r"the recorded value is no finite number (nan)"),
-        ({"acc": {"type": "builtins:float", "value": "nan"}}, RUNS, "the recorded value is no finite number (nan)"),
-        ({"acc": None}, RUNS, "the recorded value is no finite number (None)"),
-        ({"acc": True}, RUNS, "the recorded value is no finite number (True)"),
-        ({"acc": 10**400}, RUNS, "the recorded value is no finite number (1000"),
-        ({"acc": 0.9}, [*RUNS, {"acc": math.inf}], "the value of a rerun is no finite number (inf)"),
-        ({"acc": 0.9}, [*RUNS, {"acc": "good"}], "the value of a rerun is no finite number (good)"),
-        ({"acc": 0.9}, RUNS[:2], "2 of 2 reruns measured it, and an interval takes at least 3"),
+        ({"acc": math.nan}, RUNS, r"the recorded value is not a finite number (nan)"),
+        ({"acc": {"type": "builtins:float", "value": "nan"}}, RUNS, "the recorded value is not a finite number (nan)"),
+        ({"acc": None}, RUNS, "the recorded value is not a finite number (None)"),
+        ({"acc": True}, RUNS, "the recorded value is not a finite number (True)"),
+        ({"acc": 10**400}, RUNS, "the recorded value is not a finite number (1000"),
+        ({"acc": 0.9}, [*RUNS, {"acc": math.inf}], "the value of a rerun is not a finite number (inf)"),
+        ({"acc": 0.9}, [*RUNS, {"acc": "good"}], "the value of a rerun is not a finite number (good)"),
+        ({"acc": 0.9}, RUNS[:2], "2 of 2 reruns measured it, and an interval needs at least 3"),
         ({"acc": 0.9}, [*RUNS[:2], {}, {}], "2 of 4 reruns measured it"),
         ({"acc": 0.9}, [], "0 of 0 reruns measured it"),
     ],
@@ -228,7 +228,7 @@ def test_a_metric_missing_in_some_reruns_is_judged_by_the_others() -> None:
 
 def test_reruns_with_equal_metrics_give_a_point() -> None:
     runs = [{"x": 0.5}] * 3
-    note = "all reruns measured the same, so that only that value is inside"
+    note = "all reruns measured the same value, so only that value is inside"
     same, other = judge({"x": 0.5}, runs)[0], judge({"x": 0.6}, runs)[0]
     assert (same.inside, same.note) == (True, note)
     assert (other.inside, other.note) == (False, f"above what reruns predict; {note}")

@@ -1,4 +1,4 @@
-"""The arguments of a DtoolDataModule, and the check that they fit together."""
+"""The arguments of a DtoolDataModule, and their checks."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from lightning_dtool.errors import ConfigurationError
 
 
 class Arguments(Protocol):
-    """The attributes that a DtoolDataModule keeps of its arguments."""
+    """The arguments that a DtoolDataModule keeps as attributes."""
 
     uri: str | None
     train_uri: str | None
@@ -34,10 +34,10 @@ class Arguments(Protocol):
 
 
 def check_arguments(given: Arguments) -> None:
-    """Check that arguments fit together, without reading any data.
+    """Check the counts and fractions, and that the arguments fit together, without reading any data.
 
     Raises:
-        ConfigurationError: If they do not fit together.
+        ConfigurationError: If a count or fraction is not valid, or if arguments do not fit together.
     """
     if given.uri is not None and given.train_uri is not None:
         raise ConfigurationError(
@@ -76,7 +76,7 @@ def check_arguments(given: Arguments) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return a value that a safe load of a checkpoint accepts: any collection becomes a list."""
+    """Return a value that a safe load of a checkpoint accepts: lists, tuples and sets become lists."""
     if isinstance(value, (list, tuple)):
         return list(value)
     return sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value

@@ -47,15 +47,16 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a checkpoint's model on a dataset.
 
-    Samples are decoded and transformed as the record says for evaluation in training, and classes have the numbers of
-    the training. By default the whole dataset is used. If it is the dataset that the model was trained with, only the
-    part that was held out for testing is used, or, without such a part, the one for validation. If the model was
-    trained on some of the samples, you get a warning; such samples are also found in another dataset as long as the
-    training data can be read.
+    Samples are decoded and transformed as they were for validation during training, according to the record. Classes
+    keep the numbers that they had in training. By default the whole dataset is used. If the training used it
+    through a DtoolDataModule, only the part that was held out for testing is used; without such a part, the one for
+    validation; without either, the one for training. If the model was trained on some of the samples, you get a
+    warning. Such samples are also detected in another dataset, as long as the training data can be read.
 
     The model runs in evaluation mode and without gradients: `forward` is called with each batch, after the module's
-    batch transfer hooks. If its output has a column per class, these are probabilities if they add up to 1, else
-    logits. A single column is the score of the second of two classes, or a number for regression.
+    batch transfer hooks. An output with one column per class is interpreted as probabilities if the values lie between
+    0 and 1 and each row adds up to 1, and as logits otherwise. A single column is the score of the second of two
+    classes, or a number for regression.
 
     `evaluate` does not call `test_step`. To compute the metrics that a module logs itself, use
     `Trainer.test(model, DtoolDataModule(...))`. Models whose `forward` does not return one tensor of scores, such as
@@ -64,7 +65,7 @@ def evaluate(
     Args:
         uri: The checkpoint's URI, or its folder.
         data: The dataset's URI, or its folder.
-        metrics: Names of metrics, as a list or as one text with commas. For classification: accuracy,
+        metrics: Names of metrics, as a list or as one string separated by commas. For classification: accuracy,
             balanced_accuracy, precision, recall, f1, auroc, cohen_kappa, matthews, calibration_error. For regression:
             mse, rmse, mae, r2, pearson, spearman. `Evaluation.settings` defines each of them. Default: accuracy,
             balanced_accuracy, f1, auroc and calibration_error (with two classes and one output also precision and
@@ -84,8 +85,9 @@ def evaluate(
         num_workers: Processes that load data. Default: 0, which loads data in this process.
         device: Where the model runs. Default: "cpu".
         cls: The model's class. Default: the class that the record names, imported.
-        trust_source: Allow to run code from the checkpoint: a class that cannot be imported is built from the recorded
-            source, and functions that the record names are imported. Default: such a class or function is an error.
+        trust_source: Run code from the checkpoint: build a class that cannot be imported from the recorded source, and
+            import functions that the record names. Default: such a class or function is an error, except the
+            transforms of torchvision.
         progress: Show progress bars if the output is a terminal. Default: no progress bars.
 
     Returns:
@@ -185,8 +187,8 @@ def _device(device: str | torch.device) -> torch.device:
         place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].removesuffix(".")
         raise ConfigurationError(
-            f"device={str(device)!r} cannot be used here: {reason} Choose another one, such as 'cpu'."
+            f"device={str(device)!r} cannot be used here: {reason}. Choose another one, such as 'cpu'."
         ) from error
     return place

@@ -42,7 +42,7 @@ class HeldOut:
         reading: How the samples were selected and read, as strict JSON: `select`, and whichever of `decoder`, `target`,
             `eval_transform`, `target_transform` and `collate_fn` was recorded or given.
         training_items: How many of the samples the model was trained on; None if that is unknown.
-        notes: Messages that limit what the result means.
+        notes: Warnings about what the result does not show.
     """
 
     dataset: DtoolDataset
@@ -72,11 +72,11 @@ def held_out(
         checkpoint: The checkpoint's URI, for messages.
         data: The dataset's URI, or its folder.
         part: `test`, `val` or `train` for a part of the dataset that the model was trained with, or `whole`. Default:
-            of that dataset, the part that was held out for testing, else for validation; any other dataset whole.
+            for that dataset, the part for testing, else for validation, else for training; for any other, `whole`.
         select: Overlay names, each with the wanted value or a list of values. Selects from the whole dataset.
         readers: Arguments of `DtoolDataModule` that replace recorded ones: `decoder`, `target`, `eval_transform`,
             `target_transform` and `collate_fn`.
-        trust_source: Allow to import functions that the record names. Default: only torchvision's transforms.
+        trust_source: Import functions that the record names. Default: only torchvision's transforms are imported.
 
     Raises:
         ConfigurationError: If the data has no such part or no targets, or a recorded function cannot be imported.
@@ -111,7 +111,7 @@ class _Chooser:
         }
         self.readers |= given
         if not self.is_ours:
-            self._note_foreign(module.class_path if module is not None else "no DataModule", given)
+            self._note_foreign(module.class_path if module is not None else None, given)
         trained_on = self._source("train")
         self.numbers: dict[str, int] | None = trained_on.class_to_idx if trained_on is not None else None
 
@@ -155,13 +155,14 @@ class _Chooser:
             for source in self.sources.get(stage, [])
         )
 
-    def _note_foreign(self, trained_with: str, given: Mapping[str, Any]) -> None:
+    def _note_foreign(self, datamodule: str | None, given: Mapping[str, Any]) -> None:
+        used = "without a DataModule" if datamodule is None else f"with {datamodule}, not with DtoolDataModule"
         recorded = [*(self._source("val") or self._source("train") or DataSource()).transforms]
-        lost = f" The recorded {', '.join(sorted(recorded))} is not applied." if recorded else ""
+        lost = f" Recorded but not applied: {', '.join(sorted(recorded))}." if recorded else ""
         if "eval_transform" not in given and "decoder" not in given:
             self.notes.append(
-                f"{self.checkpoint} was trained with {trained_with}, not with DtoolDataModule. Samples of"
-                f" {self.frozen.uri} are decoded by the defaults of DtoolDataset and not transformed.{lost}"
+                f"{self.checkpoint} was trained {used}. Samples of {self.frozen.uri} are decoded by the defaults"
+                f" of DtoolDataset and not transformed.{lost}"
             )
 
     # -- choosing ---------------------------------------------------------------------------------
@@ -213,8 +214,8 @@ class _Chooser:
         found = selection_digest(dataset.identifiers if dataset.is_itemwise else dataset.names)
         if expected is not None and found != expected:
             raise VerificationError(
-                f"expected its part {stage!r} to be the samples {expected} of the record of {self.checkpoint}, found"
-                f" {found}. Select samples yourself with part={WHOLE!r} and select=...",
+                f"the samples of its part {stage!r} are not those in the record of {self.checkpoint}: expected the"
+                f" digest {expected}, found {found}. Select samples yourself with part={WHOLE!r} and select=...",
                 uri=frozen.uri,
             )
         return dataset
@@ -256,7 +257,7 @@ class _Chooser:
                         " Leave such samples out with select=..., or name another target with target=...",
                         uri=uri,
                     )
-            # The names of the training: rows have only numbers.
+            # Use the class names of the training, because rows have only numbers.
             dataset._samples.targets = Targets(dataset._samples.targets.values, dict(self.numbers))  # type: ignore[union-attr]
         return dataset
 
@@ -297,7 +298,7 @@ class _Chooser:
 
 
 def _as_numbers(dataset: DtoolDataset, checkpoint: str) -> DtoolDataset:
-    """Return the samples with numbers as targets; whole numbers had been read as classes."""
+    """Return the samples with numbers as targets, where whole numbers were read as classes."""
     names = dataset.class_to_idx or {}
     if any(isinstance(name, bool) or not isinstance(name, int) for name in names):
         raise ConfigurationError(

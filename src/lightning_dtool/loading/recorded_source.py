@@ -28,8 +28,8 @@ from lightning_dtool.record import Code
 def import_class(class_path: str) -> type[LightningModule] | None:
     """Return the LightningModule class that a record names, if it can be imported here.
 
-    Only installed code is imported, and only a LightningModule is returned, because the record of a stranger
-    can name anything.
+    The record of a stranger can name anything. Therefore only code that is already on this machine is imported, and
+    only a LightningModule is returned.
 
     Args:
         class_path: `module:qualified.name`.
@@ -43,7 +43,7 @@ def import_class(class_path: str) -> type[LightningModule] | None:
     try:
         found: Any = importlib.import_module(module_name)
         for name in qualname.split("."):
-            # Not `getattr`: a module or a class may answer with code of its own.
+            # Not `getattr`: it may run code of the module or class.
             found = vars(found)[name]
     except (Exception, SystemExit):  # a module may raise anything, a script may even end the program
         return None
@@ -51,7 +51,7 @@ def import_class(class_path: str) -> type[LightningModule] | None:
 
 
 def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -> type[LightningModule]:
-    """Return a LightningModule class from the source that a checkpoint carries. This runs that source.
+    """Return a LightningModule class from the source that a checkpoint carries. This runs code from that source.
 
     Only the statements that the class needs are run: the imports, definitions and assignments that it refers to,
     directly or indirectly. A training script does not train again.
@@ -64,8 +64,9 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
 
     Raises:
         ModuleLoadError: If the class is not there, or its source does not run.
-        CorruptDatasetError: If `source.zip` is no zip file.
-        UnsafeDatasetError: If it, or the record, names files outside of it, or if it is a zip bomb.
+        CorruptDatasetError: If `source.zip` is not a zip file.
+        UnsafeDatasetError: If `source.zip` or the record names files outside the folder where it is unpacked, or if
+            `source.zip` is a zip bomb.
     """
     module_name, _, qualname = class_path.partition(":")
     relpath = code.modules.get(module_name)
@@ -73,7 +74,7 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
         raise ModuleLoadError(
             f"its source.zip does not hold the module {module_name!r} that defines {qualname!r}.", uri=uri
         )
-    folder = Path(tempfile.mkdtemp(prefix="lightning-dtool-source-"))  # stays as long as tracebacks may show its lines
+    folder = Path(tempfile.mkdtemp(prefix="lightning-dtool-source-"))  # kept until exit: tracebacks show its lines
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     unpack(source_zip, folder, uri)
     for path in code.modules.values():
@@ -115,8 +116,8 @@ class _Recorded:
     """The modules of one checkpoint, in a private package, so that they replace no other module of the same name.
 
     The recorded module `leaves.net` is imported as `lightning_dtool_source_<digest>.leaves.net` and stays loaded until
-    the program ends. The recorded code has its own `__import__`, which sends `import leaves.net` there, at any time and
-    also inside a method. The imports of all other code are unchanged.
+    the program ends. The recorded code has its own `__import__`, which redirects `import leaves.net` there, also when a
+    method runs later. The imports of all other code are unchanged.
 
     Args:
         code: The record's section on code.
@@ -132,14 +133,14 @@ class _Recorded:
         self.builtins: dict[str, Any] = {**vars(builtins), "__import__": self._import}
 
     def __enter__(self) -> None:
-        # A class may use what the script read from the command line, so the recorded one is restored.
+        # A class may depend on the command line of the script, so the recorded one is restored.
         self._own_argv, sys.argv = sys.argv, list(self._argv)
         package = types.ModuleType(self.prefix)
         package.__path__ = []
         sys.modules[self.prefix] = package
         _FINDER.checkpoints[self.prefix] = self
         if _FINDER not in sys.meta_path:
-            sys.meta_path.insert(0, _FINDER)  # ahead of what finds modules in folders
+            sys.meta_path.insert(0, _FINDER)  # before the finder that searches `sys.path`
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         sys.argv = self._own_argv
@@ -176,7 +177,7 @@ class _Recorded:
             package: The package that its relative imports start from.
         """
         file = self._folder / relpath
-        text = file.read_bytes()  # not decoded: a file may name an encoding of its own
+        text = file.read_bytes()  # not decoded: a file may declare its own encoding
         tree = ast.parse(text, str(file))
         tree.body = needed_statements(tree, name)
         module = types.ModuleType(f"{self.prefix}.__main__")
@@ -188,7 +189,7 @@ class _Recorded:
         if package:
             importlib.import_module(module.__package__)
         code = compile(tree, str(file), "exec", dont_inherit=True)
-        exec(code, module.__dict__)  # noqa: S102  # the caller has asked the user for trust
+        exec(code, module.__dict__)  # noqa: S102  # the caller requires the user's trust
         return module
 
     def _import(

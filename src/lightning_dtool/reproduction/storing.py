@@ -7,12 +7,13 @@ from pathlib import Path
 from lightning_dtool.export.annotations import reproduction_annotations
 from lightning_dtool.export.readme import reproduction_readme
 from lightning_dtool.items import LOG_ITEM, REPRODUCTION_TAG, VERDICT_ITEM
+from lightning_dtool.redaction.text import redact_text
 from lightning_dtool.results.reproduction import Reproduction
 from lightning_dtool.store import DatasetWriter, FrozenDataset
 from lightning_dtool.store.names import fitting_name
 
 MAX_LOG_BYTES = 10 * 2**20
-"""Of a longer log, the end is kept."""
+"""The size of the largest log that is stored whole. Of a longer log, only the end is stored."""
 
 
 def store_result(found: Reproduction, base_uri: str, log: Path | None) -> FrozenDataset:
@@ -44,8 +45,5 @@ def _end_of(log: Path | None) -> bytes:
 
 
 def _without_secrets(log: bytes) -> bytes:
-    """Return a log without credentials: a training may print all its environment variables."""
-    # Imported late: that module imports torch, which the command line loads only when something has run.
-    from lightning_dtool.redaction.text import redact_text
-
+    """Return a log without credentials: a training script may print all its environment variables."""
     return redact_text(log.decode("utf-8", "replace")).encode()

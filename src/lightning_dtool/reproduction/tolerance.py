@@ -196,10 +196,10 @@ def _problem(name: str, recorded: Mapping[str, Any], runs: Sequence[Mapping[str,
     for whose, values in (("the recorded value", [recorded[name]]), ("the value of a rerun", measured)):
         for value in values:
             if not _is_number(value):
-                return f"not comparable: {whose} is no finite number ({_shown(value)})"
+                return f"not comparable: {whose} is not a finite number ({_shown(value)})"
     if len(measured) < MIN_VALUES:
         return (
-            f"not comparable: {len(measured)} of {len(runs)} reruns measured it, and an interval takes at least "
+            f"not comparable: {len(measured)} of {len(runs)} reruns measured it, and an interval needs at least "
             f"{MIN_VALUES}"
         )
     return ""
@@ -226,7 +226,7 @@ def _note(value: float, interval: Interval, runs: int) -> str:
     elif value > interval.high:
         notes.append("above what reruns predict")
     if interval.standard_deviation == 0:
-        notes.append("all reruns measured the same, so that only that value is inside")
+        notes.append("all reruns measured the same value, so only that value is inside")
     if interval.count < runs:
         notes.append(f"only {interval.count} of {runs} reruns measured it")
     return "; ".join(notes)

@@ -1,6 +1,6 @@
 """The plan of a rerun, and the random states and threads with which it starts.
 
-Only `lightning_dtool.rerun.seeds` imports torch; everything here uses the standard library alone.
+The names exported here need only the standard library. Only `lightning_dtool.rerun.seeds` imports torch.
 """
 
 from lightning_dtool.rerun.plan import (

@@ -48,6 +48,6 @@ def inexact_reasons(trainer: Any, moment: Moment) -> list[str]:
 
 
 def _epoch_is_over(trainer: Any, moment: Moment) -> bool:
-    """Return True if no batch of the epoch is left to fetch."""
+    """Return True if the last batch of the epoch has been fetched and is complete."""
     epoch_loop = trainer.fit_loop.epoch_loop
     return moment is not Moment.INSIDE_BATCH and bool(epoch_loop._num_ready_batches_reached())

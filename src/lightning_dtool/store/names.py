@@ -7,7 +7,7 @@ from typing import Any
 from lightning_dtool.errors import InvalidNameError, MetadataValueError
 
 LONGEST_NAME = 80
-"""How many characters dtool allows in a name."""
+"""The maximum number of characters that dtool allows in a name."""
 
 _NAME = re.compile(rf"[0-9a-zA-Z_.-]{{1,{LONGEST_NAME}}}")
 _FOREIGN = re.compile(r"[^0-9a-zA-Z_.-]")
@@ -15,7 +15,7 @@ _LARGEST_INTEGER = 2**63
 
 
 def check_name(kind: str, name: object, *, dots: bool = True) -> str:
-    r"""Return the name if dtool allows it everywhere.
+    r"""Return the name if every storage broker can use it.
 
     dtool's own check lets "x\n", "." and ".." slip through; a dot in the name of an annotation or an
     overlay makes a dataset on S3 unreadable.
@@ -29,13 +29,12 @@ def check_name(kind: str, name: object, *, dots: bool = True) -> str:
         The name.
 
     Raises:
-        InvalidNameError: If it is not 1 to 80 characters out of letters, digits, `-`, `_` and (if allowed) `.`.
+        InvalidNameError: If it is not 1 to 80 of these characters: letters, digits, `-`, `_` and (if allowed) `.`; or
+            if it is `.` or `..`.
     """
     allowed = "letters, digits, '-', '_' and '.'" if dots else "letters, digits, '-' and '_' (no dots)"
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in {".", ".."} or (not dots and "." in name):
-        raise InvalidNameError(
-            f"invalid {kind} name {name!r}: expected 1 to {LONGEST_NAME} characters out of {allowed}"
-        )
+        raise InvalidNameError(f"invalid {kind} name {name!r}: expected 1 to {LONGEST_NAME} characters from {allowed}")
     return name
 
 
@@ -93,7 +92,8 @@ def check_relpath(relpath: object) -> str:
         The path.
 
     Raises:
-        InvalidNameError: If it is absolute, leads upwards, has empty parts, a backslash or a NUL.
+        InvalidNameError: If it is empty or absolute, has a part that is empty, `.` or `..`, contains a backslash or a
+            NUL character, or cannot be written in UTF-8.
     """
     fault = relpath_fault(relpath)
     if fault is not None:

@@ -172,7 +172,7 @@ def _dtype(content: Mapping[str, Any]) -> Any:
 def _write_ufunc(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     name = value.__name__
     if getattr(np, name, None) is not value:
-        gaps.add("this NumPy function cannot be imported by a name")
+        gaps.add("this NumPy function cannot be imported by name")
         return {"repr": f"{name[:100]} of {value.nin} arguments"}
     return {"name": f"numpy:{name}"}
 

@@ -41,13 +41,13 @@ def _lost(content: Mapping[str, Any]) -> str | None:
     if "missing" in content:
         return f"{name} is recorded without {', '.join(map(str, content['missing']))}"
     if "length" in content:
-        return f"only the first of its {content['length']} entries or characters are recorded"
+        return f"not all of its {content['length']} entries or characters are recorded"
     if "sha256" in content:
         return f"only the hash of a {content['type']} is recorded"
     if "albumentations" in content:
         return f"a {content['type']} is recorded in the format of its own library"
     if "<" in name:
-        return f"{name} cannot be imported by a name"
+        return f"{name} cannot be imported by name"
     return None
 
 
@@ -86,7 +86,7 @@ def decode(encoded: Any, *, argument: str, trust_source: bool = False) -> Any:
     if (found := encode(value)) != _without_extras(encoded):
         raise ConfigurationError(
             f"{argument} was rebuilt as {shortened(repr(found))}, but recorded as {shortened(repr(encoded))}:"
-            f" its library has changed since. Pass {argument}=... yourself."
+            f" its library may have changed. Pass {argument}=... yourself."
         )
     return value
 
@@ -96,7 +96,7 @@ class _NotTrustedError(Exception):
 
 
 class Reader:
-    """One walk through JSON.
+    """A reader of recorded JSON.
 
     Args:
         trust: Whether to import and call any function or class that the JSON names.
@@ -153,7 +153,7 @@ class Reader:
         if not (is_torchvision and qualname.isidentifier()):
             self.demand_trust(path)
         if "<" in qualname:
-            raise ValueError(f"{qualname} cannot be imported by a name")
+            raise ValueError(f"{qualname} cannot be imported by name")
         found: Any = import_module(module)
         for name in qualname.split("."):
             found = getattr(found, name)
@@ -164,7 +164,7 @@ class Reader:
 
 
 def _without_extras(encoded: Any) -> Any:
-    """Return the result of `encode` for the result of `encode_in_detail`."""
+    """Reduce the result of `encode_in_detail` to that of `encode`."""
     if isinstance(encoded, list):
         return list(map(_without_extras, encoded))
     if not isinstance(encoded, dict):

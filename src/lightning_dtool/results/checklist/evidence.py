@@ -73,7 +73,7 @@ class Point:
 
 
 def with_item(evidence: Evidence, item: str, found: str) -> Result:
-    """Return a pass if the dataset has the item that the record mentions, or else a failure."""
+    """Return a failure if the dataset is known to lack an item that the record mentions, or else a pass."""
     if evidence.items is not None and item not in evidence.items:
         return fails(f"the dataset has no {item}", RECORD_AGAIN)
     return passes(found)
