@@ -69,7 +69,7 @@ class DtoolProvenanceCallback(Callback):
         background: Publish a copy of the checkpoint while training continues (default). With `False`, each save waits
             until the dataset is written; the checkpoint is streamed into the store and not copied in memory.
         save_initial_weights: Store the initial weights as an item of every checkpoint's dataset, so that even a run
-            without a seed can be reproduced. This needs memory for a copy of the weights, and their size in every
+            without a seed can be reproduced. It takes memory for a copy of the weights, and adds their size to every
             dataset.
         trace: Store digests of all parameters after each optimizer step, as an item of every checkpoint's dataset, so
             that `lightning-dtool reproduce` can report the first step that differs. Each step reads all weights, and
@@ -122,7 +122,7 @@ class DtoolProvenanceCallback(Callback):
         self._unprepared = False
         self._checkpoint_callbacks: list[Any] = []
         self._received: _RunResult | None = None
-        # `ddp_spawn` and `ddp_fork` train in child processes, whose callback is lost: they write their result here.
+        # `ddp_spawn` and `ddp_fork` train in a child process. The callback there is lost, so it writes its result here.
         self._result_file = Path(tempfile.gettempdir()) / f"lightning-dtool-{uuid.uuid4()}.json"
         self._home_process = os.getpid()
 
@@ -162,7 +162,7 @@ class DtoolProvenanceCallback(Callback):
 
     @property
     def errors(self) -> list[Exception]:
-        """Errors because of which checkpoints were not published while training continued, oldest first."""
+        """Errors that prevented checkpoints from being published while training continued, oldest first."""
         return list(self._io.errors) if self._io is not None else []
 
     # -- Lightning's hooks ----------------------------------------------------------------------
@@ -248,7 +248,7 @@ class DtoolProvenanceCallback(Callback):
             self._prepare(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add to the last epoch the metrics that were logged after its `on_train_epoch_end`."""
+        """Add to the previous epoch the metrics that were logged after its `on_train_epoch_end`."""
         if self._recorder is not None:
             self._recorder.epoch_start(trainer)
 

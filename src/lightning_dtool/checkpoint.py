@@ -33,7 +33,7 @@ _verified: set[tuple[str, Mark]] = set()
 class DtoolCheckpoint:
     """A Lightning checkpoint in a dtool dataset. Open one with `from_uri`.
 
-    To resume a training, you do not need this class: pass the URI as `ckpt_path` to a Trainer with a
+    You do not need this class to resume training: pass the URI as `ckpt_path` to a Trainer with a
     `DtoolProvenanceCallback`. To read annotations and tags of many checkpoints, use `iter_datasets`, which reads no
     record.
 
@@ -85,7 +85,7 @@ class DtoolCheckpoint:
 
     @property
     def path(self) -> Path:
-        """A local file with the checkpoint, verified against its hashes. It is fetched from a remote store."""
+        """A local file with the checkpoint, verified against its hashes. From a remote store, it is fetched first."""
         return self.item_path(CHECKPOINT_ITEM)
 
     @property
@@ -123,9 +123,8 @@ class DtoolCheckpoint:
 
         Args:
             map_location: Where tensors are loaded, as in `torch.load`. Default: the CPU.
-            weights_only: Load safely, without running code from the file. With False, the file is unpickled and can run
-                any
-                code: use it only for checkpoints whose origin you trust. Default: True.
+            weights_only: Load safely, without running code from the file. With False, unpickling the file can run any
+                code, so use it only for checkpoints whose origin you trust. Default: True.
             mmap: Memory-map the file, so that tensors are read when they are used. Default: False.
 
         Raises:
@@ -169,7 +168,7 @@ class DtoolCheckpoint:
             strict: Require that the names of the weights match, as in `load_from_checkpoint`. Default: the module's
                 `strict_loading`.
             weights_only: Load safely; see `load`. Default: True.
-            trust_source: Allow to build a class that cannot be imported, such as one from a script or a notebook, from
+            trust_source: Allow building a class that cannot be imported, such as one from a script or a notebook, from
                 the recorded source. This runs code from the dataset. Default: False, which raises an error instead.
             **overrides: Hyperparameters that replace the saved ones.
 

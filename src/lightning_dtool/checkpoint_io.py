@@ -73,9 +73,9 @@ class DtoolCheckpointIO(CheckpointIO):
             plain checkpoint file at Lightning's path.
         background: Publish a copy of the checkpoint while training continues (default). With `False`, each save waits
             until the dataset is written; the checkpoint is streamed into the store and not copied in memory.
-        staging_memory: Bytes that the copy may take at most. A larger checkpoint is published as with
+        staging_memory: Maximum size of the copy of a checkpoint, in bytes. A larger checkpoint is published as with
             `background=False`. Default: the memory that the machine, or the container, has available at the save.
-            There is one copy at a time: if a save comes before the last copy is written, training waits.
+            There is only one copy at a time: if a checkpoint is saved before the last copy is written, training waits.
 
     Example:
         ```python
@@ -135,7 +135,7 @@ class DtoolCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
-        """Publish a checkpoint, and let `path` lead to it.
+        """Publish a checkpoint, and make `path` lead to it.
 
         Args:
             checkpoint: What Lightning's `dump_checkpoint` returns. Anything else, and the tuner's own checkpoints, are
@@ -250,12 +250,12 @@ class DtoolCheckpointIO(CheckpointIO):
 
     @property
     def publications(self) -> list[Publication]:
-        """Everything that was published, or is about to be, oldest first."""
+        """All publications, oldest first, including those that failed or whose dataset was deleted."""
         return self._account.publications
 
     @property
     def errors(self) -> list[Exception]:
-        """What kept checkpoints from being published, oldest first."""
+        """Errors that prevented checkpoints from being published, oldest first."""
         return self._failures.errors
 
     def publication_for(self, path: str | os.PathLike[str]) -> Publication | None:
@@ -274,7 +274,7 @@ class DtoolCheckpointIO(CheckpointIO):
             self._worker.submit(self._publisher.ready_process, sum(sizes))
 
     def flush(self) -> None:
-        """Wait until every checkpoint so far is a dataset.
+        """Wait until every checkpoint so far has been published, or could not be.
 
         Raises:
             PublishError: With `strict=True`, if one could not be published.
@@ -295,7 +295,7 @@ class DtoolCheckpointIO(CheckpointIO):
     def _publish(self, checkpoint: dict[str, Any], path: str, place: Path | None) -> None:
         try:
             description = self._describe(checkpoint, path)
-        except Exception as error:  # a fact that cannot be described
+        except Exception as error:  # for example, an object of the user that cannot be described
             self._failures.add(error)
             self._publisher.release(path)
             if place is not None:
@@ -341,7 +341,7 @@ class DtoolCheckpointIO(CheckpointIO):
         return describe(self._observed, checkpoint, path)
 
     def _same_as_latest(self, checkpoint: Mapping[str, Any]) -> Publication | None:
-        """Return the latest publication if it holds this very state: best and last of one step are one dataset."""
+        """Return the latest publication if it holds the same state: best and last of one step share a dataset."""
         latest = self._account.latest
         if latest is None:
             return None
@@ -353,7 +353,7 @@ class DtoolCheckpointIO(CheckpointIO):
         return publication if state is not None and same_state(state, checkpoint) else None
 
     def _place(self, path: str) -> Path | None:
-        """Return a path of the local file system that this plugin fills. None if another CheckpointIO fills it."""
+        """Return the path if it is local and this plugin fills it. None if another CheckpointIO fills it."""
         return None if "://" in path or type(self.checkpoint_io) is not TorchCheckpointIO else Path(path)
 
     def _save_plainly(self, checkpoint: dict[str, Any], path: str, storage_options: Any | None = None) -> None:

@@ -51,13 +51,13 @@ class LightningDtoolError(Exception):
         uri: The dataset or base URI that it is about. The message begins with it.
         item: The item within the dataset, by its relative path.
         path: A local file or folder that it is about. Without a URI the message begins with it.
-        kind: Which one of the causes that the class has; see the class.
+        kind: The cause, for classes that distinguish several causes; see the class.
 
     Attributes:
         reason: The message without the address that it begins with.
         uri: As given.
         item: As given.
-        path: As given, as a text.
+        path: As given, as a string.
         kind: As given.
 
     Example:

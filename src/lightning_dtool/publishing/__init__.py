@@ -1,1 +1,1 @@
-"""The way from a staged checkpoint to a frozen dataset, and the account of which path leads where."""
+"""The publishing of staged checkpoints as frozen datasets, and the account of which path leads to which dataset."""

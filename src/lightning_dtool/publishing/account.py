@@ -28,9 +28,9 @@ class Publication:
         name: Name of its dataset.
         paths: The Trainer's paths that lead to it, as absolute paths or remote addresses.
         dataset: The dataset, once it is frozen.
-        file: A plain file with the checkpoint: beside a remote store, or because publishing failed.
+        file: A plain file with the checkpoint, written because the store is remote or because publishing failed.
         failed: Whether publishing failed.
-        deleted: Whether the dataset was deleted since.
+        deleted: Whether the dataset has been deleted since then.
     """
 
     record: Provenance
@@ -47,7 +47,7 @@ class Publication:
         return self.dataset.uri if self.dataset is not None and not self.deleted else None
 
     def stored_state(self, epoch: int | None, global_step: int | None) -> Mapping[str, Any] | None:
-        """Return the state, mapped from the local file that holds it.
+        """Return the state, memory-mapped from the local file that holds it.
 
         Args:
             epoch: The epoch of the state that is looked for.
@@ -68,7 +68,9 @@ class Publication:
 
 
 class Account:
-    """Keeps which path leads to which publication. A path leads to one publication, a publication may have many paths.
+    """A table of which path leads to which publication.
+
+    A path leads to at most one publication. A publication may have many paths.
 
     The training thread changes the account. The publishing thread reads it, in `path_held`.
     """
@@ -130,14 +132,14 @@ class Account:
     # -- paths ------------------------------------------------------------------------------------
 
     def claim(self, path: str, publication: Publication) -> Publication | None:
-        """Let a path lead to a publication, and no longer to another one.
+        """Make a path lead to a publication, and no longer to another one.
 
         Args:
             path: The path.
             publication: The publication.
 
         Returns:
-            The publication that has lost its last path by this, if any.
+            The publication that has thereby lost its last path, if any.
         """
         if self._owners.get(path) is publication:
             return None
@@ -148,13 +150,13 @@ class Account:
         return orphan
 
     def release(self, path: str) -> Publication | None:
-        """Let a path lead to no publication.
+        """Detach a path from the publication to which it leads.
 
         Args:
             path: The path.
 
         Returns:
-            The publication that has lost its last path by this, if any.
+            The publication that has thereby lost its last path, if any.
         """
         publication = self._owners.pop(path, None)
         if publication is None:

@@ -90,7 +90,7 @@ def _write(
         else:
             with writer.open(CHECKPOINT_ITEM) as stream:
                 torch.save(staged.state, stream)
-        # Not first: training has only just resumed, and would have to wait for the interpreter.
+        # Not earlier: training has only just resumed, and would have to wait for the interpreter lock.
         record, source_zip = staged.sealed()
         writer.put_bytes(to_json(record).encode(), RECORD_ITEM)
         writer.put_bytes(source_zip, SOURCE_ITEM)
@@ -114,7 +114,8 @@ def dataset_name(record: Provenance, prefix: str | None = None) -> str:
 
     Args:
         record: The checkpoint's record.
-        prefix: Beginning of the name. Default: the name of the model's class. It is changed to what dtool allows.
+        prefix: Beginning of the name. Default: the name of the model's class. Characters that dtool does not allow
+            are replaced.
     """
     model = prefix or record.model.class_path.rpartition(":")[2].rpartition(".")[2]
     tail = f"-epoch{record.checkpoint.epoch}-step{record.checkpoint.global_step}-{record.run.uuid[:8]}"

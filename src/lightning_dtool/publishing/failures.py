@@ -8,7 +8,7 @@ from lightning_dtool.errors import ProvenanceWarning, PublishError
 
 
 class Failures:
-    """Collects what kept checkpoints from being published, until the training thread reports it.
+    """Collects the errors that prevented checkpoints from being published, until the training thread reports them.
 
     Args:
         base_uri: Where the datasets go.
@@ -59,7 +59,7 @@ class Failures:
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Clear the local variables of the functions that an error came through: one of them is a whole state.
+    """Clear the local variables of the functions that an error passed through: one holds a whole checkpoint.
 
     `traceback.clear_frames` is not enough. It leaves out the callers of the function that caught the error, and in the
     publishing thread one of them, the executor's, holds the arguments of the task. It also leaves out causes.

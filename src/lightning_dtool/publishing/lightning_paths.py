@@ -20,10 +20,10 @@ def is_transient(path: str | os.PathLike[str]) -> bool:
 
 
 def set_last_model_path(checkpoint: dict[str, Any], path: str) -> None:
-    """Let ModelCheckpoint know that the file from which it resumes is its own `last`.
+    """Tell ModelCheckpoint that the file from which it resumes is its own `last`.
 
-    Best and last of one step are one dataset, written before the callback sets `last_model_path`. Without it, a
-    resumed run would not overwrite `last.ckpt`, but begin a `last-v1.ckpt`.
+    The best and the last checkpoint of a step share a dataset, which is written before the callback sets
+    `last_model_path`. If that stayed empty, a resumed run would write `last-v1.ckpt` and not overwrite `last.ckpt`.
 
     Args:
         checkpoint: What was loaded; changed in place.

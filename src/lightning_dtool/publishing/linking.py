@@ -12,7 +12,7 @@ import torch
 
 
 def reserve(path: Path) -> None:
-    """Put an empty file, the placeholder, at a path where nothing is.
+    """Put an empty file, the placeholder, at a path where nothing exists.
 
     ModelCheckpoint looks for existing files when it chooses a name. Without a placeholder it would choose the name of a
     checkpoint that is still being written.
@@ -29,9 +29,9 @@ def free(path: Path) -> None:
 
 
 def link(target: Path, path: Path) -> None:
-    """Let a path lead to an item: by a symbolic link, or else a hard link, or else a copy.
+    """Make a path lead to an item: by a symbolic link, or else a hard link, or else a copy.
 
-    What is at the path is replaced atomically.
+    Anything at the path is replaced atomically.
 
     Args:
         target: The item, by an absolute path.
@@ -41,18 +41,18 @@ def link(target: Path, path: Path) -> None:
 
 
 def duplicate(source: Path, path: Path) -> None:
-    """Let a plain file appear at a second path, by a hard link or else a copy. Either path can be removed."""
+    """Make a plain file appear at a second path, by a hard link or else a copy. Either path can be removed alone."""
     _replace(source, path, (os.link, shutil.copyfile))
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
-    """Write a plain checkpoint file that Lightning reads. It appears at its path as a whole.
+    """Write a plain checkpoint file that Lightning can read. It appears at its path only when it is complete.
 
     Lightning builds the file in memory first. This function does not.
 
     Args:
         state: The checkpoint.
-        path: Where it goes. What is there is replaced. A link is replaced itself, and not the file that it leads to.
+        path: Where it goes. Anything there is replaced. If it is a link, the file that it leads to stays.
     """
     # Buffered: torch ignores how many bytes a write has taken, and an unbuffered file takes at most 2 GiB at once.
     with _replacing(path) as temporary, temporary.open("xb") as file:
@@ -74,9 +74,9 @@ def _replace(source: Path, path: Path, ways: tuple[Callable[..., Any], ...]) -> 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path. What the block puts there replaces atomically what is at the given path."""
+    """Yield a temporary path. The file that the block puts there atomically replaces anything at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not made of the path's own name, which may be as long as a file system allows.
+    # Not derived from the path's own name, which may already be as long as the file system allows.
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
@@ -86,10 +86,10 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def forget_link(path: str | os.PathLike[str]) -> None:
-    """Remove a link, so that writing to its path does not write into the file that it leads to.
+    """Remove a symbolic or hard link, so that writing to its path does not change the file that it leads to.
 
     Args:
-        path: A path, at which there may be nothing, or a remote address.
+        path: A path, which need not exist, or a remote address, which is left alone.
     """
     place = os.fspath(path)
     if "://" not in place and (os.path.islink(place) or (os.path.isfile(place) and os.stat(place).st_nlink > 1)):

@@ -23,7 +23,7 @@ _LARGE = 32 * 2**20
 class Publisher:
     """Writes checkpoints as datasets, fills the paths that lead to them, and deletes what is no longer kept.
 
-    An error of the store is added to `failures`, and the checkpoint is kept as a plain file.
+    If publishing fails, the error is added to `failures`, and the checkpoint is kept as a plain file.
 
     Args:
         base_uri: Where the datasets go.
@@ -46,7 +46,7 @@ class Publisher:
     # -- in the training thread -----------------------------------------------------------------
 
     def claim(self, path: str, publication: Publication) -> None:
-        """Let a path lead to a publication. If another one loses its last path by this, retire that one.
+        """Make a path lead to a publication. If another publication thereby loses its last path, retire it.
 
         Args:
             path: The Trainer's path.
@@ -55,7 +55,7 @@ class Publisher:
         self._submit_retirement(self._account.claim(path, publication), publication)
 
     def release(self, path: str) -> None:
-        """Let a path lead to no publication. If one loses its last path by this, retire it.
+        """Detach a path from its publication. If this was the publication's last path, retire the publication.
 
         Args:
             path: The Trainer's path.
@@ -70,13 +70,13 @@ class Publisher:
     # -- in the publishing thread ---------------------------------------------------------------
 
     def publish(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
-        """Write a checkpoint as a dataset, and let its path lead there.
+        """Write a checkpoint as a dataset, and make its path lead there.
 
         Args:
             publication: The publication; its `dataset`, `file` and `failed` are set.
             staged: The checkpoint and its record.
             path: The Trainer's path.
-            place: The same, if this package fills it. None if another CheckpointIO has written a file there.
+            place: The same path, if this package fills it. None if another CheckpointIO has written a file there.
         """
         try:
             staged.wait()
@@ -101,12 +101,12 @@ class Publisher:
             raise
 
     def fill(self, publication: Publication, path: str, place: Path | None) -> None:
-        """Let a path lead to a publication, unless it was released in the meantime.
+        """Make a path lead to a publication, unless it was released in the meantime.
 
         Args:
             publication: The publication.
             path: The Trainer's path.
-            place: The same, if this package fills it.
+            place: The same path, if this package fills it.
         """
         with self._account.path_held(path, publication) as still_ours:
             if place is None or not still_ours:
@@ -141,7 +141,8 @@ class Publisher:
             nbytes: Bytes of the copy.
 
         Returns:
-            The process. None if threads of this process write as well, or if a process cannot be had.
+            The process. None if the copy is small or the store is remote, where threads of this process suffice, or if
+            no process can be started or the last one has ended.
         """
         if nbytes < _LARGE or local_path(self._base_uri) is None:
             return None

@@ -46,7 +46,7 @@ class Worker:
         return future
 
     def _run(self, task: Callable[[], R]) -> R:
-        # A method, so that a worker which nobody else holds stays in `_at_work` until its last task is done.
+        # A bound method: its reference keeps the worker alive, and thus in `_at_work`, until the last task is done.
         return task()
 
     @property

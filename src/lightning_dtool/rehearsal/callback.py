@@ -86,6 +86,8 @@ class RehearsalCallback(Callback):
     def restore_start(self, module: LightningModule) -> None:
         """Restore threads, random states and initial weights, and report whether the weights were already equal.
 
+        With other seeds, only the threads are restored.
+
         Args:
             module: The LightningModule, not wrapped by a strategy.
         """
@@ -136,7 +138,7 @@ class RehearsalCallback(Callback):
             self._reached = True
 
     def _after_saving(self, trainer: Trainer) -> None:
-        """Save the target if no other callback did, because a metric may select another epoch. Then stop."""
+        """Save the target if no other callback has, since a metric may select another epoch. Stop if it is saved."""
         if not self._reached and self._is_now(trainer):
             trainer.save_checkpoint(Path(self._plan.scratch) / "rerun.ckpt")
         self._stop_if_reached(trainer)

@@ -139,7 +139,7 @@ def redirect_base_uri(base_uri: Any) -> Any:
 def redirect_uri(uri: str) -> str:
     """Return the URI of a dataset to read in place of a recorded one.
 
-    If the script has created its own dataset in the scratch folder at the place of the recorded one, it reads its own.
+    A dataset that the script itself has created in the scratch folder, in place of the recorded one, is not replaced.
 
     Args:
         uri: A normalized URI.

@@ -23,11 +23,11 @@ def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool) -> 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
-        inside_epoch: Whether an epoch is under way. Otherwise its metrics are complete and have been reset.
+        inside_epoch: Whether an epoch is under way. Otherwise its metrics are complete, and Lightning resets them.
     """
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     validated = trainer.fit_loop.epoch_loop.val_loop._results
-    # The values of a validation are reset when it ends, which is after any checkpoint.
+    # Lightning resets the values of a validation at its end, after any checkpoint that is saved in it.
     reset = {id(result.value) for result in [*validated.values(), *([] if inside_epoch else results.values())]}
     return {
         # Not the Trainer's property: it computes values, and in a distributed run waits for the other ranks.

@@ -121,7 +121,11 @@ class Resumption:
         }
 
     def _changing(self, trainer: Any, moment: Moment) -> dict[str, Any]:
-        """Return the state that changes with each batch: the present one, or that before the interrupted part."""
+        """Return the state that changes with each batch.
+
+        If a validation was interrupted, this is the state before it. If a batch was interrupted, only the random states
+        are those before it.
+        """
         if moment is Moment.INSIDE_VALIDATION and self._before_validation is not None:
             return {**self._before_validation, "random": encoded_states(self._before_validation["random"])}
         interrupted = self._before_batch if moment is Moment.INSIDE_BATCH else None
@@ -309,7 +313,7 @@ def _begin_averaging(trainer: Any) -> None:
             options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
             callback.on_train_epoch_start(trainer, trainer.lightning_module)
             for group, option in zip(groups, options, strict=True):
-                group.update(option)  # a new scheduler begins by setting rates
+                group.update(option)  # creating a scheduler sets the learning rates
 
 
 def _remove_functions(checkpoint: dict[str, Any]) -> None:

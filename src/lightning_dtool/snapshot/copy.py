@@ -1,8 +1,8 @@
 """The copy of a checkpoint's state, taken while training waits, and the comparison of two states.
 
-A checkpoint that Lightning hands out shares its tensors with the running model. To be written in the background it is
-copied first: each storage once, so that tied weights stay tied and the file does not grow, and to the CPU. The objects
-around the tensors are copied too.
+A checkpoint that Lightning hands out shares its tensors with the running model. It is therefore copied to the CPU
+before it is written in the background. Each storage is copied once, so that tied weights stay tied and the file does
+not grow. The objects around the tensors are copied too.
 """
 
 import copy
@@ -24,7 +24,7 @@ _LEAVES = frozenset({int, float, str, bool, type(None)})
 
 
 def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> dict[str, Any]:
-    """Return a copy of a checkpoint, which training does not change.
+    """Copy a checkpoint, so that further training does not change it.
 
     Args:
         checkpoint: What Lightning's `dump_checkpoint` returns.
@@ -47,7 +47,7 @@ def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> d
     if not copies.fits(nbytes := sum(_sizes(found))):
         raise MemoryError(f"a copy of {nbytes} bytes is more than may be used for it")
     memory: dict[Any, Any] = {id(tensor): _copy(tensor, storages, copies) for tensor in found}
-    # For tensors that only deepcopy finds: torch looks here for storages that are copied already.
+    # For tensors that only deepcopy finds: torch looks here for storages that have already been copied.
     memory["torch"] = {
         tensor.untyped_storage()._cdata: storages[tensor.untyped_storage()._cdata]
         for tensor in found

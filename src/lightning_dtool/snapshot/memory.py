@@ -21,7 +21,7 @@ def _of_the_machine() -> int | None:
 
 
 def _of_the_container() -> int | None:
-    """Return the rest of a control group's limit. Inactive file cache counts as free, because it can be dropped."""
+    """Return what is left of the control group's limit. Inactive file cache counts as free: it can be dropped."""
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())

@@ -91,7 +91,7 @@ class Staging:
         self._in_use = 0
 
     def copy(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
-        """Return a storage on the CPU that will hold a copy: after `finish`, and from a CUDA device after `wait`.
+        """Return a storage on the CPU. It holds the copy after `finish`, or after `wait` for one from a CUDA device.
 
         Args:
             storage: On any device.
@@ -110,7 +110,7 @@ class Staging:
         stream.wait_stream(training)
         with torch.cuda.stream(stream):
             target.copy_(storage, non_blocking=True)
-        # Training's next work on the device comes after the copy; this thread does not wait.
+        # Training's next work on the device waits for the copy. This thread does not.
         training.wait_stream(stream)
         return target
 
@@ -143,7 +143,7 @@ class Staging:
 
     def release(self) -> None:
         """Return all memory to the system. A copy that is still referenced keeps its own memory."""
-        # Before anything is waited for: after Ctrl-C a copy may still be under way.
+        # Before waiting for anything: after Ctrl-C a copy may still be under way.
         self._free, self._used, self._pending = {}, [], []
         self._held = self._in_use = self._largest = 0
         streams, self._streams = self._streams, {}

@@ -64,7 +64,7 @@ class Broker(ABC):
     @classmethod
     @abstractmethod
     def list_dataset_uris(cls, base_uri: str, config_path: str | None) -> list[str]:
-        """Return the URIs of all that looks like a dataset below a base URI.
+        """Return the URIs of everything that looks like a dataset below a base URI.
 
         Args:
             base_uri: A normalized base URI.
@@ -203,7 +203,7 @@ class Broker(ABC):
         """Claim the place for a new dataset.
 
         Raises:
-            FileExistsError: If something is there already. Where the UUID is part of the URI nothing ever is.
+            FileExistsError: If something is there already. This cannot happen in a store whose URIs contain the UUID.
         """
 
     @abstractmethod

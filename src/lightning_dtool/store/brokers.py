@@ -53,7 +53,7 @@ def broker_class(scheme: str) -> type[Broker]:
     Args:
         scheme: An installed scheme.
     """
-    # Imported when they are used: dtoolcore and boto3 take long to import.
+    # Imported when they are used: dtoolcore and boto3 take a long time to import.
     if scheme == "file":
         from lightning_dtool.store.disk import DiskBroker
 

@@ -23,7 +23,8 @@ _SUBDIRECTORY = "lightning-dtool"
 _ATTEMPTS = 3
 
 Advance = Callable[[int], None]
-"""Called with each number of bytes that has been processed."""
+"""Called with the number of bytes processed since the last call. It is negative if a download failed and the progress
+that it reported is taken back."""
 Result = TypeVar("Result")
 
 
@@ -58,7 +59,7 @@ class Cache:
 
         Args:
             item: The item.
-            advance: Called with each number of bytes that has arrived, or was there already.
+            advance: Called with the number of bytes that have arrived since the last call, or were there already.
 
         Raises:
             MissingItemError: If the store does not hold the item.
@@ -86,7 +87,7 @@ class Cache:
 
         Args:
             item: The item.
-            advance: Called with each number of bytes that has arrived.
+            advance: Called with the number of bytes that have arrived since the last call.
 
         Returns:
             The verified copy.
@@ -150,7 +151,7 @@ class Cache:
             self._verified.add(path.name, kept, item.hash)
 
     def _holds(self, path: Path, item: Item) -> bool:
-        """Tell whether a verified copy is at a path. A file is hashed once for as long as it does not change."""
+        """Tell whether a verified copy is at a path. A file is hashed again only if it has changed."""
         try:
             found = mark(path)
             if found.size != item.size_in_bytes:
@@ -164,7 +165,7 @@ class Cache:
         return True
 
     def _check_size(self, item: Item, size: int) -> None:
-        """Raise once more bytes have arrived than the item has. Otherwise a hostile dataset could fill the disk."""
+        """Raise as soon as an item has more bytes than recorded. Otherwise a hostile dataset could fill the disk."""
         if size > item.size_in_bytes:
             self._compare(item, size, None)
 
@@ -187,7 +188,7 @@ class _Arriving:
         raw: The unbuffered file to write to.
         algorithm: The hash algorithm. None for no hash.
         check_size: Called with the total number of bytes so far. It raises if they are too many.
-        advance: Called with each number of bytes that has arrived.
+        advance: Called with the number of bytes that each write adds.
     """
 
     def __init__(
@@ -223,7 +224,7 @@ def in_parallel(
     """Call a function with each item, in several threads. The first error stops the rest.
 
     Args:
-        work: The function. It calls its second argument with each number of bytes that it has processed.
+        work: The function. It calls its second argument with the number of bytes processed since the last call.
         items: The items.
         label: The text of the progress bar.
         progress: Whether to show a progress bar on a terminal.

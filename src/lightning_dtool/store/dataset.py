@@ -93,7 +93,7 @@ class FrozenDataset:
         return f"{type(self).__name__}({self._uri!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Brokers hold connections, which do not travel; manifests may be large and are read again.
+        # Brokers hold connections, which cannot be pickled. Manifests may be large, so they are read again.
         return {"uri": self._uri, "admin_metadata": self._admin_metadata}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -187,7 +187,7 @@ class FrozenDataset:
 
         Raises:
             MissingItemError: If the item is not listed, or the store does not hold it.
-            UnsafeDatasetError: If the item is a symbolic link that leads outside the dataset, or no plain file.
+            UnsafeDatasetError: If the item is a symbolic link that leads outside the dataset, or is not a plain file.
             VerificationError: If a remote item's content differs from the manifest.
             StoreError: If the store cannot be read.
         """
@@ -481,7 +481,7 @@ class FrozenDataset:
         return [self._item(identifier) for identifier in identifiers]
 
     def _checked_path(self, root: Path, identifier: str) -> str:
-        """Return the path of an item on disk once it is known to be a plain file inside the dataset."""
+        """Check that an item on disk is a plain file inside the dataset, and return its path."""
         relpath = self.relpaths.get(identifier) or self._item(identifier).relpath
         path = f"{root}/{relpath}"
         try:

@@ -105,7 +105,7 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
         return Path(self._fpath_from_handle(handle)).stat().st_mtime
 
     def held_items(self) -> dict[str, tuple[int, str]]:
-        """Return the sizes of the files in the data directory. Hashes would be those of the page cache."""
+        """Return the sizes of the files in the data directory. Hashing them would only read the page cache."""
         return {relpath: (status.st_size, "") for relpath, status in files_below(Path(self._data_abspath))}
 
     def remove(self) -> None:
@@ -139,7 +139,7 @@ def _names_of_json(directory: Path) -> list[str]:
 
 
 def files_below(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the relative path and the status of every entry below a directory that is not a directory.
+    """Yield the relative path and the status of every entry below a directory, except directories.
 
     Args:
         root: The directory. Symbolic links are not followed.

@@ -1,4 +1,4 @@
-"""A broker around any of dtool's storage brokers, of which nothing is known but dtool's interface."""
+"""A broker that wraps any of dtool's storage brokers and uses only dtool's interface."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ def dtool_cache_directory() -> Path:
 
 
 def wrapping(dtool_class: Any) -> type[Broker]:
-    """Return the class of the brokers that wrap those of a class of dtool's.
+    """Return a subclass of `DtoolBroker` that wraps the brokers of one of dtool's classes.
 
     Args:
         dtool_class: A storage broker as dtool finds it. Brokers that only read share no base class with the others.
@@ -28,13 +28,15 @@ def wrapping(dtool_class: Any) -> type[Broker]:
 
 
 class DtoolBroker(Broker):
-    """A storage broker of dtool's. What it lacks (writing, for one that only reads) raises an `AttributeError`.
+    """A wrapper of one of dtool's storage brokers.
+
+    A method that this broker lacks, such as those that write in a read-only broker, raises an `AttributeError`.
 
     Args:
         uri: A normalized URI.
 
     Attributes:
-        dtool_class: The class of the broker inside. dtoolcore has no type hints.
+        dtool_class: The class of the wrapped broker. It is `Any` because dtoolcore has no type hints.
     """
 
     dtool_class: ClassVar[Any]

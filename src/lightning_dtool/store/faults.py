@@ -141,8 +141,8 @@ def store_errors(uri: str, action: str, *, item: str | None = None) -> Iterator[
 
     Raises:
         CorruptDatasetError: If the block reads metadata that is not JSON in UTF-8.
-        StoreError: For every other exception that is not yet an error of this package. Its `kind` says the cause, its
-            `errno` is that of an `OSError`.
+        StoreError: For every other exception that is not yet an error of this package. Its `kind` is the cause, and
+            its `errno` is that of the exception, if it has one.
 
     Example:
         ```python

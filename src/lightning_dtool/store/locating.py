@@ -23,8 +23,8 @@ def locate(
 ) -> FrozenDataset:
     """Find a dataset that may have moved.
 
-    It is looked for at its old URI, then below the base URIs in `search` by UUID and then by content, then through
-    dserver. Only metadata is read; items are compared with their hashes when they are used.
+    The search tries the old URI, then the base URIs in `search` (first by UUID, then by content), then dserver. Only
+    metadata is read; items are compared with their hashes when they are used.
 
     Args:
         uri: The old URI. None if it is unknown.
@@ -118,7 +118,7 @@ class _Finder:
         return next(filter(self._passes, others), None) if self._content_digest is not None else None
 
     def _passes(self, dataset: FrozenDataset) -> bool:
-        """Tell whether a dataset is the wanted one. If its manifest cannot be read, that is noted and it is not."""
+        """Tell whether a dataset is the wanted one. Note it and return False if its manifest cannot be read."""
         try:
             return self._is_it(dataset)
         except LightningDtoolError as error:
@@ -154,7 +154,7 @@ class _Finder:
     def _is_it(self, dataset: FrozenDataset) -> bool:
         """Tell whether a dataset is the wanted one, by UUID and content. Note one that was changed."""
         if self._uuid is None or dataset.uuid != self._uuid:
-            # If only the URI is known, it decides.
+            # If only the URI is known, any dataset there is the wanted one.
             unknown = self._uuid is None and self._content_digest is None
             return unknown or self._has_content(dataset)
         if self._content_digest is None or self._has_content(dataset):
@@ -172,6 +172,6 @@ def _noting(notes: list[str]) -> Callable[[str, LightningDtoolError], None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return an error on one line, without a URI: that stands before it already."""
+    """Return an error on one line, without the URI: the note already begins with it."""
     text = error.reason if isinstance(error, LightningDtoolError) else str(error)
     return " ".join(text.split()) or type(error).__name__

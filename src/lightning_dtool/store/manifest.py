@@ -14,7 +14,7 @@ from lightning_dtool.store.digest import generate_identifier, generate_identifie
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.names import relpath_fault
 
-# In paths that are separated by NULs: a part that is empty, `.` or `..`.
+# Matches a part that is empty, `.` or `..`, in paths that are separated by NULs.
 _FORBIDDEN_PART = re.compile(r"[\0/]\.{0,2}(?=[\0/])")
 
 
@@ -86,14 +86,14 @@ def parse_manifest(uri: str, content: object) -> Manifest:
             _check_entry(uri, identifier, entry)
         names = [entry["relpath"] for entry in entries.values()]
     relpaths = dict(zip(entries, names, strict=True))
-    # Manifests of this package are in order already. Sorting strings that are scattered in memory is much slower.
+    # Manifests that this package wrote are already in order. Checking that is much faster than sorting the items.
     if names != sorted(names):
         relpaths = dict(sorted(relpaths.items(), key=itemgetter(1)))
     return Manifest(Items(relpaths, entries), relpaths, hash_function)
 
 
 def _sound_relpaths(entries: Mapping[str, Any]) -> list[str] | None:
-    """Return the paths if `_check_entry` would pass each entry. A call per entry takes longer than parsing."""
+    """Return the paths if `_check_entry` would accept each entry. A call per entry takes longer than parsing."""
     try:
         relpaths, sizes, hashes = (
             list(map(itemgetter(key), entries.values())) for key in ("relpath", "size_in_bytes", "hash")

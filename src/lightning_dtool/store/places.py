@@ -93,7 +93,7 @@ def iter_datasets(
 
 @public
 def delete_dataset(uri: str | os.PathLike[str]) -> None:
-    """Remove a dataset, frozen or unfinished. No reader sees a part of it as frozen.
+    """Remove a dataset, frozen or unfinished. Readers never see a partly removed dataset as frozen.
 
     Args:
         uri: The dataset's URI.
@@ -126,10 +126,10 @@ def _opened(uri: str) -> FrozenDataset | LightningDtoolError:
 
 
 def _dataset_uris(base_uri: str) -> Iterable[str]:
-    """Return the URIs of all that looks like a dataset. Each may then fail on its own."""
+    """Return the URIs of everything that looks like a dataset. Opening one of them may still fail."""
     path = local_path(base_uri)
     with store_errors(base_uri, "list the datasets"):
         if path is None:
             return broker_class(scheme_of(base_uri)).list_dataset_uris(base_uri, None)
-        # Not normalized: a folder whose name cannot be in a URI must not fail the listing.
+        # Not normalized: a folder whose name cannot be in a URI must not make the listing fail.
         return [f"{base_uri}/{child.name}" for child in path.iterdir() if (child / ".dtool" / "dtool").is_file()]

@@ -14,7 +14,7 @@ def progress_bar(label: str, total_bytes: int, *, enabled: bool) -> Iterator[Cal
         enabled: Whether to show the bar at all.
 
     Yields:
-        A function to call with each number of bytes that has been processed, from any thread.
+        A function to call, from any thread, with the number of bytes processed since the last call.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn

@@ -57,9 +57,9 @@ class _Uploaded:
 class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
     """dtool-s3's broker with reported failures and fewer requests.
 
-    dtool-s3 takes a refused upload for a success, waits without bounds, makes new connections for each dataset, shares
-    one record of the layout among all datasets, and fails on names with dots. Its boto3 resources are not thread-safe.
-    Here all requests go through one client, which is.
+    dtool-s3 treats a refused upload as a success, waits without a time limit, makes new connections for each dataset,
+    shares one record of the layout among all datasets, and fails on names with dots. Its boto3 resources are not
+    thread-safe. Here all requests go through one client, which is thread-safe.
     """
 
     at_once = THREADS
@@ -69,7 +69,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         self._prefix = prefix
         super().__init__(uri, config_path)
         self.uri = uri
-        # dtool-s3's own is one dictionary for the whole process, which changes with each dataset.
+        # A copy: dtool-s3 has one dictionary for the whole process, and changes it for each dataset.
         self._structure_parameters: dict[str, Any] = {
             **self._structure_parameters,
             "dataset_registration_key": self.dataset_registration_key,
@@ -89,7 +89,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
 
     @classmethod
     def _get_resource_and_client(cls, bucket_name: str) -> tuple[Any, Any, Any]:
-        # dtool-s3 seldom uses the other two, and making them takes long.
+        # dtool-s3 seldom uses the other two, and making them takes a long time.
         return None, _connections(bucket_name).client, None
 
     @property
@@ -297,12 +297,12 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         """Begin an upload and abort it."""
         key = f"dtool-{uuid.uuid4()}"
         begun = self.s3client.create_multipart_upload(Bucket=self.bucket, Key=key)
-        # Nothing of it was ever visible. A user who may write need not be allowed to abort.
+        # The upload was never visible. A user may be allowed to write, but not to abort.
         with contextlib.suppress(ClientError):
             self.s3client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=begun["UploadId"])
 
     def remove(self) -> None:
-        """Remove every object of the dataset. From the first step on, readers take it for unfinished."""
+        """Remove every object of the dataset. Readers see it as unfinished from the first step on."""
         try:
             self.put_admin_metadata({**self.get_admin_metadata(), "type": "protodataset"})
         except ClientError as exc:
@@ -318,7 +318,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         _connections(self.bucket).prefixes.pop((self.bucket, self.uuid), None)
 
     def _abort_unfinished_uploads(self) -> None:
-        """Abort uploads in parts that broke off. They take space, and no listing of objects shows them."""
+        """Abort multipart uploads that were not completed. They take space, but listings of objects omit them."""
         # Not every server lists them, and readers cannot see them in any case.
         with contextlib.suppress(ClientError):
             answer = self.s3client.list_multipart_uploads(Bucket=self.bucket, Prefix=self._root)
@@ -367,7 +367,7 @@ def _transfer_config() -> TransferConfig:
 
 
 class _Connections:
-    """boto3's client for one set of credentials, and on demand what else dtool-s3 may use.
+    """boto3's client for one set of credentials. Other objects that dtool-s3 may use are made on demand.
 
     Making a client takes longer than a request, so all threads of a process share one.
     """
@@ -449,7 +449,7 @@ def _etag_of_parts(content: Path | bytes) -> str:
 
 
 def _chunks(body: Any, size: int) -> Iterator[bytes]:
-    """Yield the content of an answer. If it breaks off, the error is the same for a cut and for a silent connection."""
+    """Yield the content of an answer. A connection that falls silent raises the same error as one that is cut."""
     try:
         yield from body.iter_chunks(size)
     except ReadTimeoutError as exc:

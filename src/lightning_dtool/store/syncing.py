@@ -9,12 +9,12 @@ from pathlib import Path
 
 # Syncing the whole file system also waits for what other programs have written: not worth it for a checkpoint.
 _FEW = 64
-# A journal commits requests together that arrive at the same time.
+# A file system's journal commits concurrent requests in one group.
 _THREADS = 16
 
-# The magic numbers of file systems whose syncfs(2) is as good as fsync(2) of every file: ext2-4, XFS, Btrfs, F2FS. That
-# of a network need not wait for the server, that of FUSE does not reach the program behind it, and that of overlayfs
-# does not report errors.
+# The magic numbers of file systems whose syncfs(2) is as good as fsync(2) of every file: ext2-4, XFS, Btrfs, F2FS. On
+# a network file system, syncfs need not wait for the server. On FUSE it does not reach the program behind it, and on
+# overlayfs it does not report errors.
 _SYNCED_AS_A_WHOLE = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010})
 # Older kernels do not report failed writes in syncfs(2).
 _FIRST_HONEST_LINUX = (5, 8)

@@ -37,7 +37,7 @@ class Uploads:
         """Send an item, at the latest before `finish` returns.
 
         Args:
-            content: A file, which may change when this returns, or its content.
+            content: The item's content, or a file with it. The file may change once this method has returned.
             relpath: The item's path.
             md5: The MD5 of the content, in hexadecimal digits.
 

@@ -85,7 +85,7 @@ def local_path(uri: str | os.PathLike[str]) -> Path | None:
         uri: A dataset's URI or a base URI.
 
     Returns:
-        The absolute path, or None if the URI is not one of a disk.
+        The absolute path, or None if the scheme of the URI is not `file`.
 
     Raises:
         InvalidURIError: If the URI is malformed.
@@ -142,7 +142,7 @@ def _as_text(uri: object) -> str:
 
 
 def _file_uri(text: str, path: str) -> str:
-    """Return dtool's URI of a path. It has the host's name, which no reader uses."""
+    """Return dtool's URI of a path. It includes the host's name, which readers ignore."""
     # Not `Path.resolve`: a URI keeps symbolic links.
     absolute = os.path.abspath(path)
     found = [character for character in "#?" if character in absolute]

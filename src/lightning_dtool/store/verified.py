@@ -10,7 +10,7 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Mark(NamedTuple):
-    """Properties of a file of which one changes whenever the file does. No program can set `changed_ns`."""
+    """Properties of a file. At least one of them changes whenever the file does. No program can set `changed_ns`."""
 
     inode: int
     modified_ns: int
@@ -34,7 +34,8 @@ def mark(path: Path) -> Mark:
 class VerifiedFiles:
     """The files of one directory whose hashes were found to be the recorded ones.
 
-    Each is a line of a file in that directory. The file is read only if the user owns it and nobody else can write it.
+    Each is recorded as a line of one file in that directory. This file is read only if the user owns it and nobody else
+    can write it.
 
     Args:
         directory: The directory.

@@ -303,7 +303,7 @@ class DatasetWriter:
     # -- commit and abort ---------------------------------------------------------------------
 
     def commit(self) -> FrozenDataset:
-        """Freeze the dataset after the store was found to hold exactly what was sent.
+        """Check that the store holds exactly what was sent, and freeze the dataset.
 
         The overlay "sha256" with the SHA-256 of every item is added.
 
@@ -312,8 +312,8 @@ class DatasetWriter:
 
         Raises:
             MetadataKeyError: If an overlay lacks items or names others.
-            StoreError: If the store holds something else than what was sent, or cannot be written. No frozen dataset is
-                left behind then.
+            StoreError: If the store holds anything other than what was sent, or cannot be written. No frozen dataset
+                is left behind, unless the store then refuses every write.
         """
         self._require_open()
         overlays = self._complete_overlays()
@@ -538,7 +538,7 @@ def _new_admin_metadata(name: str, creator_username: str | None) -> dict[str, An
 
 
 def _current_user() -> str:
-    """Return the user's name, which the user of a container may lack."""
+    """Return the user's name, or "unknown" if there is none, as for some users in containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):

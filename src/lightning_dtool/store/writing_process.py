@@ -35,7 +35,7 @@ class WritingProcess:
     """A child process of lower priority that shares memory with this one.
 
     Threads that hash often take the interpreter lock from the training thread; a process does not, and the system can
-    let it wait if cores are scarce. It ends with this process, in whatever way this process ends.
+    let it wait if cores are scarce. The child ends with this process, however this process ends.
 
     Attributes:
         pid: The child's process ID.
@@ -158,10 +158,10 @@ class RemoteWriter:
 def _end(process: "subprocess.Popen[bytes]", link: socket.socket, owner: int) -> None:
     if os.getpid() != owner:
         link.close()
-        process.returncode = 0  # not a child of this process, which cannot wait for it
+        process.returncode = 0  # this process is not its parent and cannot wait for it
         return
     with link, contextlib.suppress(OSError):
-        link.shutdown(socket.SHUT_RDWR)  # closing is not enough where forked processes hold the link as well
+        link.shutdown(socket.SHUT_RDWR)  # closing is not enough if forked processes hold the link as well
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:
