@@ -29,7 +29,7 @@ class TimedStart(DtoolProvenanceCallback):
     start = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Time the installation."""
+        """Time the setup of the callback."""
         begun = time.perf_counter()
         super().setup(trainer, pl_module, stage)
         self.start = time.perf_counter() - begun
@@ -118,13 +118,13 @@ def _hooks(settings: Settings, models: Path) -> Comparison:
 
 
 def _steps(settings: Settings, models: Path) -> Comparison:
-    """Compare steps within one fit, because step times vary more between fits than the difference to measure."""
+    """Compare steps within one fit. Between fits, step times vary by more than the difference to be measured."""
     empty, ours = "an empty callback", "DtoolProvenanceCallback"
     block, pairs = (5, 2) if settings.short else (10, 2_000)
     exchange = _Exchange(DtoolProvenanceCallback(str(models)), _Empty(), block)
     trainer = quiet_trainer(settings.folder, [exchange.ours, exchange], max_epochs=1, enable_checkpointing=False)
     trainer.fit(Wide(0.1, tensors=2), batches(2 * block * (pairs + 1)))
-    # Medians of a few pairs each, to keep the number of figures small.
+    # Each figure is the median of a few pairs, to keep the number of figures small.
     some = 1 if settings.short else 20
     figures = {
         name: [
@@ -154,7 +154,7 @@ class _Empty(Callback):
 
 
 class _Exchange(Callback):
-    """Exchanges two callbacks in turns, and measures the steps with each."""
+    """Switches between two callbacks after each block of steps, and measures the steps with each."""
 
     def __init__(self, ours: Callback, empty: Callback, block: int) -> None:
         self.ours = ours

@@ -73,7 +73,7 @@ class Naive(Callback):
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Compare fits that save a checkpoint of 100 MB or 1 GB after each epoch, and their memory."""
+    """Compare the time, disk space and memory of fits that save a large checkpoint after each epoch."""
     sizes = {"1 MB": (1, 4, 1)} if settings.short else {"100 MB": (100, 12, 5), "1 GB": (1024, 6, 2)}
     for shown, (megabytes, steps, rounds) in sizes.items():
         yield from _compare(settings, shown, megabytes, steps, rounds)
@@ -97,7 +97,7 @@ def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds:
 
     names = [NONE, PLAIN, ASYNC, OURS, BLOCKING] + ([] if large else [NAIVE])
     peers = [] if large else [peer for peer, module in ((MLFLOW, "mlflow"), (DVC, "dvclive")) if find_spec(module)]
-    # A round with large checkpoints takes minutes, and a warm-up round would not make it faster.
+    # A round with large checkpoints takes minutes, and a warm-up round would not make the others faster.
     interleaved({name: case(name) for name in names + peers}, rounds, warmup=0 if settings.short or large else 1)
     kept = {name: runs[name][-rounds:] for name in names + peers}
     without = [run.fit for run in kept.pop(NONE)]
@@ -138,7 +138,7 @@ def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds:
 
 
 def _against_md5(settings: Settings, shown: str, megabytes: int, rounds: int, blocked: Sequence[float]) -> Comparison:
-    """Compare `background=False` with computing the hash that dtool requires, of as many bytes in the page cache."""
+    """Compare saves with `background=False` with hashing a file of the same size, with the MD5 that dtool requires."""
     file = settings.folder / "bytes"
     torch.save(torch.randn(megabytes * 2**18), file)
 
@@ -208,7 +208,7 @@ def _memory(settings: Settings, megabytes: int) -> Comparison:
     def peak(name: str) -> float:
         folder = settings.folder / f"{uuid.uuid4()}"
         child = context.Process(target=_measure_peak, args=(name, folder, megabytes))
-        # Otherwise glibc may keep freed tensors: a run without checkpoints took between 725 and 842 MiB.
+        # Otherwise glibc may keep the memory of freed tensors. Without checkpoints, peaks varied from 725 to 842 MiB.
         with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="1048576"):
             child.start()
         child.join()
@@ -251,7 +251,7 @@ class _Children(Callback):
 def _measure_peak(name: str, folder: Path, megabytes: int) -> None:
     torch.set_num_threads(1)
     _fit(name, folder / "warm", 1, 2, 2)  # imports and one-time allocations do not count
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
     before = _kilobytes("VmRSS")
     children = _Children()
     _fit(name, folder / "run", megabytes, 2, 3, children)

@@ -29,7 +29,7 @@ Loader = Callable[[int], DataLoader[Any]]
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Measure images and array rows with and without workers, reading of items, and opening."""
+    """Measure reading of images and array rows, with and without workers, reading of items, and opening a dataset."""
     base = settings.folder / "datasets"
     base.mkdir()
     # A new cache directory, so that each run fills the decoded cache again.
@@ -261,7 +261,7 @@ def _opening(settings: Settings, base: Path) -> Comparison:
     for number in range(CLASSES):
         (folder / f"class_{number}").mkdir(parents=True)
     for number in range(count):
-        # Links instead of copies; a new file for every 10,000, because file systems limit the links to a file.
+        # Link files instead of copying them. File systems limit the links to a file, so use a new one after 10,000.
         if number and number % 10_000 == 0:
             one = Path(_copied(one, one.with_name(f"{number}.png")))
         os.link(one, folder / f"class_{number % CLASSES}" / f"image_{number:06}.png")

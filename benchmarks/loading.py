@@ -19,7 +19,7 @@ UNVERIFIED = "only torch.load of the plain file"
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Compare loading checkpoints with Adam's states, from the page cache."""
+    """Compare ways to load a model from a checkpoint in the page cache that includes Adam's states."""
     for shown, megabytes in {"1 MB": 1}.items() if settings.short else {"100 MB": 100, "1 GB": 1024}.items():
         yield _compare(settings, shown, megabytes)
     if not settings.short:

@@ -17,7 +17,7 @@ from lightning_dtool import pack
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Compare packing with copying the folder, for two sizes, and with dtoolcore."""
+    """Compare packing a folder with copying it, for two sizes, and with creating a dataset with dtoolcore."""
     size = 100 if settings.short else 10_000
     rounds = 1 if settings.short else 7
     folder = folder_of_images(settings.folder / "images", size, 16)
@@ -66,7 +66,7 @@ def _timed(settings: Settings, work: Callable[[Path], None]) -> Callable[[], flo
     numbers = count()
 
     def timed() -> float:
-        # Not removed between rounds: on ext4, removing it slows down later rounds.
+        # The folder is not removed between rounds: on ext4, that would slow down later rounds.
         target = Path(tempfile.mkdtemp(prefix=f"to-{next(numbers)}-", dir=settings.folder))
         begun = time.perf_counter()
         work(target)

@@ -31,7 +31,7 @@ THREADS = 16
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Compare one large item and many small ones, and count requests. Skipped if no server is installed."""
+    """Measure transfers of one large item and of many small ones, and count requests. Skip all without a server."""
     (settings.folder / "server").mkdir()
     try:
         with running_s3_server(settings.folder / "server") as server:
@@ -237,7 +237,7 @@ def _client(server: S3Server) -> Any:
 
 @contextmanager
 def _timed() -> Iterator[Callable[[], float]]:
-    """Measure a block. Yields a function that returns the seconds after the block has ended."""
+    """Yield a function that returns how long the block took, in seconds. Call it after the block."""
     begun = time.perf_counter()
     ended: list[float] = []
     yield lambda: ended[0] - begun

@@ -37,7 +37,7 @@ _searched: dict[bytes, tuple[bytes, list[int]] | None] = {}
 """Cached redactions by a digest of path and content, because each `fit` of a process reads the same files."""
 
 _considered: set[str] = set()
-"""Imported modules that were checked already. They are in the record, or not part of the project."""
+"""Names of imported modules that were checked already. Each is in the record, or not part of the project."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Sources:
                 gaps.include(self._gaps)
                 files = {path: _without_secrets(path, content, gaps) for path, content in self._sources.items()}
                 files.update(self.extra)
-                # A second time: redaction changes sizes, and the patch and the extra files count, too.
+                # Apply the limits again: redaction changes sizes, and now the patch and the extra files count, too.
                 files = _bounded(files, (self.code.entry_point, self.code.patch, *self.extra), gaps)
                 digests = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())}
                 self._sealed = Sealed(_only_stored(self.code, digests), _zip(files), list(gaps))
@@ -216,7 +216,7 @@ def _run_as_module() -> str | None:
 
 
 def _bounded(files: dict[str, bytes], first: Collection[str | None], gaps: Gaps) -> dict[str, bytes]:
-    """Leave out the largest files if the limits of source.zip are exceeded. Files in `first` are left out last."""
+    """Leave out the largest files if the limits of source.zip are exceeded. Files in `first` have priority."""
     kept: dict[str, bytes] = {}
     left = limits.MAX_SOURCE_BYTES
     for relpath, content in sorted(files.items(), key=lambda file: (file[0] not in first, len(file[1]), file[0])):
@@ -233,7 +233,7 @@ def _bounded(files: dict[str, bytes], first: Collection[str | None], gaps: Gaps)
 
 
 def _only_stored(code: Code, digests: dict[str, str]) -> Code:
-    """Return the record's section with the digests of the stored files. Other files are removed from it."""
+    """Return the record's section with the digests of the stored files, and without references to other files."""
     return code.model_copy(
         update={
             "files": digests,
@@ -255,7 +255,8 @@ def project_root() -> Path:
     """Return the folder whose code is the user's own.
 
     This is the git work tree of the main program. Without git, it is the nearest parent folder with a `pyproject.toml`,
-    `setup.py` or `setup.cfg`, or else the folder of the main program.
+    `setup.py` or `setup.cfg`, or else the folder of the main program. If the main program is not a file, or is
+    installed, the search starts in the working directory. In a rerun, this is the folder of the unpacked source.
     """
     plan = rerun.current_plan()
     if plan is not None and plan.root is not None:  # the unpacked source has neither git nor a pyproject.toml
@@ -273,8 +274,8 @@ def project_root() -> Path:
 
 
 def _is_known(name: str) -> bool:
-    # A module with a second name (`__mp_main__` in a spawned worker) is the same file. The third is code that older
-    # releases of torch write into a temporary folder when they are imported.
+    # `__mp_main__` is a second name of the main module in a spawned worker. Older releases of torch write
+    # `_remote_module_non_scriptable` into a temporary folder when they are imported.
     return name.partition(".")[0] in ("lightning_dtool", "__mp_main__", "_remote_module_non_scriptable")
 
 
@@ -307,7 +308,7 @@ def _source_file(module: ModuleType | None) -> Path | None:
     try:
         # Not `module.__file__`, which loads a lazy module and may call a user's `__getattr__`.
         file = object.__getattribute__(module, "__dict__").get("__file__")
-        # Resolving the paths of thousands of modules takes longer than everything else.
+        # Checked before the path is resolved, because resolving thousands of paths takes longer than everything else.
         if not isinstance(file, str) or "site-packages" in file or file.startswith(_standard_library()):
             return None
         return Path(file).resolve()

@@ -22,7 +22,7 @@ _LIBRARIES = (
 )  # fmt: skip
 
 MAX_TEXT = 4000
-"""Maximum length of the description of torch's build and of a variable, in characters."""
+"""Maximum length of the description of torch's build, and of an environment variable, in characters."""
 
 _VARIABLES = re.compile(
     r"CUDA_(VISIBLE_DEVICES|LAUNCH_BLOCKING|DEVICE_ORDER|DEVICE_MAX_CONNECTIONS|CACHE_PATH|HOME|MODULE_LOADING)|"
@@ -40,13 +40,14 @@ _SCHEDULER = re.compile(
     r"PBS_(JOBID|JOBNAME|QUEUE|ARRAY_?(INDEX|ID)|NUM_PPN|NODENUM)|LSB_(JOBID|JOBNAME|JOBINDEX|QUEUE|HOSTS)|"
     r"JOB_ID|SGE_(TASK_ID|CELL_NAME)|COBALT_JOBID|FLUX_JOB_ID|OAR_JOB_ID|KUBERNETES_SERVICE_HOST|POD_NAME"
 )
-"""Environment variables of batch systems that identify a job. Private ones, such as accounts, are excluded."""
+"""Variables of batch systems that identify a job. Variables with private values, such as accounts, are excluded."""
 
 
 def capture_environment(gaps: Gaps) -> Environment:
     """Return the machine, the operating system and the versions of the most important libraries.
 
-    This initialises no accelerator. Devices that are not in use are recorded as a gap, without their names.
+    This initialises no accelerator. A device that is not in use is recorded without its name, for example as `cuda:0`,
+    with a gap.
 
     Args:
         gaps: Receives a gap for everything that is not known.
@@ -119,7 +120,7 @@ def _memory() -> int | None:
 
 
 def _accelerators(gaps: Gaps) -> list[str]:
-    """Return the names of the accelerators in use. Asking for the name of another one would initialise it."""
+    """Return the names of the accelerators, or `kind:index` if reading their names would initialise them."""
     names: list[str] = []
     for kind in ("cuda", "xpu"):
         module = getattr(torch, kind, None)

@@ -19,14 +19,14 @@ MAX_FINGERPRINT_ENTRIES = 10_000
 """Maximum number of tensors and arrays of one attribute that a fingerprint covers."""
 
 _BYTES_OF_A_VALUE = 200
-"""Number of bytes that a plain value counts as. Writing it as text takes as long as hashing this many bytes."""
+"""Number of bytes that a plain value counts as. Writing a value as text takes as long as hashing this many bytes."""
 
 MAX_FINGERPRINT_FILES = 10_000
 """Maximum number of files in a folder that gets a fingerprint."""
 
 
 def fingerprint(dataset: Any) -> tuple[str | None, str]:
-    """Return a digest of the content of a dataset that is quick to read.
+    """Return a digest of those parts of a dataset's content that are quick to read.
 
     For data in memory, this covers tensors, arrays and lists of tensors, arrays or plain values. For a folder whose
     files the dataset lists as torchvision's datasets do, it covers the names, sizes and targets of the files.

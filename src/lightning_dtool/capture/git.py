@@ -57,7 +57,7 @@ class WorkTree:
         """Wait for the git commands and return the state.
 
         Args:
-            gaps: Receives a gap for everything that git did not answer.
+            gaps: Receives a gap for everything that git did not report.
         """
         commit = self._commit.result()
         if not commit:
@@ -105,21 +105,22 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _git_patch(root: Path) -> bytes | None:
-    """Return the changes since the commit in the format of `git apply`, cut one byte after the limit."""
+    """Return the changes since the commit in the format of `git apply`. Too long ones are cut after the limit."""
     arguments = ("-c", "diff.autoRefreshIndex=false", "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv",
                  "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
-    patch = _git_output(root, arguments, MAX_PATCH_BYTES + 1)
+    patch = _git_output(root, arguments, MAX_PATCH_BYTES + 1)  # one more byte shows that the limit is exceeded
     if patch is None:
         return None
-    # As the index is not refreshed, git also lists files whose content has not changed.
+    # Because the index is not refreshed, git may list files whose content has not changed. These parts have one line.
     parts = re.split(rb"^(?=diff --git )", patch, flags=re.MULTILINE)
     return b"".join(part for part in parts if part.count(b"\n") > 1)
 
 
 def _git_output(root: Path, arguments: Sequence[str], limit: int = -1) -> bytes | None:
     """Return up to `limit` bytes of the output of a git command. None if it fails or takes more than ten seconds."""
-    # GIT_OPTIONAL_LOCKS=0, so that nothing is written to the user's index. GIT_DIR and GIT_INDEX_FILE, which a git hook
-    # passes on to the programs that it starts, may mean another repository. fsmonitor=false, so that no daemon starts.
+    # A git hook passes GIT_DIR and GIT_INDEX_FILE on to the programs that it starts. They may refer to another
+    # repository, so they are removed. GIT_OPTIONAL_LOCKS=0 keeps git from writing to the user's index, and
+    # fsmonitor=false keeps it from starting a daemon.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         process = subprocess.Popen(  # noqa: S603

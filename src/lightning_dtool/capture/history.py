@@ -39,7 +39,7 @@ class History:
 
     def after_epoch(self, trainer: LightningTrainer) -> None:
         """Keep the metrics of the epoch and the learning rates of its last step."""
-        gaps = Gaps()  # not recorded: the values at the checkpoint add the same gaps
+        gaps = Gaps()  # dropped, because the values at the checkpoint add the same gaps
         self._epochs.append(
             Epoch(
                 epoch=trainer.current_epoch,
@@ -112,7 +112,7 @@ def metric_objects(module: LightningModule, gaps: Gaps) -> list[MetricObject]:
 
 
 def _settings(metric: Metric) -> dict[str, Any]:
-    """Return the constructor arguments that a metric keeps, and its plain public attributes."""
+    """Return the constructor arguments that a metric keeps as attributes of the same names, apart from modules."""
     parameters = {
         name
         for cls in type(metric).__mro__

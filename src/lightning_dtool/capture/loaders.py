@@ -15,7 +15,7 @@ from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.digests import nbytes
 
 MAX_NUMBERS = 100
-"""Maximum number of numbers in one setting. Of more numbers, only their count and hash are recorded."""
+"""Maximum number of numbers in one setting. If there are more, only their count and hash are recorded."""
 
 MAX_BYTES = 64 * 2**20
 """Maximum size of a tensor that is hashed, in bytes."""
@@ -79,7 +79,7 @@ def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:
 
 
 def describe_setting(value: Any, gaps: Gaps) -> Any:
-    """Return a setting as strict JSON. Many numbers, such as the indices of a subset, are recorded by their hash.
+    """Return a setting as strict JSON. A long sequence of numbers, such as indices, is recorded by its hash.
 
     Args:
         value: Any value.

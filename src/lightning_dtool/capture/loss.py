@@ -5,8 +5,9 @@ The observer watches only the first training batch. It sees the calls of PyTorch
 no module is changed), and the graph of each loss on which `backward` is called. The graph shows which of the calls are
 part of the loss, and which operations a loss without such calls consists of.
 
-Watching changes neither bits nor random numbers. Two kinds of modules are therefore not watched: models with compiled
-parts, which would compile again under a mode, and PyTorch's transformer layers, which use another kernel under a mode.
+Watching must change neither bits nor random numbers. Calls are therefore not watched in two cases: if anything may be
+compiled, because it would compile again under a mode, and inside PyTorch's transformer layers, which use another kernel
+under a mode.
 """
 
 import contextlib
@@ -102,7 +103,7 @@ class LossObserver:
     # -- start and stop ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to watch. Does nothing if it is watching already, or if parts of the model are compiled."""
+        """Begin to watch. Do nothing if already watching, or if anything may be compiled (see `is_compiled`)."""
         if self._running or self._module is None:
             return
         with self._guard("loss.calls"):
@@ -145,10 +146,11 @@ class LossObserver:
     def loss(self, module: LightningModule, gaps: Gaps) -> Loss:
         """Return the observed loss.
 
-        A call is recorded if its result is part of a loss on which `backward` was called. A call from the same place in
-        the code with the same arguments, after another backward pass, is the same loss computed again (LBFGS evaluates
-        its closure many times) and is recorded once. Losses that are computed inside a user's loss module are recorded
-        in its arguments, under `computes`.
+        A call is recorded if its result is part of a loss on which `backward` was called, or if this is not known. If
+        a call is repeated after a backward pass, from the same place in the code and with the same arguments, it is
+        recorded once: LBFGS evaluates its closure many times. Losses that are computed inside a user's loss module are
+        recorded in its arguments, under `computes`. If anything may be compiled, the loss modules are recorded instead
+        of calls.
 
         Args:
             module: The LightningModule.
@@ -181,7 +183,7 @@ class LossObserver:
 
     def _calls(self) -> Iterator[NotedCall]:
         for noted in self._noted.values():
-            # Without a backward pass it is not known which calls are part of the loss, so all of them are recorded.
+            # Without a backward pass it is not known which calls are part of the loss, so all but metrics are recorded.
             if noted.contributes or (not self._backwards and noted.kind != "metric") or noted.unknown:
                 yield noted
 
@@ -244,7 +246,7 @@ class LossObserver:
                 if left:
                     overrides._push_mode(self._mode)  # type: ignore[no-untyped-call]
             elif any(id(module) == inner for inner, _ in self._inside):
-                # Also removes what was left after an exception.
+                # Also remove the modules inside it that an exception left on the stack.
                 while self._inside[-1][0] != id(module):
                     self._inside.pop()
                 _, noted = self._inside.pop()
@@ -254,14 +256,14 @@ class LossObserver:
                     self._note(noted, result)
 
     def _sees(self) -> bool:
-        """Return False in another thread, and if checkpointing runs a module again during the backward pass."""
+        """Return False in another thread, and when activation checkpointing runs a module again in a backward pass."""
         return self._running and not self._paused and threading.get_ident() == self._thread
 
     def _note(self, noted: NotedCall, result: Any) -> None:
         tensors = list(tensors_in(result))
         nodes = {number for tensor in tensors if (number := node_number(tensor.grad_fn)) is not None}
         place = (_place(), noted.key())
-        # Later calls in a loop are not repetitions of the first one, unless there is a backward pass in between.
+        # Calls in a loop are different losses, unless a backward pass separates them: then the later one is a repeat.
         self._in_segment[place] += 1
         key = (*place, self._in_segment[place])
         if key not in self._noted:
@@ -323,14 +325,14 @@ class _Mode(TorchFunctionMode):
 
 
 _SENSITIVE = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
-"""Modules that use a faster path with different bits in evaluation mode, but not under a mode."""
+"""Modules that, in evaluation mode, take a faster path with different bits, unless a TorchFunctionMode is active."""
 
 
 def is_compiled(module: LightningModule) -> bool:
-    """Return True if torch.compile has touched the module, a part of it, or any function in this process.
+    """Return True if torch.compile was applied to the module, a part of it, or any function in this process.
 
-    A compiled function may be kept anywhere. Under a mode, its code would be split differently, and its results might
-    differ in the last bits. Therefore nothing is watched if anything may be compiled.
+    A compiled function may be referenced from anywhere. Under a mode, its code would be split differently, and its
+    results might differ in the last bits. Therefore no call is watched if anything may be compiled.
 
     Args:
         module: The LightningModule.

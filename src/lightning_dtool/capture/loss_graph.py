@@ -22,7 +22,7 @@ _MAX_NODES = 200_000
 
 @dataclass
 class NotedCall:
-    """A call of a loss, and the nodes of the graph that are its results."""
+    """A call of a loss, and the numbers of the graph's nodes that created its results."""
 
     name: str
     kind: str
@@ -33,7 +33,7 @@ class NotedCall:
     computes: list[dict[str, Any]] = field(default_factory=list)
     contributes: bool = False
     unknown: bool = False
-    """True if its result holds no tensor that could be followed."""
+    """True if it is not known whether the result is part of a loss."""
 
     def key(self) -> str:
         """Return a text that is the same for equal calls."""
@@ -44,7 +44,7 @@ class NotedCall:
         return {**self.arguments, "computes": self.computes} if self.computes else self.arguments
 
     def add(self, inner: "NotedCall") -> None:
-        """Note a loss that was computed inside this call, unless this is one of PyTorch's loss modules."""
+        """Note a loss that was computed inside this call, unless this call is of one of PyTorch's loss modules."""
         if self.name.startswith("torch.nn.modules.loss:") or len(self.computes) >= MAX_CALLS:
             return
         computed = {"name": inner.name, "kind": inner.kind, "arguments": inner.settings()}
@@ -57,7 +57,8 @@ def walk_graph(root: Any, wanted: dict[int, list[NotedCall]]) -> tuple[list[str]
 
     Args:
         root: The last operation of the graph.
-        wanted: Calls by the numbers of the nodes that are their results. Calls that are found are marked.
+        wanted: Calls by the numbers of the nodes that created their results. Calls that are found are marked and
+            removed.
 
     Returns:
         The names of the operations, and whether the walk was complete enough to find everything wanted.

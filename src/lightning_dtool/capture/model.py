@@ -125,7 +125,7 @@ def _size(parameter: torch.Tensor) -> int:
 
 
 def _children(module: torch.nn.Module) -> Iterator[Child]:
-    """Yield the direct children. A child with two names, or a parameter of two children, is counted twice."""
+    """Yield the direct children. A child with two names, or a parameter that two children share, counts twice."""
     for name, child in module._modules.items():
         if child is None:
             continue
@@ -244,7 +244,7 @@ def _torchvision_weights(child: torch.nn.Module, gaps: Gaps) -> Iterator[str]:
 
 
 def _holds(state: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
-    """Return True if a state has a tensor of these weights, bit for bit. Constant tensors are ignored."""
+    """Return True if a state contains any of these tensors under its name. Constant and small tensors are ignored."""
     for name, tensor in weights.items():
         mine = state.get(name)
         if not isinstance(mine, torch.Tensor) or mine.shape != tensor.shape or mine.dtype != tensor.dtype:

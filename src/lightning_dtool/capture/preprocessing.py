@@ -74,8 +74,8 @@ def capture_hooks(trainer: LightningTrainer, module: LightningModule, gaps: Gaps
     Returns:
         Descriptions by name, which begins with `module` or `datamodule`. For an overridden hook of Lightning
         (`module.on_after_batch_transfer`) and for a method with the name of a transform or an augmentation, the
-        description is the source. For an attribute with such a name (`module.train_aug`), it is the structure as JSON
-        text.
+        description is the source. For an attribute with such a name (`module.train_aug`), and for a method whose source
+        is not available, it is the structure as JSON text.
     """
     hooks: dict[str, str] = {}
     for prefix, owner in (("module", module), ("datamodule", getattr(trainer, "datamodule", None))):

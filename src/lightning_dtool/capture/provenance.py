@@ -46,7 +46,7 @@ from lightning_dtool.redaction.record import redact_mapping, redact_record
 from lightning_dtool.values.definitions import class_path
 
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
-"""The class path in a record that was written without the callback, because a checkpoint does not name its class."""
+"""The model's class path in a record that was written without the callback. A checkpoint does not name the class."""
 
 RUNNING = "running"
 """The status of a run until it ends as `finished`, `interrupted` or `failed`."""
@@ -202,7 +202,7 @@ def describe(
 
 
 def _original() -> dict[str, DatasetReference]:
-    """Return the checkpoint whose training is run again, if this is a rerun."""
+    """Return the checkpoint whose training is run again, by the kind of the rerun. Empty if this is not a rerun."""
     plan = rerun.current_plan()
     if plan is None:
         return {}

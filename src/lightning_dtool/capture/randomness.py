@@ -1,8 +1,8 @@
 """The states of the random number generators, and the settings that affect bits of the results.
 
 `random_states` reads the states of all generators as strict JSON, without drawing a number, and `restore` restores them
-bit for bit. The states are also read when this module is imported, which happens together with the callback. If a seed
-is set between then and the start of training, the states differ.
+bit for bit. The states are also read when this module is imported, which happens when the callback is imported. If a
+seed is set between the import and the start of training, the states differ.
 """
 
 import base64
@@ -29,7 +29,7 @@ RandomStates = dict[str, Json]
 """The state of each generator by name, as strict JSON."""
 
 _RICH_LINKS = 10_000
-"""Maximum number of links that rich may have counted when its counter is checked."""
+"""Number of links that rich may have counted since its import. Its counter is not recognised after more links."""
 
 VERSION = 1
 """Version of the item random_states.json."""
@@ -182,10 +182,11 @@ def capture_randomness(moments: Mapping[str, RandomStates], gaps: Gaps, weights_
 
 
 def nothing_drawn() -> bool:
-    """Return True if no number has been drawn from any generator of this process since it was seeded.
+    """Return True if no number has been drawn from the global generators of torch, Python and NumPy since seeding.
 
-    torch's generator is compared with a new one with the same seed. The other two generate blocks of 624 numbers, and
-    their states have the position in the block (which is one less in NumPy if the operating system seeded it).
+    torch's generator is compared with a new one with the same seed. Python's and NumPy's generators produce blocks of
+    624 numbers. Their states contain the position in the block, which is 624 after seeding, or 623 in NumPy if the seed
+    came from the operating system.
     """
     fresh = torch.Generator().manual_seed(torch.initial_seed()).get_state()
     if not torch.equal(torch.get_rng_state(), fresh) or not _python_untouched():
@@ -340,4 +341,4 @@ AT_IMPORT: RandomStates = random_states()
 """The states when this module was imported."""
 
 FRESH_AT_IMPORT = nothing_drawn()
-"""Whether no number had been drawn from the generators by then, so that their states determine all later numbers."""
+"""Whether no number had been drawn from the generators before this import. The states then determine all draws."""

@@ -80,7 +80,7 @@ class Recorder:
         )
 
     def train_start(self, trainer: LightningTrainer) -> None:
-        """Observe the facts that no longer change: model, optimizers, data, Trainer, environment and code."""
+        """Observe the facts that do not change from here on: model, optimizers, data, Trainer, environment and code."""
         if self._tracer is not None:
             self._tracer.begin(trainer)
         self._observed = self._gaps.at("run").observe(lambda: self._observe(trainer), None)
@@ -158,7 +158,7 @@ class Recorder:
         return self._observed.run.uuid if self._observed is not None else None
 
     def end(self, outcome: str) -> None:
-        """Note how the run ended, for checkpoints that the script saves after it."""
+        """Note how the run ended, for checkpoints that the script saves after the run."""
         if self._observed is not None:
             self._observed = replace(self._observed, run_status=outcome)
 
@@ -202,7 +202,7 @@ class Recorder:
             self._tracer.after_batch(trainer, self._module, outputs)
 
     def _with_late_modules(self, observed: Observed) -> Observed:
-        """Collect the code again if modules were imported since then, for example inside `forward`."""
+        """Collect the code again if more of the project's modules have been imported, for example inside `forward`."""
         sources = observed.sources
         if self._gaps.at("code.modules").observe(lambda: project_modules_changed(sources.code), False):
             again = self._gaps.at("code").observe(lambda: collect_code(sources.extra), sources)
@@ -213,7 +213,7 @@ class Recorder:
 def secrets_in_hyperparameters(hparams: Mapping[Any, Any]) -> list[str]:
     """Return the names of hyperparameters that look like credentials.
 
-    They are redacted in the record. A Lightning checkpoint must contain their values.
+    Their values are redacted in the record, but not in Lightning's checkpoint, which must contain them.
 
     Args:
         hparams: `LightningModule.hparams`, or those of a LightningDataModule.

@@ -63,7 +63,7 @@ class Tracer:
 
 
 def _loss(outputs: Any) -> str | None:
-    """Return a loss with all its digits, as text, which can also be `nan` or `inf`."""
+    """Return a loss as exact hexadecimal text, or as `nan`, `inf` or `-inf`. None if it is not a single number."""
     found = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     if not isinstance(found, torch.Tensor) or found.numel() != 1:
         return None

@@ -54,11 +54,13 @@ def redact_value(value: Any, gaps: Gaps, name: str = "") -> Any:
 
 
 _PLAIN_SECTIONS = ("run", "checkpoint", "code", "lineage", "gaps")
-"""Sections with names of files and modules, so that a name such as `leaves.token` does not mean a credential."""
+"""Sections whose keys may be names of files or modules. There, a key such as `leaves.token` means no credential."""
 
 
 def redact_record(record: Provenance) -> Provenance:
-    """Return a record with the credentials in all of its texts replaced. This is the last step before it is written.
+    """Return a record with the remaining credentials in its texts replaced. This is the last step before writing it.
+
+    The sections `run` and `checkpoint` are not searched.
 
     Args:
         record: The record, after the redaction of its sections.

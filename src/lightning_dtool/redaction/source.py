@@ -1,6 +1,6 @@
 """Redaction of credentials in Python source, notebooks and patches.
 
-Only text inside string literals and comments is replaced, so that the code still runs.
+In valid Python, only text inside string literals and comments is replaced, so that the code still runs.
 """
 
 import ast
@@ -28,7 +28,7 @@ _WEAK_NAME = re.compile(
     r"(^|[_\-.\s])(tokens?|auth|authorization|bearer|pass|credentials?|key|pw|cookie|salt|signature|dsn|webhook\w*)$",
     re.IGNORECASE,
 )
-"""Names that do not always mean a credential in source code. For these, the value must look like one, too."""
+"""Names that do not always mean a credential in source code. Their values must look like credentials, too."""
 
 _PLACEHOLDER = re.compile(
     r"\W*|.*[{}<>%$].*|(?i:x+|none|null|your\W.*|change\W?me)|[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.DOTALL
@@ -45,7 +45,7 @@ _SUSPICIOUS = re.compile(
     rf"{_NAMES}\w*[\"']?\s*\]?\s*(?::\s*[\w.\[\]| ]{{1,40}}?)?(?:[=:,]|!=)\s*\\?[^\s]"
     r"|://[^/\s\"']+@|#\s*[%!?]|\bset_pass\w*\(|\blogin\("
 )
-"""Lower-case code that may contain a credential. Most files do not match, and need no further search."""
+"""Matches lower-cased code that may contain a credential. Most files do not match and need no further search."""
 
 _MARKERS = (
     "AKIA", "ASIA", "ABIA", "ACCA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glft-",
@@ -53,7 +53,7 @@ _MARKERS = (
     "xox", "xapp-", "hooks.slack", "/api/webhooks/", "AIza", "ya29.", "GOCSPX-", "k_live_", "k_test_", "whsec_", "SG.",
     "npm_", "pypi-Ag", "dop_v1_", "dapi", "wandb_v1_", "eyJ", "AccountKey=", "PRIVATE KEY", ":AA",
 )  # fmt: skip
-"""Substrings that occur in every match of `SHAPES`, except those after "bearer" or "basic". They are quick to find."""
+"""Substrings that are quick to find. The keys that `SHAPES` matches contain one, except after "bearer" or "basic"."""
 
 _IN_TEXT = re.compile(
     r"(?P<name>\b[\w-]*(?:passw(?:or)?d|passphrase|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|"
@@ -92,7 +92,8 @@ def redact_source(text: str) -> tuple[str, list[int]]:
     """Return Python source with its credentials replaced.
 
     Only text inside string literals and comments is replaced, and the number of lines stays the same. The code still
-    runs, and tracebacks point to the same lines.
+    runs, and tracebacks point to the same lines. If the text, or the result, is not valid Python, credentials are
+    replaced anywhere in the text, as in any other text.
 
     Args:
         text: Python source.
@@ -134,7 +135,7 @@ def redact_notebook(text: str) -> tuple[str, list[int]]:
         text: The file's content.
 
     Returns:
-        The content, and the numbers of the lines where something was replaced.
+        The content, with its JSON formatted anew, and the numbers of the lines that differ.
     """
     try:
         content = json.loads(text)
@@ -161,7 +162,7 @@ def redact_patch(patch: str) -> tuple[str, list[int]]:
         The patch, and the numbers of the lines where something was replaced.
     """
     redacted = "".join(
-        # base85, which may match a detector by chance
+        # A binary patch is base85, which may match a pattern by chance.
         part if "\nGIT binary patch\n" in part else _redact_file_patch(part)
         for part in re.split(r"^(?=diff --git )", patch, flags=re.MULTILINE)
     )

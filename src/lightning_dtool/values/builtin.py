@@ -144,7 +144,7 @@ def _content_only(write: Write) -> Write:
 
 
 def _attribute_names(value: Any) -> list[str]:
-    if not isinstance(value, _BUILTIN):  # any other mapping keeps its entries in its attributes
+    if not isinstance(value, _BUILTIN):  # other mappings keep their entries in their attributes
         return []
     try:
         attributes = object.__getattribute__(value, "__dict__")

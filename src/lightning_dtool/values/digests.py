@@ -3,17 +3,28 @@
 The format of `state_digest`, so that other programs can compute it: the SHA-256 over the entries, sorted by the UTF-8
 bytes of their names. An entry is one line of JSON that ends with a line feed, followed by the entry's bytes. For a
 dense tensor the line is `["name", "torch.float32", [2, 3], 24]`: name, dtype, shape and number of bytes. The bytes are
-the elements in row-major order in the byte order of the machine (almost always little-endian). Any other value is
-hashed as the dense tensors that it consists of, under longer names:
+the elements in row-major order in the byte order of the machine (almost always little-endian). Any other tensor is
+hashed as a line without bytes, with other facts in place of the number of bytes, followed by the dense tensors that it
+consists of, under longer names:
 
-- sparse: `name/indices` and `name/values` of the coalesced tensor (or its compressed and plain indices), after a line
-  with the layout;
-- quantised: `name/int_repr`, after a line with the scheme, scale and zero point;
-- other tensor classes that PyTorch can take apart (`__tensor_flatten__`): `name/<attribute>`;
-- meta and uninitialised tensors: only the line, with `meta` or `uninitialised` in place of the number of bytes;
-- extra state: numbers, texts, bytes and None as a line `["name", "builtins:int", "7"]`; containers as a line with their
-  type and length, followed by `name/<key>` in the order of the keys, or `name/<index>`; any other object by its class
-  and its repr without memory addresses (`opaque_names` returns the names of these).
+- sparse COO: the layout, then `name/indices` and `name/values` of the coalesced tensor;
+- other sparse layouts: the layout, then `name/compressed_indices`, `name/plain_indices` and `name/values`;
+- quantised: the scheme, scale and zero point (per channel: the scheme, axis, scales and zero points), then
+  `name/int_repr`;
+- nested: `nested`, with the number of rows as the shape, then `name/<index>`;
+- other tensor classes that PyTorch can take apart (`__tensor_flatten__`): the class and the repr of the context, then
+  `name/<attribute>`;
+- meta and uninitialised tensors: `meta` or `uninitialised`, and nothing else.
+
+Extra state consists of other values:
+
+- numbers, texts and None: a line with the type and the repr, `["name", "builtins:int", "7"]`;
+- dtypes and devices: a line with the type and the text that `str` returns;
+- bytes: a line with the type and length, then the bytes;
+- NumPy arrays: a line with the type, dtype, shape and number of bytes, then the bytes;
+- containers: a line with the type and length, then `name/<key>` in the order of the keys, or `name/<index>`;
+- any other object: a line with `opaque`, its class and its repr without memory addresses. A difference that the repr
+  does not show does not change the digest (`opaque_names` returns the names of these entries).
 
 Tied weights are hashed under each of their names. The device and strides of the tensors, `requires_grad` and the order
 of the state dict make no difference.

@@ -40,7 +40,7 @@ _RECORDED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, D
 """Objects that a transform may refer to and that other parts of a record describe."""
 
 EXTRAS = frozenset({"source", "bytecode", "defaults", "closure", "globals", "self", "attributes", "children", "mode"})
-"""Keys that only `encode_in_detail` writes. They are not needed to read a value back."""
+"""Keys that are not needed to read a value back. `encode` adds some of them only to what cannot be imported."""
 
 
 def register(registry: Registry) -> None:
@@ -94,7 +94,7 @@ def _write_method(value: Any, writer: "Writer", gaps: Gaps) -> Content:
 
 
 def _is_importable(value: Any, name: str) -> bool:
-    """Return whether a name leads to a value. This imports nothing: the module of an existing value is imported."""
+    """Return whether a name leads to a value. No import is needed, as the module of an existing value is loaded."""
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
@@ -164,7 +164,7 @@ def _read_module(content: Mapping[str, Any], reader: "Reader") -> Any:
 
 
 def _write_object(value: Any, writer: "Writer", gaps: Gaps) -> Content:
-    """Write an object as the init parameters that it keeps as attributes; in detail, with its other attributes."""
+    """Write an object as the init parameters that it keeps as attributes. In detail, add its other attributes."""
     cls = type(value)
     if isinstance(value, _RECORDED_ELSEWHERE):
         writer.add_unreadable(gaps, f"only the class of a {class_path(cls)} is recorded", "build it in __init__")
@@ -201,7 +201,7 @@ def _by_parameters(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     if missing:
         content["missing"] = missing
     rest = {name: entry for name, entry in kept.items() if name not in used}
-    if without_parameters and rest:  # without init parameters, its attributes were assigned from outside
+    if without_parameters and rest:  # a class without its own `__init__` does not set them from arguments
         content["state"] = _encoded_by_name(rest, writer, gaps)
         rest = {}
     if writer.detailed:
@@ -239,7 +239,7 @@ def _add_details(value: Any, content: Content, rest: dict[str, Any], writer: "Wr
         rest = {name: entry for name, entry in rest.items() if name not in value._modules}
         if not value.training:
             content["mode"] = "eval"
-        if not (missing or own):  # for a library's module only tensors: the rest follows from `init`
+        if not (missing or own):  # keep only a library module's tensors, as the rest follows from `init`
             rest = {name: entry for name, entry in rest.items() if isinstance(entry, torch.Tensor)}
     elif not (missing or own):
         return

@@ -164,7 +164,7 @@ class Reader:
 
 
 def _without_extras(encoded: Any) -> Any:
-    """Reduce the result of `encode_in_detail` to that of `encode`."""
+    """Return the result of `encode_in_detail` without the keys that are not needed to read it back."""
     if isinstance(encoded, list):
         return list(map(_without_extras, encoded))
     if not isinstance(encoded, dict):

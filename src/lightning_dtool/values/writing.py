@@ -5,8 +5,8 @@ UTF-8 can encode, lists, and dicts whose keys are such text. Every other value b
 and the reserved key `type` with the path of its class: `{"type": "builtins:tuple", "value": [1, 2]}`. A dict that has a
 key `type` itself, or keys that are not text, becomes `{"type": "builtins:dict", "items": [[key, value], …]}`.
 
-`reading` reads these forms back. A value that cannot be read back adds a gap, and its object has one of the keys
-`repr`, `length`, `missing` and `sha256`, which say what is known of the value.
+`reading` reads these forms back. A value that cannot be read back adds a gap. Its object has one of the keys `repr`,
+`length`, `missing` and `sha256`, which show what is known of the value, or it names something that cannot be imported.
 
 The same value gives the same JSON in every process: it contains no memory addresses and does not depend on the order of
 a hash table. The size of the JSON is bounded.
@@ -102,10 +102,10 @@ def encode_in_detail(value: Any, gaps: Gaps) -> Any:
 
 
 class Writer:
-    """One walk through a value. Keeps the containers that it is inside of, and how much more it may write.
+    """One walk through a value. It keeps track of the enclosing containers and of how much more it may write.
 
     Args:
-        detailed: Whether to describe in detail what cannot be read back, as `encode_in_detail` does.
+        detailed: Whether to add everything that determines the behaviour of the value, as `encode_in_detail` does.
     """
 
     def __init__(self, *, detailed: bool = False) -> None:
@@ -201,7 +201,7 @@ class Writer:
         for index, entry in enumerate(itertools.islice(values, length if length <= MAX_ITEMS else _FIRST)):
             if self._left <= 0:
                 break
-            # As `encode`, but without a place for the gaps of a plain entry: four times as fast for a list of numbers.
+            # Like `encode`, but a plain entry needs no place for gaps. This makes a list of numbers four times as fast.
             self._left -= 1
             kept.append(entry if self._is_plain(entry) else self._with_type(entry, gaps.at(f"[{index}]")))
         if len(kept) == length:
@@ -228,7 +228,7 @@ class Writer:
         return {"items": kept, "length": length}
 
     def unordered(self, values: Iterable[Any], gaps: Gaps) -> Content:
-        """Return the content of a set, sorted by the JSON of its entries: its own order differs between processes."""
+        """Return the content of a set, sorted by the JSON of its entries, as the order of a set varies."""
         entries = list(values)
         if len(entries) > MAX_ITEMS or self._left <= 0:
             self._add_cut(gaps, len(entries), 0)
