@@ -204,7 +204,7 @@ def _described(uri: str) -> "DataDescription":
         dataset = FrozenDataset.from_uri(uri)
         try:
             readme = yaml.safe_load(dataset.readme())
-        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that no calendar has
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
             readme = None
         return DataDescription(
             uri=uri,

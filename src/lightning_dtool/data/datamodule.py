@@ -53,7 +53,7 @@ class DtoolDataModule(pl.LightningDataModule):
         test_uri: The dataset for testing.
         predict_uri: The dataset for prediction.
         val_split: The fraction of the items of `uri` for validation, at least 0 and below 1. Default: 0, no validation.
-        test_split: The fraction for testing. The items that are left are for training. Default: 0, no testing.
+        test_split: The fraction for testing. The remaining items are for training. Default: 0, no testing.
         split_overlay: The overlay of `uri` whose values name the stages: train, val, test, predict, or a usual synonym
             such as training, valid, validation, dev or testing, in upper or lower case. Default: dtoolAI's image
             datasets are divided by their overlay `usetype`, unless another argument divides them; other datasets are
@@ -189,7 +189,7 @@ class DtoolDataModule(pl.LightningDataModule):
                 their modules. Default: only torchvision's transforms are imported.
             verify: Compare the content digests of the datasets with the recorded ones. Default: True.
             **overrides: Arguments of this class that replace recorded ones, for example a dataset's new URI, or a
-                transform that cannot be imported.
+                transform to use in place of one that cannot be imported.
 
         Returns:
             The DataModule. Its `setup` has not been called.
@@ -275,10 +275,10 @@ class DtoolDataModule(pl.LightningDataModule):
                 self._stages.dataset(name)
             self._set_up.add(name)
         if self.uri is not None:
-            # The other parts of the same dataset cost nothing, and the record holds what was held out.
+            # Dividing `uri` defines the other parts as well. The record lists them, because they were held out.
             self._set_up.update(name for name in ("train", "val", "test") if getattr(self, f"{name}_uri") is None)
         if stage == "fit" and self._trainer is not None and self._stages.dataset("val") is None:
-            # Lightning skips a loader method that is not overridden, but warns about an empty loader.
+            # Lightning skips a loader method that is not overridden, but warns about a loader without batches.
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
 
     def teardown(self, stage: str | None = None) -> None:
@@ -286,9 +286,9 @@ class DtoolDataModule(pl.LightningDataModule):
         self.__dict__.pop("val_dataloader", None)
 
     def train_dataloader(self) -> StatefulDataLoader:
-        """Return the loader for training, which shuffles by (seed, epoch) and can resume inside an epoch."""
+        """Return the loader for training. Its order depends on seed and epoch, and it can resume inside an epoch."""
         dataset = self._stages.needed("train")
-        # Also here, so that workers inherit the open cache.
+        # Filled here as well as in `prepare_data`, so that workers inherit the open cache.
         dataset.fill_decoded_cache()
         loader = StatefulDataLoader(
             dataset,
@@ -314,12 +314,12 @@ class DtoolDataModule(pl.LightningDataModule):
         return self._plain_loader(self._stages.needed("predict"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the identity of the training data as plain values; the loader's state holds the position in it."""
+        """Return the identity of the training data as plain values. The loader's state holds the position in it."""
         facts = self._stages.facts("train") if self._stages.is_open("train") else {}
         return {key: facts[key] for key in ("uri", "content_digest", "selection_digest") if key in facts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Warn if a training resumes with other data than it began with.
+        """Warn if training resumes with data other than the data it began with.
 
         Args:
             state_dict: The value that `state_dict` returned.

@@ -27,13 +27,14 @@ class DtoolDataset(Dataset[Any]):
 
     An item is decoded by its suffix: images with Pillow, `.npy` (memory-mapped) and `.npz` with NumPy, `.pt` with a
     safe `torch.load`, and text files as str; any other item is its bytes. Without a transform, an image becomes a
-    float32 tensor of shape (channels, height, width) with values from 0 to 1 and the image's own channels, and an array
-    a tensor of the same dtype. A transform receives the PIL image in its own mode (palette and CMYK images are
+    float32 tensor of shape (channels, height, width) with values from 0 to 1 and the image's own channels. An array
+    becomes a tensor of the same dtype. A transform receives the PIL image in its own mode (palette and CMYK images are
     converted to RGB), or the tensor.
 
-    A dataset that consists of `data.npy` and `labels.npy` has one sample per row of these arrays. So has dtoolAI's
-    `TensorDataSet`, whose rows become float32 images with values from 0 to 1 and the annotated `image_dimensions`.
-    Images of dtoolAI's `ImageDataSet` become RGB and, without a transform, 256 x 256 pixels, as in dtoolAI.
+    A dataset that consists of `data.npy` and `labels.npy` has one sample per row of these arrays. The same applies to
+    dtoolAI's `TensorDataSet`, whose rows become float32 images with values from 0 to 1 and the annotated
+    `image_dimensions`. Images of dtoolAI's `ImageDataSet` become RGB and, without a transform, 256 x 256 pixels, as in
+    dtoolAI.
 
     `DtoolDataModule` makes and divides these datasets; use this class for loaders of your own. It is not for data in
     one large file of another format (HDF5, Zarr, Parquet, tar): each item is one sample.
@@ -45,22 +46,22 @@ class DtoolDataset(Dataset[Any]):
             like any other image. Default: chosen by the file's suffix.
         target: The target of each item: an overlay's name; "folder" for the name of the folder that holds the item;
             "none"; or a function from an `Item` to its target, called once per item when the dataset is opened.
-            Strings, bools and ints are classes and become ints (int64 in a batch), which are numbered in sorted order,
-            or, for the overlay `category`, by the annotation `category_encoding`. Floats and lists of numbers become
-            float32 tensors. Default: the overlay `category` if there is one, else no targets.
+            Strings, bools and ints are classes, which become class numbers (int64 in a batch). Classes are numbered in
+            sorted order, or, for the overlay `category`, as the annotation `category_encoding` says. Floats and lists
+            of numbers become float32 tensors. Default: the overlay `category` if there is one, else no targets.
         transform: A function that is called with each decoded item.
         target_transform: A function that is called with each target.
         class_to_idx: The number of each class, to use the numbers of other data.
-        decoded_cache: Keep decoded images, uncompressed, in a memory-mapped file below `DTOOL_CACHE_DIRECTORY`, from
-            which later epochs and runs read them, several times as fast for small images. The samples stay the same;
-            transforms receive a plain PIL image with the same pixels and `info`. See `fill_decoded_cache`. Default:
-            False.
+        decoded_cache: Keep decoded images, uncompressed, in a memory-mapped file below `DTOOL_CACHE_DIRECTORY`. Later
+            epochs and runs read them from this file; for small images this is several times as fast as decoding. The
+            samples stay the same; transforms receive a plain PIL image with the same pixels and `info`. See
+            `fill_decoded_cache`. Default: False.
 
     Raises:
         SelectionError: If no item is left.
         MetadataKeyError: If an overlay is missing, or does not cover every item.
-        DecodeError: If a target is neither a class nor a number. Also when a sample is read that cannot be decoded; the
-            error names the item.
+        DecodeError: If a target is neither a class nor a number. Reading a sample that cannot be decoded also raises
+            this error, which names the item.
         ConfigurationError: If arguments do not fit this dataset.
         DatasetNotFoundError, NotFrozenError, InvalidURIError, CorruptDatasetError, StoreError: If the dataset cannot be
             opened; see `FrozenDataset.from_uri`.
@@ -112,7 +113,7 @@ class DtoolDataset(Dataset[Any]):
         try:
             rest = after_to_tensor(self.transform)
             value = None if rest is None else self._samples.kept_tensor(position)
-            if value is not None:  # the first part of the transform is done
+            if value is not None:  # the tensor is what `ToTensor` would return
                 return self._sample(position, value, rest)
             value = self._samples.load(position, as_tensor=self.transform is None)
         except LightningDtoolError:
@@ -132,9 +133,10 @@ class DtoolDataset(Dataset[Any]):
         if seed is not None and get_worker_info() is not None:
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            # `torch.manual_seed` takes a hundred times as long, because it looks for every kind of accelerator.
+            # Not `torch.manual_seed`, which takes a hundred times as long, because it looks for every kind of
+            # accelerator.
             torch.default_generator.manual_seed(seed)
-        # A subclass may override `__getitem__`.
+        # Rows are read together, unless a subclass overrides `__getitem__`.
         if isinstance(self._samples, Rows) and type(self).__getitem__ is DtoolDataset.__getitem__:
             positions = [self._positions[index] for index in indices]
             try:
@@ -190,10 +192,10 @@ class DtoolDataset(Dataset[Any]):
 
         Items are first verified against their recorded hashes. The cache is the file
         `lightning-dtool/decoded/<UUID>/<key>.images` in `DTOOL_CACHE_DIRECTORY`. The key depends on the items' content
-        and on the versions of the decoders, so other data or another version of Pillow has its own file. It holds all
-        selected items of the dataset, also those that are not in this subset, with one byte per pixel and channel of 8
-        bits. You can delete such files at any time. If the file cannot be written, you get a warning, and images are
-        decoded when they are read.
+        and on the versions of the decoders, so other data or another version of Pillow has its own file. The file holds
+        all selected items of the dataset, including those that are not in this subset. It takes one byte per pixel and
+        8-bit channel. You can delete such files at any time. If the file cannot be written, you get a warning, and
+        images are decoded when they are read.
 
         Args:
             progress: Show a progress bar if the output is a terminal. Default: True.

@@ -1,4 +1,4 @@
-"""The cache of decoded images in a memory-mapped file, which spares later epochs and runs the decoding."""
+"""The cache of decoded images in a memory-mapped file, so that later epochs and runs need not decode them."""
 
 import base64
 import contextlib
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 # Increase this number if older files would be read wrongly.
 _FORMAT = b"decoded1"
-# The format, the offset of the index, its length and its SHA-256. The pixels follow, then the index.
+# The header: the format, the offset of the index, its length and its SHA-256. The pixels follow, then the index.
 _HEADER = struct.Struct("<8sQQ32s")
 _NOT_KEPT = -1
 
@@ -176,7 +176,7 @@ class _Opened(NamedTuple):
 def _open(path: Path, count: int) -> _Opened | None:
     """Memory-map a file; None if there is no complete file."""
     try:
-        # Not a `memmap`, whose slices take several times as long.
+        # Not a `np.memmap`, which takes several times as long to slice.
         data = np.asarray(np.memmap(path, np.uint8, "r"))
     except (OSError, ValueError):
         return None
@@ -234,7 +234,7 @@ def _unpacked(index: bytes) -> tuple[int, Any, Any, Any, list[_Kind]]:
 
 
 def _kept(decode: Callable[[int], Any], position: int) -> tuple[str, bytes] | None:
-    """Return the kind of an image as JSON, and its pixels; None if they do not define the same image."""
+    """Return the kind of an image as JSON, and its pixels; None if the image cannot be rebuilt from them."""
     try:
         image = decode(position)
         if not isinstance(image, Image.Image) or image.mode not in _MODES:
@@ -243,12 +243,12 @@ def _kept(decode: Callable[[int], Any], position: int) -> tuple[str, bytes] | No
         kind = _Kind(image.mode, image.width, image.height, len(pixels), image.format, _plain(image.info))
         return json.dumps(kind._asdict()), pixels
     except Exception:
-        # The error is raised again when the item is used.
+        # Decoding the item when it is used raises the error again.
         return None
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON; values that JSON lacks become an object with one key.
+    """Return a value as JSON; a value of a type that JSON lacks becomes an object with one key.
 
     Raises:
         TypeError: If the value is not a plain value.
@@ -285,9 +285,9 @@ def _restored(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time run the block, or all processes if the file system has no locks."""
+    """Run the block in one process at a time, or without a lock if the file system has none."""
     lock = FileLock(path)
-    # The lock only avoids that processes do the same work: each process writes its own file.
+    # The lock only saves duplicate work: each process writes a temporary file of its own.
     with contextlib.suppress(OSError, NotImplementedError):
         lock.acquire()
     try:

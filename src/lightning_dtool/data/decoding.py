@@ -33,14 +33,14 @@ def decoder_for(relpath: str) -> Callable[[str | Path], Any]:
         >>> decoder_for("notes/README.TXT").__name__
         'read_text'
     """
-    # Not with PurePosixPath, which would take most of the time of this function, called for each sample.
+    # Not `PurePosixPath`, which would take most of the time of this function, and it is called for each sample.
     stem, dot, suffix = relpath.rpartition("/")[2].rpartition(".")
     return _decoders().get(suffix.lower(), read_bytes) if stem and dot else read_bytes
 
 
 @cache
 def _decoders() -> dict[str, Callable[[str | Path], Any]]:
-    """Return the decoders by suffix, without its dot."""
+    """Return the decoders by suffix, without the dot."""
     decoders: dict[str, Callable[[str | Path], Any]] = {suffix[1:]: read_image for suffix in IMAGE_SUFFIXES}
     decoders |= {suffix[1:]: read_text for suffix in TEXT_SUFFIXES}
     return decoders | {"npy": read_array, "npz": read_arrays, "pt": read_torch, "pth": read_torch}
@@ -64,8 +64,8 @@ def image_to_tensor(image: Image.Image) -> torch.Tensor:
     """Convert an image to a float32 tensor of shape (channels, height, width) with values from 0 to 1.
 
     Args:
-        image: The image. 8-bit values are divided by 255 and 16-bit values by 65535; black and white become 0 and 1.
-            A 32-bit float image keeps its values.
+        image: The image. 8-bit values are divided by 255 and 16-bit values by 65535; 1-bit values become 0 or 1. A
+            32-bit float image keeps its values.
 
     Returns:
         A float32 tensor with 1 channel for grey, 2 for grey with alpha, 3 for RGB, and 4 for RGBA.
@@ -105,7 +105,7 @@ def pixels_to_tensor(pixels: np.ndarray[Any, Any], largest: int | None) -> torch
 def after_to_tensor(transform: Any) -> Sequence[Callable[[Any], Any]] | None:
     """Return the transforms that follow torchvision's `ToTensor` in a transform that begins with it.
 
-    For an image with 8 bits per channel, `ToTensor` and `pixels_to_tensor` give the same bits.
+    For an image with 8 bits per channel, `ToTensor` and `pixels_to_tensor` return bitwise equal tensors.
 
     Args:
         transform: A transform, or a `Compose` of several.
@@ -113,7 +113,7 @@ def after_to_tensor(transform: Any) -> Sequence[Callable[[Any], Any]] | None:
     Returns:
         The rest of the transforms; None if the transform does not begin with `ToTensor`.
     """
-    torchvision = sys.modules.get("torchvision.transforms")  # not imported: there is no `ToTensor` yet
+    torchvision = sys.modules.get("torchvision.transforms")  # None: nothing has imported it
     if torchvision is None or torch.get_default_dtype() is not torch.float32:
         return None
     chain: list[Any] = transform.transforms if type(transform) is torchvision.Compose else [transform]
@@ -153,20 +153,20 @@ def array_to_tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     try:
-        # Without a copy, np.asarray unwraps a np.memmap and makes an array of a scalar.
+        # np.asarray unwraps a np.memmap without a copy, and turns a scalar into an array.
         return torch.from_numpy(np.asarray(array))
     except TypeError as error:
         raise TypeError(f"torch has no dtype for NumPy's {array.dtype}; pass decoder=... to convert it") from error
 
 
 def read_torch(path: str | Path) -> Any:
-    """Load a file of `torch.save` onto the CPU with a safe load: only tensors and plain values."""
+    """Load a file that `torch.save` wrote onto the CPU. The load is safe: it accepts only tensors and plain values."""
     # Only zip archives can be memory-mapped; before torch 1.6, files had another format.
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def read_text(path: str | Path) -> str:
-    """Read UTF-8 text without a conversion of line ends."""
+    """Read UTF-8 text without converting line endings."""
     return read_bytes(path).decode("utf-8")
 
 

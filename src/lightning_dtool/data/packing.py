@@ -45,7 +45,7 @@ def pack(
     `category`. There is no such overlay if a file lies outside these folders. With `csv`, each further column of the
     table becomes an overlay, and folders are only part of the paths.
 
-    The dataset is a copy. To write items that are not files on this machine, or one after the other as they are made,
+    The dataset is a copy. To write items that are not files on this machine, or items that are produced one at a time,
     use `DatasetWriter`.
 
     Args:
@@ -56,7 +56,7 @@ def pack(
             else the first column, holds the path of the file in the folder. Each other column becomes an overlay of
             ints if all fields are whole numbers, of floats if all are numbers, of bools if all are true or false,
             else of strings; an empty field becomes null. Each file needs a line, and each line a file. The table may
-            lie in the folder; it is not packed.
+            lie in the folder, but it is not packed.
         overlays: Overlays by name, each with a value for every file by its path in the folder.
         annotations: Annotations by name. The values must be strict JSON.
         tags: The tags of the dataset.
@@ -76,7 +76,8 @@ def pack(
 
     Raises:
         DatasetNotFoundError: If the folder does not exist, or holds no files.
-        MetadataKeyError: If a file has no line in the table or no value in an overlay, or the other way round.
+        MetadataKeyError: If a file has no line in the table or no value in an overlay, or if one of them names a file
+            that is not in the folder.
         ConfigurationError: If the table cannot be read, or an overlay is given twice.
         UnsafeDatasetError: If a symbolic link leads out of the folder.
         InvalidNameError: If dtool does not allow a name, before anything is written.
@@ -116,7 +117,7 @@ def pack(
 
 
 def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Read a CSV of per-file values.
+    """Read a CSV table with values for each file.
 
     Args:
         path: The table; see `pack`.
@@ -125,7 +126,8 @@ def read_table(path: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
         The paths of the files in the order of the rows, and for each other column its values by path.
 
     Raises:
-        ConfigurationError: If there is no header, a row has another number of fields, or a name or path occurs twice.
+        ConfigurationError: If there is no header, a row has a different number of fields, or a name or path occurs
+            twice.
     """
 
     def refuse(problem: str) -> ConfigurationError:
@@ -174,14 +176,14 @@ def typed(texts: Sequence[str]) -> list[Any]:
 
 
 def _whole(text: str) -> int | None:
-    """Read a whole number of at most 8 bytes; None for any other text, also for `007`, which is a name."""
+    """Read a whole number of at most 8 bytes; None for any other text, including `007`, which is an identifier."""
     digits = text.removeprefix("-")
     is_whole = digits.isascii() and digits.isdigit() and str(int(text)) == text
     return int(text) if is_whole and abs(int(text)) < 2**63 else None
 
 
 def _number(text: str) -> float | None:
-    """Read a decimal number; None for any other text, also for `nan`, `inf`, `1_000` and `007`."""
+    """Read a decimal number; None for any other text, including `nan`, `inf`, `1_000` and `007`."""
     digits = text.removeprefix("-").removeprefix("+")
     if (
         not digits.isascii()
@@ -246,7 +248,7 @@ def _walk(folder: str, prefix: str, real_folder: str, inside: Path, above: froze
 def _all_overlays(
     files: Mapping[str, str], root: Path, table: Path | None, given: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Merge the overlays of all sources, after a check that each covers exactly the files."""
+    """Merge the overlays of all sources, after checking that each names every file and nothing else."""
     overlays: dict[str, dict[str, Any]] = {}
     if table is not None:
         relpaths, overlays = read_table(table)

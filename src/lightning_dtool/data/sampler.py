@@ -21,8 +21,8 @@ class ResumableSampler(DistributedSampler[int]):
     """A sampler whose order of indices depends only on the seed, the epoch and the position.
 
     Each of n processes of a distributed run computes the same order and takes every n-th index of it. The sampler is a
-    `DistributedSampler`, so Lightning does not replace it, and calls `set_epoch`. It has its own random number
-    generator; it neither reads nor changes the global one.
+    `DistributedSampler`, so Lightning keeps it and calls `set_epoch`. It has its own random number generator; it
+    neither reads nor changes the global one.
 
     `DtoolDataModule` uses this sampler for training. Use it in a loader of your own for the same order in every run;
     with `StatefulDataLoader`, training can also be resumed inside an epoch. It draws each sample once per epoch, so it
@@ -99,7 +99,7 @@ class ResumableSampler(DistributedSampler[int]):
         return (length if self.drop_last else length + replicas - 1) // replicas * replicas
 
     def __len__(self) -> int:
-        """Return the number of indices that this process gets in a whole epoch, even if the next one is resumed."""
+        """Return the number of indices of this process in a whole epoch, even if the next iteration skips some."""
         return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
@@ -115,7 +115,7 @@ class ResumableSampler(DistributedSampler[int]):
         """Return the order of the current epoch for all processes."""
         length = len(self.dataset)
         if self.shuffle:
-            # Hashed: with the usual sum of both, epoch 0 of seed 1 would have the order of epoch 1 of seed 0.
+            # Hashed: with the usual sum of seed and epoch, epoch 0 of seed 1 would have the order of epoch 1 of seed 0.
             digest = hashlib.sha256(f"{self.seed}\0{self.epoch}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
             indices: list[int] = torch.randperm(length, generator=generator).tolist()
@@ -167,9 +167,9 @@ class SeededDataLoader(DataLoader[Any]):
     """A DataLoader that does not change the global random number generators.
 
     `DtoolDataModule` uses it for validation, testing and prediction. In worker processes, a `DtoolDataset` seeds the
-    generators for each batch with torch's seed in the main process, the epoch and the position. Random transforms
-    therefore draw the same numbers with any number of workers, persistent or not, and after any resume. Without
-    workers, they draw from the global generators.
+    generators for each batch with torch's seed in the main process and the position of the batch; in a
+    `StatefulDataLoader` also with the epoch. Random transforms therefore draw the same numbers with any number of
+    workers, persistent or not, and after any resume. Without workers, they draw from the global generators.
 
     Do not use it with workers and a dataset other than `DtoolDataset` that draws random numbers: its workers would draw
     the same numbers in every epoch.
@@ -204,13 +204,14 @@ class StatefulDataLoader(SeededDataLoader):
     """A DataLoader that resumes inside an epoch, at the batch after the last one that it returned.
 
     `DtoolDataModule` uses it for training. Lightning saves and restores its state with its loops. Batches that workers
-    have fetched, but that were not returned yet, do not count. The sampler must be a `ResumableSampler`. With any other
-    sampler, such as the one of `overfit_batches`, a resumed epoch starts at its beginning.
+    have fetched but that the loader has not returned yet do not count. The sampler must be a `ResumableSampler`. With
+    any other sampler, such as the one of `overfit_batches`, a resumed epoch starts at its beginning.
 
     The loader also keeps a digest of the order of each epoch; see `order_digests`.
 
     Workers start when the first batch is read, not in `iter()`: Lightning calls `iter()` before it sets the epoch
-    (https://github.com/Lightning-AI/pytorch-lightning/issues/21938), so workers would fetch batches of another epoch.
+    (https://github.com/Lightning-AI/pytorch-lightning/issues/21938), so workers that started there would fetch batches
+    of another epoch.
 
     Args:
         *args: As for `torch.utils.data.DataLoader`.
@@ -239,12 +240,11 @@ class StatefulDataLoader(SeededDataLoader):
 
         The digest of an epoch is `sha256:` and a chain over its batches: d = SHA-256(d + indices of the batch), with
         the indices in the dataset as 8-byte little-endian integers, starting with an empty d. The digests of two runs
-        therefore differ from the first different batch on, and a digest is continued after a resume. An epoch has no
+        therefore differ from the first batch that differs, and a digest is continued after a resume. An epoch has no
         digest if its beginning is unknown.
 
         The epochs must be read in order: if an epoch is started again, its digest and those of later epochs are
-            deleted.
-        Assign a dict to continue the digests of another loader.
+        deleted. Assign a dict to continue the digests of another loader.
         """
         if self._order_digests is None:
             self._order_digests = {}
@@ -264,7 +264,8 @@ class StatefulDataLoader(SeededDataLoader):
         resumes = False
         if isinstance(sampler, ResumableSampler):
             start: dict[str, Any] = {"epoch": sampler.epoch, "position": 0}
-            # In another epoch than the saved one, the saved epoch had ended, perhaps early by `limit_train_batches`.
+            # If the epoch is not the saved one, the saved one had ended, perhaps early because of
+            # `limit_train_batches`.
             if pending is not None and pending["epoch"] == sampler.epoch:
                 resumes, start = True, pending
             sampler.load_state_dict(start)
@@ -293,7 +294,7 @@ class StatefulDataLoader(SeededDataLoader):
         return self._before is not None and self._state is not None
 
     def state_before_last_batch(self) -> dict[str, Any]:
-        """Return the state before the last batch was returned, to train on that batch again."""
+        """Return the state as it was before the last batch was returned, to train on that batch again."""
         if self._before is None or self._state is None:
             return self.state_dict()
         digests = dict(self.order_digests)
@@ -316,7 +317,7 @@ class StatefulDataLoader(SeededDataLoader):
 
     @property
     def _step(self) -> int:
-        """The number of indices that all processes together take for one batch each."""
+        """The number of indices that all processes together take when each reads one batch."""
         replicas = self.sampler.num_replicas if isinstance(self.sampler, ResumableSampler) else 1
         return (self.batch_size or 1) * replicas
 
@@ -366,8 +367,8 @@ class _SeededBatches:
 
     def __init__(self, batches: Any, loader: SeededDataLoader) -> None:
         self._batches = batches
-        # A weak reference: in a cycle of loader and iterator, the garbage collector would end persistent workers. It
-        # would close their queues first, and torch would then wait five seconds for each worker.
+        # A weak reference: otherwise loader and iterator would form a cycle, and the garbage collector would end
+        # persistent workers. It would close their queues first, and torch would then wait five seconds for each worker.
         self._loader = weakref.ref(loader)
 
     def __len__(self) -> int:

@@ -106,7 +106,7 @@ class Items:
         identifier = self.identifiers[position]
         if self.decoder is not None:
             return self.decoder(self.dataset.path(identifier))
-        # `abspath` checks less than `path`: new workers in each epoch would check each item again.
+        # Not `path`, which checks more than `abspath`: workers that start in each epoch would check every item again.
         return decoder_for(self.names[position])(self.dataset.abspath(identifier))
 
     def keep_decoded(self) -> None:
@@ -203,7 +203,7 @@ class Rows:
     def _array(self, identifier: str) -> "np.ndarray[Any, Any]":
         if identifier not in self._arrays:
             try:
-                # Not a `memmap`: NumPy takes a row out of one several times more slowly.
+                # Not a `np.memmap`, which takes several times as long to return a row.
                 self._arrays[identifier] = np.asarray(open_array(self.dataset.path(identifier)))
             except (OSError, ValueError, EOFError) as error:
                 relpath = self.dataset.items[identifier].relpath
@@ -224,7 +224,7 @@ class Rows:
         return {name: value for name, value in vars(self).items() if name != "_arrays"}
 
     def _encoded(self, labels: "np.ndarray[Any, Any]") -> Targets:
-        """Return labels as targets; whole numbers are class numbers as they are."""
+        """Return labels as targets. One whole number per row is used as the class number itself."""
         if labels.dtype.kind == "f":
             return Targets(torch.from_numpy(labels.astype(np.float32)), None)  # type: ignore[arg-type]
         if labels.dtype.kind not in "iub":
@@ -243,7 +243,7 @@ def open_samples(
 ) -> Samples:
     """Return the samples of a dataset: rows for a pair of arrays, else items.
 
-    With a `decoder` or a `target`, samples are items in any case.
+    With a `decoder` or a `target`, samples are always items.
     """
     annotations = dataset.annotation_names()
     dtoolai_type = dataset.annotation(DTOOLAI_TYPE) if DTOOLAI_TYPE in annotations else None

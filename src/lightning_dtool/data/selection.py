@@ -22,7 +22,7 @@ STAGE_ALIASES: Mapping[str, str] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
     **dict.fromkeys(("predict", "prediction", "inference"), "predict"),
 }
-"""The overlay values, in lower case, that stand for a stage."""
+"""The stage that each overlay value, in lower case, stands for."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def split_by_overlay(values: Sequence[Any], *, overlay: str, uri: str = "") -> d
 
 
 def describe_values(values: Iterable[Any], most: int = 20) -> str:
-    """Return the different values and how often each occurs as a text, the most frequent value first.
+    """Return a text with the distinct values and how often each occurs, the most frequent value first.
 
     Example:
         >>> describe_values(["oak", "elm", "oak"])
@@ -217,7 +217,7 @@ def _same(wanted: Any, found: Any) -> bool:
 
 
 def _exact(fraction: float) -> Fraction:
-    """Return the decimal number as it is written: 0.29 of 100 items is 29, although 0.29 * 100 is below 29."""
+    """Return the exact value of a number as written: 0.29 of 100 items is 29, although 0.29 * 100 is below 29."""
     return Fraction(str(fraction))
 
 

@@ -53,7 +53,7 @@ class Stages:
         return dataset
 
     def is_open(self, stage: str) -> bool:
-        """Tell whether a stage's dataset was opened."""
+        """Tell whether a stage's dataset has been opened."""
         return stage in self._opened
 
     def holds(self, stage: str, dataset: object) -> bool:

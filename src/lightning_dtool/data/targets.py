@@ -1,4 +1,4 @@
-"""What a model learns to predict: from the values that people annotate to numbers."""
+"""The targets that a model learns to predict: annotated values, converted to class numbers or tensors."""
 
 import math
 from collections import Counter
@@ -122,7 +122,7 @@ def encode(
         )
 
     if set(map(type, values)) in ({str}, {bool}, {int}):
-        # The usual case, in which each class is looked up once and not once per sample.
+        # The usual case: each class is looked up once, not once per sample.
         different = sorted(set(values))
         own = {value: index for index, value in enumerate(different)}
         known = own if class_to_idx is None else class_to_idx

@@ -27,8 +27,8 @@ class Inference:
     Args:
         chosen: The samples.
         record: The record of the model's checkpoint.
-        metrics: Returns the names of the metrics for a task. It is called at the first batch, so that a metric that
-            does not fit the task is an error before the whole dataset is read.
+        metrics: A function that returns the names of the metrics for a task. It is called at the first batch, so that a
+            metric that does not fit the task raises an error before the whole dataset is read.
 
     Attributes:
         task: The kind of problem that the model solves, decided by the first batch.
@@ -67,7 +67,7 @@ class Inference:
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=self.chosen.collate_fn,
-            generator=torch.Generator(),  # a loader without one of its own draws a global random number
+            generator=torch.Generator(),  # without a generator of its own, the loader would draw a global random number
         )
         module.to(device).eval()
         with torch.no_grad():
@@ -82,7 +82,7 @@ class Inference:
             )
 
     def _transferred(self, module: LightningModule, batch: Any, device: torch.device, number: int) -> Any:
-        """Call the hooks that the Trainer calls on a batch; some models normalise their input there."""
+        """Call the module's batch transfer hooks, as the Trainer does; some models normalise their input there."""
         try:
             batch = module.on_before_batch_transfer(batch, 0)
             batch = module.transfer_batch_to_device(batch, device, 0)

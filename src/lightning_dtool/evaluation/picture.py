@@ -15,7 +15,7 @@ MAX_NUMBERS = 20
 """The largest number of classes for which each cell shows its number."""
 
 _MAX_LABELS = 60
-"""The largest number of names along an axis; with more classes only every second, third, … is named."""
+"""The largest number of names along an axis; with more classes, only every second, third, … class is named."""
 
 
 def confusion_picture(confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str = "") -> bytes | None:
@@ -43,7 +43,7 @@ def confusion_picture(confusion: Sequence[Sequence[int]], classes: Sequence[str]
     side = min(16.0, max(2.6, count * (0.55 if count <= MAX_NUMBERS else 0.22)))
     margin = 1.2 + 0.085 * max(map(len, labels), default=0)
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about characters that the font does not have
+        warnings.simplefilter("ignore")  # warnings about characters that the font lacks
         matplotlib.rcdefaults()
         figure = Figure(figsize=(side + margin + 1.0, side + margin), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)

@@ -175,7 +175,7 @@ def _settings(function: Callable[..., Any], **settings: Any) -> dict[str, Any]:
 
 
 def _by_label(name: str, binary: str | None = None, **settings: Any) -> Measure:
-    """Return a metric of class numbers: a multiclass function of torchmetrics, and a binary one for a single output."""
+    """Return a metric of class numbers: torchmetrics' function `name`, or `binary`, if given, for a single output."""
 
     def measure(predictions: Predictions) -> tuple[float, dict[str, Any]]:
         predicted, target, classes = _labels(predictions)
@@ -191,7 +191,7 @@ def _by_label(name: str, binary: str | None = None, **settings: Any) -> Measure:
 def _balanced_accuracy(predictions: Predictions) -> tuple[float, dict[str, Any]]:
     predicted, target, classes = _labels(predictions)
     recalls = classification.multiclass_recall(predicted, target, classes, average="none")
-    # torchmetrics' macro average includes, with a recall of 0, a class that has no samples but was predicted.
+    # torchmetrics' macro average counts a class that has no samples but was predicted, with a recall of 0.
     present = torch.bincount(target, minlength=classes) > 0
     settings = _settings(classification.multiclass_recall, average="macro", over="classes that the data has")
     return float(recalls[present].mean()), settings
@@ -204,7 +204,7 @@ def _auroc(predictions: Predictions) -> tuple[float, dict[str, Any]]:
         if len(torch.unique(target)) < 2:
             raise ValueError("the data has samples of one class only")
         return float(classification.binary_auroc(probabilities[:, 0], target)), settings
-    # Only classes for which both they and the rest have samples: torchmetrics averages in a 0 for the others.
+    # Only classes that some, but not all, samples have: torchmetrics counts any other class as 0 in the average.
     counts = torch.bincount(target, minlength=predictions.num_classes)
     present = torch.nonzero((counts > 0) & (counts < len(target))).flatten().tolist()
     if not present:

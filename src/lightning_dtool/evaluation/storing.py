@@ -21,7 +21,7 @@ from lightning_dtool.store import DatasetWriter
 from lightning_dtool.store.names import LONGEST_NAME, fitting_name
 
 _ROWS = 20_000
-"""Rows of the table of predictions that are written at once."""
+"""The number of rows of the table of predictions that are written at once."""
 
 
 def store(
@@ -78,21 +78,21 @@ def store(
 
 
 def dataset_name(checkpoint: str, data: str) -> str:
-    """Return a unique name that says what was evaluated on what.
+    """Return a unique name for an evaluation's dataset, which names the checkpoint and the data.
 
     Args:
         checkpoint: The checkpoint's name.
         data: The dataset's name.
     """
     unique = f"-{uuid.uuid4().hex[:8]}"
-    # Half of the room for each of the two names, and more if the other needs less.
+    # Each of the two names gets half of the length, or more if the other is shorter.
     left = LONGEST_NAME - len(f"-on-{data}{unique}")
     start = fitting_name(f"evaluation-{checkpoint}", longest=max(39, left))
     return fitting_name(f"{start}-on-{data}", unique)
 
 
 def _table(names: Sequence[str], classes: list[str] | None, predictions: Predictions) -> Iterator[bytes]:
-    """Yield the predictions as CSV, in blocks of rows, so that the text of a large dataset is never held at once."""
+    """Yield the predictions as CSV, in blocks of rows, so that the whole text is never in memory at once."""
     truth, predicted = predictions.target, predictions.predicted
     if classes is None or predictions.probabilities is None:
         width = predicted.shape[1]

@@ -1,1 +1,1 @@
-"""What others read: README.yml, annotations. Each a function of a record."""
+"""README.yml, annotations and text for a terminal, each a function of a record or a result."""

@@ -1,6 +1,6 @@
 """The annotations of the datasets that hold a checkpoint, an evaluation or the result of a rerun.
 
-People and a lab's dserver search for them.
+People search for datasets by their annotations, for example on a lab's dserver.
 
 Where dtoolAI has a name for a fact (`model_name`, `model_parameters`, `source_dataset_*`), the annotation has the same
 name. Neither a name nor a key inside a value contains a dot or begins with a dollar sign, because some stores and

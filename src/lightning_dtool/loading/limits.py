@@ -1,4 +1,4 @@
-"""Limits of source.zip. Writing keeps to them, so every archive that was written can be read."""
+"""Limits of source.zip. They also hold when it is written, so every archive that this package writes can be read."""
 
 MAX_SOURCE_BYTES = 64 * 2**20
 """The largest total size of the files in source.zip, uncompressed."""

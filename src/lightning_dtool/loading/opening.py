@@ -38,7 +38,7 @@ def require_checkpoint(dataset: FrozenDataset) -> None:
 
 
 def verified_path(dataset: FrozenDataset, relpath: str, progress: bool = False) -> Path:
-    """Return the path of a local file with an item, verified against its hash.
+    """Return the path of an item's local file, verified against the item's hash.
 
     Raises:
         MissingItemError: If there is no such item.

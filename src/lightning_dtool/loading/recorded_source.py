@@ -28,8 +28,8 @@ from lightning_dtool.record import Code
 def import_class(class_path: str) -> type[LightningModule] | None:
     """Return the LightningModule class that a record names, if it can be imported here.
 
-    The record of a stranger can name anything. Therefore only code that is already on this machine is imported, and
-    only a LightningModule is returned.
+    A record that a stranger wrote can name anything. Therefore this function imports only code that is already on this
+    machine, and returns only a LightningModule.
 
     Args:
         class_path: `module:qualified.name`.
@@ -45,7 +45,7 @@ def import_class(class_path: str) -> type[LightningModule] | None:
         for name in qualname.split("."):
             # Not `getattr`: it may run code of the module or class.
             found = vars(found)[name]
-    except (Exception, SystemExit):  # a module may raise anything, a script may even end the program
+    except (Exception, SystemExit):  # a module may raise anything; a script may even call `sys.exit`
         return None
     return found if _is_module_class(found) else None
 
@@ -54,7 +54,7 @@ def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -
     """Return a LightningModule class from the source that a checkpoint carries. This runs code from that source.
 
     Only the statements that the class needs are run: the imports, definitions and assignments that it refers to,
-    directly or indirectly. A training script does not train again.
+    directly or indirectly. Therefore a training script does not train again.
 
     Args:
         class_path: `module:qualified.name` as recorded.
@@ -154,7 +154,7 @@ class _Recorded:
             del sys.modules[name]
 
     def spec(self, name: str) -> importlib.machinery.ModuleSpec | None:
-        """Return the import spec of a recorded module, None for any other.
+        """Return the import spec of a recorded module; None for any other module.
 
         Args:
             name: Its name in the record.
@@ -177,7 +177,7 @@ class _Recorded:
             package: The package that its relative imports start from.
         """
         file = self._folder / relpath
-        text = file.read_bytes()  # not decoded: a file may declare its own encoding
+        text = file.read_bytes()  # bytes, because a file may declare its own encoding
         tree = ast.parse(text, str(file))
         tree.body = needed_statements(tree, name)
         module = types.ModuleType(f"{self.prefix}.__main__")

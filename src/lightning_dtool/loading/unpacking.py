@@ -62,10 +62,10 @@ def refuse_outside(folder: Path, name: str, uri: str) -> None:
 
 @contextmanager
 def _opened(file: Path | IO[bytes], uri: str) -> Iterator[zipfile.ZipFile]:
-    """Open an archive that keeps to the limits; errors in the block say that it is damaged."""
+    """Open an archive that is within the limits. Read errors, also in the block, become a CorruptDatasetError."""
     try:
         with zipfile.ZipFile(file) as archive:
-            # zipfile never reads more of an entry than the size that the archive states for it.
+            # The stated sizes can be trusted as limits: zipfile never reads more of an entry than its stated size.
             entries = archive.infolist()
             size = sum(entry.file_size for entry in entries)
             if size > limits.MAX_SOURCE_BYTES or len(entries) > limits.MAX_SOURCE_FILES:

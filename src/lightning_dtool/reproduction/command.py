@@ -27,7 +27,7 @@ BIT_VARIABLES = (
     "PYTHONHASHSEED",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
-"""Variables that affect numerical results and nothing else. A rerun has them as recorded, or unset."""
+"""Variables that affect numerical results and nothing else. A rerun sets them as recorded and unsets the others."""
 
 _HARMLESS = re.compile(r"[\w:.,=+ -]{1,64}", re.ASCII)
 
@@ -90,7 +90,7 @@ def command(record: Provenance, root: Path, scratch: Path) -> Command:
     else:
         script = root / code.entry_point
         first = code.argv[0] if code.argv else ""
-        # As the user typed it, if that path leads to the script.
+        # The path as the user typed it, if it leads to the script.
         typed = first if first and not os.path.isabs(first) and (folder / first).is_file() else str(script)
         start = ["script", str(script), typed]
     return Command([*start, *arguments], folder, _import_paths(record, root), recorded_root, notes)

@@ -72,7 +72,7 @@ def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str], *, wei
 
 
 def factors(a: Content, b: Content) -> list[Difference]:
-    """Return the differences in recorded inputs of two trainings, which could explain different results.
+    """Return the differences between the recorded inputs of two trainings, which could explain different results.
 
     Results, gaps, and differences that any two runs have are left out.
 

@@ -1,7 +1,6 @@
-"""The environment of a recorded training: its differences from the present one, and a new one like it.
+"""The differences of a recorded environment from the present one, and a new environment with the recorded packages.
 
-Installing and importing packages runs their code. Whoever builds an environment trusts the record as far as they would
-trust its code.
+Installing and importing packages runs their code. Build an environment only from a record whose code you would run.
 """
 
 import json
@@ -108,8 +107,8 @@ def create_environment(
     the user has configured for them. The pins are installed without dependencies, because they are a complete list.
 
     A version with a local part (`2.13.0+cpu`) that no index has is replaced by its public version. Packages that were
-    installed from a folder on the recording machine are left out: nobody else has them, and an index may have another
-    package of that name.
+    installed from a folder on the recording machine are left out: they are on that machine only, and an index may have
+        another package of that name.
 
     Args:
         requirements: The recorded requirements.txt.
@@ -123,7 +122,7 @@ def create_environment(
     Raises:
         ConfigurationError: If the folder is not empty, or `python` is not a version.
         EnvironmentCreationError: If that Python is missing (`kind` is `"python"`), or if the packages cannot be
-            installed (`kind` is `"packages"`). The message has the last lines of the tool's output. The folder is
+            installed (`kind` is `"packages"`). The message contains the last lines of the tool's output. The folder is
             removed.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -156,7 +155,7 @@ def create_environment(
 def own_requirement() -> list[str]:
     """Return the arguments with which pip installs this package from the origin of the running one.
 
-    That is its work tree if it runs from one, else the origin that pip noted, else its version.
+    That is its work tree if it runs from one, else the origin that pip recorded, else its version.
     """
     tree = Path(_version.__file__).resolve().parents[2]
     if (tree / "pyproject.toml").is_file() and (tree / "src" / "lightning_dtool").is_dir():
@@ -170,7 +169,7 @@ def own_requirement() -> list[str]:
 
 
 def _origin(direct_url: str | None) -> str | None:
-    """Return the folder, file or URL that pip noted as a package's origin; None for a package from an index."""
+    """Return the folder, file or URL that pip recorded as a package's origin; None for a package from an index."""
     try:
         noted = json.loads(direct_url or "")
         url, vcs = str(noted["url"]), noted.get("vcs_info")
@@ -203,7 +202,7 @@ def _wanted(text: str) -> tuple[dict[str, str], dict[str, str]]:
 def _install(
     tool: Installer, interpreter: Path, pins: Mapping[str, str], folder: Path, report: Report
 ) -> dict[str, str]:
-    """Install pins, and the public version of each local version that no index has; return those replacements."""
+    """Install pins. A local version that no index has is replaced by its public version; return these replacements."""
     wanted = dict(pins)
     replaced: dict[str, str] = {}
     while True:

@@ -82,7 +82,7 @@ def _agreement(comparable: bool, differs: bool) -> Agreement:
 
 
 def _epochs(record: Provenance) -> dict[int, Epoch]:
-    """Return the epochs by number. Of an epoch that was trained twice, the last counts."""
+    """Return the epochs by number. If an epoch was trained more than once, the last one counts."""
     return {epoch.epoch: epoch for epoch in record.metrics.history}
 
 

@@ -1,4 +1,4 @@
-"""The error for a rerun that gave no checkpoint, with its cause."""
+"""The error for a rerun that produced no checkpoint, with its cause."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from lightning_dtool.reproduction.process import Event, Outcome
 from lightning_dtool.rerun import Target
 
 LAST_LINES = 15
-"""The number of lines of the output, the last ones, that an error keeps."""
+"""The number of lines, at the end of the output, that an error keeps."""
 
 
 def failure(outcome: Outcome, target: Target, log: Path, timeout: float | None, folder: Path) -> ReproductionError:
-    """Return the error for a rerun that gave no checkpoint.
+    """Return the error for a rerun that produced no checkpoint.
 
     Args:
         outcome: How its process ended.

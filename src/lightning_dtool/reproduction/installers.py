@@ -14,7 +14,7 @@ from lightning_dtool.errors import ConfigurationError, EnvironmentCreationError
 from lightning_dtool.redaction.text import redact_text
 
 MAX_LINES = 20
-"""The number of lines of a tool's output, the last ones, that an error shows."""
+"""The number of lines, at the end of a tool's output, that an error shows."""
 
 _PYTHON = re.compile(r"([0-9]+)\.([0-9]+)(?:\.[0-9A-Za-z.+]*)?")
 
@@ -117,7 +117,7 @@ def python_version(recorded: str | None) -> str:
 
 
 def _find_python(version: str) -> str:
-    """Return an interpreter of a version that runs, which not every file of that name does."""
+    """Return a working interpreter of a Python version. Not every file with the right name runs."""
     if version == _here():
         return sys.executable
     found = shutil.which(f"python{version}")
@@ -137,7 +137,7 @@ def _find_python(version: str) -> str:
 
 
 def _interpreter(folder: Path) -> Path:
-    # Not resolved: an interpreter started from the target of its link would not be in the environment.
+    # Not resolved: the link's target is an interpreter outside the environment.
     scripts = folder.absolute() / ("Scripts" if os.name == "nt" else "bin")
     return scripts / ("python.exe" if os.name == "nt" else "python")
 
@@ -146,7 +146,7 @@ def run(command: Sequence[str]) -> Done:
     """Run a command and return its exit code and output."""
     variables = {name: value for name, value in os.environ.items() if name not in _INHERITED}
     try:
-        done = subprocess.run(  # noqa: S603 - every argument is ours or was checked
+        done = subprocess.run(  # noqa: S603 - every argument is fixed or was checked
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

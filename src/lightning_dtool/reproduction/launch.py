@@ -54,7 +54,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A rerun that gave a checkpoint.
+    """A rerun that produced a checkpoint.
 
     Attributes:
         dataset: The checkpoint, in the scratch folder.
@@ -95,7 +95,7 @@ def rerun(
         what: The name of this rerun in messages.
 
     Raises:
-        ReproductionError: If it gave no checkpoint.
+        ReproductionError: If it produced no checkpoint.
     """
     # Resolved, so that the path of the script agrees with `os.getcwd`.
     folder.mkdir(parents=True)
@@ -151,7 +151,7 @@ def rerun(
     outcome = run(arguments, to_run.folder, environment, log, Path(plan.report), on_event, options.timeout)
     reached = outcome.last("target")
     landed = local_path(str(reached["uri"])) if reached is not None and reached.get("uri") else None
-    if reached is None or landed is None or landed.parent != models:  # a script may write into the report, too
+    if reached is None or landed is None or landed.parent != models:  # a script may write to the report, too
         raise failure(outcome, plan.target, log, options.timeout, root)
     begun = outcome.last("begin")
     if begun is not None and begun.get("initial_weights") == "different" and parent is None:
@@ -166,7 +166,7 @@ def target_of(record: Provenance) -> Target:
 
 
 def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]:
-    """Put a folder's Python files, and its versions of the recorded files, over the unpacked source.
+    """Copy a folder's Python files, and its versions of the recorded files, over the unpacked source.
 
     Args:
         source: The folder, of the same layout as the recorded project.
@@ -215,8 +215,8 @@ def _environment(
         PLAN_VARIABLE: str(plan_file),
         "PYTHONPATH": os.pathsep.join(searched),
         "PYTHONUNBUFFERED": "1",
-        # A rerun must not log to a service, where it would be a second run under the name of the first. A server that
-        # the script itself names cannot be replaced by these variables.
+        # A rerun must not log to a service, where it would appear as a second run with the name of the first. These
+        # variables cannot replace a server that the script itself names.
         "WANDB_MODE": "offline",
         "WANDB_DIR": str(folder),
         "MLFLOW_TRACKING_URI": (folder / "mlruns").as_uri(),
@@ -233,7 +233,7 @@ def _environment(
 
 
 def _attached_itself(record: Provenance) -> bool:
-    """Return False if the script made the callback itself. Without a record of callbacks, assume that it did not."""
+    """Return whether the callback was attached automatically; True if the record lists no callbacks."""
     return _EXPLICIT not in [component.class_path for component in record.trainer.callbacks]
 
 
@@ -244,7 +244,7 @@ def _site(folder: Path) -> Path:
     package = Path(_version.__file__).resolve().parent
     try:
         (site / package.name).symlink_to(package, target_is_directory=True)
-    except OSError:  # a file system without links
+    except OSError:  # the file system does not support links
         shutil.copytree(package, site / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     metadata = site / f"lightning_dtool-{_version.__version__}.dist-info"
     metadata.mkdir()

@@ -134,13 +134,13 @@ def locate_data(
         found.uris[recorded] = located.uri
         if located.uri != recorded:
             found.notes.append(f"data {dataset.name} found at {located.uri}, recorded at {dataset.uri}")
-    # Datasets that the script opens and the record does not name.
+    # The rest are datasets that the script opens but the record does not name.
     found.uris.update({name: normalize_uri(value) for name, value in chosen.items()})
     return found
 
 
 def relocated(uris: Mapping[str, str], places: Sequence[tuple[PurePath, Path]]) -> dict[str, str]:
-    """Return the present URIs, also by the URIs that a moved script forms from paths relative to itself.
+    """Return the present URIs by recorded URI, and also by each URI that the moved script forms from a relative path.
 
     Args:
         uris: The present URIs by recorded URI.
@@ -166,7 +166,7 @@ def normal(uri: str) -> str:
 
 
 def _by_plain_name(chosen: dict[str, str], dataset: DatasetReference) -> str | None:
-    """Return the dataset given for a UUID or a name, which `normal` turned into file URIs."""
+    """Take the dataset that was given for a UUID or a name out of `chosen`, where `normal` made each key a file URI."""
     for name in (dataset.uuid, dataset.name):
         if (key := normal(name)) in chosen:
             return chosen.pop(key)

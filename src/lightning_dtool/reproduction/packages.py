@@ -1,6 +1,7 @@
-"""The recorded packages that can be installed without trusting the record's author with more than the packages.
+"""The recorded packages that may be installed from an untrusted list.
 
-A stranger wrote the list. Only exact pins are used: no option, no file and no index from the list is passed on.
+A stranger may have written the list. Only exact pins and full git commits are used; its options, files and indexes are
+ignored.
 """
 
 import re
@@ -18,13 +19,13 @@ _GIT_URL = re.compile(
 )
 _LOCAL = re.compile(rf"# ({_NAME}) is installed (?:editable )?from (file:\S*)")
 _CONDA = re.compile(r"/(?:croot|feedstock_root|build_artifacts|conda-bld)/")
-"""Folders on the machine that built a conda package, which conda packages name as their origin. An index has them."""
+"""Build folders that conda packages name as their origin. These packages are not local: an index has them."""
 
 
 def installable_packages(text: str) -> tuple[dict[str, str], list[str]]:
     r"""Read the packages of a requirements.txt that a stranger wrote.
 
-    Accepted are exact pins, `name==version`, and packages from git with a whole commit,
+    Accepted are exact pins, `name==version`, and packages from git with a full commit hash,
     `name @ git+https://host/path@commit`. Everything else is refused: options, other URLs, files, extras, markers and
     ranges of versions.
 
@@ -33,7 +34,7 @@ def installable_packages(text: str) -> tuple[dict[str, str], list[str]]:
 
     Returns:
         The versions by canonical name (for a package from git, its URL with the commit), in the file's order; and the
-        refused lines as they stand. Comments and empty lines are neither.
+        refused lines, unchanged. Comments and empty lines are neither.
 
     Example:
         >>> installable_packages("torch==2.6.0+cpu\nleaf_net @ git+https://git.example.org/leaf@main\n-r x.txt\n")
@@ -51,9 +52,9 @@ def installable_packages(text: str) -> tuple[dict[str, str], list[str]]:
 
 
 def local_packages(text: str) -> dict[str, str]:
-    r"""Return the packages that were installed from a folder on the recording machine, which nobody else has.
+    r"""Return the packages that were installed from a folder on the recording machine, and exist only there.
 
-    `capture.environment.requirements` notes it in a comment.
+    `capture.environment.requirements` writes such a folder in a comment.
 
     Args:
         text: The content of requirements.txt.
@@ -75,7 +76,7 @@ def is_from_git(version: str) -> bool:
 
 
 def _pin(requirement: Requirement) -> str | None:
-    """Return the exact version or the URL of a requirement; None if it has more or less than that."""
+    """Return the exact version or the URL of a requirement; None if it is anything but an accepted pin."""
     if requirement.extras or requirement.marker is not None:
         return None
     if requirement.url is not None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 GRACE = 300.0
-"""The seconds in which a process must end by itself after it has published the checkpoint."""
+"""The seconds that a process has to end by itself after it has published the checkpoint."""
 
 SHORT_GRACE = 10.0
-"""The seconds in which it must end after its last report: a launcher may wait forever for a process that has ended."""
+"""The seconds that it has after its last report: a launcher may wait forever for a process that has ended."""
 
 Event = dict[str, Any]
 
@@ -66,7 +66,7 @@ def run(
     events: list[Event] = []
     report.touch()
     with log.open("ab") as output, report.open(encoding="utf-8") as reported:
-        # In a session of its own, all of its processes can be ended together, and Ctrl-C reaches this process only.
+        # The child has its own session: all of its processes can be ended together, and Ctrl-C reaches only the parent.
         process = subprocess.Popen(  # noqa: S603  # the user has asked for it
             list(command),
             cwd=folder,
@@ -100,7 +100,7 @@ def run(
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all processes that it has started."""
+    """End a process and all processes in its group."""
     for sent in ("SIGTERM", "SIGKILL"):
         with suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
@@ -124,7 +124,7 @@ def ended_by_signals() -> Iterator[None]:
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread, which alone handles signals
+    except ValueError:  # only the main thread can set signal handlers
         yield
         return
     try:

@@ -47,7 +47,7 @@ class Request:
         if not 0 < self.level < 1:
             raise ConfigurationError(f"level={self.level}: expected a probability between 0 and 1.")
         if self.runs:
-            width_factor(MIN_VALUES, self.level)  # raises before hours of training if SciPy is not installed
+            width_factor(MIN_VALUES, self.level)  # without SciPy, fails now and not after training
         if self.env not in ("current", "create"):
             raise ConfigurationError(f"env={self.env!r}: expected 'current' or 'create'.")
         if self.from_ not in ("first", "parent"):

@@ -35,7 +35,7 @@ DEFAULT_INTO = "reproductions"
 """The folder in the working directory for reruns and their results, by default."""
 
 MAX_GENERATIONS = 100
-"""The largest number of checkpoints that were each resumed from another."""
+"""The largest length of a chain of checkpoints, each of which was resumed from the one before."""
 
 
 def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.PathLike[str] | None) -> Reproduction:
@@ -136,13 +136,13 @@ class _Session:
         )
 
     def _compare(self, one: str, two: str) -> Comparison:
-        # Imported late: this module imports torch, which the command line loads only when something has run.
+        # Imported late: this module imports torch, which the command line loads only after a rerun.
         from lightning_dtool.reproduction.comparison import compare
 
         try:
             return compare(one, two)
         except UnsafeCheckpointError:
-            if self.request.source is not None:  # the dataset's code has not run, and unpickling could run it
+            if self.request.source is not None:  # the rerun did not run the dataset's code, and unpickling could run it
                 raise
             return compare(one, two, weights_only=False)  # its code has just run in the rerun
 
@@ -251,12 +251,12 @@ class _Session:
         except DatasetNotFoundError:
             if not original.record.run.fit_index:
                 raise
-            # An earlier fit of the same script may have made the parent. The result is compared in any case.
+            # An earlier fit of the same script may make the parent. The results are compared whether it does or not.
             self._notes.append(f"the parent is missing; an earlier fit of the script may make it: {reference.uri}")
             return None
         parent = Original(located)
         if _same_process(parent, original):
-            return None  # the script trains it itself
+            return None  # the script trains the parent itself
         if self.request.from_ == "parent":
             self._notes.append(f"resumed from the recorded parent: {parent.uri}")
             return parent.uri
@@ -274,7 +274,7 @@ class _Session:
     def _step(
         self, original: Original, first: Rerun, data: LocatedData, options: Options, parent: str | None
     ) -> str | None:
-        """Return the step at which the rerun and the recorded training differ, or else two reruns."""
+        """Return the step at which the rerun differs from the recorded training, or else from another rerun."""
         mine = Original(first.dataset).optional_path(TRACE_ITEM)
         if mine is None:
             return None
@@ -296,7 +296,7 @@ class _Session:
 def _published_copy(dataset: FrozenDataset, base_uri: str) -> FrozenDataset:
     """Publish a checkpoint from the scratch folder, under a new UUID.
 
-    A plain copy of the dataset would keep a README with the URI in the scratch folder.
+    In a plain copy of the dataset, the README would still name the URI in the scratch folder.
     """
     creator = dataset.admin_metadata.get("creator_username")
     with DatasetWriter(dataset.name, base_uri, creator_username=creator) as writer:
@@ -338,7 +338,7 @@ def _same_process(parent: Original, original: Original) -> bool:
 
 
 def _beside(uri: str) -> list[str]:
-    """Return the base URI of a checkpoint, where its parent often is as well."""
+    """Return the base URI of a checkpoint; its parent is often there as well."""
     folder = local_path(uri)
     return [str(folder.parent)] if folder is not None else [uri.rpartition("/")[0]]
 

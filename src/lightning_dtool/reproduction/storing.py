@@ -1,4 +1,4 @@
-"""The dataset that stores the result of a rerun, and that points at both checkpoints."""
+"""The dataset that stores the result of a rerun and refers to both checkpoints."""
 
 import json
 import uuid
@@ -13,7 +13,7 @@ from lightning_dtool.store import DatasetWriter, FrozenDataset
 from lightning_dtool.store.names import fitting_name
 
 MAX_LOG_BYTES = 10 * 2**20
-"""The size of the largest log that is stored whole. Of a longer log, only the end is stored."""
+"""The size in bytes up to which a log is stored whole. Of a longer log, only the end is stored."""
 
 
 def store_result(found: Reproduction, base_uri: str, log: Path | None) -> FrozenDataset:

@@ -2,8 +2,8 @@
 
 No tolerance is chosen: it follows from how much reruns differ among themselves. The model is that reruns are a sample
 from a normal population, and that the recorded value is one more observation from it. Such an observation lies in the
-prediction interval with a given probability. That interval is wider than a confidence interval of the mean, because a
-further run varies as each run does.
+prediction interval with a given probability. That interval is wider than a confidence interval of the mean, because one
+more run varies as much as any other run.
 """
 
 import math
@@ -31,7 +31,7 @@ class Interval:
         high: Its upper end.
         mean: The mean of the values.
         standard_deviation: Their standard deviation (with n - 1).
-        count: How many values there are.
+        count: The number of values.
         level: The probability that one further value of the same normal population lies inside.
     """
 
@@ -53,7 +53,7 @@ class MetricJudgement:
 
     Attributes:
         name: The metric's name.
-        recorded: Its recorded value, as it is recorded; None if the record has none.
+        recorded: The value as it is in the record; None if the record has none.
         interval: The interval that reruns predict; None if the metric cannot be judged. Its `level` is that of this
             metric alone.
         inside: Whether the recorded value lies in the interval; False if the metric cannot be judged.
@@ -72,7 +72,7 @@ class MetricJudgement:
 
 
 def prediction_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Return the interval that one further observation of the same normal population falls into.
+    """Return the interval in which one further observation of the same normal population is expected.
 
     Two-sided: mean ± t((1 + level) / 2, n - 1) · s · sqrt(1 + 1/n), with the quantile t of Student's distribution.
 
@@ -81,15 +81,15 @@ def prediction_interval(values: Sequence[float], level: float = 0.95) -> Interva
     Statistical Association* 64 (1969), 878-888.
 
     Args:
-        values: What was observed, at least 3 finite numbers.
+        values: The observed values: at least 3 finite numbers.
         level: The probability that a further observation lies inside. Between 0 and 1.
 
     Returns:
         The interval. If all values are equal it is that one point.
 
     Raises:
-        ConfigurationError: If there are too few values, one is not finite, the level is no probability, or SciPy is
-            not installed.
+        ConfigurationError: If there are too few values, one is not finite, the level is not between 0 and 1, or SciPy
+            is not installed.
 
     Example:
         >>> interval = prediction_interval([0.91, 0.93, 0.92, 0.90, 0.94])
@@ -113,7 +113,7 @@ def prediction_interval(values: Sequence[float], level: float = 0.95) -> Interva
             "these runs diverged."
         )
     if min(values) == max(values):
-        # Not by way of the mean, which rounding moves off the point.
+        # Not computed from the mean: rounding could move the interval off the value.
         point = values[0]
         return Interval(point, point, point, 0.0, count, level)
     mean, deviation = _mean_and_deviation(values)
@@ -142,28 +142,29 @@ def width_factor(count: int, level: float = 0.95) -> float:
             "judging reruns takes SciPy for the quantiles of Student's distribution, and it cannot be imported "
             f"({error}). Remedy: pip install 'lightning-dtool[reproduce]'."
         ) from error
-    # The upper tail's own function: 1 - (1 - level) / 2 loses the digits of a level near 1.
+    # `isf`, not `ppf`: 1 - (1 - level) / 2 loses digits if the level is near 1.
     return float(t.isf((1 - level) / 2, count - 1)) * math.sqrt(1 + 1 / count)
 
 
 def judge(recorded: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], level: float = 0.95) -> list[MetricJudgement]:
     """Judge whether recorded metrics lie in the intervals that reruns predict.
 
-    With m metrics each is judged at the level 1 - (1 - level) / m (Bonferroni), so that a recorded training of which
-    nothing differs has all of them inside with at least the probability `level`, however they depend on each other. m
-    counts the metrics that can be judged. Both sides count: a value that is better than predicted is outside, too.
+    With m metrics each is judged at the level 1 - (1 - level) / m (Bonferroni), so that, if nothing differs, all of
+    them lie inside with a probability of at least `level`, even if the metrics depend on each other. m counts the
+    metrics that can be judged. The intervals have two sides: a value that is better than predicted is outside, too.
 
     Args:
-        recorded: The recorded metrics, by name. A name such as `accuracy[3]` is just a name.
-        runs: What each rerun measured.
+        recorded: The recorded metrics, by name. A name such as `accuracy[3]` has no special meaning.
+        runs: The metrics of each rerun, by name.
         level: The probability that all metrics lie inside if nothing differs.
 
     Returns:
         A judgement for each metric that is recorded or that a rerun measured, in the order of their names' first
-        appearance. What cannot be judged (missing, no number, not finite, too few reruns) is there and says so.
+        appearance. A metric that cannot be judged (missing, not a number, not finite, too few reruns) is included, and
+        its `note` says why.
 
     Raises:
-        ConfigurationError: If the level is no probability, or SciPy is not installed.
+        ConfigurationError: If the level is not between 0 and 1, or SciPy is not installed.
 
     Example:
         >>> runs = [{"acc": 0.91}, {"acc": 0.93}, {"acc": 0.92}, {"acc": 0.90}]
@@ -208,12 +209,12 @@ def _problem(name: str, recorded: Mapping[str, Any], runs: Sequence[Mapping[str,
 def _is_number(value: Any) -> bool:
     try:
         return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 
 def _shown(value: Any) -> str:
-    """Return a value in short; a record writes NaN as an object with its text."""
+    """Return a value as short text. In a record, NaN is an object with the text as its `value`."""
     if isinstance(value, Mapping) and "value" in value:
         value = value["value"]
     return str(value)[:40]
@@ -233,10 +234,10 @@ def _note(value: float, interval: Interval, runs: int) -> str:
 
 
 def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and standard deviation, computed exactly: a spread that is tiny beside the mean is not lost."""
+    """Return mean and standard deviation, computed exactly, so that a spread far below the mean is not lost."""
     exact = [Fraction(value) for value in values]
     mean = sum(exact, Fraction()) / len(exact)
     largest = max(abs(value - mean) for value in exact)
-    # In units of the largest deviation, whose square may be more, or less, than a float holds.
+    # In units of the largest deviation, whose square might overflow or underflow a float.
     variance = sum(((value - mean) / largest) ** 2 for value in exact) / (len(exact) - 1)
     return float(mean), float(min(largest, _LARGEST)) * math.sqrt(float(variance))

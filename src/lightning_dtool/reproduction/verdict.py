@@ -17,7 +17,7 @@ _OF_A_RERUN = re.compile(
     r"|trainer\.(loggers.*(dir|path)|settings\.\w*dir|config)\b.*",
     re.DOTALL,
 )
-"""Paths of differences that every rerun has, and that therefore explain nothing."""
+"""Paths of differences that every rerun has and that therefore explain nothing."""
 
 _LIKELIEST_FIRST = ("data", "code", "model", "optimizers", "schedulers", "loss", "trainer", "randomness", "environment")
 
@@ -111,12 +111,12 @@ def _rank(section: str) -> int:
 
 
 def explains(difference: Difference) -> bool:
-    """Return whether a difference could explain a different result. Some differences every rerun has."""
+    """Return whether a difference could explain a different result. Differences that every rerun has could not."""
     return not _OF_A_RERUN.fullmatch(difference.path)
 
 
 def one_line(factor: Difference) -> str:
-    """Return a difference as one short line; of a patch the first changed lines."""
+    """Return a difference as one short line; for a patch, its first changed lines."""
     if factor.patch:
         lines = [line for line in factor.patch.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
         return f"{factor.path}: {' | '.join(line.strip() for line in lines[:4])}{' | …' if lines[4:] else ''}"

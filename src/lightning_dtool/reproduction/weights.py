@@ -10,7 +10,7 @@ from lightning_dtool.results.comparison import Weights
 from lightning_dtool.values.digests import state_digest
 
 MAX_NAMES = 50
-"""The number of differing tensors that are named."""
+"""The largest number of differing tensors that are named."""
 
 _CHUNK = 2**20
 """The number of elements of two tensors that are subtracted at once."""

@@ -1,1 +1,1 @@
-"""What checks and comparisons find: frozen types that need neither torch nor Lightning."""
+"""The results of checks, comparisons, evaluations and reruns: frozen types that need neither torch nor Lightning."""

@@ -20,9 +20,9 @@ class Verdict(str, Enum):
     WITHIN_TOLERANCE = "within tolerance"
     """The weights differ, and all metrics lie in the intervals predicted by reruns with other seeds."""
     DIFFERENT = "different"
-    """The weights differ, and the metrics do not lie in such intervals or were not judged."""
+    """The weights differ, and a metric lies outside its interval, or the metrics were not judged."""
     COULD_NOT_RUN = "could not run"
-    """The rerun gave no checkpoint; the reason says why."""
+    """The rerun produced no checkpoint; `reason` says why."""
 
 
 @public

@@ -13,7 +13,7 @@ from lightning_dtool.record import DatasetReference
 from lightning_dtool.results.differences import Difference
 
 MAX_PATCH_LINES = 200
-"""The number of lines of a patch that are shown."""
+"""The largest number of lines of a patch that are shown."""
 
 
 def record_differences(
@@ -62,7 +62,7 @@ def difference_lines(difference: Difference) -> Iterator[RenderableType]:
 
 
 def _shown(value: Any) -> str:
-    """Return one side of a difference. A dataset is shown by its URI alone, since the note says the rest."""
+    """Return one side of a difference. A dataset is shown by its URI alone, because the note contains the rest."""
     if isinstance(value, dict) and value.keys() == DatasetReference.model_fields.keys():
         return str(value["uri"])
     return "none" if value is None else nested(value)
@@ -78,7 +78,7 @@ def _patch(patch: str) -> Iterator[RenderableType]:
 
 
 def _side_by_side(a: Mapping[str, Any], b: Mapping[str, Any]) -> Table:
-    """Return the metrics of two checkpoints, and the difference of those that are numbers."""
+    """Return the metrics of two checkpoints as a table, with the change of each metric that is a number."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     for _ in range(3):

@@ -60,5 +60,5 @@ def _cells(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _fit(text: str, width: int) -> str:
-    """Return text that fills exactly this many columns of a terminal."""
+    """Return the text, cut or padded to exactly this many columns of a terminal."""
     return set_cell_size(text, width) if cell_len(text) <= width else f"{set_cell_size(text, width - 2)}.."

@@ -37,7 +37,7 @@ def document(record: Provenance, name: str, uri: str, facts: Mapping[str, object
 
 
 def _rows(label: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:
-    """Yield the label and the value of each line for a part of a record. Empty parts have no line."""
+    """Yield the label and the value of each line for a part of a record; no lines for an empty part."""
     if value in (None, "", [], {}):
         return
     if _is_sections(value) and len(value) == 1 and not isinstance(value[0], Child | Epoch):
@@ -69,7 +69,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _numbered(sections: Sequence[BaseModel]) -> Iterator[tuple[str, Any]]:
-    """Yield the sections of a list by name or number: the first ones of a long list, but the last epochs."""
+    """Yield the sections of a list by name or number. A long list is cut: epochs at its start, others at its end."""
     labelled = [(_label(section, number), section) for number, section in enumerate(sections, 1)]
     more = len(labelled) - MAX_ENTRIES
     if more > 0 and isinstance(sections[0], Epoch):

@@ -1,7 +1,7 @@
 """Recorded values on one line, safe to print.
 
-Strangers may have written a record. Whatever a terminal or rich would interpret is shown as its escape. What the
-modules of this folder add is ASCII, so that it reads the same in every locale.
+A stranger may have written a record. Whatever a terminal or rich would interpret is shown as an escape sequence. The
+text that the modules of this folder add is ASCII, so that it reads the same in every locale.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from typing import Any
 from lightning_dtool.record import Child, Epoch
 
 MAX_ENTRIES = 24
-"""The number of entries of a list or dictionary that are shown. The rest is counted."""
+"""The largest number of entries of a list or dictionary that are shown. The others are only counted."""
 
 MAX_TEXT = 300
-"""The number of characters of a text that are shown."""
+"""The largest number of characters of a text that are shown."""
 
 
 def printable(value: object) -> str:
@@ -30,7 +30,7 @@ def printable(value: object) -> str:
 
 
 def shortened(value: object) -> str:
-    """Return text on one line, shortened with a note on its length if it is long."""
+    """Return text on one line. A long text is shortened, and a note gives its length."""
     text = str(value)
     first, line_break, rest = text.partition("\n")
     if len(first) <= MAX_TEXT and not rest:
@@ -88,7 +88,7 @@ _DEFINITIONS = ("builtins:function", "builtins:type", "builtins:method", "builti
 
 
 def _typed(value: Mapping[str, Any]) -> str:
-    """Return a value that JSON has no type for as Python would show it: `(0.9, 0.999)`, `inf`, `Dropout(p=0.1)`."""
+    """Return a value of a type that JSON lacks, as Python would show it: `(0.9, 0.999)`, `inf`, `Dropout(p=0.1)`."""
     path = str(value["type"])
     name = printable(path.rpartition(":")[2])
     content = {key: entry for key, entry in value.items() if key not in ("type", "source")}

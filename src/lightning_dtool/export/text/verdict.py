@@ -11,7 +11,7 @@ from lightning_dtool.export.text.values import printable
 from lightning_dtool.results.reproduction import MetricRow, Reproduction
 
 MAX_ENTRIES = 30
-"""The number of lines of one kind that are shown; --json shows all."""
+"""The largest number of lines of one kind that are shown; --json shows all."""
 
 _STYLES = {"identical": "bold green", "within tolerance": "bold green", "different": "bold red"}
 

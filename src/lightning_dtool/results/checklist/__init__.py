@@ -1,10 +1,10 @@
-"""A checklist that a record is held against: whether it says enough to reproduce the model.
+"""A checklist of what a record must contain so that the model can be reproduced.
 
 - The four guidelines of M. Hartley and T. S. G. Olsson, "dtoolAI: Reproducibility for Deep Learning", *Patterns*
   1(5), 100073 (2020), doi:10.1016/j.patter.2020.100073.
 - The variables of the factors Method, Data and Experiment of O. E. Gundersen and S. Kjensmo, "State of the Art:
   Reproducibility in Artificial Intelligence", AAAI 2018, doi:10.1609/aaai.v32i1.11503. They are listed as in the data
-  that the authors published with the paper. Those that are part of a paper and not of a record are never passed.
+  that the authors published with the paper. A variable that belongs to a paper and not to a record never passes.
 - Further facts that determine the result of a training run: its code, environment, data, settings and random numbers.
 
 Nothing here reads a store. The caller opens the training data and describes it.

@@ -37,7 +37,7 @@ class Evidence:
 
     Attributes:
         record: The record.
-        data: The metadata of the training datasets that were looked at, by URI.
+        data: The metadata of the training datasets that were inspected, by URI.
         items: The paths of the items in the dataset of the record; None if they are unknown.
     """
 

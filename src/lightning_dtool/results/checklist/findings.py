@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lightning_dtool.record import Gap
 
 _MAX_NAMED = 5
-"""The number of gaps, datasets or files that a finding names. The rest is counted."""
+"""The largest number of gaps, datasets or files that a finding names. The others are only counted."""
 
 RECORD_AGAIN = "train again with DtoolProvenanceCallback of this version"
 """The remedy for facts that the callback records, if they are missing."""

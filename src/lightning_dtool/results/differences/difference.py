@@ -20,7 +20,7 @@ class Difference:
     Attributes:
         path: The place in the record: `optimizers[0].param_groups[0].options.lr`. Brackets contain a number, or the
             identity of an element: `trainer.callbacks[lightning.pytorch.callbacks.early_stopping:EarlyStopping]`.
-        kind: `changed`, `added` (only the second has it) or `removed` (only the first has it).
+        kind: `changed`, `added` (only in the second record) or `removed` (only in the first).
         before: The value in the first record; None if it has none.
         after: The value in the second record; None if it has none.
         note: A remark.

@@ -16,7 +16,8 @@ def _dataset(name: str) -> Key:
 
 
 _IDENTITIES: tuple[tuple[str, tuple[Key, ...], Key], ...] = (
-    # The path of a list, the keys that its elements are matched by, the first of them first, and their label.
+    # The path of a list, the keys by which its elements are matched (in order of precedence), and the key of their
+    # label.
     (r"checkpoint\.monitors", (_field("name"),), _field("name")),
     (r"model\.children", (_field("name"),), _field("name")),
     (r"loss\.calls", (_field("name", "attribute"), _field("name")), _field("name")),
@@ -34,7 +35,7 @@ _IDENTITIES: tuple[tuple[str, tuple[Key, ...], Key], ...] = (
 
 
 def identity_of(path: str) -> tuple[tuple[Key, ...], Key] | None:
-    """Return the keys that the elements of a list are matched by, and their label; None if by position."""
+    """Return the keys by which the elements of a list are matched, and that of their label; None if there are none."""
     return next(((keys, name) for pattern, keys, name in _IDENTITIES if re.fullmatch(pattern, path)), None)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from lightning_dtool.results.differences.difference import Difference, Kind
 
 MAX_LINES = 5000
-"""The number of lines up to which texts are compared line by line."""
+"""The largest number of lines of a text that is compared line by line."""
 
 
 def source_differences(a: Mapping[str, bytes], b: Mapping[str, bytes]) -> list[Difference]:

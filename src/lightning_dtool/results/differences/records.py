@@ -1,6 +1,6 @@
 """The differences between two records, and between the code and the packages of their datasets.
 
-These are pure functions. Strangers may have written both records, so the depth and the length of comparisons are
+These are pure functions. A stranger may have written either record, so the depth and the length of comparisons are
 limited.
 """
 

@@ -10,10 +10,10 @@ from lightning_dtool.results.differences.matching import Key, element_labels, id
 from lightning_dtool.results.differences.patches import patch
 
 MAX_DEPTH = 40
-"""The number of nested levels that are compared one by one. Deeper values are compared as a whole."""
+"""The largest number of nested levels that are walked through. Deeper values are compared as a whole."""
 
 ABSENT: Any = object()
-"""Stands for a value that one of two records does not have."""
+"""The marker for a value that one of two records lacks."""
 
 _IS_REFERENCE = {"uri", "uuid", "name", "content_digest"}
 
@@ -25,7 +25,7 @@ def walk(path: str, a: Any, b: Any, depth: int = 0) -> Iterator[Difference]:
         path: The place in the record.
         a: The first value, as in JSON; `ABSENT` if there is none.
         b: The second value.
-        depth: The number of levels above these values that were walked through.
+        depth: The number of levels above these values.
     """
     if _same(a, b):
         return
@@ -89,7 +89,7 @@ def _lists(path: str, a: list[Any], b: list[Any], depth: int) -> Iterator[Differ
         if sorted(a) == sorted(b):
             yield Difference(path, "changed", a, b, "the same elements in another order")
         elif path != "code.argv" and set(a) & set(b):
-            # One by one, because the elements that two long lists have in common would hide the few that differ.
+            # Element by element: in two whole long lists, the equal elements would hide the few that differ.
             yield from (Difference(f"{path}[{part}]", "removed", before=part) for part in a if part not in set(b))
             yield from (Difference(f"{path}[{part}]", "added", after=part) for part in b if part not in set(a))
         else:

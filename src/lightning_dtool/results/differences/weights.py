@@ -24,7 +24,7 @@ _INCIDENTAL = re.compile(
 
 
 def weighed(difference: Difference, moved: set[tuple[str, str]], seeded: bool) -> Difference:
-    """Reduce the weight of differences that any two runs have, and of the URI of equal data."""
+    """Return a difference, with less weight if any two runs have it, or if it is the URI of equal data."""
     # Before the seed is set, every process has its own random numbers.
     before_seeding = seeded and difference.path.startswith("randomness.states.import")
     if before_seeding or _INCIDENTAL.fullmatch(difference.path):
@@ -37,7 +37,7 @@ def weighed(difference: Difference, moved: set[tuple[str, str]], seeded: bool) -
 def is_redundant(
     difference: Difference, found: Sequence[Difference], a: Mapping[str, Any], b: Mapping[str, Any]
 ) -> bool:
-    """Return True for the digest of a text that both records hold, and for a default that each group repeats."""
+    """Return whether a difference repeats another: a digest of a text in both records, or an optimizer's default."""
     if difference.path == "model.source_sha256":
         return bool(a["model"]["source"] and b["model"]["source"])
     default = re.fullmatch(r"(optimizers\[\d+\])\.defaults\b(.*)", difference.path, re.DOTALL)
