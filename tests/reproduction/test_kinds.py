@@ -119,9 +119,7 @@ def on_arrays(tmp_path: Path) -> str:
     dataset = arrays(data, "arrays", 1)
     text = (made / "seeded.py").read_text()
     text = text.replace("import DtoolProv", "import DtoolDataModule, DtoolProv")
-    text = text.replace(
-        "loader(1, shuffle=True), loader(2, shuffle=False)", "DtoolDataModule(options[0], val_split=0.25)"
-    )
+    text = text.replace(LOADERS, "DtoolDataModule(options[0], val_split=0.25)")
     (made / "seeded.py").write_text(text)
     train(made, "seeded.py", str(models), dataset.uri)
     shutil.rmtree(made)
@@ -133,9 +131,7 @@ def test_reruns_with_other_seeds_give_the_tolerance(on_arrays: str, tmp_path: Pa
     made = project(tmp_path / "mine", "seeded.py")
     text = (made / "seeded.py").read_text().replace("lr: float = 0.01", "lr: float = 0.010001")
     text = text.replace("import DtoolProv", "import DtoolDataModule, DtoolProv")
-    text = text.replace(
-        "loader(1, shuffle=True), loader(2, shuffle=False)", "DtoolDataModule(options[0], val_split=0.25)"
-    )
+    text = text.replace(LOADERS, "DtoolDataModule(options[0], val_split=0.25)")
     (made / "seeded.py").write_text(text)
 
     found = lightning_dtool.reproduce(on_arrays, into=tmp_path / "into", source=made, runs=4)

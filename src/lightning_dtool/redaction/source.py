@@ -53,7 +53,10 @@ _MARKERS = (
     "xox", "xapp-", "hooks.slack", "/api/webhooks/", "AIza", "ya29.", "GOCSPX-", "k_live_", "k_test_", "whsec_", "SG.",
     "npm_", "pypi-Ag", "dop_v1_", "dapi", "wandb_v1_", "eyJ", "AccountKey=", "PRIVATE KEY", ":AA",
 )  # fmt: skip
-"""Substrings that are quick to find. The keys that `SHAPES` matches contain one, except after "bearer" or "basic"."""
+"""Substrings that are quick to find. The keys that `SHAPES` matches contain one.
+
+Exceptions: after "bearer" or "basic", and Telegram tokens whose secret does not begin with "AA". The latter are not found.
+"""
 
 _IN_TEXT = re.compile(
     r"(?P<name>\b[\w-]*(?:passw(?:or)?d|passphrase|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|"

@@ -173,7 +173,9 @@ def redirect_path(path: str) -> str:
 
 
 def path_in_scratch(path: str | os.PathLike[str], scratch: Path) -> str:
-    """Map a path into the scratch folder. Different paths are mapped to different places.
+    """Map a path into the scratch folder.
+
+    Paths that differ only in `:` and `_`, in `://` and `/`, or in outer slashes share a place.
 
     Args:
         path: A local path or a remote address. A path that is in the scratch folder already is returned unchanged.
