@@ -55,7 +55,7 @@ _MARKERS = (
 )  # fmt: skip
 """Substrings that are quick to find. The keys that `SHAPES` matches contain one.
 
-Exceptions: after "bearer" or "basic", and Telegram tokens whose secret does not begin with "AA". The latter are not found.
+Exceptions: after "bearer" or "basic", and Telegram tokens whose secret does not begin with "AA", which are not found.
 """
 
 _IN_TEXT = re.compile(
