@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
-from lightning_dtool import rerun
+from lightning_dtool import rerun, watch
 from lightning_dtool._public import public
 from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO, RunHooks
@@ -36,6 +36,8 @@ from lightning_dtool.record import DatasetReference
 from lightning_dtool.rehearsal.callback import RehearsalCallback, begin_rehearsal
 from lightning_dtool.resuming.resumption import Resumption
 from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
+
+watch.install()  # a script imports the callback before it makes its model
 
 _fits = {"explicit": 0, "all": 0}
 """Number of recorded fits in this process so far: those with callbacks that scripts created, and all of them."""

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.saving import _load_state
 from lightning.pytorch.utilities.migration import migrate_checkpoint  # type: ignore[attr-defined]
 
+from lightning_dtool import watch
 from lightning_dtool._public import public
 from lightning_dtool.errors import ModuleLoadError, ProvenanceWarning, UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
@@ -22,6 +23,8 @@ from lightning_dtool.record import Provenance, from_json
 from lightning_dtool.store import FrozenDataset, delete_dataset, local_path
 from lightning_dtool.store.verified import Mark, mark
 from lightning_dtool.values.definitions import source_digest
+
+watch.install()
 
 T = TypeVar("T", bound="DtoolModelMixin")
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lightning_dtool.random_states import accelerators, mps_in_use, raw_states
 from lightning_dtool.record import MAX_INTEGER, Gaps, Randomness
 from lightning_dtool.rerun.seeds import restore_import_state
 
@@ -57,23 +58,6 @@ def random_states() -> RandomStates:
         True
     """
     return encoded_states(raw_states())
-
-
-def raw_states() -> dict[str, Any]:
-    """Return the states that `random_states` encodes. This is quick, and encoding can be done later.
-
-    The states are copies, which do not change.
-    """
-    states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        states["numpy"] = numpy.random.get_state()
-    for kind, module in _accelerators().items():
-        for index in range(module.device_count()):
-            states[f"{kind}:{index}"] = module.get_rng_state(index)
-    if _mps_in_use():
-        states["mps"] = torch.mps.get_rng_state()
-    return states
 
 
 def encoded_states(raw: Mapping[str, Any]) -> RandomStates:
@@ -122,11 +106,11 @@ def restore(states: Mapping[str, Json]) -> None:
         )
     if "torch" in states:
         torch.set_rng_state(_decoded(states["torch"]))
-    for kind, module in _accelerators().items():
+    for kind, module in accelerators().items():
         for index in range(module.device_count()):
             if f"{kind}:{index}" in states:
                 module.set_rng_state(_decoded(states[f"{kind}:{index}"]), index)
-    if "mps" in states and _mps_in_use():
+    if "mps" in states and mps_in_use():
         torch.mps.set_rng_state(_decoded(states["mps"]))
 
 
@@ -294,19 +278,6 @@ def _precision_readers() -> dict[str, Callable[[], Json]]:
 
 def _fp32_precision(owner: Any) -> str:
     return str(owner.fp32_precision)
-
-
-def _accelerators() -> dict[str, Any]:
-    """Return torch's modules for the accelerators in use. This must not initialise an accelerator."""
-    return {
-        kind: module
-        for kind in ("cuda", "xpu")
-        if (module := getattr(torch, kind, None)) is not None and module.is_initialized()
-    }
-
-
-def _mps_in_use() -> bool:
-    return torch.backends.mps.is_available()
 
 
 def _encoded(state: torch.Tensor) -> str:

@@ -18,10 +18,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_dtool.capture.randomness import RandomStates, encoded_states, random_states, raw_states, restore
+from lightning_dtool.capture.randomness import RandomStates, encoded_states, random_states, restore
 from lightning_dtool.data.sampler import StatefulDataLoader
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
+from lightning_dtool.random_states import raw_states
 from lightning_dtool.resuming.generators import (
     restore_generators,
     restore_seeds,
