@@ -1,5 +1,6 @@
 """DtoolCheckpoint: loading, verification, safety, and the class of a recorded model."""
 
+import datetime
 import os
 import subprocess
 import textwrap
@@ -130,6 +131,39 @@ def test_the_error_of_a_safe_load_names_the_refused_types(tmp_path: Path, models
     assert isinstance(checkpoint.load(weights_only=False)["exotic"], Exotic)
     with torch.serialization.safe_globals([Exotic]):
         assert isinstance(checkpoint.load_module(), WithExotic)
+
+
+class Since(TinyNet):
+    """A model with a date and an object of this file among its hyperparameters."""
+
+    def __init__(self, since: datetime.date, config: Exotic) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def test_weights_are_loaded_whatever_the_hyperparameters_are(tmp_path: Path, models: Path) -> None:
+    model = Since(datetime.date(2026, 1, 1), Exotic())
+    checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, model))
+    assert same(checkpoint.load_state_dict(), weights(model))
+
+
+class WithExtraState(TinyNet):
+    """A model whose state dict holds an object."""
+
+    def get_extra_state(self) -> Any:
+        return Exotic()
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+def test_a_weight_that_is_an_object_is_named(tmp_path: Path, models: Path) -> None:
+    checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, WithExtraState()))
+    with pytest.raises(UnsafeCheckpointError, match=r"_extra_state \(.*Exotic\).*weights_only=False") as caught:
+        checkpoint.load_state_dict()
+    assert caught.value.uri == checkpoint.uri
+    with torch.serialization.safe_globals([Exotic]):
+        assert isinstance(checkpoint.load_state_dict()["_extra_state"], Exotic)
 
 
 def test_a_malicious_pickle_is_not_executed(tmp_path: Path, models: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from lightning_dtool.errors import ModuleLoadError, ProvenanceWarning, UnsafeChe
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.loading.opening import require_checkpoint
 from lightning_dtool.loading.recorded_source import class_from_source, import_class
+from lightning_dtool.loading.weights import load_safely, state_dict_of, unread
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import Provenance, from_json
 from lightning_dtool.store import FrozenDataset, delete_dataset, local_path
@@ -27,6 +29,9 @@ from lightning_dtool.values.definitions import source_digest
 watch.install()
 
 T = TypeVar("T", bound="DtoolModelMixin")
+
+_MAX_NAMED = 10
+"""The largest number of keys or objects that a message names."""
 
 _verified: set[tuple[str, Mark]] = set()
 """Files that this process has verified, so that a large file is hashed only once."""
@@ -141,16 +146,29 @@ class DtoolCheckpoint:
             raise self._unsafe(path, error) from error
 
     def load_state_dict(self, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
-        """Return the weights. The state of the optimizers is not read into memory.
+        """Return the weights, whatever else the checkpoint holds. No code of the checkpoint runs.
+
+        The state of the optimizers is not read into memory. Objects elsewhere in the checkpoint, such as a
+        configuration among the hyperparameters, are not made.
 
         Args:
             map_location: Where tensors are loaded, as in `torch.load`. Default: the CPU.
 
         Raises:
-            UnsafeCheckpointError: If a safe load refuses the file.
+            UnsafeCheckpointError: If the weights themselves are objects other than tensors and plain values. The
+                message names them.
+            NotACheckpointError: If the file holds no weights.
             VerificationError: If the file differs from its hashes.
         """
-        mapped = self.load(map_location=map_location, mmap=True)["state_dict"]
+        mapped = state_dict_of(load_safely(self.path, map_location=map_location, uri=self.uri), self.uri)
+        refused = unread(mapped)
+        if refused:
+            raise UnsafeCheckpointError(
+                f"weights are objects that a safe load does not make: {_listed(refused)}. If you know that these types"
+                " are harmless, allow them with torch.serialization.add_safe_globals([...]). If you trust the origin of"
+                ' the checkpoint, use load(weights_only=False)["state_dict"].',
+                uri=self.uri,
+            )
         return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in mapped.items()}
 
     def load_module(
@@ -245,6 +263,11 @@ class DtoolCheckpoint:
             " weights_only=False.",
             uri=self.uri,
         )
+
+
+def _listed(refused: Mapping[str, str]) -> str:
+    """Return objects that were not made as text: `lr (numpy.float64), config (train.Config)`."""
+    return ", ".join(f"{place} ({name})" for place, name in sorted(refused.items())[:_MAX_NAMED])
 
 
 @public

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_dtool import rerun
 from lightning_dtool.capture.randomness import restore
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO
+from lightning_dtool.loading.weights import load_safely
 from lightning_dtool.rehearsal.class_recall import recall_by_class
 from lightning_dtool.rehearsal.trainer_patch import patch_trainer
 from lightning_dtool.rerun.seeds import recorded_states, set_threads
@@ -212,7 +213,7 @@ def _recorded_progress(plan: rerun.Plan) -> dict[str, int]:
     if plan.checkpoint is None:
         return {}
     try:
-        content = torch.load(plan.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        content = load_safely(Path(plan.checkpoint))
         return dict(_counters(content.get("loops", {}).get("fit_loop", {})))
     except Exception:  # an untrusted file may raise anything; then only epoch and step are compared
         return {}

@@ -1,12 +1,14 @@
 """The recall of each class, because an accuracy within tolerance may hide that a class is no longer recognised."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_dtool.data.datamodule import DtoolDataModule
+from lightning_dtool.loading.weights import load_safely
 
 MAX_CLASSES = 200
 """Maximum number of classes. With more classes, no recall is computed."""
@@ -37,7 +39,7 @@ def recall_by_class(trainer: Trainer, module: LightningModule, recorded: str | N
         numbers = _numbers(data)
         found = {"rerun": _recall(module, loader, numbers)}
         if recorded is not None:
-            content = torch.load(recorded, map_location="cpu", weights_only=True, mmap=True)
+            content = load_safely(Path(recorded))
             module.load_state_dict(content["state_dict"])
             found["recorded"] = _recall(module, loader, numbers)
     except Exception:  # not a classifier that can be evaluated in this way

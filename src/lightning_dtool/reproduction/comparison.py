@@ -7,12 +7,11 @@ in memory at any time.
 
 import os
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from lightning_dtool._public import public
 from lightning_dtool.checkpoint import DtoolCheckpoint
-from lightning_dtool.errors import NotACheckpointError
+from lightning_dtool.loading.weights import load_safely, state_dict_of
 from lightning_dtool.reproduction.content import read_content
 from lightning_dtool.reproduction.epochs import compare_metrics, compare_order, first_difference
 from lightning_dtool.reproduction.weights import compare_weights
@@ -27,16 +26,15 @@ _NO_FACTOR = re.compile(
 
 
 @public
-def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str], *, weights_only: bool = True) -> Comparison:
+def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str]) -> Comparison:
     """Compare two checkpoints: the models bit by bit, the histories of training, and the recorded inputs.
 
-    All content that is read is verified against its hashes first.
+    All content that is read is verified against its hashes first. No code of the checkpoints runs: objects other than
+    tensors and plain values are compared by what the files say about them.
 
     Args:
         uri_a: The URI of the first checkpoint, or its folder.
         uri_b: The URI of the second checkpoint, or its folder.
-        weights_only: Load the checkpoints safely, without running code (default). `False` unpickles any object: use it
-            only for checkpoints whose origin you trust.
 
     Returns:
         The comparison. Its `identical` is the overall result.
@@ -45,8 +43,7 @@ def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str], *, wei
         DatasetNotFoundError: If a dataset does not exist.
         NotACheckpointError: If a dataset is not a checkpoint.
         VerificationError: If content differs from its hashes.
-        UnsafeCheckpointError: If a safe load refuses a checkpoint. Weights and optimizer states are in one file, so
-            neither can be compared then.
+        UnsafeCheckpointError: If a checkpoint is not a file as `torch.save` writes it.
 
     Example:
         ```python
@@ -57,11 +54,11 @@ def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str], *, wei
         ```
     """
     a, b = DtoolCheckpoint.from_uri(uri_a), DtoolCheckpoint.from_uri(uri_b)
-    one, two = (checkpoint.load(weights_only=weights_only, mmap=True) for checkpoint in (a, b))
+    one, two = (load_safely(checkpoint.path, uri=checkpoint.uri) for checkpoint in (a, b))
     return Comparison(
         uri_a=a.uri,
         uri_b=b.uri,
-        weights=compare_weights(_state_dict(one, a.uri), _state_dict(two, b.uri)),
+        weights=compare_weights(state_dict_of(one, a.uri), state_dict_of(two, b.uri)),
         optimizers=_compare_states(one.get("optimizer_states"), two.get("optimizer_states")),
         schedulers=_compare_states(one.get("lr_schedulers"), two.get("lr_schedulers")),
         metrics=compare_metrics(a.record, b.record),
@@ -85,17 +82,6 @@ def factors(a: Content, b: Content) -> list[Difference]:
         for difference in checkpoint_differences(a, b)
         if difference.weight == "matters" and not _NO_FACTOR.fullmatch(difference.path)
     ]
-
-
-def _state_dict(checkpoint: Mapping[str, Any], uri: str) -> Mapping[str, Any]:
-    found = checkpoint.get("state_dict")
-    if not isinstance(found, Mapping):
-        raise NotACheckpointError(
-            f"expected a Lightning checkpoint with a 'state_dict', found "
-            f"{', '.join(map(str, checkpoint)) or 'nothing'}. Only checkpoints that a Trainer saved can be compared.",
-            uri=uri,
-        )
-    return found
 
 
 def _compare_states(a: Any, b: Any) -> State:

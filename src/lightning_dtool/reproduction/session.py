@@ -15,7 +15,6 @@ from lightning_dtool.errors import (
     DatasetNotFoundError,
     LightningDtoolError,
     ReproductionError,
-    UnsafeCheckpointError,
 )
 from lightning_dtool.items import REQUIREMENTS_ITEM, TRACE_ITEM
 from lightning_dtool.reproduction.launch import Options, Rerun, rerun
@@ -139,12 +138,7 @@ class _Session:
         # Imported late: this module imports torch, which the command line loads only after a rerun.
         from lightning_dtool.reproduction.comparison import compare
 
-        try:
-            return compare(one, two)
-        except UnsafeCheckpointError:
-            if self.request.source is not None:  # the rerun did not run the dataset's code, and unpickling could run it
-                raise
-            return compare(one, two, weights_only=False)  # its code has just run in the rerun
+        return compare(one, two)
 
     def _all_measured(
         self, first: Rerun, data: LocatedData, options: Options, parent: str | None
