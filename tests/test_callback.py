@@ -4,7 +4,9 @@ import copy
 import logging
 import os
 import pickle
+import threading
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -417,6 +419,74 @@ def test_the_last_good_dataset_survives_a_failed_successor(tmp_path: Path, model
     (dataset,) = datasets(models)
     assert "epoch0" in dataset.name
     assert "superseded" in dataset.tags()
+
+
+def _local() -> object:
+    class Inner:
+        pass
+
+    return Inner()
+
+
+class _Refusing:
+    def __getstate__(self) -> Any:
+        raise ArithmeticError("not now")
+
+
+class _Unpicklable(TinyNet):
+    def __init__(self, make: Any, at: str) -> None:
+        super().__init__()
+        self._make, self._at = make, at
+        if at == "hyperparameters":
+            self.hparams["made"] = make()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._at == "state":
+            checkpoint["made"] = self._make()
+
+
+class _Stateful(L.Callback):
+    def __init__(self, make: Any) -> None:
+        self._make = make
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"made": self._make()}
+
+
+@pytest.mark.parametrize("make", [threading.Lock, _local, _Refusing, lambda: (i for i in ())])
+@pytest.mark.parametrize("at", ["state", "hyperparameters", "callback"])
+@pytest.mark.parametrize("background", [True, False])
+def test_a_state_that_cannot_be_pickled_ends_training_as_in_lightning(
+    tmp_path: Path, models: Path, make: Any, at: str, background: bool
+) -> None:
+    def ends(*callbacks: L.Callback) -> tuple[type[BaseException], str, int]:
+        module = _Unpicklable(make, at)
+        other = [_Stateful(make)] if at == "callback" else []
+        t = trainer(tmp_path, *callbacks, *other, max_epochs=3)
+        with pytest.raises(Exception) as raised:  # noqa: PT011 - which one is the question
+            t.fit(module, loader())
+        return raised.type, str(raised.value).partition(" at 0x")[0], t.global_step
+
+    provenance = DtoolProvenanceCallback(str(models), background=background)
+    assert ends(provenance) == ends()
+    assert provenance.errors == []
+    assert list(models.iterdir()) == []
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_the_previous_checkpoint_stays_when_a_state_can_no_longer_be_pickled(tmp_path: Path, models: Path) -> None:
+    class Later(TinyNet):
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            if self.current_epoch == 1:
+                checkpoint["lock"] = threading.Lock()
+
+    provenance = DtoolProvenanceCallback(str(models))
+    keep = ModelCheckpoint(dirpath=tmp_path, filename="only", enable_version_counter=False)
+    with pytest.raises(TypeError, match="pickle"):
+        trainer(tmp_path, provenance, keep, max_epochs=3).fit(Later(), loader())
+    assert torch.load(tmp_path / "only.ckpt", weights_only=True)["epoch"] == 0
+    (uri,) = provenance.uris
+    assert DtoolCheckpoint.from_uri(uri).record.checkpoint.epoch == 0
 
 
 def test_an_exception_of_the_user_is_raised_unchanged(tmp_path: Path, models: Path, monkeypatch) -> None:

@@ -7,6 +7,7 @@ each of these paths lead to a dataset.
 import inspect
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from lightning_dtool.publishing.linking import forget_link, free, reserve
 from lightning_dtool.publishing.publisher import Publisher, Retention
 from lightning_dtool.publishing.worker import Worker
 from lightning_dtool.snapshot.copy import same_state, snapshot_if_possible, storage_sizes
+from lightning_dtool.snapshot.pickling import pickle_error
 from lightning_dtool.snapshot.staging import Staging
 from lightning_dtool.store import is_dataset_uri, normalize_uri
 
@@ -142,6 +144,9 @@ class DtoolCheckpointIO(CheckpointIO):
                 only saved by the plain CheckpointIO.
             path: Where the Trainer wants the checkpoint.
             storage_options: Passed on to the plain CheckpointIO.
+
+        Raises:
+            Exception: If the checkpoint cannot be pickled: the error that the plain CheckpointIO raises.
         """
         address = rerun.redirect_path(absolute(path))
         if not (_is_training_checkpoint(checkpoint, address) and self._is_wanted(checkpoint)):
@@ -153,6 +158,8 @@ class DtoolCheckpointIO(CheckpointIO):
             self._save_plainly(checkpoint, address, storage_options)
         same = self._same_as_latest(checkpoint)
         if same is None:
+            if place is not None and pickle_error(checkpoint) is not None:
+                self._raise_as_lightning(checkpoint, address)
             # One copy in memory at a time: if saving outruns the store, training waits here.
             self._worker.wait()
             self._failures.report(raising=self._is_strict)
@@ -360,6 +367,12 @@ class DtoolCheckpointIO(CheckpointIO):
         """Save a file as Lightning does, but never through a link: its target is an item of a frozen dataset."""
         forget_link(path)
         self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
+
+
+    def _raise_as_lightning(self, checkpoint: dict[str, Any], path: str) -> None:
+        """Save a checkpoint that cannot be pickled as Lightning does, for its error. Its path is left alone."""
+        with tempfile.TemporaryDirectory(prefix="lightning-dtool-") as folder:
+            self.checkpoint_io.save_checkpoint(checkpoint, os.path.join(folder, os.path.basename(path)))
 
 
 def _without_async(checkpoint_io: CheckpointIO | None) -> CheckpointIO:

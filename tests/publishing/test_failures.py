@@ -1,5 +1,6 @@
 """Errors of the publishing thread are reported once, in the thread that trains."""
 
+import errno
 import warnings
 
 import pytest
@@ -22,9 +23,26 @@ def test_an_error_is_reported_once() -> None:
 
 def test_a_strict_report_raises_with_the_cause() -> None:
     failures = Failures("file:///models")
-    cause = OSError("no space")
+    cause = OSError(errno.ENOSPC, "no space")
     failures.add(cause, file_kept=False)
     with pytest.raises(PublishError, match=r"There is no file at Lightning's path\. Make room") as raised:
         failures.report(raising=True)
     assert raised.value.__cause__ is cause
     assert raised.value.uri == "file:///models"
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "no space"), " Make room, or save elsewhere."),
+        (PermissionError(errno.EACCES, "denied"), " Make the folder writable, or save elsewhere."),
+        (MemoryError(), " Free memory, or save a smaller checkpoint."),
+        (ValueError("anything else"), ""),
+    ],
+)
+def test_the_remedy_fits_the_cause(error: Exception, remedy: str) -> None:
+    failures = Failures("file:///models")
+    failures.add(error, file_kept=False)
+    with pytest.warns(ProvenanceWarning) as caught:
+        failures.report(raising=False)
+    assert str(caught[0].message).endswith(f"and training continues.{remedy}")

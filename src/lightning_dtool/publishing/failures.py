@@ -1,5 +1,6 @@
 """Errors of the publishing thread, and their report in the training thread."""
 
+import errno
 import traceback
 import warnings
 from types import FrameType
@@ -50,12 +51,24 @@ class Failures:
             state = (
                 "The plain file at Lightning's path was kept" if file_kept else "There is no file at Lightning's path"
             )
-            remedy = "" if file_kept else " Make room, or save elsewhere."
+            remedy = "" if file_kept else _remedy(error)
             if raising:
                 raise PublishError(f"{reason} {state}.{remedy}", uri=self._base_uri) from error
             warnings.warn(
                 f"{self._base_uri}: {reason} {state}, and training continues.{remedy}", ProvenanceWarning, stacklevel=3
             )
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do if not even a plain file could be written."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return " Make room, or save elsewhere."
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return " Make the folder writable, or save elsewhere."
+    if isinstance(error, MemoryError):
+        return " Free memory, or save a smaller checkpoint."
+    return ""
 
 
 def _clear_frames(error: BaseException | None) -> None:

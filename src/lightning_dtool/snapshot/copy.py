@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lightning_dtool.snapshot.staging import Staging
+from lightning_dtool.snapshot.tensors import is_plain
 
 _BOOKKEEPING = ("ModelCheckpoint", "ModelCheckpoint{")
 """A state key that equals the first or begins with the second holds the state of a ModelCheckpoint: its paths, which
@@ -92,23 +93,13 @@ def _sizes(tensors: Iterable[torch.Tensor]) -> list[int]:
 def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
     """Yield the plain tensors in nested containers, which may hold themselves."""
     if isinstance(value, torch.Tensor):
-        if _is_plain(value):
+        if is_plain(value):
             yield value
     elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
         seen.add(id(value))
         for item in value.values() if isinstance(value, Mapping) else value:
             if type(item) not in _LEAVES:
                 yield from _tensors(item, seen)
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Return True for a tensor that is a view on a storage and nothing else."""
-    return (
-        type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and tensor.layout is torch.strided
-        and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
-        and not tensor.__dict__  # attributes that a user has set, which torch saves too
-    )
 
 
 def _copy(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage], copies: Staging) -> torch.Tensor:
@@ -171,7 +162,7 @@ def _same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Compare by bits: a NaN equals itself, and -0.0 is not 0.0."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    if not (_is_plain(a) and _is_plain(b)):
+    if not (is_plain(a) and is_plain(b)):
         return False
     a, b = a.detach().cpu().contiguous(), b.detach().cpu().contiguous()
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
