@@ -463,7 +463,7 @@ def test_a_state_that_cannot_be_pickled_ends_training_as_in_lightning(
         module = _Unpicklable(make, at)
         other = [_Stateful(make)] if at == "callback" else []
         t = trainer(tmp_path, *callbacks, *other, max_epochs=3)
-        with pytest.raises(Exception) as raised:  # noqa: PT011 - which one is the question
+        with pytest.raises(Exception) as raised:
             t.fit(module, loader())
         return raised.type, str(raised.value).partition(" at 0x")[0], t.global_step
 

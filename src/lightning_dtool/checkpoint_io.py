@@ -368,7 +368,6 @@ class DtoolCheckpointIO(CheckpointIO):
         forget_link(path)
         self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
 
-
     def _raise_as_lightning(self, checkpoint: dict[str, Any], path: str) -> None:
         """Save a checkpoint that cannot be pickled as Lightning does, for its error. Its path is left alone."""
         with tempfile.TemporaryDirectory(prefix="lightning-dtool-") as folder:

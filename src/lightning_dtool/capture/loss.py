@@ -1,9 +1,9 @@
 """An observer of the loss that training minimises.
 
 The observer watches only the first training batch. It sees the calls of PyTorch's loss functions with their arguments
-(through a TorchFunctionMode), the calls of loss modules and torchmetrics objects (through global module hooks, so that
-no module is changed), and the graph of each loss on which `backward` is called. The graph shows which of the calls are
-part of the loss, and which operations a loss without such calls consists of.
+(through a TorchFunctionMode), the calls of loss modules and torchmetrics objects (through `torch.nn.Module.__call__`,
+so that no module is changed), and the graph of each loss on which `backward` is called. The graph shows which of the
+calls are part of the loss, and which operations a loss without such calls consists of.
 
 Watching must change neither bits nor random numbers. Calls are therefore not watched in two cases: if anything may be
 compiled, because it would compile again under a mode, and inside PyTorch's transformer layers, which use another kernel
@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import overrides
-from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
@@ -35,6 +34,7 @@ from lightning_dtool.capture.loss_settings import (
     loss_modules,
     loss_settings,
 )
+from lightning_dtool.capture.places import ModuleCalls, Places
 from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Gaps, Loss, LossCall
 from lightning_dtool.values.definitions import class_path
@@ -84,7 +84,8 @@ class LossObserver:
     def __init__(self, module: LightningModule) -> None:
         self._module: LightningModule | None = module
         self._mode = _Mode(self)
-        self._hooks: list[Any] = []
+        self._module_calls = ModuleCalls(self._enter_module, self._leave_module)
+        self._places = Places()
         self._thread = 0
         self._names: dict[int, str] = {}
         self._inside: list[tuple[int, NotedCall]] = []
@@ -113,10 +114,9 @@ class LossObserver:
             self._names = {id(child): name for name, child in self._module.named_modules() if name}
             self._thread = threading.get_ident()
             self._running = True
-            self._hooks = [
-                module_hooks.register_module_forward_pre_hook(self._enter_module),
-                module_hooks.register_module_forward_hook(self._leave_module, always_call=True),
-            ]
+            if not self._module_calls.start():
+                reason = "other code has replaced torch.nn.Module.__call__, so calls of loss modules are not seen"
+                self._gaps.at("loss.calls").add(reason, "see loss.training_step")
             overrides._push_mode(self._mode)  # type: ignore[no-untyped-call]
 
     def before_backward(self, loss: torch.Tensor) -> None:
@@ -132,10 +132,9 @@ class LossObserver:
     def stop(self) -> None:
         """Stop watching and drop all references to parts of the model. May be called several times."""
         self._running = False
-        hooks, self._hooks = self._hooks, []
-        for hook in hooks:
-            hook.remove()
+        self._module_calls.stop()
         _leave(self._mode)
+        self._places.clear()
         self._module = None
         self._names = {}
         self._inside = []
@@ -213,18 +212,18 @@ class LossObserver:
             else:
                 self._note(noted, result)
 
-    def _backward(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _backward(self, caller: FrameType | None, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Look at a loss on which Lightning or the user calls `backward`."""
         with self._guard("loss.operations"):
             for loss in tensors_in(args[:1] or tuple(kwargs.values())[:1]):
                 self.before_backward(loss)
         self._paused = True
         try:
-            return func(*args, **kwargs)
+            return self._places.call(caller, func, args, kwargs)
         finally:
             self._paused = False
 
-    def _enter_module(self, module: torch.nn.Module, args: Any) -> None:
+    def _enter_module(self, module: torch.nn.Module) -> None:
         if not self._sees():
             return
         with self._guard("loss.calls"):
@@ -237,7 +236,7 @@ class LossObserver:
                 noted = NotedCall(class_path(type(module)), kind, self._names.get(id(module)), settings, gaps)
                 self._inside.append((id(module), noted))
 
-    def _leave_module(self, module: torch.nn.Module, args: Any, result: Any) -> None:
+    def _leave_module(self, module: torch.nn.Module, result: Any) -> None:
         if not self._sees():
             return
         with self._guard("loss.calls"):
@@ -316,9 +315,10 @@ class _Mode(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        caller = sys._getframe(1)
         if id(func) in _BACKWARDS:
-            return self._observer._backward(func, args, kwargs)
-        result = func(*args, **kwargs)
+            return self._observer._backward(caller, func, args, kwargs)
+        result = self._observer._places.call(caller, func, args, kwargs)
         if id(func) in _FUNCTIONS and self._observer._running:
             self._observer._called(func, args, kwargs, result)
         return result

@@ -50,9 +50,10 @@ class _Trial(pickle.Pickler):
     def persistent_id(self, value: Any) -> str | None:
         if not torch.is_storage(value):
             return None
-        if isinstance(value, torch.storage.TypedStorage) and value._data_ptr():
-            # torch.save refuses this, too.
-            if self._dtypes.setdefault(value._data_ptr(), value.dtype) != value.dtype:
+        if isinstance(value, torch.storage.TypedStorage):
+            address = value._untyped_storage.data_ptr()
+            first = self._dtypes.setdefault(address, value.dtype) if address else value.dtype
+            if first != value.dtype:  # as torch.save does
                 raise RuntimeError(
                     "Cannot save multiple tensors or storages that view the same data as different types"
                 )
