@@ -665,3 +665,32 @@ def test_the_distributed_sampler_of_lightning_is_recorded(tmp_path: Path) -> Non
     assert (found["num_replicas"], found["shuffle"]) == (2, True)
     assert found["sampler"]["class_path"] == "torch.utils.data.sampler:WeightedRandomSampler"
     assert found["sampler"]["num_samples"] == 6
+
+
+# -- targets and verification ------------------------------------------------------------------------
+
+
+def test_the_targets_are_part_of_the_record(make_dataset: Any, tmp_path: Path) -> None:
+    exchanged = {relpath: {"oak": "elm", "elm": "oak"}[value] for relpath, value in CATEGORY.items()}
+    one = make_dataset(FILES, "one", overlays={"category": CATEGORY}).uri
+    other = make_dataset(FILES, "other", overlays={"category": exchanged}).uri
+
+    def digest(*data: Any) -> Any:
+        return observed(tmp_path, *data).source().targets_digest
+
+    assert digest(DtoolDataModule(one)) == digest(DataLoader(DtoolDataset(one)))
+    assert digest(DtoolDataModule(one)) != digest(DtoolDataModule(other))
+    assert digest(DtoolDataModule(one)) != digest(DtoolDataModule(one, target=lambda item: len(item.relpath) % 2))
+    assert digest(DtoolDataModule(one, target="none")) is None
+    first, again = (DataLoader(Subset(DtoolDataset(one), order)) for order in ([0, 3, 4], [4, 0, 3]))
+    assert digest(first) == digest(again) != digest(DataLoader(DtoolDataset(one)))
+
+
+def test_what_was_not_verified_is_a_gap(uri: str, tmp_path: Path) -> None:
+    place = "data.stages.train[0].dataset.content_digest"
+    for verify in (True, False):
+        module = observed(tmp_path, DtoolDataModule(uri, verify=verify))
+        assert (place in module.facts()) is not verify
+        assert module.data.datamodule is not None
+        assert module.data.datamodule.arguments["verify"] is verify
+        assert (place in observed(tmp_path, DataLoader(DtoolDataset(uri, verify=verify))).facts()) is not verify

@@ -572,6 +572,7 @@ def test_the_description_is_strict_json(leaves, uri):
     text = json.dumps(data.description(), allow_nan=False)
     stage = json.loads(text)["stages"]["train"]
     assert stage.pop("selection_digest").startswith("sha256:")
+    assert stage.pop("targets_digest").startswith("sha256:")
     assert stage == {
         "uri": uri,
         "uuid": leaves.uuid,
@@ -590,7 +591,12 @@ def checkpoint_of(data, base_uri, name="checkpoint", class_path="lightning_dtool
     data.setup("fit")
     description = json.loads(json.dumps(data.description()))
     stages = {
-        stage: [DataSource(dataset=DatasetReference(**{key: facts[key] for key in DatasetReference.model_fields}))]
+        stage: [
+            DataSource(
+                dataset=DatasetReference(**{key: facts[key] for key in DatasetReference.model_fields}),
+                **{key: facts[key] for key in IDENTITY},
+            )
+        ]
         for stage, facts in description["stages"].items()
     }
     module = DataModule(class_path=class_path, arguments=description["arguments"])
@@ -651,6 +657,48 @@ def test_changed_and_moved_data_is_an_error(make_dataset, base_uri, tmp_path):
     delete_dataset(first.uri)
     with pytest.raises(DatasetNotFoundError, match=r"if it has moved, pass its new URI as uri=\.\.\."):
         DtoolDataModule.from_uri(checkpoint)
+
+
+IDENTITY = ("count", "selection_digest", "targets_digest", "class_to_idx")
+
+
+def rewrite(uri, name, change):
+    """Change an overlay of a dataset, as any editor does."""
+    file = local_path(uri) / ".dtool" / "overlays" / f"{name}.json"
+    file.write_text(
+        json.dumps({identifier: change(value) for identifier, value in json.loads(file.read_text()).items()})
+    )
+
+
+def test_exchanged_labels_are_found(uri, base_uri):
+    checkpoint = checkpoint_of(DtoolDataModule(uri, val_split=0.25), base_uri)
+    assert DtoolDataModule.from_uri(checkpoint).classes == ["elm", "oak"]
+    rewrite(uri, "category", {"oak": "elm", "elm": "oak"}.get)
+    with pytest.raises(VerificationError, match=r"the targets of 'train' are not those that .* pass verify=False"):
+        DtoolDataModule.from_uri(checkpoint)
+    for allowed in ({"verify": False}, {"target": "usetype"}, {"val_split": 0.5}):
+        assert DtoolDataModule.from_uri(checkpoint, **allowed).batch_size == 32
+    rewrite(uri, "category", {"oak": "elm", "elm": "oak"}.get)
+    assert DtoolDataModule.from_uri(checkpoint, batch_size=4).batch_size == 4
+    rewrite(uri, "category", {"oak": "ash", "elm": "elm"}.get)
+    with pytest.raises(VerificationError, match="the numbers of the classes of 'train'"):
+        DtoolDataModule.from_uri(checkpoint)
+
+
+def test_an_overlay_that_now_selects_other_items_is_found(uri, base_uri):
+    checkpoint = checkpoint_of(DtoolDataModule(uri, split_overlay="usetype"), base_uri)
+    rewrite(uri, "usetype", {"train": "test", "test": "train", "Validation": "val"}.get)
+    with pytest.raises(VerificationError, match="the selected items of 'train'"):
+        DtoolDataModule.from_uri(checkpoint)
+
+
+def test_a_flipped_bit_is_found_when_the_data_of_a_checkpoint_is_opened(uri, base_uri):
+    checkpoint = checkpoint_of(DtoolDataModule(uri), base_uri)
+    file = next((local_path(uri) / "data").rglob("*.png"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(VerificationError, match=file.name):
+        DtoolDataModule.from_uri(checkpoint)
+    assert not DtoolDataModule.from_uri(checkpoint, verify=False).verify
 
 
 def test_a_record_without_this_datamodule_is_refused(uri, base_uri, make_dataset):

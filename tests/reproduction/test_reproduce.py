@@ -228,6 +228,34 @@ def test_a_changed_image_is_named(images: tuple[str, Path], tmp_path: Path) -> N
     assert any(other in note for note in found.notes)
 
 
+def test_an_image_that_was_changed_in_place_is_found_before_anything_runs(
+    images: tuple[str, Path], tmp_path: Path
+) -> None:
+    file = images[1] / "data" / "oak" / "1.png"
+    before = file.read_bytes()
+    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    try:
+        found = lightning_dtool.reproduce(images[0], into=tmp_path / "into")
+    finally:
+        file.write_bytes(before)
+    assert found.verdict is Verdict.COULD_NOT_RUN
+    assert "oak/1.png" in found.reason
+    assert found.rerun is None
+
+
+@pytest.mark.usefixtures("forked")
+def test_exchanged_labels_are_named(images: tuple[str, Path], tmp_path: Path) -> None:
+    file = images[1] / ".dtool" / "overlays" / "category.json"
+    before = file.read_text()
+    file.write_text(json.dumps({key: {"oak": "elm", "elm": "oak"}[value] for key, value in json.loads(before).items()}))
+    try:
+        found = lightning_dtool.reproduce(images[0], into=tmp_path / "into")
+    finally:
+        file.write_text(before)
+    assert found.verdict is Verdict.DIFFERENT
+    assert any(factor.startswith("data.stages.train[leaves].targets_digest") for factor in found.factors), found.factors
+
+
 @pytest.mark.slow
 def test_another_number_of_threads_is_named_as_a_factor(images: tuple[str, Path], tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(images[0], into=tmp_path / "into", threads=2)

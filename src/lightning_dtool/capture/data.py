@@ -185,7 +185,10 @@ def _of_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "dataset": DatasetReference(**{key: facts[key] for key in ("uri", "uuid", "name", "content_digest")}),
         "class_path": class_path(DtoolDataset),
-        **{key: facts.get(key) for key in ("count", "selection_digest", "classes", "class_to_idx", "class_counts")},
+        **{
+            key: facts.get(key)
+            for key in ("count", "selection_digest", "targets_digest", "classes", "class_to_idx", "class_counts")
+        },
     }
 
 
@@ -293,7 +296,11 @@ def _from_dataset(dataset: Any, own: _Own | None, gaps: Gaps) -> Iterator[DataSo
         for part in innermost.datasets:
             for source in _from_dataset(part, None, gaps):
                 merged = {"transforms": {**transforms, **source.transforms}}
-                unsure = {} if innermost is dataset else {"count": None, "selection_digest": None, "class_counts": None}
+                unsure = (
+                    {}
+                    if innermost is dataset
+                    else dict.fromkeys(("count", "selection_digest", "targets_digest", "class_counts"))
+                )
                 yield source.model_copy(update={**merged, **unsure})
     elif isinstance(innermost, DtoolDataset):
         yield _ours(dataset, unwrapped, transforms, own, gaps)
@@ -310,6 +317,9 @@ def _ours(
 ) -> DataSource:
     """Describe a selection of a dtool dataset by its metadata. No item is read."""
     ours: DtoolDataset = unwrapped.dataset
+    if not ours.is_verified:
+        reason = "with verify=False, items are not compared with their recorded hashes when they are read"
+        gaps.at("dataset.content_digest").add(reason, "leave out verify=False")
     if own is not None and ours is dataset and own.datamodule.holds(own.stage, ours):
         selection = redact_mapping(own.datamodule.selection(own.stage), gaps.at("selection"))
         return DataSource(**_of_facts(own.facts), selection=selection, transforms=transforms)
@@ -329,6 +339,7 @@ def _ours(
         class_path=class_path(type(dataset)),
         count=_length(dataset),
         selection_digest=selection_digest(keys) if unwrapped.is_known else None,
+        targets_digest=chosen.targets_digest if unwrapped.is_known else None,
         classes=None if numbers is None else list(map(str, numbers)),
         class_to_idx=None if numbers is None else {str(name): number for name, number in numbers.items()},
         class_counts=None if counts is None else {str(name): count for name, count in counts.items()},

@@ -31,6 +31,7 @@ class Arguments(Protocol):
     num_workers: int
     persistent_workers: bool
     decoded_cache: bool
+    verify: bool
 
 
 def check_arguments(given: Arguments) -> None:

@@ -14,7 +14,7 @@ from lightning_dtool import rerun
 from lightning_dtool._public import public
 from lightning_dtool.data.arguments import check_arguments, plain
 from lightning_dtool.data.dataset import DtoolDataset
-from lightning_dtool.data.recorded_data import recorded_arguments, verify_data
+from lightning_dtool.data.recorded_data import recorded_arguments, verify_data, verify_stages
 from lightning_dtool.data.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
 from lightning_dtool.data.selection import STAGES
 from lightning_dtool.data.stages import Stages
@@ -27,6 +27,7 @@ from lightning_dtool.values.reading import decode
 from lightning_dtool.values.writing import encode
 
 _CALLABLES = ("target", "decoder", "train_transform", "eval_transform", "target_transform", "collate_fn")
+_IDENTITY = ("content_digest", "selection_digest", "targets_digest")
 _STAGES_OF = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
@@ -78,6 +79,7 @@ class DtoolDataModule(pl.LightningDataModule):
         collate_fn: A function that makes a batch from a list of samples. Default: torch's.
         decoded_cache: Keep decoded images in a memory-mapped file below `DTOOL_CACHE_DIRECTORY`; see `DtoolDataset`.
             `prepare_data` fills it. Default: False.
+        verify: Compare each item with its recorded hash when it is first read; see `DtoolDataset`. Default: True.
 
     Raises:
         ConfigurationError: If arguments do not fit together. Errors that depend on the data are raised by
@@ -120,6 +122,7 @@ class DtoolDataModule(pl.LightningDataModule):
         drop_last: bool = False,
         collate_fn: Callable[[Any], Any] | None = None,
         decoded_cache: bool = False,
+        verify: bool = True,
     ) -> None:
         super().__init__()
         uri, train_uri, val_uri, test_uri, val_split, test_split, split_overlay = rerun.redirect_data(
@@ -167,6 +170,7 @@ class DtoolDataModule(pl.LightningDataModule):
         self.drop_last = drop_last
         self.collate_fn = collate_fn
         self.decoded_cache = decoded_cache
+        self.verify = verify
         self._set_up: set[str] = set()
         check_arguments(self)
         self._stages = Stages(self)
@@ -187,7 +191,9 @@ class DtoolDataModule(pl.LightningDataModule):
             uri: The URI of a dataset, or of a checkpoint that this package wrote.
             trust_source: Allow to import functions and classes that the checkpoint's record names. Importing runs
                 their modules. Default: only torchvision's transforms are imported.
-            verify: Compare the content digests of the datasets with the recorded ones. Default: True.
+            verify: Compare the datasets with the record: their content digests, the selection and the targets of each
+                stage, and the bytes of all selected items on this machine that were not verified before. False also
+                becomes the argument `verify` of the DataModule, which then uses the data as it is. Default: True.
             **overrides: Arguments of this class that replace recorded ones, for example a dataset's new URI, or a
                 transform to use in place of one that cannot be imported.
 
@@ -197,7 +203,7 @@ class DtoolDataModule(pl.LightningDataModule):
         Raises:
             ConfigurationError: If an argument cannot be rebuilt from the record.
             RecordError: If the checkpoint's record cannot be read, or if it names another class.
-            VerificationError: If the record differs from its hash, or a dataset from the one that the checkpoint was
+            VerificationError: If the record differs from its hash, or the data from that which the checkpoint was
                 trained on.
             DatasetNotFoundError: If a dataset is no longer at its recorded URI; pass the new URI.
 
@@ -209,16 +215,17 @@ class DtoolDataModule(pl.LightningDataModule):
         """
         source = FrozenDataset.from_uri(uri)
         if generate_identifier(RECORD_ITEM) not in source.items:
-            return cls(source.uri, **overrides)
+            return cls(source.uri, verify=verify, **overrides)
         record = read_record(source)
         arguments = {
             name: decode(value, argument=name, trust_source=trust_source)
             for name, value in recorded_arguments(record, source.uri, cls).items()
             if name not in overrides
         }
-        module = cls(**{**arguments, **overrides})
+        module = cls(**{**arguments, **overrides, "verify": verify})
         if verify:
             verify_data(record, source.uri, module._stages.places())
+            verify_stages(record, source.uri, module._stages, overrides)
         return module
 
     # -- Lightning's hooks ------------------------------------------------------------------------
@@ -240,7 +247,7 @@ class DtoolDataModule(pl.LightningDataModule):
         With `decoded_cache`, images are decoded too, unless the cache holds them.
 
         Raises:
-            MissingItemError, VerificationError, StoreError: If items cannot be fetched.
+            MissingItemError, VerificationError, StoreError: If items cannot be fetched, or differ from their hashes.
             ConfigurationError, SelectionError, MetadataKeyError, DecodeError: If the data does not fit the arguments.
         """
         wanted: dict[str, tuple[FrozenDataset, dict[str, None]]] = {}
@@ -316,7 +323,7 @@ class DtoolDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the identity of the training data as plain values. The loader's state holds the position in it."""
         facts = self._stages.facts("train") if self._stages.is_open("train") else {}
-        return {key: facts[key] for key in ("uri", "content_digest", "selection_digest") if key in facts}
+        return {key: facts[key] for key in ("uri", *_IDENTITY) if key in facts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Warn if training resumes with data other than the data it began with.
@@ -328,11 +335,11 @@ class DtoolDataModule(pl.LightningDataModule):
         if not fitting or not state_dict or self._stages.dataset("train") is None:
             return
         now = self.state_dict()
-        if any(now[key] != state_dict.get(key) for key in ("content_digest", "selection_digest")):
+        if any(now[key] != state_dict.get(key) for key in _IDENTITY):
             warnings.warn(
-                f"Training resumes with other data than it began with: the items of {now['uri']}, or the selection from"
-                f" them, differ from those of {state_dict.get('uri')}. The model may now be trained on samples that"
-                " were held out before.",
+                f"Training resumes with other data than it began with: the items of {now['uri']}, the selection from"
+                f" them, or their targets differ from those of {state_dict.get('uri')}. The model may now be trained on"
+                " samples that were held out before.",
                 ProvenanceWarning,
                 stacklevel=2,
             )
@@ -358,8 +365,9 @@ class DtoolDataModule(pl.LightningDataModule):
             `arguments`: the arguments of this DataModule, as they are written into a record.
             `stages`: for each stage that is set up, and for each part of `uri`: `uri`, `uuid`, `name`,
             `content_digest`, `count` (the number of samples), `selection_digest` (a digest of the sorted identifiers of
-            the samples), `classes` in the order of their numbers, `class_to_idx` and `class_counts`. The last three are
-            None if the targets are not classes.
+            the samples), `targets_digest` (a digest of the samples with their targets; None without targets),
+            `classes` in the order of their numbers, `class_to_idx` and `class_counts`. The last three are None if the
+            targets are not classes.
         """
         names = [name for name in inspect.signature(DtoolDataModule.__init__).parameters if name != "self"]
         return {

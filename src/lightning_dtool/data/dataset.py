@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, get_worker_info
 from lightning_dtool._public import public
 from lightning_dtool.data.decoding import after_to_tensor
 from lightning_dtool.data.samples import DtoolAIImages, Items, Rows, open_samples
-from lightning_dtool.data.targets import Targets
+from lightning_dtool.data.targets import Targets, targets_digest
 from lightning_dtool.errors import DecodeError, LightningDtoolError, MissingItemError, SelectionError
 from lightning_dtool.store import FrozenDataset
 
@@ -56,12 +56,17 @@ class DtoolDataset(Dataset[Any]):
             epochs and runs read them from this file; for small images this is several times as fast as decoding. The
             samples stay the same; transforms receive a plain PIL image with the same pixels and `info`. See
             `fill_decoded_cache`. Default: False.
+        verify: Compare each item with its recorded hash when it is first read, before it is decoded. A later read, also
+            in a later epoch, run or process, only looks whether the file has changed since. Items of a remote dataset
+            are always compared when they are fetched. With False, the record of a training has a gap. Default: True.
 
     Raises:
         SelectionError: If no item is left.
         MetadataKeyError: If an overlay is missing, or does not cover every item.
         DecodeError: If a target is neither a class nor a number. Reading a sample that cannot be decoded also raises
             this error, which names the item.
+        VerificationError: If an array of rows differs from its recorded hash. Reading a sample whose item differs also
+            raises this error, which names the item.
         ConfigurationError: If arguments do not fit this dataset.
         DatasetNotFoundError, NotFrozenError, InvalidURIError, CorruptDatasetError, StoreError: If the dataset cannot be
             opened; see `FrozenDataset.from_uri`.
@@ -84,13 +89,14 @@ class DtoolDataset(Dataset[Any]):
         target_transform: Callable[[Any], Any] | None = None,
         class_to_idx: Mapping[Any, int] | None = None,
         decoded_cache: bool = False,
+        verify: bool = True,
     ) -> None:
         self.dataset = uri if isinstance(uri, FrozenDataset) else FrozenDataset.from_uri(uri)
         self.transform = transform
         self.target_transform = target_transform
         if not self.dataset.relpaths:
             raise SelectionError("the dataset has no items.", uri=self.dataset.uri)
-        self._samples = open_samples(self.dataset, select, decoder, target, class_to_idx)
+        self._samples = open_samples(self.dataset, select, decoder, target, class_to_idx, verify=verify)
         self._positions: Sequence[int] = range(len(self._samples.names))
         if decoded_cache:
             self._samples.keep_decoded()
@@ -106,6 +112,7 @@ class DtoolDataset(Dataset[Any]):
 
         Raises:
             DecodeError: If the item cannot be decoded, or a transform fails on it.
+            VerificationError: If the item differs from its recorded hash.
             MissingItemError: If the store no longer holds the item.
             IndexError: If there is no such sample.
         """
@@ -227,6 +234,21 @@ class DtoolDataset(Dataset[Any]):
         """The target of each sample, before `target_transform`; None without targets."""
         targets = self._samples.targets
         return None if targets is None else [targets.values[position] for position in self._positions]
+
+    @property
+    def targets_digest(self) -> str | None:
+        """A digest of the samples together with their targets, before `target_transform`; None without targets."""
+        targets, positions = self._samples.targets, sorted(self._positions)
+        if targets is None:
+            return None
+        samples = self._samples
+        keys = samples.identifiers_of(positions) if self.is_itemwise else [samples.names[each] for each in positions]
+        return targets_digest(keys, targets.at(positions))
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether each item is compared with its recorded hash before it is used."""
+        return self._samples.verify or not self.dataset.is_in_place
 
     @property
     def classes(self) -> list[Any] | None:

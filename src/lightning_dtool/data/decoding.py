@@ -1,5 +1,6 @@
 """Decoders of items into tensors, images and text, by the item's suffix."""
 
+import io
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ TEXT_SUFFIXES = frozenset([".csv", ".json", ".md", ".text", ".tsv", ".txt", ".xm
 _KEPT_MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "F", "I", "I;16", "I;16B", "I;16L"})
 
 
-def decoder_for(relpath: str) -> Callable[[str | Path], Any]:
+def decoder_for(relpath: str) -> Callable[[Any], Any]:
     """Return the decoder for an item's suffix, in upper or lower case.
 
     Args:
@@ -27,7 +28,8 @@ def decoder_for(relpath: str) -> Callable[[str | Path], Any]:
 
     Returns:
         A function from the path of a local file to a PIL image (`IMAGE_SUFFIXES`), a tensor (`.npy`), a dict of tensors
-        by name (`.npz`), the object that was saved (`.pt`, `.pth`), a str (`TEXT_SUFFIXES`), or else bytes.
+        by name (`.npz`), the object that was saved (`.pt`, `.pth`), a str (`TEXT_SUFFIXES`), or else bytes. The
+        decoders in `FROM_MEMORY` also take the content of the file.
 
     Example:
         >>> decoder_for("notes/README.TXT").__name__
@@ -39,21 +41,21 @@ def decoder_for(relpath: str) -> Callable[[str | Path], Any]:
 
 
 @cache
-def _decoders() -> dict[str, Callable[[str | Path], Any]]:
+def _decoders() -> dict[str, Callable[[Any], Any]]:
     """Return the decoders by suffix, without the dot."""
-    decoders: dict[str, Callable[[str | Path], Any]] = {suffix[1:]: read_image for suffix in IMAGE_SUFFIXES}
+    decoders: dict[str, Callable[[Any], Any]] = {suffix[1:]: read_image for suffix in IMAGE_SUFFIXES}
     decoders |= {suffix[1:]: read_text for suffix in TEXT_SUFFIXES}
     return decoders | {"npy": read_array, "npz": read_arrays, "pt": read_torch, "pth": read_torch}
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(source: str | Path | bytes) -> Image.Image:
     """Read an image; if it has several frames, the first one.
 
     Grey (8 and 16 bits), grey with alpha, RGB and RGBA images keep their mode. Images with a palette or another colour
     space (CMYK, YCbCr, …) are converted to RGB, as in torchvision's `ImageFolder`.
     """
     image: Image.Image
-    with Image.open(path) as image:
+    with Image.open(_file(source)) as image:
         image.load()
         if image.mode in _KEPT_MODES:
             return image.copy() if getattr(image, "n_frames", 1) > 1 else image
@@ -132,9 +134,9 @@ def open_array(path: str | Path) -> np.ndarray[Any, Any]:
     return array
 
 
-def read_arrays(path: str | Path) -> dict[str, torch.Tensor]:
+def read_arrays(source: str | Path | bytes) -> dict[str, torch.Tensor]:
     """Read a `.npz` file as a dict of tensors by name, each with the dtype of its array."""
-    with np.load(path, allow_pickle=False) as archive:
+    with np.load(_file(source), allow_pickle=False) as archive:
         return {name: array_to_tensor(archive[name]) for name in archive.files}
 
 
@@ -165,11 +167,19 @@ def read_torch(path: str | Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
-def read_text(path: str | Path) -> str:
+def read_text(source: str | Path | bytes) -> str:
     """Read UTF-8 text without converting line endings."""
-    return read_bytes(path).decode("utf-8")
+    return read_bytes(source).decode("utf-8")
 
 
-def read_bytes(path: str | Path) -> bytes:
+def read_bytes(source: str | Path | bytes) -> bytes:
     """Read the bytes of a file."""
-    return Path(path).read_bytes()
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
+FROM_MEMORY = frozenset({read_image, read_arrays, read_text, read_bytes})
+"""The decoders that take the path of a file or its content. The others memory-map the file."""
+
+
+def _file(source: str | Path | bytes) -> Any:
+    return io.BytesIO(source) if isinstance(source, bytes) else source

@@ -1,11 +1,15 @@
-"""The recorded data of a checkpoint: the arguments of its DataModule, and a check that the data is the same."""
+"""The recorded data of a checkpoint: the arguments of its DataModule, and checks that the data is the same."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from lightning_dtool.data.stages import Stages
 from lightning_dtool.errors import DatasetNotFoundError, RecordError, VerificationError
 from lightning_dtool.record import Provenance
 from lightning_dtool.store import FrozenDataset
+
+_SELECTS = {"select", "val_split", "test_split", "split_overlay", "stratify", "seed"}
+_LABELS = {"target", "decoder"}  # with a decoder, the items are the samples, also those of a pair of arrays
 
 
 def recorded_arguments(record: Provenance, checkpoint: str, cls: type) -> dict[str, Any]:
@@ -61,3 +65,38 @@ def verify_data(record: Provenance, checkpoint: str, places: Mapping[str, tuple[
                 f" {argument}=..., or verify=False to use the data as it is.",
                 uri=found.uri,
             )
+
+
+def verify_stages(record: Provenance, checkpoint: str, stages: Stages, replaced: Collection[str]) -> None:
+    """Compare the selection, the targets and the bytes of each stage with what a checkpoint was trained with.
+
+    Args:
+        record: The checkpoint's record.
+        checkpoint: The checkpoint's URI, for messages.
+        stages: The stages of the rebuilt DataModule, whose datasets have the recorded content.
+        replaced: The recorded arguments that were replaced. What depends on them is not compared.
+
+    Raises:
+        VerificationError: If something differs.
+    """
+    for stage in stages.places():
+        sources = record.data.stages.get(stage)
+        dataset = stages.dataset(stage) if sources and sources[0].dataset is not None else None
+        if dataset is None or not sources:
+            continue
+        compared = []
+        if _SELECTS.isdisjoint(replaced):
+            compared = [("selection_digest", "the selected items")]
+            if _LABELS.isdisjoint(replaced):
+                compared += [("class_to_idx", "the numbers of the classes"), ("targets_digest", "the targets")]
+        facts = stages.facts(stage)
+        for name, what in compared:
+            recorded = getattr(sources[0], name)
+            if recorded is not None and recorded != facts[name]:
+                raise VerificationError(
+                    f"{what} of {stage!r} are not those that the checkpoint {checkpoint} was trained with, although the"
+                    " items are: overlays, annotations or the target function have changed. Restore them from a copy,"
+                    " or pass verify=False to use the data as it is.",
+                    uri=dataset.dataset.uri,
+                )
+        dataset.dataset.verify_once(dataset.identifiers)

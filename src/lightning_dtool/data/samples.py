@@ -11,11 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch.utils.data import get_worker_info
 
 from lightning_dtool.data.decoded_cache import DecodedImages, decoder_versions
 from lightning_dtool.data.decoding import (
+    FROM_MEMORY,
     array_to_tensor,
     decoder_for,
     image_to_tensor,
@@ -33,6 +34,7 @@ from lightning_dtool.errors import (
 from lightning_dtool.store import FrozenDataset, generate_identifier
 from lightning_dtool.store.cache import cache_directory
 from lightning_dtool.store.progress import progress_bar
+from lightning_dtool.store.verified import Mark, mark
 
 DATA_ITEM = "data.npy"
 LABELS_ITEM = "labels.npy"
@@ -46,10 +48,12 @@ class Samples(Protocol):
     Attributes:
         names: A unique name per sample.
         targets: The target of each sample; None without targets.
+        verify: Whether an item is verified when it is first read.
     """
 
     names: Sequence[str]
     targets: Targets | None
+    verify: bool
 
     def load(self, position: int, *, as_tensor: bool) -> Any:
         """Return a decoded sample, as a tensor or as a transform receives it."""
@@ -77,8 +81,11 @@ class Items:
         names: Sequence[str],
         decoder: Callable[[Path], Any] | None,
         targets: Targets | None,
+        *,
+        verify: bool,
     ) -> None:
         self.dataset = dataset
+        self.verify = verify
         self.identifiers = identifiers
         self.names = names
         self.decoder = decoder
@@ -103,11 +110,21 @@ class Items:
         return None if pixels is None else pixels_to_tensor(pixels, 255)
 
     def _decode(self, position: int) -> Any:
-        identifier = self.identifiers[position]
+        identifier, verify = self.identifiers[position], self.verify
         if self.decoder is not None:
-            return self.decoder(self.dataset.path(identifier))
-        # Not `path`, which checks more than `abspath`: workers that start in each epoch would check every item again.
-        return decoder_for(self.names[position])(self.dataset.abspath(identifier))
+            return self.decoder(
+                Path(self.dataset.verified_path(identifier) if verify else self.dataset.abspath(identifier))
+            )
+        decode = decoder_for(self.names[position])
+        if not verify or self.dataset.is_verified(identifier):
+            return decode(self.dataset.abspath(identifier))
+        if decode not in FROM_MEMORY:
+            return decode(self.dataset.verified_path(identifier))
+        # The bytes that are decoded are those that were compared.
+        value = decode(self.dataset.read_verified(identifier))
+        if isinstance(value, ImageFile.ImageFile):
+            value.filename = self.dataset.abspath(identifier)  # as Pillow sets it for an image that is read from a file
+        return value
 
     def keep_decoded(self) -> None:
         if self.decoder is not None:
@@ -124,7 +141,9 @@ class Items:
     def fill(self, *, progress: bool) -> None:
         if self.decoded is None or self.decoded.open():
             return
-        self.dataset.fetch(self.identifiers, progress=progress, verify=True)
+        self.dataset.fetch(self.identifiers, progress=progress)
+        # Also with verify=False: later runs rely on the content that the file is named after.
+        self.dataset.verify_once(self.identifiers, progress=progress)
         items = self.dataset.items
         sizes = [items[identifier].size_in_bytes for identifier in self.identifiers]
         try:
@@ -161,8 +180,17 @@ class DtoolAIImages(Items):
 class Rows:
     """Samples that are the rows of an array; the same rows of another array are the targets."""
 
-    def __init__(self, dataset: FrozenDataset, data: str, labels: str, image_dimensions: Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        dataset: FrozenDataset,
+        data: str,
+        labels: str,
+        image_dimensions: Sequence[int] | None,
+        *,
+        verify: bool,
+    ) -> None:
         self.dataset = dataset
+        self.verify = verify
         self.identifiers = [data, labels]
         self.image_dimensions = image_dimensions
         rows, targets = self._array(data).shape[:1], self._array(labels)
@@ -201,10 +229,14 @@ class Rows:
         return self.identifiers if len(positions) != 1 else self.identifiers[:1]
 
     def _array(self, identifier: str) -> "np.ndarray[Any, Any]":
-        if identifier not in self._arrays:
+        path = self.dataset.abspath(identifier)
+        opened = self._arrays.get(identifier)
+        if opened is None or (self.verify and mark(path) != opened[0]):
+            if self.verify:
+                self.dataset.verified_path(identifier)
             try:
                 # Not a `np.memmap`, which takes several times as long to return a row.
-                self._arrays[identifier] = np.asarray(open_array(self.dataset.path(identifier)))
+                opened = self._arrays[identifier] = mark(path), np.asarray(open_array(path))
             except (OSError, ValueError, EOFError) as error:
                 relpath = self.dataset.items[identifier].relpath
                 raise DecodeError(
@@ -213,10 +245,10 @@ class Rows:
                     uri=self.dataset.uri,
                     item=relpath,
                 ) from error
-        return self._arrays[identifier]
+        return opened[1]
 
     @cached_property
-    def _arrays(self) -> "dict[str, np.ndarray[Any, Any]]":
+    def _arrays(self) -> "dict[str, tuple[Mark, np.ndarray[Any, Any]]]":
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -240,6 +272,8 @@ def open_samples(
     decoder: Callable[[Path], Any] | None,
     target: str | Callable[[Any], Any] | None,
     class_to_idx: Mapping[Any, int] | None,
+    *,
+    verify: bool,
 ) -> Samples:
     """Return the samples of a dataset: rows for a pair of arrays, else items.
 
@@ -262,13 +296,13 @@ def open_samples(
                     " no overlays. Use val_split and test_split, or one dataset per stage.",
                     uri=dataset.uri,
                 )
-            return Rows(dataset, data, labels, dimensions if dtoolai_type else None)
+            return Rows(dataset, data, labels, dimensions if dtoolai_type else None, verify=verify)
     chosen = select_by_overlays(list(dataset.relpaths), select or {}, dataset.overlay, uri=dataset.uri)
     names = list(map(dataset.relpaths.__getitem__, chosen))
     targets = targets_of(dataset, chosen, names, target, class_to_idx)
     if dtoolai_type == "ImageDataSet" and decoder is None:
-        images = DtoolAIImages(dataset, chosen, names, None, targets)
+        images = DtoolAIImages(dataset, chosen, names, None, targets, verify=verify)
         if dimensions is not None:
             images.size = (dimensions[-1], dimensions[-2])
         return images
-    return Items(dataset, chosen, names, decoder, targets)
+    return Items(dataset, chosen, names, decoder, targets, verify=verify)

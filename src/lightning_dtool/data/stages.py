@@ -103,6 +103,7 @@ class Stages:
                 "content_digest": frozen.content_digest,
                 "count": len(dataset),
                 "selection_digest": selection_digest(dataset.identifiers if dataset.is_itemwise else dataset.names),
+                "targets_digest": dataset.targets_digest,
                 "classes": None if numbers is None else [str(name) for name in numbers],
                 "class_to_idx": None if numbers is None else {str(name): number for name, number in numbers.items()},
                 "class_counts": None if counts is None else {str(name): count for name, count in counts.items()},
@@ -130,6 +131,7 @@ class Stages:
             target=given.target if labelled or not isinstance(given.target, str) else "none",
             class_to_idx=None if trained_on is None else trained_on.class_to_idx,
             decoded_cache=given.decoded_cache,
+            verify=given.verify,
         )
         if trained_on is not None and (trained_on.class_to_idx is None) != (dataset.class_to_idx is None):
             raise ConfigurationError(

@@ -1,5 +1,7 @@
 """The targets that a model learns to predict: annotated values, converted to class numbers or tensors."""
 
+import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 
 from lightning_dtool.errors import ConfigurationError, DecodeError
@@ -29,6 +32,11 @@ class Targets:
 
     values: Sequence[Any]
     class_to_idx: dict[Any, int] | None
+
+    def at(self, positions: Sequence[int]) -> Any:
+        """Return the targets at some positions, as a tensor if all targets are one tensor, else as a list."""
+        values: Any = self.values
+        return values[positions] if isinstance(values, torch.Tensor) else [values[position] for position in positions]
 
     @property
     def class_counts(self) -> dict[Any, int] | None:
@@ -153,6 +161,31 @@ def encode(
             raise refuse(position, f"which is none of the classes {', '.join(map(repr, class_to_idx))}")
         indices.append(int(index))
     return Targets(indices, _in_order(class_to_idx))
+
+
+def targets_digest(keys: Sequence[str], values: Any) -> str:
+    """Return the digest of samples with their targets.
+
+    Args:
+        keys: The identifier or name of each sample, in the order of the relpaths.
+        values: The targets: ints, tensors of equal shape, or one tensor.
+
+    Returns:
+        `sha256:` and the hash of three parts: a line with the dtype and the shape of all targets, the keys, one per
+        line, and the bytes of the targets.
+
+    Example:
+        >>> targets_digest(["a", "b"], [0, 1]) == targets_digest(["a", "b"], [1, 0])
+        False
+    """
+    tensors = len(values) > 0 and isinstance(values[0], torch.Tensor)
+    together = torch.stack(list(values)) if tensors and not isinstance(values, torch.Tensor) else values
+    array = np.asarray(together, dtype=None if tensors else np.int64)
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    digest = hashlib.sha256(json.dumps([array.dtype.str, list(array.shape)]).encode() + b"\n")
+    digest.update("\n".join(keys).encode() + b"\n")
+    digest.update(array.tobytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _in_order(class_to_idx: Mapping[Any, int]) -> dict[Any, int]:

@@ -276,6 +276,12 @@ class DataSource(Section):
     selection_digest: str | None = Field(
         default=None, description="SHA-256 over the sorted identifiers of the selected items."
     )
+    targets_digest: str | None = Field(
+        default=None,
+        description=(
+            "`sha256:…` over the identifiers of the selected items and the target of each, before `target_transform`."
+        ),
+    )
     classes: list[str] | None = Field(default=None, description="Class names, in the order of their indices.")
     class_to_idx: dict[str, Integer] | None = Field(default=None, description="Index of each class.")
     class_counts: dict[str, Integer] | None = Field(default=None, description="Number of samples in each class.")

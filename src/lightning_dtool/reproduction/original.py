@@ -111,7 +111,8 @@ def locate_data(
 
     Raises:
         DatasetNotFoundError: If a dataset is not found.
-        VerificationError: If the content of a dataset differs from the recorded digest.
+        VerificationError: If the content of a dataset differs from the recorded digest, or an item on this machine from
+            its hash. Items of a remote dataset are verified when they are fetched.
     """
     chosen = {normal(name): value for name, value in data.items()}
     found = LocatedData(notes=[])
@@ -131,6 +132,7 @@ def locate_data(
                 )
             continue
         located = locate(dataset.uri, dataset.uuid, content_digest=dataset.content_digest, search=search)
+        located.verify_once()
         found.uris[recorded] = located.uri
         if located.uri != recorded:
             found.notes.append(f"data {dataset.name} found at {located.uri}, recorded at {dataset.uri}")

@@ -19,17 +19,19 @@ from lightning_dtool.errors import (
     NotFrozenError,
     StoreError,
     UnsafeDatasetError,
+    VerificationError,
 )
 from lightning_dtool.store import digest, verification
 from lightning_dtool.store.broker import Broker
 from lightning_dtool.store.brokers import open_broker
-from lightning_dtool.store.cache import Advance, Cache
+from lightning_dtool.store.cache import Advance, Cache, cache_directory
 from lightning_dtool.store.faults import kind_of, store_errors
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.manifest import Manifest, parse_admin_metadata, parse_manifest, parse_timestamp
 from lightning_dtool.store.names import check_name, check_value
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.uris import normalize_uri
+from lightning_dtool.store.verified import Mark, VerifiedItems, mark, user_number
 
 
 @public
@@ -136,6 +138,11 @@ class FrozenDataset:
     def content_digest(self) -> str:
         """The identity of its data: "sha256:…" over paths, sizes and hashes, independent of URI and UUID."""
         return digest.content_digest(self.items.values())
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether its items are read where they are stored, and not from a cache."""
+        return self._data_root is not None
 
     # -- items --------------------------------------------------------------------------------
 
@@ -288,12 +295,86 @@ class FrozenDataset:
             self._uri,
             self._select(identifiers),
             self._cache.download if self._data_root is None else self._local_file,
-            sha256=self._overlay_as_written("sha256") if "sha256" in self.overlay_names() else {},
-            hash_function=self.hash_function,
+            recorded=self._read_recorded(),
+            remember=None if self._data_root is None else self._remember,
             progress=progress,
             data_directory=self._data_root if identifiers is None else None,
             listed=set(self.relpaths.values()),
         )
+
+    def verify_once(self, identifiers: Iterable[str] | None = None, *, progress: bool = True) -> None:
+        """Verify the items on disk that were not verified before, or have changed since; see `is_verified`.
+
+        Remote items are verified when they are fetched, and this method does not fetch them.
+
+        Args:
+            identifiers: The items' identifiers. By default all items.
+            progress: Whether to show a progress bar on a terminal. True by default.
+
+        Raises:
+            VerificationError: If anything differs. The message names every item that does.
+            StoreError: If the store cannot be read.
+        """
+        if self._data_root is not None:
+            pending = [item.identifier for item in self._select(identifiers) if not self._is_known(item)]
+            if pending:
+                self.verify(pending, progress=progress)
+
+    def is_verified(self, identifier: str) -> bool:
+        """Tell whether an item's local file was found to be as recorded and has not changed since.
+
+        An item on disk is known in each process of this user once any of them has verified it; for that, a small file
+        is kept below dtool's cache directory. A remote item is fetched if it is not on this machine yet, and verified.
+
+        Args:
+            identifier: The item's identifier.
+
+        Raises:
+            FileNotFoundError: If an item on disk was removed after its path was looked up.
+            MissingItemError, UnsafeDatasetError, VerificationError, StoreError: As for `path`.
+        """
+        path = self.abspath(identifier)
+        return self._data_root is None or self._verified.knows(
+            self._positions[identifier], mark(path), self.items[identifier].hash
+        )
+
+    def read_verified(self, identifier: str) -> bytes:
+        """Return an item's content after comparing it with what is recorded; see `verify`.
+
+        Args:
+            identifier: The item's identifier.
+
+        Raises:
+            VerificationError: If it differs.
+            MissingItemError, StoreError: As for `open`.
+        """
+        item = self._item(identifier)
+        with self.open(identifier) as file, store_errors(self._uri, f"read item {item.relpath!r}", item=item.relpath):
+            found, content = mark(file.fileno()), file.read()
+        self._require_same(item, self._recorded.difference(content, item))
+        if self._data_root is not None:
+            self._remember(item, found)
+        return content
+
+    def verified_path(self, identifier: str) -> str:
+        """Return the path of a local file with an item's content, which is verified unless it was before.
+
+        Args:
+            identifier: The item's identifier.
+
+        Raises:
+            FileNotFoundError: If an item on disk was removed after its path was looked up.
+            MissingItemError, UnsafeDatasetError, VerificationError, StoreError: As for `path`.
+        """
+        path = self.abspath(identifier)
+        if not self.is_verified(identifier):
+            item = self._item(identifier)
+            found = mark(path)
+            with store_errors(self._uri, f"read item {item.relpath!r}", item=item.relpath):
+                difference = self._recorded.difference(Path(path), item)
+            self._require_same(item, difference)
+            self._remember(item, found)
+        return path
 
     # -- metadata -----------------------------------------------------------------------------
 
@@ -433,6 +514,25 @@ class FrozenDataset:
         return self._caches[process]
 
     @cached_property
+    def _verified(self) -> VerifiedItems:
+        """The verified items of a dataset on disk. A copy with the same UUID has a memory of its own."""
+        place = digest.generate_identifier(os.path.realpath(str(self._data_root)))
+        return VerifiedItems(cache_directory() / f"verified-{user_number()}" / f"{self.uuid}-{place[:16]}")
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        """The position of each item in the manifest."""
+        return {identifier: position for position, identifier in enumerate(self.relpaths)}
+
+    @cached_property
+    def _recorded(self) -> verification.Recorded:
+        return self._read_recorded()
+
+    def _read_recorded(self) -> verification.Recorded:
+        sha256 = self._overlay_as_written("sha256") if "sha256" in self.overlay_names() else {}
+        return verification.Recorded(sha256, self.hash_function)
+
+    @cached_property
     def _manifest(self) -> Manifest:
         try:
             with store_errors(self._uri, "read the manifest"):
@@ -469,6 +569,23 @@ class FrozenDataset:
                 uri=self._uri,
                 item=shown,
             ) from None
+
+    def _is_known(self, item: Item) -> bool:
+        try:
+            return self.is_verified(item.identifier)
+        except (FileNotFoundError, UnsafeDatasetError):  # `verify` says what is wrong with all such items
+            return False
+
+    def _remember(self, item: Item, found: Mark) -> None:
+        self._verified.add(self._positions[item.identifier], found, item.hash)
+
+    def _require_same(self, item: Item, difference: str | None) -> None:
+        if difference is not None:
+            raise VerificationError(
+                f"item {item.relpath!r} is not as recorded: {difference}. Restore the dataset from a copy.",
+                uri=self._uri,
+                item=item.relpath,
+            )
 
     def _local_file(self, item: Item, advance: Advance) -> Path:
         path = self.path(item.identifier)

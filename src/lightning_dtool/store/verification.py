@@ -1,18 +1,62 @@
 """The comparison of a dataset's content with its recorded sizes and hashes."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_dtool.errors import MissingItemError, StoreError, UnsafeDatasetError, VerificationError
 from lightning_dtool.store.cache import Advance, in_parallel
-from lightning_dtool.store.digest import algorithm_of, hash_file, same_hash
+from lightning_dtool.store.digest import algorithm_of, hash_file, new_hash, same_hash
 from lightning_dtool.store.disk import files_below
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.item import Item
+from lightning_dtool.store.verified import Mark, mark
 
 LocalFile = Callable[[Item, Advance], Path]
 """Returns a local file with an item's content, and reports the number of bytes that have arrived."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The recorded hashes of a dataset's items.
+
+    Attributes:
+        sha256: SHA-256 by identifier, as far as recorded.
+        hash_function: The function that made the items' own hashes, by dtool's name for it.
+    """
+
+    sha256: Mapping[str, Any]
+    hash_function: str
+
+    def difference(self, content: Path | bytes, item: Item) -> str | None:
+        """Say how content differs from what is recorded, or None.
+
+        Args:
+            content: A file, or its content.
+            item: The item.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        if size != item.size_in_bytes:
+            return f"expected {item.size_in_bytes} bytes, found {size}"
+        sha256 = self.sha256.get(item.identifier)
+        if isinstance(sha256, str):
+            algorithm, recorded = "sha256", sha256
+        else:
+            known = algorithm_of(self.hash_function)
+            if known is None:
+                return f"cannot be checked, the hash function {self.hash_function!r} is unknown"
+            algorithm, recorded = known, item.hash
+        if isinstance(content, bytes):
+            hasher = new_hash(algorithm)
+            hasher.update(content)
+            found = hasher.hexdigest()
+        else:
+            found = hash_file(content, algorithm)
+        return None if same_hash(found, recorded) else f"expected {algorithm} {recorded}, found {found}"
 
 
 def verify(
@@ -20,8 +64,8 @@ def verify(
     items: list[Item],
     local_file: LocalFile,
     *,
-    sha256: Mapping[str, Any],
-    hash_function: str,
+    recorded: Recorded,
+    remember: Callable[[Item, Mark], None] | None,
     progress: bool,
     data_directory: Path | None = None,
     listed: Collection[str] = (),
@@ -33,8 +77,8 @@ def verify(
         items: The items to read.
         local_file: Returns the file to read; for a remote item a new copy, because an old one says nothing about the
             store.
-        sha256: SHA-256 by identifier, as far as recorded.
-        hash_function: The function that made the items' own hashes, by dtool's name for it.
+        recorded: What is recorded.
+        remember: Called with each item that is as recorded, and the mark of its file from before it was read.
         progress: Whether to show a progress bar on a terminal.
         data_directory: A directory in which any file that is not listed is a difference. By default none.
         listed: The relative paths that the manifest lists. Used with `data_directory` only.
@@ -51,7 +95,11 @@ def verify(
         except (VerificationError, UnsafeDatasetError) as exc:
             return exc.reason
         with store_errors(uri, f"read item {item.relpath!r}", item=item.relpath):
-            return _difference(path, item, sha256.get(item.identifier), hash_function)
+            found = mark(path)
+            reason = recorded.difference(path, item)
+        if reason is None and remember is not None:
+            remember(item, found)
+        return reason
 
     found = in_parallel(compared, items, label="Verifying", progress=progress)
     differences = {item.relpath: reason for item, reason in zip(items, found, strict=True) if reason is not None}
@@ -65,22 +113,6 @@ def verify(
             uri=uri,
             item=next(iter(differences)) if len(differences) == 1 else None,
         )
-
-
-def _difference(path: Path, item: Item, sha256: object, hash_function: str) -> str | None:
-    """Say how a file differs from what is recorded, or None."""
-    size = path.stat().st_size
-    if size != item.size_in_bytes:
-        return f"expected {item.size_in_bytes} bytes, found {size}"
-    if isinstance(sha256, str):
-        algorithm, recorded = "sha256", sha256
-    else:
-        known = algorithm_of(hash_function)
-        if known is None:
-            return f"cannot be checked, the hash function {hash_function!r} is unknown"
-        algorithm, recorded = known, item.hash
-    found = hash_file(path, algorithm)
-    return None if same_hash(found, recorded) else f"expected {algorithm} {recorded}, found {found}"
 
 
 def _unlisted(uri: str, data_directory: Path, listed: Collection[str]) -> list[str]:

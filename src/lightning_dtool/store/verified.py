@@ -3,8 +3,18 @@
 import contextlib
 import json
 import os
+import stat
+import struct
+import time
+import weakref
 from pathlib import Path
 from typing import NamedTuple
+
+# The four properties of a mark, and the beginning of the recorded hash.
+_ROW = struct.Struct("<QqqQ32s")
+_SETTLED_NS = 20_000_000
+"""How long after a file's last change its mark is not trusted: within a tick of the file system's clock, another change
+would leave the mark as it is."""
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
@@ -18,16 +28,16 @@ class Mark(NamedTuple):
     size: int
 
 
-def mark(path: Path) -> Mark:
+def mark(file: str | os.PathLike[str] | int) -> Mark:
     """Return a file's mark.
 
     Args:
-        path: The file.
+        file: The file, or the descriptor of an open one.
 
     Raises:
         OSError: If the file does not exist.
     """
-    status = path.stat()
+    status = os.stat(file)
     return Mark(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
@@ -42,9 +52,7 @@ class VerifiedFiles:
     """
 
     def __init__(self, directory: Path) -> None:
-        user = os.getuid() if hasattr(os, "getuid") else 0
-        self._record = directory / f".verified-{user}"
-        self._user = user
+        self._record = directory / f".verified-{user_number()}"
         self._known: dict[str, tuple[Mark, str]] | None = None
 
     def knows(self, name: str, found: Mark, recorded: str) -> bool:
@@ -83,8 +91,7 @@ class VerifiedFiles:
     def _read(self) -> dict[str, tuple[Mark, str]]:
         known = {}
         with contextlib.suppress(OSError), self._record.open(encoding="utf-8", errors="replace") as file:
-            status = os.fstat(file.fileno())
-            if getattr(status, "st_uid", 0) != self._user or (os.name == "posix" and status.st_mode & 0o022):
+            if not _is_users_alone(file.fileno()):
                 return {}
             for line in file:
                 # A full disk may have cut off a line.
@@ -92,3 +99,86 @@ class VerifiedFiles:
                     name, inode, modified, changed, size, recorded = json.loads(line)
                     known[name] = Mark(inode, modified, changed, size), recorded
         return known
+
+
+class VerifiedItems:
+    """The items of one dataset on disk whose content was found to be the recorded one.
+
+    Each has a row of fixed length in one file, so that several processes can read and write it at the same time, and
+    none has to read all of it, however many items there are. The file is used only if the user owns it and nobody else
+    can write it. If it cannot be used, this process alone remembers the items.
+
+    Args:
+        path: The file. It and its folder are created when an item is remembered.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._rows: dict[int, bytes] = {}
+
+    def knows(self, position: int, found: Mark, recorded: str) -> bool:
+        """Tell whether an item had the recorded hash and has not changed since.
+
+        Args:
+            position: The position of the item in the manifest.
+            found: The mark of its file.
+            recorded: The recorded hash.
+        """
+        row = _row(found, recorded)
+        descriptor = self._opened(create=False)
+        if descriptor is None:
+            return self._rows.get(position) == row
+        return os.pread(descriptor, _ROW.size, position * _ROW.size) == row
+
+    def add(self, position: int, found: Mark, recorded: str) -> None:
+        """Remember that an item has the recorded hash, unless it was changed only just now.
+
+        Args:
+            position: The position of the item in the manifest.
+            found: The mark of its file, from before the content was read.
+            recorded: The recorded hash.
+        """
+        if time.time_ns() - found.changed_ns < _SETTLED_NS:
+            return
+        row = _row(found, recorded)
+        descriptor = self._opened(create=True)
+        if descriptor is None:
+            self._rows[position] = row
+            return
+        # The file only saves time: a row that a full disk cuts off is not equal to any.
+        with contextlib.suppress(OSError):
+            os.pwrite(descriptor, row, position * _ROW.size)
+
+    def _opened(self, *, create: bool) -> int | None:
+        if self._descriptor is None and hasattr(os, "pread"):
+            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+            with contextlib.suppress(OSError):
+                if create:
+                    self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(self._path, flags, 0o600)
+                if _is_users_alone(descriptor):
+                    self._descriptor = descriptor
+                    weakref.finalize(self, os.close, descriptor)
+                else:
+                    os.close(descriptor)
+        return self._descriptor
+
+
+def user_number() -> int:
+    """Return the number of the user, or 0 where users have none."""
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def _is_users_alone(descriptor: int) -> bool:
+    """Tell whether an open file is a plain file that the user owns and nobody else can write."""
+    status = os.fstat(descriptor)
+    return (
+        stat.S_ISREG(status.st_mode)
+        and getattr(status, "st_uid", 0) == user_number()
+        and not (os.name == "posix" and status.st_mode & 0o022)
+    )
+
+
+def _row(found: Mark, recorded: str) -> bytes:
+    return _ROW.pack(*found, recorded.encode()[:32])

@@ -1,0 +1,196 @@
+"""Data that was used is data that was recorded: items are verified when they are first read."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from kit import ImageNet, TinyNet, same, trainer, weights
+from lightning_dtool import DtoolDataModule, DtoolDataset, pack
+from lightning_dtool.data import samples
+from lightning_dtool.data.decoding import decoder_for
+from lightning_dtool.errors import VerificationError
+from lightning_dtool.store import FrozenDataset, local_path, verified
+from lightning_dtool.store.verification import Recorded
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
+
+
+def saved(save, value):
+    file = io.BytesIO()
+    save(file, value)
+    return file.getvalue()
+
+
+def bmp(value):
+    return saved(lambda file, image: image.save(file, "BMP"), Image.new("RGB", (8, 8), (value, 3, 200)))
+
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)
+FILES = {
+    "image.bmp": bmp(7),
+    "text.txt": b"four",
+    "array.npy": saved(np.save, np.arange(5)),
+    "arrays.npz": saved(lambda file, value: np.savez(file, x=value), np.arange(5)),
+    "tensor.pt": saved(lambda file, value: torch.save(value, file), torch.arange(5)),
+    "other.bin": b"four",
+}
+
+
+def flip(dataset, relpath):
+    """Change the last bit of an item, with its times kept."""
+    file = local_path(dataset.uri) / "data" / relpath
+    content, before = bytearray(file.read_bytes()), file.stat()
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    monkeypatch.setattr(verified, "_SETTLED_NS", 0)
+
+
+@pytest.fixture
+def compared(monkeypatch, settled):
+    found = []
+    difference = Recorded.difference
+    monkeypatch.setattr(
+        Recorded,
+        "difference",
+        lambda self, content, item: found.append(item.relpath) or difference(self, content, item),
+    )
+    return found
+
+
+@pytest.fixture
+def images(base_uri, tmp_path):
+    folder = tmp_path / "folder"
+    for number, pixels in enumerate(PIXELS):
+        (folder / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"class{number % 2}" / f"{number:02}.png")
+    return FrozenDataset.from_uri(pack(folder, base_uri, "images", progress=False))
+
+
+@pytest.mark.parametrize("relpath", FILES)
+def test_a_flipped_bit_is_found_before_the_item_is_decoded(make_dataset, relpath, monkeypatch):
+    dataset = make_dataset({relpath: FILES[relpath]})
+    whole = repr(DtoolDataset(dataset.uri)[0])  # not the value, which may be memory-mapped
+    flip(dataset, relpath)
+    decoded = []
+    monkeypatch.setattr(samples, "decoder_for", lambda name: lambda source: decoded.append(source))
+    for reader in (DtoolDataset(dataset.uri), DtoolDataset(dataset.uri, decoder=decoded.append)):
+        with pytest.raises(VerificationError, match=rf"{relpath}.*expected sha256") as caught:
+            reader[0]
+        assert (caught.value.uri, caught.value.item, decoded) == (dataset.uri, relpath, [])
+    monkeypatch.undo()
+    unchecked = DtoolDataset(dataset.uri, verify=False)
+    if relpath in ("image.bmp", "text.txt", "array.npy", "other.bin"):  # an archive finds the damage by itself
+        assert repr(unchecked[0]) != whole
+
+
+@pytest.mark.parametrize("relpath", FILES)
+def test_the_first_reading_gives_the_same_value_as_the_next(make_dataset, relpath, settled):
+    dataset = DtoolDataset(make_dataset({relpath: FILES[relpath]}), transform=lambda value: value)
+    first, second = dataset[0], dataset[0]
+    plain = decoder_for(relpath)(dataset.dataset.abspath(dataset.identifiers[0]))
+    for value in (first, second):
+        if isinstance(plain, Image.Image):
+            assert (value.tobytes(), value.mode, value.format, value.info, value.filename) == (
+                plain.tobytes(), plain.mode, plain.format, plain.info, plain.filename
+            )  # fmt: skip
+        elif isinstance(plain, dict):
+            assert value.keys() == plain.keys()
+            assert all(torch.equal(value[name], plain[name]) for name in plain)
+        else:
+            assert type(value) is type(plain)
+            assert torch.equal(value, plain) if torch.is_tensor(plain) else value == plain
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_stops_at_a_damaged_image(images, tmp_path, workers):
+    flip(images, "class1/07.png")
+    data = DtoolDataModule(images.uri, batch_size=4, num_workers=workers)
+    with pytest.raises(VerificationError, match=r"class1/07\.png.*expected sha256") as caught:
+        trainer(tmp_path).fit(ImageNet(), data)
+    assert images.uri in str(caught.value)
+
+
+@pytest.mark.parametrize("damaged", ["data.npy", "labels.npy"])
+def test_damaged_arrays_are_found_when_they_are_opened(arrays, damaged):
+    flip(FrozenDataset.from_uri(arrays), damaged)
+    with pytest.raises(VerificationError, match=damaged):
+        DtoolDataset(arrays)
+    assert len(DtoolDataset(arrays, verify=False)) == 24
+
+
+def test_nothing_is_read_again_in_later_epochs_runs_and_workers(images, tmp_path, compared):
+    for workers in (0, 2):
+        data = DtoolDataModule(images.uri, batch_size=4, num_workers=workers)
+        trainer(tmp_path, max_epochs=2).fit(ImageNet(), data)
+        list(DataLoader(DtoolDataset(images.uri, decoder=lambda path: 0), num_workers=workers))
+    assert sorted(compared) == sorted(images.relpaths.values())
+
+
+def test_what_a_worker_has_verified_is_known_to_the_main_process(images, compared):
+    dataset = DtoolDataset(images.uri)
+    list(DataLoader(dataset, batch_size=4, num_workers=2))
+    list(dataset)
+    assert compared == []
+
+
+def test_arrays_are_read_once(arrays, compared):
+    for workers in (0, 2):
+        list(DataLoader(DtoolDataset(arrays), batch_size=4, num_workers=workers))
+    assert sorted(compared) == ["data.npy", "labels.npy"]
+
+
+def test_an_image_that_changes_between_two_epochs_is_found(images, settled):
+    dataset = DtoolDataset(images.uri)
+    list(dataset)
+    flip(images, "class0/04.png")
+    with pytest.raises(VerificationError, match=r"class0/04\.png"):
+        list(dataset)
+
+
+def test_an_array_that_changes_between_two_epochs_is_found(arrays, settled):
+    dataset = DtoolDataset(arrays)
+    list(dataset)
+    frozen = dataset.dataset
+    flip(frozen, "data.npy")
+    with pytest.raises(VerificationError, match=r"data\.npy"):
+        list(dataset)
+    flip(frozen, "data.npy")
+    assert len(list(dataset)) == 24
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_verified_data_gives_the_same_weights(images, arrays, tmp_path, workers):
+    for uri, model in ((images.uri, ImageNet), (arrays, TinyNet)):
+        trained = []
+        for verify in (False, True, True):
+            torch.manual_seed(3)
+            module = model()
+            data = DtoolDataModule(uri, batch_size=4, num_workers=workers, verify=verify)
+            trainer(tmp_path).fit(module, data)
+            trained.append((weights(module), torch.get_rng_state()))
+        for other, state in trained[1:]:
+            assert same(other, trained[0][0])
+            assert torch.equal(state, trained[0][1])
+
+
+def test_the_decoded_cache_is_filled_with_verified_images_only(images, compared):
+    dataset = DtoolDataset(images.uri, decoded_cache=True)
+    dataset.fill_decoded_cache(progress=False)
+    list(dataset)
+    assert sorted(compared) == sorted(images.relpaths.values())
+    Path(images.abspath(next(iter(images.items)))).write_bytes(b"")
+    assert len(list(dataset)) == len(PIXELS)  # from the cache, whose key is the content

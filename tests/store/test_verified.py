@@ -1,0 +1,188 @@
+"""The memory of verified items: what is read again, and what is not."""
+
+import os
+import pickle
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dtoolcore
+import pytest
+
+from lightning_dtool.errors import MissingItemError, VerificationError
+from lightning_dtool.store import FrozenDataset, generate_identifier, local_path, verified
+from lightning_dtool.store.verification import Recorded
+
+FILES = {"a.txt": b"aaaa", "b.txt": b"bbbb"}
+A, B = map(generate_identifier, FILES)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Return the list of the items whose content was compared. A file may be remembered as soon as it is written."""
+    monkeypatch.setattr(verified, "_SETTLED_NS", 0)
+    compared: list[str] = []
+    difference = Recorded.difference
+
+    def counted(self: Recorded, content: Any, item: Any) -> str | None:
+        compared.append(item.relpath)
+        return difference(self, content, item)
+
+    monkeypatch.setattr(Recorded, "difference", counted)
+    return compared
+
+
+def file_of(dataset: FrozenDataset, relpath: str) -> Path:
+    return local_path(dataset.uri) / "data" / relpath
+
+
+def memory_of(dataset: FrozenDataset) -> Path:
+    (folder,) = Path(os.environ["DTOOL_CACHE_DIRECTORY"], "lightning-dtool").glob("verified-*")
+    (found,) = folder.glob(f"{dataset.uuid}-*")
+    return found
+
+
+def test_an_item_is_read_once_also_by_other_processes(make_dataset, read) -> None:
+    dataset = make_dataset(FILES)
+    assert not dataset.is_verified(A)
+    assert dataset.read_verified(A) == b"aaaa"
+    assert dataset.is_verified(A)
+    assert not dataset.is_verified(B)
+    assert Path(dataset.verified_path(B)).read_bytes() == b"bbbb"
+    for again in (FrozenDataset.from_uri(dataset.uri), pickle.loads(pickle.dumps(dataset))):
+        assert again.is_verified(A)
+        assert again.is_verified(B)
+        again.verified_path(A)
+        again.verify_once()
+    assert read == ["a.txt", "b.txt"]
+
+
+def test_a_process_that_is_running_learns_what_another_has_verified(make_dataset, read) -> None:
+    one = make_dataset(FILES)
+    other = FrozenDataset.from_uri(one.uri)
+    one.verified_path(A)
+    assert other.is_verified(A)
+    other.verified_path(B)
+    assert one.is_verified(B)
+    assert read == ["a.txt", "b.txt"]
+
+
+def test_verify_once_reads_the_rest_and_verify_reads_everything(make_dataset, read) -> None:
+    dataset = make_dataset(FILES)
+    dataset.verified_path(B)
+    dataset.verify_once([A])
+    assert sorted(read) == ["a.txt", "b.txt"]
+    dataset.verify()
+    assert sorted(read[2:]) == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_a_changed_file_is_read_again(make_dataset, read, keep_times) -> None:
+    dataset = make_dataset(FILES)
+    dataset.verify_once()
+    file = file_of(dataset, "a.txt")
+    before = file.stat()
+    file.write_bytes(b"aaab")
+    if keep_times:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for reader in (dataset, FrozenDataset.from_uri(dataset.uri)):
+        for attempt in (
+            reader.read_verified,
+            reader.verified_path,
+            lambda idn, reader=reader: reader.verify_once([idn]),
+        ):
+            with pytest.raises(VerificationError, match=r"a\.txt.*expected sha256") as caught:
+                attempt(A)
+            assert (caught.value.uri, caught.value.item) == (dataset.uri, "a.txt")
+    file.write_bytes(b"aaaa")
+    assert dataset.read_verified(A) == b"aaaa"
+    assert dataset.is_verified(B)
+
+
+def test_a_copy_is_verified_by_itself(make_dataset, tmp_path, read) -> None:
+    dataset = make_dataset(FILES)
+    dataset.verify_once()
+    (tmp_path / "copies").mkdir()
+    copy = FrozenDataset.from_uri(dtoolcore.copy(dataset.uri, str(tmp_path / "copies")))
+    assert copy.uuid == dataset.uuid
+    assert not copy.is_verified(A)
+    file_of(copy, "a.txt").write_bytes(b"aaab")
+    with pytest.raises(VerificationError, match=r"a\.txt"):
+        copy.read_verified(A)
+    assert dataset.is_verified(A)
+
+
+def test_a_file_that_has_just_been_changed_is_not_remembered(make_dataset, monkeypatch) -> None:
+    monkeypatch.setattr(verified, "_SETTLED_NS", 10**18)
+    dataset = make_dataset(FILES)
+    dataset.verified_path(A)
+    assert not dataset.is_verified(A)
+
+
+def test_the_memory_belongs_to_the_user_alone(make_dataset, read) -> None:
+    dataset = make_dataset(FILES)
+    dataset.verify_once()
+    memory = memory_of(dataset)
+    assert (stat.S_IMODE(memory.stat().st_mode), stat.S_IMODE(memory.parent.stat().st_mode)) == (0o600, 0o700)
+    memory.chmod(0o622)
+    assert not FrozenDataset.from_uri(dataset.uri).is_verified(A)
+    memory.chmod(0o600)
+    assert FrozenDataset.from_uri(dataset.uri).is_verified(A)
+    elsewhere = memory.rename(memory.with_name("elsewhere"))
+    memory.symlink_to(elsewhere)
+    assert not FrozenDataset.from_uri(dataset.uri).is_verified(A)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(1000)])
+def test_a_damaged_memory_only_costs_time(make_dataset, read, content) -> None:
+    dataset = make_dataset(FILES)
+    dataset.verify_once()
+    memory_of(dataset).write_bytes(content)
+    again = FrozenDataset.from_uri(dataset.uri)
+    assert not again.is_verified(A)
+    again.verified_path(A)
+    assert again.is_verified(A)
+
+
+def test_without_a_place_for_the_memory_a_process_remembers_by_itself(
+    make_dataset, tmp_path, monkeypatch, read
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("DTOOL_CACHE_DIRECTORY", str(tmp_path / "file"))
+    dataset = make_dataset(FILES)
+    dataset.verify_once()
+    assert dataset.is_verified(A)
+    assert not FrozenDataset.from_uri(dataset.uri).is_verified(A)
+
+
+def test_a_dataset_of_dtool_is_verified_by_its_own_hashes(base_uri, tmp_path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"aaaa")
+    with dtoolcore.DataSetCreator("plain", base_uri) as creator:
+        creator.put_item(str(tmp_path / "a.txt"), "a.txt")
+    dataset = FrozenDataset.from_uri(creator.uri)
+    assert dataset.read_verified(A) == b"aaaa"
+    file_of(dataset, "a.txt").write_bytes(b"aaab")
+    with pytest.raises(VerificationError, match="expected md5 "):
+        dataset.read_verified(A)
+    file_of(dataset, "a.txt").write_bytes(b"aaa")
+    with pytest.raises(VerificationError, match="expected 4 bytes, found 3"):
+        dataset.verified_path(A)
+
+
+def test_an_item_that_cannot_be_compared_is_refused(make_dataset) -> None:
+    dataset = make_dataset(FILES)
+    manifest = local_path(dataset.uri) / ".dtool" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("md5sum_hexdigest", "unheard_of"))
+    (local_path(dataset.uri) / ".dtool" / "overlays" / "sha256.json").unlink()
+    with pytest.raises(VerificationError, match="'unheard_of' is unknown"):
+        FrozenDataset.from_uri(dataset.uri).read_verified(A)
+
+
+def test_a_missing_item_is_named_among_the_differences(make_dataset) -> None:
+    dataset = make_dataset(FILES)
+    file_of(dataset, "a.txt").unlink()
+    with pytest.raises(VerificationError, match=r"a\.txt: missing"):
+        dataset.verify_once()
+    with pytest.raises(MissingItemError):
+        dataset.read_verified(A)
