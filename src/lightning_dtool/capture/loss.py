@@ -1,9 +1,9 @@
 """An observer of the loss that training minimises.
 
-The observer watches only the first training batch. It sees the calls of PyTorch's loss functions with their arguments
-(through a TorchFunctionMode), the calls of loss modules and torchmetrics objects (through `torch.nn.Module.__call__`,
-so that no module is changed), and the graph of each loss on which `backward` is called. The graph shows which of the
-calls are part of the loss, and which operations a loss without such calls consists of.
+The observer watches only the first training batch. It sees the operations of PyTorch and the functions in which they
+are executed (through a TorchFunctionMode), the calls of modules (through `torch.nn.Module.__call__`, so that no module
+is changed), and the graph of each loss on which `backward` is called. The graph shows which of the calls are part of
+the loss, whatever their names, and which operations a loss without such calls consists of.
 
 Watching must change neither bits nor random numbers. Calls are therefore not watched in two cases: if anything may be
 compiled, because it would compile again under a mode, and inside PyTorch's transformer layers, which use another kernel
@@ -16,8 +16,9 @@ import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from types import FrameType
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -26,31 +27,48 @@ from torch import overrides
 from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
-from lightning_dtool.capture.loss_graph import MAX_CALLS, NotedCall, lacks_numbers, node_number, tensors_in, walk_graph
+from lightning_dtool.capture.loss_code import (
+    LIBRARIES,
+    Calls,
+    code_of,
+    constants_read,
+    functions_held,
+    functions_running,
+    place_of,
+    takes_pair,
+)
+from lightning_dtool.capture.loss_graph import (
+    MAX_CALLS,
+    NotedCall,
+    lacks_numbers,
+    mark_terms,
+    node_number,
+    tensors_in,
+    walk_graph,
+)
 from lightning_dtool.capture.loss_settings import (
     bound_arguments,
+    describe_loss_modules,
     encode_arguments,
     is_loss,
-    loss_modules,
     loss_settings,
+    plain_attributes,
 )
 from lightning_dtool.capture.places import ModuleCalls, Places
 from lightning_dtool.capture.source_text import recorded_source
+from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import Gaps, Loss, LossCall
 from lightning_dtool.values.definitions import class_path
+
+_MAX_NOTED = 1000
+"""Maximum number of different calls that may be losses, before their places in the graph are known."""
 
 _MAX_GRAPHS = 8
 """Maximum number of different losses of one batch whose operations are recorded."""
 
-_MAX_FRAMES = 60
-"""Number of Python frames that identify a place in the code."""
-
 _NAME = re.compile(r"(^|_)(loss|loss_nd|kl_div|cross_entropy|binary_cross_entropy|binary_cross_entropy_with_logits)$")
 
 _COMPILED = "_torchdynamo_orig_callable"
-
-_LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_dtool")
-"""Libraries whose frames do not identify a place in the user's code."""
 
 
 def _loss_functions() -> dict[int, str]:
@@ -88,7 +106,11 @@ class LossObserver:
         self._places = Places()
         self._thread = 0
         self._names: dict[int, str] = {}
-        self._inside: list[tuple[int, NotedCall]] = []
+        self._methods: set[CodeType] = set()
+        self._trained: set[int] = set()
+        self._constants: dict[str, Any] = {}
+        self._functions = Calls({})
+        self._inside: list[_Open] = []
         self._asleep: list[tuple[int, bool]] = []
         self._paused = False
         self._noted: dict[tuple[Any, ...], NotedCall] = {}
@@ -107,11 +129,16 @@ class LossObserver:
         """Begin to watch. Do nothing if already watching, or if anything may be compiled (see `is_compiled`)."""
         if self._running or self._module is None:
             return
+        with self._guard("loss.constants"):
+            self._constants = constants_read(self._module, self._gaps)
         with self._guard("loss.calls"):
             self._compiled = is_compiled(self._module)
             if self._compiled:
                 return
             self._names = {id(child): name for name, child in self._module.named_modules() if name}
+            self._methods = code_of(self._module)
+            self._trained = _trained_parameters(self._module)
+            self._functions = Calls(functions_held(self._module))
             self._thread = threading.get_ident()
             self._running = True
             if not self._module_calls.start():
@@ -137,6 +164,7 @@ class LossObserver:
         self._places.clear()
         self._module = None
         self._names = {}
+        self._functions.forget()
         self._inside = []
         self._asleep = []
 
@@ -145,11 +173,12 @@ class LossObserver:
     def loss(self, module: LightningModule, gaps: Gaps) -> Loss:
         """Return the observed loss.
 
-        A call is recorded if its result is part of a loss on which `backward` was called, or if this is not known. If
-        a call is repeated after a backward pass, from the same place in the code and with the same arguments, it is
-        recorded once: LBFGS evaluates its closure many times. Losses that are computed inside a user's loss module are
-        recorded in its arguments, under `computes`. If anything may be compiled, the loss modules are recorded instead
-        of calls.
+        A call is recorded if its result is part of a loss on which `backward` was called, or if this is not known. A
+        module or function whose class or name does not show that it computes a loss is recorded if its result is a term
+        of the loss (see `mark_terms`). If a call is repeated after a backward pass, from the same place in the code and
+        with the same arguments, it is recorded once: LBFGS evaluates its closure many times. Losses that are computed
+        inside a user's loss are recorded in its arguments, under `computes`. If anything may be compiled, the loss
+        modules are recorded instead of calls.
 
         Args:
             module: The LightningModule.
@@ -157,13 +186,13 @@ class LossObserver:
         """
         gaps.include(self._gaps)
         calls: list[LossCall] = []
-        for noted in self._calls():
+        found = [call for noted in self._noted.values() for call in noted.recorded(self._backwards > 0)]
+        for noted in found[:MAX_CALLS]:
             gaps.at(f"loss.calls[{len(calls)}]").include(noted.gaps)
-            calls.append(
-                LossCall(name=noted.name, kind=noted.kind, attribute=noted.attribute, arguments=noted.settings())
-            )
+            calls.append(noted.as_record())
+        self._too_many |= len(found) > MAX_CALLS
         if self._compiled:
-            calls = loss_modules(module, gaps)
+            calls = describe_loss_modules(module, gaps)
         self._add_gaps(gaps)
         operations = [
             operation if number == 1 else f"loss {number}: {operation}"
@@ -178,13 +207,8 @@ class LossObserver:
             calls=calls,
             operations=operations,
             training_step=step,
+            constants=self._constants,
         )
-
-    def _calls(self) -> Iterator[NotedCall]:
-        for noted in self._noted.values():
-            # Without a backward pass it is not known which calls are part of the loss, so all but metrics are recorded.
-            if noted.contributes or (not self._backwards and noted.kind != "metric") or noted.unknown:
-                yield noted
 
     def _add_gaps(self, gaps: Gaps) -> None:
         if self._compiled:
@@ -201,16 +225,28 @@ class LossObserver:
     # -- observation -------------------------------------------------------------------------------------
 
     def _called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        """Note a call of a loss function."""
+        """Note a call of a loss function of PyTorch."""
         with self._guard("loss.calls"):
             gaps = Gaps()
-            name = _FUNCTIONS[id(func)]
             arguments = encode_arguments(bound_arguments(func, args, kwargs), gaps)
-            noted = NotedCall(name, "function", None, arguments, gaps)
-            if self._inside:
-                self._inside[-1][1].add(noted)
-            else:
-                self._note(noted, result)
+            noted = NotedCall(_FUNCTIONS[id(func)], "function", None, arguments, gaps, place_of(sys._getframe()))
+            self._attach(noted, result)
+
+    def _executed(self, result: torch.Tensor) -> None:
+        """Note the function in which an operation is executed."""
+        with self._guard("loss.calls"):
+            function = self._function()
+            number = node_number(result.grad_fn)
+            if function is not None and number is not None and (result.dim() == 0 or takes_pair(function)):
+                function.nodes.add(number)
+
+    def _function(self) -> NotedCall | None:
+        """Return the call of the function that is being executed. None if it is a method of the LightningModule."""
+        running = functions_running(self._methods)
+        function, new = self._functions.note(running) if running else (None, None)
+        if new is not None:
+            self._put(new)
+        return function
 
     def _backward(self, caller: FrameType | None, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Look at a loss on which Lightning or the user calls `backward`."""
@@ -229,14 +265,14 @@ class LossObserver:
         with self._guard("loss.calls"):
             if isinstance(module, _SENSITIVE):
                 self._asleep.append((id(module), _leave(self._mode)))
-            elif is_loss(module) or isinstance(module, Metric):
-                gaps = Gaps()
+                return
+            noted = None
+            if is_loss(module) or isinstance(module, Metric):
                 kind = "metric" if isinstance(module, Metric) else "module"
-                settings = loss_settings(module, gaps)
-                noted = NotedCall(class_path(type(module)), kind, self._names.get(id(module)), settings, gaps)
-                self._inside.append((id(module), noted))
+                noted = self._described(module, kind, complete=True)
+            self._inside.append(_Open(id(module), noted))
 
-    def _leave_module(self, module: torch.nn.Module, result: Any) -> None:
+    def _leave_module(self, module: torch.nn.Module, arguments: Any, result: Any) -> None:
         if not self._sees():
             return
         with self._guard("loss.calls"):
@@ -244,34 +280,80 @@ class LossObserver:
                 _, left = self._asleep.pop()
                 if left:
                     overrides._push_mode(self._mode)  # type: ignore[no-untyped-call]
-            elif any(id(module) == inner for inner, _ in self._inside):
+            elif any(each.number == id(module) for each in self._inside):
                 # Also remove the modules inside it that an exception left on the stack.
-                while self._inside[-1][0] != id(module):
-                    self._inside.pop()
-                _, noted = self._inside.pop()
-                if self._inside:
-                    self._inside[-1][1].add(noted)
+                while (left_module := self._inside.pop()).number != id(module):
+                    pass
+                noted = left_module.noted or self._possible_loss(module, arguments, result)
+                if noted is not None:
+                    noted.inner = left_module.inner
+                    self._attach(noted, result)
                 else:
-                    self._note(noted, result)
+                    for inner in left_module.inner:
+                        self._put(inner)
+
+    def _possible_loss(self, module: torch.nn.Module, arguments: Any, result: Any) -> NotedCall | None:
+        """Return a note for a module whose class is not named like a loss, but whose result may be one."""
+        results = [tensor for tensor in tensors_in(result) if tensor.grad_fn is not None]
+        if not results or isinstance(module, LightningModule):
+            return None
+        only_numbers = all(tensor.dim() == 0 for tensor in results)
+        some_number = any(tensor.dim() == 0 for tensor in results)
+        inputs = list(tensors_in(arguments))
+        predictions = any(tensor.grad_fn is not None for tensor in inputs)
+        pair = predictions and len(inputs) > 1
+        trained = [name for name, parameter in module.named_parameters() if id(parameter) in self._trained]
+        if not some_number and (trained or not pair):
+            return None
+        # A loss may have parameters of its own, such as the centres of the classes. A network has them in its children.
+        criterion = only_numbers or not any("." in name for name in trained)
+        covers = not trained or (predictions and only_numbers) or (pair and criterion)
+        noted = self._described(module, "module", complete=covers)
+        noted.known, noted.covers, noted.always = False, covers, only_numbers or pair
+        return noted
+
+    def _described(self, module: torch.nn.Module, kind: str, complete: bool) -> NotedCall:
+        """Describe a module, in front of or behind its call."""
+        gaps = Gaps()
+        with random_states_kept():  # a setting may be an object of the user's
+            settings = loss_settings(module, gaps) if complete else plain_attributes(module)
+        attribute = self._names.get(id(module))
+        return NotedCall(class_path(type(module)), kind, attribute, settings, gaps, place_of(sys._getframe()))
 
     def _sees(self) -> bool:
         """Return False in another thread, and when activation checkpointing runs a module again in a backward pass."""
         return self._running and not self._paused and threading.get_ident() == self._thread
 
-    def _note(self, noted: NotedCall, result: Any) -> None:
+    def _attach(self, noted: NotedCall, result: Any) -> None:
+        """Keep a call and the nodes of its result."""
         tensors = list(tensors_in(result))
-        nodes = {number for tensor in tensors if (number := node_number(tensor.grad_fn)) is not None}
-        place = (_place(), noted.key())
+        graphs = [tensor for tensor in tensors if tensor.grad_fn is not None]
+        if not noted.known and any(tensor.dim() == 0 for tensor in graphs):
+            graphs = [tensor for tensor in graphs if tensor.dim() == 0]
+        noted.nodes = {number for tensor in graphs if (number := node_number(tensor.grad_fn)) is not None}
+        noted.unknown = noted.known and noted.kind != "metric" and (not tensors or lacks_numbers(tensors))
+        function = self._function()
+        if function is None:
+            self._put(noted)
+        elif len(function.inner) < _MAX_NOTED:
+            function.inner.append(noted)
+
+    def _put(self, noted: NotedCall) -> None:
+        """Keep a call in the module that is being executed, or else in the training step."""
+        if self._inside:
+            self._inside[-1].inner.append(noted)
+            return
         # Calls in a loop are different losses, unless a backward pass separates them: then the later one is a repeat.
-        self._in_segment[place] += 1
-        key = (*place, self._in_segment[place])
-        if key not in self._noted:
-            if len(self._noted) >= MAX_CALLS:
-                self._too_many = True
-                return
-            noted.unknown = noted.kind != "metric" and (not tensors or lacks_numbers(tensors))
+        equal = noted.key()
+        self._in_segment[equal] += 1
+        key = (equal, self._in_segment[equal])
+        if key in self._noted:
+            for earlier, repeat in zip(self._noted[key].everything(), noted.everything(), strict=False):
+                earlier.nodes |= repeat.nodes
+        elif len(self._noted) < _MAX_NOTED:
             self._noted[key] = noted
-        self._noted[key].nodes |= nodes
+        else:
+            self._too_many = True
 
     def _walk(self, loss: torch.Tensor) -> None:
         """Walk the graph of a loss once, from the loss inwards, in a fixed order."""
@@ -283,15 +365,16 @@ class LossObserver:
             self._seen_graphs.add(root_number)
         self._backwards += 1
         self._in_segment.clear()
-        wanted: dict[int, list[NotedCall]] = {}
-        for noted in self._noted.values():
-            if not noted.contributes:
-                for number in noted.nodes:
-                    wanted.setdefault(number, []).append(noted)
-        operations, complete = walk_graph(root, wanted)
+        self._functions.forget()
+        noted = [call for each in self._noted.values() for call in each.everything()]
+        noted += [call for opened in self._inside for each in opened.inner for call in each.everything()]
+        waiting = [call for call in noted if not call.contributes]
+        mark_terms(root, _by_node(call for call in waiting if not call.known))
+        known = [call for call in waiting if call.known]
+        operations, complete = walk_graph(root, _by_node(known))
         if not complete:
-            for noted in self._noted.values():
-                noted.unknown |= not noted.contributes
+            for call in known:
+                call.unknown |= not call.contributes
         if operations not in self._graphs and len(self._graphs) < _MAX_GRAPHS:
             self._graphs.append(operations)
 
@@ -319,9 +402,43 @@ class _Mode(TorchFunctionMode):
         if id(func) in _BACKWARDS:
             return self._observer._backward(caller, func, args, kwargs)
         result = self._observer._places.call(caller, func, args, kwargs)
-        if id(func) in _FUNCTIONS and self._observer._running:
-            self._observer._called(func, args, kwargs, result)
+        observer = self._observer
+        if observer._sees():
+            if id(func) in _FUNCTIONS:
+                observer._called(func, args, kwargs, result)
+            # Inside a module, only a single number may be a loss.
+            elif (
+                isinstance(result, torch.Tensor)
+                and result.grad_fn is not None
+                and (result.dim() == 0 or not observer._inside)
+            ):
+                observer._executed(result)
         return result
+
+
+@dataclass
+class _Open:
+    """A module that is being executed: its id, its note if it is known to be a loss, and the calls inside it."""
+
+    number: int
+    noted: NotedCall | None
+    inner: list[NotedCall] = field(default_factory=list)
+
+
+def _by_node(calls: Iterable[NotedCall]) -> dict[int, list[NotedCall]]:
+    found: dict[int, list[NotedCall]] = {}
+    for call in calls:
+        for number in call.nodes:
+            found.setdefault(number, []).append(call)
+    return found
+
+
+def _trained_parameters(module: LightningModule) -> set[int]:
+    """Return the ids of the parameters that the optimizers train, or that could be trained if there is no Trainer."""
+    trainer = getattr(module, "_trainer", None)
+    optimizers = trainer.optimizers if trainer is not None else []
+    grouped = {id(parameter) for each in optimizers for group in each.param_groups for parameter in group["params"]}
+    return grouped or {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
 
 
 _SENSITIVE = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
@@ -349,7 +466,7 @@ def is_compiled(module: LightningModule) -> bool:
         return True
     rooms: list[Mapping[str, Any]] = [vars(module)]
     for base in type(module).__mro__:
-        if base.__module__.partition(".")[0] not in (*_LIBRARIES, "builtins"):
+        if base.__module__.partition(".")[0] not in (*LIBRARIES, "builtins"):
             rooms.append(vars(base))
             if base.__module__ in sys.modules:
                 rooms.append(vars(sys.modules[base.__module__]))
@@ -375,15 +492,3 @@ def _leave(mode: TorchFunctionMode) -> bool:
     for other in reversed(above):
         overrides._push_mode(other)  # type: ignore[no-untyped-call]
     return True
-
-
-def _place() -> int:
-    """Return a number that identifies the place in the user's code where a loss is computed."""
-    frame: FrameType | None = sys._getframe(1)
-    places: list[int] = []
-    while frame is not None and len(places) < 2 * _MAX_FRAMES:
-        # Frames of libraries are ignored, because an optimizer calls its closure from several places.
-        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES:
-            places += (id(frame.f_code), frame.f_lasti)
-        frame = frame.f_back
-    return hash(tuple(places))

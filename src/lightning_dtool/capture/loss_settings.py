@@ -1,7 +1,7 @@
 """The settings of losses: arguments of loss functions, and attributes of loss modules and metrics."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from lightning_dtool.record import Gaps, LossCall
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.writing import encode, encode_all
 
-_MAX_WEIGHTS = 1000
+MAX_WEIGHTS = 1000
 """Maximum number of elements of a tensor of weights that is recorded by value."""
 
 _WEIGHTS = frozenset({"weight", "pos_weight"})
@@ -33,9 +33,16 @@ def is_loss(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.modules.loss._Loss) or type(module).__name__.endswith(("Loss", "Criterion"))
 
 
-def loss_modules(module: LightningModule, gaps: Gaps) -> list[LossCall]:
-    """Return the loss modules of a LightningModule, whether or not they were called."""
-    found = [(name, child) for name, child in module.named_modules() if name and is_loss(child)]
+def describe_loss_modules(module: LightningModule, gaps: Gaps, attributes: Collection[str] = ()) -> list[LossCall]:
+    """Return the loss modules of a LightningModule with their present settings, whether or not they were called.
+
+    Args:
+        module: The LightningModule.
+        gaps: Receives a gap for each setting that cannot be recorded.
+        attributes: Names of further modules, which are losses although their classes are not named like one: the
+            `attribute` of each call in the record of the loss.
+    """
+    found = [(name, child) for name, child in module.named_modules() if name and (is_loss(child) or name in attributes)]
     calls: list[LossCall] = []
     for name, child in found[:MAX_CALLS]:
         settings = loss_settings(child, gaps.at(f"loss.calls[{len(calls)}]"))
@@ -63,9 +70,22 @@ def encode_arguments(arguments: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]
     }
 
 
+def plain_attributes(owner: object) -> dict[str, Any]:
+    """Return the public attributes of an object that are plain numbers, texts or flags."""
+    return (
+        {
+            name: value
+            for name, value in vars(owner).items()
+            if not name.startswith("_") and name != "training" and isinstance(value, bool | int | float | str | None)
+        }
+        if hasattr(owner, "__dict__")
+        else {}
+    )
+
+
 def _tensor(name: str, tensor: torch.Tensor, gaps: Gaps) -> Any:
     """Return the JSON of a tensor: small weights by value, data by shape."""
-    if name in _WEIGHTS and tensor.dim() < 2 and tensor.numel() <= _MAX_WEIGHTS:
+    if name in _WEIGHTS and tensor.dim() < 2 and tensor.numel() <= MAX_WEIGHTS:
         return encode(tensor, gaps.at(name))
     if name in _WEIGHTS:
         reason = f"only the shape of its {tensor.numel()} weights is recorded"
@@ -83,10 +103,12 @@ def loss_settings(module: torch.nn.Module, gaps: Gaps) -> dict[str, Any]:
     states = set(getattr(module, "_defaults", {})) if isinstance(module, Metric) else set()
     hidden = states | {"training", "update", "compute"} if isinstance(module, Metric) else {"training"}
     plain = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in hidden}
+    computed = {name for name, value in plain.items() if isinstance(value, torch.Tensor) and value.grad_fn is not None}
+    plain = {name: value for name, value in plain.items() if name not in computed}
     gaps = gaps.at("arguments")
     tensors: dict[str, Any] = {
         name: encode(value, gaps.at(name))
-        if value is None or value.numel() <= _MAX_WEIGHTS
+        if value is None or value.numel() <= MAX_WEIGHTS
         else _tensor(name, value, gaps)
         for name, value in module._buffers.items()
         if name not in states

@@ -76,10 +76,10 @@ class ModuleCalls:
 
     Args:
         enter: Called with each module before its call.
-        leave: Called with each module and its result, which is None after an error.
+        leave: Called with each module, its arguments and its result, which is None after an error.
     """
 
-    def __init__(self, enter: Callable[[Any], None], leave: Callable[[Any, Any], None]) -> None:
+    def __init__(self, enter: Callable[[Any], None], leave: Callable[[Any, Any, Any], None]) -> None:
         self._original: Any = None
         self._observed: Any = None
         self._enter = enter
@@ -101,7 +101,7 @@ class ModuleCalls:
                 result = self._call_impl(*args, **kwargs)
                 return result
             finally:
-                leave(self, result)
+                leave(self, (args, kwargs), result)
 
         code: CodeType = original.__code__
         # In torch and in `call`, the call is at a fixed distance from the `def`.

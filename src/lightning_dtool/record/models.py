@@ -212,6 +212,10 @@ class LossCall(Section):
         default={},
         description="Settings, such as `label_smoothing` and `reduction`. Tensors of data are recorded by shape.",
     )
+    source: str | None = Field(default=None, description="The source code of a function that is the user's.")
+    constants: dict[str, Json] = Field(
+        default={}, description="Values of variables outside the function that its code reads, by name."
+    )
 
 
 class Loss(Section):
@@ -223,6 +227,13 @@ class Loss(Section):
         description="Autograd operations of the loss, from the loss inwards. They describe a handwritten loss.",
     )
     training_step: str | None = Field(default=None, description="The source code of `training_step`.")
+    constants: dict[str, Json] = Field(
+        default={},
+        description=(
+            "Plain values before the first training step that `training_step` and the functions that it calls read, by "
+            "name: attributes (`self.weight`), variables of modules, and defaults of arguments (`dice.eps`)."
+        ),
+    )
 
 
 class ParameterGroup(Section):

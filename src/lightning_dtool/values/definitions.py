@@ -91,7 +91,7 @@ def source_digest(cls: type) -> str | None:
 def is_users(obj: Any) -> bool:
     """Return whether a function or a class belongs to the user, so that no package version identifies its code."""
     module = getattr(obj, "__module__", None)
-    return isinstance(module, str) and not _is_library(module)
+    return isinstance(module, str) and not is_library(module)
 
 
 def is_one_lambda(source: str) -> bool:
@@ -140,7 +140,8 @@ def names_used(code: types.CodeType) -> set[str]:
     return names
 
 
-def _is_library(module: str) -> bool:
+def is_library(module: str) -> bool:
+    """Return whether a module belongs to Python, or to an installed package whose version identifies its code."""
     root = module.partition(".")[0]
     if root in sys.stdlib_module_names or root in ("lightning_dtool", "torch", "torchvision", "lightning"):
         return True

@@ -134,7 +134,7 @@ def _surroundings(function: types.FunctionType, writer: "Writer", gaps: Gaps) ->
         "globals": {
             name: function.__globals__[name]
             for name in sorted(names_used(function.__code__) & set(function.__globals__))
-            if _is_constant(function.__globals__[name])
+            if is_constant(function.__globals__[name])
         },
     }
     return {part: _encoded_by_name(values, writer, gaps.at(part)) for part, values in parts.items() if values}
@@ -297,10 +297,10 @@ def _init_parameters(cls: type) -> Iterator[tuple[str, bool]]:
         yield name, parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
 
 
-def _is_constant(value: Any) -> bool:
+def is_constant(value: Any) -> bool:
     """Return whether the value of a module's variable is plain, like that of a constant."""
     if isinstance(value, list | tuple | set | frozenset):
-        return len(value) <= MAX_VALUES and all(map(_is_constant, value))
+        return len(value) <= MAX_VALUES and all(map(is_constant, value))
     if isinstance(value, dict):
-        return len(value) <= MAX_VALUES and all(map(_is_constant, value.values()))
+        return len(value) <= MAX_VALUES and all(map(is_constant, value.values()))
     return isinstance(value, bool | int | float | str | enum.Enum | torch.Tensor | np.ndarray | None)

@@ -100,7 +100,7 @@ def _loss(evidence: Evidence) -> Result:
     loss = evidence.record.loss
     if loss.calls:
         return passes(named(call.name.rpartition(":")[2] for call in loss.calls))
-    if loss.operations and loss.training_step:
+    if loss.operations and loss.training_step and not evidence.gaps("loss.constants"):
         return passes(f"computed by hand: {counted(len(loss.operations), 'operation')} and the source of training_step")
     gaps = evidence.gaps("loss")
     return unknown(gaps, RECORD_AGAIN) if gaps else fails("the loss is not recorded", RECORD_AGAIN)
