@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback, pack
@@ -76,3 +77,109 @@ def test_recording_a_dtool_datamodule_changes_nothing(tmp_path: Path) -> None:
         return weights(model)
 
     assert same(once(), once(DtoolProvenanceCallback(str(tmp_path / "models"))))
+
+
+def draw() -> float:
+    """Draw from every global generator, as a careless property might."""
+    return random.random() + float(np.random.rand()) + float(torch.rand(()))
+
+
+class Drawing:
+    """An object whose every description draws random numbers."""
+
+    def __init__(self, size: float = 1.0) -> None:
+        self.size = size
+        self.seen = 0
+
+    def __repr__(self) -> str:
+        return f"Drawing({draw()})"
+
+    def __len__(self) -> int:
+        draw()
+        return 3
+
+    def __getattr__(self, name: str) -> float:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return draw()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @property
+    def total(self) -> float:
+        return draw()
+
+
+class DrawingLayer(torch.nn.Module):
+    def extra_repr(self) -> str:
+        return f"{draw()}"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class DrawingNet(NoisyNet):
+    """A model that draws when it is printed, and whose hyperparameters draw when they are described."""
+
+    def __init__(self, helper: object = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layers.append(DrawingLayer())
+        self.augment = Drawing()
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}{draw()}"
+
+    @property
+    def example(self) -> float:
+        return draw()
+
+    def on_train_epoch_start(self) -> None:
+        self.hparams["helper"] = Drawing(self.current_epoch)
+        self.augment.size = float(self.current_epoch)
+
+
+class DrawingData(TensorDataset):
+    """Data that draws when it is asked for its length or an unknown attribute."""
+
+    def __init__(self) -> None:
+        super().__init__(*loader().dataset.tensors)
+        self.transform = Drawing()
+
+    def __len__(self) -> int:
+        draw()
+        return super().__len__()
+
+    def __getattr__(self, name: str) -> float:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return draw()
+
+
+class DrawingCallback(L.Callback):
+    def __init__(self, helper: object) -> None:
+        self.helper = helper
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.helper = Drawing(trainer.current_epoch)
+
+
+@pytest.mark.parametrize("every", ["epoch", "step"])
+def test_recording_is_inert_where_the_users_objects_draw_when_they_are_described(tmp_path: Path, every: str) -> None:
+    def once(folder: Path, *callbacks: L.Callback):
+        L.seed_everything(3)
+        # Saves draw too, with and without recording: only states that are saved or described count.
+        policy = ModelCheckpoint(folder, save_top_k=-1, every_n_train_steps=2 if every == "step" else None)
+        model = DrawingNet(Drawing())
+        data = DataLoader(DrawingData(), batch_size=8, shuffle=True)
+        trainer(folder, policy, DrawingCallback(Drawing()), *callbacks, max_epochs=3).fit(model, data)
+        return weights(model), (torch.rand(4).tolist(), np.random.rand(4).tolist(), random.random())
+
+    (tmp_path / "models").mkdir()
+    plain = once(tmp_path / "plain")
+    provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
+    recorded = once(tmp_path / "recorded", provenance)
+    assert same(plain[0], recorded[0])
+    assert plain[1] == recorded[1]
+    assert provenance.uris

@@ -226,9 +226,9 @@ class DtoolProvenanceCallback(Callback):
         self._prepare(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Begin to observe the loss of the first batch."""
+        """Look at what has changed when an epoch begins, and begin to observe the loss of the first batch."""
         if self._recorder is not None:
-            self._recorder.batch_start()
+            self._recorder.batch_start(trainer)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
         """Observe the graph of the first batch's loss."""

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from lightning_dtool.capture.fingerprint import fingerprint
+from lightning_dtool.capture.hyperparameters import current_hyperparameters
 from lightning_dtool.capture.loaders import capture_loader, describe_setting
 from lightning_dtool.capture.preprocessing import capture_hooks, describe_pipeline, transforms_of
 from lightning_dtool.data.datamodule import DtoolDataModule
@@ -150,8 +151,7 @@ def _arguments(arguments: dict[str, Any], gaps: Gaps) -> dict[str, Any]:
 
 
 def _hyperparameters(datamodule: Any, gaps: Gaps) -> dict[str, Any]:
-    kept: dict[str, Any] = gaps.observe(lambda: dict(datamodule.hparams_initial), {})
-    given = {name: value for name, value in kept.items() if name not in ("_class_path", "_instantiator")}
+    given: dict[Any, Any] = gaps.observe(lambda: current_hyperparameters(datamodule), {})
     return redact_mapping(encode_all(given, gaps), gaps)
 
 

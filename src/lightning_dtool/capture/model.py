@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.nn.parameter import is_lazy
 
+from lightning_dtool.capture.hyperparameters import current_hyperparameters, without_cli_keys
 from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Child, DatasetReference, Gaps, InitialWeights, Model, as_text
 from lightning_dtool.values.definitions import class_path, source_digest, source_of, without_addresses
@@ -26,9 +27,6 @@ MAX_NAMES = 1000
 
 _MAX_PARTS = 20_000
 """Maximum number of modules and parameters of a module that is printed. PyTorch prints larger ones too slowly."""
-
-_CLI_KEYS = frozenset({"_class_path", "_instantiator"})
-"""Keys that LightningCLI adds to the hyperparameters for internal use."""
 
 _WEIGHTS_NAME = re.compile(r"\w+_Weights\.\w+")
 
@@ -65,8 +63,7 @@ def capture_model(module: LightningModule, gaps: Gaps) -> Model:
         class_path=class_path(type(module)),
         source=recorded_source(type(module), gaps.at("model.source")),
         source_sha256=source_digest(type(module)) if source else None,
-        # `hparams` silently drops values that cannot be pickled, `hparams_initial` does not.
-        hyperparameters=encode_hyperparameters(module.hparams_initial, gaps),
+        hyperparameters=encode_hyperparameters(current_hyperparameters(module), gaps),
         parameters_total=total,
         parameters_trainable=trainable,
         children=_first(list(_children(module)), gaps.at("model.children")),
@@ -77,8 +74,7 @@ def capture_model(module: LightningModule, gaps: Gaps) -> Model:
 
 def encode_hyperparameters(hparams: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]:
     """Return hyperparameters as strict JSON, without LightningCLI's own keys."""
-    given = {name: value for name, value in hparams.items() if name not in _CLI_KEYS}
-    return encode_all(given, gaps.at("model.hyperparameters"))
+    return encode_all(without_cli_keys(hparams), gaps.at("model.hyperparameters"))
 
 
 def capture_initial_weights(

@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,12 @@ _BOOKKEEPING = frozenset(
 )
 """Attributes of PyTorch's schedulers that are state, not settings."""
 
+_SCHEDULED = re.compile(r"optimizers\[(\d+)\]\.param_groups\[\d+\]\.options\.(lr|momentum|betas|initial_lr)\b")
+"""Options of an optimizer that schedulers change."""
+
+_OF_A_SCHEDULER = re.compile(r"schedulers\[(\d+)\]\.settings(?:.*\.attributes)?\.(\w+)")
+"""An attribute of a scheduler, or of the innermost of its nested schedulers."""
+
 _MAX_DEPTH = 8
 """Maximum depth of nested schedulers."""
 
@@ -34,7 +41,7 @@ _MAX_PARTS = 100
 
 
 def capture_optimizers(trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> list[Optimizer]:
-    """Describe each optimizer with its parameter groups. To be called when training starts.
+    """Describe each optimizer with its parameter groups.
 
     Args:
         trainer: The Trainer.
@@ -47,7 +54,7 @@ def capture_optimizers(trainer: LightningTrainer, module: LightningModule, gaps:
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     found: list[Optimizer] = []
     for wrapped in trainer.optimizers:
-        optimizer: Any = wrapped.optimizer if isinstance(wrapped, LightningOptimizer) else wrapped
+        optimizer = _unwrapped(wrapped)
         if type(optimizer).__name__ == "_MockOptimizer":  # Lightning's stand-in for None
             reason = "configure_optimizers returned no optimizer, so how the weights change is not known"
             gaps.at("optimizers").add(reason, "return the optimizer from configure_optimizers")
@@ -87,7 +94,7 @@ def _parameter_names(group: Mapping[str, Any], names: dict[int, str], gaps: Gaps
         strangers += name is None
         found.append(name or (str(given[index]) if index < len(given) else NOT_IN_MODULE))
     if strangers:
-        reason = f"{strangers} of its parameters were not parameters of the LightningModule when training began"
+        reason = f"{strangers} of its parameters are not parameters of the LightningModule"
         gaps.at("parameters").add(reason, "register them in the LightningModule")
     return found
 
@@ -126,6 +133,61 @@ def capture_schedulers(trainer: LightningTrainer, gaps: Gaps) -> list[Scheduler]
             )
         )
     return found
+
+
+class Schedule:
+    """What the schedulers of a Trainer change at each step: options of their optimizers, and their own states.
+
+    Args:
+        trainer: The Trainer.
+    """
+
+    def __init__(self, trainer: LightningTrainer) -> None:
+        schedulers: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
+        places = {id(_unwrapped(optimizer)): index for index, optimizer in enumerate(trainer.optimizers)}
+        self._optimizers = {
+            places.get(id(_unwrapped(getattr(scheduler, "optimizer", None)))) for scheduler in schedulers
+        }
+        self._settings = [
+            frozenset().union(*(_parameters(type(nested)) for nested in _with_nested(scheduler)))  # type: ignore[arg-type]
+            for scheduler in schedulers
+        ]
+
+    def changes(self, fact: str) -> bool:
+        """Return True for a fact that changes when a scheduler steps.
+
+        Args:
+            fact: A path into the record. Attributes of a scheduler that are no parameters of its class are its state.
+        """
+        option = _SCHEDULED.match(fact)
+        if option is not None:
+            return int(option[1]) in self._optimizers
+        attribute = _OF_A_SCHEDULER.match(fact)
+        if attribute is None or int(attribute[1]) >= len(self._settings):
+            return False
+        name = attribute[2].lstrip("_")
+        known = self._settings[int(attribute[1])]
+        return name == "last_epoch" or not ({name, name.removesuffix("s")} & known or name == "base_lrs")
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+
+
+def _with_nested(scheduler: Any, depth: int = 0) -> Iterator[Any]:
+    yield scheduler
+    nested = getattr(scheduler, "_schedulers", None)
+    if isinstance(nested, list | tuple) and depth < _MAX_DEPTH:
+        for each in nested:
+            yield from _with_nested(each, depth + 1)
+
+
+@functools.lru_cache(maxsize=1000)
+def _parameters(cls: Any) -> frozenset[str]:
+    try:
+        return frozenset(inspect.signature(cls).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
 
 
 class _Walk:

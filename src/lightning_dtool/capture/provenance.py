@@ -1,9 +1,10 @@
 """The complete record of a checkpoint, assembled from what the other modules observe."""
 
+import functools
 import getpass
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import PurePath
 from typing import Any
@@ -19,9 +20,11 @@ from lightning_dtool.capture.data import capture_data, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
-from lightning_dtool.capture.randomness import capture_randomness, random_states_json
+from lightning_dtool.capture.randomness import capture_flags, capture_randomness, global_seed, random_states_json
 from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
+from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import (
+    Change,
     Checkpoint,
     Code,
     Data,
@@ -54,7 +57,7 @@ RUNNING = "running"
 
 @dataclass(frozen=True)
 class Observed:
-    """The facts that all checkpoints of a run share."""
+    """The facts about a run. Those that change while training goes on are observed again (see `observe_again`)."""
 
     run: Run
     model: Model
@@ -69,7 +72,8 @@ class Observed:
     trainer: Trainer = field(default_factory=Trainer)
     parent: DatasetReference | None = None
     run_status: str = RUNNING
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: Mapping[str, list[Gap]] = field(default_factory=dict)
+    """Gaps by the part of the record at whose observation they were found."""
 
 
 @dataclass(frozen=True)
@@ -106,28 +110,76 @@ def observe_run(
         initial_weights: Where the initial weights came from, observed when fitting began.
         fit_index: Number of the recorded `fit` in this process, from 0.
     """
-    gaps = Gaps()
-    model = gaps.at("model").observe(lambda: capture_model(module, gaps), Model(class_path=class_path(type(module))))
-    config = gaps.at("trainer.config").observe(lambda: capture_config(trainer, gaps), None)
-    settings = gaps.at("trainer").observe(lambda: capture_trainer(trainer, gaps, module), Trainer())
+    config_gaps = Gaps()
+    config = config_gaps.at("trainer.config").observe(lambda: capture_config(trainer, config_gaps), None)
     stored = initial_weights is not None and initial_weights.stored
-    return Observed(
+    general, randomness_gaps = Gaps(), Gaps()
+    observed = Observed(
         run=_new_run().model_copy(update={"fit_index": fit_index}),
-        model=_without_secrets(model, gaps).model_copy(update={"initial_weights": initial_weights}),
-        environment=_environment(gaps),
-        sources=_sources({config[1]: config[2]} if config else {}, gaps),
-        requirements=gaps.at("environment").observe(requirements, ""),
+        model=Model(class_path=class_path(type(module)), initial_weights=initial_weights),
+        environment=_environment(general),
+        sources=_sources({config[1]: config[2]} if config else {}, general),
+        requirements=general.at("environment").observe(requirements, ""),
         random_states=random_states_json(moments),
-        optimizers=gaps.at("optimizers").observe(lambda: capture_optimizers(trainer, module, gaps), []),
-        schedulers=gaps.at("schedulers").observe(lambda: capture_schedulers(trainer, gaps), []),
-        data=gaps.at("data").observe(lambda: capture_data(trainer, module, gaps), Data()),
-        randomness=gaps.at("randomness").observe(lambda: capture_randomness(moments, gaps, stored), Randomness()),
-        trainer=settings.model_copy(update={"config": config[0]}) if config else settings,
+        randomness=randomness_gaps.at("randomness").observe(
+            lambda: capture_randomness(moments, randomness_gaps, stored), Randomness()
+        ),
+        trainer=Trainer(config=config[0] if config else None),
         parent=parent,
-        gaps=list(gaps),
+        gaps={"config": list(config_gaps), "general": list(general), "randomness": list(randomness_gaps)},
     )
+    return observe_again(observed, ("model", "optimizers", "schedulers", "data", "trainer"), trainer, module)
 
 
+def observe_again(
+    observed: Observed, parts: Iterable[str], trainer: LightningTrainer, module: LightningModule
+) -> Observed:
+    """Observe parts of the record again, with their gaps.
+
+    Args:
+        observed: The facts so far.
+        parts: Names of parts of the record, such as `model`.
+        trainer: The Trainer.
+        module: The LightningModule, not wrapped by a strategy.
+    """
+    found: dict[str, Any] = {}
+    gaps = dict(observed.gaps)
+    for part in parts:
+        of_part = Gaps()
+        observe = functools.partial(_PARTS[part], observed, trainer, module, of_part)
+        found[part] = of_part.at(part).observe(observe, getattr(observed, part))
+        gaps[part] = list(of_part)
+    return replace(observed, **found, gaps=gaps)
+
+
+def _model(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Model:
+    model = _without_secrets(capture_model(module, gaps), gaps)
+    return model.model_copy(update={"initial_weights": observed.model.initial_weights})
+
+
+def _trainer(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Trainer:
+    return capture_trainer(trainer, gaps, module).model_copy(update={"config": observed.trainer.config})
+
+
+def _randomness(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Randomness:
+    """Observe the seed and the flags again. What makes a rerun repeatable was decided when training began."""
+    gaps.include(gap for gap in observed.gaps["randomness"] if not gap.fact.startswith("randomness.flags"))
+    now = {"global_seed": global_seed(), "flags": capture_flags(gaps)}
+    return observed.randomness.model_copy(update=now)
+
+
+_PARTS: dict[str, Callable[[Observed, LightningTrainer, LightningModule, Gaps], Any]] = {
+    "model": _model,
+    "optimizers": lambda observed, trainer, module, gaps: capture_optimizers(trainer, module, gaps),
+    "schedulers": lambda observed, trainer, module, gaps: capture_schedulers(trainer, gaps),
+    "data": lambda observed, trainer, module, gaps: capture_data(trainer, module, gaps),
+    "randomness": _randomness,
+    "trainer": _trainer,
+}
+"""Functions that observe the parts of the record that may change during a run."""
+
+
+@random_states_kept()
 def observe_checkpoint(checkpoint: Mapping[str, Any]) -> Observed:
     """Observe only a checkpoint, for a Trainer that has a DtoolCheckpointIO but no DtoolProvenanceCallback."""
     gaps = Gaps()
@@ -145,7 +197,7 @@ def observe_checkpoint(checkpoint: Mapping[str, Any]) -> Observed:
         requirements=gaps.at("environment").observe(requirements, ""),
         random_states=random_states_json({}),
         randomness=gaps.at("randomness").observe(lambda: capture_randomness({}, gaps), Randomness()),
-        gaps=list(gaps),
+        gaps={"general": list(gaps)},
     )
 
 
@@ -157,22 +209,29 @@ def describe(
     loss: Loss | None = None,
     metrics: Metrics | None = None,
     order: Mapping[str, str] | None = None,
+    source_datasets: Iterable[DatasetReference] | None = None,
+    changes: Iterable[Change] = (),
     gaps: Iterable[Gap] = (),
 ) -> Description:
     """Return the record of a checkpoint.
 
     Args:
-        observed: The facts that all checkpoints of the run share.
+        observed: The facts about the run, observed again where they have changed.
         checkpoint: The state that Lightning saves.
         path: Where Lightning saves it.
         trainer: The Trainer, for the current values of the monitored metrics.
         loss: The loss, as observed in the first batch.
         metrics: The metrics so far.
         order: Digests of the order of the samples so far, by epoch.
+        source_datasets: The datasets that the model was trained on so far. Default: those that the Trainer holds.
+        changes: What changed since training began.
         gaps: Gaps since the run began.
     """
     found = Gaps()
-    found.include([*observed.gaps, *gaps])
+    for of_part in observed.gaps.values():
+        found.include(of_part)
+    found.include(gaps)
+    sources = training_datasets(observed.data) if source_datasets is None else source_datasets
     record = Provenance(
         run=observed.run,
         checkpoint=Checkpoint(
@@ -193,9 +252,8 @@ def describe(
         environment=observed.environment,
         code=observed.sources.code,
         metrics=metrics or Metrics(),
-        lineage=Lineage(
-            source_datasets=training_datasets(observed.data), parent_checkpoint=observed.parent, **_original()
-        ),
+        lineage=Lineage(source_datasets=list(sources), parent_checkpoint=observed.parent, **_original()),
+        changes=list(changes),
         gaps=list(found),
     )
     return Description(observed, record)

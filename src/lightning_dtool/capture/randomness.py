@@ -143,7 +143,7 @@ def capture_randomness(moments: Mapping[str, RandomStates], gaps: Gaps, weights_
         gaps: Receives a gap for everything that is not known.
         weights_stored: Whether the initial weights are stored.
     """
-    seed = _integer(os.environ.get("PL_GLOBAL_SEED", ""))
+    seed = global_seed()
     if seed is None:
         gaps.at("randomness.global_seed").add(
             "seed_everything was not called before fit",
@@ -163,6 +163,11 @@ def capture_randomness(moments: Mapping[str, RandomStates], gaps: Gaps, weights_
         states={moment: state_digests(states) for moment, states in moments.items()},
         flags=capture_flags(gaps),
     )
+
+
+def global_seed() -> int | None:
+    """Return the seed of the last `seed_everything`. None if it was not called."""
+    return _integer(os.environ.get("PL_GLOBAL_SEED", ""))
 
 
 def nothing_drawn() -> bool:

@@ -10,17 +10,22 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from torch.optim import Optimizer
 
+from lightning_dtool.capture.changes import ChangeList
 from lightning_dtool.capture.code import collect_code, project_modules_changed
-from lightning_dtool.capture.data import warn_about_foreign_data
+from lightning_dtool.capture.data import training_datasets, warn_about_foreign_data
 from lightning_dtool.capture.history import History
+from lightning_dtool.capture.hyperparameters import current_hyperparameters
+from lightning_dtool.capture.look import Look
 from lightning_dtool.capture.loss import LossObserver
 from lightning_dtool.capture.model import capture_initial_weights
-from lightning_dtool.capture.provenance import Description, Observed, describe, observe_run
+from lightning_dtool.capture.optimizers import Schedule
+from lightning_dtool.capture.provenance import Description, Observed, describe, observe_again, observe_run
 from lightning_dtool.capture.randomness import AT_IMPORT, random_states
 from lightning_dtool.capture.trace import Tracer
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.items import INITIAL_WEIGHTS_ITEM, RESUMPTION_SECTION, TRACE_ITEM
+from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import DatasetReference, Gaps, InitialWeights, Loss, Metrics
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.snapshot.copy import snapshot
@@ -61,11 +66,17 @@ class Recorder:
         self._loss_observer = LossObserver(module)
         self._loss: Loss | None = None
         self._batch_seen = False
+        self._epoch_begins = True
+        self._epoch_over = False
         self._observed: Observed | None = None
+        self._look = Look()
+        self._changes = ChangeList()
+        self._sources: dict[str, DatasetReference] = {}
         self._gaps = Gaps()
 
     # -- the start of the run -------------------------------------------------------------------------
 
+    @random_states_kept()
     def fit_start(self) -> None:
         """Observe the random states and the initial weights."""
         states = self._gaps.at("randomness.states").observe(random_states, None)
@@ -79,8 +90,9 @@ class Recorder:
             lambda: capture_initial_weights(self._module, self._parent, self._gaps, self._kept is not None), None
         )
 
+    @random_states_kept()
     def train_start(self, trainer: LightningTrainer) -> None:
-        """Observe the facts that do not change from here on: model, optimizers, data, Trainer, environment and code."""
+        """Observe the run: model, optimizers, data, Trainer, environment and code."""
         if self._tracer is not None:
             self._tracer.begin(trainer)
         self._observed = self._gaps.at("run").observe(lambda: self._observe(trainer), None)
@@ -89,11 +101,10 @@ class Recorder:
         data = self._observed.data
         message = self._gaps.at("data").observe(lambda: warn_about_foreign_data(data), None)
         if message:
-            warnings.warn(message, ProvenanceWarning, stacklevel=2)
-        hparams = self._module.hparams_initial
+            warnings.warn(message, ProvenanceWarning, stacklevel=3)
         secrets: list[str] = []
         secrets = self._gaps.at("checkpoint.hyper_parameters").observe(
-            lambda: secrets_in_hyperparameters(hparams), secrets
+            lambda: secrets_in_hyperparameters(current_hyperparameters(self._module)), secrets
         )
         for name in secrets:
             warnings.warn(
@@ -101,21 +112,57 @@ class Recorder:
                 "checkpoint must contain it, and everyone who can read the checkpoint can read it. Leave it out with "
                 "save_hyperparameters(ignore=[...]) and read it from the environment.",
                 ProvenanceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
             reason = "the checkpoint file contains what looks like a credential"
             remedy = f"save_hyperparameters(ignore=[{name!r}])"
             self._gaps.at(f"checkpoint.hyper_parameters.{name}").add(reason, remedy)
 
     def _observe(self, trainer: LightningTrainer) -> Observed:
+        self._look.changed(trainer, self._module)
         return observe_run(trainer, self._module, self._moments, self._parent, self._initial_weights, self._fit_index)
+
+    def _observe_changes(self, trainer: LightningTrainer, before: Observed) -> Observed:
+        """Observe again what may have changed since the last look, and list what has changed."""
+        parts = self._look.changed(trainer, self._module)
+        after = observe_again(before, parts, trainer, self._module)
+        is_expected = Schedule(trainer).changes
+        for part in parts:
+            self._changes.add(
+                part,
+                getattr(before, part),
+                getattr(after, part),
+                epoch=trainer.current_epoch,
+                global_step=trainer.global_step,
+                is_expected=is_expected,
+            )
+        return after
+
+    def _note_sources(self, observed: Observed) -> None:
+        """Note the data that the Trainer trains on."""
+        self._sources.update((dataset.uuid, dataset) for dataset in training_datasets(observed.data))
 
     # -- during the run ------------------------------------------------------------------------
 
-    def batch_start(self) -> None:
-        """Begin to observe the loss of the first batch."""
+    def batch_start(self, trainer: LightningTrainer) -> None:
+        """Look at what has changed in the first batch of an epoch. In the first batch of all, also watch the loss."""
+        if self._epoch_begins:
+            self._epoch_begins = self._epoch_over = False
+            self.look(trainer)
         if not self._batch_seen:
             self._loss_observer.start()
+
+    @random_states_kept()
+    def look(self, trainer: LightningTrainer) -> None:
+        """Observe again what has changed since the last look. To be called when a batch of training begins.
+
+        Args:
+            trainer: The Trainer.
+        """
+        if self._observed is not None:
+            before = self._observed
+            self._observed = self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
+            self._note_sources(self._observed)
 
     def before_backward(self, loss: torch.Tensor) -> None:
         """Observe the graph of a loss of the first batch."""
@@ -133,19 +180,27 @@ class Recorder:
         self._history.after_batch()
         if not self._batch_seen:
             self._batch_seen = True
-            self.stop()
-            self._loss = self._gaps.at("loss").observe(lambda: self._loss_observer.loss(self._module, self._gaps), None)
+            self._observe_loss()
+
+    @random_states_kept()
+    def _observe_loss(self) -> None:
+        self.stop()
+        self._loss = self._gaps.at("loss").observe(lambda: self._loss_observer.loss(self._module, self._gaps), None)
 
     def stop(self) -> None:
         """Stop observing. Called when an exception ends a batch or a hook skips the rest of an epoch."""
         self._loss_observer.stop()
 
+    @random_states_kept()
     def epoch_start(self, trainer: LightningTrainer) -> None:
         """Add metrics that were logged at the end of the last epoch."""
+        self._epoch_begins = True
         self._gaps.at("metrics.history").observe(lambda: self._history.refresh(trainer), None)
 
+    @random_states_kept()
     def epoch_end(self, trainer: LightningTrainer) -> None:
         """Keep the metrics of the epoch."""
+        self._epoch_over = True
         if not self._batch_seen:
             self.stop()
         self._gaps.at("metrics.history").observe(lambda: self._history.after_epoch(trainer), None)
@@ -162,6 +217,7 @@ class Recorder:
         if self._observed is not None:
             self._observed = replace(self._observed, run_status=outcome)
 
+    @random_states_kept()
     def describe(self, trainer: LightningTrainer, checkpoint: Mapping[str, Any], path: str) -> Description:
         """Return the record of a checkpoint and its attachments.
 
@@ -172,9 +228,14 @@ class Recorder:
         """
         if self._observed is None:  # saved without training
             self._observed = self._observe(trainer)
-        self._observed = observed = self._with_late_modules(self._observed)
+        before = self._with_late_modules(self._observed)
         gaps = Gaps()
+        observed = self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
+        self._observed = observed
+        if self._batch_seen and not self._epoch_over:
+            self._note_sources(observed)
         gaps.include(self._gaps)
+        gaps.include(self._changes.gaps)
         metrics = gaps.at("metrics").observe(lambda: self._history.metrics(trainer, self._module, gaps), Metrics())
         datamodule = getattr(trainer, "datamodule", None)
         order: dict[str, str] = {}
@@ -186,7 +247,18 @@ class Recorder:
             gaps.at("checkpoint.resume").add(
                 f"a run that resumes from here may differ from an uninterrupted one: {reason}"
             )
-        description = describe(observed, checkpoint, path, trainer, self._loss, metrics, order, gaps)
+        description = describe(
+            observed,
+            checkpoint,
+            path,
+            trainer,
+            self._loss,
+            metrics,
+            order,
+            self._sources.values() or None,
+            self._changes.all(),
+            gaps,
+        )
         return replace(description, attachments=self._attachments())
 
     def _attachments(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_dtool.capture.tokens import Token, TokenWalk
 from lightning_dtool.record import Component, Gaps, Monitor, Trainer
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.values.definitions import class_path
@@ -85,19 +86,11 @@ def capture_trainer(trainer: LightningTrainer, gaps: Gaps, module: LightningModu
         gaps: Receives a gap for everything that could not be read.
         module: The LightningModule, which may replace a part of the Trainer's work.
     """
-    readers: dict[str, Callable[[], Any]] = {
-        **{name: functools.partial(_setting, trainer, name) for name in _SETTINGS},
-        **{name: functools.partial(read, trainer) for name, read in _ELSEWHERE.items()},
-        "strategy_settings": lambda: _strategy_settings(trainer.strategy),
-        "precision_settings": lambda: _constructed(trainer.precision_plugin)[0],
-    }
-    if module is not None:
-        readers["automatic_optimization"] = lambda: module.automatic_optimization
-        readers["hooks_of_the_module"] = lambda: [name for name in _HOOKS if is_overridden(name, module)]
     gaps = gaps.at("trainer")
     at_settings = gaps.at("settings")
     settings: dict[str, Any] = {}
-    for name, read in readers.items():  # another version of Lightning, or a user's Trainer, may lack any of them
+    for name, read in _readers(trainer, module).items():
+        # Another version of Lightning, or a user's Trainer, may lack any of them.
         value = at_settings.at(name).observe(read, _ABSENT)
         if value is not _ABSENT:
             settings[name] = encode(value, at_settings.at(name))
@@ -109,6 +102,35 @@ def capture_trainer(trainer: LightningTrainer, gaps: Gaps, module: LightningModu
         ],
         loggers=[_component(logger, gaps.at(f"loggers[{index}]")) for index, logger in enumerate(trainer.loggers)],
     )
+
+
+def trainer_token(trainer: LightningTrainer, module: LightningModule) -> Token:
+    """Return a token of everything that `capture_trainer` records.
+
+    Args:
+        trainer: The Trainer.
+        module: The LightningModule.
+    """
+    walk = TokenWalk()
+    parts = [*trainer.callbacks, *trainer.loggers]  # type: ignore[attr-defined]
+    return (
+        [walk.token(read()) for read in _readers(trainer, module).values()],
+        [(type(part), walk.token(_constructed(part)[0])) for part in parts],
+    )
+
+
+def _readers(trainer: LightningTrainer, module: LightningModule | None) -> dict[str, Callable[[], Any]]:
+    """Return functions that read the settings of a Trainer, by name."""
+    readers: dict[str, Callable[[], Any]] = {
+        **{name: functools.partial(_setting, trainer, name) for name in _SETTINGS},
+        **{name: functools.partial(read, trainer) for name, read in _ELSEWHERE.items()},
+        "strategy_settings": lambda: _strategy_settings(trainer.strategy),
+        "precision_settings": lambda: _constructed(trainer.precision_plugin)[0],
+    }
+    if module is not None:
+        readers["automatic_optimization"] = lambda: module.automatic_optimization
+        readers["hooks_of_the_module"] = lambda: [name for name in _HOOKS if is_overridden(name, module)]
+    return readers
 
 
 def _setting(trainer: LightningTrainer, name: str) -> Any:
@@ -174,7 +196,7 @@ def _constructed(part: object) -> tuple[dict[str, Any], list[str]]:
     attributes = getattr(part, "__dict__", {})
     kept: dict[str, Any] = {}
     missing: list[str] = []
-    for name in _parameters(type(part)):
+    for name in _parameters(type(part)):  # type: ignore[arg-type]
         attribute = next((key for key in (name, f"_{name}") if key in attributes), None)
         if attribute is None:
             missing.append(name)
@@ -183,8 +205,13 @@ def _constructed(part: object) -> tuple[dict[str, Any], list[str]]:
     return kept, missing
 
 
-def _parameters(cls: type) -> Iterator[str]:
-    """Yield the names of a constructor's parameters. With `**kwargs`, yield those of the base class, too."""
+@functools.lru_cache(maxsize=1000)
+def _parameters(cls: Any) -> tuple[str, ...]:
+    """Return the names of a constructor's parameters. With `**kwargs`, return those of the base class, too."""
+    return tuple(_parameters_of(cls))
+
+
+def _parameters_of(cls: type) -> Iterator[str]:
     seen = set(_NOT_SETTINGS)
     for base in cls.__mro__:
         if "__init__" not in vars(base) or base is object:

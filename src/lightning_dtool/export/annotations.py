@@ -134,8 +134,9 @@ def _short(class_path: str) -> str:
 
 
 def _learning_rates(record: Provenance) -> list[float]:
-    """Return the distinct learning rates at the start of training."""
-    rates = [group.options.get("lr") for optimizer in record.optimizers for group in optimizer.param_groups]
+    """Return the distinct learning rates, and instead of those that a scheduler has changed, their initial values."""
+    groups = [group.options for optimizer in record.optimizers for group in optimizer.param_groups]
+    rates = [options.get("initial_lr", options.get("lr")) for options in groups]
     # A learning rate that is a tensor is recorded with its type and its value.
     numbers = [rate.get("value") if isinstance(rate, dict) else rate for rate in rates]
     return list(dict.fromkeys(rate for rate in numbers if isinstance(rate, int | float) and not isinstance(rate, bool)))

@@ -4,6 +4,7 @@ from lightning_dtool.record.gaps import Gaps
 from lightning_dtool.record.models import (
     MAX_INTEGER,
     SCHEMA_VERSION,
+    Change,
     Checkpoint,
     Child,
     Code,
@@ -41,6 +42,7 @@ from lightning_dtool.record.text import as_text
 __all__ = [
     "MAX_INTEGER",
     "SCHEMA_VERSION",
+    "Change",
     "Checkpoint",
     "Child",
     "Code",

@@ -1,8 +1,8 @@
 """The pydantic models of a record, the content of `provenance.json`.
 
 The sections, in order, are: run, checkpoint, model, loss, optimizers, schedulers, data, randomness, trainer,
-environment, code, metrics, lineage, and `gaps`, which lists what could not be recorded and why. Every value is strict
-JSON, so that programs in any language can read it.
+environment, code, metrics, lineage, `changes`, which lists what changed after training began, and `gaps`, which lists
+what could not be recorded and why. Every value is strict JSON, so that programs in any language can read it.
 
 This module does not depend on torch, Lightning or dtool, so that a record stays readable when they change.
 """
@@ -77,6 +77,22 @@ class Gap(Section):
     )
     reason: str = Field(description="Why the fact could not be recorded.")
     remedy: str = Field(default="", description="What the user can do to close the gap.")
+
+
+class Change(Section):
+    """A fact of the record that changed after training began."""
+
+    epoch: Integer = Field(description="Epoch in which the change was seen, from 0.")
+    global_step: Integer = Field(description="Number of optimizer steps before the change was seen.")
+    fact: str = Field(
+        description="What changed, as a path into the record, for example `optimizers[0].param_groups[0].options.lr`."
+    )
+    before: Json = Field(
+        default=None, description="The value before. null if there was none. A long value is cut short."
+    )
+    after: Json = Field(
+        default=None, description="The value after. null if there is none any more. A long value is cut short."
+    )
 
 
 class Run(Section):
@@ -188,13 +204,16 @@ class Model(Section):
     source_sha256: str | None = Field(default=None, description="SHA-256 of the source code of the class.")
     hyperparameters: dict[str, Json] = Field(
         default={},
-        description="`hparams_initial`. A value that is not JSON is recorded as its type with its content or repr.",
+        description=(
+            "`hparams` when the checkpoint was saved, and what only `hparams_initial` has. A value that is not JSON is "
+            "recorded as its type with its content or repr."
+        ),
     )
     parameters_total: Integer | None = Field(default=None, description="Number of parameters.")
     parameters_trainable: Integer | None = Field(default=None, description="Number of parameters with `requires_grad`.")
     children: list[Child] = Field(default=[], description="The direct children and their sizes.")
     frozen: list[str] = Field(
-        default=[], description="Names of the parameters without `requires_grad` when training began."
+        default=[], description="Names of the parameters without `requires_grad` when the checkpoint was saved."
     )
     architecture: str | None = Field(default=None, description="The module as PyTorch prints it.")
     initial_weights: InitialWeights | None = Field(default=None, description="The weights with which training began.")
@@ -244,7 +263,7 @@ class ParameterGroup(Section):
 
 
 class Optimizer(Section):
-    """An optimizer, as it was when training began."""
+    """An optimizer, as it was when the checkpoint was saved."""
 
     class_path: str = Field(description="`module:qualified.name` of the class.")
     defaults: dict[str, Json] = Field(description="The optimizer's `defaults`.")
@@ -260,7 +279,9 @@ class Scheduler(Section):
     monitor: str | None = Field(default=None, description="The metric that the scheduler monitors, if any.")
     settings: dict[str, Json] = Field(
         default={},
-        description="Attributes when training began: constants, nested schedulers, and functions that it calls.",
+        description=(
+            "Attributes when the checkpoint was saved: constants, nested schedulers, and functions that it calls."
+        ),
     )
 
 
@@ -322,7 +343,7 @@ class Data(Section):
 
     datamodule: DataModule | None = Field(default=None, description="The LightningDataModule, if any.")
     stages: dict[str, list[DataSource]] = Field(
-        default={}, description="The data by stage: `train`, `val`, `test`, `predict`."
+        default={}, description="The data by stage when the checkpoint was saved: `train`, `val`, `test`, `predict`."
     )
     hooks: dict[str, str] = Field(
         default={},
@@ -336,7 +357,7 @@ class Data(Section):
 class Randomness(Section):
     """Seeds, random states and other settings that determine random numbers and the bits of results."""
 
-    global_seed: Integer | None = Field(default=None, description="Seed passed to `seed_everything`.")
+    global_seed: Integer | None = Field(default=None, description="Seed passed to the last `seed_everything`.")
     seed_workers: bool | None = Field(
         default=None, description="Whether data loader workers were seeded with `global_seed`."
     )
@@ -380,7 +401,9 @@ class Config(Section):
 class Trainer(Section):
     """The settings, callbacks and loggers of the Trainer."""
 
-    settings: dict[str, Json] = Field(default={}, description="Settings that affect the result.")
+    settings: dict[str, Json] = Field(
+        default={}, description="Settings that affect the result, as they were when the checkpoint was saved."
+    )
     callbacks: list[Component] = Field(default=[], description="The callbacks, in order.")
     loggers: list[Component] = Field(default=[], description="The loggers, in order.")
     config: Config | None = Field(
@@ -489,7 +512,8 @@ class Lineage(Section):
     """The datasets and checkpoints that this checkpoint was made from."""
 
     source_datasets: list[DatasetReference] = Field(
-        default=[], description="The datasets that the model was trained on."
+        default=[],
+        description="The datasets that the model was trained on so far, also those that are no longer in use.",
     )
     parent_checkpoint: DatasetReference | None = Field(
         default=None, description="The checkpoint from which training started."
@@ -522,5 +546,12 @@ class Provenance(Section):
     metrics: Metrics = Field(default=Metrics(), description="The metrics.")
     lineage: Lineage = Field(
         default=Lineage(), description="The datasets and checkpoints that this checkpoint was made from."
+    )
+    changes: list[Change] = Field(
+        default=[],
+        description=(
+            "What changed after training began, in order. The other parts hold what was so when the checkpoint was "
+            "saved. Learning rates that a scheduler changes, and the states of schedulers, are not listed."
+        ),
     )
     gaps: list[Gap] = Field(default=[], description="Facts that are not recorded, and why.")

@@ -9,8 +9,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from lightning_dtool.export.text.layout import address, rows_of, title
-from lightning_dtool.export.text.values import MAX_ENTRIES, inline, printable
-from lightning_dtool.record import Child, Epoch, Gap, Provenance
+from lightning_dtool.export.text.values import MAX_ENTRIES, inline, nested, printable
+from lightning_dtool.record import Change, Child, Epoch, Gap, Provenance
 
 
 def document(record: Provenance, name: str, uri: str, facts: Mapping[str, object]) -> RenderableType:
@@ -31,7 +31,7 @@ def document(record: Provenance, name: str, uri: str, facts: Mapping[str, object
         parts.append(Text(f"\nGaps in this record: {len(record.gaps)}, listed at the end.", "bold yellow"))
     for field, value in record:
         if field not in ("schema_version", "gaps"):
-            rows = list(_rows("", value, 0)) or [("none", "")]
+            rows = list(_changes(value) if field == "changes" else _rows("", value, 0)) or [("none", "")]
             parts += [Text(f"\n{field.replace('_', ' ').upper()}", "bold"), rows_of(rows)]
     return Group(*parts, *_gaps(record.gaps))
 
@@ -89,6 +89,16 @@ def _label(section: BaseModel, number: int) -> str:
 
 def _is_sections(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], BaseModel)
+
+
+def _changes(changes: Sequence[Change]) -> Iterator[tuple[str, str]]:
+    """Yield a line for each change. The first changes of a long list are left out."""
+    more = len(changes) - MAX_ENTRIES
+    if more > 0:
+        yield "..", f"{more} earlier changes (--json shows all)"
+    for change in changes[max(0, more) :]:
+        before, after = nested(change.before), nested(change.after)
+        yield f"epoch {change.epoch}, step {change.global_step}", f"{printable(change.fact)}: {before} -> {after}"
 
 
 def _gaps(gaps: Sequence[Gap]) -> Iterator[RenderableType]:

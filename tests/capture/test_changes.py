@@ -1,0 +1,379 @@
+"""What changed after training began: each checkpoint's record is true of that checkpoint, and lists the changes."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from kit import TinyNet, loader, trainer
+from lightning_dtool import DtoolCheckpoint, DtoolDataset, DtoolProvenanceCallback, pack
+from lightning_dtool.capture.changes import MAX_CHANGES, MAX_LENGTH, MAX_OF_A_FACT, ChangeList
+from lightning_dtool.record import Change, Provenance
+
+
+class At(L.Callback):
+    """Changes something when an epoch begins, or when it ends."""
+
+    def __init__(self, change: Callable[[L.Trainer, Any], None], epoch: int = 1, hook: str = "start") -> None:
+        self.change = change
+        self.epoch = epoch
+        self.hook = hook
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.hook == "start" and trainer.current_epoch == self.epoch:
+            self.change(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.hook == "end" and trainer.current_epoch == self.epoch:
+            self.change(trainer, pl_module)
+
+
+def saved(
+    folder: Path, module: L.LightningModule, *callbacks: L.Callback, data: Any = None, val: Any = None, **options: Any
+) -> list[DtoolCheckpoint]:
+    """Train with a checkpoint after each epoch, and return the checkpoints."""
+    (folder / "models").mkdir()
+    provenance = DtoolProvenanceCallback(str(folder / "models"), retention="all")
+    policy = ModelCheckpoint(dirpath=folder / "local", save_top_k=-1)
+    arguments = {"datamodule": data} if isinstance(data, L.LightningDataModule) else {"train_dataloaders": data}
+    trainer(folder, *callbacks, policy, provenance, **{"max_epochs": 3, **options}).fit(
+        module, **arguments, val_dataloaders=val
+    )
+    return [DtoolCheckpoint.from_uri(uri) for uri in provenance.uris]
+
+
+def records(folder: Path, module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> list[Provenance]:
+    return [each.record for each in saved(folder, module, *callbacks, **{"data": loader(), **options})]
+
+
+def facts(record: Provenance) -> list[str]:
+    return [change.fact for change in record.changes]
+
+
+def value_at(record: Provenance, fact: str) -> Any:
+    """Return the value at a path of a record."""
+    found: Any = record.model_dump(mode="json")
+    for part in fact.replace("[", ".[").split("."):
+        found = found[int(part[1:-1])] if part.startswith("[") else found[part]
+    return found
+
+
+def same_as(record: Provenance, change: Change) -> bool:
+    return bool(value_at(record, change.fact) == change.after)
+
+
+# -- the model and the optimizers -----------------------------------------------------------------
+
+
+class Unfreeze(BaseFinetuning):
+    def freeze_before_training(self, pl_module: Any) -> None:
+        self.freeze(pl_module.layers[0])
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.layers[0], optimizer, lr=0.01)
+
+
+class Finetuned(TinyNet):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+
+def test_unfreezing_in_mid_run_is_a_change(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, Finetuned(), Unfreeze(), data=loader())
+    for each in checkpoints:
+        groups = each.load()["optimizer_states"][0]["param_groups"]
+        (recorded,) = each.record.optimizers
+        assert len(recorded.param_groups) == len(groups)
+        assert [group.options["lr"] for group in recorded.param_groups] == [group["lr"] for group in groups]
+    first, second, third = (each.record for each in checkpoints)
+    total = sum(parameter.numel() for parameter in TinyNet().parameters())
+    assert first.model.frozen == ["layers.0.weight", "layers.0.bias"]
+    assert first.changes == []
+    assert second.model.frozen == []
+    assert second.model.parameters_trainable == total
+    by_fact = {change.fact: change for change in second.changes}
+    frozen = by_fact["model.frozen"]
+    assert (frozen.epoch, frozen.global_step) == (1, 6)
+    assert (frozen.before, frozen.after) == (["layers.0.weight", "layers.0.bias"], [])
+    assert by_fact["optimizers[0].param_groups[1]"].before is None
+    assert by_fact["optimizers[0].param_groups[1]"].after["parameters"] == ["layers.0.weight", "layers.0.bias"]
+    assert by_fact["model.parameters_trainable"].after == total
+    assert third.changes == second.changes
+
+
+def set_decay(trainer: L.Trainer, module: Any) -> None:
+    trainer.optimizers[0].param_groups[0]["weight_decay"] = 0.5
+
+
+def set_rate(trainer: L.Trainer, module: Any) -> None:
+    trainer.optimizers[0].param_groups[0]["lr"] = 0.001
+
+
+def set_dropout(trainer: L.Trainer, module: Any) -> None:
+    module.layers[2].p = 0.5
+
+
+def replace_layer(trainer: L.Trainer, module: Any) -> None:
+    module.layers[1] = torch.nn.GELU()
+
+
+def set_hyperparameter(trainer: L.Trainer, module: Any) -> None:
+    module.hparams["temperature"] = 2.0
+
+
+def accumulate(trainer: L.Trainer, module: Any) -> None:
+    trainer.accumulate_grad_batches = 2
+
+
+def clip(trainer: L.Trainer, module: Any) -> None:
+    trainer.gradient_clip_val = 0.5
+
+
+def limit(trainer: L.Trainer, module: Any) -> None:
+    trainer.limit_val_batches = 1
+
+
+def be_patient(trainer: L.Trainer, module: Any) -> None:
+    next(callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)).patience = 9
+
+
+def seed(trainer: L.Trainer, module: Any) -> None:
+    L.seed_everything(99, verbose=False)
+
+
+def be_deterministic(trainer: L.Trainer, module: Any) -> None:
+    torch.use_deterministic_algorithms(True)
+
+
+def add_transform(trainer: L.Trainer, module: Any) -> None:
+    trainer.train_dataloader.dataset.transform = torch.nn.ReLU()
+
+
+def larger_batches(trainer: L.Trainer, module: Any) -> None:
+    trainer.val_dataloaders.dataset.tensors = (torch.zeros(8, 8), torch.zeros(8, dtype=torch.long))
+
+
+@pytest.fixture
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore what belongs to the process."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("hook", ["start", "end"])
+@pytest.mark.parametrize(
+    ("change", "fact", "before", "after"),
+    [
+        (set_decay, "optimizers[0].param_groups[0].options.weight_decay", 0, 0.5),
+        (set_rate, "optimizers[0].param_groups[0].options.lr", 0.05, 0.001),
+        (set_dropout, "model.architecture", "p=0.2", "p=0.5"),
+        (replace_layer, "model.architecture", "ReLU", "GELU"),
+        (set_hyperparameter, "model.hyperparameters.temperature", None, 2.0),
+        (accumulate, "trainer.settings.accumulate_grad_batches", 1, 2),
+        (clip, "trainer.settings.gradient_clip_val", None, 0.5),
+        (limit, "trainer.settings.limit_val_batches", 1.0, 1),
+        (be_patient, "trainer.callbacks[1].settings.patience", 3, 9),
+        (seed, "randomness.global_seed", 1, 99),
+        (be_deterministic, "randomness.flags.deterministic_algorithms", False, True),
+        (add_transform, "data.stages.train[0].transforms.transform", None, "torch.nn.modules.activation:ReLU"),
+        (larger_batches, "data.stages.val[0].count", 48, 8),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_change_is_seen_in_place(tmp_path: Path, change: Any, fact: str, before: Any, after: Any, hook: str) -> None:
+    found = records(tmp_path, TinyNet(), At(change, hook=hook), EarlyStopping("val_loss"), val=loader())
+    assert found[0].changes == []
+    listed = [entry for entry in found[2].changes if entry.fact == fact]
+    assert len(listed) == 1, facts(found[2])
+    assert listed[0].epoch == 1
+    for value, expected in ((listed[0].before, before), (listed[0].after, after)):
+        if isinstance(expected, str):
+            assert expected in str(value)
+        else:
+            assert (type(value), value) == (type(expected), expected)
+    assert same_as(found[1], listed[0])
+    assert same_as(found[2], listed[0])
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def vectors(folder: Path, name: str, count: int) -> str:
+    for number in range(count):
+        path = folder / name / ("even", "odd")[number % 2] / f"{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.full(8, number, dtype=np.float32))
+    (folder / "data").mkdir(exist_ok=True)
+    return pack(folder / name, str(folder / "data"), name, progress=False)
+
+
+class Curriculum(L.LightningDataModule):
+    """Trains on another dataset from the second epoch on."""
+
+    def __init__(self, uris: list[str]) -> None:
+        super().__init__()
+        self.uris = uris
+
+    def train_dataloader(self) -> Any:
+        assert self.trainer is not None
+        stage = min(self.trainer.current_epoch, 1)
+        return DataLoader(DtoolDataset(self.uris[stage]), batch_size=4 * (stage + 1), shuffle=True)
+
+
+def test_every_dataset_that_was_trained_on_is_in_the_lineage(tmp_path: Path) -> None:
+    uris = [vectors(tmp_path, "synthetic", 8), vectors(tmp_path, "real", 16)]
+    found = saved(tmp_path, TinyNet(), data=Curriculum(uris), reload_dataloaders_every_n_epochs=1)
+    first, second, third = (each.record for each in found)
+    assert [source.name for source in first.lineage.source_datasets] == ["synthetic"]
+    assert [source.name for source in third.lineage.source_datasets] == ["synthetic", "real"]
+    assert found[2].annotations["source_dataset_name"] == ["synthetic", "real"]
+    (source,) = second.data.stages["train"]
+    assert source.dataset is not None
+    assert source.loader is not None
+    assert (source.dataset.name, source.count, source.loader.batch_size) == ("real", 16, 8)
+    changed = {change.fact: (change.before, change.after) for change in second.changes}
+    assert changed["data.stages.train[0].dataset.name"] == ("synthetic", "real")
+    assert changed["data.stages.train[0].loader.batch_size"] == (4, 8)
+    assert third.changes == second.changes
+
+
+def test_equal_loaders_that_are_made_again_are_no_change(tmp_path: Path) -> None:
+    class Again(TinyNet):
+        def train_dataloader(self) -> Any:
+            return loader(shuffle=True)
+
+    found = records(tmp_path, Again(), data=None, reload_dataloaders_every_n_epochs=1)
+    assert [facts(record) for record in found] == [[], [], []]
+
+
+# -- hyperparameters ------------------------------------------------------------------------------
+
+
+class SetLater(TinyNet):
+    """A model that sets hyperparameters as users do: in `__init__`, in `setup` and during training."""
+
+    def __init__(self, lr: float = 0.05, classes: int | None = None) -> None:
+        super().__init__(lr=lr)
+        self.save_hyperparameters()
+        self.hparams["width"] = 32
+        self.hparams.update({"encoder": {"depth": 3}})
+
+    def setup(self, stage: str) -> None:
+        self.hparams.classes = 3
+
+    def on_train_epoch_start(self) -> None:
+        self.hparams["phase"] = self.current_epoch
+
+
+def test_hyperparameters_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    for each in saved(tmp_path, SetLater(), data=loader()):
+        state = dict(each.load()["hyper_parameters"])
+        assert each.record.model.hyperparameters == state
+        assert each.annotations["model_parameters"] == state
+        assert (state["width"], state["classes"], state["phase"]) == (32, 3, each.record.checkpoint.epoch)
+
+
+# -- no change ------------------------------------------------------------------------------------
+
+
+class Scheduled(TinyNet):
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__()
+        self.scheduler = scheduler
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        how = {"interval": "step"} if self.scheduler is one_cycle else {"monitor": "val_loss"}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), **how}}
+
+
+def one_cycle(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=20)
+
+
+def plateau(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=10.0)
+
+
+def restarts(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 1, 2)
+
+
+def two_phases(optimizer: Any) -> Any:
+    kinds = torch.optim.lr_scheduler
+    return kinds.SequentialLR(optimizer, [kinds.ConstantLR(optimizer), kinds.StepLR(optimizer, 1)], [1])
+
+
+@pytest.mark.parametrize("scheduler", [one_cycle, plateau, restarts, two_phases])
+def test_the_steps_of_a_scheduler_are_true_in_the_record_and_no_changes(tmp_path: Path, scheduler: Any) -> None:
+    checkpoints = saved(tmp_path, Scheduled(scheduler), data=loader(), val=loader())
+    for each in checkpoints:
+        (group,) = each.load(weights_only=False)["optimizer_states"][0]["param_groups"]
+        options = each.record.optimizers[0].param_groups[0].options
+        assert (options["lr"], options["momentum"]) == (group["lr"], group["momentum"])
+        (state,) = each.load(weights_only=False)["lr_schedulers"]
+        assert each.record.schedulers[0].settings["last_epoch"] == state["last_epoch"]
+        assert facts(each.record) == []
+    rates = {each.record.optimizers[0].param_groups[0].options["lr"] for each in checkpoints}
+    assert len(rates) > 1
+
+
+def test_a_setting_of_a_scheduler_that_changes_is_a_change(tmp_path: Path) -> None:
+    def slower(trainer: L.Trainer, module: Any) -> None:
+        trainer.lr_scheduler_configs[0].scheduler.patience = 7
+
+    found = records(tmp_path, Scheduled(plateau), At(slower), val=loader())
+    assert facts(found[2]) == ["schedulers[0].settings.patience"]
+
+
+def test_gradient_accumulation_that_is_scheduled_is_true_at_each_checkpoint(tmp_path: Path) -> None:
+    found = records(tmp_path, TinyNet(), GradientAccumulationScheduler({1: 3}))
+    assert [record.trainer.settings["accumulate_grad_batches"] for record in found] == [1, 3, 3]
+
+
+def test_a_callback_that_moves_all_the_time_does_not_flood_the_list(tmp_path: Path) -> None:
+    class Counting(L.Callback):
+        def __init__(self, count: int = 0) -> None:
+            self.count = count
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.count += 1
+
+    data = DataLoader(TensorDataset(torch.zeros(2, 8), torch.zeros(2, dtype=torch.long)), 1)
+    found = records(tmp_path, TinyNet(), Counting(), data=data, max_epochs=4)
+    assert [record.trainer.callbacks[0].settings["count"] for record in found] == [2, 4, 6, 8]
+    assert facts(found[-1]) == ["trainer.callbacks[0].settings.count"] * 4
+
+
+# -- the list -------------------------------------------------------------------------------------
+
+
+def test_the_list_is_bounded_and_says_so() -> None:
+    changes = ChangeList()
+    for step in range(MAX_OF_A_FACT + 2):
+        changes.add("trainer", {"noise": step}, {"noise": step + 1}, epoch=0, global_step=step)
+    assert len(changes.all()) == MAX_OF_A_FACT
+    assert [gap.fact for gap in changes.gaps] == ["changes.trainer.noise"]
+    many = {f"a{number}": 1 for number in range(2 * MAX_CHANGES)}
+    changes.add("model", dict.fromkeys(many, 0), many, epoch=1, global_step=9)
+    assert len(changes.all()) == MAX_CHANGES
+    assert [gap.fact for gap in changes.gaps] == ["changes.trainer.noise", "changes"]
+
+
+def test_a_long_value_is_cut_short() -> None:
+    changes = ChangeList()
+    changes.add("model", {"frozen": []}, {"frozen": ["x" * 9] * 1000}, epoch=0, global_step=1)
+    (change,) = changes.all()
+    assert change.before == []
+    assert (change.after["length"], change.after["first"]) == (1000, ["x" * 9] * 3)
+    assert len(str(change.after)) < MAX_LENGTH
