@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+from lightning_dtool.capture.arguments import capture_arguments
 from lightning_dtool.capture.fingerprint import fingerprint
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
 from lightning_dtool.capture.loaders import capture_loader, describe_setting
@@ -151,8 +152,10 @@ def _arguments(arguments: dict[str, Any], gaps: Gaps) -> dict[str, Any]:
 
 
 def _hyperparameters(datamodule: Any, gaps: Gaps) -> dict[str, Any]:
+    """Return the arguments of a user's DataModule: as it was made with, and as it has saved them."""
+    made = gaps.observe(lambda: capture_arguments(datamodule, gaps, "the DataModule's class"), None)
     given: dict[Any, Any] = gaps.observe(lambda: current_hyperparameters(datamodule), {})
-    return redact_mapping(encode_all(given, gaps), gaps)
+    return {**(made or {}), **redact_mapping(encode_all(given, gaps), gaps)}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.nn.parameter import is_lazy
 
+from lightning_dtool.capture.arguments import capture_arguments
 from lightning_dtool.capture.hyperparameters import current_hyperparameters, without_cli_keys
 from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Child, DatasetReference, Gaps, InitialWeights, Model, as_text
@@ -64,6 +65,7 @@ def capture_model(module: LightningModule, gaps: Gaps) -> Model:
         source=recorded_source(type(module), gaps.at("model.source")),
         source_sha256=source_digest(type(module)) if source else None,
         hyperparameters=encode_hyperparameters(current_hyperparameters(module), gaps),
+        arguments=capture_arguments(module, gaps.at("model.arguments"), "load_module"),
         parameters_total=total,
         parameters_trainable=trainable,
         children=_first(list(_children(module)), gaps.at("model.children")),

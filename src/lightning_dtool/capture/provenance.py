@@ -21,6 +21,7 @@ from lightning_dtool.capture.environment import capture_environment, requirement
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.randomness import capture_flags, capture_randomness, global_seed, random_states_json
+from lightning_dtool.capture.state import MAX_NAMES, missing_from_state
 from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
 from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import (
@@ -232,6 +233,9 @@ def describe(
         found.include(of_part)
     found.include(gaps)
     sources = training_datasets(observed.data) if source_datasets is None else source_datasets
+    missing = found.at("checkpoint.state_dict").observe(
+        lambda: missing_from_state(checkpoint, trainer, found.at("checkpoint.state_dict")), None
+    )
     record = Provenance(
         run=observed.run,
         checkpoint=Checkpoint(
@@ -241,6 +245,8 @@ def describe(
             saved_at=datetime.now(timezone.utc),
             weights_only="optimizer_states" not in checkpoint,
             monitors=capture_monitors(trainer, found) if trainer else [],
+            missing_keys=(missing or [])[:MAX_NAMES],
+            missing_keys_total=None if missing is None else len(missing),
         ),
         model=observed.model,
         loss=loss or Loss(),

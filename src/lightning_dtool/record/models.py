@@ -129,6 +129,14 @@ class Checkpoint(Section):
     monitors: list[Monitor] = Field(
         default=[], description="Metrics that the Trainer's ModelCheckpoint callbacks monitor."
     )
+    missing_keys: list[str] = Field(
+        default=[],
+        description="Names of the model's parameters and persistent buffers that the checkpoint lacks, at most 1000.",
+    )
+    missing_keys_total: Integer | None = Field(
+        default=None,
+        description="Number of these names. Null if the checkpoint was not compared with the model when it was saved.",
+    )
 
 
 class Identified(Protocol):
@@ -207,6 +215,12 @@ class Model(Section):
         description=(
             "`hparams` when the checkpoint was saved, and what only `hparams_initial` has. A value that is not JSON is "
             "recorded as its type with its content or repr."
+        ),
+    )
+    arguments: dict[str, Json] | None = Field(
+        default=None,
+        description=(
+            "Arguments of `__init__`, with defaults, captured when the module was made. Null if they are not known."
         ),
     )
     parameters_total: Integer | None = Field(default=None, description="Number of parameters.")

@@ -36,6 +36,9 @@ MAX_SIZE = 300_000
 MAX_HASHED = 64 * 2**20
 """Maximum number of bytes of tensors and arrays that are hashed for one value."""
 
+MAX_HASHED_ENTRIES = 10_000_000
+"""Maximum number of entries of a list that are hashed."""
+
 MAX_DEPTH = 40
 """Maximum depth of nested containers."""
 
@@ -275,7 +278,9 @@ def is_utf8(text: str) -> bool:
 
 
 def _digest_of_scalars(values: Any) -> str | None:
-    """Return the SHA-256 of the repr of a list or tuple of plain values; None if any value is not plain."""
-    if not isinstance(values, list | tuple) or not all(type(entry) in (bool, int, float, str) for entry in values):
+    """Return the SHA-256 of the repr of a list or tuple of plain values; None if it is too long or has other values."""
+    if not isinstance(values, list | tuple) or len(values) > MAX_HASHED_ENTRIES:
+        return None
+    if not all(type(entry) in (bool, int, float, str) for entry in values):
         return None
     return hashlib.sha256(repr(list(values)).encode("utf-8", "surrogatepass")).hexdigest()

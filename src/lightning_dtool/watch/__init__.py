@@ -5,6 +5,8 @@ A Trainer's callbacks learn neither, so this package observes torch itself, from
 import Lightning: it may not be loaded yet.
 """
 
+from lightning_dtool.watch import construction
+
 _installed = False
 
 
@@ -14,6 +16,7 @@ def install() -> None:
     if _installed:
         return
     _installed = True
+    construction.install()
 
 
 def is_installed() -> bool:

@@ -93,7 +93,16 @@ def _software(evidence: Evidence) -> Result:
 
 def _setup(evidence: Evidence) -> Result:
     record = evidence.record
-    gaps = evidence.gaps("model.hyperparameters", "loss", "optimizers", "schedulers", "trainer", "data.datamodule")
+    facts = (
+        "model.hyperparameters",
+        "model.arguments",
+        "loss",
+        "optimizers",
+        "schedulers",
+        "trainer",
+        "data.datamodule",
+    )
+    gaps = evidence.gaps(*facts)
     if gaps:
         return unknown(gaps, RECORD_AGAIN)
     if not record.trainer.settings or not (record.loss.calls or record.loss.operations):

@@ -74,7 +74,7 @@ def _persistent(evidence: Evidence) -> Result:
 
 def _captured(evidence: Evidence) -> Result:
     record = evidence.record
-    gaps = evidence.gaps("model.hyperparameters", "optimizers", "schedulers", "trainer.settings")
+    gaps = evidence.gaps("model.hyperparameters", "model.arguments", "optimizers", "schedulers", "trainer.settings")
     if gaps:
         return unknown(gaps, RECORD_AGAIN)
     if not record.optimizers or not record.trainer.settings:
