@@ -25,11 +25,11 @@ from torch.utils.data import (
 from counting import counted
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolDataModule, DtoolDataset
-from lightning_dtool.capture import fingerprint as fingerprints
+from lightning_dtool.capture import content
 from lightning_dtool.capture.data import capture_data, training_datasets, warn_about_foreign_data
-from lightning_dtool.capture.fingerprint import fingerprint
+from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint
 from lightning_dtool.data.samples import Items
-from lightning_dtool.record import Data, DataSource, Gaps
+from lightning_dtool.record import Data, DataSource, Gap, Gaps
 from lightning_dtool.store import FrozenDataset
 
 FILES = {f"{'oak' if i % 3 else 'elm'}/{i:02}.txt": bytes([65 + i]) for i in range(30)}
@@ -67,6 +67,10 @@ def observed(folder: Path, *data: Any, model: Any = None, **options: Any) -> Wat
     settings = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "enable_checkpointing": False}
     trainer(folder, watch, **{**settings, **options}).fit(model or Net(), *data)
     return watch
+
+
+def gap_of(watch: Watch, fact: str) -> Gap:
+    return next(gap for gap in watch.gaps if gap.fact == fact)
 
 
 def to_number(text: str) -> torch.Tensor:
@@ -261,7 +265,9 @@ def test_transforms_of_torchvision_datasets_are_recorded(tmp_path: Path) -> None
     assert source.classes == ["elm", "oak"]
     first = source.fingerprint
     assert first is not None
-    assert "names, sizes and classes of its files" in watch.gaps[0].reason
+    assert source.fingerprint_complete is False
+    assert "imgs: the content of 2 files" in gap_of(watch, "data.stages.train[0].fingerprint").reason
+    assert "names and sizes of 2 files" in gap_of(watch, "data.stages.train[0].dataset").reason
     moved = (tmp_path / "leaves").rename(tmp_path / "moved")
     again = torchvision.datasets.ImageFolder(str(moved), transform=to_tensor)
     assert observed(tmp_path, DataLoader(again)).source().fingerprint == first
@@ -430,7 +436,7 @@ def test_datasets_inside_subsets_and_concatenations_are_found(make_dataset: Any)
     data = capture_data(FakeTrainer(Subset(one, [0, 1]), ConcatDataset([one, Subset(two, [0])]), Unsized()), None, gaps)  # type: ignore[arg-type]
     found = [(source.dataset.name if source.dataset else None, source.count) for source in data.stages["train"]]
     assert found == [("one", 2), ("one", 3), ("two", 1), (None, None)]
-    assert "data.stages.train[2].dataset" in [gap.fact for gap in gaps]
+    assert "data.stages.train[3].dataset" in [gap.fact for gap in gaps]
     assert [reference.name for reference in training_datasets(data)] == ["one", "two"]
 
 
@@ -454,16 +460,18 @@ def test_all_data_without_a_uri_gives_one_warning(tmp_path: Path) -> None:
 
 def test_data_in_memory_has_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     def of(*tensors: Any) -> str | None:
-        return fingerprint(TensorDataset(*tensors))[0]
+        return fingerprint(TensorDataset(*tensors)).digest
 
     x, y = torch.arange(6.0), torch.arange(6)
     assert of(x, y) == of(x.clone(), y.clone()) is not None
     others = [of(x), of(x, y + 1), of(y, x), of(x.double(), y), of(x.reshape(6, 1), y), of(x.to(torch.bfloat16), y)]
     assert len({of(x, y), *others}) == 7
-    assert fingerprint([(x, 1), (y, 2)])[0] != fingerprint([(x, 1), (y, 3)])[0]
-    assert fingerprint(Endless()) == (None, "nothing")
-    monkeypatch.setattr(fingerprints, "MAX_FINGERPRINT_BYTES", 10)
-    assert fingerprint(TensorDataset(x)) == (None, "nothing (tensors is too large or not plain data)")
+    assert fingerprint([(x, 1), (y, 2)]).digest != fingerprint([(x, 1), (y, 3)]).digest
+    assert fingerprint(TensorDataset(x)).is_complete
+    assert fingerprint(Endless()) == Fingerprint(None, "nothing", ("the samples, which it does not hold in memory",))
+    monkeypatch.setattr(content, "MAX_BYTES", 20)
+    found = fingerprint(TensorDataset(x))
+    assert (found.is_complete, found.omits) == (False, ("tensors: more than the limit of 2e-05 MB in all",))
 
 
 @pytest.mark.parametrize(
@@ -477,9 +485,9 @@ def test_data_in_memory_has_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_a_fingerprint_costs_few_calls(data: Any) -> None:
-    content = data()
-    (digest, *_), calls = counted(fingerprint, content)
-    assert digest is None
+    samples = data()
+    found, calls = counted(fingerprint, samples)
+    assert not found.is_complete
     assert calls < 1_500_000
 
 

@@ -10,13 +10,23 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import (
+    ChainDataset,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    Sampler,
+    StackDataset,
+    Subset,
+    TensorDataset,
+)
 
 from lightning_dtool.capture.arguments import capture_arguments
-from lightning_dtool.capture.fingerprint import fingerprint
+from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint, holds_data
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
 from lightning_dtool.capture.loaders import capture_loader, describe_setting
 from lightning_dtool.capture.preprocessing import capture_hooks, describe_pipeline, transforms_of
+from lightning_dtool.capture.reachable import reachable
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.selection import selection_digest
@@ -24,6 +34,7 @@ from lightning_dtool.record import Data, DataModule, DatasetReference, DataSourc
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.redaction.text import redact_text
 from lightning_dtool.values.definitions import class_path, is_users
+from lightning_dtool.values.objects import attributes_of
 from lightning_dtool.values.reading import unreadable
 from lightning_dtool.values.writing import encode_all
 
@@ -32,6 +43,18 @@ MAX_SOURCES = 100
 
 _MAX_WRAPPERS = 20
 """Maximum number of nested wrappers around a dataset."""
+
+_COMBINATIONS = (ConcatDataset, ChainDataset, StackDataset)
+
+_OF_A_LOADER = frozenset(vars(DataLoader[Any](TensorDataset())))
+"""The attributes of every DataLoader."""
+
+_OF_A_DTOOL_DATASET = frozenset({"dataset", "transform", "target_transform", "_samples", "_positions"})
+
+_OF_A_KNOWN_SELECTION = ("count", "selection_digest", "targets_digest", "class_counts")
+"""Facts about the selected samples of a dataset."""
+
+_PACK = "pack it with `lightning-dtool pack` and train with DtoolDataModule"
 
 _GUIDELINE = (
     "Hartley and Olsson's guidelines for reproducible machine learning (dtoolAI, Patterns 2020) ask for training data"
@@ -74,11 +97,11 @@ def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: Gaps)
         if len(found) > MAX_SOURCES:
             reason = f"only the first {MAX_SOURCES} of its {len(found)} loaders are recorded"
             at_stage.add(reason, "concatenate datasets")
-        for index, loader in enumerate(found[:MAX_SOURCES]):
+        for loader in found[:MAX_SOURCES]:
             own = _Own(ours, stage, own_stages[stage]) if ours is not None and stage in own_stages else None
-            at_loader = at_stage.at(f"[{index}]")
-            observe = functools.partial(_from_loader, loader, own, at_loader)
-            stages.setdefault(stage, []).extend(at_loader.observe(observe, []))
+            sources = stages.setdefault(stage, [])
+            place = _Place(at_stage, len(sources))
+            sources += place.gaps.observe(functools.partial(_from_loader, loader, own, place), [])
     for stage in own_stages:
         if ours is not None and not stages.get(stage):
             at_data = gaps.at(f"data.stages.{stage}[0]")
@@ -198,16 +221,44 @@ def _of_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 # -- loaders -------------------------------------------------------------------------
 
 
-def _from_loader(loader: Any, own: _Own | None, gaps: Gaps) -> list[DataSource]:
-    """Describe what a loader reads. A concatenation of datasets gives several sources."""
+@dataclass(frozen=True)
+class _Place:
+    """The place of a source among those of its stage."""
+
+    stage: Gaps
+    index: int
+
+    @property
+    def gaps(self) -> Gaps:
+        return self.stage.at(f"[{self.index}]")
+
+    def after(self, sources: Sequence[DataSource]) -> "_Place":
+        return _Place(self.stage, self.index + len(sources))
+
+
+def _from_loader(loader: Any, own: _Own | None, place: _Place) -> list[DataSource]:
+    """Describe what a loader reads. A combination of datasets gives several sources."""
+    gaps = place.gaps
     described = gaps.at("loader").observe(lambda: capture_loader(loader, gaps.at("loader")), None)
     dataset = _attribute(loader, "dataset")
-    if dataset is None:  # a loader may be any iterable, such as a list of batches
-        sources = [_foreign(loader, {}, {}, gaps)]
-    else:
-        sources = gaps.observe(lambda: list(_from_dataset(dataset, own, gaps)), [])
-        sources = sources or [DataSource(class_path=class_path(type(dataset)))]
+    if dataset is not None:
+        unknown = [DataSource(class_path=class_path(type(dataset)))]
+        sources = gaps.observe(lambda: _from_dataset(dataset, own, place, _data_of_loader(loader)), unknown)
+    else:  # a loader may be any iterable, such as a list of batches
+        sources = _from_parts(loader, {}, place) or [_foreign(loader, {}, {}, gaps)]
     return [source.model_copy(update={"loader": described}) for source in sources]
+
+
+def _data_of_loader(loader: Any) -> dict[str, Any]:
+    """Return the data that a loader holds beside its dataset, as loaders of graphs do, by name."""
+    if type(loader) is DataLoader or type(loader).__module__.partition(".")[0] == "lightning_dtool":
+        return {}
+    kept = attributes_of(loader) or {}
+    return {
+        as_text(name): value
+        for name, value in kept.items()
+        if name not in _OF_A_LOADER and not isinstance(value, Sampler) and holds_data(value)
+    }
 
 
 # -- datasets -------------------------------------------------------------------------------------
@@ -223,6 +274,8 @@ class _Unwrapped:
     is_known: bool
     """Whether the selection is known."""
     transforms: dict[str, Any]
+    wrappers: list[Any]
+    """The wrappers other than torch's Subset, the outermost first."""
 
 
 def _unwrap(dataset: Any) -> _Unwrapped:
@@ -230,19 +283,22 @@ def _unwrap(dataset: Any) -> _Unwrapped:
     positions: Sequence[int] | None = None
     is_known = True
     transforms: dict[str, Any] = {}
+    wrappers: list[Any] = []
     for _ in range(_MAX_WRAPPERS):
         for name, value in _places(dataset).items():
             transforms[name if name not in transforms else f"{type(dataset).__name__}.{name}"] = value
-        inner = None if isinstance(dataset, DtoolDataset | ConcatDataset) else _inner(dataset)
+        inner = None if isinstance(dataset, (DtoolDataset, *_COMBINATIONS)) else _inner(dataset)
         if inner is None:
             break
+        if type(dataset) is not Subset:
+            wrappers.append(dataset)
         if isinstance(dataset, Subset):
             chosen = [int(index) for index in dataset.indices]
             positions = chosen if positions is None else [chosen[position] for position in positions]
         elif positions is not None or _length(dataset) != _length(inner):
             is_known = False
         dataset = inner
-    return _Unwrapped(dataset, positions if is_known else None, is_known, transforms)
+    return _Unwrapped(dataset, positions if is_known else None, is_known, transforms, wrappers)
 
 
 def _attribute(obj: Any, name: str) -> Any:
@@ -288,27 +344,64 @@ def _described(places: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]:
     return {name: describe_pipeline(value, gaps.at(name)) for name, value in places.items() if value is not None}
 
 
-def _from_dataset(dataset: Any, own: _Own | None, gaps: Gaps) -> Iterator[DataSource]:
+def _from_dataset(
+    dataset: Any, own: _Own | None, place: _Place, beside: Mapping[str, Any] | None = None
+) -> list[DataSource]:
+    """Describe a dataset. `beside` is other data from which its samples are made."""
     unwrapped = _unwrap(dataset)
     innermost = unwrapped.dataset
-    transforms = _described(unwrapped.transforms, gaps.at("transforms"))
-    if isinstance(innermost, ConcatDataset):
-        if innermost is not dataset:
-            reason = "a selection from concatenated datasets is recorded without the number of samples from each"
-            gaps.at("count").add(reason, "select first, then concatenate")
-        for part in innermost.datasets:
-            for source in _from_dataset(part, None, gaps):
-                merged = {"transforms": {**transforms, **source.transforms}}
-                unsure = (
-                    {}
-                    if innermost is dataset
-                    else dict.fromkeys(("count", "selection_digest", "targets_digest", "class_counts"))
-                )
-                yield source.model_copy(update={**merged, **unsure})
-    elif isinstance(innermost, DtoolDataset):
-        yield _ours(dataset, unwrapped, transforms, own, gaps)
-    else:
-        yield _foreign(dataset, transforms, _subset(unwrapped, gaps), gaps, innermost)
+    transforms = _described(unwrapped.transforms, place.gaps.at("transforms"))
+    if isinstance(innermost, _COMBINATIONS):
+        return _from_combination(dataset, innermost, transforms, place)
+    if isinstance(innermost, DtoolDataset):
+        return [_ours(dataset, unwrapped, transforms, own, place.gaps, beside or {})]
+    several = _from_parts(innermost, transforms, place)
+    if several:
+        return several
+    return [_foreign(dataset, transforms, _subset(unwrapped, place.gaps), place.gaps, unwrapped, beside)]
+
+
+def _from_combination(dataset: Any, innermost: Any, transforms: dict[str, Any], place: _Place) -> list[DataSource]:
+    """Describe the datasets that torch concatenates, chains or stacks."""
+    unsure: dict[str, Any] = {}
+    if innermost is not dataset:
+        reason = "a selection from several datasets is recorded without the number of samples from each"
+        place.gaps.at("count").add(reason, "select first, then concatenate")
+        unsure = dict.fromkeys(_OF_A_KNOWN_SELECTION)
+    parts = innermost.datasets
+    sources: list[DataSource] = []
+    for part in parts.values() if isinstance(parts, Mapping) else parts:
+        for source in _from_dataset(part, None, place.after(sources)):
+            merged = {"transforms": {**transforms, **source.transforms}}
+            sources.append(source.model_copy(update={**merged, **unsure}))
+    return sources
+
+
+def _from_parts(whole: Any, transforms: dict[str, Any], place: _Place) -> list[DataSource]:
+    """Describe the datasets inside an object that combines them in its own way. Empty if none is a dtool dataset."""
+    if not any(isinstance(found, DtoolDataset) for _, found in reachable(whole)):
+        return []
+    sources: list[DataSource] = []
+    for part in _parts(whole):
+        reason = f"a {class_path(type(whole))} makes its samples from several datasets in a way that is not known"
+        for source in _from_dataset(
+            _attribute(part, "dataset") if isinstance(part, DataLoader) else part, None, place.after(sources)
+        ):
+            place.after(sources).gaps.at("selection").add(reason, "use ConcatDataset, StackDataset or CombinedLoader")
+            merged = {"transforms": {**transforms, **source.transforms}, "selection": {}}
+            sources.append(source.model_copy(update={**merged, **dict.fromkeys(_OF_A_KNOWN_SELECTION)}))
+    if holds_data(whole):
+        sources.append(_foreign(whole, transforms, {}, place.after(sources).gaps))
+    return sources
+
+
+def _parts(whole: Any) -> Iterator[Any]:
+    """Yield the outermost datasets and loaders inside an object."""
+    for _, found in reachable(
+        whole, beyond=lambda found: found is whole or not isinstance(found, Dataset | DataLoader)
+    ):
+        if found is not whole and isinstance(found, Dataset | DataLoader):
+            yield found
 
 
 def _ours(
@@ -317,15 +410,22 @@ def _ours(
     transforms: dict[str, Any],
     own: _Own | None,
     gaps: Gaps,
+    beside: Mapping[str, Any],
 ) -> DataSource:
     """Describe a selection of a dtool dataset by its metadata. No item is read."""
     ours: DtoolDataset = unwrapped.dataset
     if not ours.is_verified:
         reason = "with verify=False, items are not compared with their recorded hashes when they are read"
         gaps.at("dataset.content_digest").add(reason, "leave out verify=False")
+    holder = next(filter(holds_data, unwrapped.wrappers), None)
+    beside = {**_data_of_subclass(ours), **beside}
+    own_data: dict[str, Any] = {}
+    if holder is not None or beside:
+        found = _fingerprint(holder if holder is not None else beside, beside if holder is not None else {}, gaps)
+        own_data = {"fingerprint": found.digest, "fingerprint_complete": found.is_complete}
     if own is not None and ours is dataset and own.datamodule.holds(own.stage, ours):
         selection = redact_mapping(own.datamodule.selection(own.stage), gaps.at("selection"))
-        return DataSource(**_of_facts(own.facts), selection=selection, transforms=transforms)
+        return DataSource(**_of_facts(own.facts), selection=selection, transforms=transforms, **own_data)
     frozen = ours.dataset
     chosen = ours if unwrapped.positions is None else ours.subset(unwrapped.positions)
     selection = _subset(unwrapped, gaps)
@@ -348,7 +448,14 @@ def _ours(
         class_counts=None if counts is None else {str(name): count for name, count in counts.items()},
         selection=selection,
         transforms=transforms,
+        **own_data,
     )
+
+
+def _data_of_subclass(dataset: DtoolDataset) -> dict[str, Any]:
+    """Return the data that an object of a user's subclass holds beside the dtool dataset, by name."""
+    kept = vars(dataset).items()
+    return {as_text(name): value for name, value in kept if name not in _OF_A_DTOOL_DATASET and holds_data(value)}
 
 
 def _subset(unwrapped: _Unwrapped, gaps: Gaps) -> dict[str, Any]:
@@ -372,26 +479,37 @@ def _foreign(
     transforms: dict[str, Any],
     selection: dict[str, Any],
     gaps: Gaps,
-    innermost: Any = None,
+    unwrapped: _Unwrapped | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> DataSource:
-    innermost = dataset if innermost is None else innermost
-    path = class_path(type(dataset))
-    nothing: tuple[str | None, str] = (None, "nothing")
-    digest, covers = gaps.at("fingerprint").observe(lambda: fingerprint(innermost), nothing)
+    innermost = dataset if unwrapped is None else unwrapped.dataset
+    content = unwrapped.wrappers[0] if unwrapped is not None and unwrapped.wrappers else innermost
+    found = _fingerprint(content, beside or {}, gaps)
     gaps.at("dataset").add(
         f"the data is a {class_path(type(innermost))}, not a dtool dataset: it has no URI, no UUID and no hash;"
-        f" the fingerprint covers {covers}",
-        "pack it with `lightning-dtool pack` and train with DtoolDataModule",
+        f" the fingerprint covers {found.covers}",
+        _PACK,
     )
     return DataSource(
-        class_path=path,
+        class_path=class_path(type(dataset)),
         count=_length(dataset),
         selection=selection,
         transforms=transforms,
         root=_root(innermost),
-        fingerprint=digest,
+        fingerprint=found.digest,
+        fingerprint_complete=found.is_complete,
         **_classes(innermost),
     )
+
+
+def _fingerprint(content: Any, beside: Mapping[str, Any], gaps: Gaps) -> Fingerprint:
+    """Return the fingerprint of data that is not in a dtool dataset, with a gap for what it leaves out."""
+    at_fingerprint = gaps.at("fingerprint")
+    nothing = Fingerprint(None, "nothing", ("everything",))
+    found = at_fingerprint.observe(lambda: fingerprint(content, beside), nothing)
+    if found.omits:
+        at_fingerprint.add(f"it leaves out {'; '.join(found.omits)}", _PACK)
+    return found
 
 
 def _length(dataset: Any) -> int | None:

@@ -2,130 +2,105 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from lightning_dtool.record import as_text
-from lightning_dtool.values.digests import digest_of_numbers, nbytes
+from lightning_dtool.capture.content import Content, FoundError, has_hidden_state
+from lightning_dtool.capture.tables import blocks_of
+from lightning_dtool.values.objects import attributes_of
 
-MAX_FINGERPRINT_BYTES = 64 * 2**20
-"""Maximum size of data in memory that gets a fingerprint, in bytes."""
+_MAX_NAMED = 20
+"""Maximum number of attributes that are named."""
 
-MAX_FINGERPRINT_ENTRIES = 10_000
-"""Maximum number of tensors and arrays of one attribute that a fingerprint covers."""
-
-_BYTES_OF_A_VALUE = 200
-"""Number of bytes that a plain value counts as. Writing a value as text takes as long as hashing this many bytes."""
-
-MAX_FINGERPRINT_FILES = 10_000
-"""Maximum number of files in a folder that gets a fingerprint."""
+_DATA = (torch.Tensor, np.ndarray, list, tuple, dict, set, frozenset, str, bytes, range, types.FunctionType)
+"""What is data itself, and not an object with attributes that hold data."""
 
 
-def fingerprint(dataset: Any) -> tuple[str | None, str]:
+@dataclass(frozen=True)
+class Fingerprint:
+    """A digest of the content of data that is not a dtool dataset.
+
+    Attributes:
+        digest: `sha256:…`; None if it would cover nothing.
+        covers: What it covers, in words.
+        omits: What it leaves out, in words; empty if it covers everything from which samples are made.
+    """
+
+    digest: str | None
+    covers: str
+    omits: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the digest covers everything from which samples are made."""
+        return self.digest is not None and not self.omits
+
+
+def fingerprint(dataset: Any, beside: Mapping[str, Any] | None = None) -> Fingerprint:
     """Return a digest of those parts of a dataset's content that are quick to read.
 
-    For data in memory, this covers tensors, arrays and lists of tensors, arrays or plain values. For a folder whose
-    files the dataset lists as torchvision's datasets do, it covers the names, sizes and targets of the files.
+    It covers what the dataset holds in memory: tensors, arrays, tables, plain values, and containers and objects of
+    these. Of files that the dataset lists, it covers the names, the sizes, and what the list says of them.
 
     Args:
         dataset: Any object. It is not changed, and no sample is requested.
+        beside: Other objects from which samples are made, by name.
 
     Returns:
-        `sha256:…` or None, and a description of what the digest covers.
+        The digest, what it covers, and what it leaves out: what is too large, what cannot be read without running
+        code, and what is read from files or a network while training.
 
     Example:
-        >>> fingerprint(torch.utils.data.TensorDataset(torch.zeros(2)))[1]
-        'what it holds in memory: tensors'
+        >>> found = fingerprint(torch.utils.data.TensorDataset(torch.zeros(2)))
+        >>> found.covers, found.is_complete
+        ('what it holds in memory: tensors', True)
     """
-    kept = getattr(dataset, "__dict__", None)
-    if isinstance(dataset, torch.Tensor | np.ndarray | list | tuple) or kept is None:
-        kept = {"data": dataset}
-    files: Any = kept.get("samples", kept.get("imgs"))
-    if _is_file_list(files):
-        return _fingerprint_of_files(files, kept.get("root"))
-    hasher = hashlib.sha256()
-    left = MAX_FINGERPRINT_BYTES
-    covered, omitted = [], []
-    for name, value in sorted(kept.items()):
-        if not isinstance(value, torch.Tensor | np.ndarray | list | tuple) or not len(value):
-            continue
-        reader = _Reader(left)
-        try:
-            lines = list(reader.lines(value))
-        except _TooMuchError:
-            omitted.append(as_text(name))
-            continue
-        left = reader.left
-        covered.append(as_text(name))
-        hasher.update(json.dumps([name, lines]).encode())
+    content = Content()
+    parts = {**_parts_of(dataset, content), **(beside or {})}
+    covered, lines = [], []
+    for name, value in parts.items():
+        content.holds_data = False
+        lines.append([name, content.line_of(value, name)])
+        if content.holds_data:
+            covered.append(name)
+    # If the files are known, it is known what is read.
+    omitted = [*content.omitted, *([] if content.files else content.reading)]
     if not covered:
-        return None, f"nothing ({', '.join(omitted)} is too large or not plain data)" if omitted else "nothing"
-    rest = f", not {', '.join(omitted)}" if omitted else ""
-    return f"sha256:{hasher.hexdigest()}", f"what it holds in memory: {', '.join(covered)}{rest}"
+        return Fingerprint(None, "nothing", tuple(omitted) or ("the samples, which it does not hold in memory",))
+    digest = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+    return Fingerprint(f"sha256:{digest}", _in_words(covered, content.files), tuple(omitted))
 
 
-class _TooMuchError(Exception):
-    """The content is too large or has no plain bytes."""
+def holds_data(value: Any) -> bool:
+    """Return whether an object holds arrays, tables or other data itself. Datasets inside it do not count.
+
+    Args:
+        value: A wrapper around a dataset, or another object.
+    """
+    content = Content(search=True)
+    try:
+        for name, part in _parts_of(value, content).items():
+            content.line_of(part, name)
+    except FoundError:
+        return True
+    return False
 
 
-class _Reader:
-    """Yields a line of text for each tensor, array or list of plain values, up to a limit of bytes."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-        self._entries = MAX_FINGERPRINT_ENTRIES
-
-    def lines(self, value: Any) -> Iterator[str]:
-        self._entries -= 1
-        if self._entries < 0:
-            raise _TooMuchError
-        if isinstance(value, torch.Tensor | np.ndarray):
-            self._spend(nbytes(value))
-            digest = digest_of_numbers(value)
-            if digest is None:
-                raise _TooMuchError
-            yield digest
-        elif isinstance(value, list | tuple):
-            self._spend(_BYTES_OF_A_VALUE * len(value))
-            if all(type(entry) in (bool, int, float, str) for entry in value):
-                self._spend(sum(len(entry) for entry in value if isinstance(entry, str)))
-                yield hashlib.sha256(json.dumps(value).encode()).hexdigest()
-                return
-            yield f"{len(value)} entries"
-            for entry in value:
-                yield from self.lines(entry)
-        elif type(value) in (bool, int, float, str):
-            yield json.dumps(value)
-        else:
-            raise _TooMuchError
-
-    def _spend(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
-            raise _TooMuchError
+def _parts_of(dataset: Any, content: Content) -> dict[str, Any]:
+    """Return the attributes of a dataset by name, or the dataset itself if it is data."""
+    is_data = isinstance(dataset, _DATA) or blocks_of(dataset) is not None
+    if is_data or attributes_of(dataset) is None or has_hidden_state(type(dataset)):
+        return {"data": dataset}
+    return content.attributes_of(dataset)
 
 
-def _is_file_list(files: Any) -> bool:
-    return (
-        isinstance(files, list)
-        and bool(files)
-        and all(isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) for entry in files[:100])
-    )
-
-
-def _fingerprint_of_files(files: list[tuple[str, Any]], root: Any) -> tuple[str | None, str]:
-    """Return a digest over the relative paths, sizes and targets of files. No file is opened."""
-    if len(files) > MAX_FINGERPRINT_FILES:
-        return None, f"nothing (there are {len(files)} files, more than {MAX_FINGERPRINT_FILES})"
-    start = os.fspath(root) if isinstance(root, str | os.PathLike) else None
-    lines = []
-    for path, target in files:
-        name = os.path.relpath(path, start) if start is not None else path
-        plain = target if type(target) in (bool, int, float, str) else None
-        lines.append(json.dumps([name.replace(os.sep, "/"), os.stat(path).st_size, plain]))
-    digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-    return f"sha256:{digest}", "the names, sizes and classes of its files, not their content"
+def _in_words(covered: list[str], files: int) -> str:
+    more = len(covered) - _MAX_NAMED
+    named = ", ".join(covered[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    about_files = f", and the names and sizes of {files} files, not their content" if files else ""
+    return f"what it holds in memory: {named}{about_files}"

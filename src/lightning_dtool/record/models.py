@@ -341,7 +341,15 @@ class DataSource(Section):
     loader: Loader | None = Field(default=None, description="The data loader.")
     root: str | None = Field(default=None, description="Folder of the data, if it is not a dtool dataset.")
     fingerprint: str | None = Field(
-        default=None, description="`sha256:…` over content that is quick to read, if the data is not a dtool dataset."
+        default=None,
+        description="`sha256:…` over content that is quick to read and not in a dtool dataset, when training began.",
+    )
+    fingerprint_complete: bool | None = Field(
+        default=None,
+        description=(
+            "Whether the fingerprint covers everything from which samples are made; if not, `gaps` names what it leaves"
+            " out. null if all data is in the dtool dataset."
+        ),
     )
 
 

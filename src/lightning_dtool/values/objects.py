@@ -179,7 +179,7 @@ def _write_object(value: Any, writer: "Writer", gaps: Gaps) -> Content:
 
 def _by_parameters(value: Any, writer: "Writer", gaps: Gaps) -> Content:
     cls = type(value)
-    kept = _attributes(value)
+    kept = attributes_of(value)
     without_parameters = cls.__init__ is object.__init__
     if without_parameters and (kept is None or getattr(cls, "__new__", None) is not object.__new__):
         gaps.add(
@@ -262,8 +262,12 @@ def _encoded_by_name(values: Mapping[str, Any], writer: "Writer", gaps: Gaps) ->
     return {as_text(name): writer.encode(value, gaps.at(name)) for name, value in values.items()}
 
 
-def _attributes(value: Any) -> dict[str, Any] | None:
-    """Return an object's attributes by name, without the bookkeeping of an `nn.Module`. None if it cannot have any."""
+def attributes_of(value: Any) -> dict[str, Any] | None:
+    """Return an object's attributes by name, without the bookkeeping of an `nn.Module`. None if it cannot have any.
+
+    Args:
+        value: Any object. None of its code runs.
+    """
     kept: dict[str, Any] = {}
     # Not `getattr`, which may call a user's `__getattr__`.
     for each in reversed(type(value).__mro__):

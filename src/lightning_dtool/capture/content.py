@@ -1,0 +1,481 @@
+"""A walk through what an object holds in memory, which gives a digest of its content."""
+
+import array
+import collections
+import datetime
+import decimal
+import enum
+import fractions
+import functools
+import hashlib
+import inspect
+import io
+import json
+import logging
+import os
+import random
+import re
+import struct
+import threading
+import types
+import uuid
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_dtool.capture.preprocessing import transforms_of
+from lightning_dtool.capture.sample_code import SampleCode, code_of_methods, reading_of, sample_code
+from lightning_dtool.capture.tables import Block, blocks_of
+from lightning_dtool.data.dataset import DtoolDataset
+from lightning_dtool.record import as_text
+from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_users
+from lightning_dtool.values.digests import digest_of_numbers, nbytes, state_digest
+from lightning_dtool.values.objects import attributes_of
+
+MAX_BYTES = 64 * 2**20
+"""Maximum size of data in memory that is read, in bytes."""
+
+MAX_ENTRIES = 10_000
+"""Maximum number of tensors, arrays, containers and objects of one attribute that are read."""
+
+MAX_FILES = 10_000
+"""Maximum number of files whose sizes are read."""
+
+MAX_OMITTED = 20
+"""Maximum number of omissions that are named."""
+
+_BYTES_OF_A_VALUE = 200
+"""Number of bytes that a plain value counts as. Writing a value as text takes as long as hashing this many bytes."""
+
+_MAX_DEPTH = 40
+"""Maximum depth of nested containers and objects."""
+
+_MAX_PATH = 1000
+"""Maximum length of a text that may be the path of a file."""
+
+_PLAIN = (bool, int, float, str, type(None))
+
+_FOLDERS = ("root", "root_dir", "data_dir")
+"""Attributes that say where data lies. Data that was moved has the same digest."""
+
+_PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
+
+_NO_CONTENT = (
+    logging.Logger, logging.Handler, weakref.ReferenceType, type(threading.Lock()), type(threading.RLock()),
+    threading.Condition, threading.Event, threading.Thread, threading.local, types.ModuleType, inspect.Signature,
+    random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, np.random.SeedSequence,
+    torch.Generator, pl.LightningModule, pl.LightningDataModule, pl.Trainer,
+)  # fmt: skip
+"""Objects that are no data, or that other parts of the record describe."""
+
+_AS_TEXT = (
+    complex, range, slice, decimal.Decimal, fractions.Fraction, uuid.UUID, datetime.date, datetime.time,
+    datetime.timedelta, datetime.tzinfo, re.Pattern, torch.dtype, torch.device, torch.layout, torch.memory_format,
+    torch.Size, np.dtype, type(...), type(NotImplemented),
+)  # fmt: skip
+"""Objects that their repr describes completely."""
+
+_HEAP_TYPE = 1 << 9
+"""The flag of every class that was defined in Python, and of some that were written in C."""
+
+_SIZE_OF_AN_OBJECT = type("Plain", (), {}).__basicsize__
+"""Size of an object of a class without slots that was defined in Python."""
+
+_SIZE_OF_A_SLOT = struct.calcsize("P")
+
+
+_TOO_MANY = f"more than {MAX_ENTRIES} arrays, containers and objects"
+
+
+class TooMuchError(Exception):
+    """The content is too large."""
+
+
+class FoundError(Exception):
+    """A search has found data."""
+
+
+class Content:
+    """A walk through the content of several objects, up to a limit of bytes and entries.
+
+    Args:
+        search: Whether to raise a `FoundError` at the first data that is not in a dataset inside the objects.
+    """
+
+    def __init__(self, *, search: bool = False) -> None:
+        self.omitted: dict[str, None] = {}
+        """What is left out, and why."""
+        self.reading: dict[str, None] = {}
+        """What is read by code while training."""
+        self.holds_data = False
+        """Whether the objects hold data, and not only settings."""
+        self.files = 0
+        """Number of files that are named."""
+        self._search = search
+        self._left = MAX_BYTES
+        self._entries = MAX_ENTRIES
+        self._stats_left = MAX_FILES
+        self._root = ""
+        self._inside: list[int] = []
+        self._lines_of_files: dict[int, str] = {}
+
+    def line_of(self, value: Any, name: str) -> str:
+        """Return a line of text that depends on the content of a value, and on nothing else.
+
+        Args:
+            value: Any object. None of its methods is called, except those of known libraries.
+            name: The name of its place, for what is left out.
+        """
+        self._entries = MAX_ENTRIES
+        return self._guarded(value, name)
+
+    def attributes_of(self, dataset: Any, place: str = "") -> dict[str, Any]:
+        """Return the attributes of a dataset that may hold data, by name, and note what its code reads elsewhere.
+
+        Args:
+            dataset: The dataset.
+            place: Its place.
+        """
+        kept = attributes_of(dataset) or {}
+        preparing = transforms_of(dataset)  # recorded as `transforms`, as the decoders are
+        preparing |= {name: kept[name] for name in ("decoder", "loader") if callable(kept.get(name))}
+        both = kept.get("transforms")
+        if type(both).__name__ == "StandardTransform":
+            preparing["transforms"] = both
+        self._root = next((os.fspath(kept[name]) for name in _FOLDERS if _is_path(kept.get(name))), self._root)
+        reads = self._look_at(sample_code(dataset), place, class_path(type(dataset)))
+        for name, value in preparing.items():
+            reading = reading_of(value)
+            if reading is not None:
+                reads = True
+                self._note_reading(_at(place, name), f"what it reads with `{reading}`")
+        return {
+            as_text(name): value
+            for name, value in sorted(kept.items())
+            # A file that the dataset does not read while training has been read already. Without a transform, its
+            # attribute is None.
+            if value is not None
+            and not (name in preparing or _is_folder(name, value) or (not reads and self._is_path_of_file(value)))
+        }
+
+    def _look_at(self, code: SampleCode, place: str, name: str) -> bool:
+        """Note what code reads elsewhere while training. Return whether it does, as far as this can be seen."""
+        if not code.is_visible:
+            self._note_reading(place, f"what the code of {name} reads, which is not written in Python")
+        elif code.reading is not None:
+            self._note_reading(place, f"what the code of {name} reads with `{code.reading}`")
+        return not code.is_visible or code.reading is not None
+
+    def _note_reading(self, place: str, what: str) -> None:
+        if self._search:
+            raise FoundError
+        self.reading[as_text(f"{place}: {what}" if place else what)] = None
+
+    def _note_data(self) -> None:
+        if self._search:
+            raise FoundError
+        self.holds_data = True
+
+    def omit(self, place: str, what: str) -> str:
+        """Note that something is left out, and return a line for it.
+
+        Args:
+            place: Where.
+            what: What is left out, or why.
+        """
+        if self._search:
+            raise FoundError
+        if len(self.omitted) < MAX_OMITTED:
+            self.omitted[as_text(f"{place}: {what}" if place else what)] = None
+        return f"without {what}"
+
+    # -- by kind ----------------------------------------------------------------------------------
+
+    def _guarded(self, value: Any, place: str) -> str:
+        """Return the line of a value that has a name of its own. If it is too large, it is left out alone."""
+        try:
+            return self._line(value, place, True)
+        except TooMuchError as error:
+            return self.omit(place, str(error))
+
+    def _line(self, value: Any, place: str, has_name: bool = False) -> str:
+        if type(value) in _PLAIN:
+            return self._plain(value, place)
+        if id(value) in self._inside:
+            return "an enclosing object"
+        if len(self._inside) >= _MAX_DEPTH:
+            return self.omit(place, f"what is nested more than {_MAX_DEPTH} levels deep")
+        self._entries -= 1
+        if self._entries < 0:
+            raise TooMuchError(_TOO_MANY)
+        self._inside.append(id(value))
+        try:
+            return self._compound(value, place, has_name)
+        finally:
+            self._inside.pop()
+
+    def _compound(self, value: Any, place: str, has_name: bool) -> str:
+        if type(value) in (tuple, list):  # first, as there may be thousands
+            return self._entries_of(value, place)
+        if type(value) in _PROXIES or isinstance(value, _NO_CONTENT):
+            return f"a {class_path(type(value))}"
+        if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+            return self._numbers(value, place)
+        if isinstance(value, bytes | bytearray | memoryview | array.array):
+            view = memoryview(value)
+            return self._bytes(class_path(type(value)), Block(view.nbytes, view.format, view.tobytes), place)
+        if isinstance(value, enum.Enum):
+            return f"{class_path(type(value))} {value.name}"
+        if isinstance(value, _AS_TEXT):
+            if isinstance(value, range):
+                self._note_data()
+            return f"{class_path(type(value))} {value!r}"
+        if isinstance(value, list | tuple | collections.deque):
+            return self._entries_of(value, place)
+        if isinstance(value, set | frozenset):
+            self._take_entries(value)
+            return _joined(class_path(type(value)), sorted(self._line(entry, f"{place}[…]") for entry in value))
+        if isinstance(value, dict | types.MappingProxyType):
+            return self._pairs_of(value, place, has_name)
+        if isinstance(value, DtoolDataset):
+            return f"a dtool dataset {value.dataset.content_digest}"
+        if isinstance(value, type):
+            return class_path(value)
+        if isinstance(value, functools.partial):
+            parts = {"func": value.func, "args": value.args, "keywords": value.keywords}
+            return self._by_name("partial", parts, place, has_name)
+        wrapped = value.__wrapped__ if isinstance(value, functools._lru_cache_wrapper) else value
+        if inspect.isroutine(wrapped):
+            return self._function(wrapped, place)
+        if _is_path(value):
+            return self._path(os.fsdecode(os.fspath(value)), place)
+        return self._object(value, place, has_name)
+
+    def _plain(self, value: Any, place: str) -> str:
+        if type(value) is int:
+            return f"{value:#x}"
+        if type(value) is not str:
+            return json.dumps(value)
+        if len(value) <= _MAX_PATH and ("." in value or os.sep in value) and self._is_file(value):
+            return self._path(value, place)
+        self._take(len(value))
+        return json.dumps(value) if len(value) < _MAX_PATH else f"str {_sha256(_encoded(value))}"
+
+    def _numbers(self, value: Any, place: str) -> str:
+        if isinstance(value, torch.Tensor):
+            if torch.nn.parameter.is_lazy(value) or value.is_meta:
+                return self.omit(place, "the elements of a tensor that has none yet")
+        elif value.dtype.hasobject:
+            return _joined(_form(value), [self._entries_of(np.asarray(value).ravel().tolist(), place)])
+        size = nbytes(value)
+        if size > self._left:
+            line = self.omit(place, f"{_megabytes(size)}, as the limit is {_megabytes(MAX_BYTES)} in all")
+            return f"{line} {_form(value)}"
+        self._take(size)
+        self._note_data()
+        if isinstance(value, np.ma.MaskedArray):
+            parts = (np.ma.getdata(value), np.ma.getmaskarray(value))
+            return _joined(_form(value), [str(digest_of_numbers(part)) for part in parts])
+        digest = digest_of_numbers(np.asarray(value) if isinstance(value, np.generic) else value)
+        if digest is None:
+            try:
+                digest = state_digest({"": value})
+            except Exception as error:  # a tensor that is spread over processes, or one of a user's class
+                return self.omit(place, f"a {_form(value)}, as reading it raised {type(error).__name__}")
+        return digest
+
+    def _bytes(self, name: str, block: Block, place: str) -> str:
+        """Return the line of a part of a table, an image or a buffer."""
+        start = f"{name} {block.header}"
+        if block.size > self._left:
+            line = self.omit(place, f"{_megabytes(block.size)}, as the limit is {_megabytes(MAX_BYTES)} in all")
+            return f"{line} {start}"
+        self._note_data()
+        content = block.read()
+        if isinstance(content, bytes):
+            self._take(len(content))
+            return _joined(start, [_sha256(content)])
+        return _joined(start, [self._line(content, place)])
+
+    def _entries_of(self, value: Any, place: str) -> str:
+        """Return the line of a list or a tuple. A list of files is described by their names and sizes."""
+        start = f"{class_path(type(value))} {len(value)}"
+        if id(value) in self._lines_of_files:  # torchvision's folders keep the same list twice
+            return self._lines_of_files[id(value)]
+        self._take_entries(value)
+        if len(value) and self._is_file(_path_in(value[0])):
+            line = self._lines_of_files[id(value)] = _joined(start, self._file_lines(value, place))
+            return line
+        if isinstance(value, list | tuple) and all(type(entry) in _PLAIN for entry in value):
+            self._take(sum(len(entry) for entry in value if isinstance(entry, str)))
+            integers = [f"{entry:#x}" for entry in value if type(entry) is int]
+            others = [None if type(entry) is int else [entry] for entry in value]
+            return _joined(start, [json.dumps(integers), json.dumps(others)])
+        if len(value) > self._entries and type(value[0]) not in _PLAIN:
+            raise TooMuchError(_TOO_MANY)
+        return _joined(start, (self._line(entry, f"{place}[{index}]") for index, entry in enumerate(value)))
+
+    def _pairs_of(self, value: Mapping[Any, Any], place: str, has_name: bool) -> str:
+        self._take_entries(value)
+        named = has_name and len(value) <= MAX_OMITTED
+        lines = []
+        for index, (key, entry) in enumerate(value.items()):
+            name = f"{place}[{key!r}]" if type(key) in (str, int) else f"{place}[{index}]"
+            lines += [self._line(key, name), self._guarded(entry, name) if named else self._line(entry, name)]
+        return _joined(f"{class_path(type(value))} {len(value)}", lines)
+
+    def _by_name(self, start: str, values: Mapping[str, Any], place: str, has_name: bool) -> str:
+        lines = []
+        for name, value in sorted(values.items()):
+            where = _at(place, name)
+            if _is_folder(name, value):
+                continue
+            lines += [name, self._guarded(value, where) if has_name else self._line(value, where)]
+        return _joined(start, lines)
+
+    def _function(self, value: Any, place: str) -> str:
+        owner = getattr(value, "__self__", None)
+        function = getattr(value, "__func__", value)
+        lines = [] if owner is None or isinstance(owner, types.ModuleType) else [self._line(owner, place)]
+        if isinstance(function, types.FunctionType) and is_users(function):
+            self._look_at(sample_code(function), place, class_path(function))
+            around = {"defaults": defaults(function), "closure": closure(function)}
+            lines += [digest_of_code(function.__code__), self._by_name("", around, place, False)]
+        return _joined(class_path(value), lines)
+
+    def _object(self, value: Any, place: str, has_name: bool) -> str:
+        """Return the line of a table, an image, a dataset or any other object that has attributes."""
+        cls, name = type(value), class_path(type(value))
+        blocks = blocks_of(value)
+        if blocks is not None:
+            return _joined(name, [self._bytes(part, block, f"{place} {part}") for part, block in blocks.items()])
+        kept = attributes_of(value)
+        if kept is None and all(getattr(cls, name) is getattr(object, name) for name in ("__init__", "__new__")):
+            return f"a {name}"  # it has no state
+        if kept is None or has_hidden_state(cls):
+            what = "an open file" if isinstance(value, io.IOBase) else f"the content of a {name}"
+            return self.omit(place, what)
+        if isinstance(value, Dataset | DataLoader) and self._search:
+            return "a dataset"
+        if isinstance(value, DataLoader):
+            return self._line(value.dataset, place, has_name)
+        if isinstance(value, Dataset):
+            kept = self.attributes_of(value, place)
+        elif is_users(cls):
+            self._look_at(code_of_methods(value), place, name)
+        else:
+            for attribute, path in kept.items():
+                if _is_path(path) and (not isinstance(path, str) or (os.sep in path and os.path.exists(path))):
+                    self.omit(_at(place, attribute), f"what a {name} reads from there")
+        return self._by_name(name, {as_text(key): entry for key, entry in kept.items()}, place, has_name)
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def _is_file(self, path: str) -> bool:
+        """Return whether a text is the path of a file, as far as the limit of files allows to look."""
+        if not path or "\0" in path or self._stats_left <= 0:
+            return False
+        self._stats_left -= 1
+        return os.path.isfile(os.path.join(self._root, path))
+
+    def _is_path_of_file(self, value: Any) -> bool:
+        return _is_path(value) and len(os.fspath(value)) <= _MAX_PATH and self._is_file(os.fsdecode(os.fspath(value)))
+
+    def _path(self, path: str, place: str) -> str:
+        """Return the line of a path: for a file, its name and size, as its folder differs between machines."""
+        if not self._is_file(path):
+            return f"path {os.path.basename(path)}"
+        self.files += 1
+        self.omit(place, "the content of the file that it names")
+        return json.dumps([os.path.basename(path), os.path.getsize(os.path.join(self._root, path))])
+
+    def _file_lines(self, entries: Any, place: str) -> Iterable[str]:
+        """Yield a line for each file of a list, with its name, its size and what the list says of it."""
+        self.files += len(entries)
+        few = len(entries) <= MAX_FILES
+        self.omit(place, f"the content of {len(entries)} files" + ("" if few else " and their sizes"))
+        paths = [_path_in(entry) for entry in entries]
+        start = f"{os.path.join(self._root, '')}" if self._root else _common_folder(paths)
+        for index, (entry, path) in enumerate(zip(entries, paths, strict=True)):
+            try:
+                size = os.stat(os.path.join(self._root, path)).st_size if few else None
+            except OSError:
+                size = None
+            rest = self._line(tuple(entry[1:]), f"{place}[{index}]") if isinstance(entry, tuple | list) else ""
+            yield json.dumps([path.removeprefix(start).replace(os.sep, "/"), size, rest])
+
+    # -- limits -----------------------------------------------------------------------------------
+
+    def _take_entries(self, container: Any) -> None:
+        self._take(_BYTES_OF_A_VALUE * len(container))
+        entries = container.values() if isinstance(container, Mapping) else container
+        if len(container) and not (self._search and all(isinstance(entry, Dataset | DataLoader) for entry in entries)):
+            self._note_data()
+
+    def _take(self, size: int) -> None:
+        if size > self._left:
+            raise TooMuchError(f"more than the limit of {_megabytes(MAX_BYTES)} in all")
+        self._left -= size
+
+
+def has_hidden_state(cls: type) -> bool:
+    """Return whether a class derives from one that was written in C, whose instances hold more than attributes.
+
+    Args:
+        cls: The class.
+    """
+    slots = sum(isinstance(entry, types.MemberDescriptorType) for each in cls.__mro__ for entry in vars(each).values())
+    if cls.__basicsize__ > _SIZE_OF_AN_OBJECT + slots * _SIZE_OF_A_SLOT:
+        return True
+    return any(not each.__flags__ & _HEAP_TYPE for each in cls.__mro__ if each is not object)
+
+
+def _form(value: Any) -> str:
+    return f"{class_path(type(value))} {value.dtype} {list(value.shape)}"
+
+
+def _joined(start: str, lines: Iterable[str]) -> str:
+    hasher = hashlib.sha256(f"{start}\n".encode("utf-8", "surrogatepass"))
+    for line in lines:
+        hasher.update(f"{line}\n".encode("utf-8", "surrogatepass"))
+    return hasher.hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _at(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike)
+
+
+def _is_folder(name: str, value: Any) -> bool:
+    return name in _FOLDERS and _is_path(value)
+
+
+def _path_in(entry: Any) -> str:
+    """Return the path in an entry of a list of files, such as `(path, target)`. Empty if there is none."""
+    first = entry[0] if isinstance(entry, tuple | list) and entry else entry
+    return os.fsdecode(os.fspath(first)) if isinstance(first, str | os.PathLike) and len(str(first)) < _MAX_PATH else ""
+
+
+def _common_folder(paths: list[str]) -> str:
+    """Return the longest folder, with a separator at its end, in which all files are."""
+    return os.path.commonpath([os.path.dirname(path) for path in paths]) + os.sep
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.4g} MB"

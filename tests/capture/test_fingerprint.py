@@ -1,0 +1,288 @@
+"""Fingerprints of data that is not a dtool dataset: what they cover, and what they say that they leave out."""
+
+import dataclasses
+import random
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import programs
+from lightning_dtool.capture import content
+from lightning_dtool.capture.content import has_hidden_state
+from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint, holds_data
+
+
+class Holder(Dataset):  # type: ignore[type-arg]
+    """A dataset that holds anything in its attributes."""
+
+    def __init__(self, data: Any, **others: Any) -> None:
+        self.data = data
+        self.__dict__.update(others)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        return self.data[index]
+
+
+class Slots:
+    __slots__ = ("itself", "values")
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+        self.itself = self
+
+
+@dataclasses.dataclass
+class Row:
+    x: Any
+    y: int = 1
+
+
+class Graph:
+    """As a graph in memory keeps its data: behind attributes with an underscore."""
+
+    def __init__(self, x: Any) -> None:
+        self._store = {"x": x, "parent": None}
+        self._lock = threading.Lock()
+
+
+def closed_over(values: Any) -> Callable[[int], Any]:
+    return lambda index: values[index]
+
+
+def masked(values: Any) -> Any:
+    return np.ma.MaskedArray(np.arange(4), mask=values > 5)
+
+
+def table(library: str, make: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+    return lambda values: make(pytest.importorskip(library), values)
+
+
+def image(values: Any) -> Any:
+    from PIL import Image
+
+    return [Image.fromarray(values.astype(np.uint8).reshape(2, 2))]
+
+
+FORMS: dict[str, Callable[[Any], Any]] = {
+    "array": lambda values: values,
+    "a dict": lambda values: {"reals": values},
+    "a dict of dicts of tensors": lambda values: {"a": {"b": [torch.tensor(values)]}},
+    "dicts in a list": lambda values: [{"x": value, "y": 1} for value in values.tolist()],
+    "texts": lambda values: [f"a text with {value}" for value in values],
+    "a set": lambda values: {f"{value}" for value in values},
+    "bytes": lambda values: [values.tobytes(), b"end"],
+    "an array of objects": lambda values: np.array([1, "a", None, {"x": values}], dtype=object),
+    "a masked array": masked,
+    "a sparse tensor": lambda values: torch.tensor(values).to_sparse(),
+    "a sparse matrix": table("scipy.sparse", lambda sparse, values: sparse.csr_array(values.reshape(2, 2))),
+    "an object": Graph,
+    "slots and a cycle": Slots,
+    "a dataclass": lambda values: [Row(values)],
+    "a closure": closed_over,
+    "a partial function": lambda values: partial(np.take, values),
+    "a bound method": lambda values: Holder(values).__getitem__,
+    "a dataset inside": Holder,
+    "a module": lambda values: torch.nn.ParameterList([torch.nn.Parameter(torch.tensor(values).float())]),
+    "an image": image,
+    "a DataFrame": table("pandas", lambda pandas, values: pandas.DataFrame({"a": values, "b": list("abcd")})),
+    "texts in a DataFrame": table(
+        "pandas", lambda pandas, values: pandas.DataFrame({"b": [f"text {value}" for value in values]})
+    ),
+    "objects in a DataFrame": table("pandas", lambda pandas, values: pandas.DataFrame({"b": [values, 1, "a"]})),
+    "an index": table("pandas", lambda pandas, values: pandas.DataFrame({"a": [0, 0, 0, 0]}, index=values)),
+    "a categorical Series": table("pandas", lambda pandas, values: pandas.Series(values).astype("category")),
+    "times in a Series": table("pandas", lambda pandas, values: pandas.Series(pandas.to_datetime(values))),
+    "a missing value": table(
+        "pandas", lambda pandas, values: pandas.Series([1, None if values[3] > 3 else 2, 3], dtype="Int64")
+    ),
+    "a frame of polars": table(
+        "polars", lambda polars, values: polars.DataFrame({"a": values, "b": [[1], [2], [3], []]})
+    ),
+    "a table of Arrow": table("pyarrow", lambda arrow, values: arrow.table({"a": values, "b": list("abcd")})),
+    "a slice of a table": table(
+        "pyarrow", lambda arrow, values: arrow.table({"a": np.concatenate([values, values])}).slice(2, 4)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_content_in_any_form_is_covered(form: str) -> None:
+    values = np.arange(4)
+    other = values.copy()
+    other[3] = 7
+    first, again, changed = (fingerprint(Holder(FORMS[form](each))) for each in (values, values.copy(), other))
+    assert first.is_complete, first.omits
+    assert first == again
+    assert first.covers == "what it holds in memory: data"
+    assert changed.digest != first.digest
+
+
+def test_every_attribute_is_covered() -> None:
+    x = torch.zeros(3)
+    found = {
+        fingerprint(Holder(x, **others)).digest
+        for others in ({}, {"_labels": [1]}, {"_labels": [2]}, {"_labels": [True]}, {"_labels": [1.0]}, {"shift": 3})
+    }
+    assert len(found) == 6
+    assert fingerprint({"a": [1, 12]}) != fingerprint({"a": [11, 2]})
+    assert fingerprint(["a", "b"]) != fingerprint(["b", "a"])
+
+
+def test_a_fingerprint_is_the_same_in_every_process(tmp_path: Path) -> None:
+    code = """
+import torch
+from lightning_dtool.capture.fingerprint import fingerprint
+print(fingerprint({"a": {"x", "y", "z"}, "b": [torch.zeros(2), object()], "c": len}).digest)
+"""
+    assert (
+        len({programs.run("-c", code, cwd=tmp_path, env={"PYTHONHASHSEED": seed}, fresh=True).stdout for seed in "12"})
+        == 1
+    )
+
+
+# -- what is left out -----------------------------------------------------------------------------
+
+
+def test_what_is_too_large_is_left_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MAX_BYTES", 10_000)
+
+    def of(size: int, label: int) -> Fingerprint:
+        return fingerprint(Holder({"images": np.zeros(size), "labels": np.array([label])}, names=["a"]))
+
+    found = of(2000, 1)
+    assert found.omits == ("data['images']: 0.016 MB, as the limit is 0.01 MB in all",)
+    assert found.covers == "what it holds in memory: data, names"
+    assert not found.is_complete
+    assert len({found.digest, of(2000, 2).digest, of(2001, 1).digest}) == 3
+
+
+class Reads(Holder):
+    def __getitem__(self, index: int) -> Any:
+        return self.row(index)
+
+    def row(self, index: int) -> Any:
+        return read_row(self.path, index)  # type: ignore[attr-defined]
+
+
+def read_row(path: str, index: int) -> Any:
+    return Path(path).read_text()[index]
+
+
+class FromMemory(Holder):
+    """It was read from a file when it was made."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(list(path.read_text()), path=path)
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        yield torch.rand(3)
+
+
+class Database:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def row(self, index: int) -> Any:
+        return self.connect().execute(index)
+
+    def connect(self) -> Any:
+        raise NotImplementedError
+
+
+def test_what_is_read_while_training_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "data.txt"
+    file.write_text("abcd")
+    assert fingerprint(Reads([1], path=str(file))).omits == ("path: the content of the file that it names",)
+    (by_code,) = fingerprint(Reads([1])).omits
+    assert by_code.endswith("reads with `read_row`")
+    (by_object,) = fingerprint(Holder([1], rows=Database("x"))).omits
+    assert by_object.startswith("rows: what the code of ")
+    (by_transform,) = fingerprint(Holder([1], transform=lambda path: np.load(path))).omits
+    assert by_transform == "transform: what it reads with `load`"
+    assert fingerprint(FromMemory(file)).is_complete
+    with file.open() as opened:
+        assert fingerprint(Holder([1], file=opened)).omits == ("file: an open file",)
+    assert fingerprint(Stream()).omits == ("the samples, which it does not hold in memory",)
+    assert fingerprint(x for x in [1]).digest is None
+    assert fingerprint(iter([1])).digest is None
+
+
+def test_files_are_covered_by_name_and_size(tmp_path: Path) -> None:
+    def folder(name: str, texts: dict[str, str]) -> Path:
+        for file, text in texts.items():
+            path = tmp_path / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path / name
+
+    one, moved = (folder(name, {"a.txt": "a", "b.txt": "b"}) for name in ("one", "two"))
+    larger = folder("three", {"a.txt": "aa", "b.txt": "b"})
+
+    def lists(root: Path) -> list[Any]:
+        names = ["a.txt", "b.txt"]
+        return [
+            Holder([str(root / name) for name in names]),
+            Holder([root / name for name in names]),
+            Holder([(str(root / name), 1) for name in names]),
+            Holder(names, root=str(root)),
+            Holder([{"image": str(root / name), "label": 1} for name in names]),
+        ]
+
+    for first, again, changed in zip(lists(one), lists(moved), lists(larger), strict=True):
+        found = fingerprint(first)
+        assert not found.is_complete
+        assert "not their content" in found.covers
+        assert found.digest == fingerprint(again).digest
+        assert found.digest != fingerprint(changed).digest
+
+
+def test_data_behind_a_handle_is_left_out(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = np.zeros(3)
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert "h5py" in fingerprint(Holder(file)).omits[0]
+
+
+def test_what_holds_no_data_does_not_count() -> None:
+    quiet = {"lock": threading.Lock(), "random": random.Random(1), "generator": torch.Generator(), "ends": ...}
+    first, second = (fingerprint(Holder(torch.zeros(2), **others)) for others in (quiet, quiet | {"random": None}))
+    assert first.is_complete
+    assert second.is_complete
+    assert not has_hidden_state(Holder)
+    assert has_hidden_state(type("Own", (threading.local,), {}))
+
+
+def test_an_error_of_a_users_object_is_not_raised() -> None:
+    class Rude:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError
+
+        __hash__ = None  # type: ignore[assignment]
+
+    assert fingerprint(Holder(Rude())).digest is None
+
+
+def test_wrappers_that_hold_data_are_told_from_those_that_do_not() -> None:
+    inner = TensorDataset(torch.zeros(4))
+    assert not holds_data(Holder(inner, transform=str.upper, shift=2, name="a"))
+    assert not holds_data(Holder([inner, inner]))
+    assert not holds_data(Holder({"a": inner, "b": DataLoader(inner)}))
+    assert holds_data(Holder(inner, labels=[1, 2]))
+    assert holds_data(Holder([inner, torch.zeros(2)]))
+    assert holds_data(Reads(inner))
