@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
+import torch
 from click.testing import Result
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader, Dataset
 
 from conftest import Run
-from kit import TinyNet, checkpoint_dataset, trainer
+from kit import TinyNet, checkpoint_dataset, loader, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.data.packing import pack
 from lightning_dtool.export.text.differences import MAX_PATCH_LINES
@@ -230,6 +233,54 @@ def test_diff_of_a_copy_elsewhere_is_printed_and_exits_with_zero(
     assert {entry["weight"] for entry in json.loads(run("diff", a, b, "--json").stdout)["differences"]} == {
         "same content"
     }
+
+
+class Files(Dataset):  # type: ignore[type-arg]
+    """Samples that are read from a file while training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Any:
+        rows = torch.load(self.path)
+        return rows[index], index % 3
+
+
+def test_diff_says_what_is_not_known_to_be_the_same(run: Run, tmp_path: Path) -> None:
+    uris = []
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        generator = torch.Generator().manual_seed(seed)
+        torch.save(torch.randn(6, 8, generator=generator), tmp_path / "rows.pt")
+        L.seed_everything(1)
+        provenance = DtoolProvenanceCallback(str(tmp_path / name))
+        trainer(tmp_path, provenance, max_epochs=1, limit_val_batches=0).fit(
+            TinyNet(), DataLoader(Files(tmp_path / "rows.pt"))
+        )
+        uris += provenance.uris
+    text = run("diff", *uris, code=1).stdout
+    place = re.escape("  data.stages.train[0]  (it leaves out path: the content of the file that it names")
+    assert re.search(rf"\nNOT KNOWN TO BE THE SAME \(\d+\)\n(  .*\n)*{place}", text)
+    assert "No relevant difference was found." not in text
+    found = json.loads(run("diff", *uris, "--json", code=1).stdout)
+    assert found["same"] in (None, False)
+    (data,) = (entry for entry in found["differences"] if entry["path"] == "data.stages.train[0]")
+    assert (data["kind"], data["weight"]) == ("unknown", "unknown")
+
+
+def test_diff_of_two_runs_on_the_same_data_in_memory_finds_no_difference(run: Run, tmp_path: Path) -> None:
+    uris = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        L.seed_everything(1)
+        provenance = DtoolProvenanceCallback(str(tmp_path / name))
+        trainer(tmp_path, provenance, max_epochs=1, limit_val_batches=0).fit(TinyNet(), loader(shuffle=True))
+        uris += provenance.uris
+    assert run("diff", *uris).stdout.endswith("No relevant difference was found.\n")
+    assert json.loads(run("diff", *uris, "--json").stdout)["same"] is True
 
 
 def test_diff_of_unreadable_checkpoints_is_an_error(run: Run, data: str, runs: tuple[str, str], tmp_path: Path) -> None:

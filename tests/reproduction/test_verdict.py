@@ -102,9 +102,11 @@ def test_the_most_likely_factor_comes_first() -> None:
         Difference("code.argv", "changed", ["a"], ["b"]),
         Difference("data.stages.train[0].count", "changed", 10, 12),
     )
-    assert factors(compared(factors=found)) == [
+    unknown = (Difference("data.stages.val[0]", "unknown", note="too large", weight="unknown"),)
+    assert factors(compared(factors=found, unknown=unknown)) == [
         "data.stages.train[0].count: 10 -> 12",
         "environment.python: 3.11 -> 3.12",
+        "data.stages.val[0]: not known to be the same (too large)",
     ]
 
 

@@ -15,6 +15,7 @@ from lightning_dtool.record import (
     DataSource,
     Environment,
     Epoch,
+    Gap,
     Lineage,
     Loss,
     LossCall,
@@ -420,3 +421,84 @@ def test_a_difference_names_its_section() -> None:
     assert [Difference(path, "added").section for path in ("optimizers[0].x", "model.y", "loss")] == [
         "optimizers", "model", "loss",
     ]  # fmt: skip
+
+
+# -- what is not known to be the same -------------------------------------------------------------
+
+
+def another_run(**parts: Any) -> Provenance:
+    """Return a record of another run."""
+    made = record(**parts)
+    return made.model_copy(update={"run": made.run.model_copy(update={"uuid": "another"})})
+
+
+def foreign(fingerprint: str | None, complete: bool | None, class_path: str = "a:Images") -> Data:
+    source = DataSource(class_path=class_path, fingerprint=fingerprint, fingerprint_complete=complete)
+    return Data(stages={"train": [source]})
+
+
+def unknown(a: Provenance, b: Provenance) -> list[tuple[str, str]]:
+    found = [difference for difference in record_differences(a, b) if difference.weight == "unknown"]
+    assert all(difference.kind == "unknown" for difference in found)
+    return [(difference.path, difference.note) for difference in found]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "expected"),
+    [
+        (foreign("sha256:1", True), foreign("sha256:1", True), False),
+        (foreign("sha256:1", False), foreign("sha256:1", False), True),
+        (foreign("sha256:1", False), foreign("sha256:2", False), False),  # they are known to differ
+        (foreign("sha256:1", True), foreign("sha256:1", False), True),
+        (foreign(None, False), foreign(None, False), True),
+        (foreign(None, None), foreign(None, None), True),
+        (trained_on(reference()), trained_on(reference()), False),
+        (
+            trained_on(reference(), fingerprint="sha256:1", fingerprint_complete=False),
+            trained_on(reference(), fingerprint="sha256:1", fingerprint_complete=False),
+            True,
+        ),
+    ],
+)
+def test_data_whose_content_is_not_identified_is_not_known_to_be_the_same(one: Data, two: Data, expected: bool) -> None:
+    gap = Gap(fact="data.stages.train[0].fingerprint", reason="it leaves out x")
+    found = unknown(record(data=one, gaps=[gap]), another_run(data=two, gaps=[gap]))
+    assert found == ([("data.stages.train[0]", "it leaves out x")] if expected else [])
+
+
+def test_whatever_both_records_have_a_gap_for_is_not_known_to_be_the_same() -> None:
+    gaps = [
+        Gap(fact="model.hyperparameters.act", reason="a lambda"),
+        Gap(fact="loss", reason="by hand"),
+        Gap(fact="optimizers[0].defaults", reason="too long"),
+        Gap(fact="randomness.global_seed", reason="not called"),  # the absence is the fact
+        Gap(fact="code.git", reason="no repository"),
+        Gap(fact="checkpoint.resume", reason="persistent workers"),
+    ]
+    one, two = record(gaps=gaps), another_run(gaps=[*gaps, Gap(fact="trainer.config", reason="only here")])
+    assert unknown(one, two) == [
+        ("model.hyperparameters.act", "a lambda"), ("loss", "by hand"), ("optimizers[0].defaults", "too long"),
+    ]  # fmt: skip
+    assert unknown(one, one) == []  # the same run
+
+
+def test_what_is_known_to_differ_is_not_unknown() -> None:
+    gaps = [Gap(fact="model.hyperparameters", reason="only in part"), Gap(fact="optimizers", reason="strange")]
+    one = record(gaps=gaps)
+    two = another_run(gaps=gaps, model=Model(class_path="leaves.net:LeafNet", hyperparameters={"lr": 0.2}))
+    assert unknown(one, two) == [("optimizers", "strange")]
+
+
+def test_an_order_that_follows_from_the_same_random_numbers_is_known() -> None:
+    def run(make: Any, source: str | None) -> Provenance:
+        gap = Gap(fact="data.order", reason="only with a DtoolDataModule")
+        made: Provenance = make(randomness=Randomness(repeatable_by=source), gaps=[gap])
+        return made
+
+    assert unknown(run(record, "seed"), run(another_run, "seed")) == []
+    assert unknown(run(record, None), run(another_run, None)) == [("data.order", "only with a DtoolDataModule")]
+
+
+def test_a_record_without_any_data_is_not_known_to_have_the_same() -> None:
+    gap = Gap(fact="data", reason="the checkpoint was saved without DtoolProvenanceCallback")
+    assert unknown(record(gaps=[gap]), another_run(gaps=[gap])) == [("data", gap.reason)]

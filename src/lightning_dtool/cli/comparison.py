@@ -17,9 +17,10 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
 
     Code is shown as a patch, packages by version and metrics side by side. Datasets are compared by UUID and by
     content; the same content under another URI is mentioned, and counts as equal. Differences that any two runs have
-    (UUIDs, times, durations, folders, user names) are shown with --all only.
+    (UUIDs, times, durations, folders, user names) are shown with --all only. Facts that determine a result and that
+    neither record holds are shown as not known to be the same.
 
-    The exit code is 0 if no relevant difference was found, else 1.
+    The exit code is 0 if no relevant difference was found and no such fact is unknown, else 1.
     """
     from lightning_dtool.loading.opening import open_checkpoint
     from lightning_dtool.reproduction.content import read_content
@@ -29,7 +30,8 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
     a, b = (read_content(dataset) for dataset in datasets)
     found = checkpoint_differences(a, b)
     shown = [difference for difference in found if everything or difference.weight != "incidental"]
-    same = all(difference.weight != "matters" for difference in found)
+    weights = {difference.weight for difference in found}
+    same = False if "matters" in weights else None if "unknown" in weights else True
     metrics = (a.record.metrics.at_checkpoint, b.record.metrics.at_checkpoint)
     if as_json:
         names = dict.fromkeys([*metrics[0], *metrics[1]])

@@ -16,7 +16,7 @@ from lightning_dtool.reproduction.content import read_content
 from lightning_dtool.reproduction.epochs import compare_metrics, compare_order, first_difference
 from lightning_dtool.reproduction.weights import compare_weights
 from lightning_dtool.results.comparison import Comparison, State
-from lightning_dtool.results.differences import Content, Difference, checkpoint_differences
+from lightning_dtool.results.differences import Content, Difference, checkpoint_differences, record_differences
 from lightning_dtool.values.digests import state_digest
 
 _NO_FACTOR = re.compile(
@@ -55,6 +55,7 @@ def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str]) -> Com
     """
     a, b = DtoolCheckpoint.from_uri(uri_a), DtoolCheckpoint.from_uri(uri_b)
     one, two = (load_safely(checkpoint.path, uri=checkpoint.uri) for checkpoint in (a, b))
+    contents = (read_content(a.dataset), read_content(b.dataset))
     return Comparison(
         uri_a=a.uri,
         uri_b=b.uri,
@@ -64,7 +65,8 @@ def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str]) -> Com
         metrics=compare_metrics(a.record, b.record),
         order=compare_order(a.record, b.record),
         first_difference=first_difference(a.record, b.record),
-        factors=tuple(factors(read_content(a.dataset), read_content(b.dataset))),
+        factors=tuple(factors(*contents)),
+        unknown=tuple(each for each in record_differences(a.record, b.record) if each.weight == "unknown"),
     )
 
 

@@ -100,9 +100,12 @@ def judged_rows(
 
 
 def factors(comparison: Comparison) -> list[str]:
-    """Return the differences that could explain a different result, one short line each, the likeliest first."""
-    found = [factor for factor in comparison.factors if explains(factor)]
-    found.sort(key=lambda factor: _rank(factor.section))
+    """Return the differences that could explain a different result, one short line each, the likeliest first.
+
+    They are followed by the facts that are not known to be the same.
+    """
+    found = [factor for factor in (*comparison.factors, *comparison.unknown) if explains(factor)]
+    found.sort(key=lambda factor: (factor.weight == "unknown", _rank(factor.section)))
     return [one_line(factor) for factor in found]
 
 
@@ -120,6 +123,8 @@ def one_line(factor: Difference) -> str:
     if factor.patch:
         lines = [line for line in factor.patch.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
         return f"{factor.path}: {' | '.join(line.strip() for line in lines[:4])}{' | …' if lines[4:] else ''}"
+    if factor.kind == "unknown":
+        return f"{factor.path}: not known to be the same ({_short(factor.note)})"
     if factor.kind == "changed":
         return f"{factor.path}: {_short(factor.before)} -> {_short(factor.after)}"
     return f"{factor.path}: {factor.kind}"

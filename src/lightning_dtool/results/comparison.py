@@ -140,6 +140,7 @@ class Comparison:
         first_difference: The first epoch in which the two differ; None if no recorded epoch differs.
         factors: Recorded inputs of the training that differ, and so could explain a different result: settings, data,
             code, packages, machine, random numbers, initial weights.
+        unknown: Inputs of the training that neither record holds completely, so that they may differ, too.
     """
 
     uri_a: str
@@ -151,6 +152,7 @@ class Comparison:
     order: OrderComparison
     first_difference: FirstDifference | None
     factors: tuple[Difference, ...]
+    unknown: tuple[Difference, ...] = ()
 
     @property
     def weights_identical(self) -> bool:

@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_dtool.export.text.differences import difference_lines
+from lightning_dtool.export.text.differences import difference_lines, unknown_lines
 from lightning_dtool.export.text.layout import address
 from lightning_dtool.export.text.values import MAX_ENTRIES, shortened
 from lightning_dtool.results.comparison import Comparison, MetricsComparison, OrderComparison, Weights
@@ -44,6 +44,8 @@ def model_comparison(found: Comparison) -> RenderableType:
             parts.append(Text(f"  and {len(found.factors) - MAX_ENTRIES} more (--json shows all)"))
     elif not found.identical:
         parts.append(Text("\nNo recorded factor differs, so the cause was not recorded."))
+    if not found.identical:
+        parts += unknown_lines(found.unknown)
     identical = "The two are identical." if found.identical else "The two are not identical."
     return Group(*parts, Text(f"\n{identical}", "bold"))
 

@@ -31,8 +31,9 @@ def record_differences(
     for sign, name, uri in zip("-+", names, uris, strict=True):
         parts += [title(f"{sign} {name}"), address(f"  {uri}")]
     sections: dict[str, list[Difference]] = {}
+    unknown = [difference for difference in found if difference.weight == "unknown"]
     for difference in found:
-        if not difference.path.startswith("metrics.at_checkpoint"):
+        if not difference.path.startswith("metrics.at_checkpoint") and difference.weight != "unknown":
             sections.setdefault(difference.section, []).append(difference)
     for section, entries in sections.items():
         parts.append(Text(f"\n{section.replace('_', ' ').upper()}", "bold"))
@@ -42,9 +43,25 @@ def record_differences(
             parts.append(Text(f"  and {len(entries) - MAX_ENTRIES} more (--json shows all)"))
     if any(metrics):
         parts += [Text("\nMETRICS AT THE CHECKPOINT", "bold"), _side_by_side(*metrics)]
+    parts += unknown_lines(unknown)
     if all(difference.weight != "matters" for difference in found):
-        parts.append(Text("\nNo relevant difference was found."))
+        but = " in what is recorded" if unknown else ""
+        parts.append(Text(f"\nNo relevant difference was found{but}."))
     return Group(*parts)
+
+
+def unknown_lines(unknown: Sequence[Difference]) -> Iterator[RenderableType]:
+    """Yield a heading and a line for each fact that is not known to be the same.
+
+    Args:
+        unknown: Differences of the kind `unknown`.
+    """
+    if unknown:
+        yield Text(f"\nNOT KNOWN TO BE THE SAME ({len(unknown)})", "bold yellow")
+    for difference in unknown[:MAX_ENTRIES]:
+        yield Text(f"  {printable(difference.path)}  ({shortened(difference.note)})", "yellow")
+    if len(unknown) > MAX_ENTRIES:
+        yield Text(f"  and {len(unknown) - MAX_ENTRIES} more (--json shows all)")
 
 
 def difference_lines(difference: Difference) -> Iterator[RenderableType]:

@@ -13,6 +13,7 @@ from lightning_dtool.record import Environment, Provenance
 from lightning_dtool.results.differences.difference import Difference
 from lightning_dtool.results.differences.packages import canonical_version, requirement_differences
 from lightning_dtool.results.differences.patches import source_differences
+from lightning_dtool.results.differences.unknown import unknown_differences
 from lightning_dtool.results.differences.walk import walk
 from lightning_dtool.results.differences.weights import is_redundant, weighed
 
@@ -60,6 +61,10 @@ def record_differences(a: Provenance, b: Provenance) -> list[Difference]:
         a: The first record.
         b: The second record.
 
+    Returns:
+        What differs, and what is not known to be the same: facts that determine a result and for which both records
+        have a gap, and data whose content neither identifies. Two checkpoints of one run share these.
+
     Example:
         ```python
         first = DtoolCheckpoint.from_uri("models/leafnet")
@@ -77,7 +82,9 @@ def record_differences(a: Provenance, b: Provenance) -> list[Difference]:
     }
     found = [difference for difference in found if not is_redundant(difference, found, before, after)]
     seeded = None not in (a.randomness.global_seed, b.randomness.global_seed)
-    return [weighed(difference, moved, seeded) for difference in found]
+    known = [weighed(difference, moved, seeded) for difference in found]
+    sections = list(Provenance.model_fields)
+    return sorted([*known, *unknown_differences(a, b, known)], key=lambda each: sections.index(each.section))
 
 
 def environment_differences(
