@@ -46,6 +46,6 @@ def test_each_training_leaves_a_record_and_unchanged_weights(tmp_path: Path, nam
     assert len(epochs) == t.max_epochs + (name == "swa")
     assert all(entry.learning_rates for entry in record.metrics.history)
     assert record.model.initial_weights is not None
-    assert record.model.initial_weights.origin == "initialised"
+    assert record.model.initial_weights.origin == "script"
     assert set(record.randomness.states) == {"import", "fit_start"}
     checkpoint.verify()

@@ -342,7 +342,8 @@ class DtoolProvenanceCallback(Callback):
         if self._recorder is None:
             parent = _parent(self._io.resumed_from) if self._io is not None else None
             trace = self.trace or (self._rehearsal is not None and self._rehearsal.traces)
-            self._recorder = Recorder(module, parent, self._fit_index, self.save_initial_weights, trace)
+            resumed_from = self._io.resumed_from if self._io is not None else None
+            self._recorder = Recorder(module, parent, resumed_from, self._fit_index, self.save_initial_weights, trace)
         return self._recorder
 
     def _finish(self, trainer: Trainer) -> None:
@@ -350,11 +351,13 @@ class DtoolProvenanceCallback(Callback):
         if self._io is None or self._recorder is None or self._finished:
             return
         self._finished = True
-        self._recorder.end(self._outcome)
         result = self._result()
-        for publication in self._io.publications:
+        own = [entry for entry in self._io.publications if entry.record.run.uuid == self._recorder.run_uuid]
+        held = [(entry.uri, str(entry.local_file)) for entry in own if entry.uri is not None and entry.local_file]
+        self._recorder.end(self._outcome, sorted(held, key=lambda entry: entry[0] != result.best))
+        for publication in own:
             uri = publication.uri
-            if uri is not None and publication.record.run.uuid == self._recorder.run_uuid:
+            if uri is not None:
                 self._annotate(publication, is_best=uri == result.best, is_last=uri == result.last)
         if os.getpid() != self._home_process:
             self._result_file.write_text(json.dumps(asdict(result)))

@@ -118,6 +118,8 @@ class DtoolCheckpoint:
         """
         item = self.dataset.item(relpath)
         path = self.dataset.path(item.identifier)
+        if relpath == CHECKPOINT_ITEM:
+            watch.files.note(path, self.uri)
         # The cache of a remote store verifies what it fetches.
         if local_path(self.uri) is not None:
             seen = (str(path), mark(path))

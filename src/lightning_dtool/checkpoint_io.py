@@ -25,7 +25,7 @@ from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.publishing.account import Account, Publication
 from lightning_dtool.publishing.dataset import Staged, dataset_name
 from lightning_dtool.publishing.failures import Failures
-from lightning_dtool.publishing.lightning_paths import absolute, is_transient, set_last_model_path
+from lightning_dtool.publishing.lightning_paths import absolute, set_last_model_path
 from lightning_dtool.publishing.linking import forget_link, free, reserve
 from lightning_dtool.publishing.publisher import Publisher, Retention
 from lightning_dtool.publishing.worker import Worker
@@ -33,6 +33,7 @@ from lightning_dtool.snapshot.copy import same_state, snapshot_if_possible, stor
 from lightning_dtool.snapshot.pickling import pickle_error
 from lightning_dtool.snapshot.staging import Staging
 from lightning_dtool.store import is_dataset_uri, normalize_uri
+from lightning_dtool.watch.files import is_tuner_checkpoint
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class DtoolCheckpointIO(CheckpointIO):
         """
         if self._load_instead is not None:
             path, self._load_instead = self._load_instead, None
-        self._loads_tuner_state = is_transient(path)
+        self._loads_tuner_state = is_tuner_checkpoint(path)
         if not self._loads_tuner_state:
             self._resumed_from = os.fspath(path)
         if is_dataset_uri(path):
@@ -383,4 +384,4 @@ def _without_async(checkpoint_io: CheckpointIO | None) -> CheckpointIO:
 
 def _is_training_checkpoint(checkpoint: Mapping[str, Any], path: str) -> bool:
     """Return False for the tuner's checkpoints, and for the bare weights that `ddp_spawn` passes to its parent."""
-    return "pytorch-lightning_version" in checkpoint and not is_transient(path)
+    return "pytorch-lightning_version" in checkpoint and not is_tuner_checkpoint(path)

@@ -8,7 +8,8 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 
 from kit import same, trainer, weights
-from lightning_dtool.capture.model import capture_initial_weights, capture_model
+from lightning_dtool.capture.initial_weights import capture_initial_weights
+from lightning_dtool.capture.model import capture_model
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.record import Model, Optimizer, Scheduler
 from lightning_dtool.values.digests import state_digest
@@ -22,7 +23,7 @@ class Capture(LossWatch):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         self.model: Model = capture_model(pl_module, self.gaps)
-        self.initial = capture_initial_weights(pl_module, None, self.gaps)
+        self.initial = capture_initial_weights(pl_module, self.gaps)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.optimizers: list[Optimizer] = capture_optimizers(trainer, pl_module, self.gaps)
@@ -55,7 +56,7 @@ def captured(tmp_path: Path, request: pytest.FixtureRequest) -> Capture:
     assert torch.equal(stream, torch.get_rng_state())
     assert _get_current_function_mode_stack() == []
     assert capture.initial.digest == initial != state_digest(module.state_dict())
-    assert capture.initial.origin == "initialised"
+    assert capture.initial.origin == "script"
     assert capture.model.parameters_total == sum(parameter.numel() for parameter in module.parameters())
     assert capture.model.source is not None
     assert capture.loss.training_step is not None

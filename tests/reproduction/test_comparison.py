@@ -314,9 +314,7 @@ def test_outcomes_of_training_are_not_factors() -> None:
         measured({"x": 1.0}, order={"0": "a"}, at_checkpoint={"x": 1}).model_copy(
             update={
                 "gaps": [Gap(fact="data", reason="?")],
-                "model": Model(
-                    class_path="a:A", initial_weights=InitialWeights(origin="initialised", digest="sha256:1")
-                ),
+                "model": Model(class_path="a:A", initial_weights=InitialWeights(origin="script", digest="sha256:1")),
             }
         )
     )
@@ -325,7 +323,7 @@ def test_outcomes_of_training_are_not_factors() -> None:
         update={
             "checkpoint": checkpoint,
             "lineage": Lineage(),
-            "model": Model(class_path="a:A", initial_weights=InitialWeights(origin="initialised", digest="sha256:2")),
+            "model": Model(class_path="a:A", initial_weights=InitialWeights(origin="script", digest="sha256:2")),
         }
     )
     assert [factor.path for factor in factors(a, Content(other))] == ["model.initial_weights.digest"]

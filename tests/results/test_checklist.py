@@ -29,6 +29,7 @@ from lightning_dtool.record import (
     Provenance,
     Randomness,
     Trainer,
+    WeightsSource,
     from_json,
     to_json,
 )
@@ -64,7 +65,7 @@ def complete(**parts: Any) -> Provenance:
         "model": Model(
             class_path="leaves.net:LeafNet",
             hyperparameters={"lr": 0.1},
-            initial_weights=InitialWeights(origin="initialised", digest="sha256:0123456789abcdef"),
+            initial_weights=InitialWeights(origin="script", seeded=True, digest="sha256:0123456789abcdef"),
         ),
         "loss": Loss(calls=[LossCall(name="torch.nn.functional:cross_entropy", kind="function")]),
         "optimizers": [Optimizer(class_path="a:SGD", defaults={}, param_groups=[GROUP])],
@@ -244,7 +245,14 @@ REPEATED = complete().data.model_copy(
     update={"stages": {**complete().data.stages, "test": [DataSource(dataset=LEAVES)]}}
 )
 ACCURACY = Metrics(objects=[MetricObject(attribute="accuracy", class_path="torchmetrics.classification:Accuracy")])
-PRETRAINED = InitialWeights(origin="pretrained", names=["IMAGENET1K_V1"], digest="sha256:0123456789abcdef")
+FILE = WeightsSource(kind="file", keys=["net.*"], keys_total=2, path="/net.pt", repository="lab/net", revision="3f49")
+RUN = WeightsSource(kind="continued", keys=["*"], keys_total=3, run_uuid="e3a1")
+
+
+def begun(origin: str, *sources: WeightsSource) -> InitialWeights:
+    return InitialWeights(origin=origin, sources=list(sources), keys_total=3, digest="sha256:0123456789abcdef")
+
+
 COMMIT = Git(commit="3f786850e387550fdab836ed7e6dc881de23001b", dirty=False, remote="https://git.example.org/net")
 SOURCE = Model(class_path="a:B", source="class B: ...")
 WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSource(dataset=LEAVES)]})
@@ -303,9 +311,16 @@ WHOLE_TWICE = Data(stages={"train": [DataSource(dataset=LEAVES)], "val": [DataSo
         ("run.order", complete(data=NO_WORKERS), FAIL, "order"),
         ("run.order", complete(), PASS, "1 epoch"),
         ("run.initial_weights", changed("model", initial_weights=None), FAIL, "no digest"),
-        ("run.initial_weights", complete(), PASS, "initialised, sha256:0123456789ab"),
-        ("run.initial_weights", changed("model", initial_weights=PRETRAINED), PASS,
-         "pretrained (IMAGENET1K_V1), sha256:0123456789ab"),
+        ("run.initial_weights", complete(), PASS, "made by the script (seeded); sha256:0123456789ab"),
+        ("run.initial_weights", changed("model", initial_weights=begun("file", FILE)), PASS,
+         "from the file lab/net at 3f49 /net.pt (2 of 3 tensors); sha256:0123456789ab"),
+        ("run.initial_weights", changed("model", initial_weights=begun("continued", RUN)), FAIL,
+         "continued from run e3a1, which published no checkpoint"),
+        ("run.initial_weights", changed("model", initial_weights=begun("continued", RUN.model_copy(
+            update={"dataset": LEAVES}))), PASS, "continued from run e3a1, checkpoint leaves"),
+        ("run.initial_weights", changed("model", initial_weights=begun("unknown")), FAIL, "not known"),
+        ("run.initial_weights", complete(gaps=[Gap(fact="model.initial_weights.origin", reason="x is gone")]), FAIL,
+         "x is gone"),
         ("run.loss", complete(), PASS, "cross_entropy"),
         ("run.loss", complete(loss=Loss(operations=["MeanBackward0"], training_step="def")), PASS, "by hand: 1 op"),
         ("run.loss", complete(loss=Loss(operations=["MeanBackward0"])), FAIL, "not recorded"),

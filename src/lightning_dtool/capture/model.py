@@ -1,11 +1,6 @@
-"""The model: its class, hyperparameters and children, and its initial weights."""
+"""The model: its class, hyperparameters and children."""
 
-import os
-import re
-import sys
-import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +10,8 @@ from torch.nn.parameter import is_lazy
 from lightning_dtool.capture.arguments import capture_arguments
 from lightning_dtool.capture.hyperparameters import current_hyperparameters, without_cli_keys
 from lightning_dtool.capture.source_text import recorded_source
-from lightning_dtool.record import Child, DatasetReference, Gaps, InitialWeights, Model, as_text
+from lightning_dtool.record import Child, Gaps, Model, as_text
 from lightning_dtool.values.definitions import class_path, source_digest, source_of, without_addresses
-from lightning_dtool.values.digests import opaque_names, state_digest
 from lightning_dtool.values.writing import encode_all
 
 MAX_ARCHITECTURE = 50_000
@@ -28,8 +22,6 @@ MAX_NAMES = 1000
 
 _MAX_PARTS = 20_000
 """Maximum number of modules and parameters of a module that is printed. PyTorch prints larger ones too slowly."""
-
-_WEIGHTS_NAME = re.compile(r"\w+_Weights\.\w+")
 
 
 def capture_model(module: LightningModule, gaps: Gaps) -> Model:
@@ -77,44 +69,6 @@ def capture_model(module: LightningModule, gaps: Gaps) -> Model:
 def encode_hyperparameters(hparams: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]:
     """Return hyperparameters as strict JSON, without LightningCLI's own keys."""
     return encode_all(without_cli_keys(hparams), gaps.at("model.hyperparameters"))
-
-
-def capture_initial_weights(
-    module: LightningModule, parent: DatasetReference | None, gaps: Gaps, stored: bool = False
-) -> InitialWeights:
-    """Return the origin and the digest of the weights. To be called when fitting starts.
-
-    Pretrained weights of torchvision are recognised by a hyperparameter, or by a bitwise comparison with the files that
-    torchvision has downloaded. Those of transformers are recognised by the name in the configuration of the model. If
-    pretrained weights can be neither found nor excluded, a gap says so.
-
-    Args:
-        module: The LightningModule, not wrapped by a strategy.
-        parent: The checkpoint that the weights were loaded from, if it is a dataset.
-        gaps: Receives a gap for everything that could not be determined.
-        stored: Whether the dataset contains the weights.
-    """
-    names: list[str] = []
-    try:
-        names = sorted({*_chosen_weights(module.hparams_initial), *_library_weights(module, gaps)})
-    except Exception as error:  # a library may have changed, and a user's class may raise anything
-        reason = f"looking for pretrained weights raised {type(error).__name__}"
-        gaps.at("model.initial_weights.names").add(reason)
-    origin = "checkpoint" if parent is not None else "pretrained" if names else "initialised"
-    return InitialWeights(origin=origin, names=names, checkpoint=parent, digest=_digest(module, gaps), stored=stored)
-
-
-def _digest(module: LightningModule, gaps: Gaps) -> str | None:
-    try:
-        state = module.state_dict()
-        for name in opaque_names(state):
-            reason = "the digest covers only the repr of this extra state"
-            gaps.at(f"model.initial_weights.digest.{as_text(name)}").add(reason, "keep tensors")
-        return state_digest(state)
-    except Exception as error:  # for example sharded tensors, or an unknown tensor class
-        reason = f"computing it raised {type(error).__name__}"
-        gaps.at("model.initial_weights.digest").add(reason)
-        return None
 
 
 def _size(parameter: torch.Tensor) -> int:
@@ -173,86 +127,3 @@ def _outline(module: torch.nn.Module) -> str:
             break
         lines.append(line)
     return "\n".join(lines)
-
-
-# -- pretrained weights -------------------------------------------------------------------------------
-
-
-def _chosen_weights(value: Any, depth: int = 0) -> Iterator[str]:
-    """Yield the names of torchvision's weights among hyperparameters."""
-    if isinstance(value, Mapping) and depth < 4:
-        for item in list(value.values())[:MAX_NAMES]:
-            yield from _chosen_weights(item, depth + 1)
-    elif isinstance(value, list | tuple) and depth < 4:
-        for item in value[:MAX_NAMES]:
-            yield from _chosen_weights(item, depth + 1)
-    elif _is_weights(value):
-        yield f"{type(value).__name__}.{value.name}"
-    elif isinstance(value, str) and _WEIGHTS_NAME.fullmatch(value):
-        yield value
-
-
-def _library_weights(module: LightningModule, gaps: Gaps) -> Iterator[str]:
-    """Yield the names of the pretrained weights of a module and its children."""
-    seen: list[str] = []
-    for name, child in module.named_modules():
-        if any(name.startswith(f"{outer}.") for outer in seen):
-            continue
-        library = type(child).__module__.partition(".")[0]
-        at_part = gaps.at(f"model.initial_weights.{name}")
-        if library == "torchvision" and ".models." in type(child).__module__:
-            seen.append(name)
-            yield from _torchvision_weights(child, at_part)
-        elif isinstance(getattr(child, "pretrained_cfg", None), Mapping) or library == "timm":
-            seen.append(name)
-            _doubt_timm(child, module.hparams_initial, at_part)
-        elif library == "transformers" and (path := getattr(getattr(child, "config", None), "_name_or_path", None)):
-            seen.append(name)
-            reason = "transformers keeps this name even if the model was built without pretrained weights"
-            at_part.add(reason, "compare the digest of the initial weights")
-            yield as_text(str(path))
-
-
-def _doubt_timm(child: torch.nn.Module, hparams: Mapping[str, Any], gaps: Gaps) -> None:
-    if hparams.get("pretrained") is False:
-        return
-    configuration = getattr(child, "pretrained_cfg", None) or {}
-    name = ".".join(str(configuration[key]) for key in ("architecture", "tag") if configuration.get(key))
-    reason = f"timm does not say whether {as_text(name) or 'pretrained'} weights were loaded"
-    remedy = "make `pretrained` a hyperparameter, or compare the digest of the initial weights"
-    gaps.add(reason, remedy)
-
-
-def _torchvision_weights(child: torch.nn.Module, gaps: Gaps) -> Iterator[str]:
-    """Yield the names of the downloaded weights of torchvision that a model contains."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    state = child.state_dict()
-    for kind in list(vars(sys.modules[type(child).__module__]).values()):
-        if not (isinstance(kind, type) and kind.__name__.endswith("_Weights")):
-            continue
-        for weights in filter(_is_weights, kind):  # type: ignore[call-overload]
-            file = folder / os.path.basename(weights.url)
-            if not file.is_file():
-                continue
-            if not zipfile.is_zipfile(file):  # an older format, which cannot be memory-mapped
-                reason = f"{kind.__name__}.{weights.name} was downloaded on this machine and may be in the model"
-                gaps.add(reason, "make the weights a hyperparameter")
-            elif _holds(state, torch.load(file, map_location="cpu", mmap=True, weights_only=True)):
-                yield f"{kind.__name__}.{weights.name}"
-
-
-def _holds(state: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
-    """Return True if a state contains any of these tensors under its name. Constant and small tensors are ignored."""
-    for name, tensor in weights.items():
-        mine = state.get(name)
-        if not isinstance(mine, torch.Tensor) or mine.shape != tensor.shape or mine.dtype != tensor.dtype:
-            continue
-        if mine.numel() >= 64 and torch.equal(mine.cpu(), tensor) and bool((tensor != tensor.flatten()[0]).any()):
-            return True
-    return False
-
-
-def _is_weights(value: object) -> bool:
-    """Return True for a member of torchvision's enumerations of weights. This does not import torchvision."""
-    api = sys.modules.get("torchvision.models._api")
-    return api is not None and isinstance(value, api.WeightsEnum)

@@ -18,6 +18,7 @@ from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.config import capture_config
 from lightning_dtool.capture.data import capture_data, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
+from lightning_dtool.capture.initial_weights import parents
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.randomness import capture_flags, capture_randomness, global_seed, random_states_json
@@ -72,6 +73,7 @@ class Observed:
     randomness: Randomness = field(default_factory=Randomness)
     trainer: Trainer = field(default_factory=Trainer)
     parent: DatasetReference | None = None
+    resumed: bool = False
     run_status: str = RUNNING
     gaps: Mapping[str, list[Gap]] = field(default_factory=dict)
     """Gaps by the part of the record at whose observation they were found."""
@@ -100,6 +102,7 @@ def observe_run(
     parent: DatasetReference | None = None,
     initial_weights: InitialWeights | None = None,
     fit_index: int | None = None,
+    resumed: bool = False,
 ) -> Observed:
     """Observe a run. To be called when training starts and the optimizers exist.
 
@@ -110,6 +113,7 @@ def observe_run(
         parent: The checkpoint that training resumes from, if it is a dataset.
         initial_weights: Where the initial weights came from, observed when fitting began.
         fit_index: Number of the recorded `fit` in this process, from 0.
+        resumed: Whether training resumes from a checkpoint, a dataset or not.
     """
     config_gaps = Gaps()
     config = config_gaps.at("trainer.config").observe(lambda: capture_config(trainer, config_gaps), None)
@@ -127,6 +131,7 @@ def observe_run(
         ),
         trainer=Trainer(config=config[0] if config else None),
         parent=parent,
+        resumed=resumed,
         gaps={"config": list(config_gaps), "general": list(general), "randomness": list(randomness_gaps)},
     )
     return observe_again(observed, ("model", "optimizers", "schedulers", "data", "trainer"), trainer, module)
@@ -258,11 +263,28 @@ def describe(
         environment=observed.environment,
         code=observed.sources.code,
         metrics=metrics or Metrics(),
-        lineage=Lineage(source_datasets=list(sources), parent_checkpoint=observed.parent, **_original()),
+        lineage=_lineage(observed, sources),
         changes=list(changes),
         gaps=list(found),
     )
     return Description(observed, record)
+
+
+def _lineage(observed: Observed, datasets: Iterable[DatasetReference]) -> Lineage:
+    original = _original()
+    reruns = {reference.uuid for reference in original.values()}
+    weights = observed.model.initial_weights
+    found = [dataset for dataset in parents(weights, observed.parent) if dataset.uuid not in reruns]
+    sources = weights.sources if weights is not None else []
+    files = {source.dataset.uuid for source in sources if source.dataset is not None and source.kind == "file"}
+    first = next((dataset for dataset in found if dataset.uuid not in files or dataset == observed.parent), None)
+    return Lineage(
+        source_datasets=list(datasets),
+        parent_checkpoint=first,
+        other_parents=[dataset for dataset in found if dataset is not first],
+        resumed=observed.resumed,
+        **original,
+    )
 
 
 def _original() -> dict[str, DatasetReference]:

@@ -1,7 +1,7 @@
 """A recorder that observes a run and describes its checkpoints."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,9 @@ from lightning_dtool.capture.code import collect_code, project_modules_changed
 from lightning_dtool.capture.data import training_datasets, warn_about_foreign_data
 from lightning_dtool.capture.history import History
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
+from lightning_dtool.capture.initial_weights import capture_initial_weights, remember_run
 from lightning_dtool.capture.look import Look
 from lightning_dtool.capture.loss import LossObserver
-from lightning_dtool.capture.model import capture_initial_weights
 from lightning_dtool.capture.optimizers import Schedule
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_again, observe_run
 from lightning_dtool.capture.randomness import AT_IMPORT, random_states
@@ -41,6 +41,7 @@ class Recorder:
     Args:
         module: The LightningModule, not wrapped by a strategy.
         parent: The checkpoint that the run resumes from, if it is a dataset.
+        resumed_from: The path or URI from which the run resumes, if any.
         fit_index: Number of the recorded `fit` in this process, from 0.
         keep_weights: Whether to store the initial weights in every checkpoint dataset.
         trace: Whether to store digests of all parameters after each optimizer step in every checkpoint dataset.
@@ -50,6 +51,7 @@ class Recorder:
         self,
         module: LightningModule,
         parent: DatasetReference | None = None,
+        resumed_from: str | None = None,
         fit_index: int | None = None,
         keep_weights: bool = False,
         trace: bool = False,
@@ -60,6 +62,7 @@ class Recorder:
         self._kept: Mapping[str, Any] | None = None
         self._tracer = Tracer(fit_index or 0) if trace else None
         self._parent = parent
+        self._resumed_from = resumed_from
         self._moments: dict[str, Any] = {"import": AT_IMPORT}
         self._initial_weights: InitialWeights | None = None
         self._history = History()
@@ -87,7 +90,7 @@ class Recorder:
                 lambda: snapshot(self._module.state_dict()), None
             )
         self._initial_weights = self._gaps.at("model.initial_weights").observe(
-            lambda: capture_initial_weights(self._module, self._parent, self._gaps, self._kept is not None), None
+            lambda: capture_initial_weights(self._module, self._gaps, self._resumed_from, self._kept is not None), None
         )
 
     @random_states_kept()
@@ -120,7 +123,10 @@ class Recorder:
 
     def _observe(self, trainer: LightningTrainer) -> Observed:
         self._look.changed(trainer, self._module)
-        return observe_run(trainer, self._module, self._moments, self._parent, self._initial_weights, self._fit_index)
+        resumed = self._resumed_from is not None
+        return observe_run(
+            trainer, self._module, self._moments, self._parent, self._initial_weights, self._fit_index, resumed
+        )
 
     def _observe_changes(self, trainer: LightningTrainer, before: Observed) -> Observed:
         """Observe again what may have changed since the last look, and list what has changed."""
@@ -212,10 +218,17 @@ class Recorder:
         """UUID of the run. None before training starts."""
         return self._observed.run.uuid if self._observed is not None else None
 
-    def end(self, outcome: str) -> None:
-        """Note how the run ended, for checkpoints that the script saves after the run."""
+    def end(self, outcome: str, checkpoints: Sequence[tuple[str, str]]) -> None:
+        """Note how the run ended, for checkpoints that the script saves after the run, and for later runs.
+
+        Args:
+            outcome: The status of the run.
+            checkpoints: URI and local file of each checkpoint that the run has published, the best one first.
+        """
         if self._observed is not None:
             self._observed = replace(self._observed, run_status=outcome)
+            uuid = self._observed.run.uuid
+            self._gaps.at("run").observe(lambda: remember_run(uuid, self._module, checkpoints), None)
 
     @random_states_kept()
     def describe(self, trainer: LightningTrainer, checkpoint: Mapping[str, Any], path: str) -> Description:

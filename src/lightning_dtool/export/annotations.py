@@ -55,9 +55,10 @@ def annotations(record: Provenance, run_status: str) -> dict[str, Any]:
         sources = record.lineage.source_datasets
         found |= source_annotations(sources)
         found["source_dataset_content_digest"] = _one_or_all(source.content_digest for source in sources)
-    if record.lineage.parent_checkpoint is not None:
-        found["parent_checkpoint_uri"] = record.lineage.parent_checkpoint.uri
-        found["parent_checkpoint_uuid"] = record.lineage.parent_checkpoint.uuid
+    parents = record.lineage.parents
+    if parents:
+        found["parent_checkpoint_uri"] = _one_or_all(parent.uri for parent in parents)
+        found["parent_checkpoint_uuid"] = _one_or_all(parent.uuid for parent in parents)
     for name, original in (("reproduces", record.lineage.reproduces), ("replicates", record.lineage.replicates)):
         if original is not None:
             found |= {f"{name}_uri": original.uri, f"{name}_uuid": original.uuid}

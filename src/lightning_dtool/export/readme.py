@@ -8,6 +8,7 @@ import yaml
 from lightning_dtool.items import item_descriptions
 from lightning_dtool.record import Provenance
 from lightning_dtool.results.evaluation import Evaluation
+from lightning_dtool.results.initial_weights import describe_origin
 from lightning_dtool.results.reproduction import Reproduction
 
 
@@ -20,6 +21,8 @@ def readme(record: Provenance, uri: str, relpaths: Collection[str]) -> str:
         relpaths: The items of the dataset.
     """
     model = record.model.class_path.rpartition(":")[2]
+    weights = record.model.initial_weights
+    parents = [{"name": data.name, "uri": data.uri, "uuid": data.uuid} for data in record.lineage.parents]
     content: dict[str, Any] = {
         "description": (
             f"Checkpoint of {model} after {record.checkpoint.global_step} optimizer steps "
@@ -31,8 +34,11 @@ def readme(record: Provenance, uri: str, relpaths: Collection[str]) -> str:
             "class": record.model.class_path,
             "parameters": record.model.parameters_total,
             "hyperparameters": record.model.hyperparameters,
+            **({"initial_weights": describe_origin(weights)} if weights is not None else {}),
         },
         "metrics": record.metrics.at_checkpoint,
+        # dserver draws lineage from `derived_from.uuid`. The training data are in annotations that it reads, too.
+        **({"derived_from": parents} if parents else {}),
         "training_data": [
             {"name": data.name, "uri": data.uri, "uuid": data.uuid} for data in record.lineage.source_datasets
         ],

@@ -46,6 +46,13 @@ class Publication:
         """URI of the dataset. None before it is frozen, and after it was deleted."""
         return self.dataset.uri if self.dataset is not None and not self.deleted else None
 
+    @property
+    def local_file(self) -> Path | None:
+        """A local file with the checkpoint: the plain file, or the item of a dataset that lies on this machine."""
+        if self.file is None and self.dataset is not None and local_path(self.dataset.uri) is not None:
+            return self.dataset.path(self.dataset.item(CHECKPOINT_ITEM).identifier)
+        return self.file
+
     def stored_state(self, epoch: int | None, global_step: int | None) -> Mapping[str, Any] | None:
         """Return the state, memory-mapped from the local file that holds it.
 
@@ -59,9 +66,7 @@ class Publication:
         if (self.record.checkpoint.epoch, self.record.checkpoint.global_step) != (epoch, global_step):
             return None
         try:
-            path = self.file
-            if path is None and self.dataset is not None and local_path(self.dataset.uri) is not None:
-                path = self.dataset.path(self.dataset.item(CHECKPOINT_ITEM).identifier)
+            path = self.local_file
             return None if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception:  # anything in the state may refuse a safe load
             return None

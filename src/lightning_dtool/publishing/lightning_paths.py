@@ -4,19 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-_TRANSIENT = (".lr_find_", ".scale_batch_size_")
-"""Beginnings of the names of the tuner's own checkpoints, which it saves, loads again and removes."""
-
 
 def absolute(path: str | os.PathLike[str]) -> str:
     """Return a local path as absolute, and a remote address unchanged."""
     path = os.fspath(path)
     return path if "://" in path else os.path.abspath(path)
-
-
-def is_transient(path: str | os.PathLike[str]) -> bool:
-    """Return True for the path of a checkpoint that the tuner saves for itself."""
-    return Path(path).name.startswith(_TRANSIENT)
 
 
 def set_last_model_path(checkpoint: dict[str, Any], path: str) -> None:

@@ -35,6 +35,7 @@ from lightning_dtool.record.models import (
     Scheduler,
     Section,
     Trainer,
+    WeightsSource,
 )
 from lightning_dtool.record.reading import from_json, json_schema, to_json
 from lightning_dtool.record.text import as_text
@@ -74,6 +75,7 @@ __all__ = [
     "Scheduler",
     "Section",
     "Trainer",
+    "WeightsSource",
     "as_text",
     "from_json",
     "json_schema",

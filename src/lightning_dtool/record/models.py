@@ -182,20 +182,50 @@ class Child(Section):
     parameters_trainable: Integer = Field(description="Number of parameters with `requires_grad`.")
 
 
+class WeightsSource(Section):
+    """Where some of the initial weights came from: each of these tensors was bitwise equal to the source's."""
+
+    kind: str = Field(
+        description=(
+            "`continued` (from an earlier run of the same process), `checkpoint` (from a checkpoint dataset) or `file`."
+        )
+    )
+    keys: list[str] = Field(
+        description="Their names in the state dict. `backbone.*` stands for all names below `backbone.`, `*` for all."
+    )
+    keys_total: Integer = Field(description="Number of these names.")
+    run_uuid: str | None = Field(default=None, description="UUID of the earlier run of the same process.")
+    dataset: DatasetReference | None = Field(
+        default=None,
+        description="The dtool dataset that holds the weights: a checkpoint, or one with a file of weights.",
+    )
+    path: str | None = Field(default=None, description="Path of the file from which they were read.")
+    sha256: str | None = Field(default=None, description="SHA-256 of the file.")
+    repository: str | None = Field(
+        default=None, description="Repository of the Hugging Face Hub that the file was downloaded from."
+    )
+    revision: str | None = Field(default=None, description="Commit of the repository.")
+    name: str | None = Field(
+        default=None, description="Name that a library gives the weights, such as `ResNet18_Weights.IMAGENET1K_V1`."
+    )
+
+
 class InitialWeights(Section):
-    """The weights with which training began."""
+    """The weights with which training began, observed when fitting starts."""
 
     origin: str = Field(
         description=(
-            "`initialised` (by the model's code), `pretrained` (by a library), or `checkpoint` (resumed or fine-tuned)."
+            "Kind of the source of most weights: `continued`, `checkpoint` or `file` (see `sources`), `script` (none "
+            "has another source: the script made them), or `unknown` (see `gaps`)."
         )
     )
-    names: list[str] = Field(
-        default=[], description="Names of the pretrained weights, such as `ResNet18_Weights.IMAGENET1K_V1`."
+    seeded: bool | None = Field(
+        default=None, description="Whether torch's generator had been seeded when fitting started. null if not known."
     )
-    checkpoint: DatasetReference | None = Field(
-        default=None, description="The checkpoint that they were loaded from, if it is a dataset."
+    sources: list[WeightsSource] = Field(
+        default=[], description="Where they came from, the source of most weights first. The script made the others."
     )
+    keys_total: Integer | None = Field(default=None, description="Number of names in the state dict.")
     digest: str | None = Field(
         default=None, description="`sha256:…` over the sorted names, dtypes, shapes and bytes of the state dict."
     )
@@ -538,7 +568,15 @@ class Lineage(Section):
         description="The datasets that the model was trained on so far, also those that are no longer in use.",
     )
     parent_checkpoint: DatasetReference | None = Field(
-        default=None, description="The checkpoint from which training started."
+        default=None,
+        description="The checkpoint from which training resumed, or from which most of the initial weights came.",
+    )
+    other_parents: list[DatasetReference] = Field(
+        default=[], description="Other datasets from which some of the initial weights came."
+    )
+    resumed: bool = Field(
+        default=False,
+        description="Whether training resumed from a checkpoint (`ckpt_path`), with its optimizers and its progress.",
     )
     reproduces: DatasetReference | None = Field(
         default=None, description="The checkpoint whose training `lightning-dtool reproduce` ran again."
@@ -547,6 +585,12 @@ class Lineage(Section):
         default=None,
         description="The checkpoint whose training `lightning-dtool replicate` ran again, with other data.",
     )
+
+    @property
+    def parents(self) -> list[DatasetReference]:
+        """All datasets from which initial weights came, the most important one first."""
+        first = [self.parent_checkpoint] if self.parent_checkpoint is not None else []
+        return [*first, *self.other_parents]
 
 
 @public

@@ -230,8 +230,9 @@ class _Session:
 
     def _parent(self, original: Original, options: Options, generation: int) -> str | None:
         """Return the checkpoint that a resumed training starts from: reproduced first, or the recorded one."""
-        reference = original.record.lineage.parent_checkpoint
-        if reference is None:
+        lineage = original.record.lineage
+        reference = lineage.parent_checkpoint
+        if reference is None or not lineage.resumed:
             return None
         if generation >= MAX_GENERATIONS:
             raise ReproductionError(

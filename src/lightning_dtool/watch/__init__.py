@@ -5,7 +5,7 @@ A Trainer's callbacks learn neither, so this package observes torch itself, from
 import Lightning: it may not be loaded yet.
 """
 
-from lightning_dtool.watch import construction
+from lightning_dtool.watch import construction, files, replaced
 
 _installed = False
 
@@ -17,6 +17,8 @@ def install() -> None:
         return
     _installed = True
     construction.install()
+    files.install()
+    replaced.install()
 
 
 def is_installed() -> bool:

@@ -13,8 +13,11 @@ from lightning_dtool.results.checklist.findings import (
     passes,
     unknown,
 )
+from lightning_dtool.results.initial_weights import describe_origin
 
 RUN = "Further facts that determine the result"
+
+_LOADED = "load weights from a checkpoint dataset or a file, after lightning_dtool was imported"
 
 _SEED = "call lightning.seed_everything(seed, workers=True) before training"
 
@@ -92,8 +95,17 @@ def _initial_weights(evidence: Evidence) -> Result:
     weights = evidence.record.model.initial_weights
     if weights is None or weights.digest is None:
         return fails("there is no digest of the initial weights", RECORD_AGAIN)
-    names = f" ({named(weights.names)})" if weights.names else ""
-    return passes(f"{weights.origin}{names}, {weights.digest[:19]}")
+    gaps = evidence.gaps("model.initial_weights.origin", "model.initial_weights.sources")
+    if gaps:
+        return unknown(gaps, _LOADED)
+    if weights.origin == "unknown":
+        return fails("their origin is not known", _LOADED)
+    if any(source.kind == "continued" and source.dataset is None for source in weights.sources):
+        return fails(
+            f"{describe_origin(weights)}, which published no checkpoint with these weights",
+            "save a checkpoint at the end of each training that another one continues",
+        )
+    return passes(f"{describe_origin(weights)}; {weights.digest[:19]}")
 
 
 def _loss(evidence: Evidence) -> Result:

@@ -1,0 +1,445 @@
+"""The origin of the weights with which training begins.
+
+A statement rests on the content: a tensor came from a file or an earlier run only if it is bitwise equal to a tensor
+there. What was put into the model and is found nowhere is unknown.
+"""
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch.utils.weak import WeakIdKeyDictionary
+
+from lightning_dtool.capture.tensor_match import (
+    Candidate,
+    Matches,
+    ModelTensors,
+    digest,
+    is_plain,
+    patterns,
+    sample_of,
+)
+from lightning_dtool.capture.weight_files import (
+    UnreadableError,
+    hub_repository,
+    sha256,
+    tensors_in,
+    torchvision_files,
+    torchvision_name,
+)
+from lightning_dtool.errors import LightningDtoolError
+from lightning_dtool.items import CHECKPOINT_ITEM
+from lightning_dtool.record import DatasetReference, Gaps, InitialWeights, WeightsSource, as_text
+from lightning_dtool.store import FrozenDataset
+from lightning_dtool.values.digests import opaque_names, state_digest
+from lightning_dtool.watch import files, replaced
+
+_MAX_NAMES = 1000
+"""Maximum number of names that are recorded for one source."""
+
+_MAX_RUNS = 8
+"""Number of earlier runs of the process whose last weights are known."""
+
+_MAX_FILES = 100
+"""Maximum number of files that are compared with the model."""
+
+_SEED_BITS = 32
+"""Lightning, NumPy and people choose seeds below 2**32; torch's own first seed is a random number of up to 64 bits."""
+
+_FIRST_SEED = torch.initial_seed()
+
+_CONTINUED, _CHECKPOINT, _FILE, _SCRIPT, _UNKNOWN = "continued", "checkpoint", "file", "script", "unknown"
+
+
+@dataclass(frozen=True)
+class EndedRun:
+    """The last weights of a recorded run of this process.
+
+    Attributes:
+        uuid: UUID of the run.
+        module: The LightningModule, while it exists.
+        candidates: Its tensors. Only their digests are kept.
+        changed: The names of the parameters that the run has changed.
+        checkpoints: URI and local file of each checkpoint that the run has published, the best one first.
+    """
+
+    uuid: str
+    module: Callable[[], LightningModule | None]
+    candidates: Sequence[Candidate]
+    changed: frozenset[str]
+    checkpoints: Sequence[tuple[str, str]]
+
+
+_ended: deque[EndedRun] = deque(maxlen=_MAX_RUNS)
+
+_begun: MutableMapping[LightningModule, dict[str, tuple[int, int]]] = WeakIdKeyDictionary()
+"""The `id` and version of each parameter when fitting began."""
+
+
+@dataclass
+class _Source:
+    """A file or an earlier run that may hold weights of the model."""
+
+    kind: str
+    read: Callable[[], Sequence[Candidate]]
+    path: str | None = None
+    run: EndedRun | None = None
+    uri: str | None = None
+    same_module: bool = False
+    matches: Matches = field(default_factory=Matches)
+
+
+def capture_initial_weights(
+    module: LightningModule, gaps: Gaps, resumed_from: str | None = None, stored: bool = False
+) -> InitialWeights:
+    """Return the origin and the digest of the weights. To be called when fitting starts.
+
+    Args:
+        module: The LightningModule, not wrapped by a strategy.
+        gaps: Receives a gap for everything that could not be determined.
+        resumed_from: The path or URI from which Lightning has restored the weights, if any (`ckpt_path`).
+        stored: Whether the dataset contains the weights.
+    """
+    _begun[module] = _versions(module)
+    seeded = _seeded()
+    state: Mapping[str, Any] | None = None
+    sources: list[WeightsSource] = []
+    origin = _UNKNOWN
+    try:
+        state = _state(module)
+        origin, sources = _origin(module, state, gaps.at("model.initial_weights"), resumed_from)
+    except Exception as error:  # for example an unknown tensor class, or a state_dict of the user's
+        reason = f"comparing the weights with the files that were read raised {type(error).__name__}"
+        gaps.at("model.initial_weights.origin").add(reason)
+    return InitialWeights(
+        origin=origin,
+        seeded=seeded,
+        sources=sources,
+        keys_total=len(state) if state is not None else None,
+        digest=_digest(module, gaps),
+        stored=stored,
+    )
+
+
+def remember_run(uuid: str, module: LightningModule, checkpoints: Sequence[tuple[str, str]]) -> None:
+    """Keep the digests of a run's last weights, so that a later run of this process can be known to continue it.
+
+    Args:
+        uuid: UUID of the run.
+        module: The LightningModule, not wrapped by a strategy.
+        checkpoints: URI and local file of each checkpoint that the run has published, the best one first.
+    """
+    with torch.no_grad():
+        candidates = [_by_digest(name, tensor) for name, tensor in module.state_dict().items() if is_plain(tensor)]
+    before = _begun.get(module, {})
+    changed = frozenset(name for name, version in _versions(module).items() if before.get(name) != version)
+    _ended.append(EndedRun(uuid, weakref.ref(module), candidates, changed, checkpoints))
+    replaced.accounted_for(module)
+
+
+def parents(weights: InitialWeights | None, resumed: DatasetReference | None) -> list[DatasetReference]:
+    """Return the datasets from which a model's weights came, the most important one first.
+
+    Args:
+        weights: The initial weights.
+        resumed: The checkpoint that training resumed from, if it is a dataset.
+    """
+    found = {resumed.uuid: resumed} if resumed is not None else {}
+    for source in weights.sources if weights is not None else []:
+        if source.dataset is not None:
+            found.setdefault(source.dataset.uuid, source.dataset)
+    return list(found.values())
+
+
+def dataset_of(path: str) -> tuple[DatasetReference, bool] | None:
+    """Return the dataset that a local file is an item of, and whether it is the checkpoint of a checkpoint dataset.
+
+    Args:
+        path: The file, or a link to it.
+    """
+    uri = files.uri_of(path)
+    real = Path(path).resolve()
+    for place in [uri] if uri is not None else [str(parent) for parent in real.parents][1:4]:
+        try:
+            dataset = FrozenDataset.from_uri(place)
+            reference = DatasetReference.of(dataset)
+        except LightningDtoolError:  # a plain file
+            continue
+        is_checkpoint = uri is not None or real == Path(place, "data", CHECKPOINT_ITEM)
+        return reference, is_checkpoint
+    return None
+
+
+# -- where the weights came from ---------------------------------------------------------------------
+
+
+def _origin(
+    module: LightningModule, state: Mapping[str, Any], gaps: Gaps, resumed_from: str | None
+) -> tuple[str, list[WeightsSource]]:
+    suspects = {
+        "put_in": replaced.put_in(module),
+        "trained": replaced.trained(module),
+        "older": replaced.older(module),
+    }
+    candidates = _sources(module)
+    if not candidates and not any(suspects.values()):
+        return _SCRIPT, []
+    model = ModelTensors(state)
+    problems: list[str] = []
+    chosen = _choose(module, model, candidates, suspects["put_in"], problems)
+    missing = model.significant(model.entries.keys() - {name for source in chosen for name in source.matches.pairs})
+    unknown, reason, remedy = _unknown(module, missing, suspects, problems)
+    described = [_describe(module, source, state) for source in chosen]
+    if not unknown:
+        return (described[0].kind if described else _SCRIPT), described
+    most = not described or model.size(unknown) > model.size(chosen[0].matches.pairs)
+    gaps.at("origin" if most else "sources").add(f"{reason}: {_listed(patterns(unknown, state))}", remedy)
+    return (_UNKNOWN if most else described[0].kind), described
+
+
+def _sources(module: LightningModule) -> list[_Source]:
+    """Return everything that may hold weights of the model; of sources with equal weights, the first one counts."""
+    runs = [
+        _Source(_CONTINUED, partial(getattr, run, "candidates"), run=run, same_module=run.module() is module)
+        for run in reversed(_ended)
+    ]
+    read = [file.path for file in files.read_files()][:_MAX_FILES]
+    library = [path for path in torchvision_files(module) if path not in read] if replaced.older(module) else []
+    published = [
+        _Source(_CONTINUED, partial(tensors_in, path), path=path, run=run, uri=uri)
+        for run in reversed(_ended)
+        for uri, path in run.checkpoints
+    ]
+    return [
+        *(run for run in runs if run.same_module),
+        *(_Source(_FILE, partial(tensors_in, path), path=path) for path in [*read, *library]),
+        *(run for run in runs if not run.same_module),
+        *published,
+    ]
+
+
+def _choose(
+    module: LightningModule, model: ModelTensors, sources: list[_Source], put_in: set[int], problems: list[str]
+) -> list[_Source]:
+    """Return the sources of the weights: first the one that holds most of them, then the one with most of the rest."""
+    tensors = _tensors(module)
+    put = {name for name, tensor in tensors.items() if id(tensor) in put_in}
+    trainable = {name for name, tensor in tensors.items() if tensor.requires_grad}
+    left = set(model.entries)
+    everything = model.significant(left)
+    for source in sources:
+        try:
+            found = model.matches(source.read())
+        except UnreadableError as error:
+            problems.append(f"{source.path} {error}")
+            continue
+        if _is_telling(source, found, put, trainable):
+            source.matches = found
+        if everything <= source.matches.names():
+            break  # the others can hold no more, and are less likely
+    chosen: list[_Source] = []
+    while True:
+        best = max(
+            sources, key=lambda source: model.size(model.significant(source.matches.names() & left)), default=None
+        )
+        if best is None or not model.significant(best.matches.names() & left):
+            return chosen
+        best.matches.pairs = {name: other for name, other in best.matches.pairs.items() if name in left}
+        left -= best.matches.names()
+        chosen.append(best)
+        sources = [source for source in sources if source is not best]
+
+
+def _is_telling(source: _Source, matches: Matches, put_in: set[str], trainable: set[str]) -> bool:
+    """Return False if the weights may be equal only because the same seed made them twice, and nothing trained them."""
+    names = matches.names()
+    if source.same_module or names & put_in:
+        return True
+    run = source.run or _run_of(source.path or "")
+    if run is not None:
+        return any(name.removeprefix("state_dict.") in run.changed for name in matches.pairs.values())
+    return bool(names & trainable) or files.is_older(source.path or "")
+
+
+def _run_of(path: str) -> EndedRun | None:
+    """Return the run of this process that has published a file."""
+    real = os.path.realpath(path)
+    return next((run for run in _ended for _, file in run.checkpoints if os.path.realpath(file) == real), None)
+
+
+def _describe(module: LightningModule, source: _Source, state: Mapping[str, Any]) -> WeightsSource:
+    names = source.matches.names()
+    described = WeightsSource(
+        kind=source.kind, keys=[as_text(name) for name in patterns(names, state)][:_MAX_NAMES], keys_total=len(names)
+    )
+    if source.run is not None:
+        published = source.uri or _published(source.run, source.matches, state)
+        return described.model_copy(
+            update={"run_uuid": source.run.uuid, "dataset": _reference(published) if published else None}
+        )
+    path = source.path or ""
+    found = dataset_of(path)
+    publication = found or _publication_at(path)
+    if publication is not None and publication[1]:
+        return described.model_copy(update={"kind": _CHECKPOINT, "dataset": publication[0], "path": as_text(path)})
+    repository, revision = hub_repository(path) or _configured(module, names) or (None, None)
+    return described.model_copy(
+        update={
+            "path": as_text(path),
+            "sha256": sha256(path),
+            "repository": repository,
+            "revision": revision,
+            "name": torchvision_name(path) or _timm_name(module, names),
+            "dataset": publication[0] if publication is not None else None,
+        }
+    )
+
+
+def _published(run: EndedRun, matches: Matches, state: Mapping[str, Any]) -> str | None:
+    """Return the URI of the first checkpoint of a run that holds the same weights."""
+    same = ModelTensors({name: state[name] for name in matches.pairs})
+    for uri, path in run.checkpoints:
+        try:
+            if same.significant(same.entries) <= same.matches(tensors_in(path)).names():
+                return uri
+        except UnreadableError:
+            continue
+    return None
+
+
+def _publication_at(path: str) -> tuple[DatasetReference, bool] | None:
+    """Return the dataset that a plain file of this process was published as: that of a remote store."""
+    for run in _ended:
+        for uri, published in run.checkpoints:
+            if os.path.realpath(published) == os.path.realpath(path) and (found := _reference(uri)) is not None:
+                return found, True
+    return None
+
+
+def _reference(uri: str) -> DatasetReference | None:
+    try:
+        return DatasetReference.of(FrozenDataset.from_uri(uri))
+    except LightningDtoolError:  # deleted since then
+        return None
+
+
+# -- what libraries say ------------------------------------------------------------------------------
+
+
+def _configured(module: LightningModule, names: set[str]) -> tuple[str, str | None] | None:
+    """Return the repository and commit in the configuration of the model of transformers that holds some weights."""
+    for name, part in module.named_modules():
+        if type(part).__module__.partition(".")[0] != "transformers" or not _holds(name, names):
+            continue
+        config = getattr(part, "config", None)
+        repository = getattr(config, "_name_or_path", None)
+        if isinstance(repository, str) and repository and not os.path.exists(repository):
+            revision = getattr(config, "_commit_hash", None)
+            return as_text(repository), as_text(revision) if isinstance(revision, str) else None
+    return None
+
+
+def _timm_name(module: LightningModule, names: set[str]) -> str | None:
+    for name, part in module.named_modules():
+        configuration = part.__dict__.get("pretrained_cfg")
+        if isinstance(configuration, Mapping) and _holds(name, names):
+            parts = [str(configuration[key]) for key in ("architecture", "tag") if configuration.get(key)]
+            return as_text(".".join(parts)) or None
+    return None
+
+
+def _holds(part: str, names: set[str]) -> bool:
+    return not part or any(name.startswith(f"{part}.") for name in names)
+
+
+# -- what is not known -------------------------------------------------------------------------------
+
+
+def _unknown(
+    module: LightningModule, missing: set[str], suspects: Mapping[str, set[int]], problems: list[str]
+) -> tuple[set[str], str, str]:
+    """Return the names of the weights that have an unknown origin, the reason, and a remedy."""
+    tensors = _tensors(module)
+    found = {
+        kind: {name for name in missing if name in tensors and id(tensors[name]) in ids}
+        for kind, ids in suspects.items()
+    }
+    every = set().union(*found.values())
+    if found["trained"]:
+        reason = "an optimizer changed these weights before this run, in a training that was not recorded"
+        return every, reason, "add DtoolProvenanceCallback to the Trainer of that training, too"
+    if found["put_in"]:
+        lost = [f"{file.path} {change}" for file in files.read_files() if (change := _change(file))]
+        reason = "load_state_dict put in values that no file that was read holds"
+        if lost or problems:
+            reason += f" ({'; '.join([*lost, *problems][:3])})"
+        return every, reason, "load the weights from a file, and keep it until training has begun"
+    reason = "these weights were made before lightning_dtool was imported, and may have been loaded"
+    return every, reason, "import DtoolProvenanceCallback before you make the model"
+
+
+def _change(file: files.ReadFile) -> str | None:
+    now = files.file_state(file.path)
+    if now is None:
+        return "is gone"
+    return "has changed since it was read" if now != file.state else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(as_text(name) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _seeded() -> bool | None:
+    seed = torch.initial_seed()
+    if seed >> _SEED_BITS == 0:
+        return True
+    return False if seed == _FIRST_SEED else None
+
+
+def _by_digest(name: str, tensor: torch.Tensor) -> Candidate:
+    sample, sha = sample_of(tensor).clone(), digest(tensor)
+    dtype, shape = tensor.dtype, tuple(tensor.shape)
+    return Candidate(
+        name,
+        shape,
+        lambda: sample,
+        lambda other: other.dtype == dtype and tuple(other.shape) == shape and digest(other) == sha,
+    )
+
+
+def _tensors(module: LightningModule) -> dict[str, torch.Tensor]:
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return parameters | dict(module.named_buffers(remove_duplicate=False))
+
+
+def _versions(module: LightningModule) -> dict[str, tuple[int, int]]:
+    named = module.named_parameters(remove_duplicate=False)
+    return {name: (id(parameter), replaced.version(parameter)) for name, parameter in named}
+
+
+def _state(module: LightningModule) -> Mapping[str, Any]:
+    try:
+        return module.state_dict()
+    except Exception:  # for example an extra state of the user's; the gap of the digest says so
+        return _tensors(module)
+
+
+def _digest(module: LightningModule, gaps: Gaps) -> str | None:
+    try:
+        state = module.state_dict()
+        for name in opaque_names(state):
+            reason = "the digest covers only the repr of this extra state"
+            gaps.at(f"model.initial_weights.digest.{as_text(name)}").add(reason, "keep tensors")
+        return state_digest(state)
+    except Exception as error:  # for example sharded tensors, or an unknown tensor class
+        reason = f"computing it raised {type(error).__name__}"
+        gaps.at("model.initial_weights.digest").add(reason)
+        return None

@@ -1,0 +1,250 @@
+"""Tensors that are bitwise equal: which entries of a model a file, or an earlier run, holds."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.parameter import is_lazy
+
+_SAMPLES = 32
+"""Number of elements that are compared before a whole tensor is."""
+
+_SIGNIFICANT = 8
+"""Minimum number of elements of a tensor that says by itself where it is from."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tensor of a source, read when it is compared.
+
+    Attributes:
+        name: Its name in the source.
+        shape: Its shape.
+        sample: Returns some of its elements, at the positions that `positions` gives.
+        equals: Tells whether it is bitwise equal to a tensor, once converted to the type of that tensor.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sample: Callable[[], torch.Tensor]
+    equals: Callable[[torch.Tensor], bool]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of the model.
+
+    Attributes:
+        name: Its name in the state dict.
+        tensor: The tensor.
+        sample: Some of its elements.
+        significant: Whether it says by itself where it is from. A constant or tiny tensor does not.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    sample: torch.Tensor
+    significant: bool
+
+
+@dataclass
+class Matches:
+    """The entries of the model that one source holds."""
+
+    pairs: dict[str, str] = field(default_factory=dict)
+    """The name in the source, by the name in the model."""
+
+    def names(self) -> set[str]:
+        """Return the names in the model."""
+        return set(self.pairs)
+
+
+class ModelTensors:
+    """The tensors of a model, prepared for comparisons.
+
+    Args:
+        state: The state dict.
+    """
+
+    def __init__(self, state: Mapping[str, object]) -> None:
+        self.entries: dict[str, Entry] = {}
+        self._by_shape: dict[tuple[int, ...], list[Entry]] = defaultdict(list)
+        with torch.no_grad():
+            varied = {name: _varied(tensor) for name, tensor in state.items() if is_plain(tensor)}
+            large = {
+                name for name, sample in varied.items() if sample is not None and _numel(state[name]) >= _SIGNIFICANT
+            }
+            # In a model of tiny tensors, these must do.
+            chosen = large or {name for name, sample in varied.items() if sample is not None}
+            for name, tensor in state.items():
+                if isinstance(tensor, torch.Tensor) and is_plain(tensor):
+                    entry = Entry(name, tensor, sample_of(tensor), name in chosen)
+                    self.entries[name] = entry
+                    self._by_shape[tuple(tensor.shape)].append(entry)
+
+    def size(self, names: Iterable[str]) -> int:
+        """Return the number of elements of some entries."""
+        return sum(self.entries[name].tensor.numel() for name in names)
+
+    def significant(self, names: Iterable[str]) -> set[str]:
+        """Return those entries that say by themselves where they are from."""
+        return {name for name in names if self.entries[name].significant}
+
+    def matches(self, candidates: Sequence[Candidate]) -> Matches:
+        """Return the entries that are bitwise equal to tensors of a source.
+
+        A significant entry may have another name in the source. The other entries count only if their names correspond
+        to each other as those of the significant ones do, for example `backbone.fc.bias` and `model.fc.bias`.
+
+        Args:
+            candidates: The tensors of the source.
+        """
+        found = Matches()
+        with torch.no_grad():
+            for candidate in candidates:
+                for entry in self._alike(candidate):
+                    # Of equal tensors, the one with the same name is preferred.
+                    known = found.pairs.get(entry.name)
+                    if (known is None or _common(entry.name, candidate.name) > _common(entry.name, known)) and (
+                        candidate.equals(entry.tensor)
+                    ):
+                        found.pairs[entry.name] = candidate.name
+            self._add_insignificant(found, candidates)
+        return found
+
+    def _alike(self, candidate: Candidate) -> Iterator[Entry]:
+        entries = [entry for entry in self._by_shape.get(candidate.shape, ()) if entry.significant]
+        if not entries:
+            return
+        sample = candidate.sample()
+        for entry in entries:
+            if same_bits(_converted(sample, entry.sample), entry.sample):
+                yield entry
+
+    def _add_insignificant(self, found: Matches, candidates: Sequence[Candidate]) -> None:
+        prefixes = {_prefixes(mine, theirs) for mine, theirs in found.pairs.items()}
+        by_name = {candidate.name: candidate for candidate in candidates}
+        for name, entry in self.entries.items():
+            if entry.significant:
+                continue
+            for mine, theirs in prefixes:
+                other = by_name.get(theirs + name[len(mine) :]) if name.startswith(mine) else None
+                if other is not None and other.shape == tuple(entry.tensor.shape) and other.equals(entry.tensor):
+                    found.pairs[name] = other.name
+                    break
+
+
+def candidate(name: str, tensor: torch.Tensor) -> Candidate:
+    """Return a tensor as a candidate."""
+    return Candidate(
+        name,
+        tuple(tensor.shape),
+        lambda: sample_of(tensor),
+        lambda other: same_bits(_converted(tensor, other), other.detach().cpu()),
+    )
+
+
+def is_plain(tensor: object) -> bool:
+    """Return True for a tensor with elements that can be compared: not sharded, sparse, quantised, lazy or on meta."""
+    return (
+        isinstance(tensor, torch.Tensor)
+        and not is_lazy(tensor)
+        and not hasattr(tensor, "__tensor_flatten__")
+        and not hasattr(tensor, "to_local")
+        and tensor.layout is torch.strided
+        and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested)
+        and tensor.numel() > 0
+    )
+
+
+def sample_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return some elements of a tensor, evenly spaced, on the CPU."""
+    flat = tensor.detach().reshape(-1)
+    count = flat.numel()
+    if count <= _SAMPLES:
+        return flat.cpu()
+    positions = torch.arange(_SAMPLES, device=flat.device) * (count - 1) // (_SAMPLES - 1)
+    return flat[positions].cpu()
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Return True if two tensors of one type on the CPU are bitwise equal. NaN equals itself, and 0 differs from -0."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(_as_bytes(a), _as_bytes(b))
+
+
+def digest(tensor: torch.Tensor) -> bytes:
+    """Return the SHA-256 of the elements of a tensor."""
+    return hashlib.sha256(_as_bytes(tensor.detach().cpu()).numpy().data).digest()
+
+
+def patterns(chosen: set[str], names: Iterable[str]) -> list[str]:
+    """Return chosen names of a state dict, with `prefix.*` for all names below a prefix.
+
+    Args:
+        chosen: Some of the names.
+        names: All names.
+
+    Example:
+        >>> patterns({"a.x.w", "a.x.b", "b.w"}, ["a.x.w", "a.x.b", "a.y.w", "b.w", "b.b"])
+        ['a.x.*', 'b.w']
+    """
+    names = list(names)
+    partly = {prefix for name in names if name not in chosen for prefix in _parents(name)}
+    found: dict[str, None] = {}
+    for name in names:
+        if name in chosen:
+            whole = next((prefix for prefix in _parents(name) if prefix not in partly), None)
+            found[name if whole is None else f"{whole}*"] = None
+    return list(found)
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join([*parts[:end], ""]) for end in range(len(parts))]
+
+
+def _varied(tensor: object) -> torch.Tensor | None:
+    """Return a sample of a tensor if its elements are not all the same."""
+    assert isinstance(tensor, torch.Tensor)  # noqa: S101
+    sample = sample_of(tensor)
+    if bool((sample == sample[0]).all()):
+        flat = tensor.detach().reshape(-1)
+        if bool((flat == flat[0]).all()):
+            return None
+    return sample
+
+
+def _converted(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in the floating point type of another: weights of 32 bits may have been loaded into 16."""
+    both = tensor.is_floating_point() and like.is_floating_point()
+    return tensor.to(like.dtype) if both else tensor
+
+
+def _numel(tensor: object) -> int:
+    return tensor.numel() if isinstance(tensor, torch.Tensor) else 0
+
+
+def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _common(a: str, b: str) -> int:
+    """Return the number of parts with which two dotted names end in the same way."""
+    count = 0
+    for one, other in zip(reversed(a.split(".")), reversed(b.split(".")), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _prefixes(mine: str, theirs: str) -> tuple[str, str]:
+    """Return how two dotted names begin before the part with which both end."""
+    end = _common(mine, theirs)
+    parts = [name.split(".") for name in (mine, theirs)]
+    first, second = ("".join(f"{part}." for part in names[: len(names) - end]) for names in parts)
+    return first, second

@@ -1,0 +1,159 @@
+"""Files of weights: their tensors, read without running code from them, and what their paths say."""
+
+import hashlib
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_dtool.capture.tensor_match import Candidate, candidate, is_plain
+from lightning_dtool.loading.weights import Unread, load_safely
+from lightning_dtool.watch import files
+
+_MAX_UNMAPPED = 2**30
+"""Maximum size of a file that is read as a whole because it cannot be memory-mapped."""
+
+_MAX_DEPTH = 50
+
+_OF_A_MODULE = frozenset({"_parameters", "_buffers", "_modules"})
+"""Attributes in which a module that was saved as a whole keeps its tensors and children."""
+
+_SKIPPED = frozenset({"optimizer_states", "optimizer", "optimizers", "lr_schedulers", "loops"})
+"""Parts of a checkpoint that hold no weights."""
+
+_HUB = re.compile(r"[/\\]models--([^/\\]+)[/\\]snapshots[/\\]([^/\\]+)[/\\]")
+"""How the cache of the Hugging Face Hub names repositories and commits."""
+
+_digests: dict[tuple[str, tuple[int, int] | None], str] = {}
+"""SHA-256 by path and state, so that a large file is read only once."""
+
+
+class UnreadableError(Exception):
+    """A file's tensors cannot be read. The message says why."""
+
+
+def tensors_in(path: str) -> list[Candidate]:
+    """Return the tensors of a file, to be read when they are compared.
+
+    Args:
+        path: A file of `torch.save` or of safetensors.
+
+    Raises:
+        UnreadableError: If the file cannot be read without running code from it.
+    """
+    try:
+        with files.unobserved():
+            if "safetensors" in sys.modules and _is_safetensors(path):
+                return list(_of_safetensors(path))
+            if not zipfile.is_zipfile(path) and os.path.getsize(path) > _MAX_UNMAPPED:
+                raise UnreadableError("is large and of an old format that cannot be memory-mapped")
+            content = load_safely(Path(path))
+    except UnreadableError:
+        raise
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+    except Exception as error:  # the content may be anything
+        raise UnreadableError("cannot be read without running code from it") from error
+    found: dict[str, torch.Tensor] = {}
+    _collect(content, [], found, set())
+    return [candidate(name, tensor) for name, tensor in found.items()]
+
+
+def sha256(path: str) -> str | None:
+    """Return the SHA-256 of a file. None if it cannot be read."""
+    key = (path, files.file_state(path))
+    if key not in _digests:
+        try:
+            with open(path, "rb") as file:
+                _digests[key] = _hash(file)
+        except OSError:
+            return None
+    return _digests[key]
+
+
+def hub_repository(path: str) -> tuple[str, str] | None:
+    """Return the repository of the Hugging Face Hub and its commit that a path in its cache names.
+
+    Args:
+        path: The file.
+
+    Example:
+        >>> hub_repository("/cache/models--google--vit/snapshots/3f49/model.safetensors")
+        ('google/vit', '3f49')
+    """
+    found = _HUB.search(path)
+    return (found[1].replace("--", "/", 1), found[2]) if found else None
+
+
+def torchvision_name(path: str) -> str | None:
+    """Return torchvision's name for the weights in a file that it has downloaded."""
+    name = os.path.basename(path)
+    for module in [module for key, module in list(sys.modules.items()) if key.startswith("torchvision.models")]:
+        for kind, weights in _torchvision_weights(module):
+            if os.path.basename(weights.url) == name:
+                return f"{kind.__name__}.{weights.name}"
+    return None
+
+
+def torchvision_files(module: torch.nn.Module) -> Iterator[str]:
+    """Yield the files that torchvision has downloaded for the models in a module."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    kinds = {type(child).__module__ for child in module.modules()}
+    for kind in sorted(name for name in kinds if name.startswith("torchvision.models.")):
+        for _, weights in _torchvision_weights(sys.modules[kind]):
+            file = folder / os.path.basename(weights.url)
+            if file.is_file():
+                yield str(file)
+
+
+def _torchvision_weights(module: Any) -> Iterator[tuple[type, Any]]:
+    # This does not import torchvision.
+    api = sys.modules.get("torchvision.models._api")
+    if api is None:
+        return
+    for kind in list(vars(module).values()):
+        if isinstance(kind, type) and issubclass(kind, api.WeightsEnum):
+            for weights in list(kind):  # type: ignore[call-overload]
+                yield kind, weights
+
+
+def _hash(file: Any) -> str:
+    hasher = hashlib.sha256()
+    while block := file.read(2**20):
+        hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _collect(value: Any, parts: list[str], found: dict[str, torch.Tensor], seen: set[int]) -> None:
+    if isinstance(value, torch.Tensor):
+        if is_plain(value):
+            found[".".join(parts)] = value
+        return
+    if not isinstance(value, Mapping | list | tuple) or id(value) in seen or len(parts) > _MAX_DEPTH:
+        return
+    seen.add(id(value))
+    if isinstance(value, Unread):  # a module, saved as a whole, is an object with a state
+        _collect(value.state, parts, found, seen)
+        return
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        if parts or key not in _SKIPPED:
+            _collect(item, parts if key in _OF_A_MODULE else [*parts, str(key)], found, seen)
+
+
+def _is_safetensors(path: str) -> bool:
+    # A header of JSON after its length in eight bytes.
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _of_safetensors(path: str) -> Iterator[Candidate]:
+    opening = sys.modules["safetensors"].safe_open
+    with files.unobserved():
+        file = opening(path, framework="pt", device="cpu").__enter__()
+    for name in file.keys():  # noqa: SIM118  # it is no mapping
+        yield candidate(name, file.get_tensor(name))

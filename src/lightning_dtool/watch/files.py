@@ -1,0 +1,216 @@
+"""Files that weights may have been read from.
+
+Every file that `torch.load` or safetensors opens is noted, whatever it holds. Whether its tensors are in a model is
+found out when fitting begins. Noting costs a few microseconds, and a bounded number of files is kept, because a dataset
+may read a hundred thousand sample files in the same way.
+"""
+
+import contextlib
+import functools
+import importlib.abc
+import importlib.util
+import os
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+TUNER_CHECKPOINTS = (".lr_find_", ".scale_batch_size_")
+"""Beginnings of the names of the checkpoints that Lightning's tuner saves, loads again and removes."""
+
+_MAX_RECENT = 64
+_MAX_PINNED = 256
+
+_recent: OrderedDict[str, "ReadFile"] = OrderedDict()
+"""The last files that were read, by path."""
+
+_pinned: OrderedDict[str, "ReadFile"] = OrderedDict()
+"""The files that were read before values were put into a module. Later sample files do not displace them."""
+
+_uris: OrderedDict[str, str] = OrderedDict()
+"""The URI of the dataset that a local file was fetched from, by path."""
+
+_thread = threading.local()
+
+_began = time.time()
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """A file as it was when a program opened it.
+
+    Attributes:
+        path: Absolute path, as the program gave it: links are not followed, because their names say where it is from.
+        state: Size and time of the last change, or None if it could not be read.
+    """
+
+    path: str
+    state: tuple[int, int] | None
+
+
+def note(path: str | os.PathLike[str], uri: str | None = None) -> None:
+    """Note that a program may have read weights from a file.
+
+    Args:
+        path: The file.
+        uri: The dataset that it is an item of, if it is a local copy of a remote item.
+    """
+    if getattr(_thread, "unobserved", False):
+        return
+    found = os.path.abspath(os.fspath(path))
+    _keep(_recent, found, ReadFile(found, file_state(found)), _MAX_RECENT)
+    if uri is not None:
+        _keep(_uris, found, uri, _MAX_PINNED)
+
+
+def pin() -> None:
+    """Keep the files that were read last, because values are put into a module."""
+    while _recent:
+        path, file = _recent.popitem(last=False)
+        _keep(_pinned, path, file, _MAX_PINNED)
+
+
+def read_files() -> list[ReadFile]:
+    """Return the files that were read, the last one first."""
+    found = {file.path: file for file in [*reversed(_recent.values()), *reversed(_pinned.values())]}
+    return list(found.values())
+
+
+def restored_by_tuner() -> ReadFile | None:
+    """Return the file that was read last, and forget it, if Lightning's tuner restores a model from it."""
+    last = next(reversed(_recent), "")
+    return _recent.pop(last, None) if is_tuner_checkpoint(last) else None
+
+
+def uri_of(path: str) -> str | None:
+    """Return the URI of the dataset that a local file was fetched from, if it is known."""
+    return _uris.get(path)
+
+
+def file_state(path: str) -> tuple[int, int] | None:
+    """Return the size and the time of the last change of a file. None if it cannot be read."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def is_older(file: str) -> bool:
+    """Return True if a file has not been written since observing began."""
+    state = file_state(file)
+    return state is not None and state[1] / 1e9 < _began
+
+
+def is_tuner_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Return True for the path of a checkpoint that Lightning's tuner saves for itself."""
+    return os.path.basename(os.fspath(path)).startswith(TUNER_CHECKPOINTS)
+
+
+@contextlib.contextmanager
+def unobserved() -> Iterator[None]:
+    """Note no files within, in this thread."""
+    before = getattr(_thread, "unobserved", False)
+    _thread.unobserved = True
+    try:
+        yield
+    finally:
+        _thread.unobserved = before
+
+
+def install() -> None:
+    """Begin to observe `torch.load` and safetensors."""
+    import torch
+
+    opening = torch.serialization._open_file_like
+
+    @functools.wraps(opening)
+    def open_file_like(name_or_buffer: Any, mode: str) -> Any:
+        if "r" in mode:
+            _note_opened(name_or_buffer)
+        return opening(name_or_buffer, mode)
+
+    torch.serialization._open_file_like = open_file_like
+    if "safetensors" in sys.modules:
+        _observe_safetensors(sys.modules["safetensors"])
+    else:
+        sys.meta_path.insert(0, _WhenImported("safetensors", _observe_safetensors))
+
+
+def _note_opened(name_or_buffer: Any) -> None:
+    # A buffer may be any object of the user's, and its name may be a number.
+    with contextlib.suppress(Exception):
+        path = name_or_buffer if isinstance(name_or_buffer, str | os.PathLike) else name_or_buffer.name
+        if isinstance(path, str | os.PathLike):
+            note(path)
+
+
+def _keep(table: OrderedDict[str, Any], key: str, value: Any, limit: int) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > limit:
+        # Another thread may have removed an entry.
+        with contextlib.suppress(KeyError):
+            table.popitem(last=False)
+
+
+# -- safetensors ----------------------------------------------------------------------------------
+
+
+def _observe_safetensors(package: ModuleType) -> None:
+    """Replace `safe_open` wherever it is referenced: modules that are imported later take it from the package."""
+    original = package.safe_open
+    replacement = _observed_class(original)
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", None)
+        if type(names) is dict and names.get("safe_open") is original:
+            names["safe_open"] = replacement
+
+
+def _observed_class(original: Any) -> Any:
+    """Return what stands for the class `safe_open`, which is written in Rust and has no subclasses."""
+
+    class Observed(type):
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            _note_opened(args[0] if args else kwargs.get("filename"))
+            return original(*args, **kwargs)
+
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, original)
+
+        def __getattr__(cls, name: str) -> Any:
+            return getattr(original, name)
+
+    details = {"__doc__": original.__doc__, "__module__": original.__module__, "__wrapped__": original}
+    return Observed("safe_open", (), details)
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """A finder that finds nothing itself, and calls a function once a module has been imported."""
+
+    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
+        self._name = name
+        self._then = then
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+        if fullname != self._name:
+            return None
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            # The library may have changed, and its import must not fail.
+            with contextlib.suppress(Exception):
+                self._then(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
