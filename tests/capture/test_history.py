@@ -6,9 +6,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torchmetrics import Accuracy, F1Score, MetricCollection
 
 from kit import TinyNet, loader, trainer
+from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.capture.history import History, metric_objects, peak_memory
 from lightning_dtool.record import Gaps, Metrics
 
@@ -28,7 +30,7 @@ class Watch(L.Callback):
         self.history.after_batch()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self.history.refresh(trainer)
+        self.history.before_epoch(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.history.after_epoch(trainer)
@@ -140,3 +142,71 @@ def test_peak_memory_grows_with_allocations() -> None:
         pytest.skip("this system does not report peak memory")
     held = torch.ones(2**25)
     assert (peak_memory() or 0) >= before + held.nbytes // 2
+
+
+class Telling(TinyNet):
+    """Keeps the true metrics of each epoch. Optimizes by hand if told to."""
+
+    def __init__(self, manual: bool = False) -> None:
+        super().__init__()
+        self.automatic_optimization = not manual
+        self.truth: dict[int, dict[str, float]] = {}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        if self.automatic_optimization:
+            return loss
+        optimizer = self.optimizers()
+        self.manual_backward(loss)
+        if batch_idx % 4 == 3:
+            optimizer.step()
+            optimizer.zero_grad()
+        return None
+
+    def on_train_epoch_end(self) -> None:
+        self.truth[self.current_epoch] = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        ({"accumulate_grad_batches": 4}, {"every_n_train_steps": 1}),
+        ({"accumulate_grad_batches": 100}, {"every_n_epochs": 1}),
+        ({"val_check_interval": 2}, {}),
+        ({"accumulate_grad_batches": 2, "val_check_interval": 7, "check_val_every_n_epoch": None}, {}),
+        ({"max_epochs": -1, "max_steps": 9}, {"every_n_train_steps": 2}),
+        ({"check_val_every_n_epoch": 2, "accumulate_grad_batches": 3}, {"every_n_train_steps": 1}),
+        ({}, {"every_n_train_steps": 1}),
+    ],
+    ids=[
+        "accumulation",
+        "a step an epoch",
+        "validation inside",
+        "validation over epochs",
+        "steps",
+        "every other",
+        "plain",
+    ],
+)
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+def test_the_history_of_every_checkpoint_is_true(
+    tmp_path: Path, options: dict[str, Any], policy: dict[str, Any], manual: bool
+) -> None:
+    if manual:
+        options = {name: value for name, value in options.items() if name != "accumulate_grad_batches"}
+    (tmp_path / "models").mkdir()
+    provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
+    saving = policy or {"save_on_train_epoch_end": False}
+    checkpoints = ModelCheckpoint(tmp_path / "local", save_top_k=-1, **saving)
+    model = Telling(manual)
+    trainer(tmp_path, provenance, checkpoints, **{"max_epochs": 3, **options}).fit(model, loader(), loader())
+    records = [DtoolCheckpoint.from_uri(uri).record for uri in provenance.uris]
+    assert len(records) > 1
+    for record in records:
+        history = {entry.epoch: dict(entry.metrics) for entry in record.metrics.history}
+        assert history == {epoch: model.truth[epoch] for epoch in history}
+        assert list(history) == list(range(len(history)))
+        # An epoch is complete when its hooks run, also those in which ModelCheckpoint saves.
+        assert len(history) in (record.checkpoint.epoch, record.checkpoint.epoch + 1)

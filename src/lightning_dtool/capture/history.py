@@ -28,6 +28,7 @@ class History:
         self._epochs: list[Epoch] = []
         self._rates: dict[int, list[Any]] = {}
         self._batches = 0
+        self._batches_begun: int | None = None
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note the learning rates of the next step, before a scheduler changes them."""
@@ -56,13 +57,21 @@ class History:
             )
         )
 
+        self._batches_begun = _batches_begun(trainer)
+
     def refresh(self, trainer: LightningTrainer) -> None:
         """Add metrics that were logged after `after_epoch`, such as by the module's own hook at the end of an epoch.
 
-        The Trainer keeps the values of an epoch until the first step of the next one.
+        The Trainer keeps the values of an epoch until the next one begins.
         """
-        if self._epochs and self._epochs[-1].global_step == trainer.global_step:
+        # Not the number of optimizer steps, which stands still while gradients accumulate.
+        if self._batches_begun is not None and self._batches_begun == _batches_begun(trainer):
             self._epochs[-1] = self._epochs[-1].model_copy(update={"metrics": capture_metrics(trainer, Gaps())})
+
+    def before_epoch(self, trainer: LightningTrainer) -> None:
+        """Complete the metrics of the last epoch. What is logged from here on belongs to the next one."""
+        self.refresh(trainer)
+        self._batches_begun = None
 
     def metrics(self, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Metrics:
         """Return the metrics so far.
@@ -86,6 +95,11 @@ class History:
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started
+
+
+def _batches_begun(trainer: LightningTrainer) -> int:
+    """Return the number of training batches that have begun, over all epochs."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
 def _kept(rate: Any) -> Any:

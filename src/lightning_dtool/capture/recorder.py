@@ -201,7 +201,7 @@ class Recorder:
     def epoch_start(self, trainer: LightningTrainer) -> None:
         """Add metrics that were logged at the end of the last epoch."""
         self._epoch_begins = True
-        self._gaps.at("metrics.history").observe(lambda: self._history.refresh(trainer), None)
+        self._gaps.at("metrics.history").observe(lambda: self._history.before_epoch(trainer), None)
 
     @random_states_kept()
     def epoch_end(self, trainer: LightningTrainer) -> None:
