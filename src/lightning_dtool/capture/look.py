@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
+from lightning_dtool.capture.optimizers import optimizers_token
 from lightning_dtool.capture.preprocessing import transforms_of
 from lightning_dtool.capture.randomness import capture_flags
 from lightning_dtool.capture.tokens import Token, TokenWalk
@@ -48,13 +50,13 @@ class Look:
     def changed(self, trainer: LightningTrainer, module: LightningModule) -> list[str]:
         """Return the names of the parts of the record that may have changed since the last call.
 
-        The optimizers and schedulers always count as changed: observing them takes no longer than a token.
+        The schedulers always count as changed, because their states are different after each step.
 
         Args:
             trainer: The Trainer.
             module: The LightningModule, not wrapped by a strategy.
         """
-        found = ["optimizers", "schedulers"]
+        found = ["schedulers"]
         for name, token in _TOKENS.items():
             try:
                 now = token(trainer, module)
@@ -64,6 +66,8 @@ class Look:
             if not same:
                 self._tokens[name] = now
                 found.append(name)
+        if "model" in found and "optimizers" not in found:
+            found.append("optimizers")  # its parameters may have other names now
         return found
 
 
@@ -74,7 +78,7 @@ def _model_token(trainer: LightningTrainer, module: LightningModule) -> Token:
         parts.append((name, type(child)))
         kept = vars(child)
         parts += [
-            (key, value.requires_grad, type(value), None if is_lazy(value) else value.shape)
+            (key, weakref.ref(value), value.requires_grad, None if is_lazy(value) else value.shape)
             for key, value in child._parameters.items()
             if value is not None
         ]
@@ -106,8 +110,8 @@ def _transforms_token(walk: TokenWalk, owner: object) -> Token:
 
 
 def _flat(loaders: Any) -> list[Any]:
-    if loaders is None:
-        return []
+    if loaders is None or isinstance(loaders, DataLoader):
+        return [] if loaders is None else [loaders]
     return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)
 
 
@@ -124,6 +128,7 @@ def _randomness_token(trainer: LightningTrainer, module: LightningModule) -> Tok
 
 _TOKENS: dict[str, Callable[[LightningTrainer, LightningModule], Token]] = {
     "model": _model_token,
+    "optimizers": optimizers_token,
     "data": _data_token,
     "randomness": _randomness_token,
     "trainer": trainer_token,

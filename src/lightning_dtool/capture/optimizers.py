@@ -14,6 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from lightning_dtool.capture.tokens import Token, TokenWalk
 from lightning_dtool.record import Gaps, Optimizer, ParameterGroup, Scheduler
 from lightning_dtool.redaction.record import redact_value
 from lightning_dtool.values.definitions import class_path
@@ -62,6 +63,28 @@ def capture_optimizers(trainer: LightningTrainer, module: LightningModule, gaps:
         at_optimizer = gaps.at(f"optimizers[{len(found)}]")
         bare = Optimizer(class_path=class_path(type(optimizer)), defaults={}, param_groups=[])
         found.append(at_optimizer.observe(functools.partial(_describe, optimizer, names, at_optimizer), bare))
+    return found
+
+
+def optimizers_token(trainer: LightningTrainer, module: LightningModule) -> Token:
+    """Return a token of everything that `capture_optimizers` records, apart from the names of the parameters.
+
+    Args:
+        trainer: The Trainer.
+        module: The LightningModule.
+    """
+    walk = TokenWalk()
+    found = []
+    for wrapped in trainer.optimizers:
+        optimizer = _unwrapped(wrapped)
+        groups = [
+            (
+                [(name, walk.token(value)) for name, value in group.items() if name != "params"],
+                [weakref.ref(parameter) for parameter in group["params"]],
+            )
+            for group in optimizer.param_groups
+        ]
+        found.append((type(optimizer), walk.token(getattr(optimizer, "defaults", None)), groups))
     return found
 
 

@@ -1,5 +1,6 @@
 """Transforms and hooks that change the data before it reaches the model, as structure and source."""
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -57,10 +58,15 @@ def transforms_of(owner: object) -> dict[str, Any]:
         The attributes by name, sorted by name.
     """
     found = {}
-    for name, value in sorted(_kept(owner).items()):
-        if _CHANGES_DATA.search(name) and callable(value):
+    for name, value in sorted(_kept(owner).items(), key=lambda entry: entry[0]):
+        if _names_a_transform(name) and callable(value):
             found[name] = value
     return found
+
+
+@functools.lru_cache(maxsize=10_000)
+def _names_a_transform(name: str) -> bool:
+    return _CHANGES_DATA.search(name) is not None
 
 
 def capture_hooks(trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> dict[str, str]:
@@ -120,7 +126,7 @@ def _methods(owner: LightningModule | LightningDataModule) -> dict[str, Any]:
             continue
         for name, value in vars(each).items():
             function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
-            if _CHANGES_DATA.search(name) and callable(function):
+            if _names_a_transform(name) and callable(function):
                 found.setdefault(name, function)
     return found
 

@@ -241,14 +241,14 @@ def capture_flags(gaps: Gaps) -> dict[str, Json]:
         **_precision_readers(),
     }
     flags: dict[str, Json] = {}
-    for name, read in readers.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch warns about old names for TF32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about old names for TF32
+        for name, read in readers.items():
+            try:
                 flags[name] = read()
-        except Exception as error:  # another version of torch, or a mix of old and new settings for TF32
-            reason = f"reading it from torch raised {type(error).__name__}"
-            gaps.at(f"randomness.flags.{name}").add(reason)
+            except Exception as error:  # another version of torch, or a mix of old and new settings for TF32
+                reason = f"reading it from torch raised {type(error).__name__}"
+                gaps.at(f"randomness.flags.{name}").add(reason)
     return flags | {name: os.environ.get(name) for name in _ENVIRONMENT}
 
 

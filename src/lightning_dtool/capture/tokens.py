@@ -10,7 +10,6 @@ import datetime
 import decimal
 import enum
 import functools
-import inspect
 import itertools
 import pathlib
 import types
@@ -48,6 +47,11 @@ _VALUES = (
     datetime.timedelta, torch.dtype, torch.device, torch.Size, torch.layout, np.dtype, np.generic,
 )  # fmt: skip
 """Types whose instances do not change and can be compared."""
+
+_FUNCTIONS = (
+    types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodDescriptorType,
+    types.WrapperDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType, functools.partial,
+)  # fmt: skip
 
 _OPAQUE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, FrozenDataset)
 """Objects that are not walked through, because they do not change or have tokens of their own."""
@@ -121,31 +125,29 @@ class TokenWalk:
             self._depth -= 1
 
     def _of_object(self, kind: type, value: Any) -> Token:
-        if isinstance(value, torch.Tensor):
-            return _of_tensor(kind, value)
-        if isinstance(value, np.ndarray):
-            return _of_array(kind, value)
-        if isinstance(value, list | tuple):
+        family = _family(kind)
+        if family is object:
+            attributes = self._of_attributes(value)
+            return (kind, *attributes) if attributes else self._of_unknown(kind, value)
+        if family is list:
             return (kind, *self._of_sequence(value))
-        if isinstance(value, dict):
+        if family is dict:
             return (kind, *self._of_mapping(value), *self._of_attributes(value))
-        if isinstance(value, set | frozenset):
-            return (kind, len(value), _hash_of_plain(value))
-        if isinstance(value, _VALUES):
-            return (kind, value)
-        if isinstance(value, torch.Generator):
-            return (kind, value.initial_seed())
-        if isinstance(value, _OPAQUE):
-            return _Same(value)
-        if isinstance(value, str | int | float | bytes):
-            base: Any = next(each for each in (str, int, float, bytes) if isinstance(value, each))
-            return (kind, base.__hash__(value))
-        if inspect.isroutine(value) or isinstance(value, functools.partial):
+        if family is torch.Tensor:
+            return _of_tensor(kind, value)
+        if family is np.ndarray:
+            return _of_array(kind, value)
+        if family is types.FunctionType:
             return self._of_function(value)
-        attributes = self._of_attributes(value)
-        if attributes:
-            return (kind, *attributes)
-        return self._of_unknown(kind, value)
+        if family is set:
+            return (kind, len(value), _hash_of_plain(value))
+        if family is torch.Generator:
+            return (kind, value.initial_seed())
+        if family is _Same:
+            return _Same(value)
+        if family is type(None):
+            return (kind, value)
+        return (kind, family.__hash__(value))  # a subclass of a plain type
 
     def _of_sequence(self, value: list[Any] | tuple[Any, ...]) -> tuple[Token, ...]:
         length = len(value)
@@ -178,6 +180,8 @@ class TokenWalk:
             return ("method", self.token(value.__func__), self.token(value.__self__))
         if not isinstance(value, types.FunctionType):
             return value  # a built-in function
+        if not (value.__closure__ or value.__defaults__ or value.__kwdefaults__ or value.__dict__):
+            return value.__code__
         cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
         return (
             value.__code__, self.token(cells), self.token(value.__defaults__), self.token(value.__kwdefaults__),
@@ -193,6 +197,26 @@ class TokenWalk:
             return (kind, _Same(value))
         except TypeError:
             return (kind, id(value))
+
+
+@functools.lru_cache(maxsize=1000)
+def _family(kind: Any) -> Any:
+    """Return the type by which the walk treats a class."""
+    if issubclass(kind, torch.Tensor | np.ndarray | torch.Generator):
+        return next(each for each in (torch.Tensor, np.ndarray, torch.Generator) if issubclass(kind, each))
+    if issubclass(kind, list | tuple):
+        return type(None) if issubclass(kind, _VALUES) else list
+    if issubclass(kind, dict):
+        return dict
+    if issubclass(kind, set | frozenset):
+        return set
+    if issubclass(kind, _VALUES):
+        return type(None)
+    if issubclass(kind, _OPAQUE):
+        return _Same
+    if issubclass(kind, str | int | float | bytes):
+        return next(each for each in (str, int, float, bytes) if issubclass(kind, each))
+    return types.FunctionType if issubclass(kind, _FUNCTIONS) else object
 
 
 def _is_bookkeeping(name: Any) -> bool:

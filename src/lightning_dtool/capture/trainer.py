@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,6 +44,8 @@ _SETTINGS = (
     "barebones",
 )
 """Settings that the Trainer keeps under the name of its parameter."""
+
+_of_the_trainer = operator.attrgetter(*_SETTINGS)
 
 _ELSEWHERE: dict[str, Callable[[Any], Any]] = {
     "detect_anomaly": lambda trainer: trainer._detect_anomaly,
@@ -113,8 +116,16 @@ def trainer_token(trainer: LightningTrainer, module: LightningModule) -> Token:
     """
     walk = TokenWalk()
     parts = [*trainer.callbacks, *trainer.loggers]  # type: ignore[attr-defined]
+    settings = [
+        *_of_the_trainer(trainer),
+        *[read(trainer) for read in _ELSEWHERE.values()],
+        _strategy_settings(trainer.strategy),
+        _constructed(trainer.precision_plugin)[0],
+        module.automatic_optimization,
+    ]
     return (
-        [walk.token(read()) for read in _readers(trainer, module).values()],
+        walk.token(settings),
+        [name for name in _HOOKS if name in vars(module)],
         [(type(part), walk.token(_constructed(part)[0])) for part in parts],
     )
 
