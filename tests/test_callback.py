@@ -1,10 +1,12 @@
 """DtoolProvenanceCallback in real Trainers, under the user's checkpoint policy."""
 
 import copy
+import gc
 import logging
 import os
 import pickle
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +242,7 @@ def test_save_checkpoint_after_the_run_is_published(tmp_path: Path, models: Path
     [{"fast_dev_run": True}, {"enable_checkpointing": False}, {"barebones": True, "limit_train_batches": 2}],
     ids=["fast_dev_run", "no checkpointing", "barebones"],
 )
-@pytest.mark.filterwarnings("ignore:.*barebones.*")
+@pytest.mark.filterwarnings("ignore:.*barebones.*", "ignore:Nothing will be published")
 def test_a_run_without_checkpoints_writes_no_dataset_and_no_output(tmp_path: Path, models: Path, options: dict) -> None:
     provenance = DtoolProvenanceCallback(str(models))
     if options.get("barebones"):
@@ -269,6 +271,59 @@ def test_one_trainer_can_fit_twice_and_validate(tmp_path: Path, models: Path) ->
     assert len(provenance.uris) == 2
     runs = {DtoolCheckpoint.from_uri(uri).record.run.uuid for uri in provenance.uris}
     assert len(runs) == 2
+
+
+def test_the_uris_of_every_fit_are_listed(tmp_path: Path, models: Path, monkeypatch) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    first = trainer(tmp_path / "a", provenance, max_epochs=1)
+    first.fit(TinyNet(), loader())
+    one, path = provenance.best_uri, first.checkpoint_callback.best_model_path
+    second = trainer(tmp_path / "b", provenance, max_epochs=1)
+    second.fit(TinyNet(), loader())
+    two = provenance.best_uri
+    assert one != two == provenance.last_uri
+    assert provenance.uris == [one, two]
+    assert provenance.uri_for(path) == one
+    assert pickle.loads(pickle.dumps(provenance)).uris == [one, two]
+
+    first.strategy.remove_checkpoint(path)  # as a longer fit of the first Trainer would
+    first.strategy.checkpoint_io.flush()
+    assert provenance.uris == [two]
+    assert provenance.uri_for(path) is None
+
+    monkeypatch.setattr("lightning_dtool.publishing.publisher.write_dataset", lambda *_: 1 / 0)
+    for folder in ("c", "d"):
+        with pytest.warns(ProvenanceWarning, match="division by zero"):
+            trainer(tmp_path / folder, provenance, max_epochs=1).fit(TinyNet(), loader())
+    assert [type(error) for error in provenance.errors] == [ZeroDivisionError] * 2
+    assert (provenance.best_uri, provenance.last_uri) == (None, None)
+    assert provenance.uris == [two]
+
+
+def test_a_callback_keeps_no_trainer_of_an_earlier_fit_alive(tmp_path: Path, models: Path) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    model = TinyNet()
+    trainer(tmp_path / "a", provenance, max_epochs=1).fit(model, loader())
+    earlier = weakref.ref(model)
+    del model
+    trainer(tmp_path / "b", provenance, max_epochs=1).fit(TinyNet(), loader())
+    gc.collect()
+    assert earlier() is None
+
+
+def test_the_number_that_is_announced_is_that_of_the_run(
+    tmp_path: Path, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    provenance = DtoolProvenanceCallback(str(models), retention="all")
+    t = trainer(tmp_path, provenance, max_epochs=2)
+    model = TinyNet()
+    t.fit(model, loader())
+    t.fit_loop.max_epochs = 3
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        t.fit(model, loader())
+    assert "Published with provenance: 1 checkpoint(s)" in caplog.text
+    assert len(provenance.uris) == 3
 
 
 def test_learning_rate_finder_leaves_no_dataset_and_no_false_parent(tmp_path: Path, models: Path) -> None:

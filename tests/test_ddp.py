@@ -44,6 +44,12 @@ def test_a_second_fit_has_its_own_uris(tmp_path: Path) -> None:
         found.append(provenance.last_uri)
     assert None not in found
     assert found[0] != found[1]
+    trainer(tmp_path / "three", provenance, max_epochs=1).fit(TinyNet(), loader())
+    for name in ("four", "five"):  # nobody asks for the URIs in between
+        trainer(tmp_path / name, provenance, devices=2, strategy="ddp_fork", max_epochs=1).fit(TinyNet(), loader())
+    assert len(provenance.uris) == 5
+    assert provenance.uris[:2] == found
+    assert provenance.last_uri == provenance.uris[-1]
 
 
 def test_a_bad_base_uri_fails_on_every_rank(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The entry point: unchanged scripts leave records if an environment variable is set, and nothing otherwise."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import programs
 from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback
 from lightning_dtool.attach import callbacks
+from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.store import iter_datasets
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -144,3 +147,87 @@ def test_the_factory_returns_one_callback(models: Path, monkeypatch: pytest.Monk
     (callback,) = callbacks()
     assert isinstance(callback, DtoolProvenanceCallback)
     assert callback.state_key != DtoolProvenanceCallback(str(models)).state_key
+
+
+# -- errors never end the script ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"BASE_URI": "{tmp}/nowhere"}, "This run is not recorded. .*nowhere"),
+        ({"BASE_URI": "{tmp}/file"}, "This run is not recorded. .*file"),
+        ({"BASE_URI": "s3a://bucket"}, "This Trainer is not recorded.* s3a"),
+        ({"BASE_URI": "{tmp}/models", "RETENTION": "some"}, "This Trainer is not recorded.*'some'"),
+        (
+            {"BASE_URI": "{tmp}/models", "SAVE_INITIAL_WEIGHTS": "perhaps"},
+            "not recorded.*SAVE_INITIAL_WEIGHTS='perhaps'",
+        ),
+        ({"BASE_URI": "{tmp}/models", "FINAL": "2"}, "not recorded.*FINAL='2'"),
+    ],
+    ids=["missing folder", "a file", "unknown scheme", "retention", "initial weights", "final"],
+)
+@pytest.mark.parametrize("filters", ["default", "error"])
+def test_an_invalid_setting_is_a_warning(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str, filters: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    for name, value in variables.items():
+        monkeypatch.setenv(f"LIGHTNING_DTOOL_{name}", value.format(tmp=tmp_path))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter(filters)
+        if filters == "error":
+            warnings.filterwarnings("ignore", module="lightning.pytorch")
+        t = trainer(tmp_path)
+        t.fit(TinyNet(), loader())
+    told = [str(warning.message) for warning in caught if isinstance(warning.message, ProvenanceWarning)]
+    assert [bool(re.search(message, text)) for text in told] == ([True] if filters == "default" else [])
+    assert t.global_step == 12
+    assert Path(t.checkpoint_callback.best_model_path).is_file()
+    assert not Path(t.checkpoint_callback.best_model_path).is_symlink()
+    assert list(models.iterdir()) == []
+    assert not any(isinstance(found, DtoolProvenanceCallback) for found in t.callbacks)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_a_warning(models: Path, tmp_path: Path, monkeypatch) -> None:
+    models.chmod(0o500)
+    monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
+    with pytest.warns(ProvenanceWarning, match="This run is not recorded"):
+        trainer(tmp_path).fit(TinyNet(), loader())
+
+
+@pytest.mark.parametrize("value", ["0", "false", "no", "off", ""])
+def test_a_switch_can_be_off(models: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
+    monkeypatch.setenv("LIGHTNING_DTOOL_SAVE_INITIAL_WEIGHTS", value)
+    (callback,) = callbacks()
+    assert not callback.save_initial_weights
+
+
+@pytest.mark.parametrize(
+    ("broken", "hook"),
+    [
+        ("fit_start", "on_fit_start"),
+        ("train_start", "on_train_start"),
+        ("batch_start", "on_train_batch_start"),
+        ("batch_end", "on_train_batch_end"),
+        ("epoch_end", "on_train_epoch_end"),
+    ],
+)
+def test_a_hook_that_fails_is_a_gap(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, broken: str, hook: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("a surprise")
+
+    monkeypatch.setattr(f"lightning_dtool.capture.recorder.Recorder.{broken}", fail)
+    monkeypatch.setenv("LIGHTNING_DTOOL_BASE_URI", str(models))
+    t = trainer(tmp_path)
+    with pytest.warns(ProvenanceWarning, match=f"not recorded in full. RuntimeError in {hook}: a surprise") as caught:
+        t.fit(TinyNet(), loader())
+    assert t.global_step == 12
+    assert sum("a surprise" in str(warning.message) for warning in caught) == 1
+    (dataset,) = iter_datasets(str(models))
+    gaps = [gap for gap in DtoolCheckpoint.from_uri(dataset.uri).record.gaps if "a surprise" in gap.reason]
+    assert [gap.fact for gap in gaps] == [f"run.{hook}"]

@@ -2,29 +2,59 @@
 
 Lightning calls the entry points of `lightning.pytorch.callbacks_factory` whenever a Trainer is created. torch calls
 those of `torch.backends` when it has been imported. Without the variable, each reads one environment variable and does
-nothing else.
+nothing else. An error never ends the script, which did not ask for a record.
 """
 
 import contextlib
 import os
+import warnings
 from typing import Any
 
 BASE_URI_VARIABLE = "LIGHTNING_DTOOL_BASE_URI"
 RETENTION_VARIABLE = "LIGHTNING_DTOOL_RETENTION"
 SAVE_INITIAL_WEIGHTS_VARIABLE = "LIGHTNING_DTOOL_SAVE_INITIAL_WEIGHTS"
+FINAL_VARIABLE = "LIGHTNING_DTOOL_FINAL"
+
+_FLAGS = {"": False, "0": False, "false": False, "no": False, "off": False}
+_FLAGS |= {"1": True, "true": True, "yes": True, "on": True}
 
 
 def callbacks() -> list[Any]:
-    """Return the callbacks to add to a Trainer: one if the variable is set, otherwise none."""
+    """Return the callbacks to add to a Trainer: one if the variable is set, otherwise none.
+
+    If a variable has an invalid value, there is a warning, and the Trainer is not recorded.
+    """
     base_uri = os.environ.get(BASE_URI_VARIABLE)
     if not base_uri:
         return []
-    from lightning_dtool.callback import AutomaticProvenanceCallback
+    try:
+        from lightning_dtool.callback import AutomaticProvenanceCallback
 
-    # The callback refuses a misspelt retention.
-    retention: Any = os.environ.get(RETENTION_VARIABLE) or "mirror"
-    save_initial_weights = os.environ.get(SAVE_INITIAL_WEIGHTS_VARIABLE, "") not in ("", "0")
-    return [AutomaticProvenanceCallback(base_uri, retention, save_initial_weights=save_initial_weights)]
+        retention: Any = os.environ.get(RETENTION_VARIABLE) or "mirror"
+        return [
+            AutomaticProvenanceCallback(
+                base_uri,
+                retention,
+                save_initial_weights=_flag(SAVE_INITIAL_WEIGHTS_VARIABLE),
+                final=_flag(FINAL_VARIABLE),
+            )
+        ]
+    except Exception as error:
+        from lightning_dtool.errors import ProvenanceWarning
+
+        message = f"This Trainer is not recorded, because of the environment variables LIGHTNING_DTOOL_*. {error}"
+        with contextlib.suppress(ProvenanceWarning):  # where warnings are errors
+            warnings.warn(message, ProvenanceWarning, stacklevel=2)
+        return []
+
+
+def _flag(variable: str) -> bool:
+    value = os.environ.get(variable, "").strip().lower()
+    if value not in _FLAGS:
+        from lightning_dtool.errors import ConfigurationError
+
+        raise ConfigurationError(f"{variable}={value!r}: expected 1 or 0.")
+    return _FLAGS[value]
 
 
 def watch() -> None:

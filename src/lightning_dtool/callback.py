@@ -1,11 +1,11 @@
 """The callback that records a run from Lightning's hooks. Other modules do the work of each hook."""
 
-import json
+import contextlib
+import functools
 import os
-import tempfile
-import uuid
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from lightning_dtool import rerun, watch
 from lightning_dtool._public import public
+from lightning_dtool.capture.provenance import Description
 from lightning_dtool.capture.recorder import Recorder
+from lightning_dtool.capture.run_status import FINISHED, status_after
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO, RunHooks
 from lightning_dtool.errors import (
     ConfigurationError,
@@ -31,8 +32,12 @@ from lightning_dtool.errors import (
 from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.publishing.account import Publication
+from lightning_dtool.publishing.final import FinalCheckpoint
 from lightning_dtool.publishing.publisher import Retention
-from lightning_dtool.record import DatasetReference
+from lightning_dtool.publishing.results import Result, Results
+from lightning_dtool.publishing.schedule import why_nothing_is_saved
+from lightning_dtool.random_states import random_states_kept
+from lightning_dtool.record import DatasetReference, Gaps
 from lightning_dtool.rehearsal.callback import RehearsalCallback, begin_rehearsal
 from lightning_dtool.resuming.resumption import Resumption
 from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
@@ -41,16 +46,6 @@ watch.install()  # a script imports the callback before it makes its model
 
 _fits = {"explicit": 0, "all": 0}
 """Number of recorded fits in this process so far: those with callbacks that scripts created, and all of them."""
-
-
-@dataclass(frozen=True)
-class _RunResult:
-    """The URIs that a run has published, as plain values that can be sent to another process."""
-
-    uris: list[str] = field(default_factory=list)
-    by_path: dict[str, str] = field(default_factory=dict)
-    best: str | None = None
-    last: str | None = None
 
 
 @public
@@ -79,6 +74,9 @@ class DtoolProvenanceCallback(Callback):
         staging_memory: Maximum size of the copy of a checkpoint, in bytes. A larger checkpoint is published as with
             `background=False`. Default: the memory that the machine, or the container, has available at the save.
             There is only one copy at a time: if a checkpoint is saved before the last copy is written, training waits.
+        final: Publish a checkpoint when training has finished, unless its state has been published already. It has no
+            file, and works with `Trainer(enable_checkpointing=False)`. After an exception or an interrupt, there is
+            none. Default: only what the Trainer saves is published.
 
     Raises:
         InvalidURIError: If no installed storage broker reads `base_uri`.
@@ -103,6 +101,7 @@ class DtoolProvenanceCallback(Callback):
         save_initial_weights: bool = False,
         trace: bool = False,
         staging_memory: int | None = None,
+        final: bool = False,
     ) -> None:
         self.base_uri = normalize_uri(rerun.redirect_base_uri(base_uri))
         self.retention: Retention = retention
@@ -112,6 +111,7 @@ class DtoolProvenanceCallback(Callback):
         self.save_initial_weights = save_initial_weights
         self.trace = trace
         self.staging_memory = staging_memory
+        self.final = final
         # Check the arguments now, so that the traceback shows the line with the mistake.
         DtoolCheckpointIO(self.base_uri, retention=retention, staging_memory=staging_memory)
         self._io: DtoolCheckpointIO | None = None
@@ -119,53 +119,64 @@ class DtoolProvenanceCallback(Callback):
         self._resumption: Resumption | None = None
         self._rehearsal: RehearsalCallback | None = None
         self._fit_index: int | None = None
-        self._outcome = "finished"
+        self._outcome = FINISHED
         self._finished = False
         self._unprepared = False
+        self._warned_that_nothing_is_saved = False
         self._checkpoint_callbacks: list[Any] = []
-        self._received: _RunResult | None = None
-        # `ddp_spawn` and `ddp_fork` train in a child process. The callback there is lost, so it writes its result here.
-        self._result_file = Path(tempfile.gettempdir()) / f"lightning-dtool-{uuid.uuid4()}.json"
-        self._home_process = os.getpid()
+        self._results = Results()
+        self._final = FinalCheckpoint()
+        self._hook_gaps = Gaps()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the objects of a run: a model that is pickled as a whole includes its Trainer and callbacks."""
         gone = dict.fromkeys(("_io", "_recorder", "_resumption", "_rehearsal"))
-        return {**self.__dict__, **gone, "_checkpoint_callbacks": [], "_received": self._result()}
+        results = self._results.carried(self._result())
+        return {**self.__dict__, **gone, "_checkpoint_callbacks": [], "_results": results}
 
     # -- for users ------------------------------------------------------------------------------
 
     @property
     def best_uri(self) -> str | None:
-        """URI of the best checkpoint according to the first ModelCheckpoint. None if there is none yet."""
+        """URI of the best checkpoint according to the first ModelCheckpoint of the latest fit. None if there is none.
+
+        Without a ModelCheckpoint that has saved, it is the checkpoint that `final=True` has published.
+        """
         return self._result().best
 
     @property
     def last_uri(self) -> str | None:
-        """URI of the latest checkpoint that is still kept. None if there is none yet."""
+        """URI of the latest checkpoint of the latest fit that is still kept. None if there is none yet."""
         return self._result().last
 
     @property
     def uris(self) -> list[str]:
-        """URIs of all checkpoints that this callback has published and that are still kept, oldest first."""
+        """URIs of all checkpoints that this callback has published and that are still kept, oldest first.
+
+        They are those of all fits and of all Trainers with this callback.
+        """
         return list(self._result().uris)
 
     def uri_for(self, path: str | os.PathLike[str]) -> str | None:
         """Return the URI of the dataset for one of the Trainer's checkpoint paths.
 
         Args:
-            path: For example `trainer.checkpoint_callback.best_model_path`.
+            path: For example `trainer.checkpoint_callback.best_model_path`. If several Trainers have saved there, the
+                latest counts.
 
         Returns:
             The URI. None if there is no dataset for the path, or if it is not frozen yet.
         """
-        publication = self._io.publication_for(path) if self._io is not None else None
-        return publication.uri if publication else self._result().by_path.get(os.path.abspath(path))
+        publication = self._results.publication_for(path)
+        return publication.uri if publication else self._results.received_for(path)
 
     @property
     def errors(self) -> list[Exception]:
-        """Errors that prevented checkpoints from being published while training continued, oldest first."""
-        return list(self._io.errors) if self._io is not None else []
+        """Errors that prevented checkpoints from being published while training continued, in all fits, oldest first.
+
+        Those of a fit in child processes (`ddp_spawn`, `ddp_fork`) are only shown as warnings.
+        """
+        return self._results.errors
 
     # -- Lightning's hooks ----------------------------------------------------------------------
 
@@ -193,15 +204,19 @@ class DtoolProvenanceCallback(Callback):
         self._resumption = Resumption()
         self._resumption.install(trainer)
         self._fit_index = self._count_fit()
+        if self.final and self._final not in _callbacks(trainer):
+            # The last callback, as ModelCheckpoint is. In a new list: Lightning is iterating over this one.
+            trainer.callbacks = [*_callbacks(trainer), self._final]  # type: ignore[attr-defined]
         self._rehearsal = begin_rehearsal(trainer, io, self._fit_index)
-        self._outcome = "finished"
+        self._outcome = FINISHED
         self._finished = False
-        self._received = None
+        self._results.begin(io.account, io.failures)
         self._checkpoint_callbacks = list(trainer.checkpoint_callbacks)
+        self._hook_gaps = Gaps()
         rehearsal = self._rehearsal
         io.begin_run(
             RunHooks(
-                describe=lambda checkpoint, path: self._recorder_of(pl_module).describe(trainer, checkpoint, path),
+                describe=lambda checkpoint, path: self._describe(trainer, pl_module, checkpoint, path),
                 is_wanted=rehearsal.is_target if rehearsal is not None else None,
                 on_flushed=lambda: self._finish(trainer),
                 background=self.background and not any(map(_uploads_at_once, trainer.loggers)),
@@ -211,9 +226,10 @@ class DtoolProvenanceCallback(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Observe the random states and the initial weights."""
+        """Observe the random states and the initial weights, and say if nothing will be published."""
         if self._rehearsal is not None:
             self._rehearsal.restore_start(pl_module)
+        self._foretell(trainer)
         saves_nothing = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
         if trainer.is_global_zero and not saves_nothing:
             self._recorder_of(pl_module).fit_start()
@@ -274,16 +290,16 @@ class DtoolProvenanceCallback(Callback):
         """Note how the run ended. The CheckpointIO's teardown finishes what is being published."""
         if self._resumption is not None:
             self._resumption.failed(exception)
-        self._outcome = "interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed"
-        if isinstance(exception, rerun.TargetReachedError):
-            self._outcome = "finished"
+        self._outcome = FINISHED if isinstance(exception, rerun.TargetReachedError) else status_after(exception)
         if self._recorder is not None:
             self._recorder.stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Send the URIs to every rank, so that each rank can load the checkpoints."""
         if stage == "fit":
-            self._received = trainer.strategy.broadcast(self._result())
+            result = trainer.strategy.broadcast(self._result())
+            if not trainer.is_global_zero:
+                self._results.receive(result)
 
     # -- private methods -------------------------------------------------------------------------
 
@@ -291,11 +307,41 @@ class DtoolProvenanceCallback(Callback):
         """Prepare memory for checkpoints when training starts, and again when the optimizers have states."""
         if not self._unprepared or self._io is None:
             return
-        expected: list[Any] = [trainer.lightning_module.state_dict()]
-        if not all(getattr(callback, "save_weights_only", False) for callback in self._checkpoint_callbacks):
-            expected += [list(optimizer.state.values()) for optimizer in trainer.optimizers]
-        self._io.prepare(expected)
         self._unprepared = not trainer.global_step
+        # A module may override `state_dict`, and raise or draw random numbers there. It will be called at the save.
+        with contextlib.suppress(Exception), random_states_kept():
+            expected: list[Any] = [trainer.lightning_module.state_dict()]
+            if not all(getattr(callback, "save_weights_only", False) for callback in self._checkpoint_callbacks):
+                expected += [list(optimizer.state.values()) for optimizer in trainer.optimizers]
+            self._io.prepare(expected)
+
+    def _foretell(self, trainer: Trainer) -> None:
+        """Say before training if nothing will be published."""
+        reason = why_nothing_is_saved(trainer)
+        measures_only = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
+        self._warned_that_nothing_is_saved = reason is not None
+        if reason is None or not trainer.is_global_zero or rerun.current_plan() is not None:
+            return
+        if measures_only:
+            rank_zero_info(f"Nothing is recorded or published: {reason}.")
+        elif not self.final:
+            warnings.warn(
+                f"Nothing will be published, and this run leaves no record: {reason}. {self._how_to_publish}",
+                ProvenanceWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def _how_to_publish(self) -> str:
+        return (
+            "Add a ModelCheckpoint, or publish a checkpoint at the end of training with "
+            "DtoolProvenanceCallback(final=True). What the script saves with trainer.save_checkpoint is published, too."
+        )
+
+    def _describe(self, trainer: Trainer, module: LightningModule, checkpoint: Any, path: str) -> Description:
+        description = self._recorder_of(module).describe(trainer, checkpoint, path)
+        gaps = [*description.record.gaps, *self._hook_gaps]
+        return replace(description, record=description.record.model_copy(update={"gaps": gaps}))
 
     def _check_store(self, trainer: Trainer) -> None:
         """Check on rank 0 that the store is writable. If it is not, raise on every rank."""
@@ -352,17 +398,35 @@ class DtoolProvenanceCallback(Callback):
             return
         self._finished = True
         result = self._result()
-        own = [entry for entry in self._io.publications if entry.record.run.uuid == self._recorder.run_uuid]
-        held = [(entry.uri, str(entry.local_file)) for entry in own if entry.uri is not None and entry.local_file]
+        kept = self._kept_of_this_run()
+        held = [(entry.uri, str(entry.local_file)) for entry in kept if entry.uri is not None and entry.local_file]
         self._recorder.end(self._outcome, sorted(held, key=lambda entry: entry[0] != result.best))
-        for publication in own:
-            uri = publication.uri
-            if uri is not None:
-                self._annotate(publication, is_best=uri == result.best, is_last=uri == result.last)
-        if os.getpid() != self._home_process:
-            self._result_file.write_text(json.dumps(asdict(result)))
-        if result.uris:
-            self._announce(trainer, result)
+        for publication in kept:
+            self._annotate(publication, publication.uri == result.best, publication.uri == result.last)
+        self._results.send_to_parent(result)
+        if kept:
+            self._announce(trainer, len(kept), result.best or result.last or "")
+        elif self._outcome == FINISHED and self._rehearsal is None and not self._saved_by_this_run():
+            self._say_that_nothing_was_saved(trainer)
+
+    def _saved_by_this_run(self) -> list[Publication]:
+        """Return the publications of the latest fit, including those that failed or were deleted."""
+        run = self._recorder.run_uuid if self._recorder is not None else None
+        if self._io is None or run is None:
+            return []
+        return [publication for publication in self._io.publications if publication.record.run.uuid == run]
+
+    def _kept_of_this_run(self) -> list[Publication]:
+        return [publication for publication in self._saved_by_this_run() if publication.uri is not None]
+
+    def _say_that_nothing_was_saved(self, trainer: Trainer) -> None:
+        failed = self._io is not None and self._io.errors
+        if trainer.global_step and not failed and not self._warned_that_nothing_is_saved:
+            warnings.warn(
+                f"Nothing was published: no checkpoint was saved before the end of training. {self._how_to_publish}",
+                ProvenanceWarning,
+                stacklevel=2,
+            )
 
     def _annotate(self, publication: Publication, is_best: bool, is_last: bool) -> None:
         dataset = publication.dataset
@@ -379,11 +443,8 @@ class DtoolProvenanceCallback(Callback):
                 f"{dataset.uri}: its tags could not be written. {error.reason}", ProvenanceWarning, stacklevel=2
             )
 
-    def _announce(self, trainer: Trainer, result: _RunResult) -> None:
-        uri = result.best or result.last or ""
-        rank_zero_info(
-            f"Published with provenance: {len(result.uris)} checkpoint(s) in {self.base_uri}\n`dtool_uri`: {uri}"
-        )
+    def _announce(self, trainer: Trainer, number: int, uri: str) -> None:
+        rank_zero_info(f"Published with provenance: {number} checkpoint(s) in {self.base_uri}\n`dtool_uri`: {uri}")
         for logger in trainer.loggers:
             try:
                 _log_uri(logger, uri)
@@ -392,33 +453,22 @@ class DtoolProvenanceCallback(Callback):
                     f"{type(logger).__name__} could not log the URI {uri}: {error}", ProvenanceWarning, stacklevel=2
                 )
 
-    def _result(self) -> _RunResult:
+    def _result(self) -> Result:
         """Return the URIs published by this process or its `ddp_spawn` child, or received from another rank."""
-        if self._io is not None and self._io.publications:
-            return self._result_of(self._io)
-        if self._result_file.exists():  # newer than the result of an earlier fit
-            self._received = _RunResult(**json.loads(self._result_file.read_text()))
-            self._result_file.unlink()
-        return self._received or _RunResult()
-
-    def _result_of(self, io: DtoolCheckpointIO) -> _RunResult:
-        kept = [(publication.uri, publication.paths) for publication in io.publications if publication.uri is not None]
-        best = [
-            publication.uri
-            for callback in self._checkpoint_callbacks
-            if (path := getattr(callback, "best_model_path", ""))
-            and (publication := io.publication_for(path)) is not None
-        ]
-        return _RunResult(
-            uris=[uri for uri, _ in kept],
-            by_path={os.path.abspath(path): uri for uri, paths in kept for path in paths},
-            best=best[0] if best else None,
-            last=kept[-1][0] if kept else None,
-        )
+        kept = self._kept_of_this_run()
+        last = kept[-1].uri if kept else None
+        paths = [path for found in self._checkpoint_callbacks if (path := getattr(found, "best_model_path", ""))]
+        if not paths:
+            return self._results.result(last if self.final else None, last)
+        publication = self._io.publication_for(paths[0]) if self._io is not None else None
+        return self._results.result(publication.uri if publication is not None else None, last)
 
 
 class AutomaticProvenanceCallback(DtoolProvenanceCallback):
-    """The `DtoolProvenanceCallback` that `lightning_dtool.attach` adds to every Trainer."""
+    """The `DtoolProvenanceCallback` that `lightning_dtool.attach` adds to every Trainer.
+
+    Nobody asked for it in the script. Therefore its errors become warnings, and the script continues.
+    """
 
     @property
     def state_key(self) -> str:
@@ -435,9 +485,26 @@ class AutomaticProvenanceCallback(DtoolProvenanceCallback):
             return
         try:
             super().setup(trainer, pl_module, stage)
-        except UnsupportedStrategyError as error:
-            warnings.warn(f"This run is not recorded. {error}", ProvenanceWarning, stacklevel=2)
+        except Exception as error:
+            if rerun.current_plan() is not None:  # the parent process reports it
+                raise
             self._remove(trainer)
+            if trainer.is_global_zero:
+                _warn_only(f"This run is not recorded. {error}")
+
+    @property
+    def _how_to_publish(self) -> str:
+        return (
+            "Add a ModelCheckpoint, or set LIGHTNING_DTOOL_FINAL=1 to publish a checkpoint at the end of training. "
+            "What the script saves with trainer.save_checkpoint is published, too."
+        )
+
+    def _note(self, hook: str, error: Exception) -> None:
+        """Add an error to the record as a gap, and warn once."""
+        gaps = self._hook_gaps.at(f"run.{hook}")
+        if not any(gap.fact == f"run.{hook}" for gap in self._hook_gaps):
+            gaps.add_error(error)
+            _warn_only(f"This run is not recorded in full. {type(error).__name__} in {hook}: {error}")
 
     def _count_fit(self) -> int:
         """Return the number of this fit in its process, counting fits with any callback."""
@@ -448,6 +515,32 @@ class AutomaticProvenanceCallback(DtoolProvenanceCallback):
     def _remove(self, trainer: Trainer) -> None:
         # A new list: Lightning is iterating over the present one.
         trainer.callbacks = [found for found in _callbacks(trainer) if found is not self]  # type: ignore[attr-defined]
+
+
+def _warn_only(message: str) -> None:
+    """Warn, also where warnings are errors."""
+    with contextlib.suppress(ProvenanceWarning):
+        warnings.warn(message, ProvenanceWarning, stacklevel=3)
+
+
+def _survived(hook: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook of the callback that notes an error and does not raise it."""
+
+    @functools.wraps(hook)
+    def survived(self: AutomaticProvenanceCallback, *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            if rerun.current_plan() is not None:  # a rerun ends with an exception, and its parent reports errors
+                raise
+            self._note(hook.__name__, error)
+
+    return survived
+
+
+for _name, _hook in list(vars(DtoolProvenanceCallback).items()):
+    if _name.startswith("on_") or _name == "teardown":
+        setattr(AutomaticProvenanceCallback, _name, _survived(_hook))
 
 
 def _parent(path: str | None) -> DatasetReference | None:

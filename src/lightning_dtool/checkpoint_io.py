@@ -25,11 +25,12 @@ from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.publishing.account import Account, Publication
 from lightning_dtool.publishing.dataset import Staged, dataset_name
 from lightning_dtool.publishing.failures import Failures
+from lightning_dtool.publishing.final import has_no_file
 from lightning_dtool.publishing.lightning_paths import absolute, set_last_model_path
 from lightning_dtool.publishing.linking import forget_link, free, reserve
 from lightning_dtool.publishing.publisher import Publisher, Retention
 from lightning_dtool.publishing.worker import Worker
-from lightning_dtool.snapshot.copy import same_state, snapshot_if_possible, storage_sizes
+from lightning_dtool.snapshot.copy import same_state, same_training, snapshot_if_possible, storage_sizes
 from lightning_dtool.snapshot.pickling import pickle_error
 from lightning_dtool.snapshot.staging import Staging
 from lightning_dtool.store import is_dataset_uri, normalize_uri
@@ -151,15 +152,16 @@ class DtoolCheckpointIO(CheckpointIO):
         """
         address = rerun.redirect_path(absolute(path))
         if not (_is_training_checkpoint(checkpoint, address) and self._is_wanted(checkpoint)):
-            self._save_plainly(checkpoint, address, storage_options)
+            if not has_no_file(address):
+                self._save_plainly(checkpoint, address, storage_options)
             return
         place = self._place(address) if storage_options is None else None
-        if place is None:
+        if place is None and not has_no_file(address):
             # A remote path, or a CheckpointIO with a format or options of its own: the user gets exactly that file.
             self._save_plainly(checkpoint, address, storage_options)
-        same = self._same_as_latest(checkpoint)
+        same = self._same_as_latest(checkpoint, same_training if has_no_file(address) else same_state)
         if same is None:
-            if place is not None and pickle_error(checkpoint) is not None:
+            if (place is not None or has_no_file(address)) and pickle_error(checkpoint) is not None:
                 self._raise_as_lightning(checkpoint, address)
             # One copy in memory at a time: if saving outruns the store, training waits here.
             self._worker.wait()
@@ -257,6 +259,16 @@ class DtoolCheckpointIO(CheckpointIO):
         return self._loads_tuner_state
 
     @property
+    def account(self) -> Account:
+        """The account of which path leads to which dataset."""
+        return self._account
+
+    @property
+    def failures(self) -> Failures:
+        """The collected errors, which grow as long as checkpoints are saved."""
+        return self._failures
+
+    @property
     def publications(self) -> list[Publication]:
         """All publications, oldest first, including those that failed or whose dataset was deleted."""
         return self._account.publications
@@ -304,7 +316,7 @@ class DtoolCheckpointIO(CheckpointIO):
         try:
             description = self._describe(checkpoint, path)
         except Exception as error:  # for example, an object of the user that cannot be described
-            self._failures.add(error)
+            self._failures.add(error, file_kept=None if has_no_file(path) else True)
             self._publisher.release(path)
             if place is not None:
                 self._save_plainly(checkpoint, path)
@@ -348,17 +360,21 @@ class DtoolCheckpointIO(CheckpointIO):
             self._observed = observe_checkpoint(checkpoint)
         return describe(self._observed, checkpoint, path)
 
-    def _same_as_latest(self, checkpoint: Mapping[str, Any]) -> Publication | None:
+    def _same_as_latest(
+        self, checkpoint: Mapping[str, Any], same: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+    ) -> Publication | None:
         """Return the latest publication if it holds the same state: best and last of one step share a dataset."""
         latest = self._account.latest
         if latest is None:
             return None
         publication, state = latest
         if state is None:
-            state = publication.stored_state(checkpoint.get("epoch"), checkpoint.get("global_step"))
+            # The epoch is counted up between a checkpoint of its end and the end of training.
+            epoch = publication.record.checkpoint.epoch if same is same_training else checkpoint.get("epoch")
+            state = publication.stored_state(epoch, checkpoint.get("global_step"))
         else:
             self._staging.wait()
-        return publication if state is not None and same_state(state, checkpoint) else None
+        return publication if state is not None and same(state, checkpoint) else None
 
     def _place(self, path: str) -> Path | None:
         """Return the path if it is local and this plugin fills it. None if another CheckpointIO fills it."""

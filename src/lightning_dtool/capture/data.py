@@ -150,7 +150,7 @@ def warn_about_foreign_data(data: Data) -> str | None:
         f"The record cannot name the URI of the data that this model was trained on: {shown} is not a dtool dataset."
         f" {_GUIDELINE}."
         " Pack the data once with `lightning-dtool pack FOLDER BASE_URI` and train with"
-        " DtoolDataModule(URI); everything else is recorded."
+        " DtoolDataModule(URI)."
     )
 
 

@@ -22,6 +22,7 @@ from lightning_dtool.capture.initial_weights import parents
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.randomness import capture_flags, capture_randomness, global_seed, random_states_json
+from lightning_dtool.capture.run_status import RUNNING
 from lightning_dtool.capture.state import MAX_NAMES, missing_from_state
 from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
 from lightning_dtool.random_states import random_states_kept
@@ -52,9 +53,6 @@ from lightning_dtool.values.definitions import class_path
 
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
 """The model's class path in a record that was written without the callback. A checkpoint does not name the class."""
-
-RUNNING = "running"
-"""The status of a run until it ends as `finished`, `interrupted` or `failed`."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,12 @@ from types import FrameType
 
 from lightning_dtool.errors import ProvenanceWarning, PublishError
 
+_STATES = {
+    True: "The plain file at Lightning's path was kept",
+    False: "There is no file at Lightning's path",
+    None: "This checkpoint has no file",
+}
+
 
 class Failures:
     """Collects the errors that prevented checkpoints from being published, until the training thread reports them.
@@ -17,7 +23,7 @@ class Failures:
 
     def __init__(self, base_uri: str) -> None:
         self._base_uri = base_uri
-        self._failures: list[tuple[Exception, bool]] = []
+        self._failures: list[tuple[Exception, bool | None]] = []
         self._reported = 0
 
     @property
@@ -25,12 +31,12 @@ class Failures:
         """All errors so far, oldest first."""
         return [error for error, _ in self._failures]
 
-    def add(self, error: Exception, file_kept: bool = True) -> None:
+    def add(self, error: Exception, file_kept: bool | None = True) -> None:
         """Add an error; any thread may do so.
 
         Args:
             error: The error.
-            file_kept: Whether a plain checkpoint file stands at Lightning's path.
+            file_kept: Whether a plain checkpoint file stands at Lightning's path. None if no file was to be there.
         """
         self._failures.append((error, file_kept))
 
@@ -48,10 +54,8 @@ class Failures:
         for error, file_kept in new:
             _clear_frames(error)
             reason = f"a checkpoint could not be published there. {type(error).__name__}: {str(error).rstrip('.')}."
-            state = (
-                "The plain file at Lightning's path was kept" if file_kept else "There is no file at Lightning's path"
-            )
-            remedy = "" if file_kept else _remedy(error)
+            state = _STATES[file_kept]
+            remedy = _remedy(error) if file_kept is False else ""
             if raising:
                 raise PublishError(f"{reason} {state}.{remedy}", uri=self._base_uri) from error
             warnings.warn(

@@ -10,6 +10,7 @@ from lightning_dtool.items import CHECKPOINT_ITEM, SUPERSEDED_TAG
 from lightning_dtool.publishing.account import Account, Publication
 from lightning_dtool.publishing.dataset import Staged, write_dataset
 from lightning_dtool.publishing.failures import Failures
+from lightning_dtool.publishing.final import has_no_file
 from lightning_dtool.publishing.linking import duplicate, free, link, write
 from lightning_dtool.publishing.worker import Worker
 from lightning_dtool.store import WritingProcess, delete_dataset, local_path
@@ -91,7 +92,7 @@ class Publisher:
         except Exception as error:  # a store may raise anything, and training continues
             publication.failed = True
             second = _keep_file(publication, staged, place)
-            self._failures.add(error, file_kept=second is None)
+            self._failures.add(error, file_kept=None if has_no_file(path) else second is None)
             if second is not None:
                 self._failures.add(second, file_kept=False)
         except BaseException:  # Ctrl-C, where training waits for this: no placeholder may stay

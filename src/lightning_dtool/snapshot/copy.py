@@ -128,6 +128,30 @@ def same_state(taken: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
         return False
 
 
+def same_training(taken: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
+    """Return True if a checkpoint has the step, the weights and the optimizer states of an earlier snapshot.
+
+    Loops, schedulers and callbacks are not compared: they change when an epoch ends, and training has gone no further.
+
+    Args:
+        taken: The snapshot.
+        checkpoint: What Lightning's `dump_checkpoint` returns.
+    """
+    try:
+        return _equal(_trained(taken), _trained(checkpoint))
+    except RecursionError:  # a state that holds itself
+        return False
+
+
+def _trained(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    optimizers = checkpoint.get("optimizer_states")
+    return {
+        "global_step": checkpoint.get("global_step"),
+        "state_dict": checkpoint.get("state_dict"),
+        "optimizers": None if optimizers is None else [optimizer.get("state") for optimizer in optimizers],
+    }
+
+
 def _without_bookkeeping(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     callbacks = checkpoint.get("callbacks", {})
     kept = {key: state for key, state in callbacks.items() if not _is_bookkeeping(key)}
