@@ -25,6 +25,10 @@ from lightning_dtool.random_states import accelerators, mps_in_use, raw_states
 from lightning_dtool.record import MAX_INTEGER, Gaps, Randomness
 from lightning_dtool.rerun.seeds import restore_import_state
 
+# torch 2.9 warns when the old names for TF32 are read. Not `catch_warnings` around the reading: it makes Python forget
+# which warnings of the user it has shown, and show them again.
+warnings.filterwarnings("ignore", module=r"lightning_dtool\.capture\.randomness")
+
 Json = Any
 RandomStates = dict[str, Json]
 """The state of each generator by name, as strict JSON."""
@@ -241,14 +245,12 @@ def capture_flags(gaps: Gaps) -> dict[str, Json]:
         **_precision_readers(),
     }
     flags: dict[str, Json] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about old names for TF32
-        for name, read in readers.items():
-            try:
-                flags[name] = read()
-            except Exception as error:  # another version of torch, or a mix of old and new settings for TF32
-                reason = f"reading it from torch raised {type(error).__name__}"
-                gaps.at(f"randomness.flags.{name}").add(reason)
+    for name, read in readers.items():
+        try:
+            flags[name] = read()
+        except Exception as error:  # another version of torch, or a mix of old and new settings for TF32
+            reason = f"reading it from torch raised {type(error).__name__}"
+            gaps.at(f"randomness.flags.{name}").add(reason)
     return flags | {name: os.environ.get(name) for name in _ENVIRONMENT}
 
 
