@@ -301,3 +301,32 @@ def test_code_from_a_record_needs_trust(script_run: tuple[str, str]) -> None:
     with pytest.raises(ModuleLoadError, match="trust_source=True") as caught:
         DtoolCheckpoint.from_uri(script_run[0]).load_module()
     assert isinstance(caught.value, LightningDtoolError | ImportError)
+
+
+class Unsaved(TinyNet):
+    """A model that saves no hyperparameters."""
+
+    def __init__(self, width: int, encoder: Any, act: Any = torch.nn.functional.relu) -> None:
+        L.LightningModule.__init__(self)
+        self.layers = torch.nn.Linear(8, width)
+        self.encoder, self.act = encoder, act
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_module_without_hyperparameters_is_built_from_its_recorded_arguments(tmp_path: Path) -> None:
+    callback = DtoolProvenanceCallback(str(tmp_path))
+    trainer(tmp_path, callback, max_epochs=1).fit(Unsaved(5, None), loader())
+    loaded = DtoolCheckpoint.from_uri(callback.last_uri).load_module()
+    assert (loaded.layers.out_features, loaded.encoder, loaded.act) == (5, None, torch.nn.functional.relu)
+
+
+def test_an_argument_that_the_record_cannot_build_is_not_replaced_by_its_default_in_silence(tmp_path: Path) -> None:
+    callback = DtoolProvenanceCallback(str(tmp_path))
+    trainer(tmp_path, callback, max_epochs=1).fit(Unsaved(5, None, act=torch.tanh), loader())
+    checkpoint = DtoolCheckpoint.from_uri(callback.last_uri)
+    with pytest.warns(ProvenanceWarning, match=r"defaults for act.*load_module\(act=\.\.\.\)"):
+        checkpoint.load_module()
+    assert checkpoint.load_module(act=torch.tanh).act is torch.tanh
+    assert checkpoint.load_module(trust_source=True).act is torch.tanh

@@ -17,6 +17,7 @@ from lightning_dtool import watch
 from lightning_dtool._public import public
 from lightning_dtool.errors import ModuleLoadError, ProvenanceWarning, UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
+from lightning_dtool.loading.arguments import recorded_arguments, warn_of_defaults
 from lightning_dtool.loading.opening import require_checkpoint
 from lightning_dtool.loading.recorded_source import class_from_source, import_class
 from lightning_dtool.loading.weights import load_safely, state_dict_of, unread
@@ -193,7 +194,8 @@ class DtoolCheckpoint:
             weights_only: Load safely; see `load`. Default: True.
             trust_source: Allow building a class that cannot be imported, such as one from a script or a notebook, from
                 the recorded source. This runs code from the dataset. Default: False, which raises an error instead.
-            **overrides: Hyperparameters that replace the saved ones.
+            **overrides: Hyperparameters that replace the saved ones, and arguments that are neither saved nor recorded
+                as plain values.
 
         Returns:
             The module in training mode, as from `load_from_checkpoint`. Call `eval()` before you use it for inference.
@@ -210,9 +212,12 @@ class DtoolCheckpoint:
         checkpoint, _ = migrate_checkpoint(checkpoint)
         hyperparameters = checkpoint.setdefault(found.CHECKPOINT_HYPER_PARAMS_KEY, {})
         hyperparameters.update(overrides)
+        known = {*hyperparameters, checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_NAME)}
+        recorded = recorded_arguments(self.record, found, known, trust_source)
+        warn_of_defaults(recorded.missing, found, self.uri, stacklevel=2)
         # `load_from_checkpoint` does the same, but reads the optimizers' state too, and has no safe load before
         # Lightning 2.6.
-        module = _load_state(found, checkpoint, strict=strict, **overrides)
+        module = _load_state(found, checkpoint, strict=strict, **{**recorded.values, **overrides})
         if not isinstance(module, LightningModule):
             raise ModuleLoadError(f"{found.__qualname__} is not a LightningModule.", uri=self.uri)
         return module

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 
 from lightning_dtool import rerun
 from lightning_dtool._version import __version__
+from lightning_dtool.capture.classes import add_class_gaps
 from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.config import capture_config
 from lightning_dtool.capture.data import capture_data, training_datasets
@@ -239,6 +240,7 @@ def describe(
     missing = found.at("checkpoint.state_dict").observe(
         lambda: missing_from_state(checkpoint, trainer, found.at("checkpoint.state_dict")), None
     )
+    found.at("model.class_path").observe(lambda: add_class_gaps(observed.model, observed.sources.code, found), None)
     record = Provenance(
         run=observed.run,
         checkpoint=Checkpoint(

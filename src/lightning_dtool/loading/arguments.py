@@ -1,0 +1,91 @@
+"""The arguments of a module's constructor, from the record of its training."""
+
+import inspect
+import warnings
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from lightning_dtool.errors import ConfigurationError, ProvenanceWarning
+from lightning_dtool.record import Provenance
+from lightning_dtool.values.reading import decode
+
+_PLACE = "model.arguments"
+
+
+class Recorded(NamedTuple):
+    """What the record says about the arguments that were not saved as hyperparameters.
+
+    Attributes:
+        values: The arguments that can be built from the record, by name.
+        missing: The names of those that were passed and cannot be built from it.
+    """
+
+    values: dict[str, Any]
+    missing: list[str]
+
+
+def recorded_arguments(
+    record: Provenance, cls: type, known: Collection[str] = (), trust_source: bool = False
+) -> Recorded:
+    """Return the recorded arguments of a class's constructor.
+
+    Args:
+        record: The record.
+        cls: The class.
+        known: The names of the arguments that need no value from the record: those of saved hyperparameters, and those
+            that the user passes.
+        trust_source: Whether to import and call what the record names. Without it, only plain values are built.
+
+    Example:
+        ```python
+        values, missing = recorded_arguments(checkpoint.record, LeafNet, known=["lr"])
+        ```
+    """
+    gaps = {gap.fact for gap in record.gaps}
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    values: dict[str, Any] = {}
+    missing = []
+    for name, value in (record.model.arguments or {}).items():
+        if name in known or not (takes_any or name in parameters):
+            continue
+        place = f"{_PLACE}.{name}"
+        is_plain, built = _built(name, value, trust_source=False)
+        # A plain value has a gap only if a credential was redacted in it. The gap of an entry is below this place.
+        usable = is_plain and place not in gaps
+        if trust_source and not is_plain:
+            usable, built = _built(name, value, trust_source=True)
+        if usable and not any(fact.startswith((f"{place}.", f"{place}[")) for fact in gaps):
+            values[name] = built
+        # An argument without a gap has its default, which the constructor makes again.
+        elif any(fact == place or fact.startswith((f"{place}.", f"{place}[")) for fact in gaps):
+            missing.append(name)
+    return Recorded(values, missing)
+
+
+def warn_of_defaults(missing: Collection[str], cls: type, uri: str, stacklevel: int) -> None:
+    """Warn of arguments that were passed in the training and now have the defaults of the constructor.
+
+    Args:
+        missing: The names from `recorded_arguments`.
+        cls: The class.
+        uri: The dataset's URI.
+        stacklevel: As in `warnings.warn`, for the caller of this function.
+    """
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    names = [name for name in missing if name in parameters and parameters[name].default is not inspect.Parameter.empty]
+    if names:
+        warnings.warn(
+            f"{uri}: {cls.__qualname__} is made with its defaults for {', '.join(names)}. The training passed other"
+            " objects, which cannot be built from the record. Pass them:"
+            f" load_module({', '.join(f'{name}=...' for name in names)}).",
+            ProvenanceWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _built(name: str, value: Any, trust_source: bool) -> tuple[bool, Any]:
+    try:
+        return True, decode(value, argument=name, trust_source=trust_source)
+    except ConfigurationError:
+        return False, None
