@@ -81,6 +81,7 @@ def _captured(evidence: Evidence) -> Result:
         return fails("the optimizers or the Trainer settings are not recorded", RECORD_AGAIN)
     counts = (
         counted(len(record.model.hyperparameters), "hyperparameter"),
+        *([counted(len(record.model.arguments), "argument")] if record.model.arguments else []),
         counted(len(record.optimizers), "optimizer"),
         counted(len(record.trainer.settings), "setting"),
     )
