@@ -37,6 +37,11 @@ def file_of(dataset: FrozenDataset, relpath: str) -> Path:
     return local_path(dataset.uri) / "data" / relpath
 
 
+def content_of(dataset: FrozenDataset) -> bytes:
+    with dataset.open_verified(A) as file:
+        return file.read()
+
+
 def memory_of(dataset: FrozenDataset) -> Path:
     (folder,) = Path(os.environ["DTOOL_CACHE_DIRECTORY"], "lightning-dtool").glob("verified-*")
     (found,) = folder.glob(f"{dataset.uuid}-*")
@@ -46,7 +51,7 @@ def memory_of(dataset: FrozenDataset) -> Path:
 def test_an_item_is_read_once_also_by_other_processes(make_dataset, read) -> None:
     dataset = make_dataset(FILES)
     assert not dataset.is_verified(A)
-    assert dataset.read_verified(A) == b"aaaa"
+    assert content_of(dataset) == b"aaaa"
     assert dataset.is_verified(A)
     assert not dataset.is_verified(B)
     assert Path(dataset.verified_path(B)).read_bytes() == b"bbbb"
@@ -88,7 +93,7 @@ def test_a_changed_file_is_read_again(make_dataset, read, keep_times) -> None:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     for reader in (dataset, FrozenDataset.from_uri(dataset.uri)):
         for attempt in (
-            reader.read_verified,
+            reader.open_verified,
             reader.verified_path,
             lambda idn, reader=reader: reader.verify_once([idn]),
         ):
@@ -96,7 +101,7 @@ def test_a_changed_file_is_read_again(make_dataset, read, keep_times) -> None:
                 attempt(A)
             assert (caught.value.uri, caught.value.item) == (dataset.uri, "a.txt")
     file.write_bytes(b"aaaa")
-    assert dataset.read_verified(A) == b"aaaa"
+    assert content_of(dataset) == b"aaaa"
     assert dataset.is_verified(B)
 
 
@@ -109,7 +114,7 @@ def test_a_copy_is_verified_by_itself(make_dataset, tmp_path, read) -> None:
     assert not copy.is_verified(A)
     file_of(copy, "a.txt").write_bytes(b"aaab")
     with pytest.raises(VerificationError, match=r"a\.txt"):
-        copy.read_verified(A)
+        content_of(copy)
     assert dataset.is_verified(A)
 
 
@@ -161,10 +166,10 @@ def test_a_dataset_of_dtool_is_verified_by_its_own_hashes(base_uri, tmp_path) ->
     with dtoolcore.DataSetCreator("plain", base_uri) as creator:
         creator.put_item(str(tmp_path / "a.txt"), "a.txt")
     dataset = FrozenDataset.from_uri(creator.uri)
-    assert dataset.read_verified(A) == b"aaaa"
+    assert content_of(dataset) == b"aaaa"
     file_of(dataset, "a.txt").write_bytes(b"aaab")
     with pytest.raises(VerificationError, match="expected md5 "):
-        dataset.read_verified(A)
+        content_of(dataset)
     file_of(dataset, "a.txt").write_bytes(b"aaa")
     with pytest.raises(VerificationError, match="expected 4 bytes, found 3"):
         dataset.verified_path(A)
@@ -176,7 +181,7 @@ def test_an_item_that_cannot_be_compared_is_refused(make_dataset) -> None:
     manifest.write_text(manifest.read_text().replace("md5sum_hexdigest", "unheard_of"))
     (local_path(dataset.uri) / ".dtool" / "overlays" / "sha256.json").unlink()
     with pytest.raises(VerificationError, match="'unheard_of' is unknown"):
-        FrozenDataset.from_uri(dataset.uri).read_verified(A)
+        content_of(FrozenDataset.from_uri(dataset.uri))
 
 
 def test_a_missing_item_is_named_among_the_differences(make_dataset) -> None:
@@ -185,4 +190,4 @@ def test_a_missing_item_is_named_among_the_differences(make_dataset) -> None:
     with pytest.raises(VerificationError, match=r"a\.txt: missing"):
         dataset.verify_once()
     with pytest.raises(MissingItemError):
-        dataset.read_verified(A)
+        content_of(dataset)

@@ -1,12 +1,11 @@
 """Decoders of items into tensors, images and text, by the item's suffix."""
 
-import io
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ def decoder_for(relpath: str) -> Callable[[Any], Any]:
     Returns:
         A function from the path of a local file to a PIL image (`IMAGE_SUFFIXES`), a tensor (`.npy`), a dict of tensors
         by name (`.npz`), the object that was saved (`.pt`, `.pth`), a str (`TEXT_SUFFIXES`), or else bytes. The
-        decoders in `FROM_MEMORY` also take the content of the file.
+        decoders in `FROM_FILES` also take an open file.
 
     Example:
         >>> decoder_for("notes/README.TXT").__name__
@@ -48,14 +47,14 @@ def _decoders() -> dict[str, Callable[[Any], Any]]:
     return decoders | {"npy": read_array, "npz": read_arrays, "pt": read_torch, "pth": read_torch}
 
 
-def read_image(source: str | Path | bytes) -> Image.Image:
+def read_image(source: str | Path | BinaryIO) -> Image.Image:
     """Read an image; if it has several frames, the first one.
 
     Grey (8 and 16 bits), grey with alpha, RGB and RGBA images keep their mode. Images with a palette or another colour
     space (CMYK, YCbCr, …) are converted to RGB, as in torchvision's `ImageFolder`.
     """
     image: Image.Image
-    with Image.open(_file(source)) as image:
+    with Image.open(source) as image:
         image.load()
         if image.mode in _KEPT_MODES:
             return image.copy() if getattr(image, "n_frames", 1) > 1 else image
@@ -134,9 +133,9 @@ def open_array(path: str | Path) -> np.ndarray[Any, Any]:
     return array
 
 
-def read_arrays(source: str | Path | bytes) -> dict[str, torch.Tensor]:
+def read_arrays(source: str | Path | BinaryIO) -> dict[str, torch.Tensor]:
     """Read a `.npz` file as a dict of tensors by name, each with the dtype of its array."""
-    with np.load(_file(source), allow_pickle=False) as archive:
+    with np.load(source, allow_pickle=False) as archive:
         return {name: array_to_tensor(archive[name]) for name in archive.files}
 
 
@@ -167,19 +166,15 @@ def read_torch(path: str | Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
-def read_text(source: str | Path | bytes) -> str:
+def read_text(source: str | Path | BinaryIO) -> str:
     """Read UTF-8 text without converting line endings."""
     return read_bytes(source).decode("utf-8")
 
 
-def read_bytes(source: str | Path | bytes) -> bytes:
+def read_bytes(source: str | Path | BinaryIO) -> bytes:
     """Read the bytes of a file."""
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
+    return Path(source).read_bytes() if isinstance(source, (str, Path)) else source.read()
 
 
-FROM_MEMORY = frozenset({read_image, read_arrays, read_text, read_bytes})
-"""The decoders that take the path of a file or its content. The others memory-map the file."""
-
-
-def _file(source: str | Path | bytes) -> Any:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
+FROM_FILES = frozenset({read_image, read_arrays, read_text, read_bytes})
+"""The decoders that take the path of a file, or the open file. The others memory-map the file."""

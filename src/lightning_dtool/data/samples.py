@@ -16,7 +16,7 @@ from torch.utils.data import get_worker_info
 
 from lightning_dtool.data.decoded_cache import DecodedImages, decoder_versions
 from lightning_dtool.data.decoding import (
-    FROM_MEMORY,
+    FROM_FILES,
     array_to_tensor,
     decoder_for,
     image_to_tensor,
@@ -116,14 +116,15 @@ class Items:
                 Path(self.dataset.verified_path(identifier) if verify else self.dataset.abspath(identifier))
             )
         decode = decoder_for(self.names[position])
-        if not verify or self.dataset.is_verified(identifier):
+        if not verify:
             return decode(self.dataset.abspath(identifier))
-        if decode not in FROM_MEMORY:
+        if decode not in FROM_FILES:
             return decode(self.dataset.verified_path(identifier))
         # The bytes that are decoded are those that were compared.
-        value = decode(self.dataset.read_verified(identifier))
+        with self.dataset.open_verified(identifier) as file:
+            value = decode(file)
         if isinstance(value, ImageFile.ImageFile):
-            value.filename = self.dataset.abspath(identifier)  # as Pillow sets it for an image that is read from a file
+            value.filename = self.dataset.abspath(identifier)  # as Pillow sets it for an image that it opens by a path
         return value
 
     def keep_decoded(self) -> None:

@@ -1,5 +1,6 @@
 """Frozen datasets, to read."""
 
+import io
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -334,27 +335,41 @@ class FrozenDataset:
             MissingItemError, UnsafeDatasetError, VerificationError, StoreError: As for `path`.
         """
         path = self.abspath(identifier)
-        return self._data_root is None or self._verified.knows(
-            self._positions[identifier], mark(path), self.items[identifier].hash
-        )
+        return self._data_root is None or self._knows(identifier, mark(path))
 
-    def read_verified(self, identifier: str) -> bytes:
-        """Return an item's content after comparing it with what is recorded; see `verify`.
+    def open_verified(self, identifier: str) -> BinaryIO:
+        """Open an item's content for reading. Unless it was verified before, it is read at once and compared.
 
         Args:
             identifier: The item's identifier.
 
+        Returns:
+            A binary file, which the caller closes: the local file, or the bytes that were compared.
+
         Raises:
-            VerificationError: If it differs.
-            MissingItemError, StoreError: As for `open`.
+            VerificationError: If the content differs from what is recorded.
+            FileNotFoundError: If an item on disk was removed after its path was looked up.
+            MissingItemError, UnsafeDatasetError, StoreError: As for `path`.
         """
+        file = open(self.abspath(identifier), "rb")  # noqa: SIM115 - the caller closes it
+        try:
+            if self._data_root is None:
+                return file
+            descriptor = file.fileno()
+            found = mark(descriptor)  # cheaper than a mark by path, and of the very file that is read
+            if self._knows(identifier, found):
+                return file
+            content = os.read(descriptor, found.size + 1)  # one call, where `read` makes four
+            if len(content) < found.size:
+                content += file.read()
+        except BaseException:
+            file.close()
+            raise
+        file.close()
         item = self._item(identifier)
-        with self.open(identifier) as file, store_errors(self._uri, f"read item {item.relpath!r}", item=item.relpath):
-            found, content = mark(file.fileno()), file.read()
         self._require_same(item, self._recorded.difference(content, item))
-        if self._data_root is not None:
-            self._remember(item, found)
-        return content
+        self._verified.add(self._positions[identifier], found, item.hash)
+        return io.BytesIO(content)
 
     def verified_path(self, identifier: str) -> str:
         """Return the path of a local file with an item's content, which is verified unless it was before.
@@ -373,7 +388,7 @@ class FrozenDataset:
             with store_errors(self._uri, f"read item {item.relpath!r}", item=item.relpath):
                 difference = self._recorded.difference(Path(path), item)
             self._require_same(item, difference)
-            self._remember(item, found)
+            self._verified.add(self._positions[identifier], found, item.hash)
         return path
 
     # -- metadata -----------------------------------------------------------------------------
@@ -575,6 +590,9 @@ class FrozenDataset:
             return self.is_verified(item.identifier)
         except (FileNotFoundError, UnsafeDatasetError):  # `verify` says what is wrong with all such items
             return False
+
+    def _knows(self, identifier: str, found: Mark) -> bool:
+        return self._verified.knows(self._positions[identifier], found, self._manifest.items.hash_of(identifier))
 
     def _remember(self, item: Item, found: Mark) -> None:
         self._verified.add(self._positions[item.identifier], found, item.hash)

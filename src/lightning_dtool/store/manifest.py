@@ -34,6 +34,11 @@ class Items(Mapping[str, Item]):
         relpath, entry = self._relpaths[identifier], self._entries[identifier]
         return Item(identifier, relpath, entry["size_in_bytes"], entry["hash"])
 
+    def hash_of(self, identifier: str) -> str:
+        """Return the recorded hash of an item, without creating the item."""
+        recorded: str = self._entries[identifier]["hash"]
+        return recorded
+
     def __contains__(self, identifier: object) -> bool:
         return identifier in self._relpaths
 
@@ -54,7 +59,7 @@ class Manifest:
         hash_function: dtool's name of the function that made the hashes.
     """
 
-    items: Mapping[str, Item]
+    items: Items
     relpaths: Mapping[str, str]
     hash_function: str
 

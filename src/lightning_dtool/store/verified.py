@@ -115,7 +115,7 @@ class VerifiedItems:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
-        self._rows: dict[int, bytes] = {}
+        self._known: dict[int, int] = {}  # hashes, because marks would take five times as much memory
 
     def knows(self, position: int, found: Mark, recorded: str) -> bool:
         """Tell whether an item had the recorded hash and has not changed since.
@@ -125,11 +125,14 @@ class VerifiedItems:
             found: The mark of its file.
             recorded: The recorded hash.
         """
-        row = _row(found, recorded)
+        key = hash((found, recorded))
+        if self._known.get(position) == key:
+            return True
         descriptor = self._opened(create=False)
-        if descriptor is None:
-            return self._rows.get(position) == row
-        return os.pread(descriptor, _ROW.size, position * _ROW.size) == row
+        if descriptor is None or os.pread(descriptor, _ROW.size, position * _ROW.size) != _row(found, recorded):
+            return False
+        self._known[position] = key
+        return True
 
     def add(self, position: int, found: Mark, recorded: str) -> None:
         """Remember that an item has the recorded hash, unless it was changed only just now.
@@ -141,14 +144,12 @@ class VerifiedItems:
         """
         if time.time_ns() - found.changed_ns < _SETTLED_NS:
             return
-        row = _row(found, recorded)
+        self._known[position] = hash((found, recorded))
         descriptor = self._opened(create=True)
-        if descriptor is None:
-            self._rows[position] = row
-            return
-        # The file only saves time: a row that a full disk cuts off is not equal to any.
-        with contextlib.suppress(OSError):
-            os.pwrite(descriptor, row, position * _ROW.size)
+        if descriptor is not None:
+            # The file only saves time: a row that a full disk cuts off is not equal to any.
+            with contextlib.suppress(OSError):
+                os.pwrite(descriptor, _row(found, recorded), position * _ROW.size)
 
     def _opened(self, *, create: bool) -> int | None:
         if self._descriptor is None and hasattr(os, "pread"):
