@@ -1,0 +1,138 @@
+"""Benchmark of the verification of items when they are first read, in an epoch of training."""
+
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.data import BATCH, CLASSES, SIDE, folder_of_images
+from benchmarks.measuring import Bar, Comparison, Settings, interleaved
+from lightning_dtool import DtoolDataModule, pack
+from lightning_dtool.store import FrozenDataset
+
+_FIRST = ("first epoch, verify=False", "first epoch", "first epoch of the next run")
+_NEXT = ("next epoch, verify=False", "next epoch")
+
+
+def run(settings: Settings) -> Iterator[Comparison]:
+    """Compare epochs whose items are verified when they are first read with epochs without verification."""
+    # A cache of its own, which can be emptied.
+    cache = settings.folder / "cache"
+    before = os.environ.get("DTOOL_CACHE_DIRECTORY")
+    os.environ["DTOOL_CACHE_DIRECTORY"] = str(cache)
+    try:
+        yield from _epochs(settings, cache)
+    finally:
+        os.environ.pop("DTOOL_CACHE_DIRECTORY")
+        if before is not None:
+            os.environ["DTOOL_CACHE_DIRECTORY"] = before
+
+
+def _epochs(settings: Settings, cache: Path) -> Iterator[Comparison]:
+    few = settings.short
+    base = settings.folder / "datasets"
+    base.mkdir()
+    small = folder_of_images(settings.folder / "small", 2 * BATCH if few else 2_000)
+    photos = folder_of_photos(settings.folder / "photos", 10 if few else 64)
+    rows = settings.folder / "rows"
+    rows.mkdir()
+    count = 4 * BATCH if few else 60_000
+    generator = np.random.default_rng(0)
+    np.save(rows / "data.npy", generator.normal(size=(count, 2_048)).astype(np.float32))
+    np.save(rows / "labels.npy", generator.integers(0, CLASSES, count))
+    for folder, what in (
+        (small, f"{SIDE} x {SIDE} pixels (PNG)"),
+        (photos, "500 x 375 pixels (JPEG)"),
+        (rows, "an array of 0.5 GB"),
+    ):
+        uri = pack(folder, base, f"verified_{folder.name}", progress=False)
+        yield Comparison(
+            f"One epoch of training on {what}, with and without verification",
+            "s",
+            interleaved({name: partial(_trained, cache, uri, name) for name in (*_FIRST, *_NEXT)}, 1 if few else 5),
+            _FIRST[0],
+            [
+                Bar("first epoch", 1.05, statistic="paired"),
+                Bar("first epoch of the next run", 1.005, statistic="paired"),
+                Bar("next epoch", 1.005, against=_NEXT[0], statistic="paired"),
+            ],
+            [
+                "The model is linear, so that most of the time is spent on the data.",
+                "The time of a first epoch includes opening the dataset, where an array is verified as a whole.",
+            ],
+        )
+
+
+def folder_of_photos(folder: Path, count: int) -> Path:
+    """Write a folder of noisy JPEG files of about 100 kB, all different, in one class."""
+    generator = np.random.default_rng(0)
+    (folder / "class_0").mkdir(parents=True)
+    for number in range(count):
+        blocks = np.kron(generator.integers(0, 256, (25, 34, 3)), np.ones((15, 15, 1)))[:375, :500]
+        pixels = blocks + generator.normal(0, 8, (375, 500, 3))
+        path = folder / "class_0" / f"photo_{number:04}.jpg"
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    return folder
+
+
+def _trained(cache: Path, uri: str, case: str) -> float:
+    """Return the time of one epoch of a Trainer; of the second one for a later epoch of the same run."""
+    shutil.rmtree(cache, ignore_errors=True)
+    if case == "first epoch of the next run":
+        FrozenDataset.from_uri(uri).verify_once(progress=False)
+    begun = time.perf_counter()
+    data = DtoolDataModule(uri, batch_size=BATCH, verify="verify=False" not in case)
+    data.setup("fit")
+    opening = time.perf_counter() - begun
+    times = _Times()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=cache.parent,
+        callbacks=[times],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(_Linear(data), data)
+    return times.epochs[1] if case in _NEXT else opening + times.epochs[0]
+
+
+class _Times(pl.Callback):
+    """The time of each epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epochs.append(time.perf_counter() - self._begun)
+
+
+class _Linear(pl.LightningModule):
+    """A linear classifier of flat samples."""
+
+    def __init__(self, data: DtoolDataModule) -> None:
+        super().__init__()
+        self.layer = torch.nn.LazyLinear(CLASSES)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        return torch.nn.functional.cross_entropy(self.layer(x.flatten(1)), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.01)
