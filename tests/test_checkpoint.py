@@ -203,7 +203,7 @@ def test_the_mixin_loads_a_module_by_uri(tmp_path: Path, models: Path) -> None:
 
 def test_a_class_whose_source_has_changed_gives_a_warning(tmp_path: Path, models: Path, monkeypatch) -> None:
     checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, TinyNet()))
-    monkeypatch.setattr("lightning_dtool.checkpoint.source_digest", lambda cls: "0" * 64)
+    monkeypatch.setattr("lightning_dtool.loading.modules.source_digest", lambda cls: "0" * 64)
     with pytest.warns(ProvenanceWarning, match="source of kit:TinyNet has changed since"):
         checkpoint.load_module()
 

@@ -1,8 +1,6 @@
 """Checkpoints by URI, verified before anything in them is used."""
 
 import os
-import pickle
-import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,22 +8,18 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.saving import _load_state
-from lightning.pytorch.utilities.migration import migrate_checkpoint  # type: ignore[attr-defined]
 
 from lightning_dtool import watch
 from lightning_dtool._public import public
-from lightning_dtool.errors import ModuleLoadError, ProvenanceWarning, UnsafeCheckpointError
+from lightning_dtool.errors import UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
-from lightning_dtool.loading.arguments import recorded_arguments, warn_of_defaults
+from lightning_dtool.loading import modules
+from lightning_dtool.loading.building import warn_of_differences
 from lightning_dtool.loading.opening import require_checkpoint
-from lightning_dtool.loading.recorded_source import class_from_source, import_class
 from lightning_dtool.loading.weights import load_safely, state_dict_of, unread
-from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import Provenance, from_json
 from lightning_dtool.store import FrozenDataset, delete_dataset, local_path
 from lightning_dtool.store.verified import Mark, mark
-from lightning_dtool.values.definitions import source_digest
 
 watch.install()
 
@@ -140,13 +134,22 @@ class DtoolCheckpoint:
 
         Raises:
             UnsafeCheckpointError: If a safe load refuses the file. The message lists the types, and how to allow them.
+            ModuleLoadError: With `weights_only=False`, if unpickling fails, for example because a class is not here.
             VerificationError: If the file differs from its hashes.
         """
-        path = self.path
-        try:
-            return torch.load(path, map_location=map_location, weights_only=weights_only, mmap=mmap)  # type: ignore[no-any-return]
-        except pickle.UnpicklingError as error:
-            raise self._unsafe(path, error) from error
+        if not weights_only:
+            return modules.load_unsafely(self._source(), {}, map_location, trust_source=False, mmap=mmap)  # type: ignore[no-any-return]
+        loaded = load_safely(self.path, map_location=map_location, mmap=mmap, uri=self.uri)
+        refused = unread(loaded)
+        if refused:
+            raise UnsafeCheckpointError(
+                "a safe load refuses this checkpoint, because it holds objects other than tensors and plain values:"
+                f" {_listed(refused)}. The weights alone load safely: load_state_dict(). If you know that these types"
+                " are harmless, allow them with torch.serialization.add_safe_globals([...]). If you trust the origin of"
+                " the checkpoint, load it with weights_only=False.",
+                uri=self.uri,
+            )
+        return loaded  # type: ignore[no-any-return]
 
     def load_state_dict(self, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
         """Return the weights, whatever else the checkpoint holds. No code of the checkpoint runs.
@@ -192,35 +195,28 @@ class DtoolCheckpoint:
             strict: Require that the names of the weights match, as in `load_from_checkpoint`. Default: the module's
                 `strict_loading`.
             weights_only: Load safely; see `load`. Default: True.
-            trust_source: Allow building a class that cannot be imported, such as one from a script or a notebook, from
-                the recorded source. This runs code from the dataset. Default: False, which raises an error instead.
+            trust_source: Allow building classes that cannot be imported, such as those of a script or a notebook, from
+                the recorded source: the module's, and those of objects among the hyperparameters. This runs code from
+                the dataset. Default: False, which raises an error instead.
             **overrides: Hyperparameters that replace the saved ones, and arguments that are neither saved nor recorded
                 as plain values.
 
         Returns:
             The module in training mode, as from `load_from_checkpoint`. Call `eval()` before you use it for inference.
+            If its class overrides `load_from_checkpoint`, that method makes it. A `ProvenanceWarning` names weights
+            that the checkpoint does not hold.
 
         Raises:
-            ModuleLoadError: If the class cannot be loaded.
-            UnsafeCheckpointError: If a safe load refuses the file.
+            ModuleLoadError: If the class cannot be loaded, or the module cannot be made. The message says what to pass.
+            UnsafeCheckpointError: If a safe load refuses objects that the module needs.
             VerificationError: If the file differs from its hashes.
         """
-        found = cls if cls is not None else self._find_class(trust_source)
-        # A class from `pytorch_lightning` would fail much later, with an error that is hard to understand.
-        refuse_other_namespace(found, "cls")
-        checkpoint = self.load(map_location=map_location, weights_only=weights_only, mmap=True)
-        checkpoint, _ = migrate_checkpoint(checkpoint)
-        hyperparameters = checkpoint.setdefault(found.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        hyperparameters.update(overrides)
-        known = {*hyperparameters, checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_NAME)}
-        recorded = recorded_arguments(self.record, found, known, trust_source)
-        warn_of_defaults(recorded.missing, found, self.uri, stacklevel=2)
-        # `load_from_checkpoint` does the same, but reads the optimizers' state too, and has no safe load before
-        # Lightning 2.6.
-        module = _load_state(found, checkpoint, strict=strict, **{**recorded.values, **overrides})
-        if not isinstance(module, LightningModule):
-            raise ModuleLoadError(f"{found.__qualname__} is not a LightningModule.", uri=self.uri)
-        return module
+        options = {"map_location": map_location, "strict": strict, "weights_only": weights_only}
+        built = modules.load_module(
+            self._source(), cls, **options, trust_source=trust_source, overrides=overrides, stacklevel=2
+        )
+        warn_of_differences(built, self.uri, stacklevel=2)
+        return built.module
 
     def verify(self, progress: bool = False) -> None:
         """Read every item and compare it with its recorded size and hash.
@@ -237,39 +233,8 @@ class DtoolCheckpoint:
         """Delete the dataset. This cannot be undone."""
         delete_dataset(self.uri)
 
-    def _find_class(self, trust_source: bool) -> type[LightningModule]:
-        class_path = self.record.model.class_path
-        found = import_class(class_path)
-        if found is not None:
-            recorded = self.record.model.source_sha256
-            if recorded is not None and source_digest(found) != recorded:
-                warnings.warn(
-                    f"{self.uri}: the source of {class_path} has changed since the checkpoint was written. The weights"
-                    " are loaded into the current class; the recorded source is in source.zip.",
-                    ProvenanceWarning,
-                    stacklevel=3,
-                )
-            return found
-        if trust_source:
-            return class_from_source(class_path, self.record.code, self.item_path(SOURCE_ITEM), self.uri)
-        raise ModuleLoadError(
-            f"the model's class {class_path} cannot be imported here. Pass the class: load_module(cls=...). Or, if you"
-            " trust the origin of this checkpoint, run its recorded source: load_module(trust_source=True).",
-            uri=self.uri,
-        )
-
-    def _unsafe(self, path: Path, error: Exception) -> UnsafeCheckpointError:
-        types = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        if not types:
-            return UnsafeCheckpointError(f"{path.name} cannot be read: {error}", uri=self.uri)
-        names = ", ".join(sorted(types))
-        return UnsafeCheckpointError(
-            "a safe load refuses this checkpoint, because it holds objects other than tensors and plain values:"
-            f" {names}. If you know that these types are harmless, allow them with"
-            " torch.serialization.add_safe_globals([...]). If you trust the origin of the checkpoint, load it with"
-            " weights_only=False.",
-            uri=self.uri,
-        )
+    def _source(self) -> modules.Source:
+        return modules.Source(self.uri, self.path, self.record, lambda: self.item_path(SOURCE_ITEM))
 
 
 def _listed(refused: Mapping[str, str]) -> str:

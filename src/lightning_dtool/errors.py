@@ -24,7 +24,7 @@ LightningDtoolError
 ├── RecordError                ValueError         the record cannot be read
 │   └── NewerSchemaError                          the record is from a newer version of this package
 ├── UnsafeCheckpointError      UnpicklingError    a safe load refuses the checkpoint
-├── ModuleLoadError            ImportError        the model's class cannot be loaded
+├── ModuleLoadError            ImportError        the model cannot be made from the checkpoint
 ├── PublishError               RuntimeError       a checkpoint was not published, with `strict=True`
 ├── EvaluationError            RuntimeError       a model cannot be run on the data
 ├── ReproductionError          RuntimeError       a recorded training cannot be run again
@@ -221,7 +221,7 @@ class UnsafeCheckpointError(LightningDtoolError, pickle.UnpicklingError):
 
 
 class ModuleLoadError(LightningDtoolError, ImportError):
-    """A model class that cannot be imported, or recorded code that would run without `trust_source=True`."""
+    """A model that cannot be made from a checkpoint, for example because its class cannot be imported."""
 
 
 class PublishError(LightningDtoolError, RuntimeError):

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from lightning_dtool.errors import CorruptDatasetError, ModuleLoadError, UnsafeDatasetError
-from lightning_dtool.loading.recorded_source import class_from_source, import_class
+from lightning_dtool.loading.recorded_source import import_class, objects_from_source
 from lightning_dtool.record import Code
 from lightning_dtool.values.definitions import source_digest
 
@@ -34,6 +34,10 @@ def packed(folder: Path, files: dict[str, str | bytes]) -> Path:
         for name, content in files.items():
             archive.writestr(name, textwrap.dedent(content) if isinstance(content, str) else content)
     return path
+
+
+def class_from_source(class_path: str, recorded: Code, zipped: Path, uri: str) -> type[LightningModule]:
+    return objects_from_source(class_path, [], recorded, zipped, uri)[class_path]
 
 
 def loaded(folder: Path, script: str | bytes, name: str = "Net", *argv: str, **others: str) -> type[LightningModule]:

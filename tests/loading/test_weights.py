@@ -1,21 +1,27 @@
 """The reader of checkpoint files: every tensor and plain value is read, and nothing that the file names runs."""
 
+import argparse
 import builtins
 import collections
 import datetime
+import decimal
+import fractions
 import io
 import os
 import pickle
 import threading
+import types
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 
-from lightning_dtool.errors import LightningDtoolError, NotACheckpointError, UnsafeCheckpointError
-from lightning_dtool.loading.weights import Unread, load_safely, read_checkpoint, state_dict_of, unread
+from lightning_dtool.errors import LightningDtoolError, ModuleLoadError, NotACheckpointError, UnsafeCheckpointError
+from lightning_dtool.loading.weights import Unread, load_safely, read_checkpoint, state_dict_of, unknown_names, unread
 from lightning_dtool.values.digests import state_digest
 
 
@@ -46,6 +52,10 @@ def packed(folder: Path, data: bytes, name: str = "forged.ckpt", **storages: byt
         for key, content in storages.items():
             archive.writestr(f"forged/data/{key.removeprefix('s')}", content)
     return folder / name
+
+
+class Other:
+    """Another object of the test's own."""
 
 
 # -- everything that torch loads safely ------------------------------------------------------------
@@ -146,19 +156,27 @@ def test_map_location_is_as_in_torch(tmp_path: Path) -> None:
 
 
 def test_other_objects_are_placeholders_with_what_the_file_says(tmp_path: Path) -> None:
-    since = datetime.date(2026, 1, 1)
-    state = {"a": [since, Config(7)], "cls": datetime.date, "path": Path("x"), "deque": collections.deque([1, 2])}
+    state = {
+        "a": [Marked, Config(7)],
+        "cls": datetime.date,
+        "tables": collections.ChainMap({1: 2}),
+        "lists": collections.defaultdict(list, {1: 2}),
+        "args": argparse.Namespace(config=Config(8)),
+        "last": collections.deque([Config(9)]),
+    }
     found = read_checkpoint(saved(tmp_path, state))
     assert unread(found) == {
-        "a.0": "datetime.date",
+        "a.0": f"{__name__}.Marked",
         "a.1": f"{__name__}.Config",
         "cls": "datetime.date",
-        "path": f"pathlib.{type(Path()).__name__}",
-        "deque": "collections.deque",
+        "tables": "collections.ChainMap",
+        "lists": "collections.defaultdict",
+        "args.config": f"{__name__}.Config",
+        "last.0": f"{__name__}.Config",
     }
     assert found["a"][1].state == {"width": 7}
-    assert dict(found["deque"])["items"] == [1, 2]
-    assert found["a"][0].arguments is not None
+    assert dict(found["lists"])["items"] == [(1, 2)]
+    assert found["lists"].arguments is not None
     assert found["cls"].arguments is None
     assert repr(found["a"][1]) == f"<unread {__name__}.Config>"
 
@@ -172,9 +190,46 @@ def test_placeholders_are_told_apart_by_what_the_file_says(tmp_path: Path) -> No
     assert digest(datetime.date(2026, 1, 1)) != digest(datetime.date(2026, 1, 2))
 
 
+def test_common_value_types_are_made(tmp_path: Path) -> None:
+    utc = datetime.timezone.utc
+    values = [
+        datetime.date(2026, 1, 1),
+        datetime.datetime(2026, 1, 1, 12, tzinfo=utc),
+        datetime.timedelta(days=1),
+        datetime.time(12),
+        Path("a/b"),
+        PurePosixPath("c"),
+        decimal.Decimal("0.1"),
+        fractions.Fraction(1, 3),
+        argparse.Namespace(lr=0.1, layers=[1, 2]),
+        types.SimpleNamespace(a=1),
+        AttributeDict(a=AttributeDict(b=1)),
+        collections.deque([1, 2], maxlen=2),
+        range(3),
+        slice(1, 2),
+        np.float64(0.1),
+        np.int32(7),
+        np.bool_(True),
+    ]
+    path = saved(tmp_path, {"x": Config(1), "values": values})
+    found = read_checkpoint(path)["values"]
+    assert found == values
+    assert list(map(type, found)) == list(map(type, values))
+    assert unknown_names(path) == {f"{__name__}.Config"}
+
+
+def test_an_object_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    class Changed:
+        def __setstate__(self, state: object) -> None:
+            raise KeyError("width")
+
+    with pytest.raises(ModuleLoadError, match="Changed in the checkpoint cannot be made: KeyError: 'width'"):
+        read_checkpoint(saved(tmp_path, {"x": Config(1)}), known={f"{__name__}.Config": Changed})
+
+
 def test_a_key_may_be_an_object(tmp_path: Path) -> None:
-    found = read_checkpoint(saved(tmp_path, {"state_dict": {datetime.date(2026, 1, 1): torch.ones(1)}}))
-    assert unread(found) == {"state_dict (a key)": "datetime.date"}
+    found = read_checkpoint(saved(tmp_path, {"state_dict": {Config(1): torch.ones(1)}}))
+    assert unread(found) == {"state_dict (a key)": f"{__name__}.Config"}
 
 
 def test_a_list_that_contains_itself_is_searched_once(tmp_path: Path) -> None:
@@ -184,14 +239,15 @@ def test_a_list_that_contains_itself_is_searched_once(tmp_path: Path) -> None:
 
 
 def test_what_the_user_allows_is_made(tmp_path: Path) -> None:
-    path = saved(tmp_path, {"a": Config(3), "b": datetime.date(2026, 1, 1), "t": torch.ones(1).as_subclass(Marked)})
+    path = saved(tmp_path, {"a": Config(3), "b": Other(), "t": torch.ones(1).as_subclass(Marked)})
     with torch.serialization.safe_globals([Config, Marked]):
         found = read_checkpoint(path)
     assert found["a"].width == 3
     assert type(found["t"]) is Marked
-    assert unread(found) == {"b": "datetime.date"}
-    known = read_checkpoint(path, known={f"{__name__}.Config": Config, "datetime.date": datetime.date})
-    assert (known["a"].width, known["b"]) == (3, datetime.date(2026, 1, 1))
+    assert unread(found) == {"b": f"{__name__}.Other"}
+    known = read_checkpoint(path, known={f"{__name__}.Config": Config, f"{__name__}.Other": Other})
+    assert known["a"].width == 3
+    assert isinstance(known["b"], Other)
     assert unread(known) == {}
 
 
@@ -231,7 +287,7 @@ def test_nothing_that_a_file_names_is_called(tmp_path: Path, make: Any, place: s
         "value": payload,
         "argument": Payload(collections.OrderedDict, payload),
         "state": Config(payload),
-        "item": collections.deque([payload]),
+        "item": collections.defaultdict(list, {1: payload}),
     }.get(place)
     state = {"x": value} if place != "key" else {payload: 1}
     path = saved(tmp_path, {"state_dict": {"w": torch.ones(1)}, **state})
@@ -262,6 +318,10 @@ HOSTILE = {
     "a huge bytearray by number": b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85R.",
     "an element of a text": b"\x80\x02X\x01\x00\x00\x00aK\x01a.",
     "an entry of a list": b"\x80\x02]K\x00K\x01s.",
+    "a fraction with an exponent": b"\x80\x02cfractions\nFraction\nX\x06\x00\x00\x001e9999\x85R.",
+    "a number of another size": b"\x80\x02cnumpy._core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\x00\x00\x00f8\x85R"
+    b"U\x01a\x86R.",
+    "an array of objects": b"\x80\x02cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R.",
     "a codec": b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",
     "no end": b"\x80\x02}",
     "nothing": b"",
@@ -384,4 +444,4 @@ def test_python_2_names_are_understood(tmp_path: Path) -> None:
     pickle.dump({"a": {1, 2}, "b": builtins.range(3)}, buffer, protocol=2)
     found = read_checkpoint(packed(tmp_path, buffer.getvalue()))
     assert found["a"] == {1, 2}
-    assert unread(found) == {"b": "builtins.range"}
+    assert found["b"] == range(3)

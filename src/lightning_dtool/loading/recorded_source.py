@@ -1,4 +1,4 @@
-"""The class that a record names: imported, or built from the recorded source if the user trusts it."""
+"""The classes that a record names: imported, or built from the recorded source if the user trusts it."""
 
 import ast
 import atexit
@@ -13,16 +13,19 @@ import shutil
 import sys
 import tempfile
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from lightning.pytorch import LightningModule
 
 from lightning_dtool.errors import ModuleLoadError
-from lightning_dtool.loading.slicing import needed_statements
+from lightning_dtool.loading.slicing import needed_statements, parameters_used
 from lightning_dtool.loading.unpacking import refuse_outside, unpack
 from lightning_dtool.record import Code
+
+_LOCALS = ".<locals>."
+"""What stands in a qualified name between a function and what is defined inside it."""
 
 
 def import_class(class_path: str) -> type[LightningModule] | None:
@@ -37,7 +40,17 @@ def import_class(class_path: str) -> type[LightningModule] | None:
     Returns:
         The class, or None.
     """
-    module_name, _, qualname = class_path.partition(":")
+    found = import_object(class_path)
+    return found if is_module_class(found) else None
+
+
+def import_object(path: str) -> Any:
+    """Return what `module:qualified.name` names, if it can be imported here, else None.
+
+    Args:
+        path: `module:qualified.name`. The module runs when it is imported, so it must be the user's own or trusted.
+    """
+    module_name, _, qualname = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *qualname.split("."))):
         return None
     try:
@@ -47,58 +60,90 @@ def import_class(class_path: str) -> type[LightningModule] | None:
             found = vars(found)[name]
     except (Exception, SystemExit):  # a module may raise anything; a script may even call `sys.exit`
         return None
-    return found if _is_module_class(found) else None
+    return found
 
 
-def class_from_source(class_path: str, code: Code, source_zip: Path, uri: str) -> type[LightningModule]:
-    """Return a LightningModule class from the source that a checkpoint carries. This runs code from that source.
+def is_module_class(found: object) -> TypeGuard[type[LightningModule]]:
+    """Return True for a class of LightningModules."""
+    return isinstance(found, type) and issubclass(found, LightningModule)
 
-    Only the statements that the class needs are run: the imports, definitions and assignments that it refers to,
-    directly or indirectly. Therefore a training script does not train again.
+
+def objects_from_source(
+    class_path: str | None, others: Collection[str], code: Code, source_zip: Path, uri: str
+) -> dict[str, Any]:
+    """Return a class and other objects from the source that a checkpoint carries. This runs code from that source.
+
+    Only the statements that they need are run: the imports, definitions and assignments that they refer to, directly or
+    indirectly. Therefore a training script does not train again. A class that is defined inside a function is made if
+    it uses none of the function's parameters.
 
     Args:
-        class_path: `module:qualified.name` as recorded.
+        class_path: `module:qualified.name` of the class, as recorded; None if only the others are wanted.
+        others: Those of other classes and functions. One that the source does not define is left out.
         code: The record's section on code, which says where each module lies in the zip file.
         source_zip: The verified `source.zip`.
         uri: The dataset's URI, for errors.
 
+    Returns:
+        The objects by `module:qualified.name`.
+
     Raises:
-        ModuleLoadError: If the class is not there, or its source does not run.
+        ModuleLoadError: If the class is not there, or the source does not run.
         CorruptDatasetError: If `source.zip` is not a zip file.
         UnsafeDatasetError: If `source.zip` or the record names files outside the folder where it is unpacked, or if
             `source.zip` is a zip bomb.
     """
-    module_name, _, qualname = class_path.partition(":")
-    relpath = code.modules.get(module_name)
-    if relpath is None:
+    if class_path is not None and class_path.partition(":")[0] not in code.modules:
+        module_name, _, qualname = class_path.partition(":")
         raise ModuleLoadError(
-            f"its source.zip does not hold the module {module_name!r} that defines {qualname!r}.", uri=uri
+            f"its source.zip does not hold the module {module_name!r} that defines {qualname!r}. Pass the class:"
+            " load_module(cls=...).",
+            uri=uri,
         )
     folder = Path(tempfile.mkdtemp(prefix="lightning-dtool-source-"))  # kept until exit: tracebacks show its lines
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     unpack(source_zip, folder, uri)
-    for path in code.modules.values():
-        refuse_outside(folder, path, uri)
-    recorded = _Recorded(code, folder)
-    try:
-        with recorded:
-            found: Any = recorded.run_slice(relpath, qualname.split(".")[0], _package(module_name, code))
-            for name in qualname.split("."):
-                found = getattr(found, name)
-    except (Exception, SystemExit) as error:  # the recorded code may raise anything
-        raise ModuleLoadError(
-            f"the recorded source of {class_path!r} does not run here: {type(error).__name__}: {error}. "
-            "Install what it needs (see requirements.txt in the dataset), or pass the class: load_module(cls=...).",
-            uri=uri,
-        ) from error
-    if not _is_module_class(found):
-        recorded.forget()
-        raise ModuleLoadError(f"{class_path!r} in the recorded source is not a LightningModule.", uri=uri)
-    return found  # type: ignore[no-any-return]
+    for relpath in code.modules.values():
+        refuse_outside(folder, relpath, uri)
+    wanted: dict[str, list[str]] = {}
+    for path in dict.fromkeys((*([] if class_path is None else [class_path]), *others)):
+        if path.partition(":")[0] in code.modules:
+            wanted.setdefault(path.partition(":")[0], []).append(path.partition(":")[2])
+    found: dict[str, Any] = {}
+    with _Recorded(code, folder) as recorded:
+        for module_name, qualnames in wanted.items():
+            try:
+                module = recorded.run_slice(module_name, [name.partition(".")[0] for name in qualnames])
+            except (Exception, SystemExit) as error:  # the recorded code may raise anything
+                raise _does_not_run(f"{module_name}:{qualnames[0]}", error, uri) from error
+            for qualname in qualnames:
+                path = f"{module_name}:{qualname}"
+                try:
+                    found[path] = recorded.find(module, qualname)
+                except _NeedsParametersError as error:
+                    raise ModuleLoadError(
+                        f"{path!r} is defined inside a function and uses its parameters ({error}), whose values are not"
+                        " recorded. Make the class as the script did, and pass it: load_module(cls=...).",
+                        uri=uri,
+                    ) from None
+                except (Exception, SystemExit) as error:
+                    if path == class_path:
+                        raise _does_not_run(path, error, uri) from error
+        if class_path is not None and not is_module_class(found[class_path]):
+            raise ModuleLoadError(f"{class_path!r} in the recorded source is not a LightningModule.", uri=uri)
+    return found
 
 
-def _is_module_class(found: object) -> bool:
-    return isinstance(found, type) and issubclass(found, LightningModule)
+def _does_not_run(path: str, error: BaseException, uri: str) -> ModuleLoadError:
+    return ModuleLoadError(
+        f"the recorded source of {path!r} does not run here: {type(error).__name__}: {error}. "
+        "Install what it needs (see requirements.txt in the dataset), or pass the class: load_module(cls=...).",
+        uri=uri,
+    )
+
+
+class _NeedsParametersError(Exception):
+    """A class inside a function that cannot be made without the function's arguments; the message names them."""
 
 
 def _package(module_name: str, code: Code) -> str:
@@ -127,31 +172,28 @@ class _Recorded:
     def __init__(self, code: Code, folder: Path) -> None:
         self.prefix = f"lightning_dtool_source_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
         self._folder = folder
-        self._argv = code.argv
+        self._code = code
         self._files = {name: folder / relpath for name, relpath in code.modules.items() if name != "__main__"}
         self._tops = {name.partition(".")[0] for name in self._files}
         self.builtins: dict[str, Any] = {**vars(builtins), "__import__": self._import}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_Recorded":
         # A class may depend on the command line of the script, so the recorded one is restored.
-        self._own_argv, sys.argv = sys.argv, list(self._argv)
+        self._own_argv, sys.argv = sys.argv, list(self._code.argv)
         package = types.ModuleType(self.prefix)
         package.__path__ = []
         sys.modules[self.prefix] = package
         _FINDER.checkpoints[self.prefix] = self
         if _FINDER not in sys.meta_path:
             sys.meta_path.insert(0, _FINDER)  # before the finder that searches `sys.path`
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         sys.argv = self._own_argv
         if kind is not None:
-            self.forget()
-
-    def forget(self) -> None:
-        """Remove the recorded modules from this process."""
-        _FINDER.checkpoints.pop(self.prefix, None)
-        for name in [name for name in sys.modules.copy() if name.partition(".")[0] == self.prefix]:
-            del sys.modules[name]
+            _FINDER.checkpoints.pop(self.prefix, None)
+            for name in [name for name in sys.modules.copy() if name.partition(".")[0] == self.prefix]:
+                del sys.modules[name]
 
     def spec(self, name: str) -> importlib.machinery.ModuleSpec | None:
         """Return the import spec of a recorded module; None for any other module.
@@ -168,19 +210,16 @@ class _Recorded:
         loader = _Loader(private, str(file), self.builtins)
         return importlib.util.spec_from_file_location(private, file, loader=loader, submodule_search_locations=packages)
 
-    def run_slice(self, relpath: str, name: str, package: str) -> types.ModuleType:
-        """Run the statements of a file that the definition of a name needs, as a module of its own.
+    def run_slice(self, module_name: str, names: Sequence[str]) -> types.ModuleType:
+        """Run the statements of a recorded module that the definitions of names need, as a module of its own.
 
         Args:
-            relpath: The file.
-            name: The name.
-            package: The package that its relative imports start from.
+            module_name: The module.
+            names: The names.
         """
-        file = self._folder / relpath
-        text = file.read_bytes()  # bytes, because a file may declare its own encoding
-        tree = ast.parse(text, str(file))
-        tree.body = needed_statements(tree, name)
-        module = types.ModuleType(f"{self.prefix}.__main__")
+        file = self._folder / self._code.modules[module_name]
+        package = _package(module_name, self._code)
+        module = types.ModuleType(f"{self.prefix}.__main__" + ("" if module_name == "__main__" else f".{module_name}"))
         module.__file__ = str(file)
         module.__package__ = f"{self.prefix}.{package}" if package else ""
         module.__dict__["__builtins__"] = self.builtins
@@ -188,9 +227,45 @@ class _Recorded:
         linecache.checkcache(str(file))
         if package:
             importlib.import_module(module.__package__)
-        code = compile(tree, str(file), "exec", dont_inherit=True)
-        exec(code, module.__dict__)  # noqa: S102  # the caller requires the user's trust
+        self._run(needed_statements(_parsed(file), *names), file, module.__dict__)
         return module
+
+    def find(self, module: types.ModuleType, qualname: str) -> Any:
+        """Return what a module defines under a qualified name, also inside a function.
+
+        Args:
+            module: The result of `run_slice` for the first part of the name.
+            qualname: The qualified name.
+        """
+        found: Any = module
+        *functions, name = qualname.split(_LOCALS)
+        if functions:
+            found = types.SimpleNamespace(**self._locals(module, functions, name.partition(".")[0]))
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
+
+    def _locals(self, module: types.ModuleType, functions: Sequence[str], name: str) -> dict[str, Any]:
+        """Run the statements inside nested functions that the definition of a name needs."""
+        file = Path(str(module.__file__))
+        namespace = dict(vars(module))
+        body = _parsed(file)
+        for function, inner in zip(functions, [*functions[1:], name], strict=True):
+            node: Any = body
+            for part in function.split("."):
+                node = next(child for child in node.body if getattr(child, "name", None) == part)
+            body = ast.Module(node.body, [])
+            needed = needed_statements(body, inner.partition(".")[0])
+            parameters = parameters_used(node, needed)
+            if parameters:
+                raise _NeedsParametersError(", ".join(parameters))
+            self._run(needed, file, namespace)
+        return namespace
+
+    @staticmethod
+    def _run(statements: list[ast.stmt], file: Path, namespace: dict[str, Any]) -> None:
+        code = compile(ast.Module(statements, []), str(file), "exec", dont_inherit=True)
+        exec(code, namespace)  # noqa: S102  # the caller requires the user's trust
 
     def _import(
         self,
@@ -217,6 +292,10 @@ class _Recorded:
     def _import_module(self, name: str, package: str | None = None) -> types.ModuleType:
         recorded = not name.startswith(".") and name.partition(".")[0] in self._tops
         return importlib.import_module(f"{self.prefix}.{name}" if recorded else name, package)
+
+
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_bytes(), str(file))  # bytes, because a file may declare its own encoding
 
 
 class _Finder(importlib.abc.MetaPathFinder):

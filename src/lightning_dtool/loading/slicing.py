@@ -9,12 +9,12 @@ _ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
-def needed_statements(tree: ast.Module, name: str) -> list[ast.stmt]:
-    r"""Return the top-level statements that the definition of a name needs, in order.
+def needed_statements(tree: ast.Module, *names: str) -> list[ast.stmt]:
+    r"""Return the top-level statements that the definitions of names need, in order.
 
     Args:
         tree: A parsed module.
-        name: A name that it defines.
+        *names: Names that it defines.
 
     Example:
         >>> tree = ast.parse("import math\nimport os\nclass A:\n    x = math.pi\ntrain()")
@@ -23,7 +23,7 @@ def needed_statements(tree: ast.Module, name: str) -> list[ast.stmt]:
     """
     bound = [set() if _is_main_guard(statement) else set(_bound(statement)) for statement in tree.body]
     needed: set[int] = set()
-    wanted, data = {name}, set[str]()
+    wanted, data = set(names), set[str]()
     while True:
         found = {
             index
@@ -40,6 +40,20 @@ def needed_statements(tree: ast.Module, name: str) -> list[ast.stmt]:
             wanted |= set(_used(tree.body[index]))
             if isinstance(tree.body[index], _ASSIGNMENTS):
                 data |= bound[index]
+
+
+def parameters_used(function: ast.FunctionDef | ast.AsyncFunctionDef, statements: list[ast.stmt]) -> list[str]:
+    """Return the names of a function's parameters that some of its statements refer to.
+
+    Args:
+        function: The function.
+        statements: Statements of its body.
+    """
+    given = function.args
+    everything = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    names = [argument.arg for argument in everything if argument is not None]
+    used = {name for statement in statements for name in _used(statement)}
+    return [name for name in names if name in used]
 
 
 def _bound(node: ast.AST) -> Iterator[str]:

@@ -1,0 +1,323 @@
+"""From a checkpoint and its record to a LightningModule with its weights, as far as the user trusts the checkpoint."""
+
+import pickle
+import sys
+import types
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.migration import migrate_checkpoint  # type: ignore[attr-defined]
+
+from lightning_dtool.errors import (
+    LightningDtoolError,
+    ModuleLoadError,
+    NotACheckpointError,
+    ProvenanceWarning,
+    UnsafeCheckpointError,
+)
+from lightning_dtool.loading.arguments import recorded_arguments, warn_of_defaults
+from lightning_dtool.loading.building import MAX_NAMED, Built, build, shown
+from lightning_dtool.loading.own_loader import has_own_loader, load_by_class, written_again
+from lightning_dtool.loading.recorded_source import import_class, import_object, objects_from_source
+from lightning_dtool.loading.weights import load_safely, read_checkpoint, unknown_names, unread
+from lightning_dtool.namespaces import refuse_other_namespace
+from lightning_dtool.record import Provenance
+from lightning_dtool.values.definitions import source_digest
+
+_TRAINERS = frozenset(
+    {"callbacks", "datamodule_hyper_parameters", "loops", "lr_schedulers", "optimizer_states", "precision_plugin"}
+)
+"""The parts of a checkpoint that belong to the Trainer and to the DataModule. A module is made without them."""
+
+
+class Source(NamedTuple):
+    """A checkpoint that a module is made from.
+
+    Attributes:
+        uri: The dataset's URI.
+        path: The verified file.
+        record: The record.
+        source_zip: A function that returns the verified `source.zip`.
+    """
+
+    uri: str
+    path: Path
+    record: Provenance
+    source_zip: Callable[[], Path]
+
+
+def load_module(
+    source: Source,
+    cls: type[LightningModule] | None,
+    *,
+    map_location: Any,
+    strict: bool | None,
+    weights_only: bool,
+    trust_source: bool,
+    overrides: Mapping[str, Any],
+    stacklevel: int,
+) -> Built:
+    """Make the LightningModule of a checkpoint and load its weights.
+
+    Args:
+        source: The checkpoint.
+        cls: The class, or None for the one that the record names.
+        map_location: As in `torch.load`.
+        strict: As in `load_from_checkpoint`.
+        weights_only: Load safely.
+        trust_source: Allow running the recorded source.
+        overrides: Hyperparameters that replace the saved ones.
+        stacklevel: As in `warnings.warn`, for the caller of this function.
+
+    Raises:
+        ModuleLoadError: If the class cannot be loaded, or the module cannot be made.
+        UnsafeCheckpointError: If a safe load refuses the file.
+        MixedNamespaceError: If the class comes from `pytorch_lightning`.
+    """
+    found, known = _classes(source, cls, trust_source, stacklevel + 1)
+    # A class from `pytorch_lightning` would fail much later, with an error that is hard to understand.
+    refuse_other_namespace(found, "cls")
+    if has_own_loader(found):
+        options: dict[str, Any] = {"map_location": map_location, "strict": strict, "weights_only": weights_only}
+        return Built(_by_class(source, found, known, overrides, trust_source, options))
+    if weights_only:
+        checkpoint = _safe_content(source, known, map_location, overrides, trust_source)
+    else:
+        checkpoint = load_unsafely(source, known, map_location, trust_source)
+    if not isinstance(checkpoint, dict):
+        raise NotACheckpointError(
+            f"expected a Lightning checkpoint, found a {type(checkpoint).__name__}.", uri=source.uri
+        )
+    checkpoint, _ = migrate_checkpoint(checkpoint)
+    hyperparameters = checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_KEY)
+    saved = hyperparameters if isinstance(hyperparameters, Mapping) else {}
+    given = {*saved, *overrides, checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_NAME)}
+    recorded = recorded_arguments(source.record, found, given, trust_source)
+    warn_of_defaults(recorded.missing, found, source.uri, stacklevel=stacklevel + 1)
+    return build(found, checkpoint, strict=strict, recorded=recorded.values, overrides=overrides, uri=source.uri)
+
+
+def load_unsafely(
+    source: Source, known: Mapping[str, Any], map_location: Any, trust_source: bool, mmap: bool = True
+) -> Any:
+    """Load the file with pickle, which runs what it names.
+
+    Args:
+        source: The checkpoint.
+        known: Classes to use instead of those that would be imported, by full name.
+        map_location: As in `torch.load`.
+        trust_source: Whether the user allowed running the recorded source, for errors.
+        mmap: Memory-map the file.
+
+    Raises:
+        ModuleLoadError: If it cannot be unpickled here.
+    """
+    try:
+        return torch.load(
+            source.path,
+            map_location=map_location,
+            weights_only=False,
+            mmap=mmap and zipfile.is_zipfile(source.path),
+            pickle_module=_pickle_with(known) if known else None,
+        )
+    except LightningDtoolError:
+        raise
+    except (Exception, SystemExit) as error:  # unpickling runs any code
+        remedy = "Install or import what defines it."
+        if not trust_source and any(_recorded_path(source.record, name) for name in _unknown(source)):
+            remedy = (
+                "It needs classes of the training script. If you trust the origin of the checkpoint, take them from its"
+                " recorded source: load_module(weights_only=False, trust_source=True)."
+            )
+        raise ModuleLoadError(
+            f"the checkpoint cannot be unpickled here: {shown(error)}. {remedy}", uri=source.uri
+        ) from error
+
+
+def _classes(
+    source: Source, cls: type[LightningModule] | None, trust_source: bool, stacklevel: int
+) -> tuple[type[LightningModule], dict[str, Any]]:
+    """Return the module's class, and with trust the other classes of the training's code that the file names."""
+    class_path = source.record.model.class_path
+    found = cls if cls is not None else _imported(source, stacklevel + 1)
+    if not trust_source:
+        if found is None:
+            raise ModuleLoadError(f"{_why_not_imported(class_path)} {_class_remedy(source)}", uri=source.uri)
+        return found, {}
+    names = _unknown(source)
+    known: dict[str, Any] = {name: value for name in names if (value := _of_torch(name)) is not None}
+    from_source = {}
+    for name in names:
+        path = _recorded_path(source.record, name)
+        if path is None:
+            continue
+        # `__main__` is this process's script here, and not the one that trained.
+        value = None if path.startswith("__main__:") or found is None else import_object(path)
+        if value is None:
+            from_source[name] = path
+        else:
+            known[name] = value
+    if found is None or from_source:
+        wanted = class_path if found is None else None
+        made = objects_from_source(wanted, from_source.values(), source.record.code, source.source_zip(), source.uri)
+        found = made[class_path] if found is None else found
+        known.update({name: made[path] for name, path in from_source.items() if path in made})
+    return found, known
+
+
+def _imported(source: Source, stacklevel: int) -> type[LightningModule] | None:
+    """Import the class that the record names. Warn if its source has changed."""
+    model = source.record.model
+    found = import_class(model.class_path)
+    if found is not None and model.source_sha256 is not None and source_digest(found) != model.source_sha256:
+        warnings.warn(
+            f"{source.uri}: the source of {model.class_path} has changed since the checkpoint was written. The weights"
+            " are loaded into the current class; the recorded source is in source.zip.",
+            ProvenanceWarning,
+            stacklevel=stacklevel + 1,
+        )
+    return found
+
+
+def _why_not_imported(class_path: str) -> str:
+    module_name, _, qualname = class_path.partition(":")
+    if "<locals>" in qualname:
+        return f"the model's class {class_path} is defined inside a function, so it cannot be imported."
+    found = import_object(class_path)
+    if found is not None:
+        refuse_other_namespace(found, "model's class")
+        return f"the model's class {class_path} is not a LightningModule here."
+    if module_name != "__main__" and module_name in sys.modules:
+        return (
+            f"the model's class {class_path} is not here: {module_name} can be imported, but does not define"
+            f" {qualname}. It may have been renamed or moved."
+        )
+    return f"the model's class {class_path} cannot be imported here."
+
+
+def _class_remedy(source: Source) -> str:
+    passed = "Pass the class: load_module(cls=...)."
+    if source.record.model.class_path.partition(":")[0] not in source.record.code.modules:
+        return f"{passed} Its source was not recorded."
+    return (
+        f"{passed} Or, if you trust the origin of this checkpoint, run its recorded source:"
+        " load_module(trust_source=True)."
+    )
+
+
+def _unknown(source: Source) -> set[str]:
+    try:
+        return unknown_names(source.path, source.uri)
+    except UnsafeCheckpointError:  # loading raises it again, unless it is unsafe
+        return set()
+
+
+def _recorded_path(record: Provenance, name: str) -> str | None:
+    """Return `module:qualified.name` for a full name, if the module's source was recorded."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        if module in record.code.modules:
+            return f"{module}:{'.'.join(parts[length:])}"
+    return None
+
+
+def _of_torch(name: str) -> Any:
+    """Return one of torch's own module classes, for modules among the hyperparameters of a trusted checkpoint."""
+    module_name, _, cls = name.rpartition(".")
+    found = vars(sys.modules[module_name]).get(cls) if module_name in sys.modules else None
+    is_module = isinstance(found, type) and issubclass(found, torch.nn.Module)
+    return found if is_module and name.startswith("torch.nn.modules.") else None
+
+
+def _safe_content(
+    source: Source, known: Mapping[str, Any], map_location: Any, overrides: Mapping[str, Any], trust_source: bool
+) -> Any:
+    """Load what a module needs, and refuse it if there are objects that a safe load does not make."""
+    if known:
+        checkpoint = read_checkpoint(source.path, map_location=map_location, known=known, uri=source.uri)
+    else:
+        checkpoint = load_safely(source.path, map_location=map_location, uri=source.uri)
+    if not isinstance(checkpoint, dict):
+        return checkpoint
+    data = source.record.data.datamodule
+    others = _TRAINERS | ({data.class_path.rpartition(":")[2]} if data is not None else set())
+    needed = {key: value for key, value in checkpoint.items() if key not in others}
+    key = LightningModule.CHECKPOINT_HYPER_PARAMS_KEY
+    hyperparameters = needed.get(key)
+    if isinstance(hyperparameters, dict):
+        needed[key] = {name: value for name, value in hyperparameters.items() if name not in overrides}
+        checkpoint[key] = dict(needed[key])
+    refused = unread(needed)
+    if refused:
+        raise UnsafeCheckpointError(_refusal(source, refused, trust_source), uri=source.uri)
+    return {name: value for name, value in checkpoint.items() if name in needed or not unread(value)}
+
+
+def _refusal(source: Source, refused: Mapping[str, str], trust_source: bool) -> str:
+    named = ", ".join(f"{place} ({name})" for place, name in sorted(refused.items())[:MAX_NAMED])
+    prefix = f"{LightningModule.CHECKPOINT_HYPER_PARAMS_KEY}."
+    arguments = sorted({place.removeprefix(prefix).partition(".")[0] for place in refused if place.startswith(prefix)})
+    remedies = []
+    if arguments and all(place.startswith(prefix) for place in refused):
+        remedies.append(f"Pass them: load_module({', '.join(f'{name}=...' for name in arguments[:MAX_NAMED])}).")
+    recorded = [name for name in refused.values() if _recorded_path(source.record, name)]
+    if recorded and not trust_source:
+        remedies.append(
+            "If you trust the origin of the checkpoint, take the classes of the training script from its recorded"
+            " source: load_module(trust_source=True)."
+        )
+    if not any(name.startswith("__main__.") for name in refused.values()):
+        remedies.append(
+            "If you know that these types are harmless, allow them with torch.serialization.add_safe_globals([...])."
+        )
+    with_source = ", trust_source=True" if recorded or trust_source else ""
+    remedies.append(
+        "If you trust the checkpoint as you would trust a program, unpickle it:"
+        f" load_module(weights_only=False{with_source})."
+    )
+    return f"a safe load does not make these objects, which the module needs: {named}. {' '.join(remedies)}"
+
+
+def _by_class(
+    source: Source,
+    cls: type[LightningModule],
+    known: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    trust_source: bool,
+    options: dict[str, Any],
+) -> LightningModule:
+    if not options["weights_only"]:
+        return load_by_class(cls, source.path, overrides=overrides, uri=source.uri, **options)
+    # The class may unpickle the file without care. What torch's safe load accepts is harmless also then.
+    if _loads_safely(source.path):
+        return load_by_class(cls, source.path, overrides=overrides, uri=source.uri, **options)
+    with written_again(_safe_content(source, known, "cpu", overrides, trust_source)) as path:
+        return load_by_class(cls, path, overrides=overrides, uri=source.uri, **options)
+
+
+def _loads_safely(path: Path) -> bool:
+    try:
+        torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception:  # the content may be anything
+        return False
+    return True
+
+
+def _pickle_with(known: Mapping[str, Any]) -> Any:
+    """Return a stand-in for the module `pickle` that finds some classes elsewhere than by their names."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            found = known.get(f"{module}.{name}")
+            return super().find_class(module, name) if found is None else found
+
+    def load(file: Any, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    return types.SimpleNamespace(__name__="pickle", Unpickler=Unpickler, load=load)

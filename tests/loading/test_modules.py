@@ -1,0 +1,618 @@
+"""Modules from checkpoints: the errors say what to pass, each remedy works, and nothing runs without trust."""
+
+import argparse
+import os
+import pickle
+import sys
+import textwrap
+import uuid
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pydantic
+import pytest
+import torch
+
+import programs
+from kit import TinyNet, loader, same, trainer, weights
+from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
+from lightning_dtool.errors import (
+    ConfigurationError,
+    LightningDtoolError,
+    MixedNamespaceError,
+    ModuleLoadError,
+    ProvenanceWarning,
+    UnsafeCheckpointError,
+)
+from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM
+from lightning_dtool.store import DatasetWriter
+
+
+def saved(folder: Path, module: L.LightningModule, *callbacks: L.Callback) -> DtoolCheckpoint:
+    """Train for an epoch, and return the checkpoint."""
+    base = folder / "models"
+    base.mkdir(exist_ok=True)
+    provenance = DtoolProvenanceCallback(str(base))
+    trainer(folder, provenance, *callbacks, max_epochs=1).fit(module, loader())
+    return DtoolCheckpoint.from_uri(provenance.last_uri)
+
+
+class Plain(L.LightningModule):
+    """A model that saves no hyperparameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(8, 3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+
+def with_file(original: DtoolCheckpoint, path: Path) -> DtoolCheckpoint:
+    """Return a checkpoint with the record of another one and a file of its own, as a forger could publish it."""
+    with DatasetWriter(f"forged-{uuid.uuid4().hex}", str(path.parent)) as writer:
+        writer.put_file(path, CHECKPOINT_ITEM)
+        writer.put_bytes(original.item_path(RECORD_ITEM).read_bytes(), RECORD_ITEM)
+        return DtoolCheckpoint.from_uri(writer.commit().uri)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Attribute '.*' is an instance of `nn.Module`")
+
+
+# -- the constructor --------------------------------------------------------------------------------
+
+
+class Encoded(Plain):
+    """A model that is given two of its parts."""
+
+    def __init__(self, encoder: torch.nn.Module, decoder: torch.nn.Module, /, lr: float = 0.1) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["encoder", "decoder"])
+        self.encoder, self.decoder = encoder, decoder
+
+
+def test_missing_arguments_are_named_and_can_be_passed(tmp_path: Path) -> None:
+    model = Encoded(torch.nn.Linear(2, 2), torch.nn.Linear(3, 3))
+    checkpoint = saved(tmp_path, model)
+    with pytest.raises(ModuleLoadError, match=r"load_module\(encoder=\.\.\., decoder=\.\.\.\)") as caught:
+        checkpoint.load_module()
+    assert caught.value.uri == checkpoint.uri
+    assert isinstance(caught.value.__cause__, TypeError)
+    with pytest.raises(ModuleLoadError, match=r"argument decoder of its constructor.*load_module\(decoder=\.\.\.\)"):
+        checkpoint.load_module(encoder=torch.nn.Linear(2, 2))
+    loaded = checkpoint.load_module(encoder=torch.nn.Linear(2, 2), decoder=torch.nn.Linear(3, 3))
+    assert same(weights(loaded), weights(model))
+
+
+class Settings(pydantic.BaseModel):
+    """A configuration that is validated."""
+
+    width: int
+
+
+class Validated(Plain):
+    """A model that validates its configuration."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Linear(2, Settings(**config).width)
+
+
+def test_an_error_of_the_constructor_says_what_it_was_called_with(tmp_path: Path, monkeypatch) -> None:
+    checkpoint = saved(tmp_path, Validated({"width": 3}))
+    with pytest.raises(
+        ModuleLoadError, match=r"constructor of Validated failed: ValidationError: .*width.*config"
+    ) as it:
+        checkpoint.load_module(config={"width": "wide"})
+    assert isinstance(it.value.__cause__, pydantic.ValidationError)
+    assert "\n" not in str(it.value)
+    assert checkpoint.load_module().layer.out_features == 3
+
+    def leave(*_: Any) -> None:
+        sys.exit(2)
+
+    monkeypatch.setattr(Validated, "__init__", leave)
+    with pytest.raises(ModuleLoadError, match="SystemExit: 2"):
+        checkpoint.load_module()
+
+
+def test_an_error_of_this_package_stays_as_it_is(tmp_path: Path, monkeypatch) -> None:
+    def fail(self: Any, **_: Any) -> None:
+        raise ConfigurationError("as it is")
+
+    checkpoint = saved(tmp_path, TinyNet())
+    for name in ("__init__", "on_load_checkpoint", "load_state_dict"):
+        with monkeypatch.context() as patch:
+            patch.setattr(TinyNet, name, lambda self, *a, **k: fail(self))
+            with pytest.raises(ConfigurationError, match="as it is"):
+                checkpoint.load_module()
+
+
+def test_an_argument_that_the_constructor_does_not_take_is_an_error(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, TinyNet())
+    with pytest.raises(
+        ModuleLoadError, match="TinyNet has no argument hiden; its constructor takes lr, hidden, dropout"
+    ):
+        checkpoint.load_module(hiden=3)
+
+
+class Keywords(Plain):
+    """A model that takes any keyword."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Linear(2, settings["width"])
+
+
+class OneMapping(Plain):
+    """A model that takes all hyperparameters in one mapping."""
+
+    def __init__(self, hparams: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters(hparams)
+        self.layer = torch.nn.Linear(2, self.hparams["width"])
+
+
+class Namespaced(Plain):
+    """A model that takes the parsed command line."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Linear(2, args.width)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Keywords(width=3, other=1),
+        lambda: OneMapping({"width": 3, "lr": 0.1}),
+        lambda: OneMapping(argparse.Namespace(width=3, lr=0.1)),
+        lambda: Namespaced(argparse.Namespace(width=3), Path("a/b")),
+    ],
+)
+def test_hyperparameters_are_passed_as_lightning_passes_them(tmp_path: Path, model: Any) -> None:
+    module = model()
+    checkpoint = saved(tmp_path, module)
+    loaded = checkpoint.load_module()
+    again = type(module).load_from_checkpoint(checkpoint.path, weights_only=False)
+    assert loaded.layer.out_features == again.layer.out_features == 3
+    assert loaded.hparams == again.hparams
+    assert same(weights(loaded), weights(module))
+    if isinstance(module, OneMapping):
+        with pytest.raises(ModuleLoadError, match="of another shape: layer"):
+            checkpoint.load_module(width=4)
+
+
+def test_a_function_that_a_checkpoint_names_does_not_make_the_module(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, Keywords(width=3))
+    state = checkpoint.load()
+    for extra, words in (
+        ({"_instantiator": "os.system"}, "names 'os.system' as the function"),
+        ({"_instantiator": "lightning.pytorch.cli.instantiate_module", "_class_path": "os.system"}, "'os.system'"),
+    ):
+        torch.save({**state, "hyper_parameters": {**state["hyper_parameters"], **extra}}, tmp_path / "x.ckpt")
+        with pytest.raises(ModuleLoadError, match=words):
+            with_file(checkpoint, tmp_path / "x.ckpt").load_module()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of jsonargparse, about Lightning
+def test_a_module_of_lightning_cli_is_made_as_the_cli_made_it(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, TinyNet(hidden=7))
+    state = checkpoint.load()
+    by_cli = {"_instantiator": "lightning.pytorch.cli.instantiate_module", "lr": 0.5, "hidden": 7, "dropout": 0.0}
+    torch.save({**state, "hyper_parameters": by_cli}, tmp_path / "x.ckpt")
+    assert with_file(checkpoint, tmp_path / "x.ckpt").load_module().hparams["lr"] == 0.5
+
+
+# -- hooks and weights ------------------------------------------------------------------------------
+
+
+class Hooked(TinyNet):
+    """A model whose hooks fail if they are told to."""
+
+    fails = ""
+
+    def configure_model(self) -> None:
+        if self.fails == "configure_model":
+            _ = self.trainer.strategy
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.fails == "on_load_checkpoint":
+            raise KeyError("mine")
+
+
+@pytest.mark.parametrize("hook", ["configure_model", "on_load_checkpoint"])
+def test_an_error_of_a_hook_names_the_hook(tmp_path: Path, monkeypatch, hook: str) -> None:
+    checkpoint = saved(tmp_path, Hooked())
+    monkeypatch.setattr(Hooked, "fails", hook)
+    with pytest.raises(ModuleLoadError, match=rf"{hook} of Hooked failed: .*No Trainer is attached"):
+        checkpoint.load_module()
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, monkeypatch) -> None:
+    checkpoint = saved(tmp_path, TinyNet(hidden=16))
+    with pytest.raises(
+        ModuleLoadError, match=r"layers\.0\.weight \(\[16, 8\] in the checkpoint, \[4, 8\] in the module\)"
+    ) as it:
+        checkpoint.load_module(hidden=4)
+    assert "strict=False" not in str(it.value)
+
+    class Larger(TinyNet):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.added = torch.nn.Linear(1, 1)
+            del self.layers[3]
+
+    with pytest.raises(
+        ModuleLoadError, match=r"only in the module: added\.weight, added\.bias; only in the checkpoint"
+    ) as it:
+        checkpoint.load_module(Larger)
+    assert "load_module(strict=False)" in str(it.value)
+    with pytest.warns(ProvenanceWarning) as caught:
+        checkpoint.load_module(Larger, strict=False)
+    messages = [str(warning.message) for warning in caught]
+    assert any("does not hold all weights" in text and "added.weight, added.bias" in text for text in messages)
+    assert any("Larger does not have" in text and "layers.3.weight" in text for text in messages)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+class HeadOnly(TinyNet):
+    """A model whose checkpoints hold only what was trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False
+        self.backbone = torch.nn.Linear(8, 8).requires_grad_(False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if "backbone" not in k}
+
+
+def test_weights_that_the_checkpoint_does_not_hold_are_named(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, HeadOnly())
+    with pytest.warns(ProvenanceWarning, match=r"perhaps at random, are: backbone\.weight, backbone\.bias"):
+        checkpoint.load_module()
+    with pytest.raises(ModuleLoadError, match="strict=True contradicts HeadOnly"):
+        checkpoint.load_module(strict=True)
+
+
+# -- the class --------------------------------------------------------------------------------------
+
+
+def test_a_class_that_was_renamed_is_distinguished_from_a_module_that_is_not_here(tmp_path: Path, monkeypatch) -> None:
+    checkpoint = saved(tmp_path, Hooked())
+    monkeypatch.delattr(sys.modules[__name__], "Hooked")
+    with pytest.raises(
+        ModuleLoadError, match=r"does not define Hooked\. It may have been renamed or moved\. Pass the class"
+    ):
+        checkpoint.load_module()
+    pl = pytest.importorskip("pytorch_lightning")
+    monkeypatch.setattr(sys.modules[__name__], "Hooked", pl.LightningModule, raising=False)
+    with pytest.raises(MixedNamespaceError):
+        checkpoint.load_module()
+    monkeypatch.setattr(sys.modules[__name__], "Hooked", dict, raising=False)
+    with pytest.raises(ModuleLoadError, match="is not a LightningModule here"):
+        checkpoint.load_module()
+
+
+# -- objects among the hyperparameters -----------------------------------------------------------------
+
+
+class Config:
+    """A configuration."""
+
+    def __init__(self, width: int = 3) -> None:
+        self.width = width
+
+
+class Configured(Plain):
+    """A model with an object among its hyperparameters."""
+
+    def __init__(self, config: Config, other: Any = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Linear(2, config.width)
+
+
+def test_each_remedy_for_an_object_that_a_safe_load_does_not_make_works(tmp_path: Path) -> None:
+    model = Configured(Config())
+    checkpoint = saved(tmp_path, model)
+    with pytest.raises(UnsafeCheckpointError) as caught:
+        checkpoint.load_module()
+    message = str(caught.value)
+    assert f"hyper_parameters.config ({__name__}.Config)" in message
+    for remedy in ("load_module(config=...)", "add_safe_globals([...])", "trust_source=True", "weights_only=False"):
+        assert remedy in message
+    with torch.serialization.safe_globals([Config]):
+        assert same(weights(checkpoint.load_module()), weights(model))
+    for options in ({"config": Config()}, {"trust_source": True}, {"weights_only": False}):
+        assert same(weights(checkpoint.load_module(**options)), weights(model))
+    for loaded in (checkpoint.load_module(trust_source=True), checkpoint.load_module(weights_only=False)):
+        assert type(loaded.hparams["config"]) is Config
+
+
+def test_only_what_is_passed_is_no_longer_needed(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, Configured(Config(), other=[Config(1)]))
+    with pytest.raises(UnsafeCheckpointError, match=r"load_module\(config=\.\.\., other=\.\.\.\)"):
+        checkpoint.load_module()
+    with pytest.raises(UnsafeCheckpointError, match=r"hyper_parameters\.other\.0 .*load_module\(other=\.\.\.\)"):
+        checkpoint.load_module(config=Config())
+    assert checkpoint.load_module(config=Config(), other=None).layer.out_features == 3
+
+
+class Stateful(L.Callback):
+    """A callback whose state holds an object."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"config": Config()}
+
+
+def test_objects_in_the_state_of_callbacks_do_not_matter(tmp_path: Path) -> None:
+    model = TinyNet()
+    checkpoint = saved(tmp_path, model, Stateful())
+    assert same(weights(checkpoint.load_module()), weights(model))
+    with pytest.raises(UnsafeCheckpointError, match=r"callbacks\..*Config"):
+        checkpoint.load()
+
+
+def test_unpickling_that_fails_is_a_module_load_error(tmp_path: Path, monkeypatch) -> None:
+    checkpoint = saved(tmp_path, Configured(Config()))
+    monkeypatch.delattr(sys.modules[__name__], "Config")
+    for load in (checkpoint.load, checkpoint.load_module):
+        with pytest.raises(ModuleLoadError, match=r"cannot be unpickled here: AttributeError: .*Config.*") as caught:
+            load(weights_only=False)
+        assert caught.value.uri == checkpoint.uri
+
+
+# -- what a script defines --------------------------------------------------------------------------
+
+SCRIPT = """
+    import dataclasses
+    import enum
+    import sys
+    import lightning as L
+    import torch
+    from kit import TinyNet, loader, trainer
+    from lightning_dtool import DtoolProvenanceCallback
+
+    class Size(enum.Enum):
+        SMALL = 3
+        LARGE = 5
+
+    @dataclasses.dataclass
+    class Config:
+        size: Size = Size.LARGE
+        lr: float = 0.1
+        children: list = dataclasses.field(default_factory=list)
+
+    class Part(L.LightningModule):
+        def __init__(self, width):
+            super().__init__()
+            self.save_hyperparameters()
+            self.layer = torch.nn.Linear(2, width)
+
+    class Net(TinyNet):
+        def __init__(self, config, part=None):
+            super().__init__()
+            assert isinstance(config, Config)
+            self.save_hyperparameters()
+            self.layer = torch.nn.Linear(2, config.size.value)
+            self.part = part
+
+    def make(width):
+        class Inside(TinyNet):
+            def __init__(self, factor=2):
+                super().__init__()
+                self.save_hyperparameters()
+                self.layer = torch.nn.Linear(2, width)
+        return Inside
+
+    def plain():
+        size = 4
+        class Inside(TinyNet):
+            def __init__(self, factor=2):
+                super().__init__()
+                self.save_hyperparameters()
+                self.layer = torch.nn.Linear(factor, size)
+        return Inside
+
+    if __name__ == "__main__":
+        sizes = [Config(Size.SMALL)]
+        for number, model in enumerate([Net(Config(children=sizes)), Net(Config(), Part(4)), make(3)(), plain()()]):
+            provenance = DtoolProvenanceCallback(sys.argv[1])
+            trainer(f"{sys.argv[1]}/{number}", provenance, max_epochs=1).fit(model, loader())
+            print("uri", provenance.last_uri)
+"""
+
+
+@pytest.fixture(scope="module")
+def from_script(tmp_path_factory: pytest.TempPathFactory) -> list[DtoolCheckpoint]:
+    """Train the models of a script in a process of its own, and return the checkpoints without the script."""
+    folder = tmp_path_factory.mktemp("script")
+    (folder / "train.py").write_text(textwrap.dedent(SCRIPT))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = programs.run(folder / "train.py", folder, cwd=folder, env=environment)
+    (folder / "train.py").unlink()
+    return [DtoolCheckpoint.from_uri(line[4:]) for line in done.stdout.splitlines() if line.startswith("uri ")]
+
+
+def test_a_configuration_class_of_the_script_is_taken_from_the_recorded_source(
+    from_script: list[DtoolCheckpoint],
+) -> None:
+    checkpoint = from_script[0]
+    before = dict(vars(sys.modules["__main__"]))
+    with pytest.raises(ModuleLoadError, match="trust_source=True"):
+        checkpoint.load_module()
+    for options in ({}, {"weights_only": False}):
+        config = checkpoint.load_module(trust_source=True, **options).hparams["config"]
+        assert (type(config).__name__, config.size.name, config.size.value, config.lr) == ("Config", "LARGE", 5, 0.1)
+        assert config.children == [type(config)(type(config.size).SMALL)]
+        assert type(config).__module__.startswith("lightning_dtool_source_")
+    assert same(checkpoint.load_state_dict(), weights(checkpoint.load_module(trust_source=True)))
+    assert dict(vars(sys.modules["__main__"])) == before
+
+
+def test_messages_do_not_lead_round_in_circles(from_script: list[DtoolCheckpoint]) -> None:
+    checkpoint = from_script[0]
+    with pytest.raises(UnsafeCheckpointError) as caught:
+        checkpoint.load_module(TinyNet)  # the class is here, the configuration is not
+    assert "add_safe_globals" not in str(caught.value)  # there is no such class in this process
+    assert "load_module(trust_source=True)" in str(caught.value)
+    assert "load_module(weights_only=False, trust_source=True)" in str(caught.value)
+    with pytest.raises(ModuleLoadError, match=r"load_module\(weights_only=False, trust_source=True\)"):
+        checkpoint.load_module(TinyNet, weights_only=False)
+
+
+def test_a_module_among_the_hyperparameters_is_made(from_script: list[DtoolCheckpoint]) -> None:
+    loaded = from_script[1].load_module(trust_source=True)
+    assert type(loaded.part).__name__ == "Part"
+    assert same(from_script[1].load_state_dict(), weights(loaded))
+
+
+def test_a_class_inside_a_function_is_made_if_that_is_possible(from_script: list[DtoolCheckpoint]) -> None:
+    with pytest.raises(
+        ModuleLoadError, match=r"plain\.<locals>\.Inside is defined inside a function.*trust_source=True"
+    ):
+        from_script[3].load_module()
+    loaded = from_script[3].load_module(trust_source=True)
+    assert same(from_script[3].load_state_dict(), weights(loaded))
+    with pytest.raises(
+        ModuleLoadError, match=r"uses its parameters \(width\), whose values are not recorded\. Make the class"
+    ):
+        from_script[2].load_module(trust_source=True)
+
+
+# -- a class with a load_from_checkpoint of its own ---------------------------------------------------
+
+
+class Own(Plain):
+    """A model that makes its encoder from the hyperparameters, and unpickles files without care."""
+
+    def __init__(self, encoder: torch.nn.Linear) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["encoder"])
+        self.hparams["width"] = encoder.out_features
+        self.encoder = encoder
+
+    @classmethod
+    def load_from_checkpoint(cls, path: str, map_location: Any = None, strict: bool = True, **kwargs: Any) -> Any:
+        content = torch.load(path, map_location, weights_only=False)
+        kwargs.setdefault("encoder", torch.nn.Linear(2, content["hyper_parameters"]["width"]))
+        module = cls(**kwargs)
+        module.load_state_dict(content["state_dict"], strict=strict)
+        module.loaded = (str(path), map_location, strict)
+        return module
+
+
+def test_a_class_loads_its_checkpoints_its_own_way(tmp_path: Path) -> None:
+    model = Own(torch.nn.Linear(2, 5))
+    checkpoint = saved(tmp_path, model)
+    loaded = checkpoint.load_module()
+    assert same(weights(loaded), weights(model))
+    assert loaded.loaded == (str(checkpoint.path), "cpu", True)
+    assert checkpoint.load_module(strict=False).loaded[2] is False
+    mine = torch.nn.Linear(2, 5)
+    assert checkpoint.load_module(encoder=mine).encoder is mine
+    with pytest.raises(
+        ModuleLoadError, match=r"Own\.load_from_checkpoint, which the class defines itself, failed: RuntimeError"
+    ):
+        checkpoint.load_module(encoder=torch.nn.Linear(3, 5))
+
+
+def test_a_hostile_file_is_refused_before_the_class_can_unpickle_it(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    checkpoint = saved(tmp_path, Own(torch.nn.Linear(2, 5)))
+    state = checkpoint.load()
+    for place, forged in {
+        "hyper_parameters": {"width": 5, "x": Bomb()},
+        "state_dict": {**state["state_dict"], "x": Bomb()},
+        "x": Bomb(),
+    }.items():
+        torch.save({**state, place: forged}, tmp_path / "x.ckpt")
+        with pytest.raises(UnsafeCheckpointError, match=r"mkdir"):
+            with_file(checkpoint, tmp_path / "x.ckpt").load_module()
+    # What the module does not need is left out of what the class gets.
+    torch.save({**state, "callbacks": {"x": Bomb()}}, tmp_path / "x.ckpt")
+    loaded = with_file(checkpoint, tmp_path / "x.ckpt").load_module()
+    assert same(weights(loaded), checkpoint.load_state_dict())
+    assert not Path(loaded.loaded[0]).exists()
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_class_gets_the_file_itself_if_the_user_trusts_it(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, Own(torch.nn.Linear(2, 5)), Stateful())
+    assert checkpoint.load_module().loaded[0] != str(checkpoint.path)
+    assert checkpoint.load_module(weights_only=False).loaded[0] == str(checkpoint.path)
+
+
+class Positional(TinyNet):
+    """A model whose method takes nothing but the file."""
+
+    @classmethod
+    def load_from_checkpoint(cls, path: str) -> Any:
+        return super().load_from_checkpoint(path)
+
+
+class PassesOn(TinyNet):
+    """A model whose method passes all keywords on."""
+
+    @classmethod
+    def load_from_checkpoint(cls, path: str, **kwargs: Any) -> Any:
+        return super().load_from_checkpoint(path, **kwargs)
+
+
+class Named(TinyNet):
+    """A model whose method names `weights_only`."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str, *, weights_only: bool) -> Any:
+        assert weights_only
+        return super().load_from_checkpoint(checkpoint_path, weights_only=weights_only)
+
+
+class Nothing(TinyNet):
+    """A model whose method returns no module."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str) -> Any:
+        return None
+
+
+def test_methods_with_other_signatures_are_called_with_what_they_take(tmp_path: Path) -> None:
+    for cls in (Positional, PassesOn, Named):
+        model = cls()
+        (tmp_path / cls.__name__).mkdir()
+        assert same(weights(saved(tmp_path / cls.__name__, model).load_module()), weights(model))
+    checkpoint = saved(tmp_path, Positional())
+    with pytest.raises(ModuleLoadError, match=r"load_from_checkpoint does not take lr, strict\. Leave it out"):
+        checkpoint.load_module(lr=1.0, strict=True)
+    assert checkpoint.load_module(PassesOn, lr=1.0).hparams["lr"] == 1.0
+    with pytest.raises(ModuleLoadError, match="returned NoneType, expected a LightningModule"):
+        checkpoint.load_module(Nothing)
+
+
+# -- files that are no checkpoints -------------------------------------------------------------------
+
+
+def test_other_files_are_typed_errors(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, TinyNet())
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({**checkpoint.load(), "hyper_parameters": 3}, tmp_path / "odd.ckpt")
+    (tmp_path / "pickle.ckpt").write_bytes(pickle.dumps({"state_dict": {}}))
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    for name in ("list.ckpt", "odd.ckpt", "pickle.ckpt", "empty.ckpt"):
+        odd = with_file(checkpoint, tmp_path / name)
+        for options in ({}, {"weights_only": False}):
+            with pytest.raises(LightningDtoolError) as caught:
+                odd.load_module(**options)
+            assert caught.value.uri == odd.uri
