@@ -103,6 +103,8 @@ def _become(request: dict[str, object]) -> None:
     os.chdir(str(request["cwd"]))
     os.environ.clear()
     os.environ.update(request["env"])  # type: ignore[call-overload]
+    if "LIGHTNING_DTOOL_BASE_URI" in os.environ:  # torch asked for this when it was imported, before it was set
+        importlib.import_module("lightning_dtool.attach").watch()
     os.getppid = lambda: int(str(request["parent"]))
     if "numpy" in sys.modules:  # each process needs its own seed; Python's own generator is reseeded after a fork
         sys.modules["numpy"].random.seed()
