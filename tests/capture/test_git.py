@@ -76,7 +76,7 @@ def test_a_repository_without_a_commit_is_a_gap(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     gaps = Gaps()
     assert asked(tmp_path, gaps).git is None
-    assert gaps[0].reason.startswith("git named no commit")
+    assert (gaps[0].reason, gaps[0].remedy) == ("the git repository has no commit yet", "commit the code")
 
 
 def test_without_the_git_command_no_state_is_recorded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ GROUP = ParameterGroup(options={"lr": 0.1}, parameters=["weight"])
 def finding(key: str, of: Provenance, data: list[DataDescription] | None = None, items: Any = ITEMS) -> Finding:
     found = next(found for found in check(of, [DESCRIBED] if data is None else data, items) if found.key == key)
     assert found.found
-    assert bool(found.remedy) == (found.status in (FAIL, NOT_CHECKED))
+    assert bool(found.remedy) == (found.status in (FAIL, NOT_CHECKED, Status.PARTLY))
     return found
 
 
@@ -185,6 +185,15 @@ def test_data_without_a_dataset_fails_for_lack_of_metadata() -> None:
     assert finding("guidelines.metadata", complete(lineage=Lineage())).status is FAIL
 
 
+def test_the_points_about_git_say_what_git_said() -> None:
+    code = complete().code.model_copy(update={"git": None})
+    gap = Gap(fact="code.git", reason="the git repository has no commit yet", remedy="commit the code")
+    of = complete(code=code, gaps=[gap])
+    found = finding("run.git", of)
+    assert (found.status, found.found, found.remedy) == (FAIL, gap.reason, gap.remedy)
+    assert (finding("run.changes", of).status, finding("run.changes", of).found) == (NOT_APPLICABLE, gap.reason)
+
+
 def test_persistent_uris_are_checked() -> None:
     key = "guidelines.persistent_uris"
     found = finding(key, complete())
@@ -194,8 +203,13 @@ def test_persistent_uris_are_checked() -> None:
         found = finding(key, complete(data=foreign))
         assert (found.status, "torch:Tensors" in found.found) == (FAIL, True)
     on_disk = finding(key, complete(data=Data(stages={"train": [DataSource(dataset=OTHERS)]})), [])
-    assert on_disk.status is PASS
-    assert "1 on a local disk" in on_disk.found
+    assert on_disk.status is Status.PARTLY
+    assert "1 on a disk of one machine" in on_disk.found
+    assert "dtool cp" in on_disk.remedy
+    assert not failed([on_disk])
+    gone = DataDescription(LEAVES.uri, problem="no such dataset")
+    assert finding(key, complete(), [gone]).status is NOT_CHECKED
+    assert "no such dataset" in finding(key, complete(), [gone]).found
     tampered = DataDescription(LEAVES.uri, uuid=LEAVES.uuid, content_digest="sha256:other")
     assert "changed after training" in finding(key, complete(), [tampered]).found
     assert finding(key, complete(), [tampered]).status is FAIL

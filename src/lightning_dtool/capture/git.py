@@ -61,11 +61,7 @@ class WorkTree:
         """
         commit = self._commit.result()
         if not commit:
-            reason, remedy = "the code is not in a git repository with a commit", "commit it to one"
-            if (self._root / ".git").exists():
-                reason = "git named no commit (is git installed, and does the repository belong to you?)"
-                remedy = "try: git status"
-            gaps.at("code.git").add(reason, remedy)
+            gaps.at("code.git").add(*self._why_no_commit())
             return GitState()
         branch, changes, tracked = self._branch.result(), self._changes.result(), self._tracked.result()
         if changes is None:
@@ -78,6 +74,14 @@ class WorkTree:
         )
         known = None if tracked is None else frozenset(filter(None, tracked.split("\0")))
         return GitState(git, self._kept_patch(gaps), known)
+
+    def _why_no_commit(self) -> tuple[str, str]:
+        """Return the reason and the remedy."""
+        if not (self._root / ".git").exists():
+            return "the code is not in a git repository", "commit the code to a git repository"
+        if _git(self._root, "rev-parse", "--git-dir") is not None:
+            return "the git repository has no commit yet", "commit the code"
+        return "git named no commit (is git installed, and does the repository belong to you?)", "try: git status"
 
     def _shown_remote(self, gaps: Gaps) -> str | None:
         remote = self._remote.result()

@@ -10,7 +10,7 @@ from lightning_dtool.export.text.layout import address, title
 from lightning_dtool.export.text.values import shortened
 from lightning_dtool.results.checklist import Finding, Status, by_group
 
-_STATUS_STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.NOT_CHECKED: "yellow"}
+_STATUS_STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.NOT_CHECKED: "yellow", Status.PARTLY: "yellow"}
 
 
 def checklist(findings: Sequence[Finding], name: str, uri: str) -> RenderableType:

@@ -25,15 +25,22 @@ _SEED = "call lightning.seed_everything(seed, workers=True) before training"
 def _in_git(evidence: Evidence) -> Result:
     git = evidence.record.code.git
     if git is None:
-        return fails("the code is not in a git repository", "commit the code to a git repository")
+        return fails(*_no_commit(evidence))
     place = f" of {git.remote}" if git.remote else ""
     return passes(f"commit {git.commit[:12]}{place}")
+
+
+def _no_commit(evidence: Evidence) -> tuple[str, str]:
+    """Return why no commit is recorded, and the remedy: as observed, if the record says so."""
+    for gap in evidence.gaps("code.git"):
+        return gap.reason, gap.remedy or "commit the code"
+    return "the code is not in a git repository", "commit the code to a git repository"
 
 
 def _changes(evidence: Evidence) -> Result:
     code = evidence.record.code
     if code.git is None:
-        return not_applicable("the code is not in a git repository")
+        return not_applicable(_no_commit(evidence)[0])
     if code.git.dirty is None:
         return fails("git could not tell whether files differed from the commit", "run `git status` to see why")
     lost = [path for path in code.untracked if path not in code.files]

@@ -20,6 +20,7 @@ class Status(str, enum.Enum):
     """The status of one point of the checklist."""
 
     PASS = "pass"  # noqa: S105 - no password
+    PARTLY = "partly"
     FAIL = "fail"
     NOT_APPLICABLE = "not applicable"
     NOT_CHECKED = "not checked"
@@ -52,7 +53,10 @@ Result = tuple[Status, str, str]
 
 
 def failed(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that `check --strict` does not accept: those that failed or could not be checked."""
+    """Return the findings that `check --strict` does not accept: those that failed or could not be checked.
+
+    It accepts those that are only partly met.
+    """
     return [finding for finding in findings if finding.status in (Status.FAIL, Status.NOT_CHECKED)]
 
 
@@ -67,6 +71,11 @@ def by_group(findings: Iterable[Finding]) -> Iterator[tuple[str, list[Finding]]]
 def passes(found: str) -> Result:
     """Return the result of a requirement that is met."""
     return Status.PASS, found, ""
+
+
+def partly(found: str, remedy: str) -> Result:
+    """Return the result of a requirement that is met within limits, which `found` names."""
+    return Status.PARTLY, found, remedy
 
 
 def fails(found: str, remedy: str) -> Result:

@@ -10,11 +10,15 @@ from lightning_dtool.results.checklist.findings import (
     fails,
     named,
     not_checked,
+    partly,
     passes,
     unknown,
 )
 
 GUIDELINES = "Guidelines (Hartley & Olsson 2020)"
+
+_LOCAL = ("file:", "symlink:")
+"""Beginnings of the URIs of dtool's brokers for disks."""
 
 
 def _annotated(evidence: Evidence) -> Result:
@@ -50,10 +54,12 @@ def _persistent(evidence: Evidence) -> Result:
     without = [source.class_path or "unknown" for source in sources if source.dataset is None]
     if without:
         return fails(f"no URI for {named(dict.fromkeys(without))}", PACK)
+    unread = []
     references = {source.dataset.uri: source.dataset for source in sources if source.dataset}
     for reference in references.values():
         found = evidence.data.get(reference.uri)
         if found is None or found.problem:
+            unread += [f"{reference.uri} ({found.problem})"] if found else []
             continue
         if found.uuid != reference.uuid:
             return fails(
@@ -65,11 +71,16 @@ def _persistent(evidence: Evidence) -> Result:
                 f"{reference.uri} has the recorded UUID, but different content: it was changed after training",
                 "restore it from a copy; `lightning-dtool verify` shows which items differ",
             )
-    on_disk = sum(uri.startswith("file:") for uri in references)
-    disk = (
-        f"; {on_disk} on a local disk: copy to a shared store with `dtool cp` to let others use it" if on_disk else ""
-    )
-    return passes(f"{counted(len(references), 'dataset')} by URI, UUID and content digest{disk}")
+    if unread:
+        return not_checked(f"could not be opened: {named(unread)}", "run `check` where the data can be reached")
+    known = f"{counted(len(references), 'dataset')} by URI, UUID and content digest"
+    on_disk = sum(uri.startswith(_LOCAL) for uri in references)
+    if on_disk:
+        return partly(
+            f"{known}, but {on_disk} on a disk of one machine, where a URI does not last",
+            "copy the data to a shared store with `dtool cp`, and train with its URI there",
+        )
+    return passes(known)
 
 
 def _captured(evidence: Evidence) -> Result:
