@@ -74,25 +74,26 @@ def test_each_generator_has_its_own_digest() -> None:
     assert before["torch"].startswith("sha256:")
 
 
-@pytest.mark.parametrize(
-    ("seed", "workers", "expected"),
-    [
-        ("7", "1", (7, True)),
-        ("7", "0", (7, False)),
-        ("", "", (None, None)),
-        ("²", "x", (None, None)),
-        ("9" * 30, "", (None, None)),
-    ],
-)
-def test_the_seed_of_seed_everything_is_recorded(
-    monkeypatch: pytest.MonkeyPatch, seed: str, workers: str, expected: tuple[Any, Any]
-) -> None:
-    monkeypatch.setenv("PL_GLOBAL_SEED", seed)
-    monkeypatch.setenv("PL_SEED_WORKERS", workers)
+@pytest.mark.parametrize("workers", [False, True])
+def test_the_seed_of_seed_everything_is_recorded(monkeypatch: pytest.MonkeyPatch, workers: bool) -> None:
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "")  # restored after the test
+    L.seed_everything(7, workers=workers, verbose=False)
     gaps = Gaps()
-    found = capture_randomness({}, gaps)
-    assert (found.global_seed, found.seed_workers) == expected
-    assert ("randomness.global_seed" in [gap.fact for gap in gaps]) == (expected[0] is None)
+    found = capture_randomness({"fit_start": random_states()}, gaps)
+    assert (found.global_seed, found.seed_workers, found.repeatable_by) == (7, workers, "seed")
+    assert found.seeds == {"torch": 7, "numpy": 7, "python": 7}
+    assert list(gaps) == []
+
+
+@pytest.mark.parametrize("left_over", ["", "²", "9" * 30, "43"])
+def test_a_variable_without_a_call_of_seed_everything_is_no_seed(
+    monkeypatch: pytest.MonkeyPatch, left_over: str
+) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", left_over)
+    monkeypatch.setenv("PL_SEED_WORKERS", "1")
+    found = capture_randomness({"fit_start": random_states()}, Gaps())
+    assert (found.global_seed, found.seed_workers) == (None, None)
 
 
 def test_the_flags_are_the_present_settings_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:

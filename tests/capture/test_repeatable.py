@@ -11,10 +11,11 @@ import programs
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.attach import callbacks
-from lightning_dtool.capture import randomness
+from lightning_dtool.capture import randomness, seeds
 from lightning_dtool.capture.randomness import capture_randomness
 from lightning_dtool.record import Gaps
 from lightning_dtool.values.digests import state_digest
+from lightning_dtool.watch.seeds import Seeding
 
 
 @pytest.fixture
@@ -43,19 +44,22 @@ def test_the_number_of_the_fit_in_its_process_is_recorded(
 
 
 @pytest.mark.parametrize(
-    ("seed", "fresh", "stored", "expected"),
+    ("seeded", "drawn", "stored", "expected"),
     [
-        ("1", False, False, "seed"),
-        ("", True, False, "states"),
-        ("", False, True, "initial_weights"),
-        ("", False, False, None),
+        (True, {"torch", "python"}, False, "seed"),
+        (False, {}, False, "states"),
+        (False, {"torch"}, True, "initial_weights"),
+        (False, {"numpy"}, False, None),
     ],
 )
 def test_the_basis_for_a_rerun_is_recorded_or_a_gap(
-    monkeypatch: pytest.MonkeyPatch, seed: str, fresh: bool, stored: bool, expected: str | None
+    monkeypatch: pytest.MonkeyPatch, seeded: bool, drawn: set[str], stored: bool, expected: str | None
 ) -> None:
-    monkeypatch.setenv("PL_GLOBAL_SEED", seed)
-    monkeypatch.setattr(randomness, "FRESH_AT_IMPORT", fresh)
+    seedings = [Seeding(1, "__main__")] if seeded else []
+    monkeypatch.setenv("PL_GLOBAL_SEED", "")
+    monkeypatch.setattr(seeds, "seedings", lambda generator: seedings)
+    monkeypatch.setattr(seeds, "_initial_seed", lambda states: 1 if seeded else 2**60)
+    monkeypatch.setattr(randomness, "DRAWN_BEFORE_IMPORT", drawn)
     gaps = Gaps()
     moments = {"import": {}, "fit_start": {}}
     assert capture_randomness(moments, gaps, stored).repeatable_by == expected
@@ -78,7 +82,9 @@ def test_the_basis_for_a_rerun_is_recorded_or_a_gap(
     ],
 )
 def test_random_numbers_drawn_before_the_import_are_noticed(tmp_path: Path, before: str, expected: bool) -> None:
-    code = f"{before}\nfrom lightning_dtool.capture.randomness import FRESH_AT_IMPORT\nprint(FRESH_AT_IMPORT)"
+    code = (
+        f"{before}\nfrom lightning_dtool.capture.randomness import DRAWN_BEFORE_IMPORT\nprint(not DRAWN_BEFORE_IMPORT)"
+    )
     # rich draws a random number on import. It is imported before the fork, after which the generator is reseeded.
     done = programs.run("-c", code, cwd=tmp_path, fresh=before == "import lightning")
     assert done.stdout.strip() == str(expected)

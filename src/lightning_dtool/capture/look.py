@@ -21,6 +21,7 @@ from lightning_dtool.capture.tokens import Token, TokenWalk
 from lightning_dtool.capture.trainer import trainer_token
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.record import Gaps
+from lightning_dtool.watch.seeds import seed_calls
 
 _OF_A_LOADER = (
     "dataset", "batch_size", "num_workers", "drop_last", "sampler", "batch_sampler", "collate_fn", "pin_memory",
@@ -123,7 +124,7 @@ def _loader_token(walk: TokenWalk, loader: Any) -> Token:
 
 
 def _randomness_token(trainer: LightningTrainer, module: LightningModule) -> Token:
-    return (os.environ.get("PL_GLOBAL_SEED"), capture_flags(Gaps()))
+    return (os.environ.get("PL_GLOBAL_SEED"), seed_calls(), capture_flags(Gaps()))
 
 
 _TOKENS: dict[str, Callable[[LightningTrainer, LightningModule], Token]] = {

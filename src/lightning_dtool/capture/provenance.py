@@ -22,7 +22,7 @@ from lightning_dtool.capture.environment import capture_environment, requirement
 from lightning_dtool.capture.initial_weights import parents
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
-from lightning_dtool.capture.randomness import capture_flags, capture_randomness, global_seed, random_states_json
+from lightning_dtool.capture.randomness import capture_flags, capture_randomness, random_states_json, seeds_now
 from lightning_dtool.capture.run_status import RUNNING
 from lightning_dtool.capture.state import MAX_NAMES, missing_from_state
 from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
@@ -126,7 +126,7 @@ def observe_run(
         requirements=general.at("environment").observe(requirements, ""),
         random_states=random_states_json(moments),
         randomness=randomness_gaps.at("randomness").observe(
-            lambda: capture_randomness(moments, randomness_gaps, stored), Randomness()
+            lambda: capture_randomness(moments, randomness_gaps, stored, module), Randomness()
         ),
         trainer=Trainer(config=config[0] if config else None),
         parent=parent,
@@ -167,9 +167,9 @@ def _trainer(observed: Observed, trainer: LightningTrainer, module: LightningMod
 
 
 def _randomness(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Randomness:
-    """Observe the seed and the flags again. What makes a rerun repeatable was decided when training began."""
+    """Observe the seeds and the flags again. What makes a rerun repeatable was decided when training began."""
     gaps.include(gap for gap in observed.gaps["randomness"] if not gap.fact.startswith("randomness.flags"))
-    now = {"global_seed": global_seed(), "flags": capture_flags(gaps)}
+    now = {**seeds_now(), "flags": capture_flags(gaps)}
     return observed.randomness.model_copy(update=now)
 
 

@@ -21,9 +21,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lightning_dtool.capture.seeds import SEED_REMEDY, Seeds, integer, observe_seeds
 from lightning_dtool.random_states import accelerators, mps_in_use, raw_states
-from lightning_dtool.record import MAX_INTEGER, Gaps, Randomness
+from lightning_dtool.record import Gaps, Randomness
 from lightning_dtool.rerun.seeds import restore_import_state
+from lightning_dtool.watch.construction import arguments_of
 
 # torch 2.9 warns when the old names for TF32 are read. Not `catch_warnings` around the reading: it makes Python forget
 # which warnings of the user it has shown, and show them again.
@@ -139,56 +141,64 @@ def random_states_json(moments: Mapping[str, RandomStates]) -> str:
     return json.dumps({"version": VERSION, "moments": moments}, sort_keys=True, allow_nan=False) + "\n"
 
 
-def capture_randomness(moments: Mapping[str, RandomStates], gaps: Gaps, weights_stored: bool = False) -> Randomness:
-    """Return the seed of Lightning's `seed_everything`, the digests of the states, and other settings that affect bits.
+def capture_randomness(
+    moments: Mapping[str, RandomStates], gaps: Gaps, weights_stored: bool = False, module: object = None
+) -> Randomness:
+    """Return the seeds, the digests of the states, and other settings that affect bits.
 
     Args:
         moments: States by the moment when they were read (`import`, `fit_start`).
         gaps: Receives a gap for everything that is not known.
         weights_stored: Whether the initial weights are stored.
+        module: The LightningModule, if there is one.
     """
-    seed = global_seed()
-    if seed is None:
-        gaps.at("randomness.global_seed").add(
-            "seed_everything was not called before fit",
-            "call lightning.seed_everything(seed, workers=True) before you build the model",
-        )
-    workers = _integer(os.environ.get("PL_SEED_WORKERS", ""))
-    source = _repeatable_by(seed, moments, weights_stored)
+    made = arguments_of(module) if module is not None else None
+    found = observe_seeds(moments, DRAWN_BEFORE_IMPORT, made.torch_seed if made is not None else None)
+    if found.unseeded:
+        gaps.at("randomness.global_seed").add(found.description, SEED_REMEDY)
+    workers = integer(os.environ.get("PL_SEED_WORKERS", ""))
+    source = _repeatable_by(found, moments, weights_stored)
     if source is None:
         gaps.at("randomness.repeatable_by").add(
-            "random numbers were drawn without a seed before lightning_dtool was imported",
+            found.doubt or "these are the states of only one of several processes",
             "import lightning_dtool first, call seed_everything, or save_initial_weights=True",
         )
     return Randomness(
         repeatable_by=source,
-        global_seed=seed,
-        seed_workers=bool(workers) if workers is not None else None,
+        global_seed=found.global_seed,
+        seeds=found.seeds,
+        seeded_before_model=found.before_model,
+        seed_workers=bool(workers) if workers is not None and found.global_seed is not None else None,
         states={moment: state_digests(states) for moment, states in moments.items()},
         flags=capture_flags(gaps),
     )
 
 
-def global_seed() -> int | None:
-    """Return the seed of the last `seed_everything`. None if it was not called."""
-    return _integer(os.environ.get("PL_GLOBAL_SEED", ""))
+def seeds_now() -> dict[str, Json]:
+    """Return `global_seed` and `seeds` of the record as they are now."""
+    found = observe_seeds({}, DRAWN_BEFORE_IMPORT)
+    return {"global_seed": found.global_seed, "seeds": found.seeds}
 
 
-def nothing_drawn() -> bool:
-    """Return True if no number has been drawn from the global generators of torch, Python and NumPy since seeding.
+def drawn_from() -> frozenset[str]:
+    """Return the names of the global generators of torch, Python and NumPy that have been drawn from since seeding.
 
     torch's generator is compared with a new one with the same seed. Python's and NumPy's generators produce blocks of
     624 numbers. Their states contain the position in the block, which is 624 after seeding, or 623 in NumPy if the seed
     came from the operating system.
     """
     fresh = torch.Generator().manual_seed(torch.initial_seed()).get_state()
-    if not torch.equal(torch.get_rng_state(), fresh) or not _python_untouched():
-        return False
+    drawn = set()
+    if not torch.equal(torch.get_rng_state(), fresh):
+        drawn.add("torch")
+    if not _python_untouched():
+        drawn.add("python")
     numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return True
-    _, _, position, has_gauss, _ = numpy.random.get_state()
-    return position in (623, 624) and not has_gauss
+    if numpy is not None:
+        _, _, position, has_gauss, _ = numpy.random.get_state()
+        if position not in (623, 624) or has_gauss:
+            drawn.add("numpy")
+    return frozenset(drawn)
 
 
 def _python_untouched() -> bool:
@@ -205,12 +215,12 @@ def _python_untouched() -> bool:
     return 0 <= int(counter[1]) - again.getrandbits(24) < _RICH_LINKS
 
 
-def _repeatable_by(seed: int | None, moments: Mapping[str, RandomStates], weights_stored: bool) -> str | None:
-    if seed is not None:
+def _repeatable_by(found: Seeds, moments: Mapping[str, RandomStates], weights_stored: bool) -> str | None:
+    if not found.unseeded and not found.doubt and not found.by_states:
         return "seed"
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return None  # these are the states of only one process
-    if FRESH_AT_IMPORT and "import" in moments:
+    if not found.doubt and "import" in moments:
         return "states"
     return "initial_weights" if weights_stored and "fit_start" in moments else None
 
@@ -305,18 +315,10 @@ def _unpacked(text: str) -> list[int]:
     return list(struct.unpack(f"<{len(content) // 4}I", content))
 
 
-def _integer(text: str) -> int | None:
-    try:
-        number = int(text)
-    except ValueError:
-        return None
-    return number if abs(number) <= MAX_INTEGER else None
-
-
 restore_import_state(restore)  # in a rerun only
 
 AT_IMPORT: RandomStates = random_states()
 """The states when this module was imported."""
 
-FRESH_AT_IMPORT = nothing_drawn()
-"""Whether no number had been drawn from the generators before this import. The states then determine all draws."""
+DRAWN_BEFORE_IMPORT = drawn_from()
+"""The generators that had been drawn from before this import. The states of the others determine all of their draws."""

@@ -409,7 +409,23 @@ class Data(Section):
 class Randomness(Section):
     """Seeds, random states and other settings that determine random numbers and the bits of results."""
 
-    global_seed: Integer | None = Field(default=None, description="Seed passed to the last `seed_everything`.")
+    global_seed: Integer | None = Field(
+        default=None, description="Seed of the last `seed_everything`, if it was called in this process."
+    )
+    seeds: dict[str, Json] = Field(
+        default={},
+        description=(
+            "Last seed of each global generator (`torch`, `numpy`, `python`), whether `seed_everything` or other code "
+            "has set it. Without an entry, no seed was seen."
+        ),
+    )
+    seeded_before_model: bool | None = Field(
+        default=None,
+        description=(
+            "Whether torch was seeded before the LightningModule was made, so that the seed determines its initial "
+            "weights. null if this is not known, or if torch was not seeded."
+        ),
+    )
     seed_workers: bool | None = Field(
         default=None, description="Whether data loader workers were seeded with `global_seed`."
     )
@@ -426,9 +442,9 @@ class Randomness(Section):
     repeatable_by: str | None = Field(
         default=None,
         description=(
-            "What makes a rerun repeatable: `seed` (`seed_everything` was called), `states` (no random number was "
-            "drawn before lightning_dtool was imported) or `initial_weights` (they are stored). null if nothing does "
-            "(see `gaps`)."
+            "What makes a rerun repeatable: `seed` (all generators were seeded), `states` (of a generator that was not "
+            "seeded, no random number was drawn before lightning_dtool was imported) or `initial_weights` (they are "
+            "stored). null if nothing does (see `gaps`)."
         ),
     )
 

@@ -1,18 +1,19 @@
-"""What happens before a run begins: how LightningModules are made, and which files weights are loaded from.
+"""What happens before a run begins: how modules are made, which files weights are loaded from, and which seeds are set.
 
 A Trainer's callbacks learn neither, so this package observes torch itself, from the import of the callback on. With
 `LIGHTNING_DTOOL_BASE_URI` set, it observes from the import of torch on (see `lightning_dtool.attach`). Nothing here may
 import Lightning: it may not be loaded yet.
 """
 
-from lightning_dtool.watch import construction, files, replaced
+from lightning_dtool.watch import construction, files, replaced, seeds
 
 _installed = False
 
 
 def install() -> None:
-    """Begin to observe. Later calls do nothing."""
+    """Begin to observe. Later calls only add what has been imported since."""
     global _installed
+    seeds.install()
     if _installed:
         return
     _installed = True

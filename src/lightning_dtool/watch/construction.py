@@ -33,11 +33,13 @@ class Arguments:
         encoded: The arguments by name as strict JSON, with defaults. Those of `**kwargs` have their own names, those of
             `*args` are a list named `*args`.
         given: The names of the arguments that were passed, without those that have their defaults.
+        torch_seed: The initial seed of torch's generator at that moment.
         initialised: Whether `__init__` was called. It is not when an object is unpickled.
     """
 
     encoded: dict[str, Any]
     given: frozenset[str]
+    torch_seed: int
     initialised: bool = False
 
 
@@ -161,4 +163,4 @@ def _encoded(cls: Any, made: object, args: Sequence[Any], kwargs: Mapping[str, A
             given.add(POSITIONAL)
     with random_states_kept():
         encoded = encode_all(values, Gaps())
-    return Arguments(encoded, frozenset(given & values.keys()))
+    return Arguments(encoded, frozenset(given & values.keys()), torch.initial_seed())

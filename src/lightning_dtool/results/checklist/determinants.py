@@ -126,17 +126,25 @@ def _loss(evidence: Evidence) -> Result:
 
 
 def _seed(evidence: Evidence) -> Result:
-    seed = evidence.record.randomness.global_seed
-    if seed is None:
+    randomness = evidence.record.randomness
+    seed, seeds = randomness.global_seed, randomness.seeds
+    if randomness.seeded_before_model is False and evidence.record.lineage.parent_checkpoint is None:
+        found = "torch was seeded after the model was made, so that no seed determines the initial weights"
+        return fails(found, "call lightning.seed_everything before you build the model")
+    if seed is not None and all(other == seed for other in seeds.values()):
+        return passes(f"seed_everything({seed})")
+    if gaps := evidence.gaps("randomness.global_seed"):
+        return fails(gaps[0].reason, _SEED)
+    if not seeds:
         return fails("no global seed was set", _SEED)
-    return passes(f"seed_everything({seed})")
+    return passes(f"the seeds of the global generators: {named(f'{name} {value}' for name, value in seeds.items())}")
 
 
 def _worker_seeds(evidence: Evidence) -> Result:
     loaders = [source.loader for source in evidence.sources("train", "val", "test") if source.loader]
     if loaders and not any(loader.num_workers for loader in loaders):
         return not_applicable("no data loader has workers")
-    if evidence.record.randomness.seed_workers:
+    if evidence.record.randomness.seed_workers and evidence.record.randomness.global_seed is not None:
         return passes("workers were seeded with the global seed")
     return fails("data loader workers were not seeded", _SEED)
 

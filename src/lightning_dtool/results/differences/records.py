@@ -81,7 +81,7 @@ def record_differences(a: Provenance, b: Provenance) -> list[Difference]:
         if difference.weight == "same content"
     }
     found = [difference for difference in found if not is_redundant(difference, found, before, after)]
-    seeded = None not in (a.randomness.global_seed, b.randomness.global_seed)
+    seeded = all(each.global_seed is not None or each.repeatable_by == "seed" for each in (a.randomness, b.randomness))
     known = [weighed(difference, moved, seeded) for difference in found]
     sections = list(Provenance.model_fields)
     return sorted([*known, *unknown_differences(a, b, known)], key=lambda each: sections.index(each.section))
