@@ -97,6 +97,14 @@ def test_the_last_seed_counts(tmp_path: Path) -> None:
     assert (found["repeatable_by"], found["seed_workers"], found["gaps"]) == ("seed", True, {})
 
 
+def test_a_call_of_seed_everything_before_the_import_is_recognised(tmp_path: Path) -> None:
+    found = recorded(
+        tmp_path, "import lightning; lightning.seed_everything(4)", "torch.rand(1); random.random()", IMPORT
+    )
+    assert (found["global_seed"], found["seeds"]) == (4, {"torch": 4, "numpy": 4, "python": 4})
+    assert (found["repeatable_by"], found["gaps"]) == ("seed", {})
+
+
 @pytest.mark.parametrize("called", [False, True])
 def test_a_variable_that_another_process_has_set_is_no_call_of_seed_everything(tmp_path: Path, called: bool) -> None:
     call = "import lightning; lightning.seed_everything()" if called else ""

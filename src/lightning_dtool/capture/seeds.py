@@ -58,9 +58,10 @@ def observe_seeds(
     seeds: dict[str, Any] = {}
     doubts: list[str] = []
     by_states = False
+    global_seed, left_over = _global_seed(moments)
     names = {generator: name for generator, name in _NAMES.items() if generator != "numpy" or "numpy" in sys.modules}
     for generator, name in names.items():
-        seeding = _torch_seeding(moments) if generator == "torch" else _last_seeding(generator)
+        seeding = _torch_seeding(moments) if generator == "torch" else _last_seeding(generator, global_seed)
         if seeding is not None and seeding.seed is not None:
             seeds[generator] = encode(seeding.seed, Gaps())
             continue
@@ -77,7 +78,6 @@ def observe_seeds(
         else:
             doubts.append("the model was made before torch's generator was seeded")
     unseeded = tuple(name for generator, name in names.items() if generator not in seeds)
-    global_seed, left_over = _global_seed(moments)
     description = _described(seeds, unseeded, left_over)
     return Seeds(seeds, unseeded, global_seed, description, before_model, by_states, ", and ".join(doubts))
 
@@ -109,13 +109,16 @@ def _is_given(seed: int) -> bool:
     return seed < _RANDOM or any(isinstance(each.seed, int) and each.seed % 2**64 == seed for each in seedings("torch"))
 
 
-def _last_seeding(generator: str) -> Seeding | None:
-    """Return the last seeding of NumPy's or Python's generator that was not undone by restoring the state before it."""
+def _last_seeding(generator: str, global_seed: int | None) -> Seeding | None:
+    """Return the last seeding of NumPy's or Python's generator that was not undone by restoring the state before it.
+
+    If none was seen, it is that of `seed_everything`, which may have been called before seeds were observed.
+    """
     present = words(generator)
     for seeding in reversed(seedings(generator)):
         if seeding.before != present:
             return seeding
-    return None
+    return None if global_seed is None else Seeding(global_seed, "")
 
 
 def _initial_seed(states: Mapping[str, Any]) -> int | None:
@@ -131,9 +134,12 @@ def _global_seed(moments: Mapping[str, Mapping[str, Any]]) -> tuple[int | None, 
     seed = integer(os.environ.get("PL_GLOBAL_SEED", ""))
     if seed is None:
         return None, None
-    called = any(each.seed == seed and each.by.endswith(".utilities.seed") for each in seedings("torch"))
-    known = {torch.initial_seed(), *(_initial_seed(states) for states in moments.values())}
-    return (seed, None) if called or seed in known else (None, seed)
+    noted = [each for each in seedings("torch") if each.seed == seed]
+    if noted:
+        called = any(each.by.endswith(".utilities.seed") for each in noted)
+    else:  # perhaps before the import
+        called = seed in {torch.initial_seed(), *(_initial_seed(states) for states in moments.values())}
+    return (seed, None) if called else (None, seed)
 
 
 def _described(seeds: Mapping[str, Any], unseeded: Collection[str], left_over: int | None) -> str:
