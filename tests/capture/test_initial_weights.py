@@ -391,6 +391,69 @@ def test_a_model_made_before_the_package_was_imported_has_an_unknown_origin() ->
     assert out.split()[-4:] == ["unknown", "1", "True", "script"]
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_test_run_that_is_not_recorded_changes_the_origin(models: Path, copied: bool) -> None:
+    module = Net()
+    trainer(models.parent, DtoolProvenanceCallback(str(models)), fast_dev_run=True).fit(module, loader())
+    module.trainer = None
+    record = fit(copy.deepcopy(module) if copied else module, models).record
+    assert (origin_of(record).origin, gaps_of(record)) == ("unknown", ["model.initial_weights.origin"])
+
+
+def test_an_unpickled_module_has_an_unknown_origin_and_a_copy_has_none_of_its_own() -> None:
+    module = Net()
+    module.layers.append(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8), 2, enable_nested_tensor=False))
+    assert capture_initial_weights(copy.deepcopy(module), Gaps()).origin == "script"
+    module.head = pickle.loads(pickle.dumps(nn.Linear(3, 3)))
+    gaps = Gaps()
+    assert capture_initial_weights(copy.deepcopy(module), gaps).origin == "unknown"
+    assert "head.*" in gaps[0].reason
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_program_is_a_file_that_cannot_be_read_safely(tmp_path: Path) -> None:
+    path = tmp_path / "program.pt"
+    torch.jit.script(nn.Linear(8, 8)).save(path)
+    module = Net()
+    module.program = torch.jit.load(path)
+    gaps = Gaps()
+    assert capture_initial_weights(module, gaps).origin == "unknown"
+    assert f"{path} cannot be read" in gaps[0].reason
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start"])
+def test_weights_that_a_hook_loads_are_recorded(models: Path, tmp_path: Path, hook: str) -> None:
+    path = _saved(Net().layers.state_dict(), tmp_path / "weights.pt")
+
+    class Late(Net):
+        pass
+
+    setattr(Late, hook, lambda self: self.layers.load_state_dict(torch.load(path)) and None)
+    module = Late()
+    before = state_digest(module.state_dict())
+    record = fit(module, models).record
+    found = origin_of(record)
+    assert (found.origin, found.sources[0].keys, found.digest) == ("file", ["layers.*"], before)
+    assert gaps_of(record) == []
+
+
+def test_without_changes_to_the_script_loads_are_observed_from_its_first_line(models: Path, tmp_path: Path) -> None:
+    _saved(Net().state_dict(), tmp_path / "weights.pt")
+    program = (
+        "import sys, torch\nfrom safetensors.torch import save_file, load_file\nstate = torch.load(sys.argv[1])\n"
+        "import lightning as L\nfrom kit import loader\nfrom capture.test_initial_weights import Net\n"
+        "module = Net()\nmodule.load_state_dict(state)\n"
+        "L.Trainer(max_epochs=1, logger=False, accelerator='cpu', default_root_dir=sys.argv[2]).fit(module, loader())"
+    )
+    environment = {**os.environ, "LIGHTNING_DTOOL_BASE_URI": str(models)}
+    arguments = (program, tmp_path / "weights.pt", tmp_path)
+    programs.run("-c", *arguments, cwd=Path(__file__).parents[1], env=environment, fresh=True)
+    (uri,) = [str(path) for path in models.iterdir()]
+    found = origin_of(DtoolCheckpoint.from_uri(uri).record)
+    assert (found.origin, found.sources[0].path) == ("file", str(tmp_path / "weights.pt"))
+
+
 # -- libraries ------------------------------------------------------------------------------------------------
 
 

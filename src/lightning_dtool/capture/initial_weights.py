@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -79,8 +79,20 @@ class EndedRun:
 
 _ended: deque[EndedRun] = deque(maxlen=_MAX_RUNS)
 
-_begun: MutableMapping[LightningModule, dict[str, tuple[int, int]]] = WeakIdKeyDictionary()
-"""The `id` and version of each parameter when fitting began."""
+
+class _Beginning(NamedTuple):
+    """The state of a module when fitting began.
+
+    Attributes:
+        versions: The `id` and version of each parameter.
+        loads: How often values had been put into modules in this process.
+    """
+
+    versions: dict[str, tuple[int, int]]
+    loads: int
+
+
+_begun: MutableMapping[LightningModule, _Beginning] = WeakIdKeyDictionary()
 
 
 @dataclass
@@ -96,25 +108,22 @@ class _Source:
     matches: Matches = field(default_factory=Matches)
 
 
-def capture_initial_weights(
-    module: LightningModule, gaps: Gaps, resumed_from: str | None = None, stored: bool = False
-) -> InitialWeights:
+def capture_initial_weights(module: LightningModule, gaps: Gaps, stored: bool = False) -> InitialWeights:
     """Return the origin and the digest of the weights. To be called when fitting starts.
 
     Args:
         module: The LightningModule, not wrapped by a strategy.
         gaps: Receives a gap for everything that could not be determined.
-        resumed_from: The path or URI from which Lightning has restored the weights, if any (`ckpt_path`).
         stored: Whether the dataset contains the weights.
     """
-    _begun[module] = _versions(module)
+    _begun[module] = _Beginning(_versions(module), replaced.loads())
     seeded = _seeded()
     state: Mapping[str, Any] | None = None
     sources: list[WeightsSource] = []
     origin = _UNKNOWN
     try:
         state = _state(module)
-        origin, sources = _origin(module, state, gaps.at("model.initial_weights"), resumed_from)
+        origin, sources = _origin(module, state, gaps.at("model.initial_weights"))
     except Exception as error:  # for example an unknown tensor class, or a state_dict of the user's
         reason = f"comparing the weights with the files that were read raised {type(error).__name__}"
         gaps.at("model.initial_weights.origin").add(reason)
@@ -128,6 +137,29 @@ def capture_initial_weights(
     )
 
 
+def capture_replaced_weights(module: LightningModule, first: InitialWeights, gaps: Gaps) -> InitialWeights | None:
+    """Return the origin of the weights if they have changed since fitting started, as a user's hook may change them.
+
+    To be called when the first batch begins.
+
+    Args:
+        module: The LightningModule, not wrapped by a strategy.
+        first: What `capture_initial_weights` returned. Its digest stays that of the weights when fitting started.
+        gaps: Receives a gap for everything that could not be determined.
+
+    Returns:
+        None if they have not changed.
+    """
+    begun = _begun.get(module)
+    # Without a look at the content, because a large model takes seconds to read. DDP writes all weights in place.
+    if begun is not None and begun.loads == replaced.loads() and (_is_ddp() or begun.versions == _versions(module)):
+        return None
+    if _digest(module, Gaps()) == first.digest:
+        return None
+    again = capture_initial_weights(module, gaps, first.stored)
+    return again.model_copy(update={"digest": first.digest, "seeded": first.seeded})
+
+
 def remember_run(uuid: str, module: LightningModule, checkpoints: Sequence[tuple[str, str]]) -> None:
     """Keep the digests of a run's last weights, so that a later run of this process can be known to continue it.
 
@@ -138,7 +170,8 @@ def remember_run(uuid: str, module: LightningModule, checkpoints: Sequence[tuple
     """
     with torch.no_grad():
         candidates = [_by_digest(name, tensor) for name, tensor in module.state_dict().items() if is_plain(tensor)]
-    before = _begun.get(module, {})
+    begun = _begun.get(module)
+    before = begun.versions if begun is not None else {}
     changed = frozenset(name for name, version in _versions(module).items() if before.get(name) != version)
     _ended.append(EndedRun(uuid, weakref.ref(module), candidates, changed, checkpoints))
     replaced.accounted_for(module)
@@ -180,9 +213,7 @@ def dataset_of(path: str) -> tuple[DatasetReference, bool] | None:
 # -- where the weights came from ---------------------------------------------------------------------
 
 
-def _origin(
-    module: LightningModule, state: Mapping[str, Any], gaps: Gaps, resumed_from: str | None
-) -> tuple[str, list[WeightsSource]]:
+def _origin(module: LightningModule, state: Mapping[str, Any], gaps: Gaps) -> tuple[str, list[WeightsSource]]:
     suspects = {
         "put_in": replaced.put_in(module),
         "trained": replaced.trained(module),
@@ -194,10 +225,10 @@ def _origin(
     model = ModelTensors(state)
     problems: list[str] = []
     chosen = _choose(module, model, candidates, suspects["put_in"], problems)
-    missing = model.significant(model.entries.keys() - {name for source in chosen for name in source.matches.pairs})
+    missing = model.entries.keys() - {name for source in chosen for name in source.matches.pairs}
     unknown, reason, remedy = _unknown(module, missing, suspects, problems)
     described = [_describe(module, source, state) for source in chosen]
-    if not unknown:
+    if not model.significant(unknown):
         return (described[0].kind if described else _SCRIPT), described
     most = not described or model.size(unknown) > model.size(chosen[0].matches.pairs)
     gaps.at("origin" if most else "sources").add(f"{reason}: {_listed(patterns(unknown, state))}", remedy)
@@ -210,7 +241,7 @@ def _sources(module: LightningModule) -> list[_Source]:
         _Source(_CONTINUED, partial(getattr, run, "candidates"), run=run, same_module=run.module() is module)
         for run in reversed(_ended)
     ]
-    read = [file.path for file in files.read_files()][:_MAX_FILES]
+    read = [file.path for file in files.read_files() if files.file_state(file.path) is not None][:_MAX_FILES]
     library = [path for path in torchvision_files(module) if path not in read] if replaced.older(module) else []
     published = [
         _Source(_CONTINUED, partial(tensors_in, path), path=path, run=run, uri=uri)
@@ -377,7 +408,7 @@ def _unknown(
         return every, reason, "add DtoolProvenanceCallback to the Trainer of that training, too"
     if found["put_in"]:
         lost = [f"{file.path} {change}" for file in files.read_files() if (change := _change(file))]
-        reason = "load_state_dict put in values that no file that was read holds"
+        reason = "load_state_dict or unpickling put in values that no file that was read holds"
         if lost or problems:
             reason += f" ({'; '.join([*lost, *problems][:3])})"
         return every, reason, "load the weights from a file, and keep it until training has begun"
@@ -395,6 +426,10 @@ def _change(file: files.ReadFile) -> str | None:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(as_text(name) for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _is_ddp() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _seeded() -> bool | None:

@@ -15,7 +15,7 @@ from lightning_dtool.capture.code import collect_code, project_modules_changed
 from lightning_dtool.capture.data import training_datasets, warn_about_foreign_data
 from lightning_dtool.capture.history import History
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
-from lightning_dtool.capture.initial_weights import capture_initial_weights, remember_run
+from lightning_dtool.capture.initial_weights import capture_initial_weights, capture_replaced_weights, remember_run
 from lightning_dtool.capture.look import Look
 from lightning_dtool.capture.loss import LossObserver
 from lightning_dtool.capture.optimizers import Schedule
@@ -65,6 +65,7 @@ class Recorder:
         self._resumed_from = resumed_from
         self._moments: dict[str, Any] = {"import": AT_IMPORT}
         self._initial_weights: InitialWeights | None = None
+        self._weights_gaps = Gaps()
         self._history = History()
         self._loss_observer = LossObserver(module)
         self._loss: Loss | None = None
@@ -89,8 +90,9 @@ class Recorder:
             self._kept = self._gaps.at("model.initial_weights.stored").observe(
                 lambda: snapshot(self._module.state_dict()), None
             )
-        self._initial_weights = self._gaps.at("model.initial_weights").observe(
-            lambda: capture_initial_weights(self._module, self._gaps, self._resumed_from, self._kept is not None), None
+        stored = self._kept is not None
+        self._initial_weights = self._weights_gaps.at("model.initial_weights").observe(
+            lambda: capture_initial_weights(self._module, self._weights_gaps, stored), None
         )
 
     @random_states_kept()
@@ -156,7 +158,22 @@ class Recorder:
             self._epoch_begins = self._epoch_over = False
             self.look(trainer)
         if not self._batch_seen:
+            self._look_at_weights()
             self._loss_observer.start()
+
+    @random_states_kept()
+    def _look_at_weights(self) -> None:
+        """Observe the origin of the initial weights again if a hook has replaced them since fitting began."""
+        before, observed, gaps = self._initial_weights, self._observed, Gaps()
+        if before is None or observed is None:
+            return
+        found = self._weights_gaps.at("model.initial_weights").observe(
+            lambda: capture_replaced_weights(self._module, before, gaps), None
+        )
+        if found is not None:
+            self._initial_weights, self._weights_gaps = found, gaps
+            model = observed.model.model_copy(update={"initial_weights": found})
+            self._observed = replace(observed, model=model)
 
     @random_states_kept()
     def look(self, trainer: LightningTrainer) -> None:
@@ -248,6 +265,7 @@ class Recorder:
         if self._batch_seen and not self._epoch_over:
             self._note_sources(observed)
         gaps.include(self._gaps)
+        gaps.include(self._weights_gaps)
         gaps.include(self._changes.gaps)
         metrics = gaps.at("metrics").observe(lambda: self._history.metrics(trainer, self._module, gaps), Metrics())
         datamodule = getattr(trainer, "datamodule", None)

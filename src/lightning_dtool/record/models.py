@@ -211,7 +211,10 @@ class WeightsSource(Section):
 
 
 class InitialWeights(Section):
-    """The weights with which training began, observed when fitting starts."""
+    """The weights with which training began, observed when fitting starts.
+
+    If a hook replaces them before the first batch, their origin and sources are observed again.
+    """
 
     origin: str = Field(
         description=(

@@ -131,7 +131,7 @@ def install() -> None:
     @functools.wraps(opening)
     def open_file_like(name_or_buffer: Any, mode: str) -> Any:
         if "r" in mode:
-            _note_opened(name_or_buffer)
+            note_opened(name_or_buffer)
         return opening(name_or_buffer, mode)
 
     torch.serialization._open_file_like = open_file_like
@@ -141,7 +141,8 @@ def install() -> None:
         sys.meta_path.insert(0, _WhenImported("safetensors", _observe_safetensors))
 
 
-def _note_opened(name_or_buffer: Any) -> None:
+def note_opened(name_or_buffer: Any) -> None:
+    """Note a file by its path or by an open file."""
     # A buffer may be any object of the user's, and its name may be a number.
     with contextlib.suppress(Exception):
         path = name_or_buffer if isinstance(name_or_buffer, str | os.PathLike) else name_or_buffer.name
@@ -176,7 +177,7 @@ def _observed_class(original: Any) -> Any:
 
     class Observed(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            _note_opened(args[0] if args else kwargs.get("filename"))
+            note_opened(args[0] if args else kwargs.get("filename"))
             return original(*args, **kwargs)
 
         def __instancecheck__(cls, instance: Any) -> bool:

@@ -1,11 +1,13 @@
 """Weights that were replaced or trained after their module was made, and modules that are older than this package."""
 
 import contextlib
+import copy
 import functools
 import gc
 import itertools
 import sys
 import time
+import types
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -17,33 +19,38 @@ from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from lightning_dtool.watch import files
 
-# Not a WeakKeyDictionary, because a user's class may define `__eq__` and so have no hash.
-_put_in: MutableMapping[nn.Module, dict[int, int]] = WeakIdKeyDictionary()
-"""For each module into which `load_state_dict` put values: the version of each tensor afterwards, by `id`."""
+_put_in: MutableMapping[torch.Tensor, int] = WeakTensorKeyDictionary()
+"""The tensors into which values were put that do not come from the code of a module, with their versions then."""
 
+# Not a WeakKeyDictionary, because a user's class may define `__eq__` and so have no hash.
 _groups: MutableMapping[Optimizer, int] = WeakIdKeyDictionary()
 """The optimizers that have stepped, with the number of parameter groups that were noted."""
 
 _trained: MutableMapping[torch.Tensor, float] = WeakTensorKeyDictionary()
 """The parameters of optimizers that have stepped, with the time of the first step."""
 
+_loads = 0
+"""How often values have been put into modules."""
+
 _older: MutableMapping[nn.Module, bool] = WeakIdKeyDictionary()
 """The modules that existed when observing began."""
 
 
 def put_in(module: nn.Module) -> set[int]:
-    """Return the `id` of each tensor that holds what `load_state_dict` put into a module.
+    """Return the `id` of each tensor of a module that `load_state_dict`, or unpickling the module, has filled.
 
     Args:
-        module: The module. Values that were put into its children count, too.
+        module: The module.
 
     Returns:
         Without the tensors that something has changed in place since then, such as an optimizer or an initialisation.
     """
-    noted: dict[int, int] = {}
-    for part in module.modules():
-        noted.update(_put_in.get(part, {}))
-    return {id(tensor) for _, tensor in _tensors(module) if noted.get(id(tensor), -1) == version(tensor)}
+    return {id(tensor) for _, tensor in _tensors(module) if _put_in.get(tensor, -1) == version(tensor)}
+
+
+def loads() -> int:
+    """Return how often values have been put into modules in this process."""
+    return _loads
 
 
 def trained(module: nn.Module) -> set[int]:
@@ -69,20 +76,10 @@ def accounted_for(module: nn.Module) -> None:
 
 
 def install() -> None:
-    """Begin to observe `load_state_dict` and the steps of optimizers."""
-    loading = nn.Module.load_state_dict
-
-    @functools.wraps(loading)
-    def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        result = None
-        try:
-            result = loading(self, *args, **kwargs)
-        finally:  # with an error about one tensor, the others have been replaced
-            with contextlib.suppress(Exception):
-                _note_put_in(self, frozenset(getattr(result, "missing_keys", ())))
-        return result
-
-    nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
+    """Begin to observe what fills and changes the tensors of modules."""
+    _observe_load_state_dict()
+    _observe_unpickling()
+    _observe_torchscript()
     register_optimizer_step_post_hook(_note_step)
     # At the end of torch's own import no module exists yet, and the search would take tens of milliseconds.
     if not getattr(sys.modules["torch"].__spec__, "_initializing", False):
@@ -91,35 +88,101 @@ def install() -> None:
                 _older[value] = True
 
 
+def _observe_load_state_dict() -> None:
+    original = nn.Module.load_state_dict
+
+    @functools.wraps(original)
+    def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = None
+        try:
+            result = original(self, *args, **kwargs)
+        finally:  # with an error about one tensor, the others have been replaced
+            with contextlib.suppress(Exception):
+                _note_put_in(self, frozenset(getattr(result, "missing_keys", ())))
+        return result
+
+    nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
+
+
+def _observe_unpickling() -> None:
+    original = nn.Module.__setstate__
+
+    @functools.wraps(original)
+    def __setstate__(self: nn.Module, state: Any) -> None:  # noqa: N807
+        original(self, state)  # type: ignore[no-untyped-call]
+        with contextlib.suppress(Exception):
+            _note_revived(self, sys._getframe(1))
+
+    nn.Module.__setstate__ = __setstate__  # type: ignore[method-assign]
+
+
+def _observe_torchscript() -> None:
+    original = torch.jit.load
+
+    @functools.wraps(original)
+    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+        files.note_opened(f)
+        module = original(f, *args, **kwargs)  # type: ignore[no-untyped-call]
+        with contextlib.suppress(Exception):
+            _note_put_in(module, frozenset())
+        return module
+
+    torch.jit.load = load
+
+
 def _note_put_in(module: nn.Module, missing: frozenset[str]) -> None:
+    global _loads
+    _loads += 1
     restored = files.restored_by_tuner()
     if restored is not None:
         _note_restored(module, restored)
         return
     files.pin()
-    if not missing:  # as fast as possible: a training may do this at every step
-        _put_in[module] = {id(tensor): version(tensor) for part in module.modules() for tensor in _own(part)}
-        return
-    before = _put_in.get(module, {})
-    after: dict[int, int] = {}
-    for name, tensor in _tensors(module):
-        if name not in missing:
-            after[id(tensor)] = version(tensor)
-        elif id(tensor) in before:
-            after[id(tensor)] = before[id(tensor)]
-    _put_in[module] = after
+    # A training may do this at every step, so names are looked up only if they are needed.
+    filled = _own(module) if not missing else (tensor for name, tensor in _tensors(module) if name not in missing)
+    for tensor in filled:
+        _put_in[tensor] = version(tensor)
 
 
 def _note_restored(module: nn.Module, file: files.ReadFile) -> None:
     """Forget the trial steps of the tuner, which restores the weights that it found."""
     saved = file.state[1] / 1e9 if file.state is not None else time.time()
-    for parameter in module.parameters():
-        if _trained.get(parameter, saved - 1) >= saved:
-            del _trained[parameter]
-    versions = {id(tensor): version(tensor) for _, tensor in _tensors(module)}
-    for part in module.modules():
-        if part in _put_in:
-            _put_in[part] = {key: versions.get(key, value) for key, value in _put_in[part].items()}
+    for tensor in _own(module):
+        if _trained.get(tensor, saved - 1) >= saved:
+            del _trained[tensor]
+        if tensor in _put_in:
+            _put_in[tensor] = version(tensor)
+
+
+def _note_revived(part: nn.Module, caller: types.FrameType) -> None:
+    """Note a module whose state was set as a whole: a copy has the marks of its original, any other was unpickled."""
+    global _loads
+    original = _original_of_copy(part, caller)
+    if original is None:
+        _loads += 1
+        files.pin()
+        for tensor in _own_of(part):
+            _put_in[tensor] = version(tensor)
+        return
+    if original in _older:
+        _older[part] = True
+    for before, after in zip(_own_of(original), _own_of(part), strict=True):
+        if before in _put_in and _put_in[before] == version(before):
+            _put_in[after] = version(after)
+        if before in _trained:
+            _trained[after] = _trained[before]
+
+
+def _original_of_copy(part: nn.Module, caller: types.FrameType | None) -> nn.Module | None:
+    """Return the module that `copy` is copying. A class may have a `__setstate__` that calls the one of `Module`."""
+    for _ in range(5):
+        if caller is None:
+            break
+        if caller.f_code is copy._reconstruct.__code__ and caller.f_locals.get("y") is part:  # type: ignore[attr-defined]
+            original = caller.f_locals.get("x")
+            return original if isinstance(original, nn.Module) else None
+        caller = caller.f_back
+    return None
 
 
 def _note_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -131,7 +194,8 @@ def _note_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         now = time.time()
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                _trained.setdefault(parameter, now)
+                if parameter.requires_grad:
+                    _trained.setdefault(parameter, now)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -140,7 +204,11 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     )
 
 
-def _own(part: nn.Module) -> Iterator[torch.Tensor]:
+def _own(module: nn.Module) -> Iterator[torch.Tensor]:
+    return (tensor for part in module.modules() for tensor in _own_of(part))
+
+
+def _own_of(part: nn.Module) -> Iterator[torch.Tensor]:
     for table in (part._parameters, part._buffers):
         for tensor in table.values():
             if tensor is not None:
