@@ -37,11 +37,11 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
     warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     console = Console()
     for name in arguments.names or names:
         module = importlib.import_module(f"benchmarks.{name}")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # importing Lightning sets another level
         console.rule(name)
         with tempfile.TemporaryDirectory(prefix="benchmark-", dir=arguments.folder) as folder:
             comparisons = []

@@ -258,6 +258,24 @@ def test_a_copy_at_another_uri_is_the_same_data(checkpoint: str, data: FrozenDat
     assert a.confusion == b.confusion
 
 
+def test_labels_that_have_changed_are_said_and_damaged_items_refused(
+    checkpoint: str, data: FrozenDataset, tmp_path: Path
+) -> None:
+    copy = tmp_path / "leaves"
+    shutil.copytree(local_path(data.uri), copy)  # type: ignore[arg-type]
+    warning = "have other targets than in the record"
+    assert not any(warning in note for note in quietly(checkpoint, copy, part="test").warnings)
+    overlay = copy / ".dtool" / "overlays" / "category.json"
+    exchanged = {"oak": "elm", "elm": "oak", "fir": "fir"}
+    overlay.write_text(json.dumps({key: exchanged[name] for key, name in json.loads(overlay.read_text()).items()}))
+    assert any(warning in note for note in quietly(checkpoint, copy, part="test").warnings)
+    assert not any(warning in note for note in quietly(checkpoint, copy, part="whole").warnings)
+    for item in (copy / "data").rglob("*.npy"):
+        item.write_bytes(item.read_bytes()[:-1] + b"x")
+    with pytest.raises(VerificationError, match=r"\.npy"):
+        quietly(checkpoint, copy, part="test")
+
+
 def test_all_of_a_separate_test_dataset_is_evaluated(
     data: FrozenDataset, new_data: FrozenDataset, folder: Path
 ) -> None:

@@ -110,6 +110,7 @@ class _Chooser:
             if name in _READERS and name not in given
         }
         self.readers |= given
+        self.is_target_given = "target" in given
         if not self.is_ours:
             self._note_foreign(module.class_path if module is not None else None, given)
         trained_on = self._source("train")
@@ -118,6 +119,7 @@ class _Chooser:
     def choose(self, part: str | None, select: Mapping[str, Any] | None) -> HeldOut:
         chosen = self._part_name(part, select)
         dataset = self._whole(self.frozen, select) if chosen == WHOLE else self._cut(self.frozen, chosen)
+        self._note_other_targets(dataset, chosen)
         dataset = self._numbered(dataset)
         dataset.transform = self.readers["eval_transform"]
         dataset.target_transform = self.readers["target_transform"]
@@ -163,6 +165,15 @@ class _Chooser:
             self.notes.append(
                 f"{self.checkpoint} was trained {used}. Samples of {self.frozen.uri} are decoded by the defaults"
                 f" of DtoolDataset and not transformed.{lost}"
+            )
+
+    def _note_other_targets(self, dataset: DtoolDataset, part: str) -> None:
+        source = self._source(part)
+        recorded = None if source is None or self.is_target_given else source.targets_digest
+        if recorded is not None and recorded != dataset.targets_digest:
+            self.notes.append(
+                f"The samples of {self.frozen.uri} have other targets than in the record of {self.checkpoint}: labels"
+                " have changed since."
             )
 
     # -- choosing ---------------------------------------------------------------------------------
