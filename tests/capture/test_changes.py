@@ -355,6 +355,69 @@ def test_a_callback_that_moves_all_the_time_does_not_flood_the_list(tmp_path: Pa
     assert facts(found[-1]) == ["trainer.callbacks[0].settings.count"] * 4
 
 
+# -- the loss -------------------------------------------------------------------------------------
+
+
+class Criterion(TinyNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion: torch.nn.Module = torch.nn.CrossEntropyLoss(weight=torch.ones(3))
+        self.scale = 1.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.scale * self.criterion(self(batch[0]), batch[1])
+
+
+def smooth(trainer: L.Trainer, module: Any) -> None:
+    module.criterion.label_smoothing = 0.25
+
+
+def weigh(trainer: L.Trainer, module: Any) -> None:
+    module.criterion.weight[2] = 5.0
+
+
+def scale(trainer: L.Trainer, module: Any) -> None:
+    module.scale = 3.0
+
+
+@pytest.mark.parametrize("hook", ["start", "end"])
+@pytest.mark.parametrize(
+    ("change", "facts_changed"),
+    [
+        (smooth, ["loss.calls[0].arguments.label_smoothing"]),
+        (weigh, ["loss.calls[0].arguments.weight.value"]),
+        (scale, ["loss.constants.self.scale"]),
+    ],
+)
+def test_a_loss_whose_settings_change_is_followed(
+    tmp_path: Path, change: Any, facts_changed: list[str], hook: str
+) -> None:
+    found = records(tmp_path, Criterion(), At(change, hook=hook))
+    assert found[0].changes == []
+    assert facts(found[1])[:1] == facts_changed
+    # Label smoothing adds an operation, which is seen in the first batch with it.
+    assert set(facts(found[2])) <= {*facts_changed, "loss.operations"}
+    (call,) = found[2].loss.calls
+    assert (call.arguments["label_smoothing"] == 0.25) == (change is smooth)
+    assert (call.arguments["weight"]["value"] == [1.0, 1.0, 5.0]) == (change is weigh)
+    assert (found[2].loss.constants["self.scale"] == 3.0) == (change is scale)
+
+
+@pytest.mark.parametrize("hook", ["start", "end"])
+def test_a_loss_that_is_replaced_is_observed_again(tmp_path: Path, hook: str) -> None:
+    def replace(trainer: L.Trainer, module: Any) -> None:
+        module.criterion = torch.nn.MultiMarginLoss(margin=0.5)
+
+    found = records(tmp_path, Criterion(), At(replace, hook=hook))
+    assert [record.loss.calls[0].name.rpartition(":")[2] for record in found] == [
+        "CrossEntropyLoss", "MultiMarginLoss", "MultiMarginLoss",
+    ]  # fmt: skip
+    assert found[2].loss.calls[0].arguments["margin"] == 0.5
+    # The operations of the first batch with the new loss.
+    assert not any("NllLoss" in operation for operation in found[2].loss.operations)
+    assert [gap.fact for gap in found[2].gaps if gap.fact.startswith("loss")] == []
+
+
 # -- the list -------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from lightning_dtool.capture.history import History
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
 from lightning_dtool.capture.initial_weights import capture_initial_weights, capture_replaced_weights, remember_run
 from lightning_dtool.capture.look import Look
-from lightning_dtool.capture.loss import LossObserver
+from lightning_dtool.capture.loss_watch import LossWatch
 from lightning_dtool.capture.optimizers import Schedule
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_again, observe_run
 from lightning_dtool.capture.randomness import AT_IMPORT, random_states
@@ -26,7 +26,7 @@ from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.items import INITIAL_WEIGHTS_ITEM, RESUMPTION_SECTION, TRACE_ITEM
 from lightning_dtool.random_states import random_states_kept
-from lightning_dtool.record import DatasetReference, Gaps, InitialWeights, Loss, Metrics
+from lightning_dtool.record import DatasetReference, Gaps, InitialWeights, Metrics
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.snapshot.copy import snapshot
 from lightning_dtool.values.writing import encode_all
@@ -67,9 +67,8 @@ class Recorder:
         self._initial_weights: InitialWeights | None = None
         self._weights_gaps = Gaps()
         self._history = History()
-        self._loss_observer = LossObserver(module)
-        self._loss: Loss | None = None
-        self._batch_seen = False
+        self._loss = LossWatch(module)
+        self._has_begun = False
         self._epoch_begins = True
         self._epoch_over = False
         self._observed: Observed | None = None
@@ -134,17 +133,19 @@ class Recorder:
         """Observe again what may have changed since the last look, and list what has changed."""
         parts = self._look.changed(trainer, self._module)
         after = observe_again(before, parts, trainer, self._module)
-        is_expected = Schedule(trainer).changes
         for part in parts:
-            self._changes.add(
-                part,
-                getattr(before, part),
-                getattr(after, part),
-                epoch=trainer.current_epoch,
-                global_step=trainer.global_step,
-                is_expected=is_expected,
-            )
+            self._list_changes(trainer, part, getattr(before, part), getattr(after, part))
         return after
+
+    def _list_changes(self, trainer: LightningTrainer, part: str, before: Any, after: Any) -> None:
+        self._changes.add(
+            part,
+            before,
+            after,
+            epoch=trainer.current_epoch,
+            global_step=trainer.global_step,
+            is_expected=Schedule(trainer).changes,
+        )
 
     def _note_sources(self, observed: Observed) -> None:
         """Note the data that the Trainer trains on."""
@@ -157,9 +158,10 @@ class Recorder:
         if self._epoch_begins:
             self._epoch_begins = self._epoch_over = False
             self.look(trainer)
-        if not self._batch_seen:
-            self._look_at_weights()
-            self._loss_observer.start()
+            if not self._has_begun:
+                self._has_begun = True
+                self._look_at_weights()
+        self._loss.batch_start()
 
     @random_states_kept()
     def _look_at_weights(self) -> None:
@@ -185,34 +187,34 @@ class Recorder:
         if self._observed is not None:
             before = self._observed
             self._observed = self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
+            self._gaps.at("loss").observe(lambda: self._follow_loss(trainer, before_batch=True), None)
             self._note_sources(self._observed)
 
+    def _follow_loss(self, trainer: LightningTrainer, before_batch: bool) -> None:
+        before = self._loss.loss
+        if self._loss.look(before_batch):
+            self._list_changes(trainer, "loss", before, self._loss.loss)
+
     def before_backward(self, loss: torch.Tensor) -> None:
-        """Observe the graph of a loss of the first batch."""
-        if not self._batch_seen:
-            self._loss_observer.before_backward(loss)
+        """Observe the graph of a loss, in a batch whose loss is observed."""
+        self._loss.before_backward(loss)
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note the learning rates."""
         self._history.before_optimizer_step(optimizer)
 
     def batch_end(self, trainer: LightningTrainer, outputs: Any) -> None:
-        """Count a batch. After the first batch, stop observing the loss."""
+        """Count a batch, and stop observing its loss."""
         if self._tracer is not None:
             self._gaps.at("trace").observe(lambda: self._trace(trainer, outputs), None)
         self._history.after_batch()
-        if not self._batch_seen:
-            self._batch_seen = True
-            self._observe_loss()
-
-    @random_states_kept()
-    def _observe_loss(self) -> None:
-        self.stop()
-        self._loss = self._gaps.at("loss").observe(lambda: self._loss_observer.loss(self._module, self._gaps), None)
+        before = self._loss.loss
+        if self._loss.batch_end() and before is not None:
+            self._list_changes(trainer, "loss", before, self._loss.loss)
 
     def stop(self) -> None:
         """Stop observing. Called when an exception ends a batch or a hook skips the rest of an epoch."""
-        self._loss_observer.stop()
+        self._loss.stop()
 
     @random_states_kept()
     def epoch_start(self, trainer: LightningTrainer) -> None:
@@ -224,8 +226,7 @@ class Recorder:
     def epoch_end(self, trainer: LightningTrainer) -> None:
         """Keep the metrics of the epoch."""
         self._epoch_over = True
-        if not self._batch_seen:
-            self.stop()
+        self.stop()
         self._gaps.at("metrics.history").observe(lambda: self._history.after_epoch(trainer), None)
 
     # -- checkpoints ----------------------------------------------------------------------
@@ -262,17 +263,19 @@ class Recorder:
         gaps = Gaps()
         observed = self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
         self._observed = observed
-        if self._batch_seen and not self._epoch_over:
+        self._gaps.at("loss").observe(lambda: self._follow_loss(trainer, before_batch=False), None)
+        if self._has_begun and not self._epoch_over:
             self._note_sources(observed)
         gaps.include(self._gaps)
         gaps.include(self._weights_gaps)
+        gaps.include(self._loss.gaps)
         gaps.include(self._changes.gaps)
         metrics = gaps.at("metrics").observe(lambda: self._history.metrics(trainer, self._module, gaps), Metrics())
         datamodule = getattr(trainer, "datamodule", None)
         order: dict[str, str] = {}
         if isinstance(datamodule, DtoolDataModule):
             order = gaps.at("data.order").observe(datamodule.order_digests, order)
-        if self._loss is None and not any(gap.fact == "loss" for gap in gaps):
+        if self._loss.loss is None and not any(gap.fact == "loss" for gap in gaps):
             gaps.at("loss").add("no training batch was seen", "save the checkpoint after training has begun")
         for reason in checkpoint.get(RESUMPTION_SECTION, {}).get("inexact", []):
             gaps.at("checkpoint.resume").add(
@@ -283,7 +286,7 @@ class Recorder:
             checkpoint,
             path,
             trainer,
-            self._loss,
+            self._loss.loss,
             metrics,
             order,
             self._sources.values() or None,

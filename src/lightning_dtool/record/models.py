@@ -285,7 +285,11 @@ class LossCall(Section):
 
 
 class Loss(Section):
-    """The loss that training minimises, as computed in the first training step."""
+    """The loss that training minimises.
+
+    It is observed in the first batch, and again in the first batch of an epoch if its settings have changed. The
+    settings of loss modules are those at the save.
+    """
 
     calls: list[LossCall] = Field(default=[], description="The recognised losses, in the order of their calls.")
     operations: list[str] = Field(
@@ -296,7 +300,7 @@ class Loss(Section):
     constants: dict[str, Json] = Field(
         default={},
         description=(
-            "Plain values before the first training step that `training_step` and the functions that it calls read, by "
+            "Plain values at the save that `training_step` and the functions that it calls read, by "
             "name: attributes (`self.weight`), variables of modules, and defaults of arguments (`dice.eps`)."
         ),
     )

@@ -1,0 +1,172 @@
+"""The loss of a run: observed in a batch, and followed when its settings change."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from lightning_dtool.capture.loss import LossObserver
+from lightning_dtool.capture.loss_code import constants_read
+from lightning_dtool.capture.loss_settings import loss_settings
+from lightning_dtool.capture.tokens import Token, TokenWalk
+from lightning_dtool.random_states import random_states_kept
+from lightning_dtool.record import Gaps, Loss, LossCall
+from lightning_dtool.values.definitions import class_path
+
+_Settings = tuple[str, Mapping[str, Any]] | None
+"""The class and the settings of a loss module. None if the LightningModule does not hold it."""
+
+
+class LossWatch:
+    """Observes the loss in the first batch, and again in the first batch of an epoch if its settings have changed.
+
+    Args:
+        module: The LightningModule, not wrapped by a strategy.
+    """
+
+    def __init__(self, module: LightningModule) -> None:
+        self._module = module
+        self._observer: LossObserver | None = LossObserver(module)
+        self._gaps = Gaps()
+        self._token: Token = None
+        self._has_changed = False
+        self._settings: list[_Settings] = []
+        self.loss: Loss | None = None
+        """The loss as it is now. None before the first batch."""
+
+    @property
+    def gaps(self) -> Gaps:
+        """What is not known of the loss."""
+        return self._gaps
+
+    # -- in a batch -----------------------------------------------------------------------------------
+
+    def batch_start(self) -> None:
+        """Begin to observe, if this batch is to be observed."""
+        if self._observer is not None:
+            self._observer.start()
+
+    def before_backward(self, loss: torch.Tensor) -> None:
+        """Observe the graph of a loss, if this batch is observed."""
+        if self._observer is not None:
+            self._observer.before_backward(loss)
+
+    def batch_end(self) -> bool:
+        """Return True if this batch was observed, which gives a new `loss`."""
+        if self._observer is None:
+            return False
+        with random_states_kept():
+            self._finish(self._observer)
+        return True
+
+    def stop(self) -> None:
+        """Stop observing. Called when an exception ends a batch or a hook skips the rest of an epoch."""
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer = LossObserver(self._module)  # for the next batch, if there is one
+
+    def _finish(self, observer: LossObserver) -> None:
+        observer.stop()
+        self._observer = None
+        gaps = Gaps()
+        self.loss = gaps.at("loss").observe(lambda: observer.loss(self._module, gaps), self.loss)
+        self._gaps = gaps
+        if self.loss is not None:
+            loss = self.loss
+            self._settings = gaps.at("loss").observe(lambda: self._present_settings(loss, Gaps()), [])
+            self._token = gaps.at("loss").observe(lambda: self._token_of(loss), None)
+
+    # -- between batches ------------------------------------------------------------------------------
+
+    def look(self, before_batch: bool) -> bool:
+        """Return True if the settings of the loss have changed since the last look, which gives a new `loss`.
+
+        Args:
+            before_batch: Whether a batch follows. It will be observed if the settings have changed since a batch was.
+        """
+        if self.loss is None or self._observer is not None:
+            return False
+        before = self.loss
+        token = self._token_of(before)
+        if token != self._token:
+            self._token = token
+            self.loss = self._updated(before)
+            self._has_changed |= self.loss != before
+        if before_batch and self._has_changed:
+            self._observer, self._has_changed = LossObserver(self._module), False
+        return self.loss != before
+
+    def _token_of(self, loss: Loss) -> Token:
+        walk = TokenWalk()
+        return (
+            [_module_token(walk, _held(self._module, call)) for call in loss.calls],
+            [walk.token(value) for value in self._constants(loss)],
+        )
+
+    def _constants(self, loss: Loss) -> list[Any]:
+        """Return the present values of the constants that the training step reads."""
+        found = []
+        for name in loss.constants:
+            module, _, variable = name.rpartition(".")
+            if module == "self":
+                found.append(vars(self._module).get(variable, self._module._buffers.get(variable)))
+            else:
+                home = sys.modules.get(module or type(self._module).__module__)
+                found.append(getattr(home, "__dict__", {}).get(variable))
+        return found
+
+    def _present_settings(self, loss: Loss, gaps: Gaps) -> list[_Settings]:
+        found: list[_Settings] = []
+        for index, call in enumerate(loss.calls):
+            held = _held(self._module, call)
+            settings = None
+            if held is not None:
+                settings = (class_path(type(held)), loss_settings(held, gaps.at(f"loss.calls[{index}]")))
+            found.append(settings)
+        return found
+
+    def _updated(self, loss: Loss) -> Loss:
+        """Return the loss with the present settings of its modules, and the present constants."""
+        gaps = Gaps()
+        now = self._present_settings(loss, gaps)
+        calls = []
+        for index, (call, before, after) in enumerate(zip(loss.calls, self._settings, now, strict=True)):
+            calls.append(_with_settings(call, before, after, gaps.at(f"loss.calls[{index}]")))
+        constants = gaps.at("loss.constants").observe(lambda: constants_read(self._module, gaps), loss.constants)
+        self._settings = now
+        self._gaps.include(gaps)
+        return loss.model_copy(update={"calls": calls, "constants": constants})
+
+
+def _module_token(walk: TokenWalk, module: torch.nn.Module | None) -> Token:
+    if module is None:
+        return None
+    # Validation changes the mode of every module.
+    return (type(module), [(name, walk.token(value)) for name, value in vars(module).items() if name != "training"])
+
+
+def _held(module: LightningModule, call: LossCall) -> torch.nn.Module | None:
+    """Return the loss module that an attribute holds now."""
+    if call.kind != "module" or not call.attribute:
+        return None
+    try:
+        return module.get_submodule(call.attribute)
+    except AttributeError:
+        return None
+
+
+def _with_settings(call: LossCall, before: _Settings, after: _Settings, gaps: Gaps) -> LossCall:
+    if before == after or before is None:
+        return call
+    if after is None:
+        gaps.add(
+            "the LightningModule does not hold this loss any more", "see `changes`, and the record of a later step"
+        )
+        return call
+    if before[0] != after[0]:
+        return call.model_copy(update={"name": after[0], "arguments": dict(after[1])})
+    arguments = {name: value for name, value in call.arguments.items() if name in after[1] or name not in before[1]}
+    changed = {name: value for name, value in after[1].items() if before[1].get(name) != value}
+    return call.model_copy(update={"arguments": {**arguments, **changed}})
