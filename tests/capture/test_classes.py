@@ -92,7 +92,9 @@ def test_classes_inside_functions_are_gaps() -> None:
 
     gaps = gaps_of({"config": encode(Local())}, "leaves:make.<locals>.Net", main="train.py")
     assert set(gaps) == {"model.class_path", "checkpoint.hyper_parameters.config"}
-    assert "load_module needs cls=…" in gaps["model.class_path"]
+    assert gaps["model.class_path"].endswith("load_module needs cls=…")
+    reason = gaps_of({}, "__main__:make.<locals>.Net", main="train.py")["model.class_path"]
+    assert reason.endswith("load_module needs cls=…, or trust_source=True")
     assert "load_module needs config=…" in gaps["checkpoint.hyper_parameters.config"]
 
 

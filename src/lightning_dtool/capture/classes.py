@@ -19,7 +19,10 @@ def add_class_gaps(model: Model, code: Code, gaps: Gaps) -> None:
         gaps: Receives the gaps.
     """
     if "<locals>" in model.class_path:
-        reason = f"{model.class_path} is defined inside a function and cannot be imported: load_module needs cls=…"
+        trust = ", or trust_source=True" if model.class_path.partition(":")[0] in code.modules else ""
+        reason = (
+            f"{model.class_path} is defined inside a function and cannot be imported: load_module needs cls=…{trust}"
+        )
         gaps.at("model.class_path").add(reason, _MOVE)
     for name, value in model.hyperparameters.items():
         found = dict.fromkeys(_class_paths(value))
