@@ -1,6 +1,10 @@
 """Names, sources and contents of functions and classes."""
 
+import hashlib
+import linecache
 import sys
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,6 +20,7 @@ from lightning_dtool.values.definitions import (
     is_users,
     names_used,
     short_repr,
+    source_digest,
     source_of,
 )
 
@@ -87,3 +92,62 @@ def test_code_of_the_user_is_distinguished_from_installed_code() -> None:
     assert not is_users(pytest.fixture)
     assert not is_users(definitions.source_of)
     assert not is_users(len)
+
+
+def cell(name: str, text: str) -> dict[str, Any]:
+    """Run a cell as IPython does: its lines are in the cache, and its module has no file."""
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    module = ModuleType("cells")
+    module.In = ["", text]  # type: ignore[attr-defined]
+    sys.modules["cells"] = module
+    exec(compile(text, name, "exec"), vars(module))
+    return vars(module)
+
+
+CELL = """
+class Outer:
+    class Net:
+        rate = 1
+
+        def forward(self, x):
+            return x
+
+@(lambda cls: cls)
+class Decorated:
+    @property
+    def a(self):
+        return 1
+
+    def b(self):
+        return 2
+
+class Bare:
+    width = 3
+"""
+
+
+def test_a_class_of_a_notebook_has_the_source_of_its_cell() -> None:
+    found = cell("<cell 1>", CELL)
+    try:
+        net = source_of(found["Outer"].Net)
+        assert net is not None
+        assert net.splitlines()[0] == "class Net:"
+        assert net.splitlines()[-1] == "        return x"
+        decorated = source_of(found["Decorated"])
+        assert decorated is not None
+        assert decorated.startswith("@(lambda")
+        assert decorated.endswith("return 2\n")
+        assert source_of(found["Bare"]) == "class Bare:\n    width = 3\n"
+        assert source_digest(found["Bare"]) == hashlib.sha256(b"class Bare:\n    width = 3\n").hexdigest()
+    finally:
+        del sys.modules["cells"], linecache.cache["<cell 1>"]
+
+
+def test_a_class_that_was_defined_twice_has_the_source_of_its_own_cell() -> None:
+    first = cell("<cell 1>", "class Net:\n    def f(self):\n        return 1\n")["Net"]
+    second = cell("<cell 2>", "class Net:\n    def f(self):\n        return 2\n")["Net"]
+    try:
+        assert "return 1" in (source_of(first) or "")
+        assert "return 2" in (source_of(second) or "")
+    finally:
+        del sys.modules["cells"], linecache.cache["<cell 1>"], linecache.cache["<cell 2>"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lightning_dtool import rerun
+from lightning_dtool.capture.foreign_modules import add_foreign_modules
 from lightning_dtool.capture.git import WorkTree
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
 from lightning_dtool.loading import limits
@@ -274,9 +275,9 @@ def project_root() -> Path:
 
 
 def _is_known(name: str) -> bool:
-    # `__mp_main__` is a second name of the main module in a spawned worker. Older releases of torch write
-    # `_remote_module_non_scriptable` into a temporary folder when they are imported.
-    return name.partition(".")[0] in ("lightning_dtool", "__mp_main__", "_remote_module_non_scriptable")
+    # `__mp_main__` is a second name of the main module in a spawned worker. torch writes modules of remote modules into
+    # a temporary folder, older releases already when they are imported.
+    return name.partition(".")[0] in ("lightning_dtool", "__mp_main__") or name.startswith("_remote_module_")
 
 
 def _project_modules(root: Path, gaps: Gaps) -> Iterator[tuple[str, Path]]:
@@ -294,13 +295,8 @@ def _project_modules(root: Path, gaps: Gaps) -> Iterator[tuple[str, Path]]:
         if is_source and str(path).startswith(inside):
             yield name, path
         else:
-            outside.append(as_text(name))
-    if outside:
-        shown = f"{len(outside)} imported modules ({', '.join(sorted(outside)[:20])}{', …' if outside[20:] else ''})"
-        gaps.at("code.modules").add(
-            f"{shown} are neither installed nor Python files of the project",
-            "install them as packages, or keep them in the project's repository",
-        )
+            outside.append((name, path))
+    add_foreign_modules(outside, gaps)
 
 
 def _source_file(module: ModuleType | None) -> Path | None:

@@ -5,10 +5,12 @@ table.
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import inspect
 import json
+import linecache
 import re
 import sys
 import textwrap
@@ -75,7 +77,7 @@ def source_of(obj: Any) -> str | None:
     try:
         if getattr(obj, "__name__", None) == "<lambda>" and (segment := _lambda_source(obj)) is not None:
             return segment
-        return textwrap.dedent(inspect.getsource(obj))
+        return textwrap.dedent(_text_of(obj))
     except Exception:  # OSError, TypeError, or any error of the tokenizer if the file has changed since the import
         return None
 
@@ -83,9 +85,54 @@ def source_of(obj: Any) -> str | None:
 def source_digest(cls: type) -> str | None:
     """Return the SHA-256 of the source code of a class. None if `source_of` returns None."""
     try:
-        return hashlib.sha256(inspect.getsource(cls).encode("utf-8", "surrogatepass")).hexdigest()
+        return hashlib.sha256(_text_of(cls).encode("utf-8", "surrogatepass")).hexdigest()
     except Exception:  # as in `source_of`
         return None
+
+
+def _text_of(obj: Any) -> str:
+    try:
+        return inspect.getsource(obj)
+    except (OSError, TypeError):
+        text = _class_of_a_cell(obj) if isinstance(obj, type) else None
+        if text is None:
+            raise
+        return text
+
+
+def _class_of_a_cell(cls: type) -> str | None:
+    """Return the source of a class of a notebook, whose module has no file: Python finds only that of its methods."""
+    functions = [inspect.unwrap(value) for value in vars(cls).values() if inspect.isfunction(value)]
+    for code in (function.__code__ for function in functions if function.__module__ == cls.__module__):
+        text = "".join(linecache.getlines(code.co_filename))
+        found = [node for node in _classes(text, cls.__qualname__) if _is_in(code.co_firstlineno, node)]
+        if len(found) == 1:
+            return _lines_of(text, found[0])
+    # Without methods, the latest cell that defines a class of this name has made it.
+    for cell in reversed(getattr(sys.modules.get(cls.__module__), "In", [])):
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            found = _classes(str(cell), cls.__qualname__)
+            if found:
+                return _lines_of(str(cell), found[-1])
+    return None
+
+
+def _classes(text: str, qualname: str) -> list[ast.ClassDef]:
+    """Return the definitions of a class that is nested in other classes at most."""
+    inside: list[ast.AST] = [parse(text)]
+    for name in qualname.split("."):
+        nodes = [node for outer in inside for node in ast.walk(outer) if isinstance(node, ast.ClassDef)]
+        inside = [node for node in nodes if node.name == name]
+    return [node for node in inside if isinstance(node, ast.ClassDef)]
+
+
+def _is_in(line: int, node: ast.ClassDef) -> bool:
+    return node.lineno <= line <= (node.end_lineno or node.lineno)
+
+
+def _lines_of(text: str, node: ast.ClassDef) -> str:
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return "\n".join(text.splitlines()[first - 1 : node.end_lineno]) + "\n"
 
 
 def is_users(obj: Any) -> bool:

@@ -1,0 +1,77 @@
+"""Which modules outside the project are gaps, and what their gaps say."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lightning_dtool.capture.foreign_modules import add_foreign_modules
+from lightning_dtool.record import Gaps
+
+
+def gaps_of(*modules: tuple[str, Path]) -> list[tuple[str, str]]:
+    gaps = Gaps()
+    add_foreign_modules(modules, gaps)
+    assert {gap.fact for gap in gaps} <= {"code.modules"}
+    return [(gap.reason, gap.remedy) for gap in gaps]
+
+
+def test_a_module_of_another_folder_is_a_gap(tmp_path: Path) -> None:
+    (found,) = gaps_of(("helpers", tmp_path / "helpers.py"), ("more.helpers", tmp_path / "more/helpers.py"))
+    assert found[0].startswith("2 imported modules (helpers, more.helpers) are neither installed")
+
+
+def test_what_libraries_and_debuggers_generate_is_none(tmp_path: Path) -> None:
+    assert not gaps_of(
+        ("torch._inductor.runtime.compile_tasks.cabc", tmp_path / "torchinductor_me/ab/cabc.py"),
+        ("__triton_launcher", tmp_path / ".triton/cache/x/__triton_launcher.so"),
+        ("pydevd_plugins.extensions", tmp_path / "pydevd_plugins/extensions/__init__.py"),
+        ("debugpy", tmp_path / "extensions/debugpy/__init__.py"),
+        ("_pydevd_bundle.pydevd_comm", tmp_path / "_pydevd_bundle/pydevd_comm.py"),
+    )
+
+
+def test_a_submodule_of_a_package_that_is_not_installed_is_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = ModuleType("mine")
+    package.__file__ = str(tmp_path / "mine/__init__.py")
+    monkeypatch.setitem(sys.modules, "mine", package)
+    assert len(gaps_of(("mine.part", tmp_path / "cache/part.py"))) == 1
+
+
+def test_a_package_installed_into_another_folder_is_none(tmp_path: Path) -> None:
+    metadata = tmp_path / "tool-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Name: tool\nVersion: 1.0\n")
+    (metadata / "RECORD").write_text("tool/__init__.py,,\ntool/part.py,,\nsingle.py,,\n")
+    installed = [
+        ("tool", tmp_path / "tool/__init__.py"),
+        ("tool.part", tmp_path / "tool/part.py"),
+        ("single", tmp_path / "single.py"),
+    ]
+    assert not gaps_of(*installed)
+    (found,) = gaps_of(*installed, ("other", tmp_path / "other.py"))
+    assert found[0].startswith("1 imported modules (other)")
+
+
+def test_the_metadata_beside_a_source_folder_installs_nothing(tmp_path: Path) -> None:
+    metadata = tmp_path / "mine.egg-info"
+    metadata.mkdir()
+    (metadata / "PKG-INFO").write_text("Name: mine\nVersion: 1.0\n")
+    (metadata / "SOURCES.txt").write_text("mine/__init__.py\n")
+    assert len(gaps_of(("mine", tmp_path / "mine/__init__.py"))) == 1
+
+
+def test_code_that_was_downloaded_is_a_gap_with_its_own_remedy(tmp_path: Path) -> None:
+    (found,) = gaps_of(
+        (
+            "transformers_modules.org.net.abc.modeling",
+            tmp_path / "modules/transformers_modules/org/net/abc/modeling.py",
+        ),
+        ("hubconf", tmp_path / ".cache/torch/hub/org_net_main/hubconf.py"),
+    )
+    assert "2 imported modules" in found[0]
+    assert "downloaded" in found[0]
+    assert "revision" in found[1]
