@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dtoolcore
 import lightning as L
 import numpy as np
 import pytest
@@ -11,23 +12,29 @@ import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import (
     BatchSampler,
+    ChainDataset,
     ConcatDataset,
     DataLoader,
     Dataset,
     IterableDataset,
     RandomSampler,
+    Sampler,
+    StackDataset,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    random_split,
 )
 
 from counting import counted
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolDataModule, DtoolDataset
 from lightning_dtool.capture import content
+from lightning_dtool.capture import data as data_module
 from lightning_dtool.capture.data import capture_data, training_datasets, warn_about_foreign_data
 from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint
+from lightning_dtool.capture.loaders import capture_loader
 from lightning_dtool.data.samples import Items
 from lightning_dtool.record import Data, DataSource, Gap, Gaps
 from lightning_dtool.store import FrozenDataset
@@ -335,6 +342,75 @@ def test_a_batch_sampler_of_the_user_is_recorded(tmp_path: Path) -> None:
     assert found.settings["batch_sampler"]["sampler"]["class_path"] == "torch.utils.data.sampler:RandomSampler"
 
 
+class Wrapped:
+    """A loader around another one."""
+
+    def __init__(self, inner: Any, **others: Any) -> None:
+        self.loader = inner
+        self.__dict__.update(others)
+
+    def __iter__(self) -> Any:
+        return iter(self.loader)
+
+
+class OfBatches(IterableDataset):  # type: ignore[type-arg]
+    def __init__(self, **others: Any) -> None:
+        self.__dict__.update(others)
+
+    def __iter__(self) -> Any:
+        yield torch.zeros(4, 8)
+
+
+class OwnBatches(Sampler):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        yield [0]
+        yield [1, 2]
+
+
+ROWS = TensorDataset(torch.zeros(8))
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (lambda: [torch.zeros(4, 8)], None),
+        (lambda: Wrapped(DataLoader(ROWS, 2)), None),
+        (lambda: Wrapped(DataLoader(ROWS, 2), batch_size=2), 2),
+        (lambda: DataLoader(OfBatches(), batch_size=None), None),
+        (lambda: DataLoader(OfBatches(batch_size=4), batch_size=None), 4),
+        (lambda: DataLoader(OfBatches(), batch_size=3), 3),
+        (lambda: DataLoader(ROWS, batch_sampler=OwnBatches()), None),
+        (lambda: DataLoader(ROWS, batch_sampler=BatchSampler(RandomSampler(ROWS), 5, False)), 5),
+    ],
+)
+def test_a_batch_size_is_recorded_or_a_gap(make: Any, size: int | None) -> None:
+    gaps = Gaps()
+    assert capture_loader(make(), gaps).batch_size == size
+    assert [gap.fact for gap in gaps if gap.remedy] == (["batch_size"] if size is None else [])
+
+
+def test_the_loaders_inside_a_loader_are_recorded() -> None:
+    found = capture_loader(Wrapped(DataLoader(ROWS, 2, drop_last=True), num_workers=3), Gaps())
+    (inner,) = found.settings["loaders"]
+    assert (inner["batch_size"], inner["drop_last"], found.num_workers) == (2, True, 3)
+
+
+def test_an_iterable_dataset_has_no_sampler(tmp_path: Path) -> None:
+    found = observed(tmp_path, DataLoader(OfBatches(), batch_size=None)).source().loader
+    assert found is not None
+    assert (found.sampler, found.settings["automatic_batching"]) == ({}, False)
+
+
+def test_how_loaders_are_combined_is_recorded(tmp_path: Path) -> None:
+    for given, mode in (
+        ({"a": loader(), "b": loader()}, "max_size_cycle"),
+        (CombinedLoader([loader(), loader()], "min_size"), "min_size"),
+    ):
+        watch = observed(tmp_path, given)
+        assert [source.loader.settings["combined_by"] for source in watch.data.stages["train"]] == [mode, mode]  # type: ignore[union-attr]
+    assert "combined_by" not in observed(tmp_path, loader()).source().loader.settings  # type: ignore[union-attr]
+
+
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_a_sampler_replaced_by_lightning_is_recorded(uri: str, tmp_path: Path) -> None:
     plain = observed(tmp_path, DataLoader(TensorDataset(torch.zeros(8)), shuffle=True), overfit_batches=1)
@@ -426,8 +502,8 @@ class FakeTrainer:
     datamodule = None
     val_dataloaders = None
 
-    def __init__(self, *datasets: Any) -> None:
-        self.train_dataloader = [DataLoader(dataset) for dataset in datasets]
+    def __init__(self, *datasets: Any, loaders: Any = ()) -> None:
+        self.train_dataloader = [*(DataLoader(dataset) for dataset in datasets), *loaders]
 
 
 def test_datasets_inside_subsets_and_concatenations_are_found(make_dataset: Any) -> None:
@@ -438,6 +514,129 @@ def test_datasets_inside_subsets_and_concatenations_are_found(make_dataset: Any)
     assert found == [("one", 2), ("one", 3), ("two", 1), (None, None)]
     assert "data.stages.train[3].dataset" in [gap.fact for gap in gaps]
     assert [reference.name for reference in training_datasets(data)] == ["one", "two"]
+
+
+class Pairs(Dataset):  # type: ignore[type-arg]
+    """Combines datasets in a way of its own."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.__dict__.update(parts)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return index
+
+
+def held_in_a_closure(one: Any, two: Any) -> Any:
+    def batches() -> Any:
+        yield from zip(one, two, strict=False)
+
+    return batches
+
+
+SEVERAL = {
+    "attributes": lambda one, two: DataLoader(Pairs(one=one, two=two)),
+    "a list": lambda one, two: DataLoader(Pairs(parts=[one, Subset(two, [0])])),
+    "a dict": lambda one, two: DataLoader(Pairs(parts={"a": one, "b": {"c": two}})),
+    "an object": lambda one, two: DataLoader(Pairs(parts=Wrapped([one, two]))),
+    "a subset of pairs": lambda one, two: DataLoader(Subset(Pairs(one=one, two=two), [0])),
+    "a chain": lambda one, two: DataLoader(ChainDataset([one, two])),
+    "a stack": lambda one, two: DataLoader(StackDataset(one, two)),
+    "a stack by name": lambda one, two: DataLoader(StackDataset(a=one, b=two)),
+    "random parts": lambda one, two: DataLoader(ConcatDataset([random_split(one, [1, 2])[0], two])),
+    "a loader around loaders": lambda one, two: Wrapped([DataLoader(one), DataLoader(two)]),
+    "a loader around a dataset": lambda one, two: Wrapped(DataLoader(Pairs(one=one, two=two))),
+    "a zip": lambda one, two: Wrapped(None, parts=[zip, one, two]),
+    "a generator function": lambda one, two: Wrapped(held_in_a_closure(one, two)),
+    "a collate function": lambda one, two: DataLoader(Pairs(one=one), collate_fn=Wrapped(two)),
+    "a transform": lambda one, two: DataLoader(DtoolDataset(one.dataset, transform=Wrapped(two))),
+    "opened by the user": lambda one, two: DataLoader(Pairs(one=one.dataset, two=two.dataset)),
+    "opened with dtoolcore": lambda one, two: DataLoader(
+        Pairs(**{name: dtoolcore.DataSet.from_uri(each.dataset.uri) for name, each in (("one", one), ("two", two))})
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SEVERAL)
+def test_every_dtool_dataset_inside_a_loader_is_found(form: str, make_dataset: Any) -> None:
+    one, two = (DtoolDataset(make_dataset(name=name).uri) for name in ("one", "two"))
+    gaps = Gaps()
+    data = capture_data(FakeTrainer(loaders=[SEVERAL[form](one, two)]), None, gaps)  # type: ignore[arg-type]
+    assert sorted(reference.name for reference in training_datasets(data)) == ["one", "two"]
+    known = form in ("a chain", "a stack", "a stack by name", "random parts")
+    assert any(gap.fact.endswith(".selection") for gap in gaps) != known
+
+
+def test_other_data_beside_dtool_datasets_is_found(make_dataset: Any) -> None:
+    one, numbers = DtoolDataset(make_dataset(name="one").uri), TensorDataset(torch.zeros(2))
+    for whole in (Pairs(a=one, b=numbers), ConcatDataset([one, numbers])):
+        data = capture_data(FakeTrainer(whole), None, Gaps())  # type: ignore[arg-type]
+        first, second = data.stages["train"]
+        assert first.dataset is not None
+        assert (second.dataset, second.fingerprint_complete) == (None, True)
+
+
+class Labelled(DtoolDataset):
+    def __init__(self, uri: str, labels: Any) -> None:
+        super().__init__(uri)
+        self.labels = labels
+
+
+class Graphs(DataLoader):  # type: ignore[type-arg]
+    """Keeps the data beside the dataset, which is a range of indices."""
+
+    def __init__(self, data: Any, dataset: Any = None) -> None:
+        super().__init__(TensorDataset(torch.arange(3)) if dataset is None else dataset)
+        self.data = data
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda one, labels: Labelled(one.dataset.uri, labels),
+        lambda one, labels: Wrapper(one, length=None) if labels is None else Relabelled(one, labels),
+        lambda one, labels: Graphs(labels, one),
+    ],
+)
+def test_data_beside_a_dtool_dataset_has_a_fingerprint(make: Any, make_dataset: Any) -> None:
+    one = DtoolDataset(make_dataset(name="one").uri)
+
+    def source(labels: Any) -> DataSource:
+        made = make(one, labels)
+        loaders = [made if isinstance(made, DataLoader) else DataLoader(made)]
+        data = capture_data(FakeTrainer(loaders=loaders), None, Gaps())  # type: ignore[arg-type]
+        (found,) = data.stages["train"]
+        assert found.dataset is not None
+        return found
+
+    first, again, changed, without = (
+        source(labels) for labels in (torch.zeros(3), torch.zeros(3), torch.ones(3), None)
+    )
+    assert first.fingerprint is not None
+    assert first.fingerprint_complete
+    assert first.fingerprint == again.fingerprint != changed.fingerprint
+    assert (without.fingerprint, without.fingerprint_complete) == (None, None)
+
+
+class Relabelled(Wrapper):
+    def __init__(self, inner: Any, labels: Any) -> None:
+        super().__init__(inner)
+        self.labels = labels
+
+
+def test_the_attributes_of_a_dtool_dataset_are_not_data_of_the_users(make_dataset: Any) -> None:
+    assert set(vars(DtoolDataset(make_dataset().uri))) == data_module._OF_A_DTOOL_DATASET
+
+
+def test_data_of_a_loader_is_part_of_the_fingerprint() -> None:
+    def of(data: Any) -> DataSource:
+        found = capture_data(FakeTrainer(loaders=[Graphs(data)]), None, Gaps())  # type: ignore[arg-type]
+        return found.stages["train"][0]
+
+    assert of({"x": torch.zeros(2)}).fingerprint != of({"x": torch.ones(2)}).fingerprint
+    assert of({"x": torch.zeros(2)}).fingerprint_complete
 
 
 def test_a_selection_from_several_datasets_is_a_gap(make_dataset: Any) -> None:

@@ -33,6 +33,7 @@ from lightning_dtool.capture.sample_code import SampleCode, code_of_methods, rea
 from lightning_dtool.capture.tables import Block, blocks_of
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.record import as_text
+from lightning_dtool.store import FrozenDataset
 from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_users
 from lightning_dtool.values.digests import digest_of_numbers, nbytes, state_digest
 from lightning_dtool.values.objects import attributes_of
@@ -57,6 +58,8 @@ _MAX_DEPTH = 40
 
 _MAX_PATH = 1000
 """Maximum length of a text that may be the path of a file."""
+
+_NO_PATHS = (torch.Tensor, np.ndarray, int, float, dict)
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -222,6 +225,10 @@ class Content:
     def _compound(self, value: Any, place: str, has_name: bool) -> str:
         if type(value) in (tuple, list):  # first, as there may be thousands
             return self._entries_of(value, place)
+        if type(value) is dict:
+            return self._pairs_of(value, place, has_name)
+        if type(value) is torch.Tensor:
+            return self._numbers(value, place)
         if type(value) in _PROXIES or isinstance(value, _NO_CONTENT):
             return f"a {class_path(type(value))}"
         if isinstance(value, torch.Tensor | np.ndarray | np.generic):
@@ -244,6 +251,8 @@ class Content:
             return self._pairs_of(value, place, has_name)
         if isinstance(value, DtoolDataset):
             return f"a dtool dataset {value.dataset.content_digest}"
+        if isinstance(value, FrozenDataset) or class_path(type(value)) == "dtoolcore:DataSet":
+            return f"a dtool dataset {value.uuid}"
         if isinstance(value, type):
             return class_path(value)
         if isinstance(value, functools.partial):
@@ -268,7 +277,7 @@ class Content:
 
     def _numbers(self, value: Any, place: str) -> str:
         if isinstance(value, torch.Tensor):
-            if torch.nn.parameter.is_lazy(value) or value.is_meta:
+            if value.is_meta or torch.nn.parameter.is_lazy(value):
                 return self.omit(place, "the elements of a tensor that has none yet")
         elif value.dtype.hasobject:
             return _joined(_form(value), [self._entries_of(np.asarray(value).ravel().tolist(), place)])
@@ -304,11 +313,11 @@ class Content:
 
     def _entries_of(self, value: Any, place: str) -> str:
         """Return the line of a list or a tuple. A list of files is described by their names and sizes."""
-        start = f"{class_path(type(value))} {len(value)}"
+        start = f"{_name(type(value))} {len(value)}"
         if id(value) in self._lines_of_files:  # torchvision's folders keep the same list twice
             return self._lines_of_files[id(value)]
         self._take_entries(value)
-        if len(value) and self._is_file(_path_in(value[0])):
+        if len(value) and type(value[0]) not in _NO_PATHS and self._is_file(_path_in(value[0])):
             line = self._lines_of_files[id(value)] = _joined(start, self._file_lines(value, place))
             return line
         if isinstance(value, list | tuple) and all(type(entry) in _PLAIN for entry in value):
@@ -323,11 +332,11 @@ class Content:
     def _pairs_of(self, value: Mapping[Any, Any], place: str, has_name: bool) -> str:
         self._take_entries(value)
         named = has_name and len(value) <= MAX_OMITTED
-        lines = []
+        lines: list[str] = []
         for index, (key, entry) in enumerate(value.items()):
             name = f"{place}[{key!r}]" if type(key) in (str, int) else f"{place}[{index}]"
             lines += [self._line(key, name), self._guarded(entry, name) if named else self._line(entry, name)]
-        return _joined(f"{class_path(type(value))} {len(value)}", lines)
+        return _joined(f"{_name(type(value))} {len(value)}", lines)
 
     def _by_name(self, start: str, values: Mapping[str, Any], place: str, has_name: bool) -> str:
         lines = []
@@ -435,15 +444,17 @@ def has_hidden_state(cls: type) -> bool:
     return any(not each.__flags__ & _HEAP_TYPE for each in cls.__mro__ if each is not object)
 
 
+@functools.cache
+def _name(cls: Any) -> str:
+    return class_path(cls)
+
+
 def _form(value: Any) -> str:
     return f"{class_path(type(value))} {value.dtype} {list(value.shape)}"
 
 
 def _joined(start: str, lines: Iterable[str]) -> str:
-    hasher = hashlib.sha256(f"{start}\n".encode("utf-8", "surrogatepass"))
-    for line in lines:
-        hasher.update(f"{line}\n".encode("utf-8", "surrogatepass"))
-    return hasher.hexdigest()
+    return _sha256(_encoded("\n".join((start, *lines))))
 
 
 def _sha256(content: bytes) -> str:

@@ -25,18 +25,23 @@ from lightning_dtool.capture.arguments import capture_arguments
 from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint, holds_data
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
 from lightning_dtool.capture.loaders import capture_loader, describe_setting
+from lightning_dtool.capture.own_randomness import own_randomness
 from lightning_dtool.capture.preprocessing import capture_hooks, describe_pipeline, transforms_of
 from lightning_dtool.capture.reachable import reachable
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.selection import selection_digest
-from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Gaps, as_text
+from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Gap, Gaps, as_text
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.redaction.text import redact_text
+from lightning_dtool.store import FrozenDataset
 from lightning_dtool.values.definitions import class_path, is_users
 from lightning_dtool.values.objects import attributes_of
 from lightning_dtool.values.reading import unreadable
 from lightning_dtool.values.writing import encode_all
+
+REPEATABLE = "randomness.repeatable_by"
+"""The fact that is a gap if training draws random numbers that do not follow from the seed."""
 
 MAX_SOURCES = 100
 """Maximum number of loaders of one stage that are recorded."""
@@ -97,17 +102,21 @@ def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: Gaps)
         if len(found) > MAX_SOURCES:
             reason = f"only the first {MAX_SOURCES} of its {len(found)} loaders are recorded"
             at_stage.add(reason, "concatenate datasets")
+        combined = getattr(getattr(trainer, "fit_loop", None), "_combined_loader", None) if stage == "train" else None
+        mode = getattr(combined, "_mode", None)
         for loader in found[:MAX_SOURCES]:
             own = _Own(ours, stage, own_stages[stage]) if ours is not None and stage in own_stages else None
             sources = stages.setdefault(stage, [])
             place = _Place(at_stage, len(sources))
-            sources += place.gaps.observe(functools.partial(_from_loader, loader, own, place), [])
+            read: list[DataSource] = place.gaps.observe(functools.partial(_from_loader, loader, own, place), [])
+            sources += [_combined(source, mode) for source in read] if len(found) > 1 else read
     for stage in own_stages:
         if ours is not None and not stages.get(stage):
             at_data = gaps.at(f"data.stages.{stage}[0]")
             stages[stage] = at_data.observe(
                 functools.partial(_held_out, _Own(ours, stage, own_stages[stage]), at_data), []
             )
+    gaps.at(REPEATABLE).observe(functools.partial(_add_own_randomness, trainer, gaps), None)
     if ours is None:
         gaps.at("data.order").add(
             "the order of the samples is known only with a DtoolDataModule", "train with DtoolDataModule"
@@ -118,6 +127,26 @@ def capture_data(trainer: LightningTrainer, module: LightningModule, gaps: Gaps)
             "the others follow from the sampler's seed and the number of processes",
         )
     return Data(datamodule=described, stages=stages, hooks=capture_hooks(trainer, module, gaps))
+
+
+def order_is_known(gaps: Iterable[Gap]) -> bool:
+    """Return whether the samples and their order follow from the random numbers of the run, as far as could be seen.
+
+    Args:
+        gaps: The gaps that `capture_data` added.
+    """
+    return all(gap.fact != REPEATABLE for gap in gaps)
+
+
+def _add_own_randomness(trainer: LightningTrainer, gaps: Gaps) -> None:
+    for loader in _flatten(trainer, "train_dataloader")[:MAX_SOURCES]:
+        reason = own_randomness(loader)
+        if reason is not None:
+            for fact in ("data.order", REPEATABLE):
+                gaps.at(fact).add(
+                    f"{reason}, so samples or their order may differ each time",
+                    "seed each generator with a number, or draw from those that seed_everything seeds",
+                )
 
 
 def training_datasets(data: Data) -> list[DatasetReference]:
@@ -152,6 +181,14 @@ def warn_about_foreign_data(data: Data) -> str | None:
         " Pack the data once with `lightning-dtool pack FOLDER BASE_URI` and train with"
         " DtoolDataModule(URI)."
     )
+
+
+def _combined(source: DataSource, mode: Any) -> DataSource:
+    """Add to a loader how Lightning combines it with the others of its stage."""
+    if source.loader is None or not isinstance(mode, str):
+        return source
+    settings = {**source.loader.settings, "combined_by": mode}
+    return source.model_copy(update={"loader": source.loader.model_copy(update={"settings": settings})})
 
 
 def _flatten(trainer: LightningTrainer, name: str) -> list[Any]:
@@ -246,7 +283,31 @@ def _from_loader(loader: Any, own: _Own | None, place: _Place) -> list[DataSourc
         sources = gaps.observe(lambda: _from_dataset(dataset, own, place, _data_of_loader(loader)), unknown)
     else:  # a loader may be any iterable, such as a list of batches
         sources = _from_parts(loader, {}, place) or [_foreign(loader, {}, {}, gaps)]
-    return [source.model_copy(update={"loader": described}) for source in sources]
+    others: list[DataSource] = gaps.observe(lambda: _other_datasets(loader, sources, place), [])
+    return [source.model_copy(update={"loader": described}) for source in (*sources, *others)]
+
+
+def _other_datasets(loader: Any, sources: Sequence[DataSource], place: _Place) -> list[DataSource]:
+    """Describe the dtool datasets that a loader uses in other ways, such as in a transform, or opened by the user."""
+    known = {source.dataset.uuid for source in sources if source.dataset is not None}
+    others: list[DataSource] = []
+    for _, found in reachable(loader):
+        gaps = place.after([*sources, *others]).gaps
+        opened = found.dataset if isinstance(found, DtoolDataset) else _opened(found, gaps.at("dataset"))
+        if opened is not None and opened.uuid not in known:
+            known.add(opened.uuid)
+            gaps.at("selection").add("which of its items are used, and how, is not known", "use DtoolDataModule")
+            others.append(DataSource(dataset=DatasetReference.of(opened), class_path=class_path(type(found))))
+    return others
+
+
+def _opened(value: Any, gaps: Gaps) -> FrozenDataset | None:
+    """Return the dataset that a user opened with this package's or dtool's own classes. None for other objects."""
+    if isinstance(value, FrozenDataset):
+        return value
+    if class_path(type(value)) != "dtoolcore:DataSet":
+        return None
+    return gaps.observe(lambda: FrozenDataset.from_uri(value.uri), None)
 
 
 def _data_of_loader(loader: Any) -> dict[str, Any]:

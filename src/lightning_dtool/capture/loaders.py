@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from lightning_dtool.capture.preprocessing import describe_pipeline
+from lightning_dtool.capture.reachable import reachable
 from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.record import Gaps, Loader
 from lightning_dtool.values.definitions import class_path
@@ -19,6 +20,9 @@ MAX_NUMBERS = 100
 
 MAX_BYTES = 64 * 2**20
 """Maximum size of a tensor that is hashed, in bytes."""
+
+MAX_INNER_LOADERS = 10
+"""Maximum number of DataLoaders inside another loader that are described."""
 
 MAX_WRAPPERS = 20
 """Maximum number of nested wrappers around a sampler."""
@@ -35,7 +39,7 @@ def capture_loader(loader: Any, gaps: Gaps) -> Loader:
         gaps: Collector at its place in the record. Receives a gap for everything that is not described completely.
     """
     if not isinstance(loader, DataLoader):
-        return Loader(class_path=class_path(type(loader)))
+        return _other_loader(loader, gaps)
     batches = loader.batch_sampler
     own_batches = batches is not None and type(batches) is not BatchSampler
     settings: dict[str, Any] = {
@@ -48,17 +52,78 @@ def capture_loader(loader: Any, gaps: Gaps) -> Loader:
     }  # fmt: skip
     if own_batches:
         settings["batch_sampler"] = _sampler(batches, gaps.at("settings.batch_sampler"))
-    size = loader.batch_size if loader.batch_size is not None else getattr(batches, "batch_size", None)
+    if batches is None:
+        settings["automatic_batching"] = False
+    size = loader.batch_size
+    if size is None:
+        size = _number(loader.dataset if batches is None else batches, "batch_size")
+    if size is None:
+        gaps.at("batch_size").add(*_why_unknown(loader))
     drop_last = getattr(batches, "drop_last", None) if own_batches else loader.drop_last
     return Loader(
         class_path=class_path(type(loader)),
-        batch_size=size if type(size) is int else None,
+        batch_size=size,
         num_workers=loader.num_workers,
         drop_last=drop_last if isinstance(drop_last, bool) else None,
-        sampler=_sampler(loader.sampler, gaps.at("sampler")),
+        # For an iterable dataset, DataLoader has a sampler that selects nothing.
+        sampler={} if isinstance(loader.dataset, IterableDataset) else _sampler(loader.sampler, gaps.at("sampler")),
         collate_fn=describe_pipeline(loader.collate_fn, gaps.at("collate_fn")),
         settings=settings,
     )
+
+
+def _other_loader(loader: Any, gaps: Gaps) -> Loader:
+    """Describe a loader that is no DataLoader by its attributes, and by the DataLoaders inside it."""
+    inner = [
+        found
+        for _, found in reachable(loader, beyond=lambda found: not isinstance(found, DataLoader | Dataset))
+        if isinstance(found, DataLoader)
+    ]
+    settings: dict[str, Any] = {}
+    if inner:
+        settings["loaders"] = [
+            capture_loader(found, gaps.at(f"settings.loaders[{index}]")).model_dump(mode="json")
+            for index, found in enumerate(inner[:MAX_INNER_LOADERS])
+        ]
+    size = _number(loader, "batch_size")
+    if size is None:
+        gaps.at("batch_size").add(
+            f"a {class_path(type(loader))} is no DataLoader and does not say how many samples a batch has",
+            "use a DataLoader, or give the loader an attribute `batch_size`",
+        )
+    drop_last = _attribute(loader, "drop_last")
+    return Loader(
+        class_path=class_path(type(loader)),
+        batch_size=size,
+        num_workers=_number(loader, "num_workers"),
+        drop_last=drop_last if isinstance(drop_last, bool) else None,
+        settings=settings,
+    )
+
+
+def _why_unknown(loader: Any) -> tuple[str, str]:
+    """Return why the batch size of a DataLoader is unknown, and the remedy."""
+    if loader.batch_sampler is None:
+        return (
+            f"with batch_size=None, a {class_path(type(loader.dataset))} makes the batches and does not say how large",
+            "give the dataset an attribute `batch_size`",
+        )
+    return (
+        f"a {class_path(type(loader.batch_sampler))} makes the batches and does not say how large",
+        "give the batch sampler an attribute `batch_size`",
+    )
+
+
+def _attribute(obj: Any, name: str) -> Any:
+    try:
+        return getattr(obj, name, None)
+    except Exception:  # a user's `__getattr__` may raise anything
+        return None
+
+
+def _number(obj: Any, name: str) -> int | None:
+    value = _attribute(obj, name)
+    return value if type(value) is int else None
 
 
 def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:

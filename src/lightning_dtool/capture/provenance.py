@@ -17,7 +17,7 @@ from lightning_dtool._version import __version__
 from lightning_dtool.capture.classes import add_class_gaps
 from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.config import capture_config
-from lightning_dtool.capture.data import capture_data, training_datasets
+from lightning_dtool.capture.data import REPEATABLE, capture_data, order_is_known, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.initial_weights import parents
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
@@ -162,6 +162,12 @@ def _model(observed: Observed, trainer: LightningTrainer, module: LightningModul
     return model.model_copy(update={"initial_weights": observed.model.initial_weights})
 
 
+def _data(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Data:
+    """Observe the data. What training drew from data that was replaced since stays drawn."""
+    gaps.include(gap for gap in observed.gaps.get("data", []) if gap.fact == REPEATABLE)
+    return capture_data(trainer, module, gaps)
+
+
 def _trainer(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Trainer:
     return capture_trainer(trainer, gaps, module).model_copy(update={"config": observed.trainer.config})
 
@@ -177,7 +183,7 @@ _PARTS: dict[str, Callable[[Observed, LightningTrainer, LightningModule, Gaps], 
     "model": _model,
     "optimizers": lambda observed, trainer, module, gaps: capture_optimizers(trainer, module, gaps),
     "schedulers": lambda observed, trainer, module, gaps: capture_schedulers(trainer, gaps),
-    "data": lambda observed, trainer, module, gaps: capture_data(trainer, module, gaps),
+    "data": _data,
     "randomness": _randomness,
     "trainer": _trainer,
 }
@@ -258,7 +264,7 @@ def describe(
         optimizers=observed.optimizers,
         schedulers=observed.schedulers,
         data=observed.data.model_copy(update={"order": dict(order or {})}),
-        randomness=observed.randomness,
+        randomness=observed.randomness if order_is_known(observed.gaps.get("data", [])) else _unrepeatable(observed),
         trainer=observed.trainer,
         environment=observed.environment,
         code=observed.sources.code,
@@ -268,6 +274,10 @@ def describe(
         gaps=list(found),
     )
     return Description(observed, record)
+
+
+def _unrepeatable(observed: Observed) -> Randomness:
+    return observed.randomness.model_copy(update={"repeatable_by": None})
 
 
 def _lineage(observed: Observed, datasets: Iterable[DatasetReference]) -> Lineage:

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.values.definitions import closure, is_users
 from lightning_dtool.values.objects import attributes_of
 
@@ -38,7 +39,8 @@ def reachable(value: Any, *, beyond: Callable[[Any], bool] = lambda value: True)
     """Yield the objects inside an object, each with its place and once, the outer ones first.
 
     It looks into containers, attributes, the arguments of partial functions, the variables of closures, and those of
-    generators that have started. Tensors, arrays and texts are passed over.
+    generators that have started. Tensors, arrays and texts are passed over. Of a DtoolDataset, it looks only into the
+    transforms.
 
     Args:
         value: Any object; it is yielded first, with an empty place.
@@ -63,6 +65,9 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif issubclass(type(value), list | tuple | collections.deque | set | frozenset):
         for index, entry in enumerate(itertools.islice(value, _MAX_ENTRIES)):
             yield f"[{index}]", entry
+    elif isinstance(value, DtoolDataset):
+        yield from ((f".{name}", getattr(value, name)) for name in ("transform", "target_transform"))
+        return
     elif isinstance(value, functools.partial):
         yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
     elif isinstance(value, types.GeneratorType):

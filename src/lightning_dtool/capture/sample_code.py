@@ -38,11 +38,13 @@ class SampleCode:
     Attributes:
         names: The names of functions, attributes and modules.
         globals: The variables of modules among them, by name.
+        functions: The functions, or the code of a generator.
         is_visible: Whether all of the code is Python code, so that no name is missing.
     """
 
     names: frozenset[str]
     globals: dict[str, Any]
+    functions: tuple[Any, ...]
     is_visible: bool
 
     @property
@@ -57,8 +59,11 @@ def sample_code(dataset: Any) -> SampleCode:
     Methods of the object and functions of the user are followed. Nothing is called.
 
     Args:
-        dataset: The dataset, or a function.
+        dataset: The dataset, a function, or a generator.
     """
+    if isinstance(dataset, types.GeneratorType):
+        code = dataset.gi_code
+        return SampleCode(frozenset(names_used(code)), {}, (code,), True)
     if isinstance(dataset, types.FunctionType | types.MethodType):
         return _code_of([dataset], type(dataset))
     cls = type(dataset)
@@ -106,7 +111,7 @@ def _reads(name: str) -> bool:
 def _code_of(entries: Iterable[Any], cls: type | None = None) -> SampleCode:
     waiting = list(entries)
     is_visible = bool(waiting) or cls is None
-    seen: set[types.CodeType] = set()
+    seen: dict[types.CodeType, types.FunctionType] = {}
     names: set[str] = set()
     variables: dict[str, Any] = {}
     while waiting:
@@ -115,7 +120,7 @@ def _code_of(entries: Iterable[Any], cls: type | None = None) -> SampleCode:
         for function in functions:
             if function.__code__ in seen or len(seen) >= _MAX_FUNCTIONS:
                 continue
-            seen.add(function.__code__)
+            seen[function.__code__] = function
             used = names_used(function.__code__)
             names |= used
             for name in used:
@@ -128,7 +133,7 @@ def _code_of(entries: Iterable[Any], cls: type | None = None) -> SampleCode:
                     waiting += _followed(value)
             for value in closure(function).values():
                 waiting += _followed(value)
-    return SampleCode(frozenset(names), variables, is_visible)
+    return SampleCode(frozenset(names), variables, tuple(seen.values()), is_visible)
 
 
 def _followed(value: Any) -> Iterator[Any]:

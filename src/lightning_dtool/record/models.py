@@ -340,10 +340,18 @@ class Loader(Section):
     """The settings of a data loader."""
 
     class_path: str = Field(description="`module:qualified.name` of the class.")
-    batch_size: Integer | None = Field(default=None, description="Number of samples in a batch of one process.")
+    batch_size: Integer | None = Field(
+        default=None, description="Number of samples in a batch of one process. null if it is not known (see `gaps`)."
+    )
     num_workers: Integer | None = Field(default=None, description="Number of worker processes.")
     drop_last: bool | None = Field(default=None, description="Whether the last batch is dropped if it is incomplete.")
-    sampler: dict[str, Json] = Field(default={}, description="Class path and settings of the sampler.")
+    sampler: dict[str, Json] = Field(
+        default={},
+        description=(
+            "Class path and settings of the sampler; of more than 100 numbers, only their count and hash. Empty if an"
+            " iterable dataset yields the samples in its own order."
+        ),
+    )
     collate_fn: Json = Field(
         default=None, description="Function that collates samples into a batch, with its source if it is the user's."
     )
@@ -451,7 +459,7 @@ class Randomness(Section):
         description=(
             "What makes a rerun repeatable: `seed` (all generators were seeded), `states` (of a generator that was not "
             "seeded, no random number was drawn before lightning_dtool was imported) or `initial_weights` (they are "
-            "stored). null if nothing does (see `gaps`)."
+            "stored). null if nothing does, or if samples or their order are not known to follow from it (see `gaps`)."
         ),
     )
 

@@ -258,7 +258,7 @@ def _site(folder: Path) -> Path:
 
 
 def _other_beginning(record: Provenance) -> str:
-    source = record.randomness.repeatable_by
+    source = "seed" if record.randomness.global_seed is not None else record.randomness.repeatable_by
     why = (
         "the recorded training was not seeded: train with save_initial_weights=True, or call seed_everything"
         if source is None
