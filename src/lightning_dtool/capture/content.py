@@ -20,7 +20,7 @@ import threading
 import types
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -444,9 +444,7 @@ def has_hidden_state(cls: type) -> bool:
     return any(not each.__flags__ & _HEAP_TYPE for each in cls.__mro__ if each is not object)
 
 
-@functools.cache
-def _name(cls: Any) -> str:
-    return class_path(cls)
+_name: Callable[[Any], str] = functools.cache(class_path)
 
 
 def _form(value: Any) -> str:
