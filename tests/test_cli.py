@@ -546,6 +546,31 @@ def test_evaluate_warns_about_training_data(run: Run, trained: tuple[str, str, P
     assert "18 of them" in result.stdout
 
 
+class Partial(TinyNet):
+    """A model whose checkpoints hold nothing of a part that was not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False
+        self.part = torch.nn.Linear(2, 2).requires_grad_(False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if "part" not in k}
+
+
+def test_evaluate_refuses_a_partial_checkpoint_unless_told(run: Run, trained: tuple[str, str, Path]) -> None:
+    _, data, folder = trained
+    provenance = DtoolProvenanceCallback(str(folder / "models"))
+    trainer(folder, provenance, max_epochs=1).fit(Partial(), DtoolDataModule(data, test_split=0.25))
+    uri = str(provenance.last_uri)
+    refused = run("evaluate", uri, "--data", data, "--into", folder, code=3)
+    assert "part.weight, part.bias" in refused.stderr
+    assert "--allow-missing" in refused.stderr
+    found = run("evaluate", uri, "--data", data, "--allow-missing")
+    assert "missing weights   part.weight, part.bias" in found.stdout
+    assert "part.weight" in found.stderr
+
+
 def test_evaluate_has_the_documented_exit_codes(
     run: Run, trained: tuple[str, str, Path], base_uri: str, make_dataset: MakeDataset
 ) -> None:

@@ -14,7 +14,7 @@ from lightning_dtool._public import public
 from lightning_dtool.errors import UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.loading import modules
-from lightning_dtool.loading.building import warn_of_differences
+from lightning_dtool.loading.building import Built, warn_of_differences
 from lightning_dtool.loading.opening import require_checkpoint
 from lightning_dtool.loading.weights import load_safely, state_dict_of, unread
 from lightning_dtool.record import Provenance, from_json
@@ -211,11 +211,15 @@ class DtoolCheckpoint:
             UnsafeCheckpointError: If a safe load refuses objects that the module needs.
             VerificationError: If the file differs from its hashes.
         """
-        options = {"map_location": map_location, "strict": strict, "weights_only": weights_only}
-        built = modules.load_module(
-            self._source(), cls, **options, trust_source=trust_source, overrides=overrides, stacklevel=2
+        built = self._built(
+            cls,
+            map_location=map_location,
+            strict=strict,
+            weights_only=weights_only,
+            trust_source=trust_source,
+            overrides=overrides,
+            stacklevel=2,
         )
-        warn_of_differences(built, self.uri, stacklevel=2)
         return built.module
 
     def verify(self, progress: bool = False) -> None:
@@ -235,6 +239,33 @@ class DtoolCheckpoint:
 
     def _source(self) -> modules.Source:
         return modules.Source(self.uri, self.path, self.record, lambda: self.item_path(SOURCE_ITEM))
+
+    def _built(self, cls: type[LightningModule] | None, *, stacklevel: int, **options: Any) -> Built:
+        built = modules.load_module(self._source(), cls, stacklevel=stacklevel + 1, **options)
+        warn_of_differences(built, self.uri, stacklevel=stacklevel + 1)
+        return built
+
+
+def build_to_run(
+    checkpoint: DtoolCheckpoint, cls: type[LightningModule] | None, arguments: Mapping[str, Any], trust_source: bool
+) -> Built:
+    """Build the LightningModule of a checkpoint in order to run it, and say which weights it did not get.
+
+    Args:
+        checkpoint: The checkpoint.
+        cls: The class, or None for the one that the record names.
+        arguments: Hyperparameters and arguments, as for `DtoolCheckpoint.load_module`.
+        trust_source: Allow running all code that the checkpoint contains or names, also by unpickling it.
+    """
+    return checkpoint._built(
+        cls,
+        map_location="cpu",
+        strict=None,
+        weights_only=not trust_source,
+        trust_source=trust_source,
+        overrides=arguments,
+        stacklevel=2,
+    )
 
 
 def _listed(refused: Mapping[str, str]) -> str:

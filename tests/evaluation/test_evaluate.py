@@ -782,19 +782,23 @@ def test_a_result_that_cannot_be_stored_leaves_nothing_behind(
 def test_code_from_a_checkpoint_runs_only_on_trust(
     new_data: FrozenDataset, data: FrozenDataset, tmp_path: Path
 ) -> None:
-    """The class was defined in a script and is only in source.zip."""
+    """The class was defined in a script and is only in source.zip, as is that of an object that needs unpickling."""
     (tmp_path / "models").mkdir()
     script = tmp_path / "train.py"
     script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import collections, sys; sys.path.insert(0, sys.argv[1])\n"
         "import lightning as L\n"
         "from kit import TinyNet, trainer\n"
         "from pathlib import Path\n"
         "from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback\n"
-        "class Net(TinyNet):\n    pass\n"
+        "class Table(dict):\n    pass\n"
+        "class Config:\n    table = Table()\n    def __init__(self): self.chain = collections.ChainMap()\n"
+        "class Net(TinyNet):\n    def __init__(self, config):\n        super().__init__()\n"
+        "        self.save_hyperparameters()\n"
         "provenance = DtoolProvenanceCallback('models')\n"
         "if __name__ == '__main__':\n"
-        "    trainer(Path('.'), provenance, max_epochs=1).fit(Net(), DtoolDataModule(sys.argv[2], test_split=0.2))\n"
+        "    trainer(Path('.'), provenance, max_epochs=1).fit(\n"
+        "        Net(Config()), DtoolDataModule(sys.argv[2], test_split=0.2))\n"
         "    print(provenance.last_uri)\n"
     )
     done = programs.run(script, Path(__file__).parents[1], data.uri, cwd=tmp_path)
@@ -802,6 +806,87 @@ def test_code_from_a_checkpoint_runs_only_on_trust(
     with pytest.raises(ModuleLoadError, match="trust_source"):
         evaluate(uri, new_data.uri)
     assert quietly(uri, new_data.uri, trust_source=True).count == len(new_data.items)
+
+
+class HeadOnly(TinyNet):
+    """A model whose checkpoints hold only what was trained. Its backbone is random, as it was in training by chance."""
+
+    def __init__(self, encoder: Any = None) -> None:
+        super().__init__()
+        self.strict_loading = False
+        self.backbone = torch.nn.Linear(8, 8).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.backbone(x))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if "backbone" not in k}
+
+
+class Complete(HeadOnly):
+    """The same, whose backbone does not depend on chance."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"].update({"backbone.weight": torch.eye(8), "backbone.bias": torch.zeros(8)})
+
+
+class OwnWay(HeadOnly):
+    """The same, which loads checkpoints its own way."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str, **kwargs: Any) -> Any:
+        return super().load_from_checkpoint(checkpoint_path, **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore:Found keys that are in the model state dict")
+def test_a_checkpoint_without_all_weights_is_refused(
+    data: FrozenDataset, new_data: FrozenDataset, folder: Path
+) -> None:
+    uri = trained(HeadOnly(), DtoolDataModule(data.uri), folder, epochs=1)
+    for cls in (None, OwnWay):
+        with pytest.raises(EvaluationError, match=r"HeadOnly|OwnWay.*: backbone.*allow_missing=True") as caught:
+            quietly(uri, new_data.uri, cls=cls)
+        assert caught.value.uri == uri
+        with pytest.warns(ProvenanceWarning, match=r"does not hold .*backbone\.weight, backbone\.bias"):
+            found = evaluate(uri, new_data.uri, cls=cls, allow_missing=True, into=folder)
+        assert found.missing_keys == ["backbone.weight", "backbone.bias"]
+        assert any("backbone.weight" in note for note in found.warnings)
+        stored = FrozenDataset.from_uri(found.dataset_uri)
+        assert stored.annotations()["evaluated_missing_weights"] == 2
+    # A class that adds them when it is loaded has all of its weights.
+    assert quietly(uri, new_data.uri, cls=Complete).missing_keys == []
+
+
+class Larger(TinyNet):
+    """A class that has more weights than the one that was trained."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.strict_loading = False
+        self.added = torch.nn.Linear(1, 1)
+
+
+def test_weights_that_the_record_did_not_foresee_are_refused_when_missing(
+    checkpoint: str, new_data: FrozenDataset
+) -> None:
+    assert DtoolCheckpoint.from_uri(checkpoint).record.checkpoint.missing_keys == []
+    with pytest.raises(EvaluationError, match=r"all weights of Larger: added\.weight, added\.bias"):
+        quietly(checkpoint, new_data.uri, cls=Larger)
+
+
+def test_arguments_that_were_not_saved_can_be_given(checkpoint: str, new_data: FrozenDataset) -> None:
+    class Scaled(TinyNet):
+        def __init__(self, factor: float, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.factor = factor
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.factor * super().forward(x)
+
+    with pytest.raises(ModuleLoadError, match="argument factor"):
+        evaluate(checkpoint, new_data.uri, cls=Scaled)
+    found = evaluate(checkpoint, new_data.uri, cls=Scaled, arguments={"factor": 1.0})
+    assert found.metrics == evaluate(checkpoint, new_data.uri).metrics
 
 
 def test_a_damaged_checkpoint_is_refused(checkpoint: str, new_data: FrozenDataset, tmp_path: Path) -> None:

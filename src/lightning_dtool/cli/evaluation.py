@@ -29,6 +29,11 @@ from lightning_dtool.cli.console import Command, json_option, message, print_jso
     "--workers", type=click.IntRange(min=0), default=0, help="The number of processes that load data. Default: none."
 )
 @click.option("--device", default="cpu", help="The device that runs the model: cpu, cuda, mps. Default: cpu.")
+@click.option(
+    "--allow-missing",
+    is_flag=True,
+    help="Evaluate even if the checkpoint does not hold all weights of the model. Default: an error.",
+)
 @click.option("--trust-source", is_flag=True, help="Allow running code that the checkpoint contains or names.")
 @json_option
 def evaluate(uri: str, data_uri: str, workers: int, as_json: bool, **options: Any) -> None:

@@ -13,12 +13,13 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_dtool._public import public
 from lightning_dtool._version import __version__
-from lightning_dtool.checkpoint import DtoolCheckpoint
-from lightning_dtool.errors import ConfigurationError, ProvenanceWarning
+from lightning_dtool.checkpoint import DtoolCheckpoint, build_to_run
+from lightning_dtool.errors import ConfigurationError, EvaluationError, ProvenanceWarning
 from lightning_dtool.evaluation.held_out import HeldOut, held_out
 from lightning_dtool.evaluation.inference import Inference
 from lightning_dtool.evaluation.scoring import Predictions, Scores, check_names, score
 from lightning_dtool.evaluation.storing import store
+from lightning_dtool.loading.building import Built, listed
 from lightning_dtool.record import DatasetReference
 from lightning_dtool.results.evaluation import Evaluation
 from lightning_dtool.store import ensure_writable
@@ -42,6 +43,8 @@ def evaluate(
     num_workers: int = 0,
     device: str | torch.device = "cpu",
     cls: type[LightningModule] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    allow_missing: bool = False,
     trust_source: bool = False,
     progress: bool = False,
 ) -> Evaluation:
@@ -85,9 +88,14 @@ def evaluate(
         num_workers: Processes that load data. Default: 0, which loads data in this process.
         device: Where the model runs. Default: "cpu".
         cls: The model's class. Default: the class that the record names, imported.
-        trust_source: Run code from the checkpoint: build a class that cannot be imported from the recorded source, and
-            import functions that the record names. Default: such a class or function is an error, except the
-            transforms of torchvision.
+        arguments: Hyperparameters and arguments of the model's class that replace the saved ones or that were not
+            saved, as `DtoolCheckpoint.load_module` takes them. Default: none.
+        allow_missing: Evaluate even if the checkpoint does not hold all weights of the model, for example only those of
+            an adapter. The others are as the constructor of the class makes them, so this is right only if it loads
+            them. Default: such a checkpoint is an error.
+        trust_source: Run code from the checkpoint: build classes that cannot be imported from the recorded source,
+            unpickle what a safe load refuses, and import functions that the record names. Default: each of these is an
+            error, except the transforms of torchvision.
         progress: Show progress bars if the output is a terminal. Default: no progress bars.
 
     Returns:
@@ -98,8 +106,9 @@ def evaluate(
         ConfigurationError: If a metric is unknown or does not fit the task, if the data has no targets or no such
             part, or if a recorded function cannot be imported.
         DecodeError: If a sample cannot be decoded, or has a class that the model does not know.
-        EvaluationError: If the model fails on the data, or its output cannot be interpreted.
-        ModuleLoadError: If the model's class cannot be loaded.
+        EvaluationError: If the model fails on the data, its output cannot be interpreted, or the checkpoint does not
+            hold all of its weights.
+        ModuleLoadError: If the model's class cannot be loaded, or the model cannot be made.
         UnsafeCheckpointError: If a safe load refuses the checkpoint.
         DatasetNotFoundError: If there is no checkpoint or no dataset.
         NotACheckpointError: If `uri` is not a checkpoint.
@@ -131,7 +140,17 @@ def evaluate(
     # A new module draws random numbers for initial weights, which are then replaced.
     with warnings.catch_warnings(record=True) as caught, isolate_rng():
         warnings.simplefilter("always", ProvenanceWarning)
-        module = checkpoint.load_module(cls, trust_source=trust_source)
+        built = build_to_run(checkpoint, cls, arguments or {}, trust_source)
+    missing = _missing(checkpoint, built)
+    if missing and not allow_missing:
+        raise EvaluationError(
+            f"the checkpoint does not hold all weights of {type(built.module).__qualname__}: {listed(missing)}. They"
+            " would be as the constructor of the class makes them, and the metrics those of another model. If the"
+            " constructor loads them from where the training had them, use allow_missing=True (--allow-missing).",
+            uri=checkpoint.uri,
+        )
+    if built.by_class and missing:
+        notes.append(f"The checkpoint does not hold these weights, which the class loads itself: {listed(missing)}.")
     for warning in caught:
         if issubclass(warning.category, ProvenanceWarning):
             notes.append(str(warning.message))
@@ -140,11 +159,11 @@ def evaluate(
     chosen.dataset.dataset.fetch(dict.fromkeys(chosen.dataset.identifiers), progress=progress)
     inference = Inference(chosen, checkpoint.record, lambda task: check_names(metrics, task) or [])
     size = chosen.batch_size if batch_size is None else batch_size
-    inference.run(module, place, batch_size=size, workers=num_workers, progress=progress)
+    inference.run(built.module, place, batch_size=size, workers=num_workers, progress=progress)
     predictions, output = inference.predictions(notes)
     scores = score(predictions, inference.metrics)
     notes += [f"The metric {name} is undefined: {reason}" for name, reason in scores.undefined.items()]
-    evaluation = _evaluation(checkpoint, chosen, predictions, scores, output, inference.classes, notes)
+    evaluation = _evaluation(checkpoint, chosen, predictions, scores, output, inference.classes, missing, notes)
     if base is not None:
         evaluation = store(evaluation, checkpoint.record, chosen, predictions, base)
     for note in evaluation.warnings:
@@ -159,6 +178,7 @@ def _evaluation(
     scores: Scores,
     output: str,
     classes: list[str] | None,
+    missing: list[str],
     notes: list[str],
 ) -> Evaluation:
     packages = {name: version(name) for name in ("lightning", "torch", "torchmetrics")}
@@ -169,6 +189,7 @@ def _evaluation(
         reading=chosen.reading,
         count=len(predictions.target),
         training_items=chosen.training_items,
+        missing_keys=missing,
         task=predictions.task,
         metrics=scores.metrics,
         settings=scores.settings,
@@ -180,6 +201,12 @@ def _evaluation(
         versions={"lightning_dtool": __version__, **packages},
         evaluated_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _missing(checkpoint: DtoolCheckpoint, built: Built) -> list[str]:
+    """Return the names of the weights that the checkpoint does not hold."""
+    # What a class loads in its own way is not seen here. Then the record says what was missing when it was saved.
+    return list(checkpoint.record.checkpoint.missing_keys if built.by_class else built.missing)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -90,6 +90,7 @@ def evaluation_annotations(evaluation: Evaluation, model: str) -> dict[str, Any]
         "evaluated_task": evaluation.task,
         "evaluated_samples": evaluation.count,
         "evaluated_training_items": evaluation.training_items,
+        "evaluated_missing_weights": len(evaluation.missing_keys),
         "lightning_dtool_version": evaluation.versions["lightning_dtool"],
     }
 

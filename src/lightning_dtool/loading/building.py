@@ -39,11 +39,13 @@ class Built(NamedTuple):
         module: The module.
         missing: Names of weights that the checkpoint does not hold. The module keeps what its constructor made.
         unexpected: Names of weights in the checkpoint that the module does not have.
+        by_class: True if the class's own `load_from_checkpoint` made it, so that the names are not known.
     """
 
     module: LightningModule
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
+    by_class: bool = False
 
 
 def build(

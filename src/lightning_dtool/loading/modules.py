@@ -84,7 +84,7 @@ def load_module(
     refuse_other_namespace(found, "cls")
     if has_own_loader(found):
         options: dict[str, Any] = {"map_location": map_location, "strict": strict, "weights_only": weights_only}
-        return Built(_by_class(source, found, known, overrides, trust_source, options))
+        return Built(_by_class(source, found, known, overrides, trust_source, options), by_class=True)
     if weights_only:
         checkpoint = _safe_content(source, known, map_location, overrides, trust_source)
     else:

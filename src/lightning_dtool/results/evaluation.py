@@ -23,6 +23,7 @@ class Evaluation:
             `target_transform` and `collate_fn` was recorded or given.
         count: The number of samples.
         training_items: How many of these samples the model was trained on; None if that is unknown.
+        missing_keys: The names of the model's weights that the checkpoint does not hold.
         task: `multiclass`, `binary` or `regression`.
         metrics: The value of each metric by name; None if the metric is undefined for this data.
         settings: For each metric, the torchmetrics function and the arguments that it was called with.
@@ -45,6 +46,7 @@ class Evaluation:
     reading: dict[str, Any]
     count: int
     training_items: int | None
+    missing_keys: list[str]
     task: Task
     metrics: dict[str, float | None]
     settings: dict[str, dict[str, Any]]

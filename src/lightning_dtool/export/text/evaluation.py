@@ -29,6 +29,7 @@ def evaluation(found: Evaluation) -> RenderableType:
                 ("data", printable(data["uri"])),
                 ("samples", f"{found.count}, {part}"),
                 ("seen in training", "unknown" if trained_on is None else f"{trained_on} of them"),
+                *([] if not found.missing_keys else [("missing weights", shortened(", ".join(found.missing_keys)))]),
                 *([] if found.dataset_uri is None else [("stored as", printable(found.dataset_uri))]),
             ]
         ),
