@@ -59,5 +59,21 @@ def test_objects_and_credentials_are_missing_also_with_trust() -> None:
         assert recorded_arguments(found, Open, trust_source=trust) == ({}, ["encoder", "api_key", "config"])
 
 
+class Base(L.LightningModule):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class Passing(Base):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+
+def test_values_without_names_are_passed_by_the_hyperparameters_that_a_base_class_saved() -> None:
+    assert recorded(Passing(3)).model.arguments == {"*args": [3]}
+    assert recorded_arguments(recorded(Passing(3)), Passing, known=["width"]) == ({}, [])
+
+
 def test_a_record_without_arguments_provides_none() -> None:
     assert recorded_arguments(record(), Net) == ({}, [])

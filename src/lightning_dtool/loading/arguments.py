@@ -52,7 +52,8 @@ def recorded_arguments(
         place = f"{_PLACE}.{name}"
         is_plain, built = _built(name, value, trust_source=False)
         # A plain value has a gap only if a credential was redacted in it. The gap of an entry is below this place.
-        usable = is_plain and place not in gaps
+        # Values of `*args` have no names by which they could be passed.
+        usable = is_plain and place not in gaps and not name.startswith("*")
         if trust_source and not is_plain:
             usable, built = _built(name, value, trust_source=True)
         if usable and not any(fact.startswith((f"{place}.", f"{place}[")) for fact in gaps):
