@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from lightning_dtool.capture.foreign_modules import add_foreign_modules
 from lightning_dtool.record import Gaps
@@ -23,6 +24,7 @@ def test_a_module_of_another_folder_is_a_gap(tmp_path: Path) -> None:
 
 
 def test_what_libraries_and_debuggers_generate_is_none(tmp_path: Path) -> None:
+    assert torch.__name__ in sys.modules
     assert not gaps_of(
         ("torch._inductor.runtime.compile_tasks.cabc", tmp_path / "torchinductor_me/ab/cabc.py"),
         ("__triton_launcher", tmp_path / ".triton/cache/x/__triton_launcher.so"),
