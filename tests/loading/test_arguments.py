@@ -6,10 +6,13 @@ import lightning as L
 import torch
 from torch import nn
 
+from lightning_dtool import watch
 from lightning_dtool.capture.arguments import capture_arguments
 from lightning_dtool.loading.arguments import Recorded, recorded_arguments
 from lightning_dtool.record import Gaps, Model, Provenance
 from record.samples import record
+
+watch.install()
 
 
 class Net(L.LightningModule):
