@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataset, DtoolProvenanceCallback, pack
 from lightning_dtool.capture.changes import MAX_CHANGES, MAX_LENGTH, MAX_OF_A_FACT, ChangeList
+from lightning_dtool.evaluation.held_out import held_out
 from lightning_dtool.record import Change, Provenance
 
 
@@ -165,6 +166,7 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Restore what belongs to the process."""
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
     monkeypatch.setenv("PL_SEED_WORKERS", "0")
+    L.seed_everything(1, verbose=False)
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -245,6 +247,36 @@ def test_every_dataset_that_was_trained_on_is_in_the_lineage(tmp_path: Path) -> 
     assert changed["data.stages.train[0].dataset.name"] == ("synthetic", "real")
     assert changed["data.stages.train[0].loader.batch_size"] == (4, 8)
     assert third.changes == second.changes
+    (note,) = [note for note in held_out(third, found[2].uri, uris[0]).notes if "changed" in note]
+    assert "unknown whether the model was trained on samples of" in note
+    assert not any("changed" in note for note in held_out(first, found[0].uri, uris[1]).notes)
+
+
+def test_data_without_a_uri_that_is_gone_is_a_gap_of_the_lineage(tmp_path: Path) -> None:
+    uri = vectors(tmp_path, "real", 16)
+
+    class Warm(Curriculum):
+        def train_dataloader(self) -> Any:
+            assert self.trainer is not None
+            return loader() if self.trainer.current_epoch == 0 else super().train_dataloader()
+
+    found = saved(tmp_path, TinyNet(), data=Warm([uri, uri]), reload_dataloaders_every_n_epochs=1)
+    gaps = [[gap.fact for gap in each.record.gaps if "source_datasets" in gap.fact] for each in found]
+    assert gaps == [[], ["lineage.source_datasets"], ["lineage.source_datasets"]]
+    assert "data.stages.train[0].dataset" in [gap.fact for gap in found[0].record.gaps]
+    assert "data.stages.train[0].dataset" not in [gap.fact for gap in found[2].record.gaps]
+
+
+def test_what_the_script_saves_after_the_run_says_what_the_last_checkpoint_says(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
+    run = trainer(tmp_path, provenance, ModelCheckpoint(tmp_path / "local"), max_epochs=2)
+    run.fit(TinyNet(), loader(), loader())
+    run.save_checkpoint(tmp_path / "after.ckpt", weights_only=True)
+    during, after = (DtoolCheckpoint.from_uri(uri).record for uri in provenance.uris[-2:])
+    assert after.changes == during.changes == []
+    for part in ("model", "optimizers", "data", "trainer", "loss", "randomness", "lineage"):
+        assert getattr(after, part) == getattr(during, part), part
 
 
 def test_equal_loaders_that_are_made_again_are_no_change(tmp_path: Path) -> None:

@@ -155,6 +155,11 @@ def training_datasets(data: Data) -> list[DatasetReference]:
     return list(found.values())
 
 
+def foreign_training_data(data: Data) -> list[str]:
+    """Return the classes of the data that the model was trained on and that is not in dtool datasets."""
+    return [source.class_path or "unknown" for source in data.stages.get("train", []) if source.dataset is None]
+
+
 def warn_about_foreign_data(data: Data) -> str | None:
     """Return one message about all data that is not in dtool datasets. None if there is none.
 

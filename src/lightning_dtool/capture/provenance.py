@@ -51,6 +51,7 @@ from lightning_dtool.record import (
 )
 from lightning_dtool.redaction.record import redact_mapping, redact_record
 from lightning_dtool.values.definitions import class_path
+from lightning_dtool.watch.seeds import seed_calls
 
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
 """The model's class path in a record that was written without the callback. A checkpoint does not name the class."""
@@ -74,6 +75,8 @@ class Observed:
     parent: DatasetReference | None = None
     resumed: bool = False
     run_status: str = RUNNING
+    seed_calls: int = 0
+    """How often a generator had been seeded."""
     gaps: Mapping[str, list[Gap]] = field(default_factory=dict)
     """Gaps by the part of the record at whose observation they were found."""
 
@@ -154,7 +157,7 @@ def observe_again(
         observe = functools.partial(_PARTS[part], observed, trainer, module, of_part)
         found[part] = of_part.at(part).observe(observe, getattr(observed, part))
         gaps[part] = list(of_part)
-    return replace(observed, **found, gaps=gaps)
+    return replace(observed, **found, gaps=gaps, seed_calls=seed_calls())
 
 
 def _model(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Model:
@@ -175,7 +178,9 @@ def _trainer(observed: Observed, trainer: LightningTrainer, module: LightningMod
 def _randomness(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Randomness:
     """Observe the seeds and the flags again. What makes a rerun repeatable was decided when training began."""
     gaps.include(gap for gap in observed.gaps["randomness"] if not gap.fact.startswith("randomness.flags"))
-    now = {**seeds_now(), "flags": capture_flags(gaps)}
+    now: dict[str, Any] = {"flags": capture_flags(gaps)}
+    if observed.seed_calls != seed_calls():  # otherwise, states that were restored would look like other seeds
+        now |= seeds_now()
     return observed.randomness.model_copy(update=now)
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_dtool.capture.changes import ChangeList
 from lightning_dtool.capture.code import collect_code, project_modules_changed
-from lightning_dtool.capture.data import training_datasets, warn_about_foreign_data
+from lightning_dtool.capture.data import foreign_training_data, training_datasets, warn_about_foreign_data
 from lightning_dtool.capture.history import History
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
 from lightning_dtool.capture.initial_weights import capture_initial_weights, capture_replaced_weights, remember_run
@@ -75,6 +75,7 @@ class Recorder:
         self._look = Look()
         self._changes = ChangeList()
         self._sources: dict[str, DatasetReference] = {}
+        self._foreign: dict[str, None] = {}
         self._gaps = Gaps()
 
     # -- the start of the run -------------------------------------------------------------------------
@@ -150,6 +151,7 @@ class Recorder:
     def _note_sources(self, observed: Observed) -> None:
         """Note the data that the Trainer trains on."""
         self._sources.update((dataset.uuid, dataset) for dataset in training_datasets(observed.data))
+        self._foreign.update(dict.fromkeys(foreign_training_data(observed.data)))
 
     # -- during the run ------------------------------------------------------------------------
 
@@ -267,6 +269,9 @@ class Recorder:
         if self._has_begun and not self._epoch_over:
             self._note_sources(observed)
         gaps.include(self._gaps)
+        for name in set(self._foreign) - set(foreign_training_data(observed.data)):
+            reason = f"the model was also trained on a {name}, which is not a dtool dataset and is no longer in use"
+            gaps.at("lineage.source_datasets").add(reason, "pack it with `lightning-dtool pack`; see `changes`")
         gaps.include(self._weights_gaps)
         gaps.include(self._loss.gaps)
         gaps.include(self._changes.gaps)

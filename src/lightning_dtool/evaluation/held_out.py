@@ -4,6 +4,7 @@ An evaluation must never hide that the model was trained on some of its samples.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +100,11 @@ class _Chooser:
         self.checkpoint = checkpoint
         self.frozen = frozen
         self.sources = record.data.stages
+        self.trained_on_more = any(
+            re.match(r"data\.(stages\.train\[\d+\]\.(dataset|selection\w*|count)|datamodule)\b", change.fact)
+            or (change.before is not None and re.fullmatch(r"data\.stages\.train(\[\d+\])?", change.fact))
+            for change in record.changes
+        )
         module = record.data.datamodule
         self.is_ours = module is not None and module.class_path == class_path(DtoolDataModule)
         self.arguments = module.arguments if module is not None and self.is_ours else {}
@@ -285,6 +291,13 @@ class _Chooser:
             return len(dataset)
         source = self._source("train")
         if source is None or source.dataset is None:
+            return None
+        if self.trained_on_more:
+            self.notes.append(
+                "The training data changed while the model was trained (see `changes` in the record), so it is unknown"
+                f" whether the model was trained on samples of {self.frozen.uri}: the result may say nothing about new"
+                " data."
+            )
             return None
         if not self.is_ours:
             if self._reads("train", self.frozen):

@@ -54,8 +54,11 @@ def _persistent(evidence: Evidence) -> Result:
     without = [source.class_path or "unknown" for source in sources if source.dataset is None]
     if without:
         return fails(f"no URI for {named(dict.fromkeys(without))}", PACK)
+    if evidence.gaps("lineage.source_datasets"):
+        return fails("no URI for data that the model was trained on earlier in the run", PACK)
     unread = []
     references = {source.dataset.uri: source.dataset for source in sources if source.dataset}
+    references |= {dataset.uri: dataset for dataset in evidence.record.lineage.source_datasets}
     for reference in references.values():
         found = evidence.data.get(reference.uri)
         if found is None or found.problem:

@@ -30,6 +30,7 @@ _IDENTITIES: tuple[tuple[str, tuple[Key, ...], Key], ...] = (
         (_dataset("uuid"), _dataset("content_digest"), _dataset("name"), _field("class_path", "root")),
         lambda source: ((source.get("dataset") or {}).get("name") or source.get("class_path"),),
     ),
+    (r"changes", (_field("fact", "global_step"), _field("fact")), _field("fact")),
     (r"gaps", (_field("fact"),), _field("fact")),
 )
 

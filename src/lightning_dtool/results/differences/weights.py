@@ -18,6 +18,8 @@ _INCIDENTAL = re.compile(
     r"|trainer\.loggers\[.*\]\.settings\.version"
     r"|trainer\.callbacks\[lightning_dtool[.:].*"
     r"|environment\.variables\W+LIGHTNING_DTOOL_\w+\]?|model\.initial_weights\.stored"
+    # The states of PyTorch's schedulers follow from their settings and the number of steps.
+    r"|schedulers\[\d+\]\.settings\b.*\.(last_epoch|best|num_bad_epochs|cooldown_counter|T_cur|T_i)"
     # Whether a run is a rerun of another does not affect its result.
     r"|lineage\.(reproduces|replicates)\b.*"
 )
