@@ -76,7 +76,7 @@ def _versions(distributions: Iterable[str]) -> dict[str, str]:
     """Return the versions of the distributions that are installed."""
     found: dict[str, str] = {}
     for entry in sys.path:
-        for name, version, _ in _folders(entry or "."):
+        for name, version, _ in installed_in(entry or "."):
             found.setdefault(_normalized(name), version)
     versions = {name: found.get(_normalized(name)) or _version(name) for name in distributions}
     return {name: version for name, version in versions.items() if version}
@@ -218,11 +218,11 @@ def _installed(folder: str) -> Iterator[tuple[str, str]]:
     for entry in _entries(folder):
         if _FOLDER.fullmatch(entry) is None and entry.endswith((".egg-info", ".egg-link", ".dist-info")):
             yield from _by_metadata(os.path.join(folder, entry))
-    for name, version, path in _folders(folder):
+    for name, version, path in installed_in(folder):
         yield name, _pin(name.replace("_", "-"), version, path)
 
 
-def _folders(folder: str) -> Iterator[tuple[str, str, str]]:
+def installed_in(folder: str) -> Iterator[tuple[str, str, str]]:
     """Yield name, version and path of the packages in a folder, taken from the names of their `.dist-info` folders.
 
     `importlib.metadata` would read and parse the complete metadata of each package.

@@ -20,6 +20,7 @@ from lightning_dtool.capture.config import capture_config
 from lightning_dtool.capture.data import REPEATABLE, capture_data, order_is_known, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.initial_weights import parents
+from lightning_dtool.capture.libraries import distribution_of, model_libraries
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.randomness import capture_flags, capture_randomness, random_states_json, seeds_now
@@ -124,7 +125,7 @@ def observe_run(
     observed = Observed(
         run=_new_run().model_copy(update={"fit_index": fit_index}),
         model=Model(class_path=class_path(type(module)), initial_weights=initial_weights),
-        environment=_environment(general),
+        environment=_with_libraries(_environment(general), module, general),
         sources=_sources({config[1]: config[2]} if config else {}, general),
         requirements=general.at("environment").observe(requirements, ""),
         random_states=random_states_json(moments),
@@ -162,7 +163,13 @@ def observe_again(
 
 def _model(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Model:
     model = _without_secrets(capture_model(module, gaps), gaps)
-    return model.model_copy(update={"initial_weights": observed.model.initial_weights})
+    defined = distribution_of(type(module))
+    return model.model_copy(
+        update={
+            "initial_weights": observed.model.initial_weights,
+            "distribution": f"{defined[0]}=={defined[1]}" if defined is not None else None,
+        }
+    )
 
 
 def _data(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Data:
@@ -313,6 +320,12 @@ def _original() -> dict[str, DatasetReference]:
 def _environment(gaps: Gaps) -> Environment:
     unknown = Environment(python="", platform="", versions={})
     return gaps.at("environment").observe(lambda: capture_environment(gaps), unknown)
+
+
+def _with_libraries(environment: Environment, module: LightningModule, gaps: Gaps) -> Environment:
+    more: dict[str, str] = {}
+    more = gaps.at("environment.versions").observe(lambda: model_libraries(module, gaps), more)
+    return environment.model_copy(update={"versions": {**environment.versions, **more}})
 
 
 def _sources(extra: Mapping[str, bytes], gaps: Gaps) -> Sources:

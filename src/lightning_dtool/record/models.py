@@ -241,6 +241,13 @@ class Model(Section):
     """The LightningModule."""
 
     class_path: str = Field(description="`module:qualified.name` of the class.")
+    distribution: str | None = Field(
+        default=None,
+        description=(
+            "Name and version of the installed package that defines the class, as `name==version`. null for the user's "
+            "own class."
+        ),
+    )
     source: str | None = Field(default=None, description="The source code of the class.")
     source_sha256: str | None = Field(default=None, description="SHA-256 of the source code of the class.")
     hyperparameters: dict[str, Json] = Field(
@@ -500,7 +507,10 @@ class Environment(Section):
     python: str = Field(description="Version of Python.")
     platform: str = Field(description="Operating system and processor architecture.")
     versions: dict[str, str] = Field(
-        description="Versions of the most important libraries. requirements.txt has all of them."
+        description=(
+            "Versions of the most important libraries and of those that define the model's classes. requirements.txt "
+            "has all of them."
+        )
     )
     cpu: str | None = Field(default=None, description="Name of the processor.")
     cpu_count: Integer | None = Field(default=None, description="Number of processors that the process may use.")

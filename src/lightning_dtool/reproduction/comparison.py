@@ -87,6 +87,7 @@ def factors(a: Content, b: Content) -> list[Difference]:
 
 
 def _compare_states(a: Any, b: Any) -> State:
-    """Compare nested states. An empty list counts as no state."""
+    """Compare nested states. An empty list counts as no state, and None as a state that was not saved."""
     one, two = (state_digest({"state": state}) if state else None for state in (a, b))
-    return State("not recorded" if one is two is None else "identical" if one == two else "different", one, two)
+    unknown = a is None or b is None or one is two is None
+    return State("not recorded" if unknown else "identical" if one == two else "different", one, two)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_dtool.reproduction.tolerance import MetricJudgement
+from lightning_dtool.results.checklist.findings import counted
 from lightning_dtool.results.comparison import Comparison
 from lightning_dtool.results.differences import Difference
 from lightning_dtool.results.reproduction import MetricRow, Verdict
@@ -43,9 +44,12 @@ def decide(comparison: Comparison, rows: tuple[MetricRow, ...], runs: int, level
             if part.agreement == "different"
         ]
         rest = f"; {', '.join(others)} differ" if others else ""
-        return Verdict.IDENTICAL, f"every bit of the {comparison.weights.tensor_count} weight tensors is the same{rest}"
+        return (
+            Verdict.IDENTICAL,
+            f"every bit of the {counted(comparison.weights.tensor_count, 'weight tensor')} is the same{rest}",
+        )
     weights = comparison.weights
-    shown = f"{weights.differing_count} of {weights.tensor_count} weight tensors differ"
+    shown = f"{weights.differing_count} of {counted(weights.tensor_count, 'weight tensor')} differ"
     if weights.greatest_absolute is not None:
         shown += f" (by up to {weights.greatest_absolute:.3g})"
     judged = [row for row in rows if row.inside is not None]

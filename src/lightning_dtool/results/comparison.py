@@ -16,7 +16,8 @@ class State:
     """A part of two checkpoints that is compared as a whole.
 
     Attributes:
-        agreement: `identical`, `different`, or `not recorded` if neither checkpoint holds it.
+        agreement: `identical`, `different`, or `not recorded` if a checkpoint was saved without it (in the form
+            `weights_only`), or if neither checkpoint holds it.
         digest_a: The canonical digest in the first checkpoint; None if that does not hold it.
         digest_b: The same for the second.
     """
@@ -163,8 +164,7 @@ class Comparison:
     def identical(self) -> bool:
         """Whether the weights are identical and no other part differs.
 
-        A part that neither checkpoint holds does not count. If only one of them holds an optimizer's state, they are
-        not identical.
+        A part that is not recorded in both checkpoints does not count.
         """
         others = (self.optimizers, self.schedulers, self.metrics, self.order)
         return self.weights_identical and all(part.agreement != "different" for part in others)

@@ -7,7 +7,8 @@ from rich.text import Text
 from lightning_dtool.export.text.differences import difference_lines, unknown_lines
 from lightning_dtool.export.text.layout import address
 from lightning_dtool.export.text.values import MAX_ENTRIES, shortened
-from lightning_dtool.results.comparison import Comparison, MetricsComparison, OrderComparison, Weights
+from lightning_dtool.results.checklist.findings import counted
+from lightning_dtool.results.comparison import Comparison, MetricsComparison, OrderComparison, State, Weights
 
 _AGREEMENT_STYLES = {"identical": "green", "different": "bold red", "not recorded": "yellow"}
 
@@ -20,8 +21,8 @@ def model_comparison(found: Comparison) -> RenderableType:
     """
     rows = [
         ("weights", found.weights.agreement, _weights(found.weights)),
-        ("optimizers", found.optimizers.agreement, ""),
-        ("schedulers", found.schedulers.agreement, ""),
+        ("optimizers", found.optimizers.agreement, _state(found.optimizers)),
+        ("schedulers", found.schedulers.agreement, _state(found.schedulers)),
         ("metrics", found.metrics.agreement, _metrics(found.metrics)),
         ("order of samples", found.order.agreement, _order(found.order)),
     ]
@@ -50,14 +51,19 @@ def model_comparison(found: Comparison) -> RenderableType:
     return Group(*parts, Text(f"\n{identical}", "bold"))
 
 
+def _state(state: State) -> str:
+    only_one = state.agreement == "not recorded" and (state.digest_a is None) != (state.digest_b is None)
+    return "one of the checkpoints was saved with weights only" if only_one else ""
+
+
 def _weights(weights: Weights) -> str:
     if weights.agreement != "different":
-        return f"{weights.tensor_count} tensors"
+        return counted(weights.tensor_count, "tensor")
     if weights.greatest_absolute is None or weights.greatest_relative is None:
         size = ""
     else:
         size = f"; by at most {weights.greatest_absolute:.3g}, {100 * weights.greatest_relative:.3g} % of the larger"
-    return f"{weights.differing_count} of {weights.tensor_count} tensors{size}"
+    return f"{weights.differing_count} of {counted(weights.tensor_count, 'tensor')}{size}"
 
 
 def _metrics(metrics: MetricsComparison) -> str:
@@ -66,7 +72,7 @@ def _metrics(metrics: MetricsComparison) -> str:
         for entry in metrics.differing[:3]
     )
     more = len(metrics.differing) - 3
-    text = ", ".join([f"{len(metrics.epochs)} epochs", *places])
+    text = ", ".join([counted(len(metrics.epochs), "epoch"), *places])
     return f"{text}, and {more} more (--json shows all)" if more > 0 else text
 
 
@@ -74,4 +80,4 @@ def _order(order: OrderComparison) -> str:
     differs = (
         f", different in {len(order.differing)} of them, first in epoch {order.differing[0]}" if order.differing else ""
     )
-    return f"{len(order.epochs)} epochs{differs}" if order.epochs else ""
+    return f"{counted(len(order.epochs), 'epoch')}{differs}" if order.epochs else ""

@@ -11,6 +11,7 @@ from rich.text import Text
 from lightning_dtool.export.text.layout import address, rows_of, title
 from lightning_dtool.export.text.values import MAX_ENTRIES, inline, nested, printable
 from lightning_dtool.record import Change, Child, Epoch, Gap, Provenance
+from lightning_dtool.results.checklist.findings import counted
 
 
 def document(record: Provenance, name: str, uri: str, facts: Mapping[str, object]) -> RenderableType:
@@ -73,7 +74,7 @@ def _numbered(sections: Sequence[BaseModel]) -> Iterator[tuple[str, Any]]:
     labelled = [(_label(section, number), section) for number, section in enumerate(sections, 1)]
     more = len(labelled) - MAX_ENTRIES
     if more > 0 and isinstance(sections[0], Epoch):
-        yield "..", f"{more} earlier epochs (--json shows all)"
+        yield "..", f"{counted(more, 'earlier epoch')} (--json shows all)"
         yield from labelled[more:]
         return
     yield from labelled[:MAX_ENTRIES]
