@@ -96,6 +96,22 @@ def test_resuming_from_an_s3_uri_equals_an_uninterrupted_run(tmp_path: Path, s3_
     assert record.lineage.parent_checkpoint.uri == stopped.last_uri
 
 
+def test_weights_from_s3_name_their_checkpoint_as_parent(tmp_path: Path, s3_base_uri: str, leaves: str) -> None:
+    policy = ModelCheckpoint(dirpath=tmp_path / "ckpt")
+    model, first = fit(tmp_path, s3_base_uri, leaves, policy)
+    # From the cache of a remote store, from Lightning's plain file, and in memory.
+    for module in (
+        DtoolCheckpoint.from_uri(first.best_uri).load_module(LeafNet),
+        LeafNet.load_from_checkpoint(policy.best_model_path, weights_only=True),
+        model,
+    ):
+        provenance = DtoolProvenanceCallback(s3_base_uri)
+        trainer(tmp_path, provenance, max_epochs=1).fit(module, DtoolDataModule(leaves, batch_size=8))
+        record = DtoolCheckpoint.from_uri(provenance.last_uri).record
+        assert record.model.initial_weights.origin == ("continued" if module is model else "checkpoint")
+        assert record.lineage.parent_checkpoint.uri == first.best_uri
+
+
 def test_checkpoints_removed_by_the_trainer_are_deleted_on_s3(
     tmp_path: Path, s3_base_uri: str, s3_server: S3Server, s3_link: FaultyLink, leaves: str
 ) -> None:

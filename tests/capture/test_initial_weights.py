@@ -322,12 +322,17 @@ def test_weights_converted_to_another_precision_are_recognised(tmp_path: Path) -
 def test_many_sample_files_do_not_displace_the_file_of_the_weights(tmp_path: Path) -> None:
     module = Net()
     module.load_state_dict(torch.load(_saved(Net().state_dict(), tmp_path / "weights.pt")))
+    loaded = {key: value.clone() for key, value in torch.load(_saved(weights(Net()), tmp_path / "copied.pt")).items()}
     for number in range(400):
         os.link(
             _saved(torch.rand(3), tmp_path / "0.pt") if not number else tmp_path / "0.pt", tmp_path / f"s{number}.pt"
         )
         torch.load(tmp_path / f"s{number}.pt")
     assert capture_initial_weights(module, Gaps()).origin == "file"
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(loaded[name])
+    assert capture_initial_weights(module, Gaps()).sources[0].path == str(tmp_path / "copied.pt")
 
 
 def test_constants_and_unrelated_files_prove_nothing(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def _origin(module: LightningModule, state: Mapping[str, Any], gaps: Gaps) -> tu
     chosen = _choose(module, model, candidates, suspects["put_in"], problems)
     missing = model.entries.keys() - {name for source in chosen for name in source.matches.pairs}
     unknown, reason, remedy = _unknown(module, missing, suspects, problems)
-    described = [_describe(module, source, state) for source in chosen]
+    described = [_describe(module, source, state, model) for source in chosen]
     if not model.significant(unknown):
         return (described[0].kind if described else _SCRIPT), described
     most = not described or model.size(unknown) > model.size(chosen[0].matches.pairs)
@@ -305,13 +305,13 @@ def _run_of(path: str) -> EndedRun | None:
     return next((run for run in _ended for _, file in run.checkpoints if os.path.realpath(file) == real), None)
 
 
-def _describe(module: LightningModule, source: _Source, state: Mapping[str, Any]) -> WeightsSource:
+def _describe(module: LightningModule, source: _Source, state: Mapping[str, Any], model: ModelTensors) -> WeightsSource:
     names = source.matches.names()
     described = WeightsSource(
         kind=source.kind, keys=[as_text(name) for name in patterns(names, state)][:_MAX_NAMES], keys_total=len(names)
     )
     if source.run is not None:
-        published = source.uri or _published(source.run, source.matches, state)
+        published = source.uri or _published(source.run, source.matches, model)
         return described.model_copy(
             update={"run_uuid": source.run.uuid, "dataset": _reference(published) if published else None}
         )
@@ -333,12 +333,12 @@ def _describe(module: LightningModule, source: _Source, state: Mapping[str, Any]
     )
 
 
-def _published(run: EndedRun, matches: Matches, state: Mapping[str, Any]) -> str | None:
+def _published(run: EndedRun, matches: Matches, model: ModelTensors) -> str | None:
     """Return the URI of the first checkpoint of a run that holds the same weights."""
-    same = ModelTensors({name: state[name] for name in matches.pairs})
+    wanted = model.significant(matches.names())
     for uri, path in run.checkpoints:
         try:
-            if same.significant(same.entries) <= same.matches(tensors_in(path)).names():
+            if wanted <= model.matches(tensors_in(path)).names():
                 return uri
         except UnreadableError:
             continue

@@ -1,9 +1,9 @@
 """Tensors that are bitwise equal: which entries of a model a file, or an earlier run, holds."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -70,19 +70,19 @@ class ModelTensors:
 
     def __init__(self, state: Mapping[str, object]) -> None:
         self.entries: dict[str, Entry] = {}
-        self._by_shape: dict[tuple[int, ...], list[Entry]] = defaultdict(list)
+        self._by_shape: dict[tuple[int, ...], dict[torch.dtype, dict[bytes, list[Entry]]]] = {}
         with torch.no_grad():
-            varied = {name: _varied(tensor) for name, tensor in state.items() if is_plain(tensor)}
-            large = {
-                name for name, sample in varied.items() if sample is not None and _numel(state[name]) >= _SIGNIFICANT
-            }
-            # In a model of tiny tensors, these must do.
-            chosen = large or {name for name, sample in varied.items() if sample is not None}
-            for name, tensor in state.items():
-                if isinstance(tensor, torch.Tensor) and is_plain(tensor):
-                    entry = Entry(name, tensor, sample_of(tensor), name in chosen)
-                    self.entries[name] = entry
-                    self._by_shape[tuple(tensor.shape)].append(entry)
+            plain = {name: tensor for name, tensor in state.items() if is_plain(tensor)}
+            samples = {name: sample_of(tensor) for name, tensor in plain.items()}
+            varied = {name for name, tensor in plain.items() if _is_varied(tensor, samples[name])}
+        # In a model of tiny tensors, these must do.
+        chosen = {name for name in varied if plain[name].numel() >= _SIGNIFICANT} or varied
+        for name, tensor in plain.items():
+            entry = Entry(name, tensor, samples[name], name in chosen)
+            self.entries[name] = entry
+            if entry.significant:
+                by_type = self._by_shape.setdefault(tuple(tensor.shape), {})
+                by_type.setdefault(tensor.dtype, {}).setdefault(_key(entry.sample), []).append(entry)
 
     def size(self, names: Iterable[str]) -> int:
         """Return the number of elements of some entries."""
@@ -114,14 +114,17 @@ class ModelTensors:
             self._add_insignificant(found, candidates)
         return found
 
-    def _alike(self, candidate: Candidate) -> Iterator[Entry]:
-        entries = [entry for entry in self._by_shape.get(candidate.shape, ()) if entry.significant]
-        if not entries:
-            return
+    def _alike(self, candidate: Candidate) -> Sequence[Entry]:
+        """Return the significant entries that have the shape of a candidate and the elements that are sampled."""
+        by_type = self._by_shape.get(candidate.shape)
+        if not by_type:
+            return ()
         sample = candidate.sample()
-        for entry in entries:
-            if same_bits(_converted(sample, entry.sample), entry.sample):
-                yield entry
+        return [
+            entry
+            for dtype, by_sample in by_type.items()
+            for entry in by_sample.get(_key(_converted(sample, dtype)), ())
+        ]
 
     def _add_insignificant(self, found: Matches, candidates: Sequence[Candidate]) -> None:
         prefixes = {_prefixes(mine, theirs) for mine, theirs in found.pairs.items()}
@@ -142,11 +145,11 @@ def candidate(name: str, tensor: torch.Tensor) -> Candidate:
         name,
         tuple(tensor.shape),
         lambda: sample_of(tensor),
-        lambda other: same_bits(_converted(tensor, other), other.detach().cpu()),
+        lambda other: same_bits(_converted(tensor, other.dtype), other.detach().cpu()),
     )
 
 
-def is_plain(tensor: object) -> bool:
+def is_plain(tensor: object) -> TypeGuard[torch.Tensor]:
     """Return True for a tensor with elements that can be compared: not sharded, sparse, quantised, lazy or on meta."""
     return (
         isinstance(tensor, torch.Tensor)
@@ -165,8 +168,7 @@ def sample_of(tensor: torch.Tensor) -> torch.Tensor:
     count = flat.numel()
     if count <= _SAMPLES:
         return flat.cpu()
-    positions = torch.arange(_SAMPLES, device=flat.device) * (count - 1) // (_SAMPLES - 1)
-    return flat[positions].cpu()
+    return flat[:: count // _SAMPLES][:_SAMPLES].cpu()
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -207,21 +209,21 @@ def _parents(name: str) -> list[str]:
     return [".".join([*parts[:end], ""]) for end in range(len(parts))]
 
 
-def _varied(tensor: object) -> torch.Tensor | None:
-    """Return a sample of a tensor if its elements are not all the same."""
-    assert isinstance(tensor, torch.Tensor)  # noqa: S101
-    sample = sample_of(tensor)
-    if bool((sample == sample[0]).all()):
-        flat = tensor.detach().reshape(-1)
-        if bool((flat == flat[0]).all()):
-            return None
-    return sample
+def _is_varied(tensor: torch.Tensor, sample: torch.Tensor) -> bool:
+    """Return False for a tensor of equal elements."""
+    if bool((sample != sample[0]).any()):
+        return True
+    flat = tensor.detach().reshape(-1)
+    return bool((flat != flat[0]).any())
 
 
-def _converted(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in the floating point type of another: weights of 32 bits may have been loaded into 16."""
-    both = tensor.is_floating_point() and like.is_floating_point()
-    return tensor.to(like.dtype) if both else tensor
+def _key(sample: torch.Tensor) -> bytes:
+    return _as_bytes(sample).numpy().tobytes()
+
+
+def _converted(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor in another floating point type: weights of 32 bits may have been loaded into 16."""
+    return tensor.to(dtype) if tensor.is_floating_point() and dtype.is_floating_point else tensor
 
 
 def _numel(tensor: object) -> int:

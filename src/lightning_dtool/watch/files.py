@@ -26,7 +26,7 @@ _MAX_RECENT = 64
 _MAX_PINNED = 256
 
 _recent: OrderedDict[str, "ReadFile"] = OrderedDict()
-"""The last files that were read, by path."""
+"""The last files that were read, by path. Of too many, the smallest are dropped."""
 
 _pinned: OrderedDict[str, "ReadFile"] = OrderedDict()
 """The files that were read before values were put into a module. Later sample files do not displace them."""
@@ -51,6 +51,11 @@ class ReadFile:
     path: str
     state: tuple[int, int] | None
 
+    @property
+    def size(self) -> int:
+        """Size of the file in bytes."""
+        return self.state[0] if self.state is not None else 0
+
 
 def note(path: str | os.PathLike[str], uri: str | None = None) -> None:
     """Note that a program may have read weights from a file.
@@ -62,7 +67,12 @@ def note(path: str | os.PathLike[str], uri: str | None = None) -> None:
     if getattr(_thread, "unobserved", False):
         return
     found = os.path.abspath(os.fspath(path))
-    _keep(_recent, found, ReadFile(found, file_state(found)), _MAX_RECENT)
+    _recent[found] = ReadFile(found, file_state(found))
+    _recent.move_to_end(found)
+    if len(_recent) > _MAX_RECENT:
+        # The smallest file is the least likely to hold a model's weights. Another thread may change the table.
+        with contextlib.suppress(RuntimeError, KeyError, ValueError):
+            del _recent[min(_recent.values(), key=lambda file: file.size).path]
     if uri is not None:
         _keep(_uris, found, uri, _MAX_PINNED)
 
@@ -178,6 +188,7 @@ def _observed_class(original: Any) -> Any:
     class Observed(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             note_opened(args[0] if args else kwargs.get("filename"))
+            pin()  # the format holds nothing but weights
             return original(*args, **kwargs)
 
         def __instancecheck__(cls, instance: Any) -> bool:

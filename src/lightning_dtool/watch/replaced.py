@@ -45,7 +45,9 @@ def put_in(module: nn.Module) -> set[int]:
     Returns:
         Without the tensors that something has changed in place since then, such as an optimizer or an initialisation.
     """
-    return {id(tensor) for _, tensor in _tensors(module) if _put_in.get(tensor, -1) == version(tensor)}
+    if not _put_in:
+        return set()
+    return {id(tensor) for tensor in _own(module) if _put_in.get(tensor, -1) == version(tensor)}
 
 
 def loads() -> int:
@@ -55,11 +57,15 @@ def loads() -> int:
 
 def trained(module: nn.Module) -> set[int]:
     """Return the `id` of each parameter of a module that an optimizer has changed."""
+    if not _trained:
+        return set()
     return {id(parameter) for parameter in module.parameters() if parameter in _trained}
 
 
 def older(module: nn.Module) -> set[int]:
     """Return the `id` of each tensor of those parts of a module that existed when observing began."""
+    if not _older:
+        return set()
     parts = [part for part in module.modules() if part in _older]
     return {id(tensor) for part in parts for _, tensor in _tensors(part)}
 
