@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import io
 import os
 import pickle
 import tempfile
@@ -348,7 +349,14 @@ def test_constants_and_unrelated_files_prove_nothing(tmp_path: Path) -> None:
 # -- unknown --------------------------------------------------------------------------------------------------
 
 
-def test_values_that_no_file_holds_are_unknown(models: Path, tmp_path: Path) -> None:
+def test_weights_from_a_stream_are_unknown(tmp_path: Path) -> None:
+    module, gaps = Net(), Gaps()
+    module.load_state_dict(torch.load(io.BytesIO(_saved(Net().state_dict(), tmp_path / "weights.pt").read_bytes())))
+    assert capture_initial_weights(module, gaps).origin == "unknown"
+    assert [gap.fact for gap in gaps] == ["model.initial_weights.origin"]
+
+
+def test_values_that_no_file_holds_are_unknown(models: Path) -> None:
     module = Net()
     module.load_state_dict({name: torch.rand_like(value) for name, value in module.state_dict().items()})
     checkpoint = fit(module, models)

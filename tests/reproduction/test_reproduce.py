@@ -118,6 +118,21 @@ def test_the_stored_verdict_refers_to_original_and_rerun(traced: Rerun) -> None:
 
 
 @pytest.mark.usefixtures("forked")
+def test_a_second_fit_of_the_same_module_is_reproduced_with_the_first(tmp_path: Path) -> None:
+    made, models = project(tmp_path, "two_phases.py", "unseeded.py"), places(tmp_path, "first", "second")
+    train(made, "two_phases.py", *map(str, models), fresh=False)
+    first, second = map(only_checkpoint, models)
+    record = DtoolCheckpoint.from_uri(second).record
+    assert record.model.initial_weights is not None
+    assert record.model.initial_weights.origin == "continued"
+    assert record.lineage.parent_checkpoint is not None
+    assert record.lineage.parent_checkpoint.uri == first
+    found = lightning_dtool.reproduce(second, into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, found
+    assert found.factors == ()
+
+
+@pytest.mark.usefixtures("forked")
 def test_an_unseeded_training_is_reproduced(tmp_path: Path) -> None:
     made, models = project(tmp_path, "unseeded.py"), places(tmp_path, "first", "second")
     train(made, "unseeded.py", *map(str, models), fresh=False)
