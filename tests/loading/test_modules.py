@@ -1,6 +1,8 @@
 """Modules from checkpoints: the errors say what to pass, each remedy works, and nothing runs without trust."""
 
 import argparse
+import collections
+import importlib
 import os
 import pickle
 import sys
@@ -328,7 +330,12 @@ def test_each_remedy_for_an_object_that_a_safe_load_does_not_make_works(tmp_path
         checkpoint.load_module()
     message = str(caught.value)
     assert f"hyper_parameters.config ({__name__}.Config)" in message
-    for remedy in ("load_module(config=...)", "add_safe_globals([...])", "trust_source=True", "weights_only=False"):
+    for remedy in (
+        "load_module(config=...)",
+        f"add_safe_globals([{__name__}.Config])",
+        "trust_source=True",
+        "weights_only=False",
+    ):
         assert remedy in message
     with torch.serialization.safe_globals([Config]):
         assert same(weights(checkpoint.load_module()), weights(model))
@@ -336,6 +343,39 @@ def test_each_remedy_for_an_object_that_a_safe_load_does_not_make_works(tmp_path
         assert same(weights(checkpoint.load_module(**options)), weights(model))
     for loaded in (checkpoint.load_module(trust_source=True), checkpoint.load_module(weights_only=False)):
         assert type(loaded.hparams["config"]) is Config
+
+
+class Nested:
+    """An object that contains others."""
+
+    def __init__(self) -> None:
+        self.configs = {"a": [Config()], "kind": Config}
+        self.table = collections.ChainMap({"b": 1})
+
+
+def test_all_types_that_have_to_be_allowed_are_named_at_once(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, Configured(Config(), other=Nested()))
+    listed = f"add_safe_globals([collections.ChainMap, {__name__}.Config, {__name__}.Nested])"
+    with pytest.raises(UnsafeCheckpointError) as caught:
+        checkpoint.load_module()
+    assert listed in str(caught.value)
+    with torch.serialization.safe_globals([Config, Nested, collections.ChainMap]):
+        assert checkpoint.load_module().hparams["other"].table == {"b": 1}
+
+
+def test_a_configuration_of_omegaconf_loads_when_its_types_are_allowed(tmp_path: Path) -> None:
+    omegaconf = pytest.importorskip("omegaconf")
+    checkpoint = saved(tmp_path, OneMapping(omegaconf.OmegaConf.create({"width": 3, "layers": [1, {"a": "b"}]})))
+    with pytest.raises(UnsafeCheckpointError) as caught:
+        checkpoint.load_module()
+    names = str(caught.value).partition("add_safe_globals([")[2].partition("]")[0].split(", ")
+    split = [(name, *name.rsplit(".", 1)) for name in names]
+    allowed = [(getattr(importlib.import_module(module), attribute), name) for name, module, attribute in split]
+    with torch.serialization.safe_globals(allowed):
+        loaded = checkpoint.load_module()
+    assert loaded.hparams == {"width": 3, "layers": [1, {"a": "b"}]}
+    assert loaded.hparams == checkpoint.load_module(weights_only=False).hparams
+    assert isinstance(loaded.hparams, omegaconf.DictConfig)
 
 
 def test_only_what_is_passed_is_no_longer_needed(tmp_path: Path) -> None:

@@ -14,7 +14,13 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_dtool._public import public
 from lightning_dtool._version import __version__
 from lightning_dtool.checkpoint import DtoolCheckpoint, build_to_run
-from lightning_dtool.errors import ConfigurationError, EvaluationError, ProvenanceWarning
+from lightning_dtool.errors import (
+    ConfigurationError,
+    EvaluationError,
+    ModuleLoadError,
+    ProvenanceWarning,
+    UnsafeCheckpointError,
+)
 from lightning_dtool.evaluation.held_out import HeldOut, held_out
 from lightning_dtool.evaluation.inference import Inference
 from lightning_dtool.evaluation.scoring import Predictions, Scores, check_names, score
@@ -140,7 +146,7 @@ def evaluate(
     # A new module draws random numbers for initial weights, which are then replaced.
     with warnings.catch_warnings(record=True) as caught, isolate_rng():
         warnings.simplefilter("always", ProvenanceWarning)
-        built = build_to_run(checkpoint, cls, arguments or {}, trust_source)
+        built = _built(checkpoint, cls, arguments or {}, trust_source)
     missing = _missing(checkpoint, built)
     if missing and not allow_missing:
         raise EvaluationError(
@@ -201,6 +207,20 @@ def _evaluation(
         versions={"lightning_dtool": __version__, **packages},
         evaluated_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _built(
+    checkpoint: DtoolCheckpoint, cls: type[LightningModule] | None, arguments: Mapping[str, Any], trust_source: bool
+) -> Built:
+    try:
+        return build_to_run(checkpoint, cls, arguments, trust_source)
+    except (ModuleLoadError, UnsafeCheckpointError) as error:
+        trust = "" if trust_source else ", or trust_source=True (--trust-source) for all that needs trust"
+        raise type(error)(
+            f"{error.reason} For evaluate, that is cls=... and arguments={{...}} in Python{trust}.",
+            uri=error.uri,
+            path=error.path,
+        ) from error
 
 
 def _missing(checkpoint: DtoolCheckpoint, built: Built) -> list[str]:

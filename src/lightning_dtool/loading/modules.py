@@ -24,7 +24,7 @@ from lightning_dtool.loading.arguments import recorded_arguments, warn_of_defaul
 from lightning_dtool.loading.building import MAX_NAMED, Built, build, shown
 from lightning_dtool.loading.own_loader import has_own_loader, load_by_class, written_again
 from lightning_dtool.loading.recorded_source import import_class, import_object, objects_from_source
-from lightning_dtool.loading.weights import load_safely, read_checkpoint, unknown_names, unread
+from lightning_dtool.loading.weights import load_safely, names_within, read_checkpoint, unknown_names, unread
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import Provenance
 from lightning_dtool.values.definitions import source_digest
@@ -255,26 +255,27 @@ def _safe_content(
         checkpoint[key] = dict(needed[key])
     refused = unread(needed)
     if refused:
-        raise UnsafeCheckpointError(_refusal(source, refused, trust_source), uri=source.uri)
+        raise UnsafeCheckpointError(_refusal(source, refused, names_within(needed), trust_source), uri=source.uri)
     return {name: value for name, value in checkpoint.items() if name in needed or not unread(value)}
 
 
-def _refusal(source: Source, refused: Mapping[str, str], trust_source: bool) -> str:
+def _refusal(source: Source, refused: Mapping[str, str], names: set[str], trust_source: bool) -> str:
     named = ", ".join(f"{place} ({name})" for place, name in sorted(refused.items())[:MAX_NAMED])
     prefix = f"{LightningModule.CHECKPOINT_HYPER_PARAMS_KEY}."
     arguments = sorted({place.removeprefix(prefix).partition(".")[0] for place in refused if place.startswith(prefix)})
     remedies = []
     if arguments and all(place.startswith(prefix) for place in refused):
         remedies.append(f"Pass them: load_module({', '.join(f'{name}=...' for name in arguments[:MAX_NAMED])}).")
-    recorded = [name for name in refused.values() if _recorded_path(source.record, name)]
+    recorded = [name for name in names if _recorded_path(source.record, name)]
     if recorded and not trust_source:
         remedies.append(
             "If you trust the origin of the checkpoint, take the classes of the training script from its recorded"
             " source: load_module(trust_source=True)."
         )
-    if not any(name.startswith("__main__.") for name in refused.values()):
+    if not any(name.startswith("__main__.") for name in names):
         remedies.append(
-            "If you know that these types are harmless, allow them with torch.serialization.add_safe_globals([...])."
+            "If you know that these types are harmless, allow them:"
+            f" torch.serialization.add_safe_globals([{', '.join(sorted(names))}])."
         )
     with_source = ", trust_source=True" if recorded or trust_source else ""
     remedies.append(

@@ -194,6 +194,28 @@ def unread(value: Any) -> dict[str, str]:
     return found
 
 
+def names_within(value: Any) -> set[str]:
+    """Return the names of all objects that were not made, also of those that others contain.
+
+    Args:
+        value: The result of `read_checkpoint`, or a part of it.
+    """
+    names: set[str] = set()
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if id(item) in seen or not isinstance(item, _CONTAINERS):
+            continue
+        seen.add(id(item))
+        if isinstance(item, Unread) and item.name not in MAKERS:
+            names.add(item.name)
+        if isinstance(item, ATTRIBUTES):
+            item = vars(item)
+        pending += [*item.keys(), *item.values()] if isinstance(item, Mapping) else item
+    return names
+
+
 _CONTAINERS = (Mapping, list, tuple, set, frozenset, collections.deque, *ATTRIBUTES)
 
 
