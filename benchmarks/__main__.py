@@ -41,7 +41,8 @@ def main() -> None:
     console = Console()
     for name in arguments.names or names:
         module = importlib.import_module(f"benchmarks.{name}")
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # importing Lightning sets another level
+        for package in ("lightning.pytorch", "pytorch_lightning"):  # importing them sets another level
+            logging.getLogger(package).setLevel(logging.ERROR)
         console.rule(name)
         with tempfile.TemporaryDirectory(prefix="benchmark-", dir=arguments.folder) as folder:
             comparisons = []
