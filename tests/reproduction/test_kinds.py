@@ -63,6 +63,22 @@ def test_an_unseeded_script_without_the_callback_is_reproduced_from_saved_initia
     assert found.verdict is Verdict.IDENTICAL, (found, found.factors)
 
 
+def test_a_script_that_seeds_each_generator_itself_is_reproduced(tmp_path: Path) -> None:
+    made, (models,) = project(tmp_path), places(tmp_path, "models")
+    text = (SCRIPTS / "seeded.py").read_text()
+    by_hand = "torch.manual_seed(1)\n    np.random.seed(2)\n    random.seed(3)"
+    drawn = "import random\n\nimport numpy as np\n\nrandom.random()\nnp.random.rand()\n"
+    (made / "seeded.py").write_text(drawn + text.replace("L.seed_everything(1)", by_hand))
+    train(made, "seeded.py", str(models))
+    uri = only_checkpoint(models)
+    record = DtoolCheckpoint.from_uri(uri).record
+    assert record.randomness.repeatable_by == "seed"
+    assert record.randomness.seeds == {"torch": 1, "numpy": 2, "python": 3}
+
+    found = lightning_dtool.reproduce(uri, into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, (found, found.factors)
+
+
 def test_a_module_with_relative_imports_is_reproduced(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path), places(tmp_path, "models")
     package = made / "src" / "leaves"

@@ -1,7 +1,7 @@
 """The settings of losses: arguments of loss functions, and attributes of loss modules and metrics."""
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,16 +33,9 @@ def is_loss(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.modules.loss._Loss) or type(module).__name__.endswith(("Loss", "Criterion"))
 
 
-def describe_loss_modules(module: LightningModule, gaps: Gaps, attributes: Collection[str] = ()) -> list[LossCall]:
-    """Return the loss modules of a LightningModule with their present settings, whether or not they were called.
-
-    Args:
-        module: The LightningModule.
-        gaps: Receives a gap for each setting that cannot be recorded.
-        attributes: Names of further modules, which are losses although their classes are not named like one: the
-            `attribute` of each call in the record of the loss.
-    """
-    found = [(name, child) for name, child in module.named_modules() if name and (is_loss(child) or name in attributes)]
+def describe_loss_modules(module: LightningModule, gaps: Gaps) -> list[LossCall]:
+    """Return the loss modules of a LightningModule, whether or not they were called."""
+    found = [(name, child) for name, child in module.named_modules() if name and is_loss(child)]
     calls: list[LossCall] = []
     for name, child in found[:MAX_CALLS]:
         settings = loss_settings(child, gaps.at(f"loss.calls[{len(calls)}]"))
