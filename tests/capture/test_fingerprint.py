@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import programs
 from lightning_dtool.capture import content
-from lightning_dtool.capture.content import has_hidden_state
 from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint, holds_data
+from lightning_dtool.values.objects import has_hidden_state
 
 
 class Holder(Dataset):  # type: ignore[type-arg]

@@ -1,18 +1,25 @@
 """Recorded transforms, collate functions and hooks: their structure and source."""
 
 import json
+import operator
+import random
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from kit import TinyNet, loader, trainer
 from lightning_dtool.capture.preprocessing import capture_hooks, describe_pipeline
 from lightning_dtool.record import Data, Gaps
+from lightning_dtool.values.reading import decode, unreadable
+from lightning_dtool.values.writing import encode
 
 v2 = pytest.importorskip("torchvision.transforms.v2")
 from torchvision import transforms as v1  # noqa: E402
@@ -182,3 +189,80 @@ def test_a_function_without_source_is_a_gap() -> None:
     gaps = Gaps()
     assert json.loads(text(namespace["nowhere"], gaps)) == {"type": "builtins:function", "name": "made_up:nowhere"}
     assert "source code" in gaps[0].reason
+
+
+class Ignores:
+    """Takes an argument that it does not keep, so that its behaviour cannot depend on it."""
+
+    def __init__(self, size: int) -> None:
+        pass
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+class IgnoresToo(nn.Module):
+    def __init__(self, *sizes: int, **options: Any) -> None:
+        super().__init__()
+
+
+COMPLETE: dict[str, Any] = {
+    "nn.Identity": nn.Identity(),
+    "nn.Identity with arguments": nn.Identity(3, unused=True),
+    "modules without parameters": nn.Sequential(nn.Identity(), nn.Flatten(), nn.ReLU(), nn.ZeroPad2d(1)),
+    "a module with parameters": nn.Linear(2, 2),
+    "ignored arguments": Ignores(3),
+    "ignored arguments of a module": IgnoresToo(3, a=1),
+    "a lambda": lambda x: x + 1,
+    "a function of torch": nn.functional.relu,
+    "a built-in function of torch": torch.relu,
+    "a method of tensors": torch.Tensor.float,
+    "a function of NumPy": np.log1p,
+    "a random function of NumPy": np.random.choice,
+    "a random function of Python": random.shuffle,
+    "a bound method of a text": "-".join,
+    "a bound method of a pattern": re.compile("a").sub,
+    "a method of an installed library": StandardScaler().fit([[0.0], [1.0]]).transform,
+    "partial": partial(lambda x, y: x * y, y=2),
+    "itemgetter": operator.itemgetter(0, "a"),
+    "attrgetter": operator.attrgetter("shape.numel"),
+    "vectorize": np.vectorize(abs),
+    "a crop": v2.RandomResizedCrop(8),
+}
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_what_is_described_completely_is_no_gap(name: str) -> None:
+    gaps = Gaps()
+    text(COMPLETE[name], gaps)
+    assert [(gap.fact, gap.reason) for gap in gaps] == []
+
+
+def test_items_of_getters_are_recorded() -> None:
+    assert text(operator.itemgetter(1)) != text(operator.itemgetter(2))
+
+
+@pytest.mark.parametrize(
+    "transform", [nn.Identity(), v2.RandomResizedCrop(8), v2.RandomErasing(), operator.itemgetter(0)], ids=repr
+)
+def test_transforms_of_libraries_can_be_rebuilt_from_a_record(transform: Any) -> None:
+    gaps = Gaps()
+    written = encode(transform, gaps)
+    assert not gaps
+    assert unreadable(written) is None
+    assert type(decode(written, argument="x", trust_source=True)) is type(transform)
+
+
+def test_what_is_not_described_completely_stays_a_gap() -> None:
+    class Kept:
+        """Keeps its argument where nobody can see it."""
+
+        __slots__ = ()
+
+        def __init__(self, size: int) -> None:
+            sizes[id(self)] = size
+
+    sizes: dict[int, int] = {}
+    gaps = Gaps()
+    text([Kept(3), operator.methodcaller("x", 1)], gaps)
+    assert [gap.fact for gap in gaps] == ["here[0]", "here[1]"]

@@ -9,6 +9,7 @@ import enum
 import functools
 import json
 import math
+import operator
 import pathlib
 import re
 import types
@@ -184,6 +185,8 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
         st.lists(PLAIN, max_size=2),
         st.dictionaries(NAMES, PLAIN, max_size=2),
     ),
+    "operator:itemgetter": st.lists(PLAIN, min_size=1, max_size=3).map(lambda it: operator.itemgetter(*it)),
+    "operator:attrgetter": st.lists(NAMES, min_size=1, max_size=3).map(lambda it: operator.attrgetter(*it)),
     "torch:Tensor": st.one_of(
         *(tensors(dtype, FLOATS) for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)),
         *(tensors(dtype, st.integers(0, 9)) for dtype in (torch.uint8, torch.int64, torch.bool)),
@@ -208,6 +211,8 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "numpy:dtype": st.sampled_from([np.dtype("float32"), np.dtype(">i2"), np.dtype("U3")]),
     "numpy:ufunc": st.sampled_from([np.sin, np.add]),
     "torch:Generator": st.nothing(),
+    "numpy.random:Generator": st.nothing(),
+    "numpy.random:RandomState": st.nothing(),
     "builtins:type": st.sampled_from([nn.ReLU, int, dict, Point, Options]),
     "builtins:method": st.nothing(),
     "builtins:function": st.sampled_from(
@@ -259,6 +264,8 @@ def same(one: Any, other: Any) -> bool:
         return sorted(map(repr, one)) == sorted(map(repr, other))
     if isinstance(one, argparse.Namespace | types.SimpleNamespace) or dataclasses.is_dataclass(one):
         return same(vars(one), vars(other))
+    if isinstance(one, operator.itemgetter | operator.attrgetter):
+        return same(one.__reduce__()[1], other.__reduce__()[1])
     if isinstance(one, functools.partial):
         return same((one.func, one.args, one.keywords), (other.func, other.args, other.keywords))
     return bool(one == other)

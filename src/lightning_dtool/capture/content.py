@@ -15,7 +15,6 @@ import logging
 import os
 import random
 import re
-import struct
 import threading
 import types
 import uuid
@@ -36,7 +35,7 @@ from lightning_dtool.record import as_text
 from lightning_dtool.store import FrozenDataset
 from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_users
 from lightning_dtool.values.digests import digest_of_numbers, nbytes, state_digest
-from lightning_dtool.values.objects import attributes_of
+from lightning_dtool.values.objects import attributes_of, has_hidden_state
 
 MAX_BYTES = 64 * 2**20
 """Maximum size of data in memory that is read, in bytes."""
@@ -82,15 +81,6 @@ _AS_TEXT = (
     torch.Size, np.dtype, type(...), type(NotImplemented),
 )  # fmt: skip
 """Objects that their repr describes completely."""
-
-_HEAP_TYPE = 1 << 9
-"""The flag of every class that was defined in Python, and of some that were written in C."""
-
-_SIZE_OF_AN_OBJECT = type("Plain", (), {}).__basicsize__
-"""Size of an object of a class without slots that was defined in Python."""
-
-_SIZE_OF_A_SLOT = struct.calcsize("P")
-
 
 _TOO_MANY = f"more than {MAX_ENTRIES} arrays, containers and objects"
 
@@ -430,18 +420,6 @@ class Content:
         if size > self._left:
             raise TooMuchError(f"more than the limit of {_megabytes(MAX_BYTES)} in all")
         self._left -= size
-
-
-def has_hidden_state(cls: type) -> bool:
-    """Return whether a class derives from one that was written in C, whose instances hold more than attributes.
-
-    Args:
-        cls: The class.
-    """
-    slots = sum(isinstance(entry, types.MemberDescriptorType) for each in cls.__mro__ for entry in vars(each).values())
-    if cls.__basicsize__ > _SIZE_OF_AN_OBJECT + slots * _SIZE_OF_A_SLOT:
-        return True
-    return any(not each.__flags__ & _HEAP_TYPE for each in cls.__mro__ if each is not object)
 
 
 _name: Callable[[Any], str] = functools.cache(class_path)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_dtool.capture.content import Content, FoundError, has_hidden_state
+from lightning_dtool.capture.content import Content, FoundError
 from lightning_dtool.capture.tables import blocks_of
-from lightning_dtool.values.objects import attributes_of
+from lightning_dtool.values.objects import attributes_of, has_hidden_state
 
 _MAX_NAMED = 20
 """Maximum number of attributes that are named."""

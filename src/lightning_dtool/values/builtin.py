@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import math
+import operator
 import os
 import pathlib
 import re
@@ -81,6 +82,8 @@ def register(registry: Registry) -> None:
     registry.add(types.SimpleNamespace, _write_namespace, _read_namespace(types.SimpleNamespace))
     registry.add(re.Pattern, _write_fields("pattern", "flags"), _read_pattern)
     registry.add(functools.partial, _write_partial, _read_partial)
+    for getter in (operator.itemgetter, operator.attrgetter):
+        registry.add(getter, _write_getter, _read_getter(getter))
     registry.add_family("enum:Enum", _subclass_of(enum.Enum), _write_enum, _read_enum)
     registry.add_family("collections.abc:Mapping", _subclass_of(Mapping), _content_only(_write_pairs), _read_mapping)
     registry.add_family(
@@ -259,6 +262,14 @@ def _read_partial(content: Mapping[str, Any], reader: "Reader") -> Any:
     return functools.partial(
         reader.decode(content["func"]), *reader.decode(content["args"]), **reader.decode(content["keywords"])
     )
+
+
+def _write_getter(value: Any, writer: "Writer", gaps: Gaps) -> Content:
+    return {"args": writer.encode(list(value.__reduce__()[1]), gaps.at("args"))}
+
+
+def _read_getter(cls: Any) -> Read:
+    return lambda content, reader: cls(*reader.decode(content["args"]))
 
 
 def _write_enum(value: enum.Enum, writer: "Writer", gaps: Gaps) -> Content:

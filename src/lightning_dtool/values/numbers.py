@@ -44,6 +44,11 @@ def register(registry: Registry) -> None:
     )
     registry.add_matching("numpy:ufunc", lambda value: isinstance(value, np.ufunc), _write_ufunc, _read_ufunc)
     registry.add(torch.Generator, _write_generator, _unreadable, name="torch:Generator")
+    for generator, name in (
+        (np.random.Generator, "numpy.random:Generator"),
+        (np.random.RandomState, "numpy.random:RandomState"),
+    ):
+        registry.add(generator, _write_numpy_generator, _unreadable, name=name)
 
 
 # -- torch ----------------------------------------------------------------------------------------
@@ -104,6 +109,11 @@ def _write_device(value: torch.device, writer: "Writer", gaps: Gaps) -> Content:
 def _write_generator(value: torch.Generator, writer: "Writer", gaps: Gaps) -> Content:
     writer.add_unreadable(gaps, "only the initial seed of a generator is recorded", "create it in __init__")
     return {"repr": "a generator", "initial_seed": writer.encode(value.initial_seed(), gaps)}
+
+
+def _write_numpy_generator(value: Any, writer: "Writer", gaps: Gaps) -> Content:
+    writer.add_unreadable(gaps, "the state of a generator is not recorded", "create it in __init__")
+    return {"repr": "a generator"}
 
 
 def _unreadable(content: Mapping[str, Any], reader: "Reader") -> Any:

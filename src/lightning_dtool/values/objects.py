@@ -4,6 +4,7 @@ import enum
 import importlib
 import inspect
 import itertools
+import struct
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,15 @@ _BOOKKEEPING = frozenset(vars(torch.nn.Module()))
 
 _RECORDED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, Dataset, DataLoader)
 """Objects that a transform may refer to and that other parts of a record describe."""
+
+_HEAP_TYPE = 1 << 9
+"""The flag of every class that was defined in Python, and of some that were written in C."""
+
+_SIZE_OF_AN_OBJECT = type("Plain", (), {}).__basicsize__
+"""Size of an object of a class without slots that was defined in Python."""
+
+_SIZE_OF_A_SLOT = struct.calcsize("P")
+
 
 EXTRAS = frozenset({"source", "bytecode", "defaults", "closure", "globals", "self", "attributes", "children", "mode"})
 """Keys that are not needed to read a value back. `encode` adds some of them only to what cannot be imported."""
@@ -186,11 +196,17 @@ def _by_parameters(value: Any, writer: "Writer", gaps: Gaps) -> Content:
             f"only the repr of a {class_path(cls)} is recorded", "pass plain values and build the object in __init__"
         )
         return {"repr": short_repr(value)}
+    parameters = list(_init_parameters(cls))
+    # An object without attributes does not depend on its arguments: `nn.Identity` takes any. It can be built without
+    # those that are optional.
+    depends = kept != {} or has_hidden_state(cls)
+    if not depends and (writer.detailed or all(variadic for _, variadic in parameters)):
+        parameters = []
     kept = kept or {}
     init: Content = {}
     missing = []
     used = set()
-    for name, variadic in _init_parameters(cls):
+    for name, variadic in parameters:
         key = next((key for key in (name, f"_{name}") if key in kept), None)
         if variadic or key is None:
             missing.append(name)
@@ -216,11 +232,16 @@ def _add_lost(value: Any, content: Content, rest: Mapping[str, Any], gaps: Gaps)
     name = class_path(type(value))
     if "missing" in content:
         gaps.add(f"{name} does not keep these parameters: {', '.join(content['missing'])}", "keep them as attributes")
-    elif isinstance(value, torch.nn.Module) and any(
-        isinstance(entry, torch.Tensor | torch.nn.Module) for entry in rest.values()
-    ):
+    elif isinstance(value, torch.nn.Module) and any(_is_weight(value, key, entry) for key, entry in rest.items()):
         gaps.add(f"the weights of a {name} are not recorded", "pass plain values and build the object in __init__")
         content["missing"] = ["weights"]
+
+
+def _is_weight(module: torch.nn.Module, name: str, value: Any) -> bool:
+    """Return whether an attribute does not follow from the init parameters. Tensors of transforms in libraries do."""
+    if isinstance(value, torch.nn.Module) or name in module._parameters or name in module._buffers:
+        return True
+    return isinstance(value, torch.Tensor) and is_users(type(module))
 
 
 def _add_details(value: Any, content: Content, rest: dict[str, Any], writer: "Writer", gaps: Gaps) -> None:
@@ -286,6 +307,18 @@ def attributes_of(value: Any) -> dict[str, Any] | None:
         own = {name: entry for name, entry in own.items() if name not in _BOOKKEEPING}
         own = {**own, **value._parameters, **value._buffers, **value._modules}
     return {**kept, **{name: entry for name, entry in own.items() if isinstance(name, str)}}
+
+
+def has_hidden_state(cls: type) -> bool:
+    """Return whether a class derives from one that was written in C, whose instances hold more than attributes.
+
+    Args:
+        cls: The class.
+    """
+    slots = sum(isinstance(entry, types.MemberDescriptorType) for each in cls.__mro__ for entry in vars(each).values())
+    if cls.__basicsize__ > _SIZE_OF_AN_OBJECT + slots * _SIZE_OF_A_SLOT:
+        return True
+    return any(not each.__flags__ & _HEAP_TYPE for each in cls.__mro__ if each is not object)
 
 
 def _init_parameters(cls: type) -> Iterator[tuple[str, bool]]:
