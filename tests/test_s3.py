@@ -168,7 +168,7 @@ def test_a_lack_of_write_permission_is_an_error_before_training(
         trainer(tmp_path, DtoolProvenanceCallback(s3_base_uri)).fit(TinyNet(), loader())
 
 
-@pytest.mark.filterwarnings("ignore:.* its tags could not be written:lightning_dtool.errors.ProvenanceWarning")
+@pytest.mark.filterwarnings("ignore:.* could not be written:lightning_dtool.errors.ProvenanceWarning")
 @pytest.mark.parametrize(("method", "part", "fault"), [("PUT", "/data/", answers(403)), ("", "", hangs_up)])
 def test_a_store_that_fails_during_training_does_not_stop_it(
     tmp_path: Path,

@@ -440,7 +440,9 @@ class DtoolProvenanceCallback(Callback):
                 dataset.put_tag(LAST_TAG)
         except LightningDtoolError as error:
             warnings.warn(
-                f"{dataset.uri}: its tags could not be written. {error.reason}", ProvenanceWarning, stacklevel=2
+                f"{dataset.uri}: its tags and `run_status` could not be written. {error.reason}",
+                ProvenanceWarning,
+                stacklevel=2,
             )
 
     def _announce(self, trainer: Trainer, number: int, uri: str) -> None:
