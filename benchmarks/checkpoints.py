@@ -1,7 +1,9 @@
 """Benchmarks of saving checkpoints: waiting time, added fit time, disk space and memory."""
 
+import contextlib
 import multiprocessing
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -17,12 +19,13 @@ from unittest.mock import patch
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
-from benchmarks.measuring import Bar, Comparison, Settings, interleaved
+from benchmarks.measuring import SEED, Bar, Comparison, Settings, interleaved
 from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
 from lightning_dtool import DtoolProvenanceCallback
+from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.store.digest import hash_file
 
 NONE = "no checkpoints"
@@ -78,6 +81,50 @@ def run(settings: Settings) -> Iterator[Comparison]:
     for shown, (megabytes, steps, rounds) in sizes.items():
         yield from _compare(settings, shown, megabytes, steps, rounds)
     yield _memory(settings, 8 if settings.short else 512)
+    for megabytes in (0.01,) if settings.short else (0.01, 100):
+        yield _looks(settings, megabytes)
+
+
+def _looks(settings: Settings, megabytes: float) -> Comparison:
+    """Compare saves that look for what has changed with saves that do not, in turns within one fit."""
+    looking, blind = "looks for changes", "does not look"
+    saves = 8 if settings.short else 120 if megabytes < 1 else 40
+    folder = settings.folder / f"{uuid.uuid4()}"
+    (folder / "models").mkdir(parents=True)
+    checkpoints = _PairedSaves(dirpath=folder / "checkpoints", save_top_k=1)
+    callbacks = [checkpoints, DtoolProvenanceCallback(str(folder / "models"), background=False)]
+    trainer = quiet_trainer(folder, callbacks, max_epochs=saves)
+    trainer.fit(Wide(megabytes), batches(2))
+    shutil.rmtree(folder)
+    # The first saves write what later ones share, such as the archive of the code.
+    figures = {name: checkpoints.figures[look][2:] for name, look in ((blind, False), (looking, True))}
+    return Comparison(
+        f"Time that training waits for a checkpoint of {'a tiny model' if megabytes < 1 else f'{megabytes} MB'}",
+        "ms",
+        figures,
+        blind,
+        [Bar(looking, 1.05, statistic="paired")],
+        ["Measured in one fit with background=False: the saves take turns, in pairs with a random order."],
+    )
+
+
+class _PairedSaves(ModelCheckpoint):
+    """A ModelCheckpoint that measures its saves, of which one of each pair looks for changes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.figures: dict[bool, list[float]] = {False: [], True: []}
+        self._shuffled = random.Random(SEED)
+        self._order: list[bool] = []
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        self._order = self._order or self._shuffled.sample([True, False], 2)
+        look = self._order.pop()
+        unchanged = patch.object(Recorder, "_looked_again", lambda self, trainer, before, before_batch: before)
+        with contextlib.nullcontext() if look else unchanged:
+            begun = time.perf_counter()
+            super()._save_checkpoint(trainer, filepath)
+            self.figures[look].append(1e3 * (time.perf_counter() - begun))
 
 
 def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds: int) -> Iterator[Comparison]:

@@ -187,10 +187,13 @@ class Recorder:
             trainer: The Trainer.
         """
         if self._observed is not None:
-            before = self._observed
-            self._observed = self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
-            self._gaps.at("loss").observe(lambda: self._follow_loss(trainer, before_batch=True), None)
+            self._observed = self._looked_again(trainer, self._observed, before_batch=True)
             self._note_sources(self._observed)
+
+    def _looked_again(self, trainer: LightningTrainer, before: Observed, before_batch: bool) -> Observed:
+        """Observe again what has changed since the last look, also the loss."""
+        self._gaps.at("loss").observe(lambda: self._follow_loss(trainer, before_batch), None)
+        return self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
 
     def _follow_loss(self, trainer: LightningTrainer, before_batch: bool) -> None:
         before = self._loss.loss
@@ -261,15 +264,13 @@ class Recorder:
         """
         if self._observed is None:  # saved without training
             self._observed = self._observe(trainer)
-        before = self._with_late_modules(self._observed)
-        gaps = Gaps()
-        observed = self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
+        observed = self._looked_again(trainer, self._with_late_modules(self._observed), before_batch=False)
         self._observed = observed
-        self._gaps.at("loss").observe(lambda: self._follow_loss(trainer, before_batch=False), None)
+        gaps = Gaps()
         if self._has_begun and not self._epoch_over:
             self._note_sources(observed)
         gaps.include(self._gaps)
-        for name in set(self._foreign) - set(foreign_training_data(observed.data)):
+        for name in sorted(set(self._foreign) - set(foreign_training_data(observed.data))):
             reason = f"the model was also trained on a {name}, which is not a dtool dataset and is no longer in use"
             gaps.at("lineage.source_datasets").add(reason, "pack it with `lightning-dtool pack`; see `changes`")
         gaps.include(self._weights_gaps)
