@@ -51,13 +51,11 @@ class Look:
     def changed(self, trainer: LightningTrainer, module: LightningModule) -> list[str]:
         """Return the names of the parts of the record that may have changed since the last call.
 
-        The schedulers always count as changed, because their states are different after each step.
-
         Args:
             trainer: The Trainer.
             module: The LightningModule, not wrapped by a strategy.
         """
-        found = ["schedulers"]
+        found = []
         for name, token in _TOKENS.items():
             try:
                 now = token(trainer, module)
@@ -130,6 +128,8 @@ def _randomness_token(trainer: LightningTrainer, module: LightningModule) -> Tok
 _TOKENS: dict[str, Callable[[LightningTrainer, LightningModule], Token]] = {
     "model": _model_token,
     "optimizers": optimizers_token,
+    # Their states are different after each step.
+    "schedulers": lambda trainer, module: _CHANGED if trainer.lr_scheduler_configs else (),
     "data": _data_token,
     "randomness": _randomness_token,
     "trainer": trainer_token,
