@@ -53,7 +53,7 @@ FOREIGN_DATA = {"data.stages.train[0].dataset", "data.stages.val[0].dataset", "d
     ("script", "arguments", "unknown"),
     [
         ("autoencoder.py", [], FOREIGN_DATA),
-        ("gan.py", [], FOREIGN_DATA | {"randomness.global_seed"}),
+        ("gan.py", [], FOREIGN_DATA | {"randomness.global_seed", "randomness.repeatable_by"}),
         ("classifier_cli.py", CLI, FOREIGN_DATA),
     ],
     ids=["autoencoder", "GAN", "LightningCLI"],
