@@ -136,6 +136,7 @@ def test_every_attribute_is_covered() -> None:
     assert len(found) == 6
     assert fingerprint({"a": [1, 12]}) != fingerprint({"a": [11, 2]})
     assert fingerprint(["a", "b"]) != fingerprint(["b", "a"])
+    assert fingerprint([10**5000]) != fingerprint([10**5000 + 1])
 
 
 def test_a_fingerprint_is_the_same_in_every_process(tmp_path: Path) -> None:

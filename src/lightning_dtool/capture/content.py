@@ -312,9 +312,10 @@ class Content:
             return line
         if isinstance(value, list | tuple) and all(type(entry) in _PLAIN for entry in value):
             self._take(sum(len(entry) for entry in value if isinstance(entry, str)))
-            integers = [f"{entry:#x}" for entry in value if type(entry) is int]
-            others = [None if type(entry) is int else [entry] for entry in value]
-            return _joined(start, [json.dumps(integers), json.dumps(others)])
+            try:
+                return _joined(start, [json.dumps(value)])
+            except ValueError:  # an integer of thousands of digits
+                return _joined(start, [self._plain(entry, place) for entry in value])
         if len(value) > self._entries and type(value[0]) not in _PLAIN:
             raise TooMuchError(_TOO_MANY)
         return _joined(start, (self._line(entry, f"{place}[{index}]") for index, entry in enumerate(value)))
