@@ -48,7 +48,7 @@ def record_fields() -> str:
 
 
 def recorded_facts() -> str:
-    """Return a table for each part of the record with the source of each fact and the tests that show it."""
+    """Return a table for each part of the record: where and when each fact is observed, and what is said otherwise."""
     known = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
     return "\n\n".join(f"## {part}\n\n{_facts_table(facts)}" for part, facts in known.items())
 
@@ -131,11 +131,17 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 
 def _facts_table(facts: dict[str, dict[str, Any]]) -> str:
-    rows = [
-        f"| [`{field}`](record.md#fields) | {fact['from']} | {'<br>'.join(f'`{test}`' for test in fact['tests'])} |"
-        for field, fact in facts.items()
-    ]
-    return "\n".join(["| Fact | Where it comes from | Shown by |", "|---|---|---|", *rows])
+    lines = ["| Fact | Where it comes from | When it is observed | If it is not known | Shown by |", "|" + "---|" * 5]
+    for field, fact in facts.items():
+        cells = (
+            f"[`{field}`](record.md#fields)",
+            fact["from"],
+            ", ".join(fact["when"]),
+            "<br>".join([fact["otherwise"], *(f"gap `{path}`" for path in fact.get("gaps", []))]),
+            "<br>".join(f"`{test}`" for test in fact["tests"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _in_order(part: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

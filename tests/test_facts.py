@@ -1,10 +1,11 @@
-"""The table `docs/facts.yml`, which names every fact of the record and its tests, and tests of plain facts."""
+"""The table `docs/facts.yml` of every fact of the record, its gaps and its tests; and tests of plain facts."""
 
 import ast
 import functools
 import getpass
 import inspect
 import platform
+import re
 import typing
 import uuid
 from datetime import datetime, timezone
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 import lightning_dtool
 import lightning_dtool.record.models as models
-from kit import TinyNet, trainer
+from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.capture.history import peak_accelerator_memory
 from lightning_dtool.data.packing import pack
@@ -28,6 +29,15 @@ TESTS = Path(__file__).parent
 FACTS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
     (TESTS.parent / "docs" / "facts.yml").read_text(encoding="utf-8")
 )
+
+PAGE = (TESTS.parent / "docs" / "reference" / "facts.md").read_text(encoding="utf-8")
+WHEN = re.findall(r"^\| (\w[\w ]+) \| .* \|$", PAGE.partition("|---|")[2], re.MULTILINE)
+"""The words that the page explains."""
+
+AGAIN = "again when it changes"
+
+OF_CHANGES = ("capture/test_changes.py", "test_truth.py")
+"""Files whose tests change facts while training goes on."""
 
 
 def holds_sections(annotation: Any) -> bool:
@@ -64,12 +74,105 @@ ROWS = [(f"{part}.{field}", fact) for part, facts in FACTS.items() for field, fa
 
 @pytest.mark.parametrize(("name", "fact"), ROWS, ids=[name for name, _ in ROWS])
 def test_each_fact_has_a_source_and_existing_tests(name: str, fact: dict[str, Any]) -> None:
-    assert set(fact) == {"from", "tests"}
+    assert set(fact) - {"gaps"} == {"from", "when", "otherwise", "tests"}
     assert fact["from"].strip()
+    assert fact["otherwise"].strip()
     assert fact["tests"], f"{name}: add a test of this fact to docs/facts.yml"
     for test in fact["tests"]:
         file, _, function = test.partition("::")
         assert function in names_in(file), test
+
+
+@pytest.mark.parametrize(("name", "fact"), ROWS, ids=[name for name, _ in ROWS])
+def test_each_fact_says_when_it_is_observed(name: str, fact: dict[str, Any]) -> None:
+    assert fact["when"]
+    assert set(fact["when"]) <= set(WHEN)
+    if AGAIN in fact["when"]:
+        assert any(test.startswith(OF_CHANGES) for test in fact["tests"]), f"{name}: add a test that changes it"
+
+
+def test_every_word_for_a_moment_is_used() -> None:
+    assert {word for _, fact in ROWS for word in fact["when"]} == set(WHEN)
+    assert len(WHEN) == len(set(WHEN))
+
+
+# -- gaps ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def places() -> str:
+    """Return a pattern of the places for which the code makes collectors of gaps, from the arguments of `at`.
+
+    A part of a text that the code inserts matches a word in capitals. A computed place matches a single one.
+    """
+    found = {"[A-Z]+"}
+    for file in (TESTS.parent / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "at":
+                found |= set(map(pattern_of, node.args[:1]))
+    return "|".join(sorted(found, key=len, reverse=True))
+
+
+def pattern_of(place: ast.expr) -> str:
+    if isinstance(place, ast.Constant):
+        return re.escape(str(place.value))
+    if isinstance(place, ast.JoinedStr):
+        return "".join("[A-Z]+" if isinstance(part, ast.FormattedValue) else pattern_of(part) for part in place.values)
+    if isinstance(place, ast.IfExp):
+        return f"(?:{pattern_of(place.body)}|{pattern_of(place.orelse)})"
+    return "[A-Z]+"
+
+
+@pytest.mark.parametrize("path", sorted({path for _, fact in ROWS for path in fact.get("gaps", [])}))
+def test_the_code_can_add_each_gap(path: str) -> None:
+    part = path.partition(".")[0].partition("[")[0]
+    assert part in models.Provenance.model_fields
+    assert re.fullmatch(rf"(?:{places()})(?:(?:\.|(?=\[))(?:{places()}))*", path), f"no code adds the gap {path}"
+
+
+def test_a_gap_that_no_code_adds_is_found() -> None:
+    for path in ("model.absent", "loss.calls[N].absent", "environment"):
+        found = re.fullmatch(rf"(?:{places()})(?:(?:\.|(?=\[))(?:{places()}))*", path)
+        assert (found is not None) == (path == "environment"), path
+
+
+RAISING = {
+    "model": "provenance.capture_model",
+    "optimizers": "provenance.capture_optimizers",
+    "schedulers": "provenance.capture_schedulers",
+    "data": "provenance.capture_data",
+    "trainer": "provenance.capture_trainer",
+    "trainer.config": "provenance.capture_config",
+    "environment": "provenance.capture_environment",
+    "environment.versions": "provenance.model_libraries",
+    "code": "provenance.collect_code",
+    "randomness": "provenance.capture_randomness",
+    "randomness.states": "recorder.random_states",
+    "model.initial_weights": "recorder.capture_initial_weights",
+    "model.initial_weights.stored": "recorder.snapshot",
+    "checkpoint.state_dict": "provenance.missing_from_state",
+    "loss": "loss.LossObserver.loss",
+    "metrics": "history.History.metrics",
+    "metrics.history": "history.History.after_epoch",
+}
+"""The gap of a part of the record, and what in `capture` observes it."""
+
+
+def test_an_error_while_a_part_is_observed_is_a_gap_and_does_not_end_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("observing is broken")
+
+    for name in RAISING.values():
+        monkeypatch.setattr(f"lightning_dtool.capture.{name}", broken)
+    provenance = DtoolProvenanceCallback(str(tmp_path), save_initial_weights=True)
+    run = trainer(tmp_path, provenance, ModelCheckpoint(tmp_path / "local"), max_epochs=1)
+    run.fit(TinyNet(), loader())
+    assert run.global_step
+    assert provenance.best_uri is not None
+    gaps = {gap.fact: gap.reason for gap in DtoolCheckpoint.from_uri(provenance.best_uri).record.gaps}
+    assert [fact for fact in RAISING if "observing is broken" not in gaps.get(fact, "")] == []
 
 
 # -- plain facts of one run -----------------------------------------------------------------------

@@ -207,6 +207,52 @@ def test_a_change_is_seen_in_place(tmp_path: Path, change: Any, fact: str, befor
     assert same_as(found[2], listed[0])
 
 
+class Saved(L.LightningDataModule):
+    """Keeps its argument as a hyperparameter."""
+
+    def __init__(self, batch_size: int = 4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def train_dataloader(self) -> Any:
+        return loader()
+
+
+def set_argument(trainer: L.Trainer, module: Any) -> None:
+    trainer.datamodule.hparams["batch_size"] = 16  # type: ignore[attr-defined]
+
+
+def augment(trainer: L.Trainer, module: Any) -> None:
+    module.augmentation = torch.nn.Dropout(0.75)
+
+
+def argument(record: Provenance) -> Any:
+    assert record.data.datamodule is not None
+    return record.data.datamodule.arguments["batch_size"]
+
+
+def augmentation(record: Provenance) -> Any:
+    return record.data.hooks.get("module.augmentation")
+
+
+@pytest.mark.parametrize("hook", ["start", "end"])
+@pytest.mark.parametrize(
+    ("change", "fact", "recorded", "before", "after"),
+    [
+        (set_argument, "data.datamodule.arguments.batch_size", argument, "4", "16"),
+        (augment, "data.hooks.module.augmentation", augmentation, "None", "0.75"),
+    ],
+)
+def test_what_changes_beside_the_loaders_is_seen(
+    tmp_path: Path, change: Any, fact: str, recorded: Callable[[Provenance], Any], before: str, after: str, hook: str
+) -> None:
+    found = records(tmp_path, TinyNet(), At(change, hook=hook), data=Saved())
+    assert found[0].changes == []
+    (listed,) = (entry for entry in found[2].changes if entry.fact == fact)
+    assert [before in str(recorded(found[0])), before in str(listed.before)] == [True, True]
+    assert [after in str(value) for value in (recorded(found[1]), recorded(found[2]), listed.after)] == [True] * 3
+
+
 # -- data -----------------------------------------------------------------------------------------
 
 

@@ -99,7 +99,7 @@ class Run(Section):
     """The training run that wrote the checkpoint."""
 
     uuid: str = Field(description="UUID4 of the run. All checkpoints of one `fit` share it.")
-    started_at: AwareDatetime | None = Field(description="Time at which fitting began (UTC).")
+    started_at: AwareDatetime | None = Field(description="Time at which training began (UTC).")
     creator_username: str = Field(description="The operating system's name of the user who started the run.")
     lightning_dtool_version: str = Field(description="Version of lightning-dtool that wrote the record.")
     fit_index: Integer | None = Field(
@@ -394,7 +394,7 @@ class DataSource(Section):
     root: str | None = Field(default=None, description="Folder of the data, if it is not a dtool dataset.")
     fingerprint: str | None = Field(
         default=None,
-        description="`sha256:…` over content that is quick to read and not in a dtool dataset, when training began.",
+        description="`sha256:…` over content that is quick to read and not in a dtool dataset.",
     )
     fingerprint_complete: bool | None = Field(
         default=None,
