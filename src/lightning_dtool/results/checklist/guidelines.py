@@ -99,7 +99,7 @@ def _captured(evidence: Evidence) -> Result:
         counted(len(record.optimizers), "optimizer"),
         counted(len(record.trainer.settings), "setting"),
     )
-    return passes(f"{', '.join(counts)}, observed when training started")
+    return passes(f"{', '.join(counts)}, observed during training")
 
 
 def _together(evidence: Evidence) -> Result:
