@@ -101,6 +101,18 @@ def test_whether_the_generator_was_seeded_is_recorded(seeding: str, seeded: str)
     assert programs.run("-c", program, cwd=Path(__file__).parents[1]).stdout.split()[-1] == seeded
 
 
+def test_layers_without_a_shape_yet_are_the_scripts(models: Path) -> None:
+    class Lazy(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(3))
+
+    module = Lazy()
+    first, second = fit(module, models).record, fit(module, models).record
+    assert [origin_of(record).origin for record in (first, second)] == ["script", "continued"]
+    assert gaps_of(first) == gaps_of(second) == []
+
+
 # -- continued --------------------------------------------------------------------------------------------
 
 

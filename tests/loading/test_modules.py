@@ -192,6 +192,22 @@ def test_hyperparameters_are_passed_as_lightning_passes_them(tmp_path: Path, mod
             checkpoint.load_module(width=4)
 
 
+class OneNamespace(Plain):
+    """A model that reads the attributes of the parsed command line, which Lightning saves as a mapping."""
+
+    def __init__(self, hparams: argparse.Namespace) -> None:
+        super().__init__()
+        self.save_hyperparameters(hparams)
+        self.layer = torch.nn.Linear(2, hparams.width)
+
+
+def test_a_namespace_that_was_saved_as_a_mapping_is_a_namespace_again(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, OneNamespace(argparse.Namespace(width=3, lr=0.1)))
+    assert checkpoint.load_module().hparams == {"width": 3, "lr": 0.1}
+    with pytest.raises(ModuleLoadError, match="of another shape: layer"):
+        checkpoint.load_module(width=4)
+
+
 def test_a_function_that_a_checkpoint_names_does_not_make_the_module(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, Keywords(width=3))
     state = checkpoint.load()
@@ -202,6 +218,9 @@ def test_a_function_that_a_checkpoint_names_does_not_make_the_module(tmp_path: P
         torch.save({**state, "hyper_parameters": {**state["hyper_parameters"], **extra}}, tmp_path / "x.ckpt")
         with pytest.raises(ModuleLoadError, match=words):
             with_file(checkpoint, tmp_path / "x.ckpt").load_module()
+    torch.save({**state, "hyper_parameters": {1: 2, (1,): 3}}, tmp_path / "x.ckpt")
+    with pytest.raises(ModuleLoadError, match="called with width, 1, "):
+        with_file(checkpoint, tmp_path / "x.ckpt").load_module()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of jsonargparse, about Lightning
@@ -650,7 +669,10 @@ def test_other_files_are_typed_errors(tmp_path: Path) -> None:
     torch.save({**checkpoint.load(), "hyper_parameters": 3}, tmp_path / "odd.ckpt")
     (tmp_path / "pickle.ckpt").write_bytes(pickle.dumps({"state_dict": {}}))
     (tmp_path / "empty.ckpt").write_bytes(b"")
-    for name in ("list.ckpt", "odd.ckpt", "pickle.ckpt", "empty.ckpt"):
+    torch.save({**checkpoint.load(), "pytorch-lightning_version": "none"}, tmp_path / "version.ckpt")
+    torch.save({**checkpoint.load(), "state_dict": {1: torch.ones(2), None: 3}}, tmp_path / "keys.ckpt")
+    names = ("list.ckpt", "odd.ckpt", "pickle.ckpt", "empty.ckpt", "version.ckpt", "keys.ckpt")
+    for name in names:
         odd = with_file(checkpoint, tmp_path / name)
         for options in ({}, {"weights_only": False}):
             with pytest.raises(LightningDtoolError) as caught:

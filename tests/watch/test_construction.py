@@ -62,6 +62,15 @@ def test_what_a_class_takes_out_of_its_arguments_is_known() -> None:
     assert known(Popping(3, lr=0.1)).encoded == {"*args": [3], "lr": 0.1}
 
 
+def test_an_argument_may_have_any_name() -> None:
+    class Names(L.LightningModule):
+        def __init__(this, self: int, *, cls: int = 1, args: int = 2, made: int = 3, module: int = 4) -> None:
+            super().__init__()
+
+    found = known(Names(self=0, cls=5, args=6))
+    assert found.encoded == {"self": 0, "cls": 5, "args": 6, "made": 3, "module": 4}
+
+
 def test_a_datamodule_and_a_class_with_the_mixin_are_observed() -> None:
     class Mixed(DtoolModelMixin, Plain):
         pass

@@ -64,6 +64,17 @@ def recorded_arguments(
     return Recorded(values, missing)
 
 
+def is_namespace(record: Provenance, name: object) -> bool:
+    """Return whether an argument of the constructor was an `argparse.Namespace`, of which Lightning saves a mapping.
+
+    Args:
+        record: The record.
+        name: The name of the argument.
+    """
+    value = (record.model.arguments or {}).get(name) if isinstance(name, str) else None
+    return isinstance(value, dict) and value.get("type") == "argparse:Namespace"
+
+
 def warn_of_defaults(missing: Collection[str], cls: type, uri: str, stacklevel: int) -> None:
     """Warn of arguments that were passed in the training and now have the defaults of the constructor.
 

@@ -7,7 +7,8 @@ constructor, of a hook and of the weights need different remedies.
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping, MutableMapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,7 @@ def build(
     strict: bool | None,
     recorded: Mapping[str, Any],
     overrides: Mapping[str, Any],
+    namespace: bool,
     uri: str,
 ) -> Built:
     """Make a module and load its weights.
@@ -65,13 +67,15 @@ def build(
         strict: Require that the names of the weights match. None means the module's `strict_loading`.
         recorded: Arguments of the constructor from the record, for those that the file does not hold.
         overrides: Hyperparameters that replace the saved ones.
+        namespace: Whether a constructor that takes all hyperparameters in one argument expects a `Namespace`, not a
+            mapping.
         uri: The dataset's URI, for errors.
 
     Raises:
         ModuleLoadError: If the constructor or a hook fails, or the weights do not fit.
         NotACheckpointError: If the file holds no weights.
     """
-    module = _made(cls, checkpoint, recorded, overrides, uri)
+    module = _made(cls, checkpoint, recorded, overrides, namespace, uri)
     checkpoint.setdefault(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}).update(overrides)
     if module._strict_loading is not None and strict is not None and strict != module.strict_loading:
         raise ModuleLoadError(
@@ -122,10 +126,10 @@ def warn_of_differences(built: Built, uri: str, stacklevel: int) -> None:
         )
 
 
-def listed(names: tuple[str, ...] | list[str]) -> str:
-    """Return names as a text that is not too long."""
+def listed(names: Sequence[object]) -> str:
+    """Return names, which may be any keys of a file, as a text that is not too long."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
+    return ", ".join(map(str, names[:MAX_NAMED])) + more
 
 
 def shown(error: BaseException) -> str:
@@ -139,6 +143,7 @@ def _made(
     checkpoint: Mapping[str, Any],
     recorded: Mapping[str, Any],
     overrides: Mapping[str, Any],
+    namespace: bool,
     uri: str,
 ) -> LightningModule:
     """Call the constructor with the saved hyperparameters, and with what was recorded where they lack."""
@@ -157,7 +162,7 @@ def _made(
             uri=uri,
         )
     saved.update(overrides)
-    saved = {whole: saved} if in_one else dict(saved)
+    saved = {whole: Namespace(**saved) if namespace else saved} if in_one else dict(saved)
     arguments = {**recorded, **saved, **overrides}
     held = list(arguments)
     instantiator = arguments.pop("_instantiator", None)

@@ -20,7 +20,7 @@ from lightning_dtool.errors import (
     ProvenanceWarning,
     UnsafeCheckpointError,
 )
-from lightning_dtool.loading.arguments import recorded_arguments, warn_of_defaults
+from lightning_dtool.loading.arguments import is_namespace, recorded_arguments, warn_of_defaults
 from lightning_dtool.loading.building import MAX_NAMED, Built, build, shown
 from lightning_dtool.loading.own_loader import has_own_loader, load_by_class, written_again
 from lightning_dtool.loading.recorded_source import import_class, import_object, objects_from_source
@@ -93,13 +93,29 @@ def load_module(
         raise NotACheckpointError(
             f"expected a Lightning checkpoint, found a {type(checkpoint).__name__}.", uri=source.uri
         )
-    checkpoint, _ = migrate_checkpoint(checkpoint)
+    try:
+        checkpoint, _ = migrate_checkpoint(checkpoint)
+    except Exception as error:  # for example a version that is none
+        raise ModuleLoadError(
+            f"Lightning cannot bring the checkpoint up to its version: {shown(error)}. The weights alone can be loaded:"
+            " load_state_dict().",
+            uri=source.uri,
+        ) from error
     hyperparameters = checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_KEY)
     saved = hyperparameters if isinstance(hyperparameters, Mapping) else {}
-    given = {*saved, *overrides, checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_NAME)}
+    whole = checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_NAME)
+    given = {*saved, *overrides, whole}
     recorded = recorded_arguments(source.record, found, given, trust_source)
     warn_of_defaults(recorded.missing, found, source.uri, stacklevel=stacklevel + 1)
-    return build(found, checkpoint, strict=strict, recorded=recorded.values, overrides=overrides, uri=source.uri)
+    return build(
+        found,
+        checkpoint,
+        strict=strict,
+        recorded=recorded.values,
+        overrides=overrides,
+        namespace=is_namespace(source.record, whole),
+        uri=source.uri,
+    )
 
 
 def load_unsafely(

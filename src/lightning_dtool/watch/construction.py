@@ -90,7 +90,8 @@ def _watch(base: Any) -> None:
     if isinstance(vars(base)["__init__"], _Init):
         return
 
-    def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+    # By position only, because a user's class may have an argument `cls`.
+    def __new__(cls: type, /, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         inherited: Callable[..., Any] = super(base, cls).__new__
         # Like `object`, which ignores the arguments if the class has its own `__init__`.
         made = inherited(cls) if inherited is object.__new__ else inherited(cls, *args, **kwargs)

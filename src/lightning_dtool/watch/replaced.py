@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
@@ -223,5 +224,5 @@ def _own_of(part: nn.Module) -> Iterator[torch.Tensor]:
 
 def version(tensor: torch.Tensor) -> int:
     """Return a number that grows when a tensor is changed in place."""
-    # Tensors made in inference mode count no versions.
-    return 0 if tensor.is_inference() else tensor._version
+    # Tensors made in inference mode count no versions, and a lazy parameter has none until it gets its shape.
+    return 0 if is_lazy(tensor) or tensor.is_inference() else tensor._version
