@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torchmetrics import MeanSquaredError
 from torchmetrics.functional import pairwise_cosine_similarity
 from torchvision.ops import sigmoid_focal_loss
 
@@ -358,6 +359,62 @@ def in_a_loop(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
     x, y = batch
     logits = self.net(x)
     return sum(scaled(logits, y, scale) for scale in (0.5, 2.0)) + sum([scaled(logits, y, s) for s in (0.5, 3.0)])
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that passes on all arguments but the first, as that of scvi-tools does."""
+
+    @functools.wraps(function)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    return wrapper
+
+
+class Evidence:
+    """A loss that is a method and is given a batch and a distribution."""
+
+    @checked
+    def elbo(self, batch: Any, prior: Any, *more: Any, beta: float, weight: Any = None) -> torch.Tensor:
+        mean = batch["mean"]
+        likelihood = -prior.log_prob(batch["x"] - mean).mean()
+        return likelihood + beta * mean.square().mean() + 0 * more[0][0].sum()
+
+
+def by_objective(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
+    x, _ = batch
+    given = {"x": torch.full((4, 3), 0.123456), "mean": self.net(x), "names": ["a", "b"]}
+    prior = torch.distributions.Normal(torch.zeros(3), torch.full((3,), 2.5))
+    return Evidence().elbo(given, prior, (torch.ones(2), 7), beta=0.375, weight=[torch.ones(5)])
+
+
+def test_a_batch_that_a_loss_is_given_is_described_by_shape(tmp_path: Path) -> None:
+    watch = observe(tmp_path, stepping(by_objective))
+    call = only(watch.loss)
+    assert call.name == f"{__name__}:Evidence.elbo"
+    assert call.arguments == {
+        "batch": {"x": shape(4, 3), "mean": shape(4, 3), "names": ["a", "b"]},
+        "prior": {"type": "torch.distributions.normal:Normal", "loc": shape(3), "scale": shape(3)},
+        "more": [[shape(2), 7]],
+        "beta": 0.375,
+        "weight": [shape(5)],
+    }
+    assert not watch.gaps
+
+
+def a_metric(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
+    x, y = batch
+    return self.error(self.net(x), functional.one_hot(y, 3).float())
+
+
+def test_a_metric_as_a_loss_is_recorded_without_the_methods_of_its_base(tmp_path: Path) -> None:
+    call = only(observe(tmp_path, stepping(a_metric, error=MeanSquaredError())).loss)
+    assert (call.name, call.kind) == ("torchmetrics.regression.mse:MeanSquaredError", "metric")
+    assert [inner["name"].partition(":")[2] for inner in call.arguments["computes"]] == ["MeanSquaredError.update"]
+
+
+def shape(*sizes: int) -> dict[str, Any]:
+    return {"type": "torch:Tensor", "dtype": "float32", "shape": list(sizes)}
 
 
 def test_calls_of_a_function_with_other_arguments_are_recorded_each(tmp_path: Path) -> None:

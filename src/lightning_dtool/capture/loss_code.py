@@ -38,6 +38,9 @@ _MAX_FUNCTIONS = 50
 LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_dtool")
 """Libraries whose frames do not identify a place in the user's code."""
 
+_OF_EVERY_METRIC = ("torchmetrics.metric", "torchmetrics.utilities")
+"""Modules whose frames are those of every metric."""
+
 _TRAINERS = ("lightning", "pytorch_lightning", "lightning_fabric")
 
 _CALL = torch.nn.Module._call_impl.__code__
@@ -88,7 +91,12 @@ def functions_running(methods: set[types.CodeType]) -> list[types.FrameType]:
         if library in _TRAINERS:
             return []
         # Python's own frames are those of decorators.
-        if library not in ("torch", "lightning_dtool") and library not in sys.stdlib_module_names:
+        # Those of a metric's base class are part of its call.
+        if (
+            library not in ("torch", "lightning_dtool", "lightning_utilities")
+            and library not in sys.stdlib_module_names
+            and not str(frame.f_globals.get("__name__")).startswith(_OF_EVERY_METRIC)
+        ):
             found.append(frame)
         frame = frame.f_back
     else:
@@ -140,8 +148,8 @@ class Calls:
             outer, new = self._add(running[0], covers=False)
         if not given:
             return outer, new
-        # A decorator passes on all arguments.
-        named = [frame for frame in given if _named_parameters(frame.f_code)]
+        # A decorator passes on all arguments, perhaps except for `self`.
+        named = [frame for frame in given if _named_parameters(frame.f_code) and not _is_wrapper(frame, running)]
         call, added = self._add((named or given)[0], covers=True)
         if outer is None:
             return call, added
@@ -199,6 +207,16 @@ def takes_pair(call: NotedCall) -> bool:
 
 def _named_parameters(code: types.CodeType) -> tuple[str, ...]:
     return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
+def _is_wrapper(frame: types.FrameType, running: list[types.FrameType]) -> bool:
+    """Return whether a function passes all that it is given to one that it was made with, as those of decorators do."""
+    code = frame.f_code
+    if not (code.co_flags & inspect.CO_VARARGS and code.co_flags & inspect.CO_VARKEYWORDS):
+        return False
+    held = [frame.f_locals[name] for name in code.co_freevars if name in frame.f_locals]
+    wrapped = {inspect.unwrap(value).__code__ for value in held if isinstance(value, types.FunctionType)}
+    return any(each.f_code in wrapped for each in running)
 
 
 def _parameters(code: types.CodeType) -> tuple[str, ...]:

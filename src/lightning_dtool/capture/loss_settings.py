@@ -8,13 +8,20 @@ import torch
 from lightning.pytorch import LightningModule
 from torchmetrics import Metric
 
-from lightning_dtool.capture.loss_graph import MAX_CALLS
-from lightning_dtool.record import Gaps, LossCall
+from lightning_dtool.capture.loss_graph import MAX_CALLS, tensors_in
+from lightning_dtool.record import Gaps, LossCall, as_text
 from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.objects import attributes_of
 from lightning_dtool.values.writing import encode, encode_all
 
 MAX_WEIGHTS = 1000
 """Maximum number of elements of a tensor of weights that is recorded by value."""
+
+_MAX_ENTRIES = 100
+"""Maximum number of entries of a container with data that are described."""
+
+_MAX_DEPTH = 5
+"""Maximum depth of containers with data that are described."""
 
 _WEIGHTS = frozenset({"weight", "pos_weight"})
 
@@ -54,13 +61,44 @@ def bound_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 
 def encode_arguments(arguments: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]:
-    """Return the arguments of a loss function as strict JSON, with data by shape and weights by value."""
-    plain = {name: value for name, value in arguments.items() if not isinstance(value, torch.Tensor)}
-    encoded = encode_all(plain, gaps.at("arguments"))
+    """Return the arguments of a loss function as strict JSON, with data by shape and weights by value.
+
+    Args:
+        arguments: The arguments by name. Containers and objects that hold tensors, such as a batch or a distribution,
+            are data, too.
+        gaps: Receives a gap for each setting that cannot be recorded.
+    """
+    gaps = gaps.at("arguments")
+    data = {name for name, value in arguments.items() if _holds_tensors(value)}
+    encoded = encode_all({name: value for name, value in arguments.items() if name not in data}, gaps)
     return {
-        name: _tensor(name, value, gaps.at("arguments")) if isinstance(value, torch.Tensor) else encoded.get(name)
-        for name, value in arguments.items()
+        name: _outlined(name, value, gaps) if name in data else encoded.get(name) for name, value in arguments.items()
     }
+
+
+def _holds_tensors(value: Any) -> bool:
+    held = value if isinstance(value, torch.Tensor | Mapping | list | tuple) else attributes_of(value)
+    return next(tensors_in(held), None) is not None
+
+
+def _outlined(name: str, value: Any, gaps: Gaps, depth: int = 0) -> Any:
+    """Return the JSON of data: tensors by shape, objects by class, and the other entries of containers by value."""
+    if isinstance(value, torch.Tensor):
+        return _tensor(name, value, gaps)
+    if isinstance(value, Mapping | list | tuple) and len(value) <= _MAX_ENTRIES and depth < _MAX_DEPTH:
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {
+                as_text(key): _outlined(key, entry, gaps.at(as_text(key)), depth + 1) for key, entry in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [_outlined("", entry, gaps.at(f"[{index}]"), depth + 1) for index, entry in enumerate(value)]
+    if isinstance(value, torch.nn.Module | Mapping | list | tuple):
+        return {"type": class_path(type(value))}
+    if not _holds_tensors(value):
+        return encode(value, gaps)
+    tensors = {key: entry for key, entry in (attributes_of(value) or {}).items() if isinstance(entry, torch.Tensor)}
+    described = {as_text(key): _tensor(key, entry, gaps) for key, entry in tensors.items() if not key.startswith("_")}
+    return {"type": class_path(type(value)), **plain_attributes(value), **described}
 
 
 def plain_attributes(owner: object) -> dict[str, Any]:

@@ -156,9 +156,9 @@ def _fraction(*parts: Any) -> fractions.Fraction:
 
 
 def _numpy_dtype(code: str, *_: object) -> np.dtype[Any]:
-    found = np.dtype(str(code))
+    found = np.dtype(str(code), copy=True)  # a state may change its byte order
     if found.kind not in "biufc":
-        raise pickle.UnpicklingError(f"the dtype {code!r} is not one of numbers")
+        raise ValueError(f"the dtype {code!r} is not one of numbers")  # an array of it is not made
     return found
 
 

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import io
 import pickle
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -316,7 +315,8 @@ class _Reader(_Unpickler):  # type: ignore[misc]
         except Exception:
             if function.name.startswith("torch."):  # a weight that is damaged
                 raise
-            return Unread(function.name, arguments)  # such as a path of another operating system
+            # Such as a path of another operating system, or the dtype of an array of objects.
+            return Unread(function.name, arguments)
 
     @contextlib.contextmanager
     def _naming(self, value: Any) -> Iterator[None]:
@@ -349,8 +349,9 @@ class _Reader(_Unpickler):  # type: ignore[misc]
         elif type(target) in ATTRIBUTES:
             vars(target).update({str(key): value for key, value in state.items()})
         elif isinstance(target, np.dtype):
-            if sys.byteorder != "little" or state[1] not in ("<", "|", "=") or state[2:5] != (None, None, None):
-                raise pickle.UnpicklingError("a NumPy number has another byte order, or is not a number")
+            if state[1] not in ("<", ">", "|", "=") or state[2:5] != (None, None, None):
+                raise pickle.UnpicklingError("the dtype of a NumPy number is not one of numbers")
+            target.__setstate__((3, state[1], None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
         elif self._is_known(type(target)):
             self.stack.append(state)
             with self._naming(type(target)):
