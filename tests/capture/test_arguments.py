@@ -151,7 +151,7 @@ def test_a_module_that_was_made_before_the_import_is_a_gap_unless_all_is_saved(
     ((fact, (reason, remedy)),) = captured(Net(7))[1].items()
     assert fact == "model.arguments"
     assert "width, encoder, act, **more" in reason
-    assert "import lightning_dtool before" in remedy
+    assert "import DtoolProvenanceCallback before" in remedy
     assert "the values of encoder are not known" in captured(Saving(nn.Linear(1, 1)))[1]["model.arguments"][0]
     for module in (TinyNet(), Base(3), Passing(3), Whole({"a": 1}), L.LightningModule()):
         assert captured(module) == (None, {}), type(module)

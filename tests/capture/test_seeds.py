@@ -61,7 +61,7 @@ def test_a_generator_that_was_used_without_a_seed_is_named(tmp_path: Path) -> No
     found = recorded(tmp_path, "random.random()", IMPORT, "torch.manual_seed(1)")
     assert found["repeatable_by"] is None
     assert found["gaps"]["randomness.repeatable_by"] == (
-        "Python's generator was used before lightning_dtool was imported, and no seed was seen"
+        "Python's generator was used before DtoolProvenanceCallback was imported, and no seed was seen"
     )
     seeded = recorded(tmp_path, "random.random()", IMPORT, "torch.manual_seed(1); random.seed(5)")
     assert (seeded["repeatable_by"], seeded["seeds"]) == ("states", {"torch": 1, "python": 5})

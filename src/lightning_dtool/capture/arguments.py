@@ -42,9 +42,9 @@ def capture_arguments(module: Any, gaps: Gaps, rebuild: str) -> dict[str, Any] |
         if unsaved:
             shown = ", ".join(unsaved[:_MAX_NAMED])
             gaps.add(
-                f"the values of {shown} are not known: the {type(module).__name__} was made before lightning_dtool was"
-                " imported or was unpickled, or its class has a __new__ of its own",
-                f"import lightning_dtool before the module is made, or {SAVE}",
+                f"the values of {shown} are not known: the {type(module).__name__} was made before"
+                " DtoolProvenanceCallback was imported or was unpickled, or its class has a __new__ of its own",
+                f"import DtoolProvenanceCallback before the module is made, or {SAVE}",
             )
         return None
     arguments = {}

@@ -412,7 +412,7 @@ def _unknown(
         if lost or problems:
             reason += f" ({'; '.join([*lost, *problems][:3])})"
         return every, reason, "load the weights from a file, and keep it until training has begun"
-    reason = "these weights were made before lightning_dtool was imported, and may have been loaded"
+    reason = "these weights were made before DtoolProvenanceCallback was imported, and may have been loaded"
     return every, reason, "import DtoolProvenanceCallback before you make the model"
 
 

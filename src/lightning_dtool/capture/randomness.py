@@ -161,7 +161,7 @@ def capture_randomness(
     if source is None:
         gaps.at("randomness.repeatable_by").add(
             found.doubt or "these are the states of only one of several processes",
-            "import lightning_dtool first, call seed_everything, or save_initial_weights=True",
+            "import DtoolProvenanceCallback first, call seed_everything, or save_initial_weights=True",
         )
     return Randomness(
         repeatable_by=source,

@@ -68,7 +68,9 @@ def observe_seeds(
         if seeding is not None:
             doubts.append(f"{name}'s generator was seeded by the operating system")
         elif generator in drawn_before_import:
-            doubts.append(f"{name}'s generator was used before lightning_dtool was imported, and no seed was seen")
+            doubts.append(
+                f"{name}'s generator was used before DtoolProvenanceCallback was imported, and no seed was seen"
+            )
         else:
             by_states = True
     before_model = _is_given(made_with) if made_with is not None and "torch" in seeds else None

@@ -465,8 +465,9 @@ class Randomness(Section):
         default=None,
         description=(
             "What makes a rerun repeatable: `seed` (all generators were seeded), `states` (of a generator that was not "
-            "seeded, no random number was drawn before lightning_dtool was imported) or `initial_weights` (they are "
-            "stored). null if nothing does, or if samples or their order are not known to follow from it (see `gaps`)."
+            "seeded, no random number was drawn before DtoolProvenanceCallback was imported) or `initial_weights` "
+            "(they are stored). null if nothing does, or if samples or their order are not known to follow from it "
+            "(see `gaps`)."
         ),
     )
 

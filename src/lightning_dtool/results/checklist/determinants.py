@@ -17,7 +17,7 @@ from lightning_dtool.results.initial_weights import describe_origin
 
 RUN = "Further facts that determine the result"
 
-_LOADED = "load weights from a checkpoint dataset or a file, after lightning_dtool was imported"
+_LOADED = "load weights from a checkpoint dataset or a file, after importing DtoolProvenanceCallback"
 
 _SEED = "call lightning.seed_everything(seed, workers=True) before training"
 
