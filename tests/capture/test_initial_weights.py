@@ -23,6 +23,7 @@ from torch import nn
 import programs
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
+from lightning_dtool.capture import initial_weights
 from lightning_dtool.capture.initial_weights import capture_initial_weights
 from lightning_dtool.record import Gaps, InitialWeights, Provenance
 from lightning_dtool.store import DatasetWriter
@@ -554,7 +555,7 @@ class Holder(L.LightningModule):
 
 def test_pretrained_weights_of_timm_are_recorded_by_name(tmp_path: Path) -> None:
     # As timm does: the classifier of the file is left out, and the rest is loaded without `strict`.
-    cfg = {"architecture": "vit_tiny", "tag": "augreg"}
+    cfg = {"architecture": "vit_tiny", "tag": "augreg", "hf_hub_id": "lab/leaf-net", "url": ""}
     net = _of_library("timm.models.vit", nn.ModuleDict({"body": nn.Linear(8, 16), "head": nn.Linear(16, 3)}))
     gaps = Gaps()
     net.pretrained_cfg = cfg  # type: ignore[assignment]
@@ -566,19 +567,66 @@ def test_pretrained_weights_of_timm_are_recorded_by_name(tmp_path: Path) -> None
     assert (found.keys_total, found.sources[0].keys_total, list(gaps)) == (6, 2, [])
 
 
-def test_pretrained_weights_of_transformers_are_recorded_with_the_repository(tmp_path: Path) -> None:
-    config = types.SimpleNamespace(_name_or_path="lab/bert", _commit_hash="77aa")
-    net = _of_library("transformers.models.bert", nn.Linear(8, 16), config=config)
+def test_other_weights_in_a_model_of_timm_do_not_have_timms_name(tmp_path: Path) -> None:
+    # `create_model("vit_tiny", checkpoint_path="mine.safetensors")`
+    net = _of_library("timm.models.vit", nn.Linear(8, 16))
+    net.pretrained_cfg = {"architecture": "vit_tiny", "tag": "augreg", "hf_hub_id": "timm/vit_tiny.augreg", "url": ""}  # type: ignore[assignment]
+    save_file({"0.weight": torch.rand(16, 8), "0.bias": torch.rand(16)}, tmp_path / "mine.safetensors")
+    net.load_state_dict(load_file(tmp_path / "mine.safetensors"))
+    (source,) = capture_initial_weights(Holder(net), Gaps()).sources
+    assert (source.path, source.name) == (str(tmp_path / "mine.safetensors"), None)
+
+
+def _as_transformers_does(net: nn.Module, path: Path) -> None:
+    with safetensors.safe_open(str(path), framework="pt") as file:
+        net[0].weight = nn.Parameter(file.get_tensor("bert.weight"))  # type: ignore[index]
+        net[0].bias = nn.Parameter(file.get_tensor("bert.bias"))  # type: ignore[index]
+
+
+def _bert(**attributes: Any) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    state = {"bert.weight": torch.rand(16, 8), "bert.bias": torch.rand(16)}
+    return _of_library("transformers.models.bert", nn.Linear(8, 16), **attributes), state
+
+
+def test_weights_of_the_script_in_a_model_of_transformers_are_of_no_repository(tmp_path: Path) -> None:
+    # `from_config` keeps the name of the repository, too.
+    net, state = _bert(config=types.SimpleNamespace(_name_or_path="lab/bert", _commit_hash="77aa"))
+    assert capture_initial_weights(Holder(net), Gaps()).origin == "script"
+    save_file(state, tmp_path / "mine.safetensors")
+    _as_transformers_does(net, tmp_path / "mine.safetensors")
+    (source,) = capture_initial_weights(Holder(net), Gaps()).sources
+    assert (source.keys, source.repository, source.revision) == (["net.*"], None, None)
+
+
+@pytest.mark.parametrize("place", ["hub", "folder"])
+def test_frozen_weights_that_were_downloaded_during_the_run_are_of_the_file(tmp_path: Path, place: str) -> None:
+    # Adapters are trained, and the base model, which transformers reads without load_state_dict, is not.
+    net, state = _bert()
+    if place == "hub":
+        path = _hub_file(tmp_path, state)
+    else:
+        path = tmp_path / "model.safetensors"
+        save_file(state, path)
+    _as_transformers_does(net, path)
+    net.requires_grad_(False)
     gaps = Gaps()
-    assert capture_initial_weights(Holder(net), gaps).origin == "script"  # `from_config` keeps the name, too
-    # As transformers does: parameters are replaced one by one.
-    save_file({"bert.weight": torch.rand(16, 8), "bert.bias": torch.rand(16)}, tmp_path / "model.safetensors")
-    with safetensors.safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        net[0].weight = nn.Parameter(file.get_tensor("bert.weight"))
-        net[0].bias = nn.Parameter(file.get_tensor("bert.bias"))
-    source = capture_initial_weights(Holder(net), gaps).sources[0]
-    assert (source.keys, source.repository, source.revision) == (["net.*"], "lab/bert", "77aa")
+    found = capture_initial_weights(Holder(net), gaps)
+    assert (found.origin, found.sources[0].path, found.sources[0].keys) == ("file", str(path), ["net.*"])
     assert not gaps
+
+
+def test_a_file_in_the_cache_that_has_changed_is_not_the_repositorys(tmp_path: Path) -> None:
+    net, state = _bert()
+    path = _hub_file(tmp_path, state)
+    blob = path.resolve()
+    named = blob.rename(blob.with_name(hashlib.sha256(blob.read_bytes()).hexdigest()))
+    path.unlink()
+    path.symlink_to(named)
+    _as_transformers_does(net, path)
+    assert capture_initial_weights(Holder(net), Gaps()).sources[0].repository == "lab/leaf-net"
+    save_file({name: tensor + 1 for name, tensor in state.items()}, path.resolve())
+    _as_transformers_does(net, path)
+    assert capture_initial_weights(Holder(net), Gaps()).sources[0].repository is None
 
 
 @pytest.fixture
@@ -590,7 +638,7 @@ def hub(tmp_path: Path) -> Iterator[Path]:
     torch.hub.set_dir(before)
 
 
-def test_pretrained_weights_of_torchvision_are_recorded_by_name(hub: Path) -> None:
+def test_pretrained_weights_of_torchvision_are_recorded_by_name(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = pytest.importorskip("torchvision.models")
     chosen = models.SqueezeNet1_1_Weights.IMAGENET1K_V1
     torch.save(models.squeezenet1_1().state_dict(), hub / Path(chosen.url).name)
@@ -598,6 +646,9 @@ def test_pretrained_weights_of_torchvision_are_recorded_by_name(hub: Path) -> No
     module.backbone = models.squeezenet1_1(weights=chosen)
     module.backbone.classifier[1] = nn.Conv2d(512, 3, 1)
     gaps = Gaps()
+    # The name of the file has the beginning of its SHA-256, and this is not that file.
+    assert capture_initial_weights(module, gaps).sources[0].name is None
+    monkeypatch.setattr(initial_weights, "sha256", lambda path: Path(path).stem.rpartition("-")[2] + 56 * "0")
     found = capture_initial_weights(module, gaps)
     source = found.sources[0]
     assert (found.origin, source.name, list(gaps)) == ("file", "SqueezeNet1_1_Weights.IMAGENET1K_V1", [])

@@ -29,6 +29,7 @@ from lightning_dtool.capture.tensor_match import (
 from lightning_dtool.capture.weight_files import (
     UnreadableError,
     hub_repository,
+    is_library_file,
     sha256,
     tensors_in,
     torchvision_files,
@@ -296,7 +297,8 @@ def _is_telling(source: _Source, matches: Matches, put_in: set[str], trainable: 
     run = source.run or _run_of(source.path or "")
     if run is not None:
         return any(name.removeprefix("state_dict.") in run.changed for name in matches.pairs.values())
-    return bool(names & trainable) or files.is_older(source.path or "")
+    path = source.path or ""
+    return bool(names & trainable) or files.is_older(path) or is_library_file(path)
 
 
 def _run_of(path: str) -> EndedRun | None:
@@ -320,14 +322,15 @@ def _describe(module: LightningModule, source: _Source, state: Mapping[str, Any]
     publication = found or _publication_at(path)
     if publication is not None and publication[1]:
         return described.model_copy(update={"kind": _CHECKPOINT, "dataset": publication[0], "path": as_text(path)})
-    repository, revision = hub_repository(path) or _configured(module, names) or (None, None)
+    digest = sha256(path)
+    repository, revision = hub_repository(path, digest) or (None, None)
     return described.model_copy(
         update={
             "path": as_text(path),
-            "sha256": sha256(path),
+            "sha256": digest,
             "repository": repository,
             "revision": revision,
-            "name": torchvision_name(path) or _timm_name(module, names),
+            "name": torchvision_name(path, digest) or _timm_name(module, names, path, repository),
             "dataset": publication[0] if publication is not None else None,
         }
     )
@@ -364,23 +367,15 @@ def _reference(uri: str) -> DatasetReference | None:
 # -- what libraries say ------------------------------------------------------------------------------
 
 
-def _configured(module: LightningModule, names: set[str]) -> tuple[str, str | None] | None:
-    """Return the repository and commit in the configuration of the model of transformers that holds some weights."""
-    for name, part in module.named_modules():
-        if type(part).__module__.partition(".")[0] != "transformers" or not _holds(name, names):
-            continue
-        config = getattr(part, "config", None)
-        repository = getattr(config, "_name_or_path", None)
-        if isinstance(repository, str) and repository and not os.path.exists(repository):
-            revision = getattr(config, "_commit_hash", None)
-            return as_text(repository), as_text(revision) if isinstance(revision, str) else None
-    return None
-
-
-def _timm_name(module: LightningModule, names: set[str]) -> str | None:
+def _timm_name(module: LightningModule, names: set[str], path: str, repository: str | None) -> str | None:
+    """Return timm's name for weights, if the file is the one that timm downloads for the model."""
     for name, part in module.named_modules():
         configuration = part.__dict__.get("pretrained_cfg")
         if isinstance(configuration, Mapping) and _holds(name, names):
+            # A model has the configuration also if other weights were put into it.
+            url = os.path.basename(str(configuration.get("url") or ""))
+            if repository != (configuration.get("hf_hub_id") or "") and os.path.basename(path) != url:
+                continue
             parts = [str(configuration[key]) for key in ("architecture", "tag") if configuration.get(key)]
             return as_text(".".join(parts)) or None
     return None

@@ -29,6 +29,10 @@ _SKIPPED = frozenset({"optimizer_states", "optimizer", "optimizers", "lr_schedul
 _HUB = re.compile(r"[/\\]models--([^/\\]+)[/\\]snapshots[/\\]([^/\\]+)[/\\]")
 """How the cache of the Hugging Face Hub names repositories and commits."""
 
+_DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
 _digests: dict[tuple[str, tuple[int, int] | None], str] = {}
 """SHA-256 by path and state, so that a large file is read only once."""
 
@@ -76,28 +80,53 @@ def sha256(path: str) -> str | None:
     return _digests[key]
 
 
-def hub_repository(path: str) -> tuple[str, str] | None:
+def hub_repository(path: str, digest: str | None = None) -> tuple[str, str] | None:
     """Return the repository of the Hugging Face Hub and its commit that a path in its cache names.
 
     Args:
         path: The file.
+        digest: SHA-256 of the file, if it is known. The cache names large files by theirs; one that has changed since
+            is not the repository's.
 
     Example:
         >>> hub_repository("/cache/models--google--vit/snapshots/3f49/model.safetensors")
         ('google/vit', '3f49')
     """
     found = _HUB.search(path)
-    return (found[1].replace("--", "/", 1), found[2]) if found else None
+    if found is None or (digest is not None and _is_other(digest, os.path.basename(os.path.realpath(path)))):
+        return None
+    return found[1].replace("--", "/", 1), found[2]
 
 
-def torchvision_name(path: str) -> str | None:
-    """Return torchvision's name for the weights in a file that it has downloaded."""
+def torchvision_name(path: str, digest: str | None) -> str | None:
+    """Return torchvision's name for the weights in a file that it has downloaded.
+
+    Args:
+        path: The file.
+        digest: Its SHA-256. The name of a file of torchvision's has the beginning of it.
+    """
     name = os.path.basename(path)
+    stated = _DIGEST_IN_NAME.search(name)
+    if stated is not None and not (digest or "").startswith(stated[1]):
+        return None
     for module in [module for key, module in list(sys.modules.items()) if key.startswith("torchvision.models")]:
         for kind, weights in _torchvision_weights(module):
             if os.path.basename(weights.url) == name:
                 return f"{kind.__name__}.{weights.name}"
     return None
+
+
+def is_library_file(path: str) -> bool:
+    """Return whether a file was probably downloaded or written by a library of models, and not by a training.
+
+    Args:
+        path: The file.
+    """
+    return (
+        path.endswith(".safetensors")
+        or hub_repository(path) is not None
+        or Path(path).is_relative_to(Path(torch.hub.get_dir()).absolute())
+    )
 
 
 def torchvision_files(module: torch.nn.Module) -> Iterator[str]:
@@ -120,6 +149,10 @@ def _torchvision_weights(module: Any) -> Iterator[tuple[type, Any]]:
         if isinstance(kind, type) and issubclass(kind, api.WeightsEnum):
             for weights in list(kind):  # type: ignore[call-overload]
                 yield kind, weights
+
+
+def _is_other(digest: str, name: str) -> bool:
+    return _DIGEST.fullmatch(name) is not None and name != digest
 
 
 def _hash(file: Any) -> str:
