@@ -201,6 +201,46 @@ def test_the_same_seed_again_continues_nothing_although_frozen_weights_are_equal
     assert origins[0].digest == origins[1].digest
 
 
+@pytest.mark.parametrize("way", ["before the first fit", "after the first fit", "into new modules"])
+def test_weights_of_the_script_that_are_put_in_again_are_the_scripts(models: Path, way: str) -> None:
+    """As for each fold of a cross-validation."""
+    module = Net()
+    first = copy.deepcopy(module.state_dict())
+    for fold in range(3):
+        if fold or way == "before the first fit":
+            module = Net() if way == "into new modules" else module
+            module.load_state_dict(first)
+        record = fit(module, models).record
+        assert (origin_of(record).origin, gaps_of(record)) == ("script", [])
+
+
+def test_a_part_that_starts_as_a_copy_of_another_part_has_the_same_origin(tmp_path: Path) -> None:
+    """As the target network of reinforcement learning and the teacher of self-supervised learning."""
+
+    class Target(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.target = nn.Linear(3, 3)
+            self.target.load_state_dict(self.head.state_dict())
+
+    gaps = Gaps()
+    module = Target()
+    found = capture_initial_weights(module, gaps)
+    assert (found.origin, list(gaps)) == ("script", [])
+    module.head.load_state_dict(Net().head.state_dict())
+    module.target.load_state_dict(module.head.state_dict())
+    capture_initial_weights(module, gaps)
+    assert "head.*, target.*" in gaps[0].reason
+
+
+def test_an_identity_matrix_says_nothing(tmp_path: Path) -> None:
+    torch.load(_saved({"other": torch.eye(8), "mask": torch.ones(8, 8).tril()}, tmp_path / "data.pt"))
+    module = Net()
+    module.rotation = nn.Parameter(torch.eye(8))
+    module.mask = nn.Parameter(torch.ones(8, 8).tril())
+    assert capture_initial_weights(module, Gaps()).sources == []
+
+
 # -- from a checkpoint dataset ------------------------------------------------------------------------------
 
 
@@ -367,6 +407,24 @@ def test_weights_from_a_stream_are_unknown(tmp_path: Path) -> None:
     module.load_state_dict(torch.load(io.BytesIO(_saved(Net().state_dict(), tmp_path / "weights.pt").read_bytes())))
     assert capture_initial_weights(module, gaps).origin == "unknown"
     assert [gap.fact for gap in gaps] == ["model.initial_weights.origin"]
+
+
+@pytest.mark.parametrize("way", ["stream", "deleted", "overwritten", "half"])
+def test_values_that_torch_load_returned_are_unknown_however_they_get_into_the_model(tmp_path: Path, way: str) -> None:
+    path = _saved(Net().state_dict(), tmp_path / "weights.pt")
+    state = torch.load(io.BytesIO(path.read_bytes()) if way == "stream" else path)
+    if way in ("deleted", "half"):
+        path.unlink()
+    elif way == "overwritten":
+        _saved(Net().state_dict(), path)
+    module, gaps = Net(), Gaps()
+    module.head.weight = nn.Parameter(state["head.weight"])
+    with torch.no_grad():
+        module.layers[0].weight.copy_(state["layers.0.weight"])
+    found = capture_initial_weights(module.half() if way == "half" else module, gaps)
+    assert (found.origin, found.sources) == ("unknown", [])
+    assert gaps[0].reason.startswith("torch.load returned values that no file that was read holds")
+    assert gaps[0].reason.endswith(": layers.0.weight, head.weight")
 
 
 def test_values_that_no_file_holds_are_unknown(models: Path) -> None:

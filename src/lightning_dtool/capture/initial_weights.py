@@ -17,14 +17,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.utils.weak import WeakIdKeyDictionary
 
+from lightning_dtool.capture import tensor_match
 from lightning_dtool.capture.tensor_match import (
     Candidate,
     Matches,
     ModelTensors,
-    digest,
     is_plain,
     patterns,
-    sample_of,
 )
 from lightning_dtool.capture.weight_files import (
     UnreadableError,
@@ -81,6 +80,10 @@ class EndedRun:
 _ended: deque[EndedRun] = deque(maxlen=_MAX_RUNS)
 
 
+_made_by_script: deque[str | None] = deque(maxlen=100)
+"""The digests of the weights of this process's runs that the script made."""
+
+
 class _Beginning(NamedTuple):
     """The state of a module when fitting began.
 
@@ -119,12 +122,13 @@ def capture_initial_weights(module: LightningModule, gaps: Gaps, stored: bool = 
     """
     _begun[module] = _Beginning(_versions(module), replaced.loads())
     seeded = _seeded()
+    digest = _digest(module, gaps)
     state: Mapping[str, Any] | None = None
     sources: list[WeightsSource] = []
     origin = _UNKNOWN
     try:
         state = _state(module)
-        origin, sources = _origin(module, state, gaps.at("model.initial_weights"))
+        origin, sources = _origin(module, state, digest, gaps.at("model.initial_weights"))
     except Exception as error:  # for example an unknown tensor class, or a state_dict of the user's
         reason = f"comparing the weights with the files that were read raised {type(error).__name__}"
         gaps.at("model.initial_weights.origin").add(reason)
@@ -133,7 +137,7 @@ def capture_initial_weights(module: LightningModule, gaps: Gaps, stored: bool = 
         seeded=seeded,
         sources=sources,
         keys_total=len(state) if state is not None else None,
-        digest=_digest(module, gaps),
+        digest=digest,
         stored=stored,
     )
 
@@ -214,26 +218,56 @@ def dataset_of(path: str) -> tuple[DatasetReference, bool] | None:
 # -- where the weights came from ---------------------------------------------------------------------
 
 
-def _origin(module: LightningModule, state: Mapping[str, Any], gaps: Gaps) -> tuple[str, list[WeightsSource]]:
+def _origin(
+    module: LightningModule, state: Mapping[str, Any], digest: str | None, gaps: Gaps
+) -> tuple[str, list[WeightsSource]]:
     suspects = {
         "put_in": replaced.put_in(module),
         "trained": replaced.trained(module),
         "older": replaced.older(module),
     }
     candidates = _sources(module)
-    if not candidates and not any(suspects.values()):
+    loaded = files.loaded_samples()
+    if not candidates and not loaded and not any(suspects.values()):
+        _made_by_script.append(digest)
         return _SCRIPT, []
     model = ModelTensors(state)
     problems: list[str] = []
     chosen = _choose(module, model, candidates, suspects["put_in"], problems)
     missing = model.entries.keys() - {name for source in chosen for name in source.matches.pairs}
-    unknown, reason, remedy = _unknown(module, missing, suspects, problems)
+    suspects["loaded"] = _loaded_and_lost(module, model, missing, loaded)
+    unknown, reason, remedy = _unknown(module, model, missing, suspects, problems)
     described = [_describe(module, source, state, model) for source in chosen]
     if not model.significant(unknown):
+        if not described:
+            _made_by_script.append(digest)
         return (described[0].kind if described else _SCRIPT), described
+    if digest is not None and digest in _made_by_script:  # put in again, as for each fold of a cross-validation
+        return _SCRIPT, []
     most = not described or model.size(unknown) > model.size(chosen[0].matches.pairs)
     gaps.at("origin" if most else "sources").add(f"{reason}: {_listed(patterns(unknown, state))}", remedy)
     return (_UNKNOWN if most else described[0].kind), described
+
+
+def _loaded_and_lost(
+    module: LightningModule,
+    model: ModelTensors,
+    missing: set[str],
+    loaded: Sequence[tuple[tuple[int, ...], torch.Tensor]],
+) -> set[int]:
+    """Return the `id` of each tensor that `torch.load` seems to have returned, though no file holds it now.
+
+    Frozen weights may be equal because the same seed made them twice.
+    """
+    tensors = _tensors(module)
+    # Only samples are known, so equal ones are not claimed to be a source.
+    candidates = [Candidate("", shape, partial(_same, sample), lambda _: True) for shape, sample in loaded]
+    found = model.matches(candidates).names() & missing & tensors.keys()
+    return {id(tensors[name]) for name in found} if any(tensors[name].requires_grad for name in found) else set()
+
+
+def _same(sample: torch.Tensor) -> torch.Tensor:
+    return sample
 
 
 def _sources(module: LightningModule) -> list[_Source]:
@@ -389,7 +423,11 @@ def _holds(part: str, names: set[str]) -> bool:
 
 
 def _unknown(
-    module: LightningModule, missing: set[str], suspects: Mapping[str, set[int]], problems: list[str]
+    module: LightningModule,
+    model: ModelTensors,
+    missing: set[str],
+    suspects: Mapping[str, set[int]],
+    problems: list[str],
 ) -> tuple[set[str], str, str]:
     """Return the names of the weights that have an unknown origin, the reason, and a remedy."""
     tensors = _tensors(module)
@@ -398,14 +436,19 @@ def _unknown(
         for kind, ids in suspects.items()
     }
     every = set().union(*found.values())
+    # Such as a target network, into which the weights of another part of the model were put.
+    copied = {name for name in model.significant(found["put_in"]) if model.copies(name) - every}
+    found["put_in"] -= copied
+    every = set().union(*found.values())
     if found["trained"]:
         reason = "an optimizer changed these weights before this run, in a training that was not recorded"
         return every, reason, "add DtoolProvenanceCallback to the Trainer of that training, too"
-    if found["put_in"]:
+    if found["put_in"] or found["loaded"]:
         lost = [f"{file.path} {change}" for file in files.read_files() if (change := _change(file))]
-        reason = "load_state_dict or unpickling put in values that no file that was read holds"
+        way = "load_state_dict or unpickling put in" if found["put_in"] else "torch.load returned"
+        reason = f"{way} values that no file that was read holds"
         if lost or problems:
-            reason += f" ({'; '.join([*lost, *problems][:3])})"
+            reason += f" ({'; '.join([*problems, *lost][:3])})"
         return every, reason, "load the weights from a file, and keep it until training has begun"
     reason = "these weights were made before DtoolProvenanceCallback was imported, and may have been loaded"
     return every, reason, "import DtoolProvenanceCallback before you make the model"
@@ -435,13 +478,13 @@ def _seeded() -> bool | None:
 
 
 def _by_digest(name: str, tensor: torch.Tensor) -> Candidate:
-    sample, sha = sample_of(tensor).clone(), digest(tensor)
+    sample, sha = files.sample_of(tensor).clone(), tensor_match.digest(tensor)
     dtype, shape = tensor.dtype, tuple(tensor.shape)
     return Candidate(
         name,
         shape,
         lambda: sample,
-        lambda other: other.dtype == dtype and tuple(other.shape) == shape and digest(other) == sha,
+        lambda other: other.dtype == dtype and tuple(other.shape) == shape and tensor_match.digest(other) == sha,
     )
 
 

@@ -8,8 +8,7 @@ from typing import TypeGuard
 import torch
 from torch.nn.parameter import is_lazy
 
-_SAMPLES = 32
-"""Number of elements that are compared before a whole tensor is."""
+from lightning_dtool.watch.files import sample_of
 
 _SIGNIFICANT = 8
 """Minimum number of elements of a tensor that says by itself where it is from."""
@@ -114,6 +113,13 @@ class ModelTensors:
             self._add_insignificant(found, candidates)
         return found
 
+    def copies(self, name: str) -> set[str]:
+        """Return the names of the other entries that are bitwise equal to a significant entry."""
+        entry = self.entries[name]
+        alike = self._by_shape[tuple(entry.tensor.shape)][entry.tensor.dtype][_key(entry.sample)]
+        mine = entry.tensor.detach().cpu()
+        return {other.name for other in alike if other is not entry and same_bits(mine, other.tensor.detach().cpu())}
+
     def _alike(self, candidate: Candidate) -> Sequence[Entry]:
         """Return the significant entries that have the shape of a candidate and the elements that are sampled."""
         by_type = self._by_shape.get(candidate.shape)
@@ -162,15 +168,6 @@ def is_plain(tensor: object) -> TypeGuard[torch.Tensor]:
     )
 
 
-def sample_of(tensor: torch.Tensor) -> torch.Tensor:
-    """Return some elements of a tensor, evenly spaced, on the CPU."""
-    flat = tensor.detach().reshape(-1)
-    count = flat.numel()
-    if count <= _SAMPLES:
-        return flat.cpu()
-    return flat[:: count // _SAMPLES][:_SAMPLES].cpu()
-
-
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Return True if two tensors of one type on the CPU are bitwise equal. NaN equals itself, and 0 differs from -0."""
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -210,11 +207,13 @@ def _parents(name: str) -> list[str]:
 
 
 def _is_varied(tensor: torch.Tensor, sample: torch.Tensor) -> bool:
-    """Return False for a tensor of equal elements."""
-    if bool((sample != sample[0]).any()):
+    """Return False for a tensor of one or two values, such as a constant, an identity matrix or a mask."""
+    if len(set(sample.tolist())) > 2:
         return True
     flat = tensor.detach().reshape(-1)
-    return bool((flat != flat[0]).any())
+    # Most tensors of two values are small. The elements of a large one are looked through for a third value.
+    other = flat[flat != flat[0]]
+    return len(other) > 0 and bool((other != other[0]).any())
 
 
 def _key(sample: torch.Tensor) -> bytes:

@@ -24,6 +24,11 @@ TUNER_CHECKPOINTS = (".lr_find_", ".scale_batch_size_")
 
 _MAX_RECENT = 64
 _MAX_PINNED = 256
+_MAX_LOADED = 8192
+_MAX_DEPTH = 8
+
+SAMPLES = 32
+"""Number of elements of a tensor that its sample has."""
 
 _recent: OrderedDict[str, "ReadFile"] = OrderedDict()
 """The last files that were read, by path. Of too many, the smallest are dropped."""
@@ -33,6 +38,9 @@ _pinned: OrderedDict[str, "ReadFile"] = OrderedDict()
 
 _uris: OrderedDict[str, str] = OrderedDict()
 """The URI of the dataset that a local file was fetched from, by path."""
+
+_loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+"""Samples of the last tensors that `torch.load` returned, with their shapes: its source may be a stream, or vanish."""
 
 _thread = threading.local()
 
@@ -90,6 +98,20 @@ def read_files() -> list[ReadFile]:
     return list(found.values())
 
 
+def loaded_samples() -> list[tuple[tuple[int, ...], Any]]:
+    """Return the shape and a sample of the last tensors that `torch.load` returned, from whatever source."""
+    return [(shape, sample) for (shape, *_), sample in list(_loaded.items())]
+
+
+def sample_of(tensor: Any) -> Any:
+    """Return some elements of a tensor, evenly spaced, on the CPU."""
+    flat = tensor.detach().reshape(-1)
+    count = flat.numel()
+    if count <= SAMPLES:
+        return flat.cpu()
+    return flat[:: count // SAMPLES][:SAMPLES].cpu()
+
+
 def restored_by_tuner() -> ReadFile | None:
     """Return the file that was read last, and forget it, if Lightning's tuner restores a model from it."""
     last = next(reversed(_recent), "")
@@ -145,6 +167,8 @@ def install() -> None:
         return opening(name_or_buffer, mode)
 
     torch.serialization._open_file_like = open_file_like
+    for name in ("_load", "_legacy_load"):
+        setattr(torch.serialization, name, _observed_load(getattr(torch.serialization, name)))
     if "safetensors" in sys.modules:
         _observe_safetensors(sys.modules["safetensors"])
     else:
@@ -160,7 +184,35 @@ def note_opened(name_or_buffer: Any) -> None:
             note(path)
 
 
-def _keep(table: OrderedDict[str, Any], key: str, value: Any, limit: int) -> None:
+def _observed_load(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        # The result may be any object of the user's.
+        with contextlib.suppress(Exception):
+            # Lightning's tuner puts back what it has saved itself.
+            if not getattr(_thread, "unobserved", False) and not is_tuner_checkpoint(next(reversed(_recent), "")):
+                _note_loaded(result, 0)
+        return result
+
+    return load
+
+
+def _note_loaded(value: Any, depth: int) -> None:
+    import torch
+
+    if type(value) in (torch.Tensor, torch.nn.Parameter):
+        if value.is_floating_point() and value.layout is torch.strided and not value.is_meta and value.numel():
+            sample = sample_of(value).clone()
+            key = (tuple(value.shape), value.dtype, sample.contiguous().view(torch.uint8).numpy().tobytes())
+            _keep(_loaded, key, sample, _MAX_LOADED)
+    elif isinstance(value, dict | list | tuple) and depth < _MAX_DEPTH:
+        for item in list(value.values() if isinstance(value, dict) else value)[:_MAX_LOADED]:
+            if isinstance(item, torch.Tensor | dict | list | tuple):
+                _note_loaded(item, depth + 1)
+
+
+def _keep(table: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
     table[key] = value
     table.move_to_end(key)
     if len(table) > limit:

@@ -30,6 +30,14 @@ _groups: MutableMapping[Optimizer, int] = WeakIdKeyDictionary()
 _trained: MutableMapping[torch.Tensor, float] = WeakTensorKeyDictionary()
 """The parameters of optimizers that have stepped, with the time of the first step."""
 
+_made: MutableMapping[torch.Tensor, tuple[bytes, int] | None] = WeakTensorKeyDictionary()
+"""What tensors held before `load_state_dict` filled them for the first time. None if a training has made that."""
+
+_WORD = 8
+"""Number of bytes that are added at a time."""
+
+_SAMPLES = 64
+
 _loads = 0
 """How often values have been put into modules."""
 
@@ -44,11 +52,13 @@ def put_in(module: nn.Module) -> set[int]:
         module: The module.
 
     Returns:
-        Without the tensors that something has changed in place since then, such as an optimizer or an initialisation.
+        Without the tensors that something has changed in place since then, such as an optimizer or an initialisation,
+        and without those that hold again what the code of the module made.
     """
     if not _put_in:
         return set()
-    return {id(tensor) for tensor in _own(module) if _put_in.get(tensor, -1) == version(tensor)}
+    filled = (tensor for tensor in _own(module) if _put_in.get(tensor, -1) == version(tensor))
+    return {id(tensor) for tensor in filled if not _is_as_made(tensor)}
 
 
 def loads() -> int:
@@ -80,6 +90,8 @@ def accounted_for(module: nn.Module) -> None:
     _groups.clear()  # an optimizer may be used again
     for parameter in module.parameters():
         _trained.pop(parameter, None)
+    for tensor in _own(module):
+        _made.setdefault(tensor, None)
 
 
 def install() -> None:
@@ -101,6 +113,8 @@ def _observe_load_state_dict() -> None:
     @functools.wraps(original)
     def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         result = None
+        with contextlib.suppress(Exception):
+            _note_made(self)
         try:
             result = original(self, *args, **kwargs)
         finally:  # with an error about one tensor, the others have been replaced
@@ -151,6 +165,36 @@ def _note_put_in(module: nn.Module, missing: frozenset[str]) -> None:
         _put_in[tensor] = version(tensor)
 
 
+def _note_made(module: nn.Module) -> None:
+    """Note what a module holds before values are put into it. Often the same is put in again, as to begin anew."""
+    first = [tensor for tensor in _own(module) if tensor not in _put_in and tensor not in _made]
+    if first and not any(parameter in _trained for parameter in module.parameters()):
+        for tensor in first:
+            _made[tensor] = _content(tensor)
+
+
+def _is_as_made(tensor: torch.Tensor) -> bool:
+    made = _made.get(tensor)
+    return made is not None and made == _content(tensor)
+
+
+def _content(tensor: torch.Tensor) -> tuple[bytes, int] | None:
+    """Return some bytes of a tensor, and the sum of all of them, which takes less time than a hash."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer) or tensor.layout is not torch.strided:
+        return None
+    if tensor.is_meta or tensor.is_quantized or tensor.is_complex() or not tensor.numel():
+        return None
+    flat = tensor.detach().reshape(-1)
+    if flat.storage_offset() * flat.element_size() % _WORD:
+        flat = flat.clone()
+    data = flat.view(torch.uint8)
+    words = data[: len(data) // _WORD * _WORD].view(torch.int64)
+    some = torch.cat(
+        [data[len(words) * _WORD :], words[:: max(1, len(words) // _SAMPLES)].contiguous().view(torch.uint8)]
+    )
+    return some.cpu().numpy().tobytes(), int(words.sum())
+
+
 def _note_restored(module: nn.Module, file: files.ReadFile) -> None:
     """Forget the trial steps of the tuner, which restores the weights that it found."""
     saved = file.state[1] / 1e9 if file.state is not None else time.time()
@@ -178,6 +222,8 @@ def _note_revived(part: nn.Module, caller: types.FrameType) -> None:
             _put_in[after] = version(after)
         if before in _trained:
             _trained[after] = _trained[before]
+        if before in _made:
+            _made[after] = _made[before]
 
 
 def _original_of_copy(part: nn.Module, caller: types.FrameType | None) -> nn.Module | None:
