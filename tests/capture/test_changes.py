@@ -414,6 +414,30 @@ def test_a_setting_of_a_scheduler_that_changes_is_a_change(tmp_path: Path) -> No
     assert facts(found[2]) == ["schedulers[0].settings.patience"]
 
 
+class Counting(torch.optim.SGD):
+    """An optimizer with a counter in its parameter groups, as the Lamb of timm has."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+        return super().step(closure)
+
+
+class Counted(TinyNet):
+    def configure_optimizers(self) -> Any:
+        return Counting(self.parameters(), lr=0.1, momentum=0.5)
+
+
+def test_a_counter_of_an_optimizer_is_true_in_the_record_and_no_change(tmp_path: Path) -> None:
+    def slower(trainer: L.Trainer, module: Any) -> None:
+        trainer.optimizers[0].param_groups[0]["momentum"] = 0.25
+
+    found = records(tmp_path, Counted(), At(slower))
+    counts = [record.optimizers[0].param_groups[0].options["step"] for record in found]
+    assert counts == [record.checkpoint.global_step for record in found]
+    assert facts(found[2]) == ["optimizers[0].param_groups[0].options.momentum"]
+
+
 def test_gradient_accumulation_that_is_scheduled_is_true_at_each_checkpoint(tmp_path: Path) -> None:
     found = records(tmp_path, TinyNet(), GradientAccumulationScheduler({1: 3}))
     assert [record.trainer.settings["accumulate_grad_batches"] for record in found] == [1, 3, 3]

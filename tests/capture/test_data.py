@@ -381,6 +381,7 @@ ROWS = TensorDataset(torch.zeros(8))
         (lambda: DataLoader(OfBatches(), batch_size=3), 3),
         (lambda: DataLoader(ROWS, batch_sampler=OwnBatches()), None),
         (lambda: DataLoader(ROWS, batch_sampler=BatchSampler(RandomSampler(ROWS), 5, False)), 5),
+        (lambda: DataLoader(ROWS, sampler=BatchSampler(RandomSampler(ROWS), 5, True), batch_size=None), 5),
     ],
 )
 def test_a_batch_size_is_recorded_or_a_gap(make: Any, size: int | None) -> None:

@@ -14,6 +14,7 @@ from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.record import Gaps, Loader
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.digests import nbytes
+from lightning_dtool.values.objects import OF_LIGHTNING
 
 MAX_NUMBERS = 100
 """Maximum number of numbers in one setting. If there are more, only their count and hash are recorded."""
@@ -55,11 +56,13 @@ def capture_loader(loader: Any, gaps: Gaps) -> Loader:
     if batches is None:
         settings["automatic_batching"] = False
     size = loader.batch_size
+    drop_last = getattr(batches, "drop_last", None) if own_batches else loader.drop_last
+    if batches is None and isinstance(loader.sampler, BatchSampler):  # the dataset is asked for a whole batch
+        size, drop_last = _number(loader.sampler, "batch_size"), _attribute(loader.sampler, "drop_last")
     if size is None:
         size = _number(loader.dataset if batches is None else batches, "batch_size")
     if size is None:
         gaps.at("batch_size").add(*_why_unknown(loader))
-    drop_last = getattr(batches, "drop_last", None) if own_batches else loader.drop_last
     return Loader(
         class_path=class_path(type(loader)),
         batch_size=size,
@@ -132,7 +135,8 @@ def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:
     if isinstance(sampler, ResumableSampler):
         kept = {name: getattr(sampler, name) for name in ("seed", "shuffle", "drop_last", "num_replicas", "rank")}
     else:
-        kept = {name.lstrip("_"): value for name, value in getattr(sampler, "__dict__", {}).items()}
+        attributes = getattr(sampler, "__dict__", {}).items()
+        kept = {name.lstrip("_"): value for name, value in attributes if not name.startswith(OF_LIGHTNING)}
     for name, value in kept.items():
         if name not in _NOT_SETTINGS:
             described[name] = describe_setting(value, gaps.at(name))

@@ -1,5 +1,6 @@
 """The optimizers with their parameter groups, and the learning rate schedulers."""
 
+import ast
 import functools
 import inspect
 import re
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lightning_dtool.capture.tokens import Token, TokenWalk
 from lightning_dtool.record import Gaps, Optimizer, ParameterGroup, Scheduler
 from lightning_dtool.redaction.record import redact_value
-from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.definitions import class_path, source_of
 from lightning_dtool.values.writing import encode, encode_all, encode_in_detail
 
 NOT_IN_MODULE = "<not in the LightningModule>"
@@ -30,6 +31,11 @@ _BOOKKEEPING = frozenset(
 
 _SCHEDULED = re.compile(r"optimizers\[(\d+)\]\.param_groups\[\d+\]\.options\.(lr|momentum|betas|initial_lr)\b")
 """Options of an optimizer that schedulers change."""
+
+_STEPPING = frozenset({"step", "train", "eval"})
+"""Methods of optimizers that are called during training, some before and after validation."""
+
+_OPTION = re.compile(r"optimizers\[(\d+)\]\.param_groups\[\d+\]\.options\.(\w+)")
 
 _OF_A_SCHEDULER = re.compile(r"schedulers\[(\d+)\]\.settings(?:.*\.attributes)?\.(\w+)")
 """An attribute of a scheduler, or of the innermost of its nested schedulers."""
@@ -159,7 +165,7 @@ def capture_schedulers(trainer: LightningTrainer, gaps: Gaps) -> list[Scheduler]
 
 
 class Schedule:
-    """What the schedulers of a Trainer change at each step: options of their optimizers, and their own states.
+    """What changes at each step: options that schedulers or the optimizers' own code change, and schedulers' states.
 
     Args:
         trainer: The Trainer.
@@ -167,7 +173,9 @@ class Schedule:
 
     def __init__(self, trainer: LightningTrainer) -> None:
         schedulers: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
-        places = {id(_unwrapped(optimizer)): index for index, optimizer in enumerate(trainer.optimizers)}
+        optimizers = [_unwrapped(optimizer) for optimizer in trainer.optimizers]
+        places = {id(optimizer): index for index, optimizer in enumerate(optimizers)}
+        self._written = [_options_written(type(optimizer)) for optimizer in optimizers]  # type: ignore[arg-type]
         self._optimizers = {
             places.get(id(_unwrapped(getattr(scheduler, "optimizer", None)))) for scheduler in schedulers
         }
@@ -177,11 +185,14 @@ class Schedule:
         ]
 
     def changes(self, fact: str) -> bool:
-        """Return True for a fact that changes when a scheduler steps.
+        """Return True for a fact that changes when a scheduler or an optimizer steps.
 
         Args:
             fact: A path into the record. Attributes of a scheduler that are no parameters of its class are its state.
         """
+        option = _OPTION.match(fact)
+        if option is not None and int(option[1]) < len(self._written) and option[2] in self._written[int(option[1])]:
+            return True
         option = _SCHEDULED.match(fact)
         if option is not None:
             return int(option[1]) in self._optimizers
@@ -191,6 +202,35 @@ class Schedule:
         name = attribute[2].lstrip("_")
         known = self._settings[int(attribute[1])]
         return name == "last_epoch" or not ({name, name.removesuffix("s")} & known or name == "base_lrs")
+
+
+@functools.lru_cache(maxsize=1000)
+def _options_written(cls: type) -> frozenset[str]:
+    """Return the options of parameter groups that the methods of an optimizer's class assign, such as a counter.
+
+    PyTorch's own optimizers keep their state elsewhere.
+    """
+    found: set[str] = set()
+    for base in cls.__mro__:
+        if base.__module__.partition(".")[0] in ("torch", "builtins"):
+            continue
+        try:
+            tree = ast.parse(source_of(base) or "")
+        except (SyntaxError, ValueError):
+            continue
+        methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in _STEPPING]
+        found |= {
+            node.slice.value
+            for method in methods
+            for node in ast.walk(method)
+            if isinstance(node, ast.Subscript)
+            and isinstance(node.ctx, ast.Store)
+            and isinstance(node.value, ast.Name)
+            and "group" in node.value.id  # not `state`, whose entries may have the names of options
+            and isinstance(node.slice, ast.Constant)
+            and isinstance(node.slice.value, str)
+        }
+    return frozenset(found)
 
 
 def _unwrapped(optimizer: Any) -> Any:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _BOOKKEEPING = frozenset(vars(torch.nn.Module()))
 """The attributes of every `nn.Module`. Its parameters, children and mode are described separately."""
 
+OF_LIGHTNING = "__pl_"
+"""The beginning of attributes in which Lightning keeps the arguments of loaders and samplers."""
+
 _RECORDED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, Dataset, DataLoader)
 """Objects that a transform may refer to and that other parts of a record describe."""
 
@@ -284,7 +287,9 @@ def _encoded_by_name(values: Mapping[str, Any], writer: "Writer", gaps: Gaps) ->
 
 
 def attributes_of(value: Any) -> dict[str, Any] | None:
-    """Return an object's attributes by name, without the bookkeeping of an `nn.Module`. None if it cannot have any.
+    """Return an object's attributes by name, without the bookkeeping of an `nn.Module` and of Lightning.
+
+    None if it cannot have any.
 
     Args:
         value: Any object. None of its code runs.
@@ -306,7 +311,8 @@ def attributes_of(value: Any) -> dict[str, Any] | None:
     if isinstance(value, torch.nn.Module):
         own = {name: entry for name, entry in own.items() if name not in _BOOKKEEPING}
         own = {**own, **value._parameters, **value._buffers, **value._modules}
-    return {**kept, **{name: entry for name, entry in own.items() if isinstance(name, str)}}
+    own = {name: entry for name, entry in own.items() if isinstance(name, str) and not name.startswith(OF_LIGHTNING)}
+    return {**kept, **own}
 
 
 def has_hidden_state(cls: type) -> bool:
