@@ -14,7 +14,7 @@ from kit import ImageNet, TinyNet, same, trainer, weights
 from lightning_dtool import DtoolDataModule, DtoolDataset, pack
 from lightning_dtool.data import samples
 from lightning_dtool.data.decoding import decoder_for
-from lightning_dtool.errors import VerificationError
+from lightning_dtool.errors import DecodeError, VerificationError
 from lightning_dtool.store import FrozenDataset, local_path, verified
 from lightning_dtool.store.verification import Recorded
 
@@ -194,3 +194,10 @@ def test_the_decoded_cache_is_filled_with_verified_images_only(images, compared)
     assert sorted(compared) == sorted(images.relpaths.values())
     Path(images.abspath(next(iter(images.items)))).write_bytes(b"")
     assert len(list(dataset)) == len(PIXELS)  # from the cache, whose key is the content
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_what_is_no_image_is_named_by_its_path(make_dataset, verify):
+    dataset = make_dataset({"image.png": b"no image"})
+    with pytest.raises(DecodeError, match=r"cannot identify image file '/.*image\.png'"):
+        DtoolDataset(dataset, verify=verify)[0]

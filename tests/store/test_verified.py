@@ -1,9 +1,11 @@
 """The memory of verified items: what is read again, and what is not."""
 
+import io
 import os
 import pickle
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def file_of(dataset: FrozenDataset, relpath: str) -> Path:
 
 
 def content_of(dataset: FrozenDataset) -> bytes:
-    with dataset.open_verified(A) as file:
+    with dataset.open_to_decode(A, verify=True) as file:
         return file.read()
 
 
@@ -93,7 +95,7 @@ def test_a_changed_file_is_read_again(make_dataset, read, keep_times) -> None:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     for reader in (dataset, FrozenDataset.from_uri(dataset.uri)):
         for attempt in (
-            reader.open_verified,
+            partial(reader.open_to_decode, verify=True),
             reader.verified_path,
             lambda idn, reader=reader: reader.verify_once([idn]),
         ):
@@ -191,3 +193,27 @@ def test_a_missing_item_is_named_among_the_differences(make_dataset) -> None:
         dataset.verify_once()
     with pytest.raises(MissingItemError):
         content_of(dataset)
+
+
+def test_without_a_known_hash_function_the_error_says_what_to_do(base_uri, make_dataset) -> None:
+    dataset = make_dataset(FILES)
+    folder = local_path(dataset.uri) / ".dtool"
+    (folder / "overlays" / "sha256.json").unlink()
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("md5sum_hexdigest", "xxh3_hexdigest"))
+    again = FrozenDataset.from_uri(dataset.uri)
+    with pytest.raises(VerificationError, match=r"xxh3_hexdigest.* is unknown\. .*sha256.*verify=False") as caught:
+        again.verified_path(A)
+    assert (caught.value.uri, caught.value.item) == (dataset.uri, "a.txt")
+
+
+def test_a_large_file_that_is_known_is_not_read_as_a_whole(make_dataset, read, monkeypatch) -> None:
+    dataset = make_dataset(FILES)
+    monkeypatch.setattr("lightning_dtool.store.dataset._SMALL", 3)
+    kinds = []
+    for verify in (True, True, False):
+        with dataset.open_to_decode(A, verify=verify) as file:
+            assert file.read() == b"aaaa"
+            kinds.append(isinstance(file, io.BytesIO))
+    assert kinds == [True, False, False]
+    assert read == ["a.txt"]

@@ -116,12 +116,9 @@ class Items:
                 Path(self.dataset.verified_path(identifier) if verify else self.dataset.abspath(identifier))
             )
         decode = decoder_for(self.names[position])
-        if not verify:
-            return decode(self.dataset.abspath(identifier))
         if decode not in FROM_FILES:
-            return decode(self.dataset.verified_path(identifier))
-        # The bytes that are decoded are those that were compared.
-        with self.dataset.open_verified(identifier) as file:
+            return decode(self.dataset.verified_path(identifier) if verify else self.dataset.abspath(identifier))
+        with self.dataset.open_to_decode(identifier, verify=verify) as file:
             value = decode(file)
         if isinstance(value, ImageFile.ImageFile):
             value.filename = self.dataset.abspath(identifier)  # as Pillow sets it for an image that it opens by a path

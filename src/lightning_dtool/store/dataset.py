@@ -34,6 +34,10 @@ from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.uris import normalize_uri
 from lightning_dtool.store.verified import Mark, VerifiedItems, mark, user_number
 
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_SMALL = 1024 * 1024
+"""The largest size of a file that is always read as a whole."""
+
 
 @public
 class FrozenDataset:
@@ -337,39 +341,47 @@ class FrozenDataset:
         path = self.abspath(identifier)
         return self._data_root is None or self._knows(identifier, mark(path))
 
-    def open_verified(self, identifier: str) -> BinaryIO:
-        """Open an item's content for reading. Unless it was verified before, it is read at once and compared.
+    def open_to_decode(self, identifier: str, *, verify: bool) -> BinaryIO:
+        """Open an item's content for reading, and compare it unless it was verified before.
+
+        A small file is read in one call, which takes less time than the several reads of a decoder. A file that has to
+        be compared is read as a whole as well, so that the bytes that are decoded are those that were compared.
 
         Args:
             identifier: The item's identifier.
+            verify: Whether to compare an item on disk. A remote item is compared when it is fetched.
 
         Returns:
-            A binary file, which the caller closes: the local file, or the bytes that were compared.
+            A binary file, which the caller closes: the local file, or its bytes.
 
         Raises:
             VerificationError: If the content differs from what is recorded.
             FileNotFoundError: If an item on disk was removed after its path was looked up.
             MissingItemError, UnsafeDatasetError, StoreError: As for `path`.
         """
-        file = open(self.abspath(identifier), "rb")  # noqa: SIM115 - the caller closes it
+        # This is called for each sample: `open` and `mark` would take as long as the rest.
+        path = self.abspath(identifier)
+        descriptor = os.open(path, _READ)
         try:
-            if self._data_root is None:
+            status = os.fstat(descriptor)
+            found = status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+            unknown = verify and self._data_root is not None and not self._knows(identifier, found)
+            size = status.st_size
+            if size > _SMALL and not unknown:
+                file = os.fdopen(descriptor, "rb")
+                descriptor = -1
                 return file
-            descriptor = file.fileno()
-            found = mark(descriptor)  # cheaper than a mark by path, and of the very file that is read
-            if self._knows(identifier, found):
-                return file
-            content = os.read(descriptor, found.size + 1)  # one call, where `read` makes four
-            if len(content) < found.size:
-                content += file.read()
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-        item = self._item(identifier)
-        self._require_same(item, self._recorded.difference(content, item))
-        self._verified.add(self._positions[identifier], found, item.hash)
-        return io.BytesIO(content)
+            content = os.read(descriptor, size + 1)
+            while len(content) < size and (more := os.read(descriptor, size - len(content))):
+                content += more
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        if unknown:
+            item = self._item(identifier)
+            self._require_same(item, self._recorded.difference(content, item))
+            self._verified.add(self._positions[identifier], found, item.hash)
+        return _Content(content, path)
 
     def verified_path(self, identifier: str) -> str:
         """Return the path of a local file with an item's content, which is verified unless it was before.
@@ -532,7 +544,8 @@ class FrozenDataset:
     def _verified(self) -> VerifiedItems:
         """The verified items of a dataset on disk. A copy with the same UUID has a memory of its own."""
         place = digest.generate_identifier(os.path.realpath(str(self._data_root)))
-        return VerifiedItems(cache_directory() / f"verified-{user_number()}" / f"{self.uuid}-{place[:16]}")
+        path = cache_directory() / f"verified-{user_number()}" / f"{self.uuid}-{place[:16]}"
+        return VerifiedItems(path, len(self.relpaths))
 
     @cached_property
     def _positions(self) -> dict[str, int]:
@@ -591,13 +604,20 @@ class FrozenDataset:
         except (FileNotFoundError, UnsafeDatasetError):  # `verify` says what is wrong with all such items
             return False
 
-    def _knows(self, identifier: str, found: Mark) -> bool:
+    def _knows(self, identifier: str, found: tuple[int, int, int, int]) -> bool:
         return self._verified.knows(self._positions[identifier], found, self._manifest.items.hash_of(identifier))
 
     def _remember(self, item: Item, found: Mark) -> None:
         self._verified.add(self._positions[item.identifier], found, item.hash)
 
     def _require_same(self, item: Item, difference: str | None) -> None:
+        if difference is not None and self._recorded.hash_of(item) is None:
+            raise VerificationError(
+                f"item {item.relpath!r} {difference}. Write the overlay 'sha256' from a trusted copy, or read the items"
+                " without a comparison: verify=False.",
+                uri=self._uri,
+                item=item.relpath,
+            )
         if difference is not None:
             raise VerificationError(
                 f"item {item.relpath!r} is not as recorded: {difference}. Restore the dataset from a copy.",
@@ -692,6 +712,17 @@ class FrozenDataset:
             uri=self._uri,
             item=item.relpath,
         )
+
+
+class _Content(io.BytesIO):
+    """The bytes of a file, which messages of decoders call by its path."""
+
+    def __init__(self, content: bytes, path: str) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __repr__(self) -> str:
+        return repr(self.path)
 
 
 def read_admin_metadata(uri: str, broker: Broker) -> dict[str, Any]:

@@ -43,13 +43,16 @@ def generate_identifiers(relpaths: Iterable[bytes]) -> list[str]:
     return [sha1(relpath, usedforsecurity=False).hexdigest() for relpath in relpaths]
 
 
-def new_hash(algorithm: str) -> "_Hash":
+def new_hash(algorithm: str, content: bytes = b"") -> "_Hash":
     """Return a new hash object. MD5 also works on systems that forbid it for security.
 
     Args:
         algorithm: "md5", "sha1", "sha256" or "sha512".
+        content: The first bytes to hash. By default none.
     """
-    return hashlib.new(algorithm, usedforsecurity=False)
+    # Not `hashlib.new`, which takes longer than the hash of a small file.
+    made: _Hash = getattr(hashlib, algorithm)(content, usedforsecurity=False)
+    return made
 
 
 def algorithm_of(hash_function: str) -> str | None:
@@ -89,7 +92,11 @@ def same_hash(hexdigest: str, recorded: str) -> bool:
         hexdigest: The computed hash, in hexadecimal digits.
         recorded: The hash in a manifest.
     """
-    return recorded.lower() == hexdigest or recorded == base64.b64encode(bytes.fromhex(hexdigest)).decode()
+    return (
+        recorded == hexdigest
+        or recorded.lower() == hexdigest
+        or recorded == base64.b64encode(bytes.fromhex(hexdigest)).decode()
+    )
 
 
 def content_digest(items: Iterable[Item]) -> str:

@@ -29,6 +29,18 @@ class Recorded:
     sha256: Mapping[str, Any]
     hash_function: str
 
+    def hash_of(self, item: Item) -> tuple[str, str] | None:
+        """Return the algorithm and the recorded hash that an item is compared with; None if the algorithm is unknown.
+
+        Args:
+            item: The item.
+        """
+        sha256 = self.sha256.get(item.identifier)
+        if isinstance(sha256, str):
+            return "sha256", sha256
+        algorithm = algorithm_of(self.hash_function)
+        return None if algorithm is None else (algorithm, item.hash)
+
     def difference(self, content: Path | bytes, item: Item) -> str | None:
         """Say how content differs from what is recorded, or None.
 
@@ -42,18 +54,12 @@ class Recorded:
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         if size != item.size_in_bytes:
             return f"expected {item.size_in_bytes} bytes, found {size}"
-        sha256 = self.sha256.get(item.identifier)
-        if isinstance(sha256, str):
-            algorithm, recorded = "sha256", sha256
-        else:
-            known = algorithm_of(self.hash_function)
-            if known is None:
-                return f"cannot be checked, the hash function {self.hash_function!r} is unknown"
-            algorithm, recorded = known, item.hash
+        expected = self.hash_of(item)
+        if expected is None:
+            return f"cannot be checked, the hash function {self.hash_function!r} is unknown"
+        algorithm, recorded = expected
         if isinstance(content, bytes):
-            hasher = new_hash(algorithm)
-            hasher.update(content)
-            found = hasher.hexdigest()
+            found = new_hash(algorithm, content).hexdigest()
         else:
             found = hash_file(content, algorithm)
         return None if same_hash(found, recorded) else f"expected {algorithm} {recorded}, found {found}"

@@ -7,6 +7,7 @@ import stat
 import struct
 import time
 import weakref
+from array import array
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,14 +111,16 @@ class VerifiedItems:
 
     Args:
         path: The file. It and its folder are created when an item is remembered.
+        count: The number of items.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, count: int) -> None:
         self._path = path
         self._descriptor: int | None = None
-        self._known: dict[int, int] = {}  # hashes, because marks would take five times as much memory
+        # One hash per item, because a dict of marks would take thirty times as much memory.
+        self._known = array("q", bytes(8 * count))
 
-    def knows(self, position: int, found: Mark, recorded: str) -> bool:
+    def knows(self, position: int, found: tuple[int, int, int, int], recorded: str) -> bool:
         """Tell whether an item had the recorded hash and has not changed since.
 
         Args:
@@ -126,15 +129,15 @@ class VerifiedItems:
             recorded: The recorded hash.
         """
         key = hash((found, recorded))
-        if self._known.get(position) == key:
+        if self._known[position] == key:
             return True
-        descriptor = self._opened(create=False)
+        descriptor = self._descriptor or self._opened(create=False)
         if descriptor is None or os.pread(descriptor, _ROW.size, position * _ROW.size) != _row(found, recorded):
             return False
         self._known[position] = key
         return True
 
-    def add(self, position: int, found: Mark, recorded: str) -> None:
+    def add(self, position: int, found: tuple[int, int, int, int], recorded: str) -> None:
         """Remember that an item has the recorded hash, unless it was changed only just now.
 
         Args:
@@ -142,14 +145,16 @@ class VerifiedItems:
             found: The mark of its file, from before the content was read.
             recorded: The recorded hash.
         """
-        if time.time_ns() - found.changed_ns < _SETTLED_NS:
+        if time.time_ns() - found[2] < _SETTLED_NS:
             return
         self._known[position] = hash((found, recorded))
-        descriptor = self._opened(create=True)
+        descriptor = self._descriptor or self._opened(create=True)
         if descriptor is not None:
             # The file only saves time: a row that a full disk cuts off is not equal to any.
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105 - `suppress` takes as long as the write
                 os.pwrite(descriptor, _row(found, recorded), position * _ROW.size)
+            except OSError:
+                pass
 
     def _opened(self, *, create: bool) -> int | None:
         if self._descriptor is None and hasattr(os, "pread"):
@@ -181,5 +186,5 @@ def _is_users_alone(descriptor: int) -> bool:
     )
 
 
-def _row(found: Mark, recorded: str) -> bytes:
+def _row(found: tuple[int, int, int, int], recorded: str) -> bytes:
     return _ROW.pack(*found, recorded.encode()[:32])
