@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -160,6 +161,16 @@ def test_weights_kept_in_memory_from_the_middle_of_a_run_are_those_of_its_checkp
     assert origin_of(record).origin == "continued"
     assert record.lineage.parent_checkpoint is not None
     assert record.lineage.parent_checkpoint.uri == provenance.uris[0]
+
+
+def test_a_module_continues_its_last_run_after_many_others(models: Path) -> None:
+    """As the best model of a search is trained further."""
+    best = Net()
+    first = fit(best, models).record
+    for _ in range(9):
+        fit(Net(), models, limit_train_batches=1)
+    found = origin_of(fit(best, models).record)
+    assert (found.origin, found.sources[0].run_uuid) == ("continued", first.run.uuid)
 
 
 def test_a_run_after_one_that_failed_continues_it(models: Path) -> None:
@@ -342,6 +353,40 @@ def test_weights_from_torch_load_are_recorded_with_the_file(models: Path, tmp_pa
     found = origin_of(record)
     assert (found.origin, found.sources[0].path, found.sources[0].keys) == ("file", str(path), ["*"])
     assert gaps_of(record) == []
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "of JAX"])
+def test_weights_from_a_numpy_file_are_recorded_with_the_file(tmp_path: Path, form: str) -> None:
+    state = {key: value.numpy() for key, value in Net().state_dict().items()}
+    path = tmp_path / ("weights.npy" if form == "npy" else "weights.npz")
+    if form == "npy":
+        np.save(path, state["layers.0.weight"])
+        read = {"layers.0.weight": np.load(path)}
+    else:
+        # JAX and TensorFlow keep the weights of linear layers transposed.
+        np.savez_compressed(
+            path, strings=np.array(["x"]), **{k: v.T if form == "of JAX" else v for k, v in state.items()}
+        )
+        with np.load(path) as archive:
+            read = {key: archive[key].T if form == "of JAX" else archive[key] for key in state}
+    module, gaps = Net(), Gaps()
+    with torch.no_grad():
+        for key, value in read.items():
+            module.state_dict()[key].copy_(torch.from_numpy(value))
+    found = capture_initial_weights(module, gaps)
+    assert (found.origin, found.sources[0].path, list(gaps)) == ("file", str(path), [])
+    assert found.sources[0].keys == (["layers.0.weight"] if form == "npy" else ["*"])
+
+
+def test_arrays_of_other_shapes_are_not_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((50, 7)), objects=np.array([{}], dtype=object))
+    np.load(tmp_path / "data.npz").close()
+    module, gaps = Net(), Gaps()
+    reads = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda self, key: reads.append(key))
+        assert capture_initial_weights(module, gaps).origin == "script"
+    assert (reads.count("x"), reads.count("objects"), list(gaps)) == (0, 0, [])
 
 
 def test_parts_from_several_files_are_told_apart(models: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ _MAX_NAMES = 1000
 """Maximum number of names that are recorded for one source."""
 
 _MAX_RUNS = 8
-"""Number of earlier runs of the process whose last weights are known."""
+"""Number of earlier runs of the process whose last weights are known, besides the last run of each module."""
 
 _MAX_FILES = 100
 """Maximum number of files that are compared with the model."""
@@ -78,6 +78,9 @@ class EndedRun:
 
 
 _ended: deque[EndedRun] = deque(maxlen=_MAX_RUNS)
+
+_last_runs: MutableMapping[LightningModule, EndedRun] = WeakIdKeyDictionary()
+"""The last run of each module that still exists, however many runs there were since."""
 
 
 _made_by_script: deque[str | None] = deque(maxlen=100)
@@ -178,7 +181,9 @@ def remember_run(uuid: str, module: LightningModule, checkpoints: Sequence[tuple
     begun = _begun.get(module)
     before = begun.versions if begun is not None else {}
     changed = frozenset(name for name, version in _versions(module).items() if before.get(name) != version)
-    _ended.append(EndedRun(uuid, weakref.ref(module), candidates, changed, checkpoints))
+    run = EndedRun(uuid, weakref.ref(module), candidates, changed, checkpoints)
+    _ended.append(run)
+    _last_runs[module] = run
     replaced.accounted_for(module)
 
 
@@ -272,15 +277,19 @@ def _same(sample: torch.Tensor) -> torch.Tensor:
 
 def _sources(module: LightningModule) -> list[_Source]:
     """Return everything that may hold weights of the model; of sources with equal weights, the first one counts."""
+    ended = [*reversed(_ended)]
+    last = _last_runs.get(module)
+    if last is not None and last not in ended:
+        ended.append(last)
     runs = [
         _Source(_CONTINUED, partial(getattr, run, "candidates"), run=run, same_module=run.module() is module)
-        for run in reversed(_ended)
+        for run in ended
     ]
     read = [file.path for file in files.read_files() if files.file_state(file.path) is not None][:_MAX_FILES]
     library = [path for path in torchvision_files(module) if path not in read] if replaced.older(module) else []
     published = [
         _Source(_CONTINUED, partial(tensors_in, path), path=path, run=run, uri=uri)
-        for run in reversed(_ended)
+        for run in ended
         for uri, path in run.checkpoints
     ]
     return [

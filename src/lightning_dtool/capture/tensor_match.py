@@ -147,12 +147,16 @@ class ModelTensors:
 
 def candidate(name: str, tensor: torch.Tensor) -> Candidate:
     """Return a tensor as a candidate."""
-    return Candidate(
-        name,
-        tuple(tensor.shape),
-        lambda: sample_of(tensor),
-        lambda other: same_bits(_converted(tensor, other.dtype), other.detach().cpu()),
-    )
+    return lazy_candidate(name, tuple(tensor.shape), lambda: tensor)
+
+
+def lazy_candidate(name: str, shape: tuple[int, ...], read: Callable[[], torch.Tensor]) -> Candidate:
+    """Return a tensor of a known shape as a candidate. It is read when it is compared."""
+
+    def equals(other: torch.Tensor) -> bool:
+        return same_bits(_converted(read(), other.dtype), other.detach().cpu())
+
+    return Candidate(name, shape, lambda: sample_of(read()), equals)
 
 
 def is_plain(tensor: object) -> TypeGuard[torch.Tensor]:

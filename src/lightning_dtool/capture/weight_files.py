@@ -5,13 +5,16 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.lib import format as npy
 
-from lightning_dtool.capture.tensor_match import Candidate, candidate, is_plain
+from lightning_dtool.capture.tensor_match import Candidate, candidate, is_plain, lazy_candidate
 from lightning_dtool.loading.weights import Unread, load_safely
 from lightning_dtool.watch import files
 
@@ -19,6 +22,9 @@ _MAX_UNMAPPED = 2**30
 """Maximum size of a file that is read as a whole because it cannot be memory-mapped."""
 
 _MAX_DEPTH = 50
+
+_TRANSPOSED = {2: (1, 0), 3: (2, 0, 1), 4: (3, 2, 0, 1)}
+"""The axes of torch's weights in the arrays of JAX and TensorFlow, by number: of linear layers and convolutions."""
 
 _OF_A_MODULE = frozenset({"_parameters", "_buffers", "_modules"})
 """Attributes in which a module that was saved as a whole keeps its tensors and children."""
@@ -45,7 +51,7 @@ def tensors_in(path: str) -> list[Candidate]:
     """Return the tensors of a file, to be read when they are compared.
 
     Args:
-        path: A file of `torch.save` or of safetensors.
+        path: A file of `torch.save`, safetensors or NumPy.
 
     Raises:
         UnreadableError: If the file cannot be read without running code from it.
@@ -54,6 +60,8 @@ def tensors_in(path: str) -> list[Candidate]:
         with files.unobserved():
             if "safetensors" in sys.modules and _is_safetensors(path):
                 return list(_of_safetensors(path))
+            if _is_numpy(path):
+                return list(_of_numpy(path))
             if not zipfile.is_zipfile(path) and os.path.getsize(path) > _MAX_UNMAPPED:
                 raise UnreadableError("is large and of an old format that cannot be memory-mapped")
             content = load_safely(Path(path))
@@ -176,6 +184,55 @@ def _collect(value: Any, parts: list[str], found: dict[str, torch.Tensor], seen:
     for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
         if parts or key not in _SKIPPED:
             _collect(item, parts if key in _OF_A_MODULE else [*parts, str(key)], found, seen)
+
+
+def _is_numpy(path: str) -> bool:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        return bool(names) and all(name.endswith(".npy") for name in names)
+    with open(path, "rb") as file:
+        return file.read(6) == b"\x93NUMPY"
+
+
+def _of_numpy(path: str) -> Iterator[Candidate]:
+    """Yield the arrays of a file, read when they are compared, also in the orders of axes of other frameworks."""
+    if not zipfile.is_zipfile(path):
+        shape = np.load(path, mmap_mode="r").shape
+        yield from _arrays("", shape, lambda: np.array(np.load(path, mmap_mode="r")))
+        return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(npy.read_magic(file))
+                shape = read(file)[0] if read is not None else ()
+            name = member.removesuffix(".npy")
+            yield from _arrays(name.replace("/", "."), shape, partial(_member, path, name))
+
+
+def _member(path: str, name: str) -> Any:
+    with np.load(path) as archive:
+        return archive[name]
+
+
+def _arrays(name: str, shape: tuple[int, ...], read: Callable[[], Any]) -> Iterator[Candidate]:
+    @lru_cache(maxsize=1)
+    def tensor() -> torch.Tensor:
+        # An array of objects, or of a type that torch lacks, holds no weights.
+        try:
+            with files.unobserved():
+                return torch.from_numpy(read())
+        except (TypeError, ValueError):
+            return torch.empty(0)
+
+    for axes in (tuple(range(len(shape))), _TRANSPOSED.get(len(shape))):
+        if axes is not None:
+            yield lazy_candidate(name, tuple(shape[axis] for axis in axes), partial(_permuted, tensor, axes))
+
+
+def _permuted(tensor: Callable[[], torch.Tensor], axes: tuple[int, ...]) -> torch.Tensor:
+    found = tensor()
+    return found.permute(axes) if found.dim() == len(axes) else found
 
 
 def _is_safetensors(path: str) -> bool:

@@ -1,8 +1,8 @@
 """Files that weights may have been read from.
 
-Every file that `torch.load` or safetensors opens is noted, whatever it holds. Whether its tensors are in a model is
-found out when fitting begins. Noting costs a few microseconds, and a bounded number of files is kept, because a dataset
-may read a hundred thousand sample files in the same way.
+Every file that `torch.load`, safetensors or `numpy.load` opens is noted, whatever it holds. Whether its tensors are in
+a model is found out when fitting begins. Noting costs a few microseconds, and a bounded number of files is kept: a
+dataset may read a hundred thousand sample files in the same way.
 """
 
 import contextlib
@@ -155,7 +155,7 @@ def unobserved() -> Iterator[None]:
 
 
 def install() -> None:
-    """Begin to observe `torch.load` and safetensors."""
+    """Begin to observe `torch.load`, safetensors, and `numpy.load` (torch imports NumPy if it is installed)."""
     import torch
 
     opening = torch.serialization._open_file_like
@@ -169,6 +169,8 @@ def install() -> None:
     torch.serialization._open_file_like = open_file_like
     for name in ("_load", "_legacy_load"):
         setattr(torch.serialization, name, _observed_load(getattr(torch.serialization, name)))
+    if "numpy" in sys.modules:
+        _observe_numpy(sys.modules["numpy"])
     if "safetensors" in sys.modules:
         _observe_safetensors(sys.modules["safetensors"])
     else:
@@ -219,6 +221,17 @@ def _keep(table: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> Non
         # Another thread may have removed an entry.
         with contextlib.suppress(KeyError):
             table.popitem(last=False)
+
+
+def _observe_numpy(package: Any) -> None:
+    original = package.load
+
+    @functools.wraps(original)
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        note_opened(file)
+        return original(file, *args, **kwargs)
+
+    package.load = load
 
 
 # -- safetensors ----------------------------------------------------------------------------------
