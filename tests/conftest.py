@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,15 @@ def _no_seed_left_behind() -> Iterator[None]:
     yield
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _no_file_noted_before() -> None:
+    """Forget the files that earlier tests read, as a new process has read none."""
+    noted = sys.modules.get("lightning_dtool.watch.files")
+    if noted is not None:
+        for table in (noted._recent, noted._pinned, noted._uris, noted._loaded):
+            table.clear()
 
 
 @pytest.fixture

@@ -56,7 +56,10 @@ def commands() -> Path:
     fork = f"exec {python} -IS {shlex.quote(str(server))} {shlex.quote(str(address))}"
     _command(folder / "python", f'case "$1" in -m|-c|[!-]*) {fork} "$@";; esac\nexec {python} "$@"')
     _command(folder / "lightning-dtool", f'{fork} {shlex.quote(str(installed))} "$@"')
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # Each program has variables of its own. With `LIGHTNING_DTOOL_BASE_URI`, all of them would be observed.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "LIGHTNING_", "PL_"))
+    }
     environment["PYTHONHASHSEED"] = HASH_SEED
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))

@@ -7,6 +7,7 @@ import os
 import pickle
 import tempfile
 import types
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -828,3 +829,14 @@ def test_recording_initial_weights_does_not_import_torchvision() -> None:
         "assert not [name for name in set(sys.modules) - known if name.startswith('torchvision')]"
     )
     programs.run("-c", program, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_reading_a_noted_file_again_gives_no_warning(tmp_path: Path, old: bool) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(Net().state_dict(), path, pickle_protocol=3, _use_new_zipfile_serialization=not old)
+    module = Net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a safe load by torch warns of the protocol
+        module.load_state_dict(torch.load(path))
+    assert capture_initial_weights(module, Gaps()).origin == "file"

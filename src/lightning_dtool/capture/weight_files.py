@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -15,7 +16,7 @@ import torch
 from numpy.lib import format as npy
 
 from lightning_dtool.capture.tensor_match import Candidate, candidate, is_plain, lazy_candidate
-from lightning_dtool.loading.weights import Unread, load_safely
+from lightning_dtool.loading.weights import Unread, read_checkpoint
 from lightning_dtool.watch import files
 
 _MAX_UNMAPPED = 2**30
@@ -62,9 +63,7 @@ def tensors_in(path: str) -> list[Candidate]:
                 return list(_of_safetensors(path))
             if _is_numpy(path):
                 return list(_of_numpy(path))
-            if not zipfile.is_zipfile(path) and os.path.getsize(path) > _MAX_UNMAPPED:
-                raise UnreadableError("is large and of an old format that cannot be memory-mapped")
-            content = load_safely(Path(path))
+            content = read_checkpoint(Path(path)) if zipfile.is_zipfile(path) else _of_old_format(path)
     except UnreadableError:
         raise
     except OSError as error:
@@ -74,6 +73,14 @@ def tensors_in(path: str) -> list[Candidate]:
     found: dict[str, torch.Tensor] = {}
     _collect(content, [], found, set())
     return [candidate(name, tensor) for name, tensor in found.items()]
+
+
+def _of_old_format(path: str) -> Any:
+    if os.path.getsize(path) > _MAX_UNMAPPED:
+        raise UnreadableError("is large and of an old format that cannot be memory-mapped")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch says of the file, it said when the program read it
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def sha256(path: str) -> str | None:
