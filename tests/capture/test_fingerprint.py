@@ -63,6 +63,25 @@ def masked(values: Any) -> Any:
     return np.ma.MaskedArray(np.arange(4), mask=values > 5)
 
 
+class Entries(list[Any]):
+    pass
+
+
+class Pairs(dict[str, Any]):
+    pass
+
+
+def with_attribute(value: Any, extra: Any) -> Any:
+    value.extra = extra
+    return value
+
+
+def uses_a_global(values: Any) -> Any:
+    variables = {"TABLE": values, "__name__": __name__}
+    exec("def read(index):\n    return TABLE[index]", variables)
+    return [1, variables["read"]]
+
+
 def table(library: str, make: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
     return lambda values: make(pytest.importorskip(library), values)
 
@@ -83,6 +102,11 @@ FORMS: dict[str, Callable[[Any], Any]] = {
     "bytes": lambda values: [values.tobytes(), b"end"],
     "an array of objects": lambda values: np.array([1, "a", None, {"x": values}], dtype=object),
     "a masked array": masked,
+    "a list with attributes": lambda values: with_attribute(Entries([1]), values),
+    "a dict with attributes": lambda values: with_attribute(Pairs(a=1), values),
+    "a tensor with attributes": lambda values: with_attribute(torch.zeros(2), values),
+    "an attribute of a class": lambda values: type("Table", (), {"rows": values})(),
+    "a variable of the script": uses_a_global,
     "a sparse tensor": lambda values: torch.tensor(values).to_sparse(),
     "a sparse matrix": table("scipy.sparse", lambda sparse, values: sparse.csr_array(values.reshape(2, 2))),
     "an object": Graph,
@@ -287,3 +311,32 @@ def test_wrappers_that_hold_data_are_told_from_those_that_do_not() -> None:
     assert holds_data(Holder(inner, labels=[1, 2]))
     assert holds_data(Holder([inner, torch.zeros(2)]))
     assert holds_data(Reads(inner))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda values: iter(values.tolist()), lambda values: (value for value in values)],
+    ids=["an iterator", "a generator"],
+)
+def test_what_is_left_of_an_iterator_is_not_known(make: Callable[[Any], Any]) -> None:
+    found = fingerprint(Holder([1, make(np.arange(4))]))
+    assert not found.is_complete
+    assert "the content of a builtins:" in found.omits[0]
+
+
+def test_data_around_the_class_of_a_dataset_is_covered() -> None:
+    def made(values: torch.Tensor) -> Dataset[Any]:
+        class Around(Dataset[Any]):
+            def __init__(self) -> None:
+                self.numbers = [1]
+
+            def __getitem__(self, index: int) -> Any:
+                return values[index]
+
+        return Around()
+
+    first, again, other = (fingerprint(made(torch.tensor(values))) for values in ([1, 2], [1, 2], [1, 3]))
+    assert first == again
+    assert first.is_complete
+    assert first.covers == "what it holds in memory: numbers, values"
+    assert first.digest != other.digest

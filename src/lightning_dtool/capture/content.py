@@ -33,7 +33,7 @@ from lightning_dtool.capture.tables import Block, blocks_of
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.record import as_text
 from lightning_dtool.store import FrozenDataset
-from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_users
+from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_users, names_used
 from lightning_dtool.values.digests import digest_of_numbers, nbytes, state_digest
 from lightning_dtool.values.objects import attributes_of, has_hidden_state
 
@@ -147,9 +147,10 @@ class Content:
             if reading is not None:
                 reads = True
                 self._note_reading(_at(place, name), f"what it reads with `{reading}`")
+        outside = {} if self._search else _data_outside(type(dataset))
         return {
             as_text(name): value
-            for name, value in sorted(kept.items())
+            for name, value in sorted({**outside, **kept}.items())
             # A file that the dataset does not read while training has been read already. Without a transform, its
             # attribute is None.
             if value is not None
@@ -208,7 +209,9 @@ class Content:
             raise TooMuchError(_TOO_MANY)
         self._inside.append(id(value))
         try:
-            return self._compound(value, place, has_name)
+            line = self._compound(value, place, has_name)
+            beside = _attributes_beside(value)
+            return self._by_name(line, beside, place, has_name) if beside else line
         finally:
             self._inside.pop()
 
@@ -344,7 +347,7 @@ class Content:
         lines = [] if owner is None or isinstance(owner, types.ModuleType) else [self._line(owner, place)]
         if isinstance(function, types.FunctionType) and is_users(function):
             self._look_at(sample_code(function), place, class_path(function))
-            around = {"defaults": defaults(function), "closure": closure(function)}
+            around = {"defaults": defaults(function), "closure": closure(function), "globals": _globals_of(function)}
             lines += [digest_of_code(function.__code__), self._by_name("", around, place, False)]
         return _joined(class_path(value), lines)
 
@@ -355,7 +358,7 @@ class Content:
         if blocks is not None:
             return _joined(name, [self._bytes(part, block, f"{place} {part}") for part, block in blocks.items()])
         kept = attributes_of(value)
-        if kept is None and all(getattr(cls, name) is getattr(object, name) for name in ("__init__", "__new__")):
+        if kept is None and not has_hidden_state(cls):
             return f"a {name}"  # it has no state
         if kept is None or has_hidden_state(cls):
             what = "an open file" if isinstance(value, io.IOBase) else f"the content of a {name}"
@@ -368,6 +371,7 @@ class Content:
             kept = self.attributes_of(value, place)
         elif is_users(cls):
             self._look_at(code_of_methods(value), place, name)
+            kept = {**_data_outside(cls), **kept}
         else:
             for attribute, path in kept.items():
                 if _is_path(path) and (not isinstance(path, str) or (os.sep in path and os.path.exists(path))):
@@ -444,6 +448,47 @@ def _encoded(text: str) -> bytes:
 
 def _at(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
+
+
+def _attributes_beside(value: Any) -> dict[str, Any]:
+    """Return the attributes that a tensor, an array or a container has beside its elements."""
+    cls = type(value)
+    if not isinstance(value, torch.Tensor | np.ndarray | list | tuple | dict | set | frozenset | collections.deque):
+        return {}
+    if cls in (list, tuple, dict, set, np.ndarray) or (isinstance(value, np.ndarray) and not is_users(cls)):
+        return {}
+    kept = attributes_of(value) or {}
+    if cls in (torch.Tensor, torch.nn.Parameter):  # torch keeps notes of its own
+        kept = {name: entry for name, entry in kept.items() if not name.startswith("_")}
+    return {as_text(name): entry for name, entry in kept.items()}
+
+
+def _data_outside(cls: type) -> dict[str, Any]:
+    """Return the data that a user's class holds itself, or that its methods use from around them, by name."""
+    found: dict[str, Any] = {}
+    for each in filter(is_users, cls.__mro__):
+        for name, entry in vars(each).items():
+            function = entry.fget if isinstance(entry, property) else getattr(entry, "__func__", entry)
+            if isinstance(function, types.FunctionType):
+                around = {**_globals_of(function), **closure(function)}
+            else:
+                around = {} if name.startswith("__") else {name: entry}
+            found |= {as_text(name): value for name, value in around.items() if _is_data(value)}
+    return found
+
+
+def _globals_of(function: types.FunctionType) -> dict[str, Any]:
+    """Return the data among the global variables that a function uses, by name."""
+    used = {name: function.__globals__.get(name) for name in names_used(function.__code__)}
+    return {as_text(name): value for name, value in used.items() if _is_data(value)}
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        return len(value) > 0
+    return isinstance(value, torch.Tensor | np.ndarray) or (
+        not isinstance(value, type) and blocks_of(value) is not None
+    )
 
 
 def _is_path(value: Any) -> bool:
