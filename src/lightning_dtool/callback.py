@@ -339,7 +339,11 @@ class DtoolProvenanceCallback(Callback):
         )
 
     def _describe(self, trainer: Trainer, module: LightningModule, checkpoint: Any, path: str) -> Description:
-        description = self._recorder_of(module).describe(trainer, checkpoint, path)
+        recorder = self._recorder_of(module)
+        current = trainer.lightning_module
+        if current is not None and current is not module:  # the script has evaluated another module since
+            recorder = Recorder(current)
+        description = recorder.describe(trainer, checkpoint, path)
         gaps = [*description.record.gaps, *self._hook_gaps]
         return replace(description, record=description.record.model_copy(update={"gaps": gaps}))
 

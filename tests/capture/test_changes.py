@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, TensorDataset
 
 from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataset, DtoolProvenanceCallback, pack
 from lightning_dtool.capture.changes import MAX_CHANGES, MAX_LENGTH, MAX_OF_A_FACT, ChangeList
+from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.evaluation.held_out import held_out
 from lightning_dtool.record import Change, Provenance
 
@@ -542,3 +544,136 @@ def test_a_long_value_is_cut_short() -> None:
     assert change.before == []
     assert (change.after["length"], change.after["first"]) == (1000, ["x" * 9] * 3)
     assert len(str(change.after)) < MAX_LENGTH
+
+
+# -- what a look must not overlook ------------------------------------------------------------------
+
+
+def test_a_hyperparameter_that_is_deleted_is_not_recorded_and_one_that_cannot_be_saved_is(tmp_path: Path) -> None:
+    class Net(TinyNet):
+        def __init__(self, lr: float = 0.1, width: int = 4, act: Any = None) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    def delete(trainer: L.Trainer, module: Any) -> None:
+        del module.hparams["width"]
+
+    with pytest.warns(UserWarning, match="cannot be pickled"):
+        first, *_, last = saved(tmp_path, Net(act=lambda x: x), At(delete), data=loader())
+    assert first.record.model.hyperparameters["width"] == 4
+    held = set(last.load()["hyper_parameters"])
+    assert not held & {"width", "act"}
+    assert set(last.record.model.hyperparameters) == held | {"act"}
+
+
+def test_a_credential_that_becomes_a_hyperparameter_is_a_gap_and_one_warning(tmp_path: Path) -> None:
+    def set_key(trainer: L.Trainer, module: Any) -> None:
+        module.hparams["api_key"] = "sk-abcdef1234567890abcdef"
+
+    def count(trainer: L.Trainer, module: Any) -> None:
+        module.hparams["phase"] = trainer.current_epoch
+
+    with pytest.warns(ProvenanceWarning, match="'api_key' looks like a credential") as seen:
+        first, second, third = records(tmp_path, TinyNet(), At(set_key), At(count, epoch=2))
+    assert sum("credential" in str(warning.message) for warning in seen) == 1
+    fact = "checkpoint.hyper_parameters.api_key"
+    assert [fact in [gap.fact for gap in each.gaps] for each in (first, second, third)] == [False, True, True]
+
+
+def test_a_momentum_is_a_change_unless_the_scheduler_moves_it(tmp_path: Path) -> None:
+    def set_momentum(trainer: L.Trainer, module: Any) -> None:
+        trainer.optimizers[0].param_groups[0]["momentum"] = 0.5
+
+    last = records(tmp_path, Scheduled(restarts), At(set_momentum), val=loader())[-1]
+    assert facts(last) == ["optimizers[0].param_groups[0].options.momentum"]
+
+
+def _label(data: Any, trainer: L.Trainer) -> None:
+    data.dataset.labels[1001] += 1
+
+
+def _append_edges(data: Any, trainer: L.Trainer) -> None:
+    data.edges = torch.arange(12)
+
+
+def _combine(data: Any, trainer: L.Trainer) -> None:
+    trainer.fit_loop._combined_loader._mode = "min_size"
+
+
+def _scale(data: Any, trainer: L.Trainer) -> None:
+    global SCALE
+    SCALE = 0.5
+
+
+def _replace_hook(data: Any, trainer: L.Trainer) -> None:
+    trainer.lightning_module.on_after_batch_transfer = lambda batch, index: batch  # type: ignore[method-assign]
+
+
+SCALE = 1.0
+
+
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    return x * SCALE
+
+
+class Labelled(TensorDataset):
+    def __init__(self) -> None:
+        super().__init__(*loader().dataset.tensors)
+        self.labels = np.zeros(60_000, dtype=np.int64)
+        self.transform = scaled
+
+
+class GraphLoader(DataLoader):
+    """A loader that holds data beside its dataset."""
+
+    edges = None
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (_label, "data.stages.train[0].fingerprint"),
+        (_append_edges, "data.stages.train[0].fingerprint"),
+        (_combine, "data.stages.train[0].loader.settings.combined_by"),
+        (_scale, "data.stages.train[0].transforms.transform.globals.SCALE"),
+        (_replace_hook, "data.hooks.module.on_after_batch_transfer"),
+    ],
+)
+def test_a_change_of_the_data_is_seen(tmp_path: Path, monkeypatch: Any, change: Any, fact: str) -> None:
+    class Net(TinyNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch[0] if isinstance(batch[0], list) else batch, batch_idx)
+
+    monkeypatch.setattr(__import__(__name__, fromlist=["SCALE"]), "SCALE", 1.0)
+    data = GraphLoader(Labelled(), batch_size=16)
+    data.edges = torch.arange(10)
+    train = CombinedLoader([data, loader()], "max_size_cycle") if change is _combine else data
+    changing = At(lambda trainer, module: change(data, trainer))
+    first, *_, last = records(tmp_path, Net(), changing, data=train)
+    assert first.changes == []
+    assert fact in facts(last)
+    (found,) = [found for found in last.changes if found.fact == fact]
+    assert found.before != found.after
+
+
+def test_evaluating_after_training_changes_neither_the_data_nor_the_model_of_a_record(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
+    t = trainer(tmp_path, provenance, max_epochs=1)
+    module, other = TinyNet(lr=0.1), TinyNet(lr=0.7)
+    other.layers.append(torch.nn.Identity())
+    t.fit(module, loader(), loader(16))
+    t.validate(module, loader(8), verbose=False)
+    t.save_checkpoint(tmp_path / "validated.ckpt")
+    t.validate(other, loader(8), verbose=False)
+    t.save_checkpoint(tmp_path / "other.ckpt")
+    trained, validated, of_other = (DtoolCheckpoint.from_uri(uri) for uri in provenance.uris)
+
+    assert validated.record.data == trained.record.data
+    assert validated.record.changes == []
+    assert of_other.record.model.hyperparameters == of_other.load()["hyper_parameters"]
+    assert of_other.record.model.hyperparameters["lr"] == 0.7
+    assert of_other.record.model.architecture == repr(other)
+    assert of_other.record.run.uuid != trained.record.run.uuid
+    assert of_other.record.lineage.source_datasets == []
+    assert validated.record.model.hyperparameters["lr"] == 0.1

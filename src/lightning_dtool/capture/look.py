@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +10,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric
 
 from lightning_dtool.capture.optimizers import optimizers_token
-from lightning_dtool.capture.preprocessing import transforms_of
+from lightning_dtool.capture.preprocessing import BATCH_HOOKS, transforms_of
 from lightning_dtool.capture.randomness import capture_flags
-from lightning_dtool.capture.tokens import Token, TokenWalk
+from lightning_dtool.capture.tokens import Same, Token, TokenWalk
 from lightning_dtool.capture.trainer import trainer_token
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.record import Gaps
@@ -29,6 +28,8 @@ _OF_A_LOADER = (
     "_DataLoader__multiprocessing_context",
 )  # fmt: skip
 """Attributes of a DataLoader that a record describes."""
+
+_OF_EVERY_LOADER = frozenset(vars(DataLoader[Any](TensorDataset())))
 
 _OF_EVERY_MODULE = frozenset(vars(torch.nn.Module()))
 
@@ -77,7 +78,7 @@ def _model_token(trainer: LightningTrainer, module: LightningModule) -> Token:
         parts.append((name, type(child)))
         kept = vars(child)
         parts += [
-            (key, weakref.ref(value), value.requires_grad, None if is_lazy(value) else value.shape)
+            (key, Same(value), value.requires_grad, None if is_lazy(value) else value.shape)
             for key, value in child._parameters.items()
             if value is not None
         ]
@@ -93,9 +94,10 @@ def _model_token(trainer: LightningTrainer, module: LightningModule) -> Token:
 def _data_token(trainer: LightningTrainer, module: LightningModule) -> Token:
     walk = TokenWalk()
     datamodule: Any = getattr(trainer, "datamodule", None)
-    found: list[Token] = [_transforms_token(walk, module)]
+    combined = getattr(trainer.fit_loop, "_combined_loader", None)
+    found: list[Token] = [getattr(combined, "_mode", None), _hooks_token(walk, module)]
     if datamodule is not None:
-        found += [type(datamodule), _transforms_token(walk, datamodule), walk.token(dict(datamodule.hparams))]
+        found += [type(datamodule), _hooks_token(walk, datamodule), walk.token(dict(datamodule.hparams))]
     if isinstance(datamodule, DtoolDataModule):
         found += [walk.token(getattr(datamodule, name)) for name in _OF_A_DATAMODULE]
         found.append(frozenset(datamodule._set_up))
@@ -104,8 +106,9 @@ def _data_token(trainer: LightningTrainer, module: LightningModule) -> Token:
     return found
 
 
-def _transforms_token(walk: TokenWalk, owner: object) -> Token:
-    return [(name, walk.token(value)) for name, value in transforms_of(owner).items()]
+def _hooks_token(walk: TokenWalk, owner: object) -> Token:
+    replaced = {name: vars(owner)[name] for name in BATCH_HOOKS if name in vars(owner)}
+    return [(name, walk.token(value)) for name, value in {**transforms_of(owner), **replaced}.items()]
 
 
 def _flat(loaders: Any) -> list[Any]:
@@ -118,7 +121,8 @@ def _loader_token(walk: TokenWalk, loader: Any) -> Token:
     if not isinstance(loader, DataLoader):
         return walk.token(loader)
     kept = vars(loader)
-    return (type(loader), [walk.token(kept.get(name)) for name in _OF_A_LOADER])
+    own = [] if type(loader) is DataLoader else [name for name in kept if name not in _OF_EVERY_LOADER]
+    return (type(loader), own, [walk.token(kept.get(name)) for name in (*_OF_A_LOADER, *own)])
 
 
 def _randomness_token(trainer: LightningTrainer, module: LightningModule) -> Token:

@@ -15,7 +15,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_dtool.capture.tokens import Token, TokenWalk
+from lightning_dtool.capture.tokens import Same, Token, TokenWalk
 from lightning_dtool.record import Gaps, Optimizer, ParameterGroup, Scheduler
 from lightning_dtool.redaction.record import redact_value
 from lightning_dtool.values.definitions import class_path, source_of
@@ -29,7 +29,7 @@ _BOOKKEEPING = frozenset(
 )
 """Attributes of PyTorch's schedulers that are state, not settings."""
 
-_SCHEDULED = re.compile(r"optimizers\[(\d+)\]\.param_groups\[\d+\]\.options\.(lr|momentum|betas|initial_lr)\b")
+_SCHEDULED = re.compile(r"optimizers\[(\d+)\]\.param_groups\[\d+\]\.options\.(lr|momentum|betas)\b")
 """Options of an optimizer that schedulers change."""
 
 _STEPPING = frozenset({"step", "train", "eval"})
@@ -86,7 +86,7 @@ def optimizers_token(trainer: LightningTrainer, module: LightningModule) -> Toke
         groups = [
             (
                 [(name, walk.token(value)) for name, value in group.items() if name != "params"],
-                [weakref.ref(parameter) for parameter in group["params"]],
+                [Same(parameter) for parameter in group["params"]],
             )
             for group in optimizer.param_groups
         ]
@@ -176,9 +176,9 @@ class Schedule:
         optimizers = [_unwrapped(optimizer) for optimizer in trainer.optimizers]
         places = {id(optimizer): index for index, optimizer in enumerate(optimizers)}
         self._written = [_options_written(type(optimizer)) for optimizer in optimizers]  # type: ignore[arg-type]
-        self._optimizers = {
-            places.get(id(_unwrapped(getattr(scheduler, "optimizer", None)))) for scheduler in schedulers
-        }
+        owned = [(places.get(id(_unwrapped(getattr(each, "optimizer", None)))), each) for each in schedulers]
+        self._rates = {place for place, _ in owned}
+        self._momenta = {place for place, each in owned if any(map(_may_change_momentum, _with_nested(each)))}
         self._settings = [
             frozenset().union(*(_parameters(type(nested)) for nested in _with_nested(scheduler)))  # type: ignore[arg-type]
             for scheduler in schedulers
@@ -195,7 +195,7 @@ class Schedule:
             return True
         option = _SCHEDULED.match(fact)
         if option is not None:
-            return int(option[1]) in self._optimizers
+            return int(option[1]) in (self._rates if option[2] == "lr" else self._momenta)
         attribute = _OF_A_SCHEDULER.match(fact)
         if attribute is None or int(attribute[1]) >= len(self._settings):
             return False
@@ -243,6 +243,13 @@ def _with_nested(scheduler: Any, depth: int = 0) -> Iterator[Any]:
     if isinstance(nested, list | tuple) and depth < _MAX_DEPTH:
         for each in nested:
             yield from _with_nested(each, depth + 1)
+
+
+def _may_change_momentum(scheduler: Any) -> bool:
+    """Return whether a scheduler may change more than learning rates. Of PyTorch's schedulers, only two do."""
+    if type(scheduler).__module__.partition(".")[0] == "torch":
+        return bool(getattr(scheduler, "cycle_momentum", False))
+    return True
 
 
 @functools.lru_cache(maxsize=1000)

@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_dtool import rerun
 from lightning_dtool._version import __version__
@@ -174,7 +175,11 @@ def _model(observed: Observed, trainer: LightningTrainer, module: LightningModul
 
 def _data(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Data:
     """Observe the data. What training drew from data that was replaced since stays drawn."""
-    gaps.include(gap for gap in observed.gaps.get("data", []) if gap.fact == REPEATABLE)
+    known = observed.gaps.get("data", [])
+    if observed.data.stages.get("train") and trainer.state.fn != TrainerFn.FITTING:
+        gaps.include(known)  # evaluating the model afterwards loads other data, and it was not trained on that
+        return observed.data
+    gaps.include(gap for gap in known if gap.fact == REPEATABLE)
     return capture_data(trainer, module, gaps)
 
 

@@ -77,6 +77,7 @@ class Recorder:
         self._sources: dict[str, DatasetReference] = {}
         self._foreign: dict[str, None] = {}
         self._gaps = Gaps()
+        self._secrets: set[str] = set()
 
     # -- the start of the run -------------------------------------------------------------------------
 
@@ -107,21 +108,28 @@ class Recorder:
         message = self._gaps.at("data").observe(lambda: warn_about_foreign_data(data), None)
         if message:
             warnings.warn(message, ProvenanceWarning, stacklevel=3)
+        self._warn_about_secrets()
+
+    def _warn_about_secrets(self) -> None:
+        """Warn once about each hyperparameter that looks like a credential, and add a gap."""
         secrets: list[str] = []
         secrets = self._gaps.at("checkpoint.hyper_parameters").observe(
             lambda: secrets_in_hyperparameters(current_hyperparameters(self._module)), secrets
         )
         for name in secrets:
+            if name in self._secrets:
+                continue
+            self._secrets.add(name)
+            reason = "the checkpoint file contains what looks like a credential"
+            remedy = f"save_hyperparameters(ignore=[{name!r}])"
+            self._gaps.at(f"checkpoint.hyper_parameters.{name}").add(reason, remedy)
             warnings.warn(
                 f"The hyperparameter {name!r} looks like a credential. It is redacted in the record, but Lightning's "
                 "checkpoint must contain it, and everyone who can read the checkpoint can read it. Leave it out with "
                 "save_hyperparameters(ignore=[...]) and read it from the environment.",
                 ProvenanceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-            reason = "the checkpoint file contains what looks like a credential"
-            remedy = f"save_hyperparameters(ignore=[{name!r}])"
-            self._gaps.at(f"checkpoint.hyper_parameters.{name}").add(reason, remedy)
 
     def _observe(self, trainer: LightningTrainer) -> Observed:
         self._look.changed(trainer, self._module)
@@ -193,7 +201,10 @@ class Recorder:
     def _looked_again(self, trainer: LightningTrainer, before: Observed, before_batch: bool) -> Observed:
         """Observe again what has changed since the last look, also the loss."""
         self._gaps.at("loss").observe(lambda: self._follow_loss(trainer, before_batch), None)
-        return self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
+        after = self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
+        if after.model.hyperparameters != before.model.hyperparameters:
+            self._warn_about_secrets()
+        return after
 
     def _follow_loss(self, trainer: LightningTrainer, before_batch: bool) -> None:
         before = self._loss.loss

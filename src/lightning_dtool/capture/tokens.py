@@ -24,6 +24,8 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from lightning_dtool.store import FrozenDataset
+from lightning_dtool.values.definitions import is_library, names_used
+from lightning_dtool.values.objects import is_constant
 
 Token = Any
 """An image of an object. It is compared with `==`."""
@@ -35,7 +37,10 @@ MAX_DEPTH = 30
 """Maximum depth of a walk."""
 
 MAX_HASHED = 100_000
-"""Maximum length of a list of plain values, and number of bytes of a tensor or array, that is compared as a whole."""
+"""Maximum length of a list of plain values, and number of bytes of a tensor, that is compared as a whole."""
+
+MAX_ARRAY = 4 * 2**20
+"""Maximum number of bytes of the arrays that one walk compares as a whole. An array does not count its changes."""
 
 _SAMPLE = 500
 """Number of entries that are compared of a longer container."""
@@ -57,7 +62,7 @@ _OPAQUE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, FrozenDataset
 """Objects that are not walked through, because they do not change or have tokens of their own."""
 
 
-class _Same:
+class Same:
     """A weak reference to an object, equal to another one as long as both refer to the same living object."""
 
     __slots__ = ("_reference",)
@@ -68,7 +73,7 @@ class _Same:
 
     def __eq__(self, other: object) -> bool:
         mine = self._reference()
-        return mine is not None and isinstance(other, _Same) and mine is other._reference()
+        return mine is not None and isinstance(other, Same) and mine is other._reference()
 
 
 def token_of(value: Any) -> Token:
@@ -96,6 +101,7 @@ class TokenWalk:
         self._visited: dict[int, int] = {}
         self._alive: list[Any] = []
         self._left = MAX_PARTS
+        self._array_bytes_left = MAX_ARRAY
         self._depth = 0
 
     def token(self, value: Any) -> Token:
@@ -136,15 +142,15 @@ class TokenWalk:
         if family is torch.Tensor:
             return _of_tensor(kind, value)
         if family is np.ndarray:
-            return _of_array(kind, value)
+            return self._of_array(kind, value)
         if family is types.FunctionType:
             return self._of_function(value)
         if family is set:
             return (kind, len(value), _hash_of_plain(value))
         if family is torch.Generator:
             return (kind, value.initial_seed())
-        if family is _Same:
-            return _Same(value)
+        if family is Same:
+            return Same(value)
         if family is type(None):
             return (kind, value)
         return (kind, family.__hash__(value))  # a subclass of a plain type
@@ -180,13 +186,26 @@ class TokenWalk:
             return ("method", self.token(value.__func__), self.token(value.__self__))
         if not isinstance(value, types.FunctionType):
             return value  # a built-in function
-        if not (value.__closure__ or value.__defaults__ or value.__kwdefaults__ or value.__dict__):
+        constants = _constants_of(value)
+        if not (value.__closure__ or value.__defaults__ or value.__kwdefaults__ or value.__dict__ or constants):
             return value.__code__
         cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
         return (
             value.__code__, self.token(cells), self.token(value.__defaults__), self.token(value.__kwdefaults__),
-            self.token(value.__dict__),
+            self.token(value.__dict__), self.token(constants),
         )  # fmt: skip
+
+    def _of_array(self, kind: type, value: np.ndarray[Any, Any]) -> Token:
+        described = (kind, value.shape, value.dtype.str)
+        if value.dtype.hasobject or isinstance(value, np.memmap):
+            return (*described, Same(value))
+        if value.nbytes <= self._array_bytes_left:
+            self._array_bytes_left -= value.nbytes
+            return (*described, hash(value.tobytes()))
+        if value.flags.c_contiguous:
+            step = value.size // _SAMPLE
+            return (*described, hash(value.reshape(-1)[:: step or 1].tobytes()), Same(value))
+        return (*described, Same(value))
 
     def _of_unknown(self, kind: type, value: Any) -> Token:
         # pandas keeps its arrays in an object without attributes.
@@ -194,7 +213,7 @@ class TokenWalk:
         if isinstance(arrays, list | tuple):
             return (kind, *self._of_sequence(arrays))
         try:
-            return (kind, _Same(value))
+            return (kind, Same(value))
         except TypeError:
             return (kind, id(value))
 
@@ -213,7 +232,7 @@ def _family(kind: Any) -> Any:
     if issubclass(kind, _VALUES):
         return type(None)
     if issubclass(kind, _OPAQUE):
-        return _Same
+        return Same
     if issubclass(kind, str | int | float | bytes):
         return next(each for each in (str, int, float, bytes) if issubclass(kind, each))
     return types.FunctionType if issubclass(kind, _FUNCTIONS) else object
@@ -222,6 +241,23 @@ def _family(kind: Any) -> Any:
 def _is_bookkeeping(name: Any) -> bool:
     """Return True for attributes that change without a change of what an object does."""
     return name in ("_iterator", "_backward_hooks", "_forward_hooks", "__weakref__", "_update_count", "_computed")
+
+
+def _constants_of(function: types.FunctionType) -> list[Any]:
+    """Return the constants of its module that a user's function uses, which a record shows with its source."""
+    module = function.__module__
+    if not isinstance(module, str) or _is_library(module):
+        return []
+    around = function.__globals__
+    return [around[name] for name in _names_used(function.__code__) if name in around and is_constant(around[name])]
+
+
+_is_library = functools.lru_cache(maxsize=1000)(is_library)
+
+
+@functools.lru_cache(maxsize=1000)
+def _names_used(code: types.CodeType) -> list[str]:
+    return sorted(names_used(code))
 
 
 def _is_empty(cell: types.CellType) -> bool:
@@ -264,16 +300,4 @@ def _of_tensor(kind: type, value: torch.Tensor) -> Token:
         except (RuntimeError, TypeError):  # a subclass that holds something else
             pass
     version = None if value.is_inference() else value._version
-    return (*described, _Same(value), version)
-
-
-def _of_array(kind: type, value: np.ndarray[Any, Any]) -> Token:
-    described = (kind, value.shape, value.dtype.str)
-    if value.dtype.hasobject or isinstance(value, np.memmap):
-        return (*described, _Same(value))
-    if value.nbytes <= MAX_HASHED:
-        return (*described, hash(value.tobytes()))
-    if value.flags.c_contiguous:
-        step = value.size // _SAMPLE
-        return (*described, hash(value.reshape(-1)[:: step or 1].tobytes()), _Same(value))
-    return (*described, _Same(value))
+    return (*described, Same(value), version)

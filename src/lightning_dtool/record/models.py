@@ -253,8 +253,8 @@ class Model(Section):
     hyperparameters: dict[str, Json] = Field(
         default={},
         description=(
-            "`hparams` when the checkpoint was saved, and what only `hparams_initial` has. A value that is not JSON is "
-            "recorded as its type with its content or repr."
+            "`hparams` when the checkpoint was saved, and values of `hparams_initial` that cannot be pickled. A value "
+            "that is not JSON is recorded as its type with its content or repr."
         ),
     )
     arguments: dict[str, Json] | None = Field(
