@@ -25,7 +25,7 @@ from torch import nn
 import programs
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
-from lightning_dtool.capture import initial_weights
+from lightning_dtool.capture import initial_weights, weight_files
 from lightning_dtool.capture.initial_weights import capture_initial_weights
 from lightning_dtool.record import Gaps, InitialWeights, Provenance
 from lightning_dtool.store import DatasetWriter
@@ -443,6 +443,34 @@ def test_constants_and_unrelated_files_prove_nothing(tmp_path: Path) -> None:
     gaps = Gaps()
     found = capture_initial_weights(module, gaps)
     assert (found.origin, found.sources, list(gaps)) == ("script", [], [])
+
+
+def test_files_are_opened_again_only_if_the_model_may_hold_their_tensors(tmp_path: Path, monkeypatch: Any) -> None:
+    """As in a search, where each trial is tested with its best checkpoint before the next one begins."""
+    state = Net().state_dict()
+    path = _saved(state, tmp_path / "weights.pt")
+    torch.load(path)
+    opened: list[str] = []
+    read = weight_files._read
+    monkeypatch.setattr(weight_files, "_read", lambda path: (opened.append(path), read(path))[1])
+    for _ in range(3):
+        assert capture_initial_weights(Net(), Gaps()).origin == "script"
+    assert opened.count(str(path)) == 1
+    module = Net()
+    module.load_state_dict(state)
+    found = capture_initial_weights(module, Gaps())
+    assert (found.origin, found.sources[0].keys, opened.count(str(path))) == ("file", ["*"], 2)
+    _saved(Net().state_dict(), path)
+    assert capture_initial_weights(module, Gaps()).origin == "unknown"
+
+
+def test_checkpoints_of_earlier_runs_are_not_opened_for_new_weights(models: Path, monkeypatch: Any) -> None:
+    opened: list[str] = []
+    read = weight_files._read
+    monkeypatch.setattr(weight_files, "_read", lambda path: (opened.append(path), read(path))[1])
+    for _ in range(3):
+        assert origin_of(fit(Net(), models).record).origin == "script"
+    assert [path for path in opened if path.startswith(str(models))] == []
 
 
 # -- unknown --------------------------------------------------------------------------------------------------

@@ -231,7 +231,8 @@ def _origin(
         "trained": replaced.trained(module),
         "older": replaced.older(module),
     }
-    candidates = _sources(module)
+    again = digest is not None and digest in _made_by_script  # as for each fold of a cross-validation
+    candidates = _sources(module, published=bool(suspects["put_in"]) and not again)
     loaded = files.loaded_samples()
     if not candidates and not loaded and not any(suspects.values()):
         _made_by_script.append(digest)
@@ -247,7 +248,7 @@ def _origin(
         if not described:
             _made_by_script.append(digest)
         return (described[0].kind if described else _SCRIPT), described
-    if digest is not None and digest in _made_by_script:  # put in again, as for each fold of a cross-validation
+    if again:
         return _SCRIPT, []
     most = not described or model.size(unknown) > model.size(chosen[0].matches.pairs)
     gaps.at("origin" if most else "sources").add(f"{reason}: {_listed(patterns(unknown, state))}", remedy)
@@ -275,8 +276,14 @@ def _same(sample: torch.Tensor) -> torch.Tensor:
     return sample
 
 
-def _sources(module: LightningModule) -> list[_Source]:
-    """Return everything that may hold weights of the model; of sources with equal weights, the first one counts."""
+def _sources(module: LightningModule, published: bool) -> list[_Source]:
+    """Return everything that may hold weights of the model; of sources with equal weights, the first one counts.
+
+    Args:
+        module: The LightningModule.
+        published: Include the checkpoints of earlier runs. These may be many, and are needed for weights that were put
+            into the model from memory.
+    """
     ended = [*reversed(_ended)]
     last = _last_runs.get(module)
     if last is not None and last not in ended:
@@ -287,16 +294,16 @@ def _sources(module: LightningModule) -> list[_Source]:
     ]
     read = [file.path for file in files.read_files() if files.file_state(file.path) is not None][:_MAX_FILES]
     library = [path for path in torchvision_files(module) if path not in read] if replaced.older(module) else []
-    published = [
+    checkpoints = [
         _Source(_CONTINUED, partial(tensors_in, path), path=path, run=run, uri=uri)
-        for run in ended
+        for run in (ended if published else ())
         for uri, path in run.checkpoints
     ]
     return [
         *(run for run in runs if run.same_module),
         *(_Source(_FILE, partial(tensors_in, path), path=path) for path in [*read, *library]),
         *(run for run in runs if not run.same_module),
-        *published,
+        *checkpoints,
     ]
 
 

@@ -6,7 +6,8 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ _DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
+_MAX_FILES = 128
+_MAX_SAMPLED = 4096
+"""Maximum numbers of files of which samples are kept, and of tensors in one of them."""
+
+_samples: OrderedDict[tuple[str, tuple[int, int] | None], list[tuple[str, tuple[int, ...], torch.Tensor]]] = (
+    OrderedDict()
+)
+"""Name, shape and a sample of the tensors of the files that were read last, by path and state."""
+
 _digests: dict[tuple[str, tuple[int, int] | None], str] = {}
 """SHA-256 by path and state, so that a large file is read only once."""
 
@@ -51,28 +61,31 @@ class UnreadableError(Exception):
 def tensors_in(path: str) -> list[Candidate]:
     """Return the tensors of a file, to be read when they are compared.
 
+    A file whose samples are known from before is opened only if one of them is in the model.
+
     Args:
         path: A file of `torch.save`, safetensors or NumPy.
 
     Raises:
         UnreadableError: If the file cannot be read without running code from it.
     """
-    try:
-        with files.unobserved():
-            if "safetensors" in sys.modules and _is_safetensors(path):
-                return list(_of_safetensors(path))
-            if _is_numpy(path):
-                return list(_of_numpy(path))
-            content = read_checkpoint(Path(path)) if zipfile.is_zipfile(path) else _of_old_format(path)
-    except UnreadableError:
-        raise
-    except OSError as error:
-        raise UnreadableError(f"cannot be read: {error.strerror or type(error).__name__}") from error
-    except Exception as error:  # the content may be anything
-        raise UnreadableError("cannot be read without running code from it") from error
-    found: dict[str, torch.Tensor] = {}
-    _collect(content, [], found, set())
-    return [candidate(name, tensor) for name, tensor in found.items()]
+    key = (path, files.file_state(path))
+    known = _samples.get(key)
+    if known is None:
+        found = _read(path)
+        # Arrays of NumPy are read as a whole, also for a sample.
+        if len(found) <= _MAX_SAMPLED and not _is_numpy(path):
+            with torch.no_grad():
+                _samples[key] = [(each.name, each.shape, each.sample().clone()) for each in found]
+            if len(_samples) > _MAX_FILES:
+                _samples.popitem(last=False)
+        return found
+    _samples.move_to_end(key)
+    again = lru_cache(maxsize=1)(lambda: _read(path))
+    return [
+        Candidate(name, shape, partial(_itself, sample), partial(_equals, again, index))
+        for index, (name, shape, sample) in enumerate(known)
+    ]
 
 
 def _of_old_format(path: str) -> Any:
@@ -191,6 +204,36 @@ def _collect(value: Any, parts: list[str], found: dict[str, torch.Tensor], seen:
     for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
         if parts or key not in _SKIPPED:
             _collect(item, parts if key in _OF_A_MODULE else [*parts, str(key)], found, seen)
+
+
+def _read(path: str) -> list[Candidate]:
+    try:
+        with files.unobserved():
+            if "safetensors" in sys.modules and _is_safetensors(path):
+                return list(_of_safetensors(path))
+            if _is_numpy(path):
+                return list(_of_numpy(path))
+            content = read_checkpoint(Path(path)) if zipfile.is_zipfile(path) else _of_old_format(path)
+    except UnreadableError:
+        raise
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror or type(error).__name__}") from error
+    except Exception as error:  # the content may be anything
+        raise UnreadableError("cannot be read without running code from it") from error
+    found: dict[str, torch.Tensor] = {}
+    _collect(content, [], found, set())
+    return [candidate(name, tensor) for name, tensor in found.items()]
+
+
+def _itself(sample: torch.Tensor) -> torch.Tensor:
+    return sample
+
+
+def _equals(read: Callable[[], Sequence[Candidate]], index: int, other: torch.Tensor) -> bool:
+    try:
+        return read()[index].equals(other)
+    except (UnreadableError, IndexError):  # it was replaced at this moment
+        return False
 
 
 def _is_numpy(path: str) -> bool:
