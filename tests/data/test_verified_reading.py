@@ -201,3 +201,10 @@ def test_what_is_no_image_is_named_by_its_path(make_dataset, verify):
     dataset = make_dataset({"image.png": b"no image"})
     with pytest.raises(DecodeError, match=r"cannot identify image file '/.*image\.png'"):
         DtoolDataset(dataset, verify=verify)[0]
+
+
+def test_remote_items_with_an_unknown_hash_are_not_called_verified(images, monkeypatch):
+    monkeypatch.setattr(FrozenDataset, "is_in_place", False)
+    assert DtoolDataset(images, verify=False).is_verified
+    monkeypatch.setattr(FrozenDataset, "hash_function", "xxh3_hexdigest")
+    assert not DtoolDataset(images).is_verified

@@ -481,8 +481,12 @@ def _ours(
     """Describe a selection of a dtool dataset by its metadata. No item is read."""
     ours: DtoolDataset = unwrapped.dataset
     if not ours.is_verified:
-        reason = "with verify=False, items are not compared with their recorded hashes when they are read"
-        gaps.at("dataset.content_digest").add(reason, "leave out verify=False")
+        if ours.dataset.is_in_place:
+            reason, remedy = "with verify=False, items are not compared with their recorded hashes", "leave it out"
+        else:
+            reason = f"the hash function {ours.dataset.hash_function!r} is unknown, so only sizes of items are compared"
+            remedy = "copy the dataset with dtool, which hashes its items again"
+        gaps.at("dataset.content_digest").add(reason, remedy)
     holder = next(filter(holds_data, unwrapped.wrappers), None)
     beside = {**_data_of_subclass(ours), **beside}
     own_data: dict[str, Any] = {}

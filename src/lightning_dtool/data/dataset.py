@@ -248,7 +248,7 @@ class DtoolDataset(Dataset[Any]):
     @property
     def is_verified(self) -> bool:
         """Whether each item is compared with its recorded hash before it is used."""
-        return self._samples.verify or not self.dataset.is_in_place
+        return self._samples.verify if self.dataset.is_in_place else self.dataset.is_hash_known
 
     @property
     def classes(self) -> list[Any] | None:

@@ -175,6 +175,11 @@ class FrozenDataset:
         """The function that made the items' hashes, by dtool's name, such as "md5sum_hexdigest"."""
         return self._manifest.hash_function
 
+    @property
+    def is_hash_known(self) -> bool:
+        """Whether items can be compared with the manifest's hashes: whether their function is known."""
+        return digest.algorithm_of(self.hash_function) is not None
+
     def item(self, relpath: str) -> Item:
         """Return an item by its path.
 
