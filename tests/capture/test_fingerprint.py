@@ -1,6 +1,7 @@
 """Fingerprints of data that is not a dtool dataset: what they cover, and what they say that they leave out."""
 
 import dataclasses
+import itertools
 import random
 import threading
 from collections.abc import Callable
@@ -128,6 +129,9 @@ FORMS: dict[str, Callable[[Any], Any]] = {
     "times in a Series": table("pandas", lambda pandas, values: pandas.Series(pandas.to_datetime(values))),
     "a missing value": table(
         "pandas", lambda pandas, values: pandas.Series([1, None if values[3] > 3 else 2, 3], dtype="Int64")
+    ),
+    "missing values among objects": table(
+        "pandas", lambda pandas, values: pandas.Series([pandas.NA, pandas.NaT, *values.tolist()], dtype=object)
     ),
     "a frame of polars": table(
         "polars", lambda polars, values: polars.DataFrame({"a": values, "b": [[1], [2], [3], []]})
@@ -279,6 +283,41 @@ def test_data_behind_a_handle_is_left_out(tmp_path: Path) -> None:
         file["x"] = np.zeros(3)
     with h5py.File(tmp_path / "x.h5") as file:
         assert "h5py" in fingerprint(Holder(file)).omits[0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (row for row in [1, 2]),
+        lambda: iter([1, 2]),
+        lambda: iter({1: 2}.values()),
+        lambda: reversed([1, 2]),
+        lambda: itertools.chain([1], [2]),
+        lambda: map(str, [1, 2]),
+    ],
+    ids=["generator", "list", "dict", "reversed", "chain", "map"],
+)
+def test_what_an_iterator_will_yield_is_left_out(make: Any) -> None:
+    # As in the training data of gluonts, a slice of an endless iterator.
+    found = fingerprint(Holder([1], rows=make()))
+    assert not found.is_complete
+    assert found.omits[0].startswith("rows: the content of a ")
+
+
+def test_views_of_a_dict_are_covered() -> None:
+    for view in (dict.keys, dict.values, dict.items):
+        found = [fingerprint(Holder(view(each))) for each in ({1: 2}, {1: 2}, {3: 4})]
+        assert found[0].is_complete
+        assert found[0] == found[1] != found[2]
+
+
+def test_files_may_have_absolute_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("a")
+    found = fingerprint(Holder([str(tmp_path / "a.txt"), "b.txt"]))
+    assert found.digest is not None
+    assert "names and sizes of 2 files" in found.covers
 
 
 def test_what_holds_no_data_does_not_count() -> None:

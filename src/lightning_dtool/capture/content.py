@@ -75,6 +75,8 @@ _NO_CONTENT = (
 )  # fmt: skip
 """Objects that are no data, or that other parts of the record describe."""
 
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+
 _AS_TEXT = (
     complex, range, slice, decimal.Decimal, fractions.Fraction, uuid.UUID, datetime.date, datetime.time,
     datetime.timedelta, datetime.tzinfo, re.Pattern, torch.dtype, torch.device, torch.layout, torch.memory_format,
@@ -237,6 +239,8 @@ class Content:
             return f"{class_path(type(value))} {value!r}"
         if isinstance(value, list | tuple | collections.deque):
             return self._entries_of(value, place)
+        if isinstance(value, _VIEWS):
+            return self._entries_of(list(value), place)
         if isinstance(value, set | frozenset):
             self._take_entries(value)
             return _joined(class_path(type(value)), sorted(self._line(entry, f"{place}[…]") for entry in value))
@@ -248,6 +252,8 @@ class Content:
             return f"a dtool dataset {value.uuid}"
         if isinstance(value, type):
             return class_path(value)
+        if class_path(type(value)) == "pandas._libs.missing:NAType":  # there is only one
+            return "pandas.NA"
         if isinstance(value, functools.partial):
             parts = {"func": value.func, "args": value.args, "keywords": value.keywords}
             return self._by_name("partial", parts, place, has_name)
@@ -507,7 +513,10 @@ def _path_in(entry: Any) -> str:
 
 def _common_folder(paths: list[str]) -> str:
     """Return the longest folder, with a separator at its end, in which all files are."""
-    return os.path.commonpath([os.path.dirname(path) for path in paths]) + os.sep
+    try:
+        return os.path.commonpath([os.path.dirname(path) for path in paths]) + os.sep
+    except ValueError:  # some of them are relative, or the first is a file and another is not
+        return ""
 
 
 def _megabytes(size: int) -> str:
