@@ -385,17 +385,18 @@ def by_objective(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
     x, _ = batch
     given = {"x": torch.full((4, 3), 0.123456), "mean": self.net(x), "names": ["a", "b"]}
     prior = torch.distributions.Normal(torch.zeros(3), torch.full((3,), 2.5))
-    return Evidence().elbo(given, prior, (torch.ones(2), 7), beta=0.375, weight=[torch.ones(5)])
+    return Evidence().elbo(given, prior, (torch.ones(2), 7), {"q": prior}, beta=0.375, weight=[torch.ones(5)])
 
 
 def test_a_batch_that_a_loss_is_given_is_described_by_shape(tmp_path: Path) -> None:
     watch = observe(tmp_path, stepping(by_objective))
     call = only(watch.loss)
     assert call.name == f"{__name__}:Evidence.elbo"
+    normal = {"type": "torch.distributions.normal:Normal"}
     assert call.arguments == {
         "batch": {"x": shape(4, 3), "mean": shape(4, 3), "names": ["a", "b"]},
-        "prior": {"type": "torch.distributions.normal:Normal", "loc": shape(3), "scale": shape(3)},
-        "more": [[shape(2), 7]],
+        "prior": {**normal, "loc": shape(3), "scale": shape(3)},
+        "more": [[shape(2), 7], {"q": {**normal, "loc": shape(3), "scale": shape(3)}}],
         "beta": 0.375,
         "weight": [shape(5)],
     }

@@ -75,7 +75,7 @@ _NO_CONTENT = (
 )  # fmt: skip
 """Objects that are no data, or that other parts of the record describe."""
 
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
 
 _AS_TEXT = (
     complex, range, slice, decimal.Decimal, fractions.Fraction, uuid.UUID, datetime.date, datetime.time,

@@ -1,6 +1,7 @@
 """The settings of losses: arguments of loss functions, and attributes of loss modules and metrics."""
 
 import inspect
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,9 +77,13 @@ def encode_arguments(arguments: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]
     }
 
 
-def _holds_tensors(value: Any) -> bool:
-    held = value if isinstance(value, torch.Tensor | Mapping | list | tuple) else attributes_of(value)
-    return next(tensors_in(held), None) is not None
+def _holds_tensors(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, torch.Tensor):
+        return True
+    if isinstance(value, Mapping | list | tuple):
+        entries = list(itertools.islice(value.values() if isinstance(value, Mapping) else value, _MAX_ENTRIES))
+        return depth < _MAX_DEPTH and any(_holds_tensors(entry, depth + 1) for entry in entries)
+    return next(tensors_in(attributes_of(value)), None) is not None
 
 
 def _outlined(name: str, value: Any, gaps: Gaps, depth: int = 0) -> Any:
