@@ -352,17 +352,6 @@ def test_wrappers_that_hold_data_are_told_from_those_that_do_not() -> None:
     assert holds_data(Reads(inner))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [lambda values: iter(values.tolist()), lambda values: (value for value in values)],
-    ids=["an iterator", "a generator"],
-)
-def test_what_is_left_of_an_iterator_is_not_known(make: Callable[[Any], Any]) -> None:
-    found = fingerprint(Holder([1, make(np.arange(4))]))
-    assert not found.is_complete
-    assert "the content of a builtins:" in found.omits[0]
-
-
 def test_data_around_the_class_of_a_dataset_is_covered() -> None:
     def made(values: torch.Tensor) -> Dataset[Any]:
         class Around(Dataset[Any]):
