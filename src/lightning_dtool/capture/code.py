@@ -40,6 +40,9 @@ _searched: dict[bytes, tuple[bytes, list[int]] | None] = {}
 _considered: set[str] = set()
 """Names of imported modules that were checked already. Each is in the record, or not part of the project."""
 
+_at_last_save: tuple[int, int, str] | None = None
+"""What shows, at the next save, that no module was imported since: the code, the number of modules and the last one."""
+
 
 @dataclass(frozen=True)
 class Sealed:
@@ -135,15 +138,18 @@ def project_modules_changed(code: Code) -> bool:
     Args:
         code: The recorded section.
     """
-    new = [name for name in sys.modules.copy().keys() - _considered if name not in code.modules]
-    if not new:
+    global _at_last_save
+    present = id(code), len(sys.modules), next(reversed(sys.modules))
+    if present == _at_last_save:
         return False
+    new = [name for name in sys.modules.copy().keys() - _considered if name not in code.modules]
     inside = os.path.join(project_root(), "")
     for name in new:
         path = None if _is_known(name) else _source_file(sys.modules.get(name))
         if path is not None and path.suffix == ".py" and str(path).startswith(inside) and not _is_installed(path):
             return True
         _considered.add(name)
+    _at_last_save = present
     return False
 
 
