@@ -122,10 +122,7 @@ def same_state(taken: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
         taken: The snapshot.
         checkpoint: What Lightning's `dump_checkpoint` returns.
     """
-    try:
-        return _equal(_without_bookkeeping(taken), _without_bookkeeping(checkpoint))
-    except RecursionError:  # a state that holds itself
-        return False
+    return _same(_without_bookkeeping(taken), _without_bookkeeping(checkpoint))
 
 
 def same_training(taken: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
@@ -137,8 +134,12 @@ def same_training(taken: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bo
         taken: The snapshot.
         checkpoint: What Lightning's `dump_checkpoint` returns.
     """
+    return _same(_trained(taken), _trained(checkpoint))
+
+
+def _same(a: Any, b: Any) -> bool:
     try:
-        return _equal(_trained(taken), _trained(checkpoint))
+        return _equal(a, b)
     except RecursionError:  # a state that holds itself
         return False
 
