@@ -27,13 +27,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_dtool.capture.data_around import data_around_class, global_data
+from lightning_dtool.capture.named_files import MAX_FILES, NamedFiles, is_folder, is_path
 from lightning_dtool.capture.preprocessing import transforms_of
 from lightning_dtool.capture.sample_code import SampleCode, code_of_methods, reading_of, sample_code
 from lightning_dtool.capture.tables import Block, blocks_of
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.record import as_text
 from lightning_dtool.store import FrozenDataset
-from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_users, names_used
+from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_users
 from lightning_dtool.values.digests import digest_of_numbers, nbytes, state_digest
 from lightning_dtool.values.objects import attributes_of, has_hidden_state
 
@@ -42,9 +44,6 @@ MAX_BYTES = 64 * 2**20
 
 MAX_ENTRIES = 10_000
 """Maximum number of tensors, arrays, containers and objects of one attribute that are read."""
-
-MAX_FILES = 10_000
-"""Maximum number of files whose sizes are read."""
 
 MAX_OMITTED = 20
 """Maximum number of omissions that are named."""
@@ -55,15 +54,10 @@ _BYTES_OF_A_VALUE = 200
 _MAX_DEPTH = 40
 """Maximum depth of nested containers and objects."""
 
-_MAX_PATH = 1000
-"""Maximum length of a text that may be the path of a file."""
-
-_NO_PATHS = (torch.Tensor, np.ndarray, int, float, dict)
+_MAX_QUOTED = 1000
+"""Maximum length of a text that is not hashed."""
 
 _PLAIN = (bool, int, float, str, type(None))
-
-_FOLDERS = ("root", "root_dir", "data_dir")
-"""Attributes that say where data lies. Data that was moved has the same digest."""
 
 _PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 
@@ -109,15 +103,13 @@ class Content:
         """What is read by code while training."""
         self.holds_data = False
         """Whether the objects hold data, and not only settings."""
-        self.files = 0
-        """Number of files that are named."""
+        self.files = NamedFiles()
+        """The files that the objects name."""
         self._search = search
         self._left = MAX_BYTES
         self._entries = MAX_ENTRIES
-        self._stats_left = MAX_FILES
-        self._root = ""
         self._inside: list[int] = []
-        self._lines_of_files: dict[int, str] = {}
+        self._lists_of_files: dict[int, tuple[Any, str]] = {}  # with the list, as the id of one that is gone is reused
 
     def line_of(self, value: Any, name: str) -> str:
         """Return a line of text that depends on the content of a value, and on nothing else.
@@ -142,21 +134,21 @@ class Content:
         both = kept.get("transforms")
         if type(both).__name__ == "StandardTransform":
             preparing["transforms"] = both
-        self._root = next((os.fspath(kept[name]) for name in _FOLDERS if _is_path(kept.get(name))), self._root)
+        self.files.enter(kept)
         reads = self._look_at(sample_code(dataset), place, class_path(type(dataset)))
         for name, value in preparing.items():
             reading = reading_of(value)
             if reading is not None:
                 reads = True
                 self._note_reading(_at(place, name), f"what it reads with `{reading}`")
-        outside = {} if self._search else _data_outside(type(dataset))
+        outside = {} if self._search else data_around_class(type(dataset))
         return {
             as_text(name): value
             for name, value in sorted({**outside, **kept}.items())
             # A file that the dataset does not read while training has been read already. Without a transform, its
             # attribute is None.
             if value is not None
-            and not (name in preparing or _is_folder(name, value) or (not reads and self._is_path_of_file(value)))
+            and not (name in preparing or is_folder(name, value) or (not reads and self.files.is_file(value)))
         }
 
     def _look_at(self, code: SampleCode, place: str, name: str) -> bool:
@@ -260,7 +252,7 @@ class Content:
         wrapped = value.__wrapped__ if isinstance(value, functools._lru_cache_wrapper) else value
         if inspect.isroutine(wrapped):
             return self._function(wrapped, place)
-        if _is_path(value):
+        if is_path(value):
             return self._path(os.fsdecode(os.fspath(value)), place)
         return self._object(value, place, has_name)
 
@@ -269,10 +261,10 @@ class Content:
             return f"{value:#x}"
         if type(value) is not str:
             return json.dumps(value)
-        if len(value) <= _MAX_PATH and ("." in value or os.sep in value) and self._is_file(value):
+        if ("." in value or os.sep in value) and self.files.is_file(value):
             return self._path(value, place)
         self._take(len(value))
-        return json.dumps(value) if len(value) < _MAX_PATH else f"str {_sha256(_encoded(value))}"
+        return json.dumps(value) if len(value) < _MAX_QUOTED else f"str {_sha256(_encoded(value))}"
 
     def _numbers(self, value: Any, place: str) -> str:
         if isinstance(value, torch.Tensor):
@@ -312,12 +304,13 @@ class Content:
 
     def _entries_of(self, value: Any, place: str) -> str:
         """Return the line of a list or a tuple. A list of files is described by their names and sizes."""
+        if id(value) in self._lists_of_files:  # torchvision's folders keep the same list twice
+            return self._lists_of_files[id(value)][1]
         start = f"{_name(type(value))} {len(value)}"
-        if id(value) in self._lines_of_files:  # torchvision's folders keep the same list twice
-            return self._lines_of_files[id(value)]
         self._take_entries(value)
-        if len(value) and type(value[0]) not in _NO_PATHS and self._is_file(_path_in(value[0])):
-            line = self._lines_of_files[id(value)] = _joined(start, self._file_lines(value, place))
+        if self.files.lists(value):
+            line = _joined(start, self._file_lines(value, place))
+            self._lists_of_files[id(value)] = (value, line)
             return line
         if isinstance(value, list | tuple) and all(type(entry) in _PLAIN for entry in value):
             self._take(sum(len(entry) for entry in value if isinstance(entry, str)))
@@ -342,7 +335,7 @@ class Content:
         lines = []
         for name, value in sorted(values.items()):
             where = _at(place, name)
-            if _is_folder(name, value):
+            if is_folder(name, value):
                 continue
             lines += [name, self._guarded(value, where) if has_name else self._line(value, where)]
         return _joined(start, lines)
@@ -353,7 +346,7 @@ class Content:
         lines = [] if owner is None or isinstance(owner, types.ModuleType) else [self._line(owner, place)]
         if isinstance(function, types.FunctionType) and is_users(function):
             self._look_at(sample_code(function), place, class_path(function))
-            around = {"defaults": defaults(function), "closure": closure(function), "globals": _globals_of(function)}
+            around = {"defaults": defaults(function), "closure": closure(function), "globals": global_data(function)}
             lines += [digest_of_code(function.__code__), self._by_name("", around, place, False)]
         return _joined(class_path(value), lines)
 
@@ -377,47 +370,30 @@ class Content:
             kept = self.attributes_of(value, place)
         elif is_users(cls):
             self._look_at(code_of_methods(value), place, name)
-            kept = {**_data_outside(cls), **kept}
+            kept = {**data_around_class(cls), **kept}
         else:
             for attribute, path in kept.items():
-                if _is_path(path) and (not isinstance(path, str) or (os.sep in path and os.path.exists(path))):
+                if is_path(path) and (not isinstance(path, str) or (os.sep in path and os.path.exists(path))):
                     self.omit(_at(place, attribute), f"what a {name} reads from there")
         return self._by_name(name, {as_text(key): entry for key, entry in kept.items()}, place, has_name)
 
     # -- files ------------------------------------------------------------------------------------
 
-    def _is_file(self, path: str) -> bool:
-        """Return whether a text is the path of a file, as far as the limit of files allows to look."""
-        if not path or "\0" in path or self._stats_left <= 0:
-            return False
-        self._stats_left -= 1
-        return os.path.isfile(os.path.join(self._root, path))
-
-    def _is_path_of_file(self, value: Any) -> bool:
-        return _is_path(value) and len(os.fspath(value)) <= _MAX_PATH and self._is_file(os.fsdecode(os.fspath(value)))
-
     def _path(self, path: str, place: str) -> str:
-        """Return the line of a path: for a file, its name and size, as its folder differs between machines."""
-        if not self._is_file(path):
+        """Return the line of a path: for a file, its name and its size."""
+        if not self.files.is_file(path):
             return f"path {os.path.basename(path)}"
-        self.files += 1
         self.omit(place, "the content of the file that it names")
-        return json.dumps([os.path.basename(path), os.path.getsize(os.path.join(self._root, path))])
+        return json.dumps(self.files.describe(path))
 
     def _file_lines(self, entries: Any, place: str) -> Iterable[str]:
         """Yield a line for each file of a list, with its name, its size and what the list says of it."""
-        self.files += len(entries)
-        few = len(entries) <= MAX_FILES
-        self.omit(place, f"the content of {len(entries)} files" + ("" if few else " and their sizes"))
-        paths = [_path_in(entry) for entry in entries]
-        start = f"{os.path.join(self._root, '')}" if self._root else _common_folder(paths)
-        for index, (entry, path) in enumerate(zip(entries, paths, strict=True)):
-            try:
-                size = os.stat(os.path.join(self._root, path)).st_size if few else None
-            except OSError:
-                size = None
+        sizes = "" if len(entries) <= MAX_FILES else " and their sizes"
+        self.omit(place, f"the content of {len(entries)} files{sizes}")
+        for index, (path, size) in enumerate(self.files.describe_all(entries)):
+            entry = entries[index]
             rest = self._line(tuple(entry[1:]), f"{place}[{index}]") if isinstance(entry, tuple | list) else ""
-            yield json.dumps([path.removeprefix(start).replace(os.sep, "/"), size, rest])
+            yield json.dumps([path, size, rest])
 
     # -- limits -----------------------------------------------------------------------------------
 
@@ -467,56 +443,6 @@ def _attributes_beside(value: Any) -> dict[str, Any]:
     if cls in (torch.Tensor, torch.nn.Parameter):  # torch keeps notes of its own
         kept = {name: entry for name, entry in kept.items() if not name.startswith("_")}
     return {as_text(name): entry for name, entry in kept.items()}
-
-
-def _data_outside(cls: type) -> dict[str, Any]:
-    """Return the data that a user's class holds itself, or that its methods use from around them, by name."""
-    found: dict[str, Any] = {}
-    for each in filter(is_users, cls.__mro__):
-        for name, entry in vars(each).items():
-            function = entry.fget if isinstance(entry, property) else getattr(entry, "__func__", entry)
-            if isinstance(function, types.FunctionType):
-                around = {**_globals_of(function), **closure(function)}
-            else:
-                around = {} if name.startswith("__") else {name: entry}
-            found |= {as_text(name): value for name, value in around.items() if _is_data(value)}
-    return found
-
-
-def _globals_of(function: types.FunctionType) -> dict[str, Any]:
-    """Return the data among the global variables that a function uses, by name."""
-    used = {name: function.__globals__.get(name) for name in names_used(function.__code__)}
-    return {as_text(name): value for name, value in used.items() if _is_data(value)}
-
-
-def _is_data(value: Any) -> bool:
-    if isinstance(value, list | tuple | dict | set | frozenset):
-        return len(value) > 0
-    return isinstance(value, torch.Tensor | np.ndarray) or (
-        not isinstance(value, type) and blocks_of(value) is not None
-    )
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike)
-
-
-def _is_folder(name: str, value: Any) -> bool:
-    return name in _FOLDERS and _is_path(value)
-
-
-def _path_in(entry: Any) -> str:
-    """Return the path in an entry of a list of files, such as `(path, target)`. Empty if there is none."""
-    first = entry[0] if isinstance(entry, tuple | list) and entry else entry
-    return os.fsdecode(os.fspath(first)) if isinstance(first, str | os.PathLike) and len(str(first)) < _MAX_PATH else ""
-
-
-def _common_folder(paths: list[str]) -> str:
-    """Return the longest folder, with a separator at its end, in which all files are."""
-    try:
-        return os.path.commonpath([os.path.dirname(path) for path in paths]) + os.sep
-    except ValueError:  # some of them are relative, or the first is a file and another is not
-        return ""
 
 
 def _megabytes(size: int) -> str:

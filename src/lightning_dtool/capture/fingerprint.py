@@ -69,11 +69,11 @@ def fingerprint(dataset: Any, beside: Mapping[str, Any] | None = None) -> Finger
         if content.holds_data:
             covered.append(name)
     # If the files are known, it is known what is read.
-    omitted = [*content.omitted, *([] if content.files else content.reading)]
+    omitted = [*content.omitted, *([] if content.files.found else content.reading)]
     if not covered:
         return Fingerprint(None, "nothing", tuple(omitted) or ("the samples, which it does not hold in memory",))
     digest = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
-    return Fingerprint(f"sha256:{digest}", _in_words(covered, content.files), tuple(omitted))
+    return Fingerprint(f"sha256:{digest}", _in_words(covered, content.files.found), tuple(omitted))
 
 
 def holds_data(value: Any) -> bool:
