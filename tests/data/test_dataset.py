@@ -154,7 +154,7 @@ def test_a_dataset_can_be_sent_to_another_process(leaves):
 
 
 def test_the_manifest_is_read_once_for_all_items(make_dataset, monkeypatch):
-    from lightning_dtool.store import dataset as store
+    from lightning_dtool.store import metadata as store
 
     frozen = make_dataset({f"{i:03}.txt": b"x" for i in range(200)})
     reads = []

@@ -209,7 +209,7 @@ def test_without_a_known_hash_function_the_error_says_what_to_do(base_uri, make_
 
 def test_a_large_file_that_is_known_is_not_read_as_a_whole(make_dataset, read, monkeypatch) -> None:
     dataset = make_dataset(FILES)
-    monkeypatch.setattr("lightning_dtool.store.dataset._SMALL", 3)
+    monkeypatch.setattr("lightning_dtool.store.verified_reading._SMALL", 3)
     kinds = []
     for verify in (True, True, False):
         with dataset.open_to_decode(A, verify=verify) as file:

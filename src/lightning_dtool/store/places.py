@@ -8,8 +8,9 @@ from functools import partial
 from lightning_dtool._public import public
 from lightning_dtool.errors import DatasetNotFoundError, LightningDtoolError, NotFrozenError, StoreError
 from lightning_dtool.store.brokers import broker_class, open_broker
-from lightning_dtool.store.dataset import FrozenDataset, read_admin_metadata
+from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.faults import store_errors
+from lightning_dtool.store.metadata import read_admin_metadata
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.uris import local_path, normalize_uri, scheme_of
 
