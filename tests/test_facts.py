@@ -18,12 +18,11 @@ import yaml
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 import lightning_dtool
-import lightning_dtool.record.models as models
 from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.capture.history import peak_accelerator_memory
 from lightning_dtool.data.packing import pack
-from lightning_dtool.record import Section
+from lightning_dtool.record import Provenance, Section
 
 TESTS = Path(__file__).parent
 FACTS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
@@ -50,9 +49,8 @@ def holds_sections(annotation: Any) -> bool:
 
 def facts_of_the_schema() -> dict[str, list[str]]:
     parts = {
-        name: [field for field, facts in part.model_fields.items() if not holds_sections(facts.annotation)]
-        for name, part in vars(models).items()
-        if isinstance(part, type) and issubclass(part, Section) and part is not Section
+        part.__name__: [field for field, facts in part.model_fields.items() if not holds_sections(facts.annotation)]
+        for part in Section.__subclasses__()
     }
     return {name: fields for name, fields in parts.items() if fields}
 
@@ -132,7 +130,7 @@ def pattern_of(place: ast.expr) -> str:
 @pytest.mark.parametrize("path", sorted({path for _, fact in ROWS for path in fact.get("gaps", [])}))
 def test_the_code_can_add_each_gap(path: str) -> None:
     part = path.partition(".")[0].partition("[")[0]
-    assert part in models.Provenance.model_fields
+    assert part in Provenance.model_fields
     assert can_be_added(path), f"no code adds the gap {path}"
 
 
@@ -142,7 +140,7 @@ def test_a_gap_that_no_code_adds_is_found() -> None:
 
 def test_the_page_names_each_place_of_a_gap() -> None:
     named = [*(path for _, fact in ROWS for path in fact.get("gaps", [])), *re.findall(r"`([\w.]+)` \(", PAGE)]
-    whole = [place for place in places() if re.split(r"\W", place)[0] in models.Provenance.model_fields]
+    whole = [place for place in places() if re.split(r"\W", place)[0] in Provenance.model_fields]
     assert len(whole) > 50
     assert [place for place in whole if not any(re.match(rf"{place}(\W|$)", path) for path in named)] == []
 

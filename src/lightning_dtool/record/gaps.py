@@ -1,9 +1,11 @@
-"""A collector for the gaps of a record."""
+"""The gaps of a record, and their collector."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from lightning_dtool.record.models import Gap
+from pydantic import Field
+
+from lightning_dtool.record.section import Section
 from lightning_dtool.record.text import as_text
 
 MAX_FACT = 1000
@@ -13,6 +15,16 @@ MAX_ERROR = 500
 """Maximum length of a gap's reason that quotes an error, in characters."""
 
 T = TypeVar("T")
+
+
+class Gap(Section):
+    """A fact that is not recorded, or not completely."""
+
+    fact: str = Field(
+        description="What is not recorded, as a path into the record, for example `model.hyperparameters.act`."
+    )
+    reason: str = Field(description="Why the fact could not be recorded.")
+    remedy: str = Field(default="", description="What the user can do to close the gap.")
 
 
 class Gaps:

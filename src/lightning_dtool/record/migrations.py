@@ -7,7 +7,7 @@ content in the next version. A fact that the older schema did not have becomes a
 from collections.abc import Callable
 from typing import Any
 
-from lightning_dtool.record.models import SCHEMA_VERSION
+from lightning_dtool.record.provenance import SCHEMA_VERSION
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 

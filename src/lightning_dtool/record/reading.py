@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from lightning_dtool.errors import NewerSchemaError, RecordError
 from lightning_dtool.record.migrations import migrate
-from lightning_dtool.record.models import SCHEMA_VERSION, Provenance
+from lightning_dtool.record.provenance import SCHEMA_VERSION, Provenance
 
 
 def to_json(record: Provenance) -> str:

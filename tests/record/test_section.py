@@ -1,4 +1,4 @@
-"""The models of the record: strict JSON, immutable, with a description of every field."""
+"""The parts of a record: strict JSON, immutable, with a description of every field."""
 
 from datetime import datetime, timezone
 from typing import Any
@@ -6,16 +6,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-import lightning_dtool.record.models as models
 from lightning_dtool.record import Checkpoint, Gap, Model, Provenance, Run, Section
 
-SECTIONS = [
-    found for found in vars(models).values()
-    if isinstance(found, type) and issubclass(found, Section) and found is not Section
-]  # fmt: skip
 
-
-@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", Section.__subclasses__(), ids=lambda section: section.__name__)
 def test_every_field_has_a_description(section: type[BaseModel]) -> None:
     assert section.__doc__
     assert [name for name, field in section.model_fields.items() if not field.description] == []
