@@ -1,7 +1,6 @@
 """Writing of datasets, which are ordinary datasets for dtool and never visible before they are complete."""
 
 import errno
-import getpass
 import io
 import os
 import pickle
@@ -28,7 +27,6 @@ from lightning_dtool.errors import (
     StoreError,
 )
 from lightning_dtool.store import DatasetWriter, FrozenDataset, generate_identifier, iter_datasets, local_path
-from lightning_dtool.store.copying import copy_hashed
 from lightning_dtool.store.disk import DiskBroker
 
 
@@ -179,26 +177,6 @@ def test_a_writer_is_used_once(base_uri: str) -> None:
     FrozenDataset.from_uri(writer.uri).verify()
 
 
-# -- who it is by -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "recorded"), [("Jörg Weiß", "Jorg Weiss"), ("太郎", "unknown"), ("x\ny", "xy"), ("me", "me")]
-)
-def test_user_names_are_plain(base_uri: str, name: str, recorded: str) -> None:
-    with DatasetWriter("x", base_uri, creator_username=name) as writer:
-        assert writer.commit().admin_metadata["creator_username"] == recorded
-
-
-def test_a_user_without_a_name(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> str:
-        raise KeyError("getpwuid(): uid not found: 4711")
-
-    monkeypatch.setattr(getpass, "getuser", nobody)
-    with DatasetWriter("x", base_uri) as writer:
-        assert writer.commit().admin_metadata["creator_username"] == "unknown"
-
-
 # -- nothing half visible -----------------------------------------------------------------------
 
 
@@ -272,7 +250,6 @@ def test_a_kill_at_any_step_leaves_no_frozen_dataset(base_uri: str, step: str) -
     script = f"""
 import os, signal
 from lightning_dtool.store import DatasetWriter
-from lightning_dtool.store.copying import copy_hashed
 from lightning_dtool.store.disk import DiskBroker
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 writer = DatasetWriter("x", {base_uri!r})
@@ -369,24 +346,6 @@ def test_one_of_many_files_that_cannot_be_added_is_named(base_uri: str, tmp_path
             writer.put_files({"d": tmp_path / "a", "c": tmp_path / "a"})
         assert len(writer.commit().items) == 1
     assert names_in(base_uri) == ["x"]
-
-
-def test_a_copy_that_fails_half_way_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "source").write_bytes(b"12345")
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:2]))
-    assert copy_hashed(tmp_path / "source", tmp_path / "whole")[0] == 5
-    assert (tmp_path / "whole").read_bytes() == b"12345"
-    with pytest.raises(FileExistsError):
-        copy_hashed(tmp_path / "source", tmp_path / "whole")
-
-    def full(descriptor: int, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OSError, match="No space left"):
-        copy_hashed(tmp_path / "source", tmp_path / "half")
-    assert not (tmp_path / "half").exists()
 
 
 @pytest.mark.parametrize("good", range(4))

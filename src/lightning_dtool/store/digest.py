@@ -85,6 +85,16 @@ def hash_file(path: str | os.PathLike[str], algorithm: str) -> str:
     return hasher.hexdigest()
 
 
+def hash_bytes(content: bytes, algorithm: str) -> str:
+    """Return the hash of bytes in hexadecimal digits.
+
+    Args:
+        content: The bytes.
+        algorithm: A name for `new_hash`.
+    """
+    return new_hash(algorithm, content).hexdigest()
+
+
 def same_hash(hexdigest: str, recorded: str) -> bool:
     """Tell whether a hash equals the recorded one. Some brokers record base64 instead of hexadecimal digits.
 

@@ -1,18 +1,11 @@
 """The writer of new datasets, which are visible as frozen only when they are complete."""
 
 import contextlib
-import getpass
 import os
 import shutil
 import tempfile
-import time
-import unicodedata
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -23,35 +16,23 @@ from lightning_dtool.errors import (
     DatasetExistsError,
     InvalidNameError,
     LightningDtoolError,
-    MetadataKeyError,
-    StoreError,
 )
+from lightning_dtool.store.admin_metadata import new_admin_metadata
 from lightning_dtool.store.broker import ParallelBroker
 from lightning_dtool.store.brokers import broker_class, open_broker
-from lightning_dtool.store.copying import copy_hashed
+from lightning_dtool.store.contents import Contents
+from lightning_dtool.store.copying import copy_all
 from lightning_dtool.store.dataset import FrozenDataset
-from lightning_dtool.store.digest import CHUNK, MD5_HEXDIGEST, generate_identifier, hash_file, new_hash
+from lightning_dtool.store.digest import CHUNK, MD5_HEXDIGEST, hash_bytes, hash_file
 from lightning_dtool.store.faults import store_errors
+from lightning_dtool.store.freezing import freeze
 from lightning_dtool.store.hashing_file import HashingFile
-from lightning_dtool.store.item import Item
-from lightning_dtool.store.names import check_name, check_relpath, check_value
+from lightning_dtool.store.names import check_name, check_value
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.places import require_directory
 from lightning_dtool.store.uploading import SMALL, Uploads
 from lightning_dtool.store.uris import normalize_uri, scheme_of
 from lightning_dtool.store.writing_process import WritingProcess
-
-_COPYING_THREADS = 4
-_COPYING_BATCH = 32
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """An item as it was sent to the store."""
-
-    item: Item
-    sha256: str
-    sent_at: float
 
 
 @public
@@ -93,19 +74,14 @@ class DatasetWriter:
         check_name("dataset", name)
         base = normalize_uri(base_uri)
         require_directory(base)
-        self._admin_metadata = _new_admin_metadata(name, creator_username)
-        self._sent: dict[str, _Sent] = {}
-        self._readme = ""
-        self._annotations: dict[str, Any] = {}
-        self._tags: set[str] = set()
-        self._overlays: dict[str, Mapping[str, Any]] = {}
+        self._admin_metadata = new_admin_metadata(name, creator_username)
         self._state = "open"
         self._process = process
         with store_errors(base, f"name a dataset {name!r}"):
             self._uri = normalize_uri(broker_class(scheme_of(base)).generate_uri(name, self.uuid, base))
+        self._contents = Contents(self._uri)
         self._broker = open_broker(self._uri, new=True)
         self._uploads = Uploads(self._uri, self._broker) if isinstance(self._broker, ParallelBroker) else None
-        self._freezing = False
         self._create()
 
     # -- identity -----------------------------------------------------------------------------
@@ -123,7 +99,7 @@ class DatasetWriter:
     @property
     def relpaths(self) -> tuple[str, ...]:
         """The relative paths of the items that have been added."""
-        return tuple(self._sent)
+        return tuple(self._contents.items)
 
     # -- content ------------------------------------------------------------------------------
 
@@ -169,30 +145,13 @@ class DatasetWriter:
             return
         self._require_open()
         for relpath in paths:
-            self._check_new(relpath)
-        for directory in {relpath.rpartition("/")[0] for relpath in paths}:
-            with store_errors(self._uri, f"make the directory {directory!r}"):
-                os.makedirs(root / directory, exist_ok=True)
+            self._contents.require_new(relpath)
 
-        def copy(relpath: str) -> _Sent:
-            with store_errors(self._uri, f"add {paths[relpath]}", item=relpath):
-                size, md5, sha256 = copy_hashed(paths[relpath], f"{root}/{relpath}")
-            return _Sent(Item(generate_identifier(relpath), relpath, size, md5), sha256, time.time())
+        def on_copy(relpath: str, size: int, md5: str, sha256: str) -> None:
+            self._contents.add(relpath, size, md5, sha256)
+            on_file(relpath)
 
-        # In batches, because passing a small file to a thread takes as long as copying it.
-        relpaths = list(paths)
-        batches = [relpaths[first : first + _COPYING_BATCH] for first in range(0, len(relpaths), _COPYING_BATCH)]
-        with ThreadPoolExecutor(_COPYING_THREADS) as pool:
-            try:
-                for batch in pool.map(lambda batch: [copy(relpath) for relpath in batch], batches):
-                    for sent in batch:
-                        self._sent[sent.item.relpath] = sent
-                        on_file(sent.item.relpath)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                for relpath in paths.keys() - self._sent.keys():
-                    (root / relpath).unlink(missing_ok=True)
-                raise
+        copy_all(paths, root, on_copy, lambda relpath: store_errors(self._uri, f"add {paths[relpath]}", item=relpath))
 
     def put_bytes(self, data: bytes, relpath: str) -> None:
         """Add an item with this content; see `put_file`.
@@ -231,7 +190,7 @@ class DatasetWriter:
             ```
         """
         self._require_open()
-        self._check_new(relpath)
+        self._contents.require_new(relpath)
         root = self._broker.data_directory()
         if root is not None:
             with self._opened(Path(root, relpath), relpath) as file:
@@ -244,7 +203,7 @@ class DatasetWriter:
                 yield file
             with store_errors(self._uri, f"write item {relpath!r}", item=relpath):
                 if self._uploads is not None:
-                    self._uploads.send(path, relpath, self._sent[relpath].item.hash)
+                    self._uploads.send(path, relpath, self._contents.items[relpath].item.hash)
                 else:
                     self._broker.put_item(str(path), relpath)
 
@@ -255,7 +214,7 @@ class DatasetWriter:
             text: The text.
         """
         self._require_open()
-        self._readme = text
+        self._contents.readme = text
 
     def put_annotation(self, name: str, value: Any) -> None:
         """Add an annotation, or replace it.
@@ -269,7 +228,7 @@ class DatasetWriter:
             MetadataValueError: If the value is not strict JSON.
         """
         self._require_open()
-        self._annotations[check_name("annotation", name, dots=False)] = check_value("annotation", name, value)
+        self._contents.annotations[check_name("annotation", name, dots=False)] = check_value("annotation", name, value)
 
     def put_tag(self, tag: str) -> None:
         """Add a tag.
@@ -281,7 +240,7 @@ class DatasetWriter:
             InvalidNameError: If dtool does not allow the tag.
         """
         self._require_open()
-        self._tags.add(check_name("tag", tag))
+        self._contents.tags.add(check_name("tag", tag))
 
     def put_overlay(self, name: str, values_by_relpath: Mapping[str, Any]) -> None:
         """Add an overlay: one value per item. Items may be added later, before `commit`.
@@ -298,7 +257,7 @@ class DatasetWriter:
         check_name("overlay", name, dots=False)
         if name == "sha256":
             raise InvalidNameError("the overlay 'sha256' is written by commit(). Use another name.")
-        self._overlays[name] = check_value("overlay", name, dict(values_by_relpath))
+        self._contents.overlays[name] = check_value("overlay", name, dict(values_by_relpath))
 
     # -- commit and abort ---------------------------------------------------------------------
 
@@ -316,25 +275,12 @@ class DatasetWriter:
                 is left behind, unless the store then refuses every write.
         """
         self._require_open()
-        overlays = self._complete_overlays()
+        overlays = self._contents.complete_overlays()
         self._state = "failed"
-        try:
+        if self._uploads is not None:
             with store_errors(self._uri, "freeze the dataset"):
-                if self._uploads is not None:
-                    self._uploads.finish()
-                self._broker.pre_freeze_hook()
-                self._put_metadata(overlays)
-                self._compare_items()
-                self._broker.sync()
-                # The last write: from here on the dataset is frozen.
-                self._freezing = True
-                self._broker.put_admin_metadata({**self._admin_metadata, "type": "dataset", "frozen_at": time.time()})
-                self._broker.post_freeze_hook()
-            dataset = self._reopened()
-        except BaseException:
-            if self._freezing:
-                self._unfreeze()
-            raise
+                self._uploads.finish()
+        dataset = freeze(self._broker, self._admin_metadata, self._contents, overlays)
         self._state = "committed"
         return dataset
 
@@ -371,17 +317,10 @@ class DatasetWriter:
         if self._state != "open":
             raise ConfigurationError(f"this writer is {self._state}. Make a new DatasetWriter.", uri=self._uri)
 
-    def _check_new(self, relpath: str) -> None:
-        check_relpath(relpath)
-        if relpath in self._sent:
-            raise DatasetExistsError(
-                f"there is an item {relpath!r} already. Use another path.", uri=self._uri, item=relpath
-            )
-
     def _send(self, content: Path | bytes, relpath: str) -> None:
         """Hash an item and send it to a store that takes several requests at a time."""
         self._require_open()
-        self._check_new(relpath)
+        self._contents.require_new(relpath)
         action = f"add {content}" if isinstance(content, Path) else f"write item {relpath!r}"
         with store_errors(self._uri, action, item=relpath):
             if isinstance(content, Path) and content.stat().st_size <= SMALL:
@@ -389,10 +328,11 @@ class DatasetWriter:
             size = content.stat().st_size if isinstance(content, Path) else len(content)
             # Starting threads pays for large content only.
             threads = 2 if size > SMALL else 1
-            md5, sha256 = run_all([partial(_hash, content, algorithm) for algorithm in ("md5", "sha256")], threads)
+            digest = partial(hash_file, content) if isinstance(content, Path) else partial(hash_bytes, content)
+            md5, sha256 = run_all([partial(digest, algorithm) for algorithm in ("md5", "sha256")], threads)
             assert self._uploads is not None  # noqa: S101 - called only with uploads
             self._uploads.send(content, relpath, md5)
-        self._sent[relpath] = _Sent(Item(generate_identifier(relpath), relpath, size, md5), sha256, time.time())
+        self._contents.add(relpath, size, md5, sha256)
 
     def _create(self) -> None:
         """Claim the place, and mark it as a dataset that is being built."""
@@ -434,127 +374,4 @@ class DatasetWriter:
             raw.close()
             hasher = self._broker.hasher
             md5 = digests.md5 if hasher.name == MD5_HEXDIGEST else str(hasher(str(path)))
-        item = Item(generate_identifier(relpath), relpath, file.tell(), md5)
-        self._sent[relpath] = _Sent(item, digests.sha256, time.time())
-
-    def _complete_overlays(self) -> dict[str, dict[str, Any]]:
-        """Return the overlays by identifier. Raises unless they cover exactly the items."""
-        overlays = {**self._overlays, "sha256": {relpath: sent.sha256 for relpath, sent in self._sent.items()}}
-        for name, values in overlays.items():
-            differing = sorted(self._sent.keys() ^ values.keys())
-            if differing:
-                raise MetadataKeyError(
-                    f"expected overlay {name!r} to have a value for exactly the {len(self._sent)} items, "
-                    f"found {len(differing)} items in only one of both: {', '.join(differing[:5])}. Complete it.",
-                    uri=self._uri,
-                )
-        return {
-            name: {self._sent[relpath].item.identifier: values[relpath] for relpath in sorted(self._sent)}
-            for name, values in overlays.items()
-        }
-
-    def _compare_items(self) -> None:
-        """Raise unless the store holds exactly the items that were sent."""
-        held = self._broker.held_items()
-        faults = [f"{relpath}: not sent" for relpath in held.keys() - self._sent.keys()]
-        for relpath, sent in self._sent.items():
-            if relpath not in held:
-                faults.append(f"{relpath}: missing")
-                continue
-            size, found = held[relpath]
-            if size != sent.item.size_in_bytes:
-                faults.append(f"{relpath}: sent {sent.item.size_in_bytes} bytes, found {size}")
-            elif found and found != sent.item.hash:
-                faults.append(f"{relpath}: sent hash {sent.item.hash}, found {found}")
-        if faults:
-            raise StoreError(
-                f"expected the store to hold the {len(self._sent)} items that were sent, found "
-                f"{len(faults)} differences: {'; '.join(sorted(faults)[:5])}. Nothing was frozen; try again.",
-                uri=self._uri,
-                kind="altered",
-            )
-
-    def _put_metadata(self, overlays: dict[str, dict[str, Any]]) -> None:
-        broker = self._broker
-        manifest = {
-            "dtoolcore_version": self._admin_metadata["dtoolcore_version"],
-            "hash_function": broker.hasher.name,
-            "items": {
-                sent.item.identifier: {
-                    "relpath": relpath,
-                    "size_in_bytes": sent.item.size_in_bytes,
-                    "hash": sent.item.hash,
-                    "utc_timestamp": sent.sent_at,
-                }
-                for relpath, sent in sorted(self._sent.items(), key=itemgetter(0))
-            },
-        }
-        # dtool's layout has one object for each of these.
-        run_all(
-            [
-                partial(broker.put_manifest, manifest),
-                partial(broker.put_readme, self._readme),
-                *(partial(broker.put_overlay, name, values) for name, values in overlays.items()),
-                *(partial(broker.put_annotation, name, value) for name, value in self._annotations.items()),
-                *(partial(broker.put_tag, tag) for tag in sorted(self._tags)),
-            ],
-            broker.at_once,
-        )
-
-    def _reopened(self) -> FrozenDataset:
-        """Open the dataset as a reader would, and compare its items with what was sent."""
-        dataset = FrozenDataset.from_uri(self._uri)
-        sent = {sent.item.identifier: sent.item for sent in self._sent.values()}
-        # If the broker has compared the stored manifest already, it is not read again.
-        same_items = self._broker.compares_metadata or dict(dataset.items) == sent
-        if dataset.uuid != self.uuid or not same_items:
-            raise StoreError(
-                "expected to find the dataset that was written, found another one. "
-                "Is something else writing there? Try again.",
-                uri=self._uri,
-                kind="altered",
-            )
-        return dataset
-
-    def _unfreeze(self) -> None:
-        """Undo the last step of `commit` as far as possible."""
-        # The error that led here is the one that is raised.
-        with contextlib.suppress(Exception):
-            self._broker.put_admin_metadata(self._admin_metadata)
-
-
-def _new_admin_metadata(name: str, creator_username: str | None) -> dict[str, Any]:
-    """Return the administrative metadata of a new dataset."""
-    from dtoolcore import __version__
-
-    return {
-        "uuid": str(uuid.uuid4()),
-        "dtoolcore_version": __version__,
-        "name": name,
-        "type": "protodataset",
-        "creator_username": _plain(creator_username or _current_user()),
-        "created_at": time.time(),
-    }
-
-
-def _current_user() -> str:
-    """Return the user's name, or "unknown" if there is none, as for some users in containers."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return "unknown"
-
-
-def _plain(username: str) -> str:
-    """Return a name in ASCII, because S3 keeps it in a header."""
-    decomposed = unicodedata.normalize("NFKD", username.replace("ß", "ss"))
-    kept = "".join(character for character in decomposed if " " <= character <= "~").strip()
-    return kept or "unknown"
-
-
-def _hash(content: Path | bytes, algorithm: str) -> str:
-    if isinstance(content, Path):
-        return hash_file(content, algorithm)
-    hasher = new_hash(algorithm)
-    hasher.update(content)
-    return hasher.hexdigest()
+        self._contents.add(relpath, file.tell(), md5, digests.sha256)

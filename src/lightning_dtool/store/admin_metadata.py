@@ -1,0 +1,41 @@
+"""The administrative metadata of a new dataset."""
+
+import getpass
+import time
+import unicodedata
+import uuid
+from typing import Any
+
+
+def new_admin_metadata(name: str, creator_username: str | None = None) -> dict[str, Any]:
+    """Return the administrative metadata of a dataset that is being built, with a new UUID.
+
+    Args:
+        name: The dataset's name.
+        creator_username: The creator's name. By default that of the current user, or "unknown".
+    """
+    from dtoolcore import __version__
+
+    return {
+        "uuid": str(uuid.uuid4()),
+        "dtoolcore_version": __version__,
+        "name": name,
+        "type": "protodataset",
+        "creator_username": _plain(creator_username or _current_user()),
+        "created_at": time.time(),
+    }
+
+
+def _current_user() -> str:
+    """Return the user's name, or "unknown" if there is none, as for some users in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return "unknown"
+
+
+def _plain(username: str) -> str:
+    """Return a name in ASCII, because S3 keeps it in a header."""
+    decomposed = unicodedata.normalize("NFKD", username.replace("ß", "ss"))
+    kept = "".join(character for character in decomposed if " " <= character <= "~").strip()
+    return kept or "unknown"
