@@ -57,11 +57,8 @@ def transforms_of(owner: object) -> dict[str, Any]:
     Returns:
         The attributes by name, sorted by name.
     """
-    found = {}
-    for name, value in sorted(_kept(owner).items(), key=lambda entry: entry[0]):
-        if _names_a_transform(name) and callable(value):
-            found[name] = value
-    return found
+    kept = _kept(owner)
+    return {name: kept[name] for name in sorted(filter(_names_a_transform, kept)) if callable(kept[name])}
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -226,75 +226,89 @@ def _repeatable_by(found: Seeds, moments: Mapping[str, RandomStates], weights_st
 
 
 def capture_flags(gaps: Gaps) -> dict[str, Json]:
-    """Return the settings that affect bits, apart from the generators. This changes nothing and emits no warning."""
-    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
-    readers: dict[str, Callable[[], Json]] = {
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled,
-        "deterministic_algorithms_warn_only": torch.is_deterministic_algorithms_warn_only_enabled,
-        "fill_uninitialized_memory": lambda: getattr(torch.utils.deterministic, "fill_uninitialized_memory", None),
-        "cudnn.enabled": lambda: cudnn.enabled,
-        "cudnn.deterministic": lambda: cudnn.deterministic,
-        "cudnn.benchmark": lambda: cudnn.benchmark,
-        "cuda.matmul.allow_fp16_reduced_precision_reduction": (
-            lambda: cuda.matmul.allow_fp16_reduced_precision_reduction
-        ),
-        "cuda.matmul.allow_bf16_reduced_precision_reduction": (
-            lambda: cuda.matmul.allow_bf16_reduced_precision_reduction
-        ),
-        "mkldnn.enabled": lambda: mkldnn.enabled,
-        "num_threads": torch.get_num_threads,
-        "num_interop_threads": torch.get_num_interop_threads,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability,
-        "default_dtype": lambda: str(torch.get_default_dtype()),
-        "sdp": lambda: {
-            "flash": cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
-            "mem_efficient": cuda.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
-            "math": cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
-            "cudnn": cuda.cudnn_sdp_enabled(),  # type: ignore[no-untyped-call]
-        },
-        **_precision_readers(),
-    }
+    """Return the settings that affect bits, apart from the generators. This changes nothing and emits no warning.
+
+    Args:
+        gaps: Receives a gap for every setting that this version of torch does not have.
+    """
     flags: dict[str, Json] = {}
+    _read(_FLAGS, flags, gaps)
+    # From torch 2.9 on, reading the old settings raises an error if the new ones, which include them, have been used.
+    if flags.get("cuda.matmul.fp32_precision", "none") == "none":
+        _read(_OLD_FLAGS, flags, gaps)
+    for name in _ENVIRONMENT:
+        flags[name] = os.environ.get(name)
+    return flags
+
+
+def _read(readers: Mapping[str, Callable[[], Json]], flags: dict[str, Json], gaps: Gaps) -> None:
     for name, read in readers.items():
         try:
             flags[name] = read()
         except Exception as error:  # another version of torch, or a mix of old and new settings for TF32
             reason = f"reading it from torch raised {type(error).__name__}"
             gaps.at(f"randomness.flags.{name}").add(reason)
-    return flags | {name: os.environ.get(name) for name in _ENVIRONMENT}
+
+
+def _scaled_dot_product() -> dict[str, bool]:
+    cuda: Any = torch.backends.cuda
+    return {
+        "flash": cuda.flash_sdp_enabled(),
+        "mem_efficient": cuda.mem_efficient_sdp_enabled(),
+        "math": cuda.math_sdp_enabled(),
+        "cudnn": cuda.cudnn_sdp_enabled(),
+    }
 
 
 def _precision_readers() -> dict[str, Callable[[], Json]]:
-    """Return functions that read the precision of float32 operations.
-
-    From torch 2.9 on they read the new settings, which include the old ones. If the new settings have been used,
-    reading the old ones raises an error.
-    """
+    """Return functions that read the precision of float32 operations. They exist from torch 2.9 on."""
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
-    if hasattr(torch.backends, "fp32_precision"):
-        new: dict[str, Any] = {
-            "fp32_precision": torch.backends,
-            "cuda.matmul.fp32_precision": cuda.matmul,
-            "cudnn.conv.fp32_precision": getattr(cudnn, "conv", None),
-            "cudnn.rnn.fp32_precision": getattr(cudnn, "rnn", None),
-            "mkldnn.matmul.fp32_precision": getattr(mkldnn, "matmul", None),
-            "mkldnn.conv.fp32_precision": getattr(mkldnn, "conv", None),
-        }
-        readers: dict[str, Callable[[], Json]] = {
-            name: functools.partial(_fp32_precision, owner) for name, owner in new.items() if owner is not None
-        }
-        mixed = str(getattr(cuda.matmul, "fp32_precision", "none")) != "none"
-    else:
-        readers, mixed = {}, False
-    if not mixed:
-        readers["float32_matmul_precision"] = torch.get_float32_matmul_precision
-        readers["cuda.matmul.allow_tf32"] = torch._C._get_cublas_allow_tf32
-        readers["cudnn.allow_tf32"] = torch._C._get_cudnn_allow_tf32
-    return readers
+    if not hasattr(torch.backends, "fp32_precision"):
+        return {}
+    owners: dict[str, Any] = {
+        "fp32_precision": torch.backends,
+        "cuda.matmul.fp32_precision": cuda.matmul,
+        "cudnn.conv.fp32_precision": getattr(cudnn, "conv", None),
+        "cudnn.rnn.fp32_precision": getattr(cudnn, "rnn", None),
+        "mkldnn.matmul.fp32_precision": getattr(mkldnn, "matmul", None),
+        "mkldnn.conv.fp32_precision": getattr(mkldnn, "conv", None),
+    }
+    return {name: functools.partial(_fp32_precision, owner) for name, owner in owners.items() if owner is not None}
 
 
 def _fp32_precision(owner: Any) -> str:
     return str(owner.fp32_precision)
+
+
+# Made once, because the flags are read at each save.
+_FLAGS: dict[str, Callable[[], Json]] = {
+    "deterministic_algorithms": torch.are_deterministic_algorithms_enabled,
+    "deterministic_algorithms_warn_only": torch.is_deterministic_algorithms_warn_only_enabled,
+    "fill_uninitialized_memory": lambda: getattr(torch.utils.deterministic, "fill_uninitialized_memory", None),
+    "cudnn.enabled": lambda: torch.backends.cudnn.enabled,
+    "cudnn.deterministic": lambda: torch.backends.cudnn.deterministic,
+    "cudnn.benchmark": lambda: torch.backends.cudnn.benchmark,
+    "cuda.matmul.allow_fp16_reduced_precision_reduction": (
+        lambda: torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    ),
+    "cuda.matmul.allow_bf16_reduced_precision_reduction": (
+        lambda: torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    ),
+    "mkldnn.enabled": lambda: torch.backends.mkldnn.enabled,
+    "num_threads": torch.get_num_threads,
+    "num_interop_threads": torch.get_num_interop_threads,
+    "cpu_capability": torch.backends.cpu.get_cpu_capability,
+    "default_dtype": lambda: str(torch.get_default_dtype()),
+    "sdp": _scaled_dot_product,
+    **_precision_readers(),
+}
+"""Functions that read a setting of torch, by the name of the flag in the record."""
+
+_OLD_FLAGS: dict[str, Callable[[], Json]] = {
+    "float32_matmul_precision": torch.get_float32_matmul_precision,
+    "cuda.matmul.allow_tf32": torch._C._get_cublas_allow_tf32,
+    "cudnn.allow_tf32": torch._C._get_cudnn_allow_tf32,
+}
 
 
 def _encoded(state: torch.Tensor) -> str:

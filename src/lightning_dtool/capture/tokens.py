@@ -2,7 +2,8 @@
 
 Two tokens are equal if nothing changed, as far as a walk through attributes and containers can see. An object that was
 replaced by an equal one has the same token, so a token contains no memory address, which a later object may reuse. A
-walk runs no code of the objects' classes: it reads `__dict__` and slots, and neither properties nor `__repr__`.
+walk runs no code of the objects' classes: it reads `__dict__` and slots, and neither properties nor `__repr__`. The
+entries of a container are read with the methods of the built-in type that it inherits from.
 """
 
 import contextlib
@@ -15,7 +16,8 @@ import pathlib
 import types
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -57,6 +59,11 @@ _FUNCTIONS = (
     types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodDescriptorType,
     types.WrapperDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType, functools.partial,
 )  # fmt: skip
+
+_BOOKKEEPING = frozenset(
+    {"_iterator", "_backward_hooks", "_forward_hooks", "__weakref__", "_update_count", "_computed"}
+)
+"""Attributes that change without a change of what an object does."""
 
 _OPAQUE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, FrozenDataset)
 """Objects that are not walked through, because they do not change or have tokens of their own."""
@@ -112,8 +119,10 @@ class TokenWalk:
         """
         kind = type(value)
         if kind in _PLAIN:
-            # In Python 1, 1.0 and True are equal. For Lightning they are different settings.
-            return value if kind is str or value is None else (kind, repr(value) if kind is float else value)
+            # In Python 1, 1.0 and True are equal, and 0.0 and -0.0. For Lightning they are different settings.
+            if kind is float:
+                return (kind, value if value and value == value else repr(value))
+            return value if kind is str or value is None else (kind, value)
         if isinstance(value, type):
             return value
         visited = self._visited.get(id(value))
@@ -130,23 +139,42 @@ class TokenWalk:
         finally:
             self._depth -= 1
 
+    def tokens(self, values: Iterable[Any]) -> list[Token]:
+        """Return the tokens of several values, which is quicker than one call for each.
+
+        Args:
+            values: Any values.
+        """
+        found: list[Token] = []
+        for value in values:
+            kind = type(value)
+            if value is None or kind is str:
+                found.append(value)
+            elif kind is bool or kind is int:
+                found.append((kind, value))
+            else:
+                found.append(self.token(value))
+        return found
+
     def _of_object(self, kind: type, value: Any) -> Token:
         family = _family(kind)
         if family is object:
             attributes = self._of_attributes(value)
             return (kind, *attributes) if attributes else self._of_unknown(kind, value)
-        if family is list:
-            return (kind, *self._of_sequence(value))
-        if family is dict:
-            return (kind, *self._of_mapping(value), *self._of_attributes(value))
+        if family is list or family is tuple:
+            attributes = self._of_attributes(value) if kind is not family else ()
+            return (kind, *self._of_sequence(family, value), *attributes)
+        if family is dict or family is OrderedDict:
+            return (kind, *self._of_mapping(family, value), *self._of_attributes(value))
         if family is torch.Tensor:
             return _of_tensor(kind, value)
         if family is np.ndarray:
             return self._of_array(kind, value)
         if family is types.FunctionType:
             return self._of_function(value)
-        if family is set:
-            return (kind, len(value), _hash_of_plain(value))
+        if family is set or family is frozenset:
+            attributes = self._of_attributes(value) if kind is not family else ()
+            return (kind, family.__len__(value), _hash_of_plain(family, value), *attributes)
         if family is torch.Generator:
             return (kind, value.initial_seed())
         if family is Same:
@@ -155,29 +183,32 @@ class TokenWalk:
             return (kind, value)
         return (kind, family.__hash__(value))  # a subclass of a plain type
 
-    def _of_sequence(self, value: list[Any] | tuple[Any, ...]) -> tuple[Token, ...]:
-        length = len(value)
+    def _of_sequence(self, family: Any, value: Any) -> tuple[Token, ...]:
+        length = family.__len__(value)
         if length <= _SAMPLE:
-            return (length, *[self.token(entry) for entry in value])
-        if length <= MAX_HASHED and (hashed := _hash_of_plain(value)) is not None:
+            return (length, self.tokens(family.__iter__(value)))
+        if length <= MAX_HASHED and (hashed := _hash_of_plain(family, value)) is not None:
             return (length, hashed)
         step = length // _SAMPLE
-        return (length, *[self.token(value[index]) for index in range(0, length, step)])
+        return (length, self.tokens(family.__getitem__(value, index) for index in range(0, length, step)))
 
-    def _of_mapping(self, value: Mapping[Any, Any]) -> tuple[Token, ...]:
-        entries = itertools.islice(value.items(), MAX_HASHED if len(value) <= MAX_PARTS else _SAMPLE)
-        return (len(value), *[(self.token(key), self.token(entry)) for key, entry in entries])
+    def _of_mapping(self, family: Any, value: Any) -> tuple[Token, ...]:
+        length = dict.__len__(value)
+        entries: list[tuple[Any, Any]]
+        entries = list(itertools.islice(family.items(value), MAX_HASHED if length <= MAX_PARTS else _SAMPLE))
+        return (length, self.tokens([key for key, _ in entries]), self.tokens([entry for _, entry in entries]))
 
     def _of_attributes(self, value: Any) -> tuple[Token, ...]:
-        found: list[tuple[Any, Any]] = []
-        with contextlib.suppress(AttributeError):
-            found += list(object.__getattribute__(value, "__dict__").items())
+        try:
+            found = dict(object.__getattribute__(value, "__dict__"))
+        except AttributeError:
+            found = {}
         for name, descriptor in _slots(type(value)):  # type: ignore[arg-type]
-            try:
-                found.append((name, descriptor.__get__(value)))
-            except AttributeError:  # never assigned
-                continue
-        return tuple([(name, self.token(entry)) for name, entry in found if not _is_bookkeeping(name)])
+            with contextlib.suppress(AttributeError):  # never assigned
+                found[name] = descriptor.__get__(value)
+        for name in _BOOKKEEPING & found.keys():
+            del found[name]
+        return (tuple(found), self.tokens(found.values())) if found else ()
 
     def _of_function(self, value: Any) -> Token:
         if isinstance(value, functools.partial):
@@ -211,7 +242,7 @@ class TokenWalk:
         # pandas keeps its arrays in an object without attributes.
         arrays = getattr(value, "arrays", None) if kind.__module__.startswith("pandas.") else None
         if isinstance(arrays, list | tuple):
-            return (kind, *self._of_sequence(arrays))
+            return (kind, *self._of_sequence(list if isinstance(arrays, list) else tuple, arrays))
         try:
             return (kind, Same(value))
         except TypeError:
@@ -224,11 +255,11 @@ def _family(kind: Any) -> Any:
     if issubclass(kind, torch.Tensor | np.ndarray | torch.Generator):
         return next(each for each in (torch.Tensor, np.ndarray, torch.Generator) if issubclass(kind, each))
     if issubclass(kind, list | tuple):
-        return type(None) if issubclass(kind, _VALUES) else list
+        return type(None) if issubclass(kind, _VALUES) else list if issubclass(kind, list) else tuple
     if issubclass(kind, dict):
-        return dict
+        return OrderedDict if issubclass(kind, OrderedDict) else dict  # the order of a dict is another one
     if issubclass(kind, set | frozenset):
-        return set
+        return set if issubclass(kind, set) else frozenset
     if issubclass(kind, _VALUES):
         return type(None)
     if issubclass(kind, _OPAQUE):
@@ -236,11 +267,6 @@ def _family(kind: Any) -> Any:
     if issubclass(kind, str | int | float | bytes):
         return next(each for each in (str, int, float, bytes) if issubclass(kind, each))
     return types.FunctionType if issubclass(kind, _FUNCTIONS) else object
-
-
-def _is_bookkeeping(name: Any) -> bool:
-    """Return True for attributes that change without a change of what an object does."""
-    return name in ("_iterator", "_backward_hooks", "_forward_hooks", "__weakref__", "_update_count", "_computed")
 
 
 def _constants_of(function: types.FunctionType) -> list[Any]:
@@ -279,14 +305,16 @@ def _slots(kind: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _hash_of_plain(value: Any) -> int | None:
+def _hash_of_plain(family: Any, value: Any) -> int | None:
     """Return a hash of a container of plain values, or of pairs of them. None for any other."""
-    kinds = set(map(type, value))
+    entries: tuple[Any, ...] = tuple(family.__iter__(value))
+    kinds = set(map(type, entries))
     if kinds == {tuple}:
-        kinds = set(map(type, itertools.chain.from_iterable(value)))
+        kinds = set(map(type, itertools.chain.from_iterable(entries)))
     if not kinds <= _PLAIN:
         return None
-    return hash(frozenset(value) if isinstance(value, set | frozenset) else tuple(value))
+    # With the types, as 1 and 1.0 have the same hash.
+    return hash((frozenset(kinds), frozenset(entries) if family in (set, frozenset) else entries))
 
 
 def _of_tensor(kind: type, value: torch.Tensor) -> Token:

@@ -53,17 +53,20 @@ _ELSEWHERE: dict[str, Callable[[Any], Any]] = {
     "deterministic": lambda trainer: _deterministic(),
     "use_distributed_sampler": lambda trainer: trainer._accelerator_connector.use_distributed_sampler,
     "sync_batchnorm": lambda trainer: trainer._accelerator_connector._layer_sync is not None,
-    "accelerator": lambda trainer: class_path(type(trainer.accelerator)),
-    "strategy": lambda trainer: class_path(type(trainer.strategy)),
+    "accelerator": lambda trainer: type(trainer.accelerator),
+    "strategy": lambda trainer: type(trainer.strategy),
     "devices": lambda trainer: [str(device) for device in _devices(trainer)],
-    "profiler": lambda trainer: class_path(type(trainer.profiler)),
+    "profiler": lambda trainer: type(trainer.profiler),
     "plugins": lambda trainer: {
-        "precision": class_path(type(trainer.precision_plugin)),
+        "precision": type(trainer.precision_plugin),
         "layer_sync": _class_or_none(trainer._accelerator_connector._layer_sync),
         "cluster_environment": _class_or_none(getattr(trainer.strategy, "cluster_environment", None)),
     },
 }
-"""Settings that the Trainer keeps elsewhere or in another form. A private attribute that has moved becomes a gap."""
+"""Settings that the Trainer keeps elsewhere or in another form. A private attribute that has moved becomes a gap.
+
+A class stands for its path.
+"""
 
 _OF_THE_TRAINER = frozenset(
     {"accelerator", "checkpoint_io", "cluster_environment", "device", "parallel_devices", "precision_plugin", "plugin"}
@@ -124,17 +127,22 @@ def trainer_token(trainer: LightningTrainer, module: LightningModule) -> Token:
         module.automatic_optimization,
     ]
     return (
-        walk.token(settings),
+        walk.tokens(settings),
         [name for name in _HOOKS if name in vars(module)],
-        [(type(part), walk.token(_constructed(part)[0])) for part in parts],
+        [(type(part), *_kept_token(walk, part)) for part in parts],
     )
+
+
+def _kept_token(walk: TokenWalk, part: object) -> tuple[Token, ...]:
+    kept, _ = _constructed(part)
+    return (tuple(kept), walk.tokens(kept.values()))
 
 
 def _readers(trainer: LightningTrainer, module: LightningModule | None) -> dict[str, Callable[[], Any]]:
     """Return functions that read the settings of a Trainer, by name."""
     readers: dict[str, Callable[[], Any]] = {
         **{name: functools.partial(_setting, trainer, name) for name in _SETTINGS},
-        **{name: functools.partial(read, trainer) for name, read in _ELSEWHERE.items()},
+        **{name: functools.partial(_elsewhere, trainer, read) for name, read in _ELSEWHERE.items()},
         "strategy_settings": lambda: _strategy_settings(trainer.strategy),
         "precision_settings": lambda: _constructed(trainer.precision_plugin)[0],
     }
@@ -148,6 +156,13 @@ def _setting(trainer: LightningTrainer, name: str) -> Any:
     value = getattr(trainer, name)
     # Lightning's string enumerations are recorded as text.
     return str(value.value) if isinstance(value, str) and hasattr(value, "value") else value
+
+
+def _elsewhere(trainer: LightningTrainer, read: Callable[[Any], Any]) -> Any:
+    value = read(trainer)
+    if isinstance(value, dict):
+        return {key: class_path(entry) if entry is not None else None for key, entry in value.items()}
+    return class_path(value) if isinstance(value, type) else value
 
 
 def _deterministic() -> bool | str:
@@ -164,8 +179,8 @@ def _devices(trainer: Any) -> list[Any]:
     return list(parallel) if parallel else [trainer.strategy.root_device]
 
 
-def _class_or_none(plugin: object) -> str | None:
-    return class_path(type(plugin)) if plugin is not None else None
+def _class_or_none(plugin: object) -> type | None:
+    return type(plugin) if plugin is not None else None
 
 
 def _strategy_settings(strategy: Any) -> dict[str, Any]:
@@ -207,19 +222,23 @@ def _constructed(part: object) -> tuple[dict[str, Any], list[str]]:
     attributes = getattr(part, "__dict__", {})
     kept: dict[str, Any] = {}
     missing: list[str] = []
-    for name in _parameters(type(part)):  # type: ignore[arg-type]
-        attribute = next((key for key in (name, f"_{name}") if key in attributes), None)
-        if attribute is None:
-            missing.append(name)
+    for name, private in _parameters(type(part)):  # type: ignore[arg-type]
+        if name in attributes:
+            kept[name] = attributes[name]
+        elif private in attributes:
+            kept[name] = attributes[private]
         else:
-            kept[name] = attributes[attribute]
+            missing.append(name)
     return kept, missing
 
 
 @functools.lru_cache(maxsize=1000)
-def _parameters(cls: Any) -> tuple[str, ...]:
-    """Return the names of a constructor's parameters. With `**kwargs`, return those of the base class, too."""
-    return tuple(_parameters_of(cls))
+def _parameters(cls: Any) -> tuple[tuple[str, str], ...]:
+    """Return the names of a constructor's parameters, and of private attributes that may keep them.
+
+    With `**kwargs`, return those of the base class, too.
+    """
+    return tuple((name, f"_{name}") for name in _parameters_of(cls))
 
 
 def _parameters_of(cls: type) -> Iterator[str]:
