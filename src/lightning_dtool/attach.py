@@ -28,7 +28,7 @@ def callbacks() -> list[Any]:
     if not base_uri:
         return []
     try:
-        from lightning_dtool.callback import AutomaticProvenanceCallback
+        from lightning_dtool.automatic_callback import AutomaticProvenanceCallback
 
         retention: Any = os.environ.get(RETENTION_VARIABLE) or "mirror"
         return [

@@ -1,17 +1,13 @@
 """The callback that records a run from Lightning's hooks. Other modules do the work of each hook."""
 
 import contextlib
-import functools
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
@@ -19,6 +15,8 @@ from torch.optim import Optimizer
 
 from lightning_dtool import rerun, watch
 from lightning_dtool._public import public
+from lightning_dtool.capture.fits import next_fit_index
+from lightning_dtool.capture.parents import resumed_dataset
 from lightning_dtool.capture.provenance import Description
 from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.capture.run_status import FINISHED, status_after
@@ -32,20 +30,18 @@ from lightning_dtool.errors import (
 from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.publishing.account import Publication
+from lightning_dtool.publishing.announcing import annotate, announce, reads_files_at_once
 from lightning_dtool.publishing.final import FinalCheckpoint
 from lightning_dtool.publishing.publisher import Retention
 from lightning_dtool.publishing.results import Result, Results
 from lightning_dtool.publishing.schedule import why_nothing_is_saved
 from lightning_dtool.random_states import random_states_kept
-from lightning_dtool.record import DatasetReference, Gaps
+from lightning_dtool.record import Gaps
 from lightning_dtool.rehearsal.callback import RehearsalCallback, begin_rehearsal
 from lightning_dtool.resuming.resumption import Resumption
-from lightning_dtool.store import FrozenDataset, ensure_writable, is_dataset_uri, normalize_uri
+from lightning_dtool.store import ensure_writable, normalize_uri
 
 watch.install()  # a script imports the callback before it makes its model
-
-_fits = {"explicit": 0, "all": 0}
-"""Number of recorded fits in this process so far: those with callbacks that scripts created, and all of them."""
 
 
 @public
@@ -90,6 +86,9 @@ class DtoolProvenanceCallback(Callback):
         provenance.best_uri
         ```
     """
+
+    _explicit = True
+    """Whether a script creates the callback."""
 
     def __init__(
         self,
@@ -203,10 +202,11 @@ class DtoolProvenanceCallback(Callback):
         self._recorder = None
         self._resumption = Resumption()
         self._resumption.install(trainer)
-        self._fit_index = self._count_fit()
-        if self.final and self._final not in _callbacks(trainer):
+        self._fit_index = next_fit_index(explicit=self._explicit)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if self.final and self._final not in callbacks:
             # The last callback, as ModelCheckpoint is. In a new list: Lightning is iterating over this one.
-            trainer.callbacks = [*_callbacks(trainer), self._final]  # type: ignore[attr-defined]
+            trainer.callbacks = [*callbacks, self._final]  # type: ignore[attr-defined]
         self._rehearsal = begin_rehearsal(trainer, io, self._fit_index)
         self._outcome = FINISHED
         self._finished = False
@@ -219,7 +219,7 @@ class DtoolProvenanceCallback(Callback):
                 describe=lambda checkpoint, path: self._describe(trainer, pl_module, checkpoint, path),
                 is_wanted=rehearsal.is_target if rehearsal is not None else None,
                 on_flushed=lambda: self._finish(trainer),
-                background=self.background and not any(map(_uploads_at_once, trainer.loggers)),
+                background=self.background and not any(map(reads_files_at_once, trainer.loggers)),
                 strict=rehearsal is not None,
                 load_instead=rehearsal.parent if rehearsal is not None else None,
             )
@@ -380,19 +380,12 @@ class DtoolProvenanceCallback(Callback):
             )
         return present
 
-    def _count_fit(self) -> int:
-        """Return the number of this fit in its process, counting only fits with callbacks that scripts created."""
-        number = _fits["explicit"]
-        _fits["explicit"] += 1
-        _fits["all"] += 1
-        return number
-
     def _recorder_of(self, module: LightningModule) -> Recorder:
         """Return the recorder of this run. The first call creates it."""
         if self._recorder is None:
-            parent = _parent(self._io.resumed_from) if self._io is not None else None
             trace = self.trace or (self._rehearsal is not None and self._rehearsal.traces)
             resumed_from = self._io.resumed_from if self._io is not None else None
+            parent = resumed_dataset(resumed_from)
             self._recorder = Recorder(module, parent, resumed_from, self._fit_index, self.save_initial_weights, trace)
         return self._recorder
 
@@ -405,11 +398,10 @@ class DtoolProvenanceCallback(Callback):
         kept = self._kept_of_this_run()
         held = [(entry.uri, str(entry.local_file)) for entry in kept if entry.uri is not None and entry.local_file]
         self._recorder.end(self._outcome, sorted(held, key=lambda entry: entry[0] != result.best))
-        for publication in kept:
-            self._annotate(publication, publication.uri == result.best, publication.uri == result.last)
+        annotate(kept, self._outcome, {BEST_TAG: result.best, LAST_TAG: result.last})
         self._results.send_to_parent(result)
         if kept:
-            self._announce(trainer, len(kept), result.best or result.last or "")
+            announce(trainer.loggers, self.base_uri, len(kept), result.best or result.last or "")
         elif self._outcome == FINISHED and self._rehearsal is None and not self._saved_by_this_run():
             self._say_that_nothing_was_saved(trainer)
 
@@ -432,33 +424,6 @@ class DtoolProvenanceCallback(Callback):
                 stacklevel=2,
             )
 
-    def _annotate(self, publication: Publication, is_best: bool, is_last: bool) -> None:
-        dataset = publication.dataset
-        if dataset is None:
-            return
-        try:
-            dataset.put_annotation("run_status", self._outcome)
-            if is_best:
-                dataset.put_tag(BEST_TAG)
-            if is_last:
-                dataset.put_tag(LAST_TAG)
-        except LightningDtoolError as error:
-            warnings.warn(
-                f"{dataset.uri}: its tags and `run_status` could not be written. {error.reason}",
-                ProvenanceWarning,
-                stacklevel=2,
-            )
-
-    def _announce(self, trainer: Trainer, number: int, uri: str) -> None:
-        rank_zero_info(f"Published with provenance: {number} checkpoint(s) in {self.base_uri}\n`dtool_uri`: {uri}")
-        for logger in trainer.loggers:
-            try:
-                _log_uri(logger, uri)
-            except Exception as error:  # a logger may raise anything, and training has ended
-                warnings.warn(
-                    f"{type(logger).__name__} could not log the URI {uri}: {error}", ProvenanceWarning, stacklevel=2
-                )
-
     def _result(self) -> Result:
         """Return the URIs published by this process or its `ddp_spawn` child, or received from another rank."""
         kept = self._kept_of_this_run()
@@ -468,114 +433,3 @@ class DtoolProvenanceCallback(Callback):
             return self._results.result(last if self.final else None, last)
         publication = self._io.publication_for(paths[0]) if self._io is not None else None
         return self._results.result(publication.uri if publication is not None else None, last)
-
-
-class AutomaticProvenanceCallback(DtoolProvenanceCallback):
-    """The `DtoolProvenanceCallback` that `lightning_dtool.attach` adds to every Trainer.
-
-    Nobody asked for it in the script. Therefore its errors become warnings, and the script continues.
-    """
-
-    @property
-    def state_key(self) -> str:
-        """A key that differs from that of the base class, because Lightning does not allow two equal keys."""
-        return "AutomaticProvenanceCallback"
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remove this callback if the user has added one, or if the run cannot be recorded. Otherwise set it up."""
-        present = trainer.strategy.checkpoint_io
-        if isinstance(present, DtoolCheckpointIO):
-            self.base_uri = present.base_uri  # the user's plugin decides where the datasets go
-        if any(isinstance(found, DtoolProvenanceCallback) and found is not self for found in _callbacks(trainer)):
-            self._remove(trainer)
-            return
-        try:
-            super().setup(trainer, pl_module, stage)
-        except Exception as error:
-            if rerun.current_plan() is not None:  # the parent process reports it
-                raise
-            self._remove(trainer)
-            if trainer.is_global_zero:
-                _warn_only(f"This run is not recorded. {error}")
-
-    @property
-    def _how_to_publish(self) -> str:
-        return (
-            "Add a ModelCheckpoint, or set LIGHTNING_DTOOL_FINAL=1 to publish a checkpoint at the end of training. "
-            "What the script saves with trainer.save_checkpoint is published, too."
-        )
-
-    def _note(self, hook: str, error: Exception) -> None:
-        """Add an error to the record as a gap, and warn once."""
-        gaps = self._hook_gaps.at(f"run.{hook}")
-        if not any(gap.fact == f"run.{hook}" for gap in self._hook_gaps):
-            gaps.add_error(error)
-            _warn_only(f"This run is not recorded in full. {type(error).__name__} in {hook}: {error}")
-
-    def _count_fit(self) -> int:
-        """Return the number of this fit in its process, counting fits with any callback."""
-        number = _fits["all"]
-        _fits["all"] += 1
-        return number
-
-    def _remove(self, trainer: Trainer) -> None:
-        # A new list: Lightning is iterating over the present one.
-        trainer.callbacks = [found for found in _callbacks(trainer) if found is not self]  # type: ignore[attr-defined]
-
-
-def _warn_only(message: str) -> None:
-    """Warn, also where warnings are errors."""
-    with contextlib.suppress(ProvenanceWarning):
-        warnings.warn(message, ProvenanceWarning, stacklevel=3)
-
-
-def _survived(hook: Callable[..., None]) -> Callable[..., None]:
-    """Return a hook of the callback that notes an error and does not raise it."""
-
-    @functools.wraps(hook)
-    def survived(self: AutomaticProvenanceCallback, *args: Any, **kwargs: Any) -> None:
-        try:
-            hook(self, *args, **kwargs)
-        except Exception as error:
-            if rerun.current_plan() is not None:  # a rerun ends with an exception, and its parent reports errors
-                raise
-            self._note(hook.__name__, error)
-
-    return survived
-
-
-for _name, _hook in list(vars(DtoolProvenanceCallback).items()):
-    if _name.startswith("on_") or _name == "teardown":
-        setattr(AutomaticProvenanceCallback, _name, _survived(_hook))
-
-
-def _parent(path: str | None) -> DatasetReference | None:
-    """Return a reference to the checkpoint from which a run resumes, if it is a dataset."""
-    if path is None:
-        return None
-    if not is_dataset_uri(path):
-        # Lightning's own path may be a link into a dataset: <dataset>/data/checkpoint.ckpt
-        path = str(Path(path).resolve().parent.parent)
-    try:
-        return DatasetReference.of(FrozenDataset.from_uri(path))
-    except LightningDtoolError:  # a plain file
-        return None
-
-
-def _uploads_at_once(logger: Logger) -> bool:
-    """Return True if a logger reads checkpoint files as soon as they are saved (W&B, MLflow with `log_model`)."""
-    reads = type(logger).after_save_checkpoint is not Logger.after_save_checkpoint
-    return reads and bool(getattr(logger, "_log_model", True))
-
-
-def _log_uri(logger: Logger, uri: str) -> None:
-    if isinstance(logger, TensorBoardLogger):
-        # `log_hyperparams` would overwrite the run's `hp_metric` with -1.
-        logger.experiment.add_text("dtool_uri", uri)
-    else:
-        logger.log_hyperparams({"dtool_uri": uri})
-    logger.save()
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]

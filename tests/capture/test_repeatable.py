@@ -28,7 +28,7 @@ def models(tmp_path: Path) -> Path:
 def test_the_number_of_the_fit_in_its_process_is_recorded(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_dtool.callback._fits", {"explicit": 0, "all": 0})
+    monkeypatch.setattr("lightning_dtool.capture.fits._begun", {"explicit": 0, "all": 0})
     indices = []
     for number in range(2):
         provenance = DtoolProvenanceCallback(str(models))

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_dtool import DtoolProvenanceCallback
-from lightning_dtool.callback import AutomaticProvenanceCallback
+from lightning_dtool.automatic_callback import AutomaticProvenanceCallback
 from lightning_dtool.record import Component, Trainer
 from lightning_dtool.reproduction.launch import _attached_itself
 from lightning_dtool.values.definitions import class_path

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from lightning.pytorch import LightningModule
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_dtool.capture import tensor_match
+from lightning_dtool.capture.parents import dataset_of, reference_to
 from lightning_dtool.capture.tensor_match import (
     Candidate,
     Matches,
@@ -34,10 +34,7 @@ from lightning_dtool.capture.weight_files import (
     torchvision_files,
     torchvision_name,
 )
-from lightning_dtool.errors import LightningDtoolError
-from lightning_dtool.items import CHECKPOINT_ITEM
 from lightning_dtool.record import DatasetReference, Gaps, InitialWeights, WeightsSource, as_text
-from lightning_dtool.store import FrozenDataset
 from lightning_dtool.values.digests import opaque_names, state_digest
 from lightning_dtool.watch import files, replaced
 
@@ -187,39 +184,6 @@ def remember_run(uuid: str, module: LightningModule, checkpoints: Sequence[tuple
     replaced.accounted_for(module)
 
 
-def parents(weights: InitialWeights | None, resumed: DatasetReference | None) -> list[DatasetReference]:
-    """Return the datasets from which a model's weights came, the most important one first.
-
-    Args:
-        weights: The initial weights.
-        resumed: The checkpoint that training resumed from, if it is a dataset.
-    """
-    found = {resumed.uuid: resumed} if resumed is not None else {}
-    for source in weights.sources if weights is not None else []:
-        if source.dataset is not None:
-            found.setdefault(source.dataset.uuid, source.dataset)
-    return list(found.values())
-
-
-def dataset_of(path: str) -> tuple[DatasetReference, bool] | None:
-    """Return the dataset that a local file is an item of, and whether it is the checkpoint of a checkpoint dataset.
-
-    Args:
-        path: The file, or a link to it.
-    """
-    uri = files.uri_of(path)
-    real = Path(path).resolve()
-    for place in [uri] if uri is not None else [str(parent) for parent in real.parents][1:4]:
-        try:
-            dataset = FrozenDataset.from_uri(place)
-            reference = DatasetReference.of(dataset)
-        except LightningDtoolError:  # a plain file
-            continue
-        is_checkpoint = uri is not None or real == Path(place, "data", CHECKPOINT_ITEM)
-        return reference, is_checkpoint
-    return None
-
-
 # -- where the weights came from ---------------------------------------------------------------------
 
 
@@ -365,7 +329,7 @@ def _describe(module: LightningModule, source: _Source, state: Mapping[str, Any]
     if source.run is not None:
         published = source.uri or _published(source.run, source.matches, model)
         return described.model_copy(
-            update={"run_uuid": source.run.uuid, "dataset": _reference(published) if published else None}
+            update={"run_uuid": source.run.uuid, "dataset": reference_to(published) if published else None}
         )
     path = source.path or ""
     found = dataset_of(path)
@@ -402,16 +366,9 @@ def _publication_at(path: str) -> tuple[DatasetReference, bool] | None:
     """Return the dataset that a plain file of this process was published as: that of a remote store."""
     for run in _ended:
         for uri, published in run.checkpoints:
-            if os.path.realpath(published) == os.path.realpath(path) and (found := _reference(uri)) is not None:
+            if os.path.realpath(published) == os.path.realpath(path) and (found := reference_to(uri)) is not None:
                 return found, True
     return None
-
-
-def _reference(uri: str) -> DatasetReference | None:
-    try:
-        return DatasetReference.of(FrozenDataset.from_uri(uri))
-    except LightningDtoolError:  # deleted since then
-        return None
 
 
 # -- what libraries say ------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.config import capture_config
 from lightning_dtool.capture.data import REPEATABLE, capture_data, order_is_known, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
-from lightning_dtool.capture.initial_weights import parents
 from lightning_dtool.capture.libraries import distribution_of, model_libraries
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
+from lightning_dtool.capture.parents import parents
 from lightning_dtool.capture.randomness import capture_flags, capture_randomness, random_states_json, seeds_now
 from lightning_dtool.capture.run_status import RUNNING
 from lightning_dtool.capture.state import MAX_NAMES, missing_from_state

@@ -1,0 +1,65 @@
+"""The datasets from which the weights of a run came."""
+
+import os
+from pathlib import Path
+
+from lightning_dtool.errors import LightningDtoolError
+from lightning_dtool.items import CHECKPOINT_ITEM
+from lightning_dtool.record import DatasetReference, InitialWeights
+from lightning_dtool.store import FrozenDataset, is_dataset_uri
+from lightning_dtool.watch import files
+
+
+def parents(weights: InitialWeights | None, resumed: DatasetReference | None) -> list[DatasetReference]:
+    """Return the datasets from which a model's weights came, the most important one first.
+
+    Args:
+        weights: The initial weights.
+        resumed: The checkpoint that training resumed from, if it is a dataset.
+    """
+    found = {resumed.uuid: resumed} if resumed is not None else {}
+    for source in weights.sources if weights is not None else []:
+        if source.dataset is not None:
+            found.setdefault(source.dataset.uuid, source.dataset)
+    return list(found.values())
+
+
+def resumed_dataset(path: str | None) -> DatasetReference | None:
+    """Return the dataset from which a run resumes. None if it resumes from a plain file, or from nothing.
+
+    Args:
+        path: The URI of the dataset, or the path of a file, which may be a link to an item.
+    """
+    if path is None:
+        return None
+    if is_dataset_uri(path):
+        return reference_to(path)
+    found = dataset_of(path)
+    return found[0] if found is not None else None
+
+
+def dataset_of(path: str) -> tuple[DatasetReference, bool] | None:
+    """Return the dataset that a local file is an item of, and whether it is the checkpoint of a checkpoint dataset.
+
+    Args:
+        path: The file, or a link to it.
+    """
+    uri = files.uri_of(os.path.abspath(path))
+    real = Path(path).resolve()
+    for place in [uri] if uri is not None else [str(parent) for parent in real.parents][1:4]:
+        reference = reference_to(place)
+        if reference is not None:
+            return reference, uri is not None or real == Path(place, "data", CHECKPOINT_ITEM)
+    return None
+
+
+def reference_to(place: str) -> DatasetReference | None:
+    """Return a reference to the dataset at a place. None if there is none.
+
+    Args:
+        place: A URI, or the path of a folder.
+    """
+    try:
+        return DatasetReference.of(FrozenDataset.from_uri(place))
+    except LightningDtoolError:  # a folder of something else, or a dataset that was deleted
+        return None

@@ -1,0 +1,60 @@
+"""What a run says about its datasets when it has ended."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from lightning_dtool.errors import ProvenanceWarning, StoreError
+from lightning_dtool.publishing.account import Publication
+from lightning_dtool.publishing.announcing import annotate, announce, reads_files_at_once
+from lightning_dtool.store import DatasetWriter, FrozenDataset
+
+
+def published(name: str, folder: Path) -> Publication:
+    with DatasetWriter(name, folder) as writer:
+        return Publication(None, name, set(), writer.commit())  # type: ignore[arg-type]
+
+
+def test_each_dataset_gets_the_status_and_its_own_tags(tmp_path: Path) -> None:
+    one, other = (published(name, tmp_path) for name in "ab")
+    waiting = Publication(None, "c", set())  # type: ignore[arg-type]
+    annotate([one, other, waiting], "finished", {"best": one.uri, "last": other.uri, "none": None})
+    for publication, tag in ((one, "best"), (other, "last")):
+        assert publication.uri is not None
+        dataset = FrozenDataset.from_uri(publication.uri)
+        assert dataset.annotation("run_status") == "finished"
+        assert list(dataset.tags()) == [tag]
+
+
+def test_a_store_that_refuses_annotations_gives_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise StoreError("no space left", uri="x")
+
+    monkeypatch.setattr(FrozenDataset, "put_annotation", refuse)
+    with pytest.warns(ProvenanceWarning, match="`run_status` could not be written. no space left"):
+        annotate([published("a", tmp_path)], "finished", {})
+
+
+def test_a_logger_that_fails_does_not_keep_the_others_from_the_uri(tmp_path: Path) -> None:
+    class Failing(CSVLogger):
+        def log_hyperparams(self, *_: Any, **__: Any) -> None:
+            raise OSError("disk full")
+
+    failing, working = Failing(tmp_path / "one"), CSVLogger(tmp_path / "two")
+    with pytest.warns(ProvenanceWarning, match="Failing could not log the URI file:///x: disk full"):
+        announce([failing, working], "file:///", 1, "file:///x")
+    assert "file:///x" in next((tmp_path / "two").rglob("hparams.yaml")).read_text()
+
+
+def test_a_logger_that_uploads_files_is_told_from_others(tmp_path: Path) -> None:
+    class Uploads(CSVLogger):
+        def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+            pass
+
+    uploads: Logger = Uploads(tmp_path)
+    assert reads_files_at_once(uploads)
+    assert not reads_files_at_once(CSVLogger(tmp_path))
+    uploads._log_model = False  # type: ignore[attr-defined]
+    assert not reads_files_at_once(uploads)
