@@ -25,7 +25,7 @@ from torch import nn
 import programs
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
-from lightning_dtool.capture import initial_weights, weight_files
+from lightning_dtool.capture import source_description, weight_files
 from lightning_dtool.capture.initial_weights import capture_initial_weights
 from lightning_dtool.record import Gaps, InitialWeights, Provenance
 from lightning_dtool.store import DatasetWriter
@@ -780,7 +780,7 @@ def test_pretrained_weights_of_torchvision_are_recorded_by_name(hub: Path, monke
     gaps = Gaps()
     # The name of the file has the beginning of its SHA-256, and this is not that file.
     assert capture_initial_weights(module, gaps).sources[0].name is None
-    monkeypatch.setattr(initial_weights, "sha256", lambda path: Path(path).stem.rpartition("-")[2] + 56 * "0")
+    monkeypatch.setattr(source_description, "sha256", lambda path: Path(path).stem.rpartition("-")[2] + 56 * "0")
     found = capture_initial_weights(module, gaps)
     source = found.sources[0]
     assert (found.origin, source.name, list(gaps)) == ("file", "SqueezeNet1_1_Weights.IMAGENET1K_V1", [])

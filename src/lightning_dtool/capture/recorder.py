@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 from lightning_dtool.capture.changes import ChangeList
 from lightning_dtool.capture.code import collect_code, project_modules_changed
 from lightning_dtool.capture.data import foreign_training_data, training_datasets, warn_about_foreign_data
+from lightning_dtool.capture.ended_runs import remember_run
 from lightning_dtool.capture.history import History
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
-from lightning_dtool.capture.initial_weights import capture_initial_weights, capture_replaced_weights, remember_run
+from lightning_dtool.capture.initial_weights import capture_initial_weights, capture_replaced_weights
 from lightning_dtool.capture.look import Look
 from lightning_dtool.capture.loss_watch import LossWatch
 from lightning_dtool.capture.optimizers import Schedule

@@ -20,6 +20,8 @@ _NAMES = {"torch": "torch", "numpy": "NumPy", "python": "Python"}
 _RANDOM = 2**32
 """torch seeds itself with a random number of 53 to 64 bits. A smaller initial seed was given."""
 
+_AT_IMPORT = torch.initial_seed()
+
 
 @dataclass(frozen=True)
 class Seeds:
@@ -82,6 +84,14 @@ def observe_seeds(
     unseeded = tuple(name for generator, name in names.items() if generator not in seeds)
     description = _described(seeds, unseeded, left_over)
     return Seeds(seeds, unseeded, global_seed, description, before_model, by_states, ", and ".join(doubts))
+
+
+def torch_is_seeded() -> bool | None:
+    """Return whether torch's generator has been seeded. None if it is not known."""
+    seed = torch.initial_seed()
+    if _is_given(seed):
+        return True
+    return False if seed == _AT_IMPORT else None
 
 
 def integer(text: str) -> int | None:

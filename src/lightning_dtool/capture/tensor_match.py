@@ -172,6 +172,12 @@ def is_plain(tensor: object) -> TypeGuard[torch.Tensor]:
     )
 
 
+def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers of a module, by each of their names."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return parameters | dict(module.named_buffers(remove_duplicate=False))
+
+
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Return True if two tensors of one type on the CPU are bitwise equal. NaN equals itself, and 0 differs from -0."""
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -227,10 +233,6 @@ def _key(sample: torch.Tensor) -> bytes:
 def _converted(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return a tensor in another floating point type: weights of 32 bits may have been loaded into 16."""
     return tensor.to(dtype) if tensor.is_floating_point() and dtype.is_floating_point else tensor
-
-
-def _numel(tensor: object) -> int:
-    return tensor.numel() if isinstance(tensor, torch.Tensor) else 0
 
 
 def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
