@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from lightning_dtool.capture.data_around import data_around_class, global_data
+from lightning_dtool.capture.data_around import values_outside
 
 WEIGHTS = torch.ones(2)
 SCALE = 2
@@ -30,15 +30,22 @@ def made(values: Any) -> type:
     return Around
 
 
-def test_data_of_a_class_its_bases_and_its_methods_is_found() -> None:
+def test_data_and_settings_of_a_class_its_bases_and_its_methods_are_found() -> None:
     values = [3]
-    assert data_around_class(made(values)) == {"table": [1, 2], "WEIGHTS": WEIGHTS, "values": values}
+    assert values_outside(made(values)) == {
+        "Base.empty": [], "Base.table": [1, 2], "SCALE": 2, "WEIGHTS": WEIGHTS, "values": values
+    }  # fmt: skip
 
 
 def test_classes_of_libraries_have_no_data_around_them() -> None:
-    assert data_around_class(torch.utils.data.TensorDataset) == {}
+    assert values_outside(torch.utils.data.TensorDataset) == {}
 
 
-def test_only_data_counts_among_global_variables() -> None:
-    assert global_data(lambda: (WEIGHTS, SCALE, Base, torch)) == {"WEIGHTS": WEIGHTS}
-    assert global_data(lambda: [WEIGHTS for _ in "a"]) == {"WEIGHTS": WEIGHTS}
+def helper(scale: int = 3) -> Any:
+    return WEIGHTS * scale
+
+
+def test_functions_and_classes_that_a_function_uses_are_followed() -> None:
+    assert values_outside(lambda: (SCALE, torch)) == {"SCALE": 2}
+    assert values_outside(lambda: [helper() for _ in "a"]) == {"WEIGHTS": WEIGHTS, "helper.scale": 3}
+    assert values_outside(lambda: Base.table)["Base.table"] == [1, 2]

@@ -1,9 +1,15 @@
 """Fingerprints of data that is not a dtool dataset: what they cover, and what they say that they leave out."""
 
+import collections
 import dataclasses
+import enum
 import itertools
+import operator
+import os
 import random
 import threading
+import types
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import programs
+from kit import TinyNet
 from lightning_dtool.capture import content
 from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint, holds_data
 from lightning_dtool.values.objects import has_hidden_state
@@ -153,6 +160,184 @@ def test_content_in_any_form_is_covered(form: str) -> None:
     assert first == again
     assert first.covers == "what it holds in memory: data"
     assert changed.digest != first.digest
+
+
+Tagged = type("Tagged", (str,), {})
+Point = collections.namedtuple("Point", "x y")
+Place = collections.namedtuple("Place", "x z")
+Place.__qualname__ = Place.__name__ = "Point"
+
+
+class Private:
+    __slots__ = ("__hidden",)
+
+    def __init__(self, value: int) -> None:
+        self.__hidden = value
+
+
+class Silent(list[Any]):
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+def a_class(value: int) -> type:
+    return type("Settings", (), {"scale": value, "__module__": __name__})
+
+
+def a_module(value: int) -> types.ModuleType:
+    made = types.ModuleType("settings_of_a_test")
+    made.scale = value  # type: ignore[attr-defined]
+    return made
+
+
+def with_default(value: int) -> Any:
+    def function(index: int, scale: int = value) -> int:
+        return index * scale
+
+    return function
+
+
+def of_exec(value: int) -> Any:
+    made: dict[str, Any] = {}
+    exec(f"f = lambda x: x * {value}", made)
+    return made["f"]
+
+
+def in_eval_mode(value: int) -> torch.nn.Module:
+    return torch.nn.Dropout().train(bool(value))
+
+
+def frame(make: Callable[[Any, int], Any]) -> Callable[[int], Any]:
+    return lambda value: make(pytest.importorskip("pandas"), value)
+
+
+def with_attrs(table: Any, value: int) -> Any:
+    table.attrs["scale"] = value
+    return table
+
+
+HELD = [torch.zeros(2)]
+"""Objects that weak references refer to."""
+
+
+def reference(value: int) -> Any:
+    HELD.append(torch.tensor([float(value)]))
+    return weakref.ref(HELD[-1])
+
+
+NEARLY_EQUAL: dict[str, Callable[[int], Any]] = {
+    "the length of a deque": lambda value: collections.deque([1], maxlen=5 + value),
+    "the factory of a defaultdict": lambda value: collections.defaultdict((int, list)[value], {1: 2}),
+    "what a factory closes over": lambda value: collections.defaultdict(lambda: value, {1: 2}),
+    "the value of an enum": lambda value: enum.Enum("Kind", {"A": value}).A,  # type: ignore[attr-defined]
+    "the fields of a named tuple": lambda value: (Point, Place)[value](1, 2),
+    "a private slot": Private,
+    "the attribute of a text": lambda value: with_attribute(Tagged("a"), value),
+    "the shape of a memoryview": lambda value: memoryview(b"abcd").cast("B", ((4,), (2, 2))[value]),
+    "the fields of an array": lambda value: np.zeros(2, dtype=[("a", "i4"), ("bc"[value], "f8")]),
+    "the fill value of a masked array": lambda value: np.ma.MaskedArray([1, 2], [0, 1], fill_value=value),
+    "a row of a nested tensor": lambda value: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(1) + value]),
+    "a row of a jagged tensor": lambda value: torch.nested.nested_tensor(
+        [torch.zeros(2), torch.zeros(1) + value], layout=torch.jagged
+    ),
+    "a list that hides its entries": lambda value: Silent([value]),
+    "an attribute of a class": lambda value: a_class(value)(),
+    "a class": a_class,
+    "a module": a_module,
+    "a default": with_default,
+    "a function that exec made": of_exec,
+    "the mode of a module": in_eval_mode,
+    "what a reference refers to": reference,
+    "a namespace": lambda value: types.SimpleNamespace(scale=value),
+    "a getter": lambda value: operator.itemgetter(value),
+    "the seed of torch's generator": lambda value: torch.Generator().manual_seed(value),
+    "the seed of NumPy's generator": np.random.default_rng,
+    "a relative path": lambda value: Path(("train", "val")[value], "x"),
+    "the type of a column's name": frame(lambda pandas, value: pandas.DataFrame([[1]], columns=[(1, "1")[value]])),
+    "the name of an index": frame(lambda pandas, value: pandas.Series([1], index=pandas.Index([1], name="ab"[value]))),
+    "None and NaN": frame(lambda pandas, value: pandas.Series(["a", (None, float("nan"))[value]], dtype=object)),
+    "the attributes of a frame": frame(lambda pandas, value: with_attrs(pandas.DataFrame([[1]]), value)),
+    "the frequency of a period": frame(
+        lambda pandas, value: pandas.Series(pandas.period_range("2020", periods=2, freq="YM"[value]))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("form", NEARLY_EQUAL)
+def test_nearly_equal_content_has_another_fingerprint(form: str) -> None:
+    first, again, changed = (fingerprint([torch.zeros(1), NEARLY_EQUAL[form](value)]) for value in (0, 0, 1))
+    assert first.is_complete, first.omits
+    assert first == again
+    assert changed.digest != first.digest
+
+
+SCALE: Any = 1
+
+
+def scaled(index: int) -> Any:
+    return index * SCALE
+
+
+class Scaled(Dataset):  # type: ignore[type-arg]
+    factor = 1
+
+    def __init__(self) -> None:
+        self.x = torch.zeros(3)
+
+    def __getitem__(self, index: int, shift: int = 0) -> Any:
+        return scaled(index) * self.factor + shift
+
+
+def with_variable(value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "SCALE", value)
+
+
+def with_class_attribute(value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scaled, "factor", value)
+
+
+def with_another_default(value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scaled.__getitem__, "__defaults__", (value,))
+
+
+def with_another_method(value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scaled, "__getitem__", lambda self, index: index * value)
+
+
+@pytest.mark.parametrize("change", [with_variable, with_class_attribute, with_another_default, with_another_method])
+def test_what_the_code_of_a_dataset_uses_is_covered(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for value in (3, 3, 4):
+        change(value, monkeypatch)
+        found.append(fingerprint(Scaled()))
+    assert found[0] == found[1]
+    assert found[0].is_complete
+    assert found[2].digest != found[0].digest
+
+
+def test_paths_around_a_dataset_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "SCALE", str(tmp_path))
+    first = fingerprint(Scaled())
+    (tmp_path / "other").mkdir()
+    monkeypatch.setitem(globals(), "SCALE", str(tmp_path / "other"))
+    assert fingerprint(Scaled()) == first
+
+
+def test_the_weights_of_a_lightning_module_inside_a_dataset_are_left_out() -> None:
+    assert fingerprint(Holder([torch.zeros(1), TinyNet()])).omits == ("data[1]: the weights of a kit:TinyNet",)
+
+
+def test_a_dataset_that_reads_the_environment_is_not_known_completely() -> None:
+    class Reads(Scaled):
+        def __getitem__(self, index: int, shift: int = 0) -> Any:
+            return index * int(os.environ["SCALE"])
+
+    (omitted,) = fingerprint(Reads()).omits
+    assert "`environ`" in omitted
 
 
 def test_every_attribute_is_covered() -> None:

@@ -12,6 +12,7 @@ import inspect
 import io
 import json
 import logging
+import operator
 import os
 import random
 import re
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_dtool.capture.data_around import data_around_class, global_data
+from lightning_dtool.capture.data_around import is_data, values_outside
 from lightning_dtool.capture.named_files import MAX_FILES, NamedFiles, is_folder, is_path
 from lightning_dtool.capture.preprocessing import transforms_of
 from lightning_dtool.capture.sample_code import SampleCode, code_of_methods, reading_of, sample_code
@@ -35,9 +36,10 @@ from lightning_dtool.capture.tables import Block, blocks_of
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.record import as_text
 from lightning_dtool.store import FrozenDataset
-from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_users
+from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_library, is_users
 from lightning_dtool.values.digests import digest_of_numbers, nbytes, state_digest
 from lightning_dtool.values.objects import attributes_of, has_hidden_state
+from lightning_dtool.values.surroundings import is_setting
 
 MAX_BYTES = 64 * 2**20
 """Maximum size of data in memory that is read, in bytes."""
@@ -62,21 +64,31 @@ _PLAIN = (bool, int, float, str, type(None))
 _PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 
 _NO_CONTENT = (
-    logging.Logger, logging.Handler, weakref.ReferenceType, type(threading.Lock()), type(threading.RLock()),
-    threading.Condition, threading.Event, threading.Thread, threading.local, types.ModuleType, inspect.Signature,
-    random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, np.random.SeedSequence,
-    torch.Generator, pl.LightningModule, pl.LightningDataModule, pl.Trainer,
+    logging.Logger, logging.Handler, type(threading.Lock()), type(threading.RLock()), threading.Condition,
+    threading.Event, threading.Thread, threading.local, inspect.Signature, random.Random, np.random.RandomState,
+    np.random.BitGenerator, np.random.SeedSequence, pl.LightningModule, pl.LightningDataModule, pl.Trainer,
 )  # fmt: skip
 """Objects that are no data, or that other parts of the record describe."""
+
+_GETTERS = (operator.itemgetter, operator.attrgetter, operator.methodcaller)
 
 _VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
 
 _AS_TEXT = (
     complex, range, slice, decimal.Decimal, fractions.Fraction, uuid.UUID, datetime.date, datetime.time,
     datetime.timedelta, datetime.tzinfo, re.Pattern, torch.dtype, torch.device, torch.layout, torch.memory_format,
-    torch.Size, np.dtype, type(...), type(NotImplemented),
+    torch.Size, np.dtype, type(...), type(NotImplemented), types.GenericAlias, types.UnionType,
 )  # fmt: skip
 """Objects that their repr describes completely."""
+
+_OF_PANDAS = frozenset(
+    {"pandas._libs.missing:NAType", "pandas:Period", "pandas._libs.tslibs.period:Period",
+     "pandas._libs.interval:Interval", "pandas:Interval"}
+)  # fmt: skip
+"""Classes of pandas whose objects their repr describes completely."""
+
+_LARGEST_SEED = 2**63
+"""Seeds of a user's are smaller. Those that are taken from the operating system differ each time."""
 
 _TOO_MANY = f"more than {MAX_ENTRIES} arrays, containers and objects"
 
@@ -141,7 +153,7 @@ class Content:
             if reading is not None:
                 reads = True
                 self._note_reading(_at(place, name), f"what it reads with `{reading}`")
-        outside = {} if self._search else data_around_class(type(dataset))
+        outside = {} if self._search else values_outside(type(dataset))
         return {
             as_text(name): value
             for name, value in sorted({**outside, **kept}.items())
@@ -216,36 +228,61 @@ class Content:
             return self._pairs_of(value, place, has_name)
         if type(value) is torch.Tensor:
             return self._numbers(value, place)
-        if type(value) in _PROXIES or isinstance(value, _NO_CONTENT):
+        if type(value) in _PROXIES:
+            return self._of_proxy(value, place)
+        if isinstance(value, weakref.ReferenceType):
+            return _joined("a reference", [self._line(weakref.ref.__call__(value), place)])
+        if isinstance(value, types.ModuleType):
+            return self._by_name(f"module {value.__name__}", _settings_of(value), place, has_name)
+        if isinstance(value, pl.LightningModule) and not self._search:
+            return self.omit(place, f"the weights of a {class_path(type(value))}")
+        if isinstance(value, torch.Generator | np.random.Generator):
+            return f"a {class_path(type(value))} {_seed_of(value)}"
+        if isinstance(value, _NO_CONTENT):
             return f"a {class_path(type(value))}"
         if isinstance(value, torch.Tensor | np.ndarray | np.generic):
             return self._numbers(value, place)
         if isinstance(value, bytes | bytearray | memoryview | array.array):
             view = memoryview(value)
-            return self._bytes(class_path(type(value)), Block(view.nbytes, view.format, view.tobytes), place)
+            header = f"{view.format} {view.shape}"
+            return self._bytes(class_path(type(value)), Block(view.nbytes, header, view.tobytes), place)
         if isinstance(value, enum.Enum):
-            return f"{class_path(type(value))} {value.name}"
+            line = self._line(value._value_, place)
+            return _joined(f"{class_path(type(value))} {value._name_}", [line])
         if isinstance(value, _AS_TEXT):
             if isinstance(value, range):
                 self._note_data()
             return f"{class_path(type(value))} {value!r}"
-        if isinstance(value, list | tuple | collections.deque):
-            return self._entries_of(value, place)
+        if issubclass(type(value), bool | int | float | str):
+            return _joined(class_path(type(value)), [self._plain(_plain_of(value), place)])
+        if isinstance(value, collections.deque):
+            line = self._entries_of(list(collections.deque.__iter__(value)), place)
+            return _joined(f"{class_path(type(value))} {value.maxlen}", [line])
+        if isinstance(value, list):
+            return self._entries_of(list.__getitem__(value, slice(None)), place, type(value))
+        if isinstance(value, tuple):
+            return self._entries_of(tuple.__getitem__(value, slice(None)), place, type(value))
         if isinstance(value, _VIEWS):
             return self._entries_of(list(value), place)
         if isinstance(value, set | frozenset):
-            self._take_entries(value)
-            return _joined(class_path(type(value)), sorted(self._line(entry, f"{place}[…]") for entry in value))
-        if isinstance(value, dict | types.MappingProxyType):
+            entries = list(set.__iter__(value) if isinstance(value, set) else frozenset.__iter__(value))
+            self._take_entries(entries)
+            return _joined(class_path(type(value)), sorted(self._line(entry, f"{place}[…]") for entry in entries))
+        if isinstance(value, dict):
+            line = self._pairs_of(_pairs(value), place, has_name, type(value))
+            if not isinstance(value, collections.defaultdict):
+                return line
+            return _joined(line, [self._line(value.default_factory, f"{place}.default_factory")])
+        if isinstance(value, types.MappingProxyType):
             return self._pairs_of(value, place, has_name)
         if isinstance(value, DtoolDataset):
             return f"a dtool dataset {value.dataset.content_digest}"
         if isinstance(value, FrozenDataset) or class_path(type(value)) == "dtoolcore:DataSet":
             return f"a dtool dataset {value.uuid}"
         if isinstance(value, type):
-            return class_path(value)
-        if class_path(type(value)) == "pandas._libs.missing:NAType":  # there is only one
-            return "pandas.NA"
+            return self._by_name(class_path(value), values_outside(value), place, has_name)
+        if class_path(type(value)) in _OF_PANDAS:
+            return f"{class_path(type(value))} {value!r}"
         if isinstance(value, functools.partial):
             parts = {"func": value.func, "args": value.args, "keywords": value.keywords}
             return self._by_name("partial", parts, place, has_name)
@@ -279,7 +316,7 @@ class Content:
         self._take(size)
         self._note_data()
         if isinstance(value, np.ma.MaskedArray):
-            parts = (np.ma.getdata(value), np.ma.getmaskarray(value))
+            parts = (np.ma.getdata(value), np.ma.getmaskarray(value), np.asarray(value.fill_value))
             return _joined(_form(value), [str(digest_of_numbers(part)) for part in parts])
         digest = digest_of_numbers(np.asarray(value) if isinstance(value, np.generic) else value)
         if digest is None:
@@ -302,11 +339,13 @@ class Content:
             return _joined(start, [_sha256(content)])
         return _joined(start, [self._line(content, place)])
 
-    def _entries_of(self, value: Any, place: str) -> str:
+    def _entries_of(self, value: Any, place: str, cls: type | None = None) -> str:
         """Return the line of a list or a tuple. A list of files is described by their names and sizes."""
         if id(value) in self._lists_of_files:  # torchvision's folders keep the same list twice
             return self._lists_of_files[id(value)][1]
-        start = f"{_name(type(value))} {len(value)}"
+        start = f"{_name(cls or type(value))} {len(value)}"
+        if cls is not None and isinstance(fields := vars(cls).get("_fields"), tuple):  # a named tuple
+            start += f" {fields!r}"
         self._take_entries(value)
         if self.files.lists(value):
             line = _joined(start, self._file_lines(value, place))
@@ -322,14 +361,14 @@ class Content:
             raise TooMuchError(_TOO_MANY)
         return _joined(start, (self._line(entry, f"{place}[{index}]") for index, entry in enumerate(value)))
 
-    def _pairs_of(self, value: Mapping[Any, Any], place: str, has_name: bool) -> str:
+    def _pairs_of(self, value: Mapping[Any, Any], place: str, has_name: bool, cls: type | None = None) -> str:
         self._take_entries(value)
         named = has_name and len(value) <= MAX_OMITTED
         lines: list[str] = []
         for index, (key, entry) in enumerate(value.items()):
             name = f"{place}[{key!r}]" if type(key) in (str, int) else f"{place}[{index}]"
             lines += [self._line(key, name), self._guarded(entry, name) if named else self._line(entry, name)]
-        return _joined(f"{_name(type(value))} {len(value)}", lines)
+        return _joined(f"{_name(cls or type(value))} {len(value)}", lines)
 
     def _by_name(self, start: str, values: Mapping[str, Any], place: str, has_name: bool) -> str:
         lines = []
@@ -346,7 +385,10 @@ class Content:
         lines = [] if owner is None or isinstance(owner, types.ModuleType) else [self._line(owner, place)]
         if isinstance(function, types.FunctionType) and is_users(function):
             self._look_at(sample_code(function), place, class_path(function))
-            around = {"defaults": defaults(function), "closure": closure(function), "globals": global_data(function)}
+            own = {"defaults": defaults(function), "closure": closure(function)}
+            known = {id(entry) for entries in own.values() for entry in entries.values()}
+            others = {name: entry for name, entry in values_outside(function).items() if id(entry) not in known}
+            around = {**own, "others": others}
             lines += [digest_of_code(function.__code__), self._by_name("", around, place, False)]
         return _joined(class_path(value), lines)
 
@@ -356,33 +398,49 @@ class Content:
         blocks = blocks_of(value)
         if blocks is not None:
             return _joined(name, [self._bytes(part, block, f"{place} {part}") for part, block in blocks.items()])
+        if isinstance(value, types.SimpleNamespace):
+            return self._by_name(name, vars(value), place, has_name)
+        if cls in _GETTERS:
+            return _joined(name, [self._line(value.__reduce__()[1:], place)])
         kept = attributes_of(value)
         if kept is None and not has_hidden_state(cls):
-            return f"a {name}"  # it has no state
+            return self._by_name(f"a {name}", values_outside(cls), place, has_name)
         if kept is None or has_hidden_state(cls):
             what = "an open file" if isinstance(value, io.IOBase) else f"the content of a {name}"
             return self.omit(place, what)
         if isinstance(value, Dataset | DataLoader) and self._search:
             return "a dataset"
+        if isinstance(value, torch.nn.Module):
+            kept = {**kept, "training": value.training}
         if isinstance(value, DataLoader):
             return self._line(value.dataset, place, has_name)
         if isinstance(value, Dataset):
             kept = self.attributes_of(value, place)
         elif is_users(cls):
             self._look_at(code_of_methods(value), place, name)
-            kept = {**data_around_class(cls), **kept}
+            kept = {**values_outside(cls), **kept}
         else:
             for attribute, path in kept.items():
                 if is_path(path) and (not isinstance(path, str) or (os.sep in path and os.path.exists(path))):
                     self.omit(_at(place, attribute), f"what a {name} reads from there")
         return self._by_name(name, {as_text(key): entry for key, entry in kept.items()}, place, has_name)
 
+    def _of_proxy(self, value: Any, place: str) -> str:
+        """Return the line of a weak proxy, which does not give what it stands for."""
+        try:
+            cls = value.__class__
+        except ReferenceError:  # it is gone
+            return "a proxy"
+        if self._search or issubclass(cls, _NO_CONTENT):
+            return "a proxy"
+        return self.omit(place, f"the content of a {class_path(cls)} behind a weak proxy")
+
     # -- files ------------------------------------------------------------------------------------
 
     def _path(self, path: str, place: str) -> str:
         """Return the line of a path: for a file, its name and its size."""
         if not self.files.is_file(path):
-            return f"path {os.path.basename(path)}"
+            return f"path {os.path.basename(path) if os.path.isabs(path) else path}"
         self.omit(place, "the content of the file that it names")
         return json.dumps(self.files.describe(path))
 
@@ -432,10 +490,53 @@ def _at(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
+def _plain_of(value: Any) -> Any:
+    """Return a plain value without the class that a user derived."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int.__int__(value) if isinstance(value, int) else float.__float__(value)
+
+
+def _pairs(value: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the pairs of a dict in order. Methods of a class that a user derived are not called."""
+    if isinstance(value, collections.OrderedDict):
+        return dict(collections.OrderedDict.items(value))
+    return dict(dict.items(value))
+
+
+def _settings_of(module: types.ModuleType) -> dict[str, Any]:
+    """Return the settings in a module of the user, such as a configuration."""
+    if is_library(module.__name__):
+        return {}
+    return {
+        as_text(name): value
+        for name, value in vars(module).items()
+        if not name.startswith("__") and (is_data(value) or is_setting(value))
+    }
+
+
+def _seed_of(generator: Any) -> int | str:
+    """Return the seed of a generator. Its state is not content, as it changes with each random number."""
+    if isinstance(generator, torch.Generator):
+        seed: Any = generator.initial_seed()
+    else:
+        seed = getattr(getattr(generator.bit_generator, "seed_seq", None), "entropy", None)
+    if isinstance(seed, int) and seed >= _LARGEST_SEED:
+        return "of no known seed"
+    return str(seed)
+
+
+_MAY_HAVE_ATTRIBUTES = (
+    torch.Tensor, np.ndarray, list, tuple, dict, set, frozenset, collections.deque, str, int, float, bytes, bytearray
+)  # fmt: skip
+
+
 def _attributes_beside(value: Any) -> dict[str, Any]:
-    """Return the attributes that a tensor, an array or a container has beside its elements."""
+    """Return the attributes that a tensor, an array, a container or a plain value has beside its elements."""
     cls = type(value)
-    if not isinstance(value, torch.Tensor | np.ndarray | list | tuple | dict | set | frozenset | collections.deque):
+    if not issubclass(cls, _MAY_HAVE_ATTRIBUTES) or issubclass(cls, enum.Enum | np.generic):
+        return {}
+    if issubclass(cls, torch.Tensor) and value.is_nested:  # torch keeps notes of its own
         return {}
     if cls in (list, tuple, dict, set, np.ndarray) or (isinstance(value, np.ndarray) and not is_users(cls)):
         return {}

@@ -9,21 +9,17 @@ from typing import Any
 
 from lightning_dtool.capture.reachable import reachable
 from lightning_dtool.values.definitions import closure, is_users, names_used
+from lightning_dtool.values.surroundings import NOT_CALLED_LATER
 
 _ENTRY_POINTS = ("__getitem__", "__getitems__", "__iter__", "__next__")
 """The methods by which samples are requested."""
-
-_NOT_CALLED_FOR_SAMPLES = frozenset(
-    {"__init__", "__new__", "__del__", "__getstate__", "__setstate__", "__reduce__", "__repr__", "__str__"}
-)
-"""Methods of an object inside a dataset that have no part in making samples."""
 
 _MAX_FUNCTIONS = 200
 """Maximum number of functions of one dataset that are looked at."""
 
 _READS = re.compile(
     r"read|load|open|fetch|download|query|memmap|fromfile|request|listdir|scandir|iterdir|glob(?!al)|execute|connect"
-    r"|h5py|zarr|lmdb|sqlite|subprocess|socket",
+    r"|h5py|zarr|lmdb|sqlite|subprocess|socket|environ|getenv",
     re.IGNORECASE,
 )
 """Names of what reads files, databases or a network."""
@@ -99,7 +95,7 @@ def code_of_methods(value: Any) -> SampleCode:
         for each in reversed(cls.__mro__)
         if is_users(each)
         for name, entry in vars(each).items()
-        if name not in _NOT_CALLED_FOR_SAMPLES
+        if name not in NOT_CALLED_LATER
     }
     return _code_of(function for entry in found.values() for function in _functions_of(entry))
 

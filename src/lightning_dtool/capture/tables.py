@@ -14,6 +14,9 @@ _BYTES_OF_A_TEXT = 32
 _BYTES_OF_AN_OBJECT = 200
 """Number of bytes that any other object in a column counts as."""
 
+_OF_PANDAS = frozenset({"_mgr", "_item_cache", "_attrs", "_flags", "_name", "_cacher", "_is_copy"})
+"""Attributes that every DataFrame or Series may have."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -50,29 +53,47 @@ def blocks_of(value: Any) -> dict[str, Block] | None:
 def _pandas_frame(frame: Any) -> dict[str, Block]:
     names = [str(name) for name in frame.columns]
     columns = {f"[{index}] {name}": _pandas_column(frame.iloc[:, index]) for index, name in enumerate(names)}
-    return {"index": _pandas_column(frame.index), **columns}
+    labels = {"index": _pandas_column(frame.index), "columns": _pandas_column(frame.columns)}
+    return {**labels, **columns, **_beside_pandas(frame)}
 
 
 def _pandas_series(series: Any) -> dict[str, Block]:
-    return {"index": _pandas_column(series.index), f"values {series.name}": _pandas_column(series)}
+    values = {f"values {series.name!r}": _pandas_column(series)}
+    return {"index": _pandas_column(series.index), **values, **_beside_pandas(series)}
+
+
+def _beside_pandas(table: Any) -> dict[str, Block]:
+    """Return what pandas, a class derived from its own, or the user keeps beside the values."""
+    kept = {name: value for name, value in vars(table).items() if name not in _OF_PANDAS}
+    kept = {**kept, **({"attrs": table.attrs} if table.attrs else {})}
+    return {"attributes": Block(_BYTES_OF_AN_OBJECT * len(kept), "", lambda: kept)} if kept else {}
 
 
 def _pandas_index(index: Any) -> dict[str, Block]:
-    return {f"values {index.name}": _pandas_column(index)}
+    return {f"values {index.name!r}": _pandas_column(index)}
 
 
 def _pandas_column(column: Any) -> Block:
     header = f"{column.dtype} {len(column)}"
+    if hasattr(column, "levels") or not hasattr(column, "cat"):  # an index
+        header += f" {list(getattr(column, 'names', []))!r}"
     if isinstance(column.dtype, np.dtype) and not column.dtype.hasobject:
         return Block(column.dtype.itemsize * len(column), header, column.to_numpy)
     if str(column.dtype) == "category":
         values = column.cat if hasattr(column, "cat") else column
-        header = f"{header} {values.ordered} {list(values.categories)!r}"
+        header = f"{header} {values.ordered} {values.categories.dtype} {list(values.categories)!r}"
         return Block(4 * len(column) + len(header), header, lambda: np.asarray(values.codes))
     pandas = sys.modules["pandas"]
     if pandas.api.types.infer_dtype(column, skipna=True) == "string":
         texts = column.to_numpy(dtype=object)
-        return Block(_BYTES_OF_A_TEXT * len(column), header, lambda: pandas.util.hash_array(texts))
+
+        def content() -> Any:
+            hashes, missing = pandas.util.hash_array(texts), np.asarray(column.isna())
+            # Their hashes are equal, but None, NaN and NA are different.
+            kinds = [type(value).__name__ for value in texts[missing]]
+            return [hashes, np.flatnonzero(missing), kinds] if kinds else hashes
+
+        return Block(_BYTES_OF_A_TEXT * len(column), header, content)
     return Block(_BYTES_OF_AN_OBJECT * len(column), header, column.tolist)
 
 

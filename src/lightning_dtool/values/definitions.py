@@ -138,6 +138,8 @@ def _lines_of(text: str, node: ast.ClassDef) -> str:
 def is_users(obj: Any) -> bool:
     """Return whether a function or a class belongs to the user, so that no package version identifies its code."""
     module = getattr(obj, "__module__", None)
+    if isinstance(obj, types.FunctionType) and module in (None, "builtins"):  # made by `exec`
+        return True
     return isinstance(module, str) and not is_library(module)
 
 

@@ -111,7 +111,7 @@ def digest_of_numbers(value: Any) -> str | None:
         objects.
     """
     if isinstance(value, torch.Tensor):
-        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_nested:
             return None
         content: Any = _bytes(value.detach())
         header = [str(value.dtype), list(value.shape)]
@@ -119,7 +119,7 @@ def digest_of_numbers(value: Any) -> str | None:
         if value.dtype.hasobject:
             return None
         content = np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else b""
-        header = [value.dtype.str, list(value.shape)]
+        header = [value.dtype.str if value.dtype.names is None else str(value.dtype), list(value.shape)]
     hasher = hashlib.sha256(json.dumps(header).encode() + b"\n")
     hasher.update(content)
     return hasher.hexdigest()
@@ -162,7 +162,7 @@ def _tensor_entries(name: str, tensor: torch.Tensor) -> Iterator[_Entry]:
     shape = list(tensor.shape) if not tensor.is_nested else []
     if hasattr(tensor, "to_local"):
         raise TypeError(f"{name} is sharded across processes ({_type(tensor)})")
-    if hasattr(tensor, "__tensor_flatten__"):
+    if hasattr(tensor, "__tensor_flatten__") and not tensor.is_nested:
         parts, context = tensor.__tensor_flatten__()
         yield [name, dtype, shape, _type(tensor), without_addresses(repr(context))], None
         for part in parts:

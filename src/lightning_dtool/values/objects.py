@@ -43,6 +43,9 @@ OF_LIGHTNING = "__pl_"
 _RECORDED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, Dataset, DataLoader)
 """Objects that a transform may refer to and that other parts of a record describe."""
 
+_NO_ATTRIBUTES = frozenset({"__dict__", "__weakref__", "__pydantic_fields_set__"})
+"""Slots that hold no value of an object's own."""
+
 _HEAP_TYPE = 1 << 9
 """The flag of every class that was defined in Python, and of some that were written in C."""
 
@@ -299,7 +302,9 @@ def attributes_of(value: Any) -> dict[str, Any] | None:
     for each in reversed(type(value).__mro__):
         slots = vars(each).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            if not name.startswith("__") and hasattr(type(value), name):
+            if name not in _NO_ATTRIBUTES and isinstance(name, str):
+                if name.startswith("__") and not name.endswith("__"):  # a private name is mangled
+                    name = f"_{each.__name__.lstrip('_')}{name}"
                 try:
                     kept[name] = object.__getattribute__(value, name)
                 except AttributeError:  # never assigned
