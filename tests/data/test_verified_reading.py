@@ -172,6 +172,49 @@ def test_an_array_that_changes_between_two_epochs_is_found(arrays, settled):
     assert len(list(dataset)) == 24
 
 
+def test_an_item_that_changes_before_it_is_decoded_is_found(make_dataset, settled):
+    dataset = make_dataset({"other.bin": b"four"})
+
+    def decoder(path):
+        flip(dataset, "other.bin")  # as another process could, between the comparison and the reading
+        return path.read_bytes()
+
+    with pytest.raises(VerificationError, match=r"other\.bin"):
+        DtoolDataset(dataset.uri, decoder=decoder)[0]
+
+
+def test_an_array_that_changes_before_it_is_opened_is_found(arrays, settled, monkeypatch):
+    verified_path, changed = FrozenDataset.verified_path, []
+
+    def changing(self, identifier):
+        path = verified_path(self, identifier)
+        if not changed:
+            changed.append(path)
+            flip(self, "data.npy")
+        return path
+
+    monkeypatch.setattr(FrozenDataset, "verified_path", changing)
+    with pytest.raises(VerificationError, match=r"data\.npy"):
+        DtoolDataset(arrays)
+
+
+def test_an_image_that_changes_before_it_is_cached_is_not_in_the_decoded_cache(images, settled, monkeypatch):
+    verify_once = FrozenDataset.verify_once
+
+    def changing(self, *args, **options):
+        verify_once(self, *args, **options)
+        flip(self, "class0/04.png")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FrozenDataset, "verify_once", changing)
+        DtoolDataset(images.uri, decoded_cache=True, verify=False).fill_decoded_cache(progress=False)
+    later = DtoolDataset(images.uri, decoded_cache=True)
+    position = later.relpaths.index("class0/04.png")
+    with pytest.raises(VerificationError, match=r"class0/04\.png"):
+        later[position]
+    assert len([later[each] for each in range(len(later)) if each != position]) == len(PIXELS) - 1
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_verified_data_gives_the_same_weights(images, arrays, tmp_path, workers):
     for uri, model in ((images.uri, ImageNet), (arrays, TinyNet)):

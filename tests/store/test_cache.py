@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pytest
 
 from lightning_dtool.errors import MissingItemError, StoreError, VerificationError
-from lightning_dtool.store import Item, cache, generate_identifier
+from lightning_dtool.store import Item, cache, generate_identifier, verified
 from lightning_dtool.store.cache import Cache, cache_directory, in_parallel
 
 
@@ -79,7 +79,8 @@ def test_a_copy_of_another_process_is_not_hashed(hashed: list[int]) -> None:
     assert (len(hashed), shelf.downloads) == (0, 1)
 
 
-def test_an_unknown_copy_is_hashed_once(hashed: list[int]) -> None:
+def test_an_unknown_copy_is_hashed_once(hashed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verified, "_SETTLED_NS", 0)
     shelf, item = Shelf(**{"a.txt": b"text"}), item_of("a.txt", b"text")
     (record,) = cache_of(shelf).path(item).parent.glob(".verified-*")
     record.unlink()

@@ -30,7 +30,12 @@ def test_hash_file(tmp_path: Path, size: int) -> None:
         ("shasum", "sha1"),
         ("sha1sum_hexdigest", "sha1"),
         ("sha256sum_hexdigest", "sha256"),
+        ("md5sum_digest", "md5"),
+        ("sha512", "sha512"),
         ("crc", None),
+        ("sha224sum_hexdigest", None),
+        ("sha3_256", None),
+        ("sha512_256", None),
     ],
 )
 def test_dtools_hash_functions(name: str, algorithm: str | None) -> None:

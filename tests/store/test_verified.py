@@ -1,9 +1,11 @@
 """The memory of verified items: what is read again, and what is not."""
 
 import io
+import json
 import os
 import pickle
 import stat
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import dtoolcore
 import pytest
 
-from lightning_dtool.errors import MissingItemError, VerificationError
+from lightning_dtool.errors import CorruptDatasetError, MissingItemError, UnsafeDatasetError, VerificationError
 from lightning_dtool.store import FrozenDataset, generate_identifier, local_path, verified
 from lightning_dtool.store.verification import Recorded
 
@@ -152,15 +154,105 @@ def test_a_damaged_memory_only_costs_time(make_dataset, read, content) -> None:
     assert again.is_verified(A)
 
 
-def test_without_a_place_for_the_memory_a_process_remembers_by_itself(
-    make_dataset, tmp_path, monkeypatch, read
-) -> None:
+@pytest.fixture
+def no_cache(tmp_path, monkeypatch) -> None:
+    """Make the cache directory one that cannot be written, also by root."""
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("DTOOL_CACHE_DIRECTORY", str(tmp_path / "file"))
+
+
+def test_without_a_cache_directory_the_memory_is_a_temporary_file(
+    make_dataset, tmp_path, monkeypatch, read, no_cache
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dataset = make_dataset(FILES)
+    dataset.verify_once()
+    assert FrozenDataset.from_uri(dataset.uri).is_verified(A)
+    (folder,) = tmp_path.glob("lightning-dtool-verified-*")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")  # as somebody else could make it
+    assert not FrozenDataset.from_uri(dataset.uri).is_verified(A)
+
+
+def test_without_any_place_for_the_memory_a_process_remembers_by_itself(
+    make_dataset, tmp_path, monkeypatch, read, no_cache
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
     dataset = make_dataset(FILES)
     dataset.verify_once()
     assert dataset.is_verified(A)
     assert not FrozenDataset.from_uri(dataset.uri).is_verified(A)
+
+
+@pytest.mark.parametrize("way", ["open_to_decode", "verified_path", "verify"])
+def test_a_file_that_changes_while_it_is_compared_is_not_remembered(make_dataset, monkeypatch, way) -> None:
+    dataset = make_dataset({"a.txt": b"aaaa"})
+    difference = Recorded.difference
+    changed = os.stat(file_of(dataset, "a.txt")).st_ctime_ns
+    clock = [changed + verified._SETTLED_NS // 2]
+    monkeypatch.setattr(verified.time, "time_ns", lambda: clock[0])
+
+    def slow(self: Recorded, content: Any, item: Any) -> str | None:
+        clock[0] = changed + 10**10  # so long that another change in the same tick would seem old
+        return difference(self, content, item)
+
+    monkeypatch.setattr(Recorded, "difference", slow)
+    if way == "open_to_decode":
+        dataset.open_to_decode(A, verify=True).close()
+    else:
+        getattr(dataset, way)(*([A] if way == "verified_path" else []))
+    assert not dataset.is_verified(A)
+
+
+@pytest.mark.parametrize(("nanoseconds", "is_settled"), [(1, True), (0, False)])
+def test_a_file_system_that_keeps_seconds_needs_seconds(monkeypatch, nanoseconds, is_settled) -> None:
+    changed = 1_700_000_000 * 10**9 + nanoseconds
+    monkeypatch.setattr(verified.time, "time_ns", lambda: changed + 10**9)
+    assert verified.is_settled((1, changed, changed, 1)) is is_settled
+    monkeypatch.setattr(verified.time, "time_ns", lambda: changed + 3 * 10**9)
+    assert verified.is_settled((1, changed, changed, 1))
+
+
+def test_a_file_that_has_grown_is_not_read_into_memory(make_dataset, monkeypatch) -> None:
+    dataset = make_dataset(FILES)
+    os.truncate(file_of(dataset, "a.txt"), 10**12)
+    with pytest.raises(VerificationError, match="expected 4 bytes, found 1000000000000"):
+        content_of(dataset)
+
+
+def test_an_item_that_became_a_link_is_compared_by_its_content(make_dataset, tmp_path, read) -> None:
+    dataset = make_dataset(FILES)
+    dataset.verify_once()
+    file = file_of(dataset, "a.txt")
+    target = file.rename(tmp_path / "target")
+    file.symlink_to(target)
+    assert content_of(dataset) == b"aaaa"
+    target.write_bytes(b"aaab")
+    with pytest.raises(VerificationError, match=r"a\.txt"):
+        content_of(dataset)
+    with pytest.raises(UnsafeDatasetError, match="a link to"):
+        content_of(FrozenDataset.from_uri(dataset.uri))
+
+
+def test_an_empty_item_is_verified_like_any_other(make_dataset, read) -> None:
+    dataset = make_dataset({"a.txt": b""})
+    assert content_of(dataset) == b""
+    assert dataset.is_verified(A)
+    file_of(dataset, "a.txt").write_bytes(b"a")
+    with pytest.raises(VerificationError, match="expected 0 bytes, found 1"):
+        content_of(dataset)
+
+
+@pytest.mark.parametrize("recorded", [None, ""])
+def test_a_manifest_without_the_hash_of_an_item_is_damaged(make_dataset, recorded) -> None:
+    dataset = make_dataset(FILES)
+    manifest = local_path(dataset.uri) / ".dtool" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["items"][A]["hash"] = recorded
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(CorruptDatasetError, match="hash"):
+        content_of(FrozenDataset.from_uri(dataset.uri))
 
 
 def test_a_dataset_of_dtool_is_verified_by_its_own_hashes(base_uri, tmp_path) -> None:

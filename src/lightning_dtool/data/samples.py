@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,7 +99,7 @@ class Items:
         self.fill(progress=get_worker_info() is None)
         value = None if self.decoded is None else self.decoded.image(position)
         if value is None:
-            value = self._decode(position)
+            value = self._decode(position, verify=self.verify)
         return image_to_tensor(value) if as_tensor and isinstance(value, Image.Image) else value
 
     def kept_tensor(self, position: int) -> torch.Tensor | None:
@@ -109,15 +109,15 @@ class Items:
         pixels = None if self.decoded is None else self.decoded.pixels(position)
         return None if pixels is None else pixels_to_tensor(pixels, 255)
 
-    def _decode(self, position: int) -> Any:
-        identifier, verify = self.identifiers[position], self.verify
-        if self.decoder is not None:
-            return self.decoder(
-                Path(self.dataset.verified_path(identifier) if verify else self.dataset.abspath(identifier))
-            )
+    def _decode(self, position: int, *, verify: bool) -> Any:
+        identifier = self.identifiers[position]
         decode = decoder_for(self.names[position])
-        if decode not in FROM_FILES:
-            return decode(self.dataset.verified_path(identifier) if verify else self.dataset.abspath(identifier))
+        if self.decoder is not None or decode not in FROM_FILES:
+            path = self.dataset.verified_path(identifier) if verify else self.dataset.abspath(identifier)
+            value = decode(path) if self.decoder is None else self.decoder(Path(path))
+            if verify:  # again, because the file may have changed before it was decoded
+                self.dataset.verified_path(identifier)
+            return value
         with self.dataset.open_to_decode(identifier, verify=verify) as file:
             value = decode(file)
         if isinstance(value, ImageFile.ImageFile):
@@ -146,7 +146,7 @@ class Items:
         sizes = [items[identifier].size_in_bytes for identifier in self.identifiers]
         try:
             with progress_bar("Decoding", sum(sizes), enabled=progress) as advance:
-                self.decoded.fill(self._decode, lambda position: advance(sizes[position]))
+                self.decoded.fill(partial(self._decode, verify=True), lambda position: advance(sizes[position]))
         except OSError as error:
             warnings.warn(
                 f"{self.dataset.uri}: the decoded cache cannot be written ({error}), so images are decoded in every"
@@ -229,12 +229,13 @@ class Rows:
     def _array(self, identifier: str) -> "np.ndarray[Any, Any]":
         path = self.dataset.abspath(identifier)
         opened = self._arrays.get(identifier)
-        if opened is None or (self.verify and mark(path) != opened[0]):
+        while opened is None or (self.verify and mark(path) != opened[0]):
+            found = mark(path)  # before it is verified, because the file may change before it is opened
             if self.verify:
                 self.dataset.verified_path(identifier)
             try:
                 # Not a `np.memmap`, which takes several times as long to return a row.
-                opened = self._arrays[identifier] = mark(path), np.asarray(open_array(path))
+                opened = self._arrays[identifier] = found, np.asarray(open_array(path))
             except (OSError, ValueError, EOFError) as error:
                 relpath = self.dataset.items[identifier].relpath
                 raise DecodeError(

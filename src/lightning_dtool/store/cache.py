@@ -16,7 +16,7 @@ from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.parallel import THREADS, run_all
 from lightning_dtool.store.progress import progress_bar
-from lightning_dtool.store.verified import VerifiedFiles, mark
+from lightning_dtool.store.verified import VerifiedFiles, is_settled, mark
 
 # dtool's own entries, which are not verified, lie beside this folder.
 _SUBDIRECTORY = "lightning-dtool"
@@ -158,10 +158,12 @@ class Cache:
                 return False
             if self._verified.knows(path.name, found, item.hash):
                 return True
+            settled = is_settled(found)
             self._compare(item, found.size, hash_file(path, self._algorithm) if self._algorithm else None)
         except (VerificationError, OSError):
             return False
-        self._verified.add(path.name, found, item.hash)
+        if settled:
+            self._verified.add(path.name, found, item.hash)
         return True
 
     def _check_size(self, item: Item, size: int) -> None:

@@ -219,7 +219,8 @@ class FrozenDataset(DatasetMetadata):
         """Tell whether an item's local file was found to be as recorded and has not changed since.
 
         An item on disk is known in each process of this user once any of them has verified it; for that, a small file
-        is kept below dtool's cache directory. A remote item is fetched if it is not on this machine yet, and verified.
+        is kept below dtool's cache directory. A remote item is fetched if it is not on this machine yet, and verified;
+        where its hash function is unknown, only its size can be compared, and this returns False.
 
         Args:
             identifier: The item's identifier.
@@ -229,7 +230,7 @@ class FrozenDataset(DatasetMetadata):
             MissingItemError, UnsafeDatasetError, VerificationError, StoreError: As for `path`.
         """
         path = self.abspath(identifier)
-        return self._reading is None or self._reading.knows(identifier, mark(path))
+        return self.is_hash_known if self._reading is None else self._reading.knows(identifier, mark(path))
 
     def open_to_decode(self, identifier: str, *, verify: bool) -> BinaryIO:
         """Open an item's content for reading, and compare it unless it was verified before.
@@ -250,7 +251,9 @@ class FrozenDataset(DatasetMetadata):
             MissingItemError, UnsafeDatasetError, StoreError: As for `path`.
         """
         path = self.abspath(identifier)
-        return open_at_once(path, self._reading if verify else None, identifier)
+        if verify and self._reading is not None:
+            return self._reading.open(identifier, path)
+        return open_at_once(path)
 
     def verified_path(self, identifier: str) -> str:
         """Return the path of a local file with an item's content, which is verified unless it was before.

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 CHUNK = 1024 * 1024
 MD5_HEXDIGEST = "md5sum_hexdigest"
 """dtool's name of the hash function that most stores use."""
+
+_ALGORITHMS = {"md5": "md5", "sha": "sha1", "sha1": "sha1", "sha256": "sha256", "sha512": "sha512"}
+# Not any name that begins like these: "sha512_256" and "sha3_256" are other functions.
+_HASH_FUNCTION = re.compile(r"(md5|sha|sha1|sha256|sha512)(sum)?(_(hex)?digest)?")
 
 
 def generate_identifier(relpath: str) -> str:
@@ -64,10 +69,8 @@ def algorithm_of(hash_function: str) -> str | None:
     Returns:
         A name for `new_hash`, or None if the function is unknown.
     """
-    for prefix, algorithm in (("md5", "md5"), ("sha256", "sha256"), ("sha512", "sha512"), ("sha", "sha1")):
-        if hash_function.startswith(prefix):
-            return algorithm
-    return None
+    found = _HASH_FUNCTION.fullmatch(hash_function)
+    return None if found is None else _ALGORITHMS[found[1]]
 
 
 def hash_file(path: str | os.PathLike[str], algorithm: str) -> str:

@@ -11,7 +11,7 @@ from lightning_dtool.store.digest import algorithm_of, hash_file, new_hash, same
 from lightning_dtool.store.disk import files_below
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.item import Item
-from lightning_dtool.store.verified import Mark, mark
+from lightning_dtool.store.verified import Mark, is_settled, mark
 
 LocalFile = Callable[[Item, Advance], Path]
 """Returns a local file with an item's content, and reports the number of bytes that have arrived."""
@@ -51,9 +51,9 @@ class Recorded:
         Raises:
             OSError: If the file cannot be read.
         """
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        if size != item.size_in_bytes:
-            return f"expected {item.size_in_bytes} bytes, found {size}"
+        differs = size_difference(item, len(content) if isinstance(content, bytes) else content.stat().st_size)
+        if differs is not None:
+            return differs
         expected = self.hash_of(item)
         if expected is None:
             return f"cannot be checked, the hash function {self.hash_function!r} is unknown"
@@ -63,6 +63,11 @@ class Recorded:
         else:
             found = hash_file(content, algorithm)
         return None if same_hash(found, recorded) else f"expected {algorithm} {recorded}, found {found}"
+
+
+def size_difference(item: Item, size: int) -> str | None:
+    """Say how a size differs from that of an item, or None."""
+    return None if size == item.size_in_bytes else f"expected {item.size_in_bytes} bytes, found {size}"
 
 
 def verify(
@@ -84,7 +89,8 @@ def verify(
         local_file: Returns the file to read; for a remote item a new copy, because an old one says nothing about the
             store.
         recorded: What is recorded.
-        remember: Called with each item that is as recorded, and the mark of its file from before it was read.
+        remember: Called with each item that is as recorded, and the mark of its file from before it was read, unless
+            the file was changed only just now.
         progress: Whether to show a progress bar on a terminal.
         data_directory: A directory in which any file that is not listed is a difference. By default none.
         listed: The relative paths that the manifest lists. Used with `data_directory` only.
@@ -102,8 +108,9 @@ def verify(
             return exc.reason
         with store_errors(uri, f"read item {item.relpath!r}", item=item.relpath):
             found = mark(path)
+            settled = is_settled(found)
             reason = recorded.difference(path, item)
-        if reason is None and remember is not None:
+        if reason is None and settled and remember is not None:
             remember(item, found)
         return reason
 

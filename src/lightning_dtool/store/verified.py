@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import struct
+import tempfile
 import time
 import weakref
 from array import array
@@ -16,6 +17,8 @@ _ROW = struct.Struct("<QqqQ32s")
 _SETTLED_NS = 20_000_000
 """How long after a file's last change its mark is not trusted: within a tick of the file system's clock, another change
 would leave the mark as it is."""
+_SETTLED_SECONDS_NS = 2_500_000_000
+"""The same for a file system that keeps whole seconds."""
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
@@ -40,6 +43,17 @@ def mark(file: str | os.PathLike[str] | int) -> Mark:
     """
     status = os.stat(file)
     return Mark(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+
+
+def is_settled(found: tuple[int, int, int, int]) -> bool:
+    """Tell whether any change from now on will change a file's mark. Ask before the file is read.
+
+    Args:
+        found: The mark.
+    """
+    changed_ns = found[2]
+    tick = _SETTLED_NS if changed_ns % 1_000_000_000 else _SETTLED_SECONDS_NS
+    return time.time_ns() - changed_ns >= tick
 
 
 class VerifiedFiles:
@@ -107,7 +121,8 @@ class VerifiedItems:
 
     Each has a row of fixed length in one file, so that several processes can read and write it at the same time, and
     none has to read all of it, however many items there are. The file is used only if the user owns it and nobody else
-    can write it. If it cannot be used, this process alone remembers the items.
+    can write it. If it cannot be written, there is one in the folder for temporary files. If that cannot be used
+    either, this process alone remembers the items.
 
     Args:
         path: The file. It and its folder are created when an item is remembered.
@@ -138,15 +153,13 @@ class VerifiedItems:
         return True
 
     def add(self, position: int, found: tuple[int, int, int, int], recorded: str) -> None:
-        """Remember that an item has the recorded hash, unless it was changed only just now.
+        """Remember that an item has the recorded hash.
 
         Args:
             position: The position of the item in the manifest.
-            found: The mark of its file, from before the content was read.
+            found: The mark of its file, which was settled before the content was read; see `is_settled`.
             recorded: The recorded hash.
         """
-        if time.time_ns() - found[2] < _SETTLED_NS:
-            return
         self._known[position] = hash((found, recorded))
         descriptor = self._descriptor or self._opened(create=True)
         if descriptor is not None:
@@ -158,17 +171,34 @@ class VerifiedItems:
 
     def _opened(self, *, create: bool) -> int | None:
         if self._descriptor is None and hasattr(os, "pread"):
-            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
-            with contextlib.suppress(OSError):
-                if create:
-                    self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                descriptor = os.open(self._path, flags, 0o600)
-                if _is_users_alone(descriptor):
-                    self._descriptor = descriptor
-                    weakref.finalize(self, os.close, descriptor)
-                else:
-                    os.close(descriptor)
+            # A folder for the user alone, because other users can write beside it.
+            temporary = Path(tempfile.gettempdir(), f"lightning-dtool-verified-{user_number()}", self._path.name)
+            for path in (self._path, temporary):
+                self._descriptor = _open_own(path, create=create)
+                if self._descriptor is not None:
+                    weakref.finalize(self, os.close, self._descriptor)
+                    break
         return self._descriptor
+
+
+def _open_own(path: Path, *, create: bool) -> int | None:
+    """Open a file to read and write; None if there is none, or if anybody else can write it."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    with contextlib.suppress(OSError):
+        if create:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_own_folder(path.parent):
+            return None
+        descriptor = os.open(path, flags, 0o600)
+        if _is_users_alone(descriptor):
+            return descriptor
+        os.close(descriptor)
+    return None
+
+
+def _is_own_folder(folder: Path) -> bool:
+    status = os.lstat(folder)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == user_number()
 
 
 def user_number() -> int:

@@ -13,8 +13,8 @@ from lightning_dtool.store.digest import generate_identifier
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.manifest import Manifest
-from lightning_dtool.store.verification import Recorded
-from lightning_dtool.store.verified import VerifiedItems, mark, user_number
+from lightning_dtool.store.verification import Recorded, size_difference
+from lightning_dtool.store.verified import VerifiedItems, is_settled, mark, user_number
 
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _SMALL = 1024 * 1024
@@ -56,7 +56,7 @@ class VerifiedReading:
 
         Args:
             item: The item.
-            found: The mark of its file, from before it was read.
+            found: The mark of its file, which was settled before it was read.
         """
         self._verified.add(self._positions[item.identifier], found, item.hash)
 
@@ -76,25 +76,44 @@ class VerifiedReading:
         if self.knows(identifier, found):
             return
         item = self._manifest.items[identifier]
+        settled = is_settled(found)
         with store_errors(self._uri, f"read item {item.relpath!r}", item=item.relpath):
             difference = self._recorded.difference(Path(path), item)
         self._require_same(item, difference)
-        self.remember(item, found)
+        if settled:
+            self.remember(item, found)
 
-    def compare(self, identifier: str, content: bytes, found: tuple[int, int, int, int]) -> None:
-        """Compare the content of an item with what is recorded.
+    def open(self, identifier: str, path: str) -> BinaryIO:
+        """Open an item, and compare it with what is recorded, unless it is known.
+
+        An item that has to be compared is read as a whole, so that the bytes that are decoded are those that were
+        compared.
 
         Args:
             identifier: The item's identifier.
-            content: Its content.
-            found: The mark of its file, from before it was read.
+            path: Its file.
+
+        Returns:
+            A binary file, which the caller closes: the file, or its bytes.
 
         Raises:
             VerificationError: If it differs.
+            FileNotFoundError: If there is no such file.
         """
+        # This is called for each sample: `mark` would take as long as the rest.
+        descriptor = os.open(path, _READ)
+        status = os.fstat(descriptor)
+        found = status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+        if self.knows(identifier, found):
+            return _opened(descriptor, status.st_size, path)
         item = self._manifest.items[identifier]
-        self._require_same(item, self._recorded.difference(content, item))
-        self.remember(item, found)
+        settled = is_settled(found)
+        # At most one byte more than recorded, because a hostile file may not fit into memory.
+        content = _read(descriptor, item.size_in_bytes)
+        self._require_same(item, size_difference(item, status.st_size) or self._recorded.difference(content, item))
+        if settled:
+            self.remember(item, found)
+        return _Content(content, path)
 
     @cached_property
     def _recorded(self) -> Recorded:
@@ -116,41 +135,35 @@ class VerifiedReading:
             )
 
 
-def open_at_once(path: str, reading: VerifiedReading | None = None, identifier: str = "") -> BinaryIO:
+def open_at_once(path: str) -> BinaryIO:
     """Open a file to be decoded. A small one is read in one call, which takes less time than the reads of a decoder.
 
     Args:
         path: The file.
-        reading: Compares the file, which is then read as a whole, unless it is known. By default it is not compared.
-        identifier: The identifier of the item to compare it with.
 
     Returns:
         A binary file, which the caller closes: the file, or its bytes.
 
     Raises:
-        VerificationError: If it differs.
         FileNotFoundError: If there is no such file.
     """
-    # This is called for each sample: `open` and `mark` would take as long as the rest.
     descriptor = os.open(path, _READ)
+    return _opened(descriptor, os.fstat(descriptor).st_size, path)
+
+
+def _opened(descriptor: int, size: int, path: str) -> BinaryIO:
+    return os.fdopen(descriptor, "rb") if size > _SMALL else _Content(_read(descriptor, size), path)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """Return the content of a file, or one byte more than a size if there is more, and close the file."""
     try:
-        status = os.fstat(descriptor)
-        found = status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
-        unknown = reading is not None and not reading.knows(identifier, found)
-        size = status.st_size
-        if size > _SMALL and not unknown:
-            file = os.fdopen(descriptor, "rb")
-            descriptor = -1
-            return file
         content = os.read(descriptor, size + 1)
         while len(content) < size and (more := os.read(descriptor, size - len(content))):
             content += more
+        return content
     finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-    if reading is not None and unknown:
-        reading.compare(identifier, content, found)
-    return _Content(content, path)
+        os.close(descriptor)
 
 
 class _Content(io.BytesIO):
