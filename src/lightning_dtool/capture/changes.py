@@ -1,6 +1,8 @@
 """The list of what changed after training began: the differences between two observations of a part of the record."""
 
+import difflib
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -100,11 +102,35 @@ def _differences(fact: str, before: Any, after: Any) -> Iterator[tuple[str, Any,
         for key in [*before, *(key for key in after if key not in before)]:
             yield from _differences(f"{fact}.{key}", before.get(key, _ABSENT), after.get(key, _ABSENT))
     elif isinstance(before, list) and isinstance(after, list) and _holds_containers(before + after):
-        for index in range(max(len(before), len(after))):
-            old, new = (entries[index] if index < len(entries) else _ABSENT for entries in (before, after))
-            yield from _differences(f"{fact}[{index}]", old, new)
+        for old, new in _pairs(before, after):
+            index = old if old is not None else new
+            yield from _differences(
+                f"{fact}[{index}]",
+                before[old] if old is not None else _ABSENT,
+                after[new] if new is not None else _ABSENT,
+            )
     elif json.dumps(_none_if_absent(before)) != json.dumps(_none_if_absent(after)):
         yield fact, _none_if_absent(before), _none_if_absent(after)
+
+
+def _pairs(before: list[Any], after: list[Any]) -> Iterator[tuple[int | None, int | None]]:
+    """Yield the indexes of entries that correspond to each other. None for one that was added or removed.
+
+    Entries with a class, such as callbacks, are compared with those of the same class, so that those behind a callback
+    that was removed are no changes.
+    """
+    old, new = _classes(before), _classes(after)
+    blocks = [("replace", 0, len(before), 0, len(after))]
+    if old is not None and new is not None and old != new:
+        blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()  # type: ignore[assignment]
+    for _, first, last, new_first, new_last in blocks:
+        yield from itertools.zip_longest(range(first, last), range(new_first, new_last))
+
+
+def _classes(entries: list[Any]) -> list[str] | None:
+    found = [entry.get("class_path") if isinstance(entry, dict) else None for entry in entries]
+    names = [name for name in found if isinstance(name, str)]
+    return names if len(names) == len(entries) else None
 
 
 def _holds_containers(entries: list[Any]) -> bool:

@@ -41,7 +41,7 @@ def missing_from_state(checkpoint: Mapping[str, Any], trainer: LightningTrainer 
     module = trainer.lightning_module
     if not isinstance(saved, Mapping):
         saved = {}
-    expected = dict(_persistent(module))
+    expected = _without_pruning(dict(_persistent(module)), saved)
     missing = [name for name in expected if name not in saved]
     extra = [name for name in saved if name not in expected]
     if missing and extra:
@@ -74,6 +74,26 @@ def _persistent(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         for name, buffer in part._buffers.items():
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 yield prefix + name, buffer
+
+
+def _without_pruning(expected: dict[str, torch.Tensor], saved: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the expected entries of a checkpoint in which pruning was made permanent, as ModelPruning does.
+
+    `torch.nn.utils.prune` keeps a pruned parameter `weight` as `weight_orig` and `weight_mask`. A model that is made
+    anew has only `weight`.
+    """
+    pruned = {
+        name.removesuffix("_orig")
+        for name in expected
+        if name.endswith("_orig") and name not in saved and f"{name.removesuffix('_orig')}_mask" in expected
+    }
+    pruned &= saved.keys()
+    masks = {f"{name}_mask" for name in pruned}
+    return {
+        name.removesuffix("_orig") if name.removesuffix("_orig") in pruned else name: tensor
+        for name, tensor in expected.items()
+        if name not in masks
+    }
 
 
 def _renamed(

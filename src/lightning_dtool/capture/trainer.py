@@ -3,7 +3,7 @@
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -81,6 +81,14 @@ _HOOKS = (
 
 _ABSENT: Any = object()
 
+_MAY_HOLD_PARTS = (torch.nn.Module, torch.nn.Parameter, list, tuple, dict)
+
+_MAX_NAMED = 1000
+"""Maximum length of a list that is searched for parts of the LightningModule."""
+
+_MAX_DEPTH = 3
+"""Maximum depth of nested lists that are searched for parts of the LightningModule."""
+
 _NOT_SETTINGS = frozenset({"self", "trainer", "pl_module", "parser", "config"})
 
 
@@ -103,10 +111,12 @@ def capture_trainer(trainer: LightningTrainer, gaps: Gaps, module: LightningModu
     return Trainer(
         settings=redact_mapping(settings, at_settings),
         callbacks=[
-            _component(callback, gaps.at(f"callbacks[{index}]"), callback.state_key)
+            _component(callback, gaps.at(f"callbacks[{index}]"), module, callback.state_key)
             for index, callback in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
         ],
-        loggers=[_component(logger, gaps.at(f"loggers[{index}]")) for index, logger in enumerate(trainer.loggers)],
+        loggers=[
+            _component(logger, gaps.at(f"loggers[{index}]"), module) for index, logger in enumerate(trainer.loggers)
+        ],
     )
 
 
@@ -129,12 +139,12 @@ def trainer_token(trainer: LightningTrainer, module: LightningModule) -> Token:
     return (
         walk.tokens(settings),
         [name for name in _HOOKS if name in vars(module)],
-        [(type(part), *_kept_token(walk, part)) for part in parts],
+        [(type(part), *_kept_token(walk, part, module)) for part in parts],
     )
 
 
-def _kept_token(walk: TokenWalk, part: object) -> tuple[Token, ...]:
-    kept, _ = _constructed(part)
+def _kept_token(walk: TokenWalk, part: object, module: LightningModule) -> tuple[Token, ...]:
+    kept = _with_names(_constructed(part)[0], module)
     return (tuple(kept), walk.tokens(kept.values()))
 
 
@@ -189,7 +199,7 @@ def _strategy_settings(strategy: Any) -> dict[str, Any]:
     return kept | dict(getattr(strategy, "_ddp_kwargs", {}))  # such as `find_unused_parameters`
 
 
-def _component(part: Any, gaps: Gaps, state_key: str | None = None) -> Component:
+def _component(part: Any, gaps: Gaps, module: LightningModule | None, state_key: str | None = None) -> Component:
     """Describe a callback or a logger."""
     try:
         kept, missing = _constructed(part)
@@ -202,12 +212,34 @@ def _component(part: Any, gaps: Gaps, state_key: str | None = None) -> Component
             f"a {class_path(type(part))} does not keep these parameters: {', '.join(missing)}",
             "assign each parameter of __init__ to an attribute of that name",
         )
-    settings = encode_all(kept, gaps.at("settings"))
+    settings = encode_all(_with_names(kept, module), gaps.at("settings"))
     return Component(
         class_path=class_path(type(part)),
         state_key=str(state_key) if state_key is not None else None,
         settings=redact_mapping(settings, gaps.at("settings")),
     )
+
+
+def _with_names(kept: dict[str, Any], module: LightningModule | None) -> dict[str, Any]:
+    """Return settings in which parts of the LightningModule are replaced by their names, such as `pl_module.encoder`.
+
+    ModelPruning holds layers, for example. What they are is recorded with the model, and their weights change.
+    """
+    if module is None or not any(isinstance(value, _MAY_HOLD_PARTS) for value in kept.values()):
+        return kept
+    names = {id(part): ".".join(filter(None, ("pl_module", name))) for name, part in module.named_modules()}
+    names |= {id(parameter): f"pl_module.{name}" for name, parameter in module.named_parameters()}
+    return {name: _named(value, names) for name, value in kept.items()}
+
+
+def _named(value: Any, names: Mapping[int, str], depth: int = 0) -> Any:
+    if isinstance(value, torch.nn.Module | torch.nn.Parameter):
+        return names.get(id(value), value)
+    if type(value) in (list, tuple) and len(value) <= _MAX_NAMED and depth < _MAX_DEPTH:
+        return type(value)(_named(entry, names, depth + 1) for entry in value)
+    if type(value) is dict and len(value) <= _MAX_NAMED and depth < _MAX_DEPTH:
+        return {key: _named(entry, names, depth + 1) for key, entry in value.items()}
+    return value
 
 
 def _is_of_lightning(cls: type) -> bool:
@@ -222,38 +254,36 @@ def _constructed(part: object) -> tuple[dict[str, Any], list[str]]:
     attributes = getattr(part, "__dict__", {})
     kept: dict[str, Any] = {}
     missing: list[str] = []
-    for name, private, passed_on in _parameters(type(part)):  # type: ignore[arg-type]
+    for name, private in _parameters(type(part)):  # type: ignore[arg-type]
         if name in attributes:
             kept[name] = attributes[name]
         elif private in attributes:
             kept[name] = attributes[private]
-        elif not passed_on:
+        else:
             missing.append(name)
     return kept, missing
 
 
 @functools.lru_cache(maxsize=1000)
-def _parameters(cls: Any) -> tuple[tuple[str, str, bool], ...]:
+def _parameters(cls: Any) -> tuple[tuple[str, str], ...]:
     """Return the names of a constructor's parameters, and of private attributes that may keep them.
 
-    The third entry says whether a base class may receive the values of the parameter. With `**kwargs`, the parameters
-    of the base class follow.
+    With `**kwargs`, return those of the base class, too.
     """
-    return tuple((name, f"_{name}", passed_on) for name, passed_on in _parameters_of(cls))
+    return tuple((name, f"_{name}") for name in _parameters_of(cls))
 
 
-def _parameters_of(cls: type) -> Iterator[tuple[str, bool]]:
+def _parameters_of(cls: type) -> Iterator[str]:
     seen = set(_NOT_SETTINGS)
-    constructors = [vars(base)["__init__"] for base in cls.__mro__ if base is not object and "__init__" in vars(base)]
-    for index, constructor in enumerate(constructors):
-        parameters = inspect.signature(constructor).parameters.values()
-        passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         for parameter in parameters:
-            if parameter.name not in seen:
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and parameter.name not in seen:
                 seen.add(parameter.name)
-                several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-                yield parameter.name, several and passes_on and index + 1 < len(constructors)
-        if not passes_on:
+                yield parameter.name
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return
 
 

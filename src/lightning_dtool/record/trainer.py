@@ -11,7 +11,11 @@ class Component(Section):
     class_path: str = Field(description="`module:qualified.name` of the class.")
     state_key: str | None = Field(default=None, description="Key of a callback's state in a checkpoint.")
     settings: dict[str, Json] = Field(
-        default={}, description="Constructor arguments that the component keeps as attributes."
+        default={},
+        description=(
+            "Constructor arguments that the component keeps as attributes. A part of the LightningModule is replaced "
+            "by its name, such as `pl_module.encoder`."
+        ),
     )
 
 
