@@ -1,6 +1,6 @@
 """What changed after training began: each checkpoint's record is true of that checkpoint, and lists the changes."""
 
-import types
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,13 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ModelPruning,
+)
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -460,6 +466,107 @@ def test_a_callback_that_moves_all_the_time_does_not_flood_the_list(tmp_path: Pa
     assert facts(found[-1]) == ["trainer.callbacks[0].settings.count"] * 4
 
 
+class Reloading(L.LightningDataModule):
+    """A DataModule whose loaders have a worker."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(loader().dataset, batch_size=6, num_workers=1)
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_workers_are_seeded_only_in_loaders_that_are_set_up_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reload: bool
+) -> None:
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "")  # restored after the test
+    L.seed_everything(7, workers=False, verbose=False)
+    found = records(
+        tmp_path,
+        TinyNet(),
+        At(lambda *_: L.seed_everything(7, workers=True, verbose=False)),
+        data=Reloading(),
+        reload_dataloaders_every_n_epochs=int(reload),
+    )
+    assert [record.randomness.seed_workers for record in found] == [False, False, reload]
+    functions = "data.stages.train[0].loader.settings.worker_init_fn"
+    assert facts(found[-1]) == ([functions, "randomness.seed_workers"] if reload else [])
+
+
+def test_a_seed_of_the_operating_system_in_mid_run_is_repeatable_by_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "")
+    L.seed_everything(7, verbose=False)
+    found = records(tmp_path, TinyNet(), At(lambda *_: random.seed()))
+    assert [record.randomness.repeatable_by for record in found] == ["seed", None, None]
+    for record in found[1:]:
+        (gap,) = [gap for gap in record.gaps if gap.fact == "randomness.repeatable_by"]
+        assert gap.reason == "a generator was seeded by the operating system during training: python"
+    assert facts(found[-1]) == ["randomness.seeds.python", "randomness.repeatable_by"]
+
+
+class Parts(L.Callback):
+    """A callback that keeps parts of the LightningModule."""
+
+    def __init__(self, parts: Any) -> None:
+        self.parts = parts
+
+
+def test_a_callback_that_is_removed_is_one_change(tmp_path: Path) -> None:
+    def remove(trainer: Any, _: Any) -> None:
+        trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, Parts)]
+
+    found = records(tmp_path, TinyNet(), At(remove), Parts(1), EarlyStopping("a", patience=3, strict=False))
+    (change,) = found[-1].changes
+    assert (change.fact, change.epoch, change.after) == ("trainer.callbacks[1]", 1, None)
+    assert change.before == found[0].trainer.callbacks[1].model_dump(mode="json")
+    assert [part.class_path for part in found[-1].trainer.callbacks] == [
+        part.class_path for index, part in enumerate(found[0].trainer.callbacks) if index != 1
+    ]
+
+
+def test_a_callback_that_is_inserted_is_one_change_beside_those_of_others() -> None:
+    def described(name: str, **settings: Any) -> dict[str, Any]:
+        return {"class_path": f"m:{name}", "settings": settings}
+
+    before = {"callbacks": [described("A", a=1), described("B", b=1), described("C")]}
+    after = {"callbacks": [described("New"), described("A", a=1), described("B", b=2), described("C")]}
+    changes = ChangeList()
+    changes.add("trainer", before, after, epoch=1, global_step=2)
+    assert [(change.fact, change.before, change.after) for change in changes.all()] == [
+        ("trainer.callbacks[0]", None, described("New")),
+        ("trainer.callbacks[1].settings.b", 1, 2),
+    ]
+
+
+def test_parts_of_the_module_that_a_callback_keeps_are_recorded_by_name(tmp_path: Path) -> None:
+    module = TinyNet()
+    other = torch.nn.Linear(1, 1)
+    parts = {"layers": [module.layers, (module.layers[0], "weight")], "one": module.layers[0].bias, "other": other}
+    found = records(tmp_path, module, Parts(parts), Parts(module))
+    first, second = (part.settings["parts"] for part in found[-1].trainer.callbacks[:2])
+    shown = str(first)
+    assert all(f"'pl_module.{name}'" in shown for name in ("layers", "layers.0", "layers.0.bias"))
+    assert "torch.nn.modules.linear:Linear" in shown
+    assert second == "pl_module"
+    assert facts(found[-1]) == []
+
+
+def test_pruning_is_listed_by_the_names_of_the_parameters(tmp_path: Path) -> None:
+    found = records(tmp_path, TinyNet(), ModelPruning("l1_unstructured", amount=0.3))
+    assert facts(found[-1]) == ["optimizers[0].param_groups[0].parameters"]
+    assert "layers.0.weight_orig" in found[-1].changes[0].after
+    for record in found:
+        assert record.checkpoint.missing_keys_total == 0
+        assert not [gap for gap in record.gaps if gap.fact.startswith("checkpoint.state_dict")]
+
+
+def test_pruning_that_stays_in_the_checkpoint_is_part_of_its_state(tmp_path: Path) -> None:
+    found = records(tmp_path, TinyNet(), ModelPruning("l1_unstructured", amount=0.3, make_pruning_permanent=False))
+    assert [record.checkpoint.missing_keys_total for record in found] == [0, 0, 0]
+
+
 # -- the loss -------------------------------------------------------------------------------------
 
 
@@ -521,39 +628,6 @@ def test_a_loss_that_is_replaced_is_observed_again(tmp_path: Path, hook: str) ->
     # The operations of the first batch with the new loss.
     assert not any("NllLoss" in operation for operation in found[2].loss.operations)
     assert [gap.fact for gap in found[2].gaps if gap.fact.startswith("loss")] == []
-
-
-def halved(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
-    return self.share * torch.nn.functional.multi_margin_loss(self(batch[0]), batch[1])
-
-
-def assign_a_step(trainer: L.Trainer, module: Any) -> None:
-    module.share = 0.5
-    module.training_step = types.MethodType(halved, module)
-
-
-@pytest.mark.parametrize("hook", ["start", "end"])
-def test_a_training_step_that_is_replaced_is_observed_again(tmp_path: Path, hook: str) -> None:
-    found = records(tmp_path, Criterion(), At(assign_a_step, hook=hook))
-    steps = [(record.loss.training_step or "").partition("(")[0] for record in found]
-    assert steps == ["def training_step", "def halved", "def halved"]
-    assert [record.loss.constants for record in found[1:]] == [{"self.share": 0.5}] * 2
-    assert "loss.training_step" in facts(found[1])
-    # Until the next epoch begins, the calls are those of the step before.
-    gaps = [{gap.fact for gap in record.gaps if gap.fact.startswith("loss")} for record in found]
-    assert gaps == [set(), {"loss.calls", "loss.operations"} if hook == "end" else set(), set()]
-    assert [call.name.rpartition(":")[2] for call in found[2].loss.calls] == ["multi_margin_loss"]
-    assert any("MultiMargin" in operation for operation in found[2].loss.operations)
-
-
-def test_a_training_step_that_is_assigned_to_the_object_is_recorded(tmp_path: Path) -> None:
-    module = Criterion()
-    assign_a_step(L.Trainer(logger=False, enable_checkpointing=False), module)
-    record = records(tmp_path, module)[0]
-    assert (record.loss.training_step or "").startswith("def halved")
-    assert record.loss.constants == {"self.share": 0.5}
-    assert [call.name for call in record.loss.calls] == ["torch.nn.functional:multi_margin_loss"]
-    assert [gap.fact for gap in record.gaps if gap.fact.startswith("loss")] == []
 
 
 # -- the list -------------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torchvision
+from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from torch import nn
 
@@ -106,6 +108,21 @@ def test_the_package_that_defines_the_model_is_recorded_and_shown(tmp_path: Path
     shown = io.StringIO()
     Console(file=shown, width=200).print(document(record, "name", "uri", {}))
     assert "cells-tools==1.2.3" in shown.getvalue()
+
+
+def test_the_package_of_a_layer_that_comes_in_mid_run_is_recorded(tmp_path: Path, site: Path) -> None:
+    layer = importlib.import_module("listless").Listless(8, 8)
+
+    class Grow(L.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                pl_module.more = layer
+
+    callback = DtoolProvenanceCallback(str(tmp_path), retention="all")
+    trainer(tmp_path, callback, Grow(), ModelCheckpoint(tmp_path, save_top_k=-1), max_epochs=2).fit(TinyNet(), loader())
+    before, after = (DtoolCheckpoint.from_uri(uri).record.environment.versions for uri in callback.uris)
+    assert "listless" not in before
+    assert after == {**before, "listless": "3.0"}
 
 
 def test_a_model_of_the_user_belongs_to_no_package() -> None:

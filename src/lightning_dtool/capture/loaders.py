@@ -1,11 +1,14 @@
 """The settings of data loaders and samplers."""
 
+import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from lightning_dtool.capture.preprocessing import describe_pipeline
@@ -72,6 +75,34 @@ def capture_loader(loader: Any, gaps: Gaps) -> Loader:
         sampler={} if isinstance(loader.dataset, IterableDataset) else _sampler(loader.sampler, gaps.at("sampler")),
         collate_fn=describe_pipeline(loader.collate_fn, gaps.at("collate_fn")),
         settings=settings,
+    )
+
+
+def flat_loaders(loaders: Any) -> list[Any]:
+    """Return the data loaders in a list, a dict or a CombinedLoader.
+
+    Args:
+        loaders: What the Trainer holds for a stage. None if it holds nothing.
+    """
+    if loaders is None or isinstance(loaders, DataLoader):
+        return [] if loaders is None else [loaders]
+    return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)
+
+
+def workers_seeded(loaders: Iterable[Any], asked: bool) -> bool:
+    """Return whether Lightning seeds the workers of the data loaders.
+
+    Args:
+        loaders: The data loaders.
+        asked: Whether Lightning was last told to do so. Loaders that were set up before are not affected, and a user's
+            own `worker_init_fn` is kept.
+    """
+    functions = [loader.worker_init_fn for loader in loaders if isinstance(loader, DataLoader) and loader.num_workers]
+    if None in functions:
+        return False
+    return asked or any(
+        isinstance(function, functools.partial) and function.func.__name__ == "pl_worker_init_function"
+        for function in functions
     )
 
 

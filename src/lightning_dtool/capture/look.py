@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric
 
+from lightning_dtool.capture.loaders import flat_loaders
 from lightning_dtool.capture.optimizers import optimizers_token
 from lightning_dtool.capture.preprocessing import BATCH_HOOKS, transforms_of
 from lightning_dtool.capture.randomness import capture_flags
@@ -34,6 +34,12 @@ _OF_EVERY_LOADER = frozenset(vars(DataLoader[Any](TensorDataset())))
 _OF_EVERY_MODULE = frozenset(vars(torch.nn.Module()))
 
 _OF_A_DATAMODULE = tuple(inspect.signature(DtoolDataModule).parameters)
+
+_DEPENDENT = {
+    "model": "optimizers",  # its parameters may have other names now
+    "data": "randomness",  # its loaders may have workers that are seeded
+}
+"""Parts that are observed again whenever another one is."""
 
 _CHANGED: Token = float("nan")
 """A token that differs from every token, also from itself."""
@@ -66,8 +72,9 @@ class Look:
             if not same:
                 self._tokens[name] = now
                 found.append(name)
-        if "model" in found and "optimizers" not in found:
-            found.append("optimizers")  # its parameters may have other names now
+        for changed, more in _DEPENDENT.items():
+            if changed in found and more not in found:
+                found.append(more)
         return found
 
 
@@ -102,19 +109,13 @@ def _data_token(trainer: LightningTrainer, module: LightningModule) -> Token:
         found += [walk.token(getattr(datamodule, name)) for name in _OF_A_DATAMODULE]
         found.append(frozenset(datamodule._set_up))
     for loaders in (trainer.train_dataloader, trainer.val_dataloaders):
-        found.append([_loader_token(walk, loader) for loader in _flat(loaders)])
+        found.append([_loader_token(walk, loader) for loader in flat_loaders(loaders)])
     return found
 
 
 def _hooks_token(walk: TokenWalk, owner: object) -> Token:
     replaced = {name: vars(owner)[name] for name in BATCH_HOOKS if name in vars(owner)}
     return [(name, walk.token(value)) for name, value in {**transforms_of(owner), **replaced}.items()]
-
-
-def _flat(loaders: Any) -> list[Any]:
-    if loaders is None or isinstance(loaders, DataLoader):
-        return [] if loaders is None else [loaders]
-    return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)
 
 
 def _loader_token(walk: TokenWalk, loader: Any) -> Token:
@@ -126,7 +127,12 @@ def _loader_token(walk: TokenWalk, loader: Any) -> Token:
 
 
 def _randomness_token(trainer: LightningTrainer, module: LightningModule) -> Token:
-    return (os.environ.get("PL_GLOBAL_SEED"), seed_calls(), capture_flags(Gaps()))
+    return (
+        os.environ.get("PL_GLOBAL_SEED"),
+        os.environ.get("PL_SEED_WORKERS"),
+        seed_calls(),
+        capture_flags(Gaps()),
+    )
 
 
 _TOKENS: dict[str, Callable[[LightningTrainer, LightningModule], Token]] = {

@@ -21,10 +21,11 @@ from lightning_dtool.capture.config import capture_config
 from lightning_dtool.capture.data import REPEATABLE, capture_data, order_is_known, training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.libraries import distribution_of, model_libraries
+from lightning_dtool.capture.loaders import flat_loaders
 from lightning_dtool.capture.model import capture_model, encode_hyperparameters
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.parents import parents
-from lightning_dtool.capture.randomness import capture_flags, capture_randomness, random_states_json, seeds_now
+from lightning_dtool.capture.randomness import capture_randomness, random_states_json, randomness_now
 from lightning_dtool.capture.run_status import RUNNING
 from lightning_dtool.capture.state import MAX_NAMES, missing_from_state
 from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
@@ -126,12 +127,12 @@ def observe_run(
     observed = Observed(
         run=_new_run().model_copy(update={"fit_index": fit_index}),
         model=Model(class_path=class_path(type(module)), initial_weights=initial_weights),
-        environment=_with_libraries(_environment(general), module, general),
+        environment=_environment(general),
         sources=_sources({config[1]: config[2]} if config else {}, general),
         requirements=general.at("environment").observe(requirements, ""),
         random_states=random_states_json(moments),
         randomness=randomness_gaps.at("randomness").observe(
-            lambda: capture_randomness(moments, randomness_gaps, stored, module), Randomness()
+            lambda: capture_randomness(moments, randomness_gaps, stored, module, _loaders(trainer)), Randomness()
         ),
         trainer=Trainer(config=config[0] if config else None),
         parent=parent,
@@ -159,6 +160,10 @@ def observe_again(
         observe = functools.partial(_PARTS[part], observed, trainer, module, of_part)
         found[part] = of_part.at(part).observe(observe, getattr(observed, part))
         gaps[part] = list(of_part)
+    if "model" in found:
+        of_libraries = Gaps()
+        found["environment"] = _with_libraries(observed.environment, module, of_libraries)
+        gaps["libraries"] = list(of_libraries)
     return replace(observed, **found, gaps=gaps, seed_calls=seed_calls())
 
 
@@ -188,12 +193,13 @@ def _trainer(observed: Observed, trainer: LightningTrainer, module: LightningMod
 
 
 def _randomness(observed: Observed, trainer: LightningTrainer, module: LightningModule, gaps: Gaps) -> Randomness:
-    """Observe the seeds and the flags again. What makes a rerun repeatable was decided when training began."""
     gaps.include(gap for gap in observed.gaps["randomness"] if not gap.fact.startswith("randomness.flags"))
-    now: dict[str, Any] = {"flags": capture_flags(gaps)}
-    if observed.seed_calls != seed_calls():  # otherwise, states that were restored would look like other seeds
-        now |= seeds_now()
-    return observed.randomness.model_copy(update=now)
+    seeded = observed.seed_calls != seed_calls()
+    return randomness_now(observed.randomness, seeded, _loaders(trainer), gaps)
+
+
+def _loaders(trainer: LightningTrainer) -> list[Any]:
+    return [*flat_loaders(trainer.train_dataloader), *flat_loaders(trainer.val_dataloaders)]
 
 
 _PARTS: dict[str, Callable[[Observed, LightningTrainer, LightningModule, Gaps], Any]] = {

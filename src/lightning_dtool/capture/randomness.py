@@ -15,12 +15,13 @@ import re
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from lightning_dtool.capture.loaders import workers_seeded
 from lightning_dtool.capture.seeds import SEED_REMEDY, Seeds, integer, observe_seeds
 from lightning_dtool.random_states import accelerators, mps_in_use, raw_states
 from lightning_dtool.record import Gaps, Randomness
@@ -142,7 +143,11 @@ def random_states_json(moments: Mapping[str, RandomStates]) -> str:
 
 
 def capture_randomness(
-    moments: Mapping[str, RandomStates], gaps: Gaps, weights_stored: bool = False, module: object = None
+    moments: Mapping[str, RandomStates],
+    gaps: Gaps,
+    weights_stored: bool = False,
+    module: object = None,
+    loaders: Iterable[Any] = (),
 ) -> Randomness:
     """Return the seeds, the digests of the states, and other settings that affect bits.
 
@@ -151,12 +156,12 @@ def capture_randomness(
         gaps: Receives a gap for everything that is not known.
         weights_stored: Whether the initial weights are stored.
         module: The LightningModule, if there is one.
+        loaders: The Trainer's data loaders.
     """
     made = arguments_of(module) if module is not None else None
     found = observe_seeds(moments, DRAWN_BEFORE_IMPORT, made.torch_seed if made is not None else None)
     if found.unseeded:
         gaps.at("randomness.global_seed").add(found.description, SEED_REMEDY)
-    workers = integer(os.environ.get("PL_SEED_WORKERS", ""))
     source = _repeatable_by(found, moments, weights_stored)
     if source is None:
         gaps.at("randomness.repeatable_by").add(
@@ -168,16 +173,37 @@ def capture_randomness(
         global_seed=found.global_seed,
         seeds=found.seeds,
         seeded_before_model=found.before_model,
-        seed_workers=bool(workers) if workers is not None and found.global_seed is not None else None,
+        seed_workers=_seed_workers(found.global_seed, loaders),
         states={moment: state_digests(states) for moment, states in moments.items()},
         flags=capture_flags(gaps),
     )
 
 
-def seeds_now() -> dict[str, Json]:
-    """Return `global_seed` and `seeds` of the record as they are now."""
-    found = observe_seeds({}, DRAWN_BEFORE_IMPORT)
-    return {"global_seed": found.global_seed, "seeds": found.seeds}
+def randomness_now(before: Randomness, seeded: bool, loaders: Iterable[Any], gaps: Gaps) -> Randomness:
+    """Observe the seeds and the flags again. What makes a rerun repeatable was decided when training began.
+
+    Args:
+        before: The section as it was observed before.
+        seeded: Whether a generator was seeded since. Otherwise, states that were restored would look like other seeds.
+        loaders: The Trainer's data loaders.
+        gaps: Receives a gap for everything that is not known.
+    """
+    now: dict[str, Any] = {"flags": capture_flags(gaps)}
+    if seeded:
+        found = observe_seeds({}, DRAWN_BEFORE_IMPORT)
+        now |= {"global_seed": found.global_seed, "seeds": found.seeds}
+        unknown = [name for name in before.seeds if name not in found.seeds]
+        if unknown and before.repeatable_by is not None:
+            now["repeatable_by"] = None
+            reason = f"a generator was seeded by the operating system during training: {', '.join(unknown)}"
+            gaps.at("randomness.repeatable_by").add(reason, "pass a seed")
+    after = before.model_copy(update=now)
+    return after.model_copy(update={"seed_workers": _seed_workers(after.global_seed, loaders)})
+
+
+def _seed_workers(global_seed: int | None, loaders: Iterable[Any]) -> bool | None:
+    asked = integer(os.environ.get("PL_SEED_WORKERS", ""))
+    return workers_seeded(loaders, bool(asked)) if asked is not None and global_seed is not None else None
 
 
 def drawn_from() -> frozenset[str]:

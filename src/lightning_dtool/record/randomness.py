@@ -26,7 +26,11 @@ class Randomness(Section):
         ),
     )
     seed_workers: bool | None = Field(
-        default=None, description="Whether data loader workers were seeded with `global_seed`."
+        default=None,
+        description=(
+            "Whether Lightning seeds the workers of the data loaders (`seed_everything(seed, workers=True)`). It does "
+            "so only for loaders that are set up after the call. null if `seed_everything` was not called."
+        ),
     )
     states: dict[str, dict[str, str]] = Field(
         default={},
