@@ -30,9 +30,9 @@ from torch.utils.data import (
 from counting import counted
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolDataModule, DtoolDataset
-from lightning_dtool.capture import content
-from lightning_dtool.capture import data as data_module
-from lightning_dtool.capture.data import capture_data, training_datasets, warn_about_foreign_data
+from lightning_dtool.capture import content, dataset_description
+from lightning_dtool.capture.data import capture_data
+from lightning_dtool.capture.data_identity import foreign_data_message, training_datasets
 from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint
 from lightning_dtool.capture.loaders import capture_loader
 from lightning_dtool.data.samples import Items
@@ -125,7 +125,7 @@ def test_a_dtool_datamodule_is_recorded_without_gaps(uri: str, tmp_path: Path) -
     assert watch.data.datamodule is not None
     assert watch.data.datamodule.arguments["seed"] == 4
     assert watch.facts() == ["data.datamodule.arguments.eval_transform"]
-    assert warn_about_foreign_data(watch.data) is None
+    assert foreign_data_message(watch.data) is None
     assert [reference.uuid for reference in training_datasets(watch.data)] == [frozen.uuid]
 
 
@@ -628,7 +628,7 @@ class Relabelled(Wrapper):
 
 
 def test_the_attributes_of_a_dtool_dataset_are_not_data_of_the_users(make_dataset: Any) -> None:
-    assert set(vars(DtoolDataset(make_dataset().uri))) == data_module._OF_A_DTOOL_DATASET
+    assert set(vars(DtoolDataset(make_dataset().uri))) == dataset_description._OF_A_DTOOL_DATASET
 
 
 def test_data_of_a_loader_is_part_of_the_fingerprint() -> None:
@@ -646,16 +646,6 @@ def test_a_selection_from_several_datasets_is_a_gap(make_dataset: Any) -> None:
     data = capture_data(FakeTrainer(Subset(ConcatDataset([one, two]), [0, 4])), None, gaps)  # type: ignore[arg-type]
     assert [source.count for source in data.stages["train"]] == [None, None]
     assert "data.stages.train[0].count" in [gap.fact for gap in gaps]
-
-
-def test_all_data_without_a_uri_gives_one_warning(tmp_path: Path) -> None:
-    watch = observed(tmp_path, [loader(), DataLoader(Endless())], loader())
-    message = warn_about_foreign_data(watch.data)
-    assert message is not None
-    assert "TensorDataset (train, val), Endless (train)" in message
-    assert "Hartley and Olsson" in message
-    assert "lightning-dtool pack" in message
-    assert warn_about_foreign_data(Data()) is None
 
 
 def test_data_in_memory_has_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:

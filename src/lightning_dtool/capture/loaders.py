@@ -17,7 +17,7 @@ from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.record import Gaps, Loader
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.digests import nbytes
-from lightning_dtool.values.objects import OF_LIGHTNING
+from lightning_dtool.values.objects import OF_LIGHTNING, attribute
 
 MAX_NUMBERS = 100
 """Maximum number of numbers in one setting. If there are more, only their count and hash are recorded."""
@@ -61,7 +61,7 @@ def capture_loader(loader: Any, gaps: Gaps) -> Loader:
     size = loader.batch_size
     drop_last = getattr(batches, "drop_last", None) if own_batches else loader.drop_last
     if batches is None and isinstance(loader.sampler, BatchSampler):  # the dataset is asked for a whole batch
-        size, drop_last = _number(loader.sampler, "batch_size"), _attribute(loader.sampler, "drop_last")
+        size, drop_last = _number(loader.sampler, "batch_size"), attribute(loader.sampler, "drop_last")
     if size is None:
         size = _number(loader.dataset if batches is None else batches, "batch_size")
     if size is None:
@@ -125,7 +125,7 @@ def _other_loader(loader: Any, gaps: Gaps) -> Loader:
             f"a {class_path(type(loader))} is no DataLoader and does not say how many samples a batch has",
             "use a DataLoader, or give the loader an attribute `batch_size`",
         )
-    drop_last = _attribute(loader, "drop_last")
+    drop_last = attribute(loader, "drop_last")
     return Loader(
         class_path=class_path(type(loader)),
         batch_size=size,
@@ -148,15 +148,8 @@ def _why_unknown(loader: Any) -> tuple[str, str]:
     )
 
 
-def _attribute(obj: Any, name: str) -> Any:
-    try:
-        return getattr(obj, name, None)
-    except Exception:  # a user's `__getattr__` may raise anything
-        return None
-
-
 def _number(obj: Any, name: str) -> int | None:
-    value = _attribute(obj, name)
+    value = attribute(obj, name)
     return value if type(value) is int else None
 
 

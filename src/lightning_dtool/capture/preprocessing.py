@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -46,6 +46,16 @@ def describe_pipeline(obj: Any, gaps: Gaps) -> Any:
         {'type': 'builtins:function', 'name': 'builtins:str.strip'}
     """
     return redact_value(encode_in_detail(obj, gaps), gaps)
+
+
+def described_transforms(places: Mapping[str, Any], gaps: Gaps) -> dict[str, Any]:
+    """Describe several transforms, without places that hold None.
+
+    Args:
+        places: The transforms, by place.
+        gaps: Collector at their place in the record. Receives a gap for everything that is not described completely.
+    """
+    return {name: describe_pipeline(value, gaps.at(name)) for name, value in places.items() if value is not None}
 
 
 def transforms_of(owner: object) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from lightning_dtool._version import __version__
 from lightning_dtool.capture.classes import add_class_gaps
 from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.capture.config import capture_config
-from lightning_dtool.capture.data import REPEATABLE, capture_data, order_is_known, training_datasets
+from lightning_dtool.capture.data import REPEATABLE, capture_data, order_is_known
+from lightning_dtool.capture.data_identity import training_datasets
 from lightning_dtool.capture.environment import capture_environment, requirements
 from lightning_dtool.capture.libraries import distribution_of, model_libraries
 from lightning_dtool.capture.loaders import flat_loaders

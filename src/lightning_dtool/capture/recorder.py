@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_dtool.capture.changes import ChangeList
 from lightning_dtool.capture.code import collect_code, project_modules_changed
-from lightning_dtool.capture.data import foreign_training_data, training_datasets, warn_about_foreign_data
+from lightning_dtool.capture.data_identity import foreign_data_message, foreign_training_data, training_datasets
 from lightning_dtool.capture.ended_runs import remember_run
 from lightning_dtool.capture.history import History
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
@@ -106,7 +106,7 @@ class Recorder:
         if self._observed is None:  # `describe` tries again and raises the error
             return
         data = self._observed.data
-        message = self._gaps.at("data").observe(lambda: warn_about_foreign_data(data), None)
+        message = self._gaps.at("data").observe(lambda: foreign_data_message(data), None)
         if message:
             warnings.warn(message, ProvenanceWarning, stacklevel=3)
         self._warn_about_secrets()

@@ -289,6 +289,19 @@ def _encoded_by_name(values: Mapping[str, Any], writer: "Writer", gaps: Gaps) ->
     return {as_text(name): writer.encode(value, gaps.at(name)) for name, value in values.items()}
 
 
+def attribute(value: Any, name: str) -> Any:
+    """Return an attribute of an object. None if it has no such attribute, or if reading it raises.
+
+    Args:
+        value: Any object. Its `__getattr__` and properties may run.
+        name: The attribute.
+    """
+    try:
+        return getattr(value, name, None)
+    except Exception:  # a user's code may raise anything
+        return None
+
+
 def attributes_of(value: Any) -> dict[str, Any] | None:
     """Return an object's attributes by name, without the bookkeeping of an `nn.Module` and of Lightning.
 
