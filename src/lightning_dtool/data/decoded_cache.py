@@ -1,7 +1,6 @@
 """The cache of decoded images in a memory-mapped file, so that later epochs and runs need not decode them."""
 
 import base64
-import contextlib
 import hashlib
 import json
 import logging
@@ -9,17 +8,17 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
-from filelock import FileLock
 from PIL import Image, features
 from PIL.TiffImagePlugin import IFDRational
 
 from lightning_dtool._version import __version__
+from lightning_dtool.store.locking import locked
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +95,8 @@ class DecodedImages:
         if self.open():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path.with_suffix(".lock")):
+        # The lock only saves duplicate work: each process writes a temporary file of its own.
+        with locked(self.path.with_suffix(".lock")):
             if self.open():
                 return
             temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}")
@@ -281,16 +281,3 @@ def _restored(value: Any) -> Any:
     if tag == "tuple":
         return tuple(_restored(entry) for entry in content)
     return {_restored(key): _restored(entry) for key, entry in content}
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Run the block in one process at a time, or without a lock if the file system has none."""
-    lock = FileLock(path)
-    # The lock only saves duplicate work: each process writes a temporary file of its own.
-    with contextlib.suppress(OSError, NotImplementedError):
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

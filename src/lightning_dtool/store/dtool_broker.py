@@ -1,13 +1,17 @@
 """A broker that wraps any of dtool's storage brokers and uses only dtool's interface."""
 
+import contextlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from lightning_dtool.store.broker import Broker, Hasher
 from lightning_dtool.store.digest import CHUNK
 from lightning_dtool.store.item import Item
+from lightning_dtool.store.locking import locked
+
+_SECONDS_TO_WAIT = 600
 
 
 def dtool_cache_directory() -> Path:
@@ -148,8 +152,21 @@ class DtoolBroker(Broker):
 
     def download(self, item: Item, destination: BinaryIO) -> None:
         """Write an item's content to a file object. It comes from dtool's own cache, which dtool does not verify."""
-        with open(self._broker.get_item_abspath(item.identifier), "rb") as source:
+        with self._alone(item):
+            path = self._broker.get_item_abspath(item.identifier)
+        with open(path, "rb") as source:
             shutil.copyfileobj(source, destination, CHUNK)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _alone(item: Item) -> Iterator[None]:
+        """Keep other processes and threads from fetching the same item: dtool gives all of them one temporary file."""
+        folder = dtool_cache_directory() / "lightning-dtool" / "locks"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        # A few files for all items, because they are not removed.
+        with locked(folder / f"{item.identifier[:2]}.lock", timeout=_SECONDS_TO_WAIT):
+            yield
 
     def forget(self, item: Item) -> None:
         """Drop the copy of an item in dtool's own cache."""

@@ -267,9 +267,10 @@ class DatasetMetadata:
 
     @cached_property
     def _manifest(self) -> Manifest:
+        broker = self._broker  # a store that is gone is no manifest that is missing
         try:
             with store_errors(self._uri, "read the manifest"):
-                content = self._broker.get_manifest()
+                content = broker.get_manifest()
         except StoreError as exc:
             if exc.kind == "absent":
                 raise CorruptDatasetError(
