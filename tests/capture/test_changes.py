@@ -1,6 +1,7 @@
 """What changed after training began: each checkpoint's record is true of that checkpoint, and lists the changes."""
 
 import random
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -628,6 +629,39 @@ def test_a_loss_that_is_replaced_is_observed_again(tmp_path: Path, hook: str) ->
     # The operations of the first batch with the new loss.
     assert not any("NllLoss" in operation for operation in found[2].loss.operations)
     assert [gap.fact for gap in found[2].gaps if gap.fact.startswith("loss")] == []
+
+
+def halved(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
+    return self.share * torch.nn.functional.multi_margin_loss(self(batch[0]), batch[1])
+
+
+def assign_a_step(trainer: L.Trainer, module: Any) -> None:
+    module.share = 0.5
+    module.training_step = types.MethodType(halved, module)
+
+
+@pytest.mark.parametrize("hook", ["start", "end"])
+def test_a_training_step_that_is_replaced_is_observed_again(tmp_path: Path, hook: str) -> None:
+    found = records(tmp_path, Criterion(), At(assign_a_step, hook=hook))
+    steps = [(record.loss.training_step or "").partition("(")[0] for record in found]
+    assert steps == ["def training_step", "def halved", "def halved"]
+    assert [record.loss.constants for record in found[1:]] == [{"self.share": 0.5}] * 2
+    assert "loss.training_step" in facts(found[1])
+    # Until the next epoch begins, the calls are those of the step before.
+    gaps = [{gap.fact for gap in record.gaps if gap.fact.startswith("loss")} for record in found]
+    assert gaps == [set(), {"loss.calls", "loss.operations"} if hook == "end" else set(), set()]
+    assert [call.name.rpartition(":")[2] for call in found[2].loss.calls] == ["multi_margin_loss"]
+    assert any("MultiMargin" in operation for operation in found[2].loss.operations)
+
+
+def test_a_training_step_that_is_assigned_to_the_object_is_recorded(tmp_path: Path) -> None:
+    module = Criterion()
+    assign_a_step(L.Trainer(logger=False, enable_checkpointing=False), module)
+    record = records(tmp_path, module)[0]
+    assert (record.loss.training_step or "").startswith("def halved")
+    assert record.loss.constants == {"self.share": 0.5}
+    assert [call.name for call in record.loss.calls] == ["torch.nn.functional:multi_margin_loss"]
+    assert [gap.fact for gap in record.gaps if gap.fact.startswith("loss")] == []
 
 
 # -- the list -------------------------------------------------------------------------------------

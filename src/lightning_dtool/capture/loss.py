@@ -36,6 +36,7 @@ from lightning_dtool.capture.loss_code import (
     functions_running,
     place_of,
     takes_pair,
+    training_step_of,
 )
 from lightning_dtool.capture.loss_graph import (
     MAX_CALLS,
@@ -199,14 +200,10 @@ class LossObserver:
             for number, graph in enumerate(self._graphs, 1)
             for operation in graph
         ]
-        step = recorded_source(type(module).training_step, gaps.at("loss.training_step"))
-        if step is None:
-            reason, remedy = "the source code of the method is not available", "define the class in a file"
-            gaps.at("loss.training_step").add(reason, remedy)
         return Loss(
             calls=calls,
             operations=operations,
-            training_step=step,
+            training_step=source_of_training_step(module, gaps),
             constants=self._constants,
         )
 
@@ -385,6 +382,20 @@ class LossObserver:
             yield
         except Exception as error:
             self._gaps.at(fact).add_error(error)
+
+
+def source_of_training_step(module: LightningModule, gaps: Gaps) -> str | None:
+    """Return the source code of `training_step`.
+
+    Args:
+        module: The LightningModule.
+        gaps: Receives a gap if the source is not available or not complete.
+    """
+    source = recorded_source(training_step_of(module), gaps.at("loss.training_step"))
+    if source is None:
+        reason, remedy = "the source code of the method is not available", "define the class in a file"
+        gaps.at("loss.training_step").add(reason, remedy)
+    return source
 
 
 class _Mode(TorchFunctionMode):

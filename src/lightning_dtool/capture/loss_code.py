@@ -47,10 +47,28 @@ _CALL = torch.nn.Module._call_impl.__code__
 """The code through which every module is called."""
 
 
+def training_step_of(module: LightningModule) -> Any:
+    """Return the function that the Trainer calls as `training_step`: that of the class, or one assigned to the object.
+
+    Args:
+        module: The LightningModule.
+    """
+    step = vars(module).get("training_step", type(module).training_step)
+    while isinstance(step, functools.partial):
+        step = step.func
+    step = inspect.unwrap(step)
+    return getattr(step, "__func__", step)
+
+
 def code_of(module: LightningModule) -> set[types.CodeType]:
-    """Return the code of all methods that the user wrote in the class of a LightningModule, and of their closures."""
+    """Return the code of all methods that the user wrote in the class of a LightningModule, and of their closures.
+
+    A `training_step` that is assigned to the object is one of them.
+    """
     found: set[types.CodeType] = set()
-    waiting = [
+    step = training_step_of(module)
+    waiting = [step.__code__] if isinstance(step, types.FunctionType) else []
+    waiting += [
         function.__code__
         for base in type(module).__mro__
         if base.__module__.partition(".")[0] not in (*LIBRARIES, "builtins")
@@ -304,7 +322,7 @@ def constants_read(module: LightningModule, gaps: Gaps) -> dict[str, Any]:
 
 def _reachable(module: LightningModule) -> Iterator[tuple[types.FunctionType, LightningModule | None]]:
     """Yield `training_step`, and the user's methods and functions that it calls by name, directly or indirectly."""
-    waiting: list[tuple[Any, LightningModule | None]] = [(type(module).training_step, module)]
+    waiting: list[tuple[Any, LightningModule | None]] = [(training_step_of(module), module)]
     seen: set[int] = set()
     while waiting and len(seen) < _MAX_FUNCTIONS:
         found, owner = waiting.pop()

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_dtool.capture.loss import LossObserver
-from lightning_dtool.capture.loss_code import constants_read
+from lightning_dtool.capture.loss import LossObserver, source_of_training_step
+from lightning_dtool.capture.loss_code import constants_read, training_step_of
 from lightning_dtool.capture.loss_settings import loss_settings
 from lightning_dtool.capture.tokens import Token, TokenWalk
 from lightning_dtool.random_states import random_states_kept
@@ -33,6 +33,7 @@ class LossWatch:
         self._token: Token = None
         self._has_changed = False
         self._settings: list[_Settings] = []
+        self._step: Any = None
         self.loss: Loss | None = None
         """The loss as it is now. None before the first batch."""
 
@@ -75,6 +76,7 @@ class LossWatch:
         self._gaps = gaps
         if self.loss is not None:
             loss = self.loss
+            self._step = training_step_of(self._module)
             self._settings = gaps.at("loss").observe(lambda: self._present_settings(loss, Gaps()), [])
             self._token = gaps.at("loss").observe(lambda: self._token_of(loss), None)
 
@@ -101,6 +103,7 @@ class LossWatch:
     def _token_of(self, loss: Loss) -> Token:
         walk = TokenWalk()
         return (
+            id(training_step_of(self._module)),  # the one before is kept, so that its id is not used again
             [_module_token(walk, _held(self._module, call)) for call in loss.calls],
             [walk.token(value) for value in self._constants(loss)],
         )
@@ -136,8 +139,16 @@ class LossWatch:
             calls.append(_with_settings(call, before, after, gaps.at(f"loss.calls[{index}]")))
         constants = gaps.at("loss.constants").observe(lambda: constants_read(self._module, gaps), loss.constants)
         self._settings = now
+        updates: dict[str, Any] = {"calls": calls, "constants": constants}
+        step = training_step_of(self._module)
+        if step is not self._step:
+            self._step = step
+            updates["training_step"] = source_of_training_step(self._module, gaps)
+            reason = "training_step was replaced after they were observed"
+            for part in ("calls", "operations"):
+                gaps.at(f"loss.{part}").add(reason, "see `changes`, and the record of the next epoch")
         self._gaps.include(gaps)
-        return loss.model_copy(update={"calls": calls, "constants": constants})
+        return loss.model_copy(update=updates)
 
 
 def _module_token(walk: TokenWalk, module: torch.nn.Module | None) -> Token:
