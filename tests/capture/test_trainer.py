@@ -130,6 +130,35 @@ class Derived(Keeps):
         self.more = more
 
 
+class Several(L.Callback):
+    def __init__(self, *names: str, **options: Any) -> None:
+        self.names = names
+        self.options = options
+
+
+class Passes(Keeps):
+    def __init__(self, *names: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class Loses(L.Callback):
+    def __init__(self, *names: str, **options: Any) -> None:
+        self.first = names[0]
+
+
+def test_parameters_that_take_any_number_of_values_are_recorded_or_a_gap(tmp_path: Path) -> None:
+    watch = observed(tmp_path, Several("a", "b", width=2), Passes("c", rate=0.25), Loses("d", width=3))
+    found = {part.class_path.rpartition(":")[2]: part.settings for part in watch.found.callbacks}
+    assert found["Several"] == {"names": {"type": "builtins:tuple", "value": ["a", "b"]}, "options": {"width": 2}}
+    assert found["Passes"] == {"rate": 0.25, "api_key": "", "hook": None}
+    assert found["Loses"] == {}
+    places = {part.class_path.rpartition(":")[2]: i for i, part in enumerate(watch.found.callbacks)}
+    reasons = {gap.fact: gap.reason for gap in watch.gaps}
+    assert f"trainer.callbacks[{places['Several']}].settings" not in reasons
+    assert f"trainer.callbacks[{places['Passes']}].settings" not in reasons
+    assert reasons[f"trainer.callbacks[{places['Loses']}].settings"].endswith(": names, options")
+
+
 def test_callbacks_are_recorded_with_their_settings(tmp_path: Path) -> None:
     watch = observed(
         tmp_path,

@@ -254,36 +254,38 @@ def _constructed(part: object) -> tuple[dict[str, Any], list[str]]:
     attributes = getattr(part, "__dict__", {})
     kept: dict[str, Any] = {}
     missing: list[str] = []
-    for name, private in _parameters(type(part)):  # type: ignore[arg-type]
+    for name, private, passed_on in _parameters(type(part)):  # type: ignore[arg-type]
         if name in attributes:
             kept[name] = attributes[name]
         elif private in attributes:
             kept[name] = attributes[private]
-        else:
+        elif not passed_on:
             missing.append(name)
     return kept, missing
 
 
 @functools.lru_cache(maxsize=1000)
-def _parameters(cls: Any) -> tuple[tuple[str, str], ...]:
+def _parameters(cls: Any) -> tuple[tuple[str, str, bool], ...]:
     """Return the names of a constructor's parameters, and of private attributes that may keep them.
 
-    With `**kwargs`, return those of the base class, too.
+    The third entry says whether a base class may receive the values of the parameter. With `**kwargs`, the parameters
+    of the base class follow.
     """
-    return tuple((name, f"_{name}") for name in _parameters_of(cls))
+    return tuple((name, f"_{name}", passed_on) for name, passed_on in _parameters_of(cls))
 
 
-def _parameters_of(cls: type) -> Iterator[str]:
+def _parameters_of(cls: type) -> Iterator[tuple[str, bool]]:
     seen = set(_NOT_SETTINGS)
-    for base in cls.__mro__:
-        if "__init__" not in vars(base) or base is object:
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+    constructors = [vars(base)["__init__"] for base in cls.__mro__ if base is not object and "__init__" in vars(base)]
+    for index, constructor in enumerate(constructors):
+        parameters = inspect.signature(constructor).parameters.values()
+        passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         for parameter in parameters:
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and parameter.name not in seen:
+            if parameter.name not in seen:
                 seen.add(parameter.name)
-                yield parameter.name
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+                yield parameter.name, several and passes_on and index + 1 < len(constructors)
+        if not passes_on:
             return
 
 
