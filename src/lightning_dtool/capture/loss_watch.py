@@ -145,8 +145,8 @@ class LossWatch:
             self._step = step
             updates["training_step"] = source_of_training_step(self._module, gaps)
             reason = "training_step was replaced after they were observed"
-            for part in ("calls", "operations"):
-                gaps.at(f"loss.{part}").add(reason, "see `changes`, and the record of the next epoch")
+            for place in (gaps.at("loss.calls"), gaps.at("loss.operations")):
+                place.add(reason, "see `changes`, and the record of the next epoch")
         self._gaps.include(gaps)
         return loss.model_copy(update=updates)
 
