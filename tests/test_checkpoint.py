@@ -4,6 +4,7 @@ import datetime
 import os
 import subprocess
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +331,13 @@ def test_an_argument_that_the_record_cannot_build_is_not_replaced_by_its_default
         checkpoint.load_module()
     assert checkpoint.load_module(act=torch.tanh).act is torch.tanh
     assert checkpoint.load_module(trust_source=True).act is torch.tanh
+
+
+def test_a_file_of_lists_that_hold_one_another_is_observed_in_no_time(tmp_path: Path) -> None:
+    everything: list[Any] = [torch.ones(3)]
+    for _ in range(12):
+        everything = [everything] * 1000
+    torch.save(everything, tmp_path / "x.pt")
+    before = time.monotonic()
+    torch.load(tmp_path / "x.pt")
+    assert time.monotonic() - before < 10

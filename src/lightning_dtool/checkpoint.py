@@ -14,7 +14,7 @@ from lightning_dtool._public import public
 from lightning_dtool.errors import UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.loading import modules
-from lightning_dtool.loading.building import Built, warn_of_differences
+from lightning_dtool.loading.building import Built, listed, warn_of_differences
 from lightning_dtool.loading.opening import require_checkpoint
 from lightning_dtool.loading.weights import load_safely, state_dict_of, unread
 from lightning_dtool.record import Provenance, from_json
@@ -24,9 +24,6 @@ from lightning_dtool.store.verified import Mark, mark
 watch.install()
 
 T = TypeVar("T", bound="DtoolModelMixin")
-
-_MAX_NAMED = 10
-"""The largest number of keys or objects that a message names."""
 
 _verified: set[tuple[str, Mark]] = set()
 """Files that this process has verified, so that a large file is hashed only once."""
@@ -270,7 +267,7 @@ def build_to_run(
 
 def _listed(refused: Mapping[str, str]) -> str:
     """Return objects that were not made as text: `lr (numpy.float64), config (train.Config)`."""
-    return ", ".join(f"{place} ({name})" for place, name in sorted(refused.items())[:_MAX_NAMED])
+    return listed([f"{place} ({name})" for place, name in sorted(refused.items())])
 
 
 @public

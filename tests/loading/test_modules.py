@@ -671,10 +671,15 @@ def test_other_files_are_typed_errors(tmp_path: Path) -> None:
     (tmp_path / "empty.ckpt").write_bytes(b"")
     torch.save({**checkpoint.load(), "pytorch-lightning_version": "none"}, tmp_path / "version.ckpt")
     torch.save({**checkpoint.load(), "state_dict": {1: torch.ones(2), None: 3}}, tmp_path / "keys.ckpt")
-    names = ("list.ckpt", "odd.ckpt", "pickle.ckpt", "empty.ckpt", "version.ckpt", "keys.ckpt")
-    for name in names:
+    torch.save({**checkpoint.load(), "state_dict": {"k" * 10**6: torch.ones(2)}}, tmp_path / "long.ckpt")
+    forms = {"hparams_name": (["lr"], {}, 3, torch.ones(2)), "hparams_type": (3, [dict], torch.ones(2), torch.float32)}
+    for key, values in forms.items():
+        for number, value in enumerate(values):
+            torch.save({**checkpoint.load(), key: value}, tmp_path / f"{key}-{number}.ckpt")
+    for name in sorted(path.name for path in tmp_path.glob("*.ckpt")):
         odd = with_file(checkpoint, tmp_path / name)
         for options in ({}, {"weights_only": False}):
             with pytest.raises(LightningDtoolError) as caught:
                 odd.load_module(**options)
             assert caught.value.uri == odd.uri
+            assert len(str(caught.value)) < 2000

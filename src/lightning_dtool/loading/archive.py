@@ -9,6 +9,19 @@ from pathlib import Path
 import torch
 
 
+def is_compressed(path: Path) -> bool:
+    """Return True for a zip file with compressed entries, which may be a zip bomb. Torch writes none.
+
+    Args:
+        path: The file.
+    """
+    try:
+        with zipfile.ZipFile(path) as opened:
+            return any(entry.compress_type != zipfile.ZIP_STORED for entry in opened.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
 class Archive:
     """The file, open for reading. Each method raises `pickle.UnpicklingError` for a file that torch did not write.
 

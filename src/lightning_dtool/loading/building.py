@@ -29,6 +29,9 @@ _INSTANTIATORS = ("lightning.pytorch.cli.instantiate_module",)
 MAX_NAMED = 10
 """The largest number of names in a message."""
 
+_LONGEST_NAME = 100
+"""The longest name in a message."""
+
 _LONGEST = 600
 """The longest message of another error that is repeated in a message."""
 
@@ -126,16 +129,40 @@ def warn_of_differences(built: Built, uri: str, stacklevel: int) -> None:
         )
 
 
+def argument_for_all(checkpoint: Mapping[str, Any], uri: str) -> str | None:
+    """Return the name of the argument in which the constructor takes all hyperparameters, or None.
+
+    Args:
+        checkpoint: The content of the file.
+        uri: The dataset's URI, for errors.
+
+    Raises:
+        ModuleLoadError: If the file gives something else than a name.
+    """
+    key = LightningModule.CHECKPOINT_HYPER_PARAMS_NAME
+    name = checkpoint.get(key)
+    if name is not None and not isinstance(name, str):
+        raise ModuleLoadError(
+            f"its {key} is a {type(name).__name__}, expected the name of an argument. {_REMEDY}", uri=uri
+        )
+    return name
+
+
 def listed(names: Sequence[object]) -> str:
     """Return names, which may be any keys of a file, as a text that is not too long."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(map(str, names[:MAX_NAMED])) + more
+    return ", ".join(shortened(str(name), _LONGEST_NAME) for name in names[:MAX_NAMED]) + more
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text, or its beginning if it is longer than allowed."""
+    return text if len(text) <= length else f"{text[:length]} …"
 
 
 def shown(error: BaseException) -> str:
     """Return another package's error as one line that is not too long."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:_LONGEST]}{' …' if len(text) > _LONGEST else ''}".removesuffix(": ")
+    return f"{type(error).__name__}: {shortened(text, _LONGEST)}".removesuffix(": ")
 
 
 def _made(
@@ -153,7 +180,7 @@ def _made(
     names = [parameter.name for parameter in named]
     saved = _saved(cls, checkpoint, uri)
     # A constructor may take all hyperparameters in one mapping.
-    whole = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME)
+    whole = argument_for_all(checkpoint, uri)
     in_one = bool(whole) and whole in names
     unknown = [name for name in overrides if name not in names and name not in saved]
     if unknown and not any_keyword and not in_one:
@@ -198,16 +225,25 @@ def _saved(cls: type[LightningModule], checkpoint: Mapping[str, Any], uri: str) 
         values = checkpoint.get(key, {})
         if not isinstance(values, Mapping):
             raise ModuleLoadError(
-                f"its {key} are {type(values).__name__}, expected a mapping of names to values. Pass the class and all"
-                " arguments of its constructor: load_module(cls=..., ...).",
+                f"its {key} are {type(values).__name__}, expected a mapping of names to values. {_REMEDY}",
                 uri=uri,
             )
         saved.update(values)
     # The type of an OmegaConf configuration; older versions of Lightning saved its name.
     kind = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_TYPE)
-    if kind:
-        saved = AttributeDict(saved) if isinstance(kind, str) else kind(saved)
-    return saved
+    if kind is None:
+        return saved
+    try:
+        return AttributeDict(saved) if isinstance(kind, str) else kind(saved)
+    except Exception as error:  # it may be anything
+        raise ModuleLoadError(
+            f"its hyperparameters cannot be made a {listed([kind])}, which it says that they were: {shown(error)}."
+            f" {_REMEDY}",
+            uri=uri,
+        ) from error
+
+
+_REMEDY = "Pass the class and all arguments of its constructor: load_module(cls=..., ...)."
 
 
 def _by_cli(cls: type[LightningModule], instantiator: Any, arguments: dict[str, Any], uri: str) -> LightningModule:

@@ -150,9 +150,16 @@ def _bytearray(content: bytes = b"") -> bytearray:
 
 
 def _fraction(*parts: Any) -> fractions.Fraction:
-    if any("e" in part.lower() for part in parts if isinstance(part, str)):  # 1e999999999 has a billion digits
+    # 1e999999999 has a billion digits.
+    if any("e" in str(part).lower() for part in parts if isinstance(part, str | decimal.Decimal)):
         raise pickle.UnpicklingError("a fraction has an exponent")
     return fractions.Fraction(*parts)
+
+
+def _attribute_dict(*content: Any) -> AttributeDict:
+    if any(type(part) is not dict for part in content):  # a pair of it could be a range of any size
+        raise pickle.UnpicklingError("an AttributeDict is made from something other than a dict")
+    return AttributeDict(*content)
 
 
 def _numpy_dtype(code: str, *_: object) -> np.dtype[Any]:
@@ -187,7 +194,7 @@ MAKERS: Final[dict[str, Callable[..., Any]]] = {
     "datetime.timezone": datetime.timezone,
     "decimal.Decimal": decimal.Decimal,
     "fractions.Fraction": _fraction,
-    "lightning.fabric.utilities.data.AttributeDict": AttributeDict,
+    "lightning.fabric.utilities.data.AttributeDict": _attribute_dict,
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy.dtype": _numpy_dtype,

@@ -20,8 +20,9 @@ from lightning_dtool.errors import (
     ProvenanceWarning,
     UnsafeCheckpointError,
 )
+from lightning_dtool.loading.archive import is_compressed
 from lightning_dtool.loading.arguments import is_namespace, recorded_arguments, warn_of_defaults
-from lightning_dtool.loading.building import MAX_NAMED, Built, build, shown
+from lightning_dtool.loading.building import MAX_NAMED, Built, argument_for_all, build, listed, shown
 from lightning_dtool.loading.own_loader import has_own_loader, load_by_class, written_again
 from lightning_dtool.loading.recorded_source import import_class, import_object, objects_from_source
 from lightning_dtool.loading.weights import load_safely, names_within, read_checkpoint, unknown_names, unread
@@ -103,7 +104,7 @@ def load_module(
         ) from error
     hyperparameters = checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_KEY)
     saved = hyperparameters if isinstance(hyperparameters, Mapping) else {}
-    whole = checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_NAME)
+    whole = argument_for_all(checkpoint, source.uri)
     given = {*saved, *overrides, whole}
     recorded = recorded_arguments(source.record, found, given, trust_source)
     warn_of_defaults(recorded.missing, found, source.uri, stacklevel=stacklevel + 1)
@@ -276,7 +277,7 @@ def _safe_content(
 
 
 def _refusal(source: Source, refused: Mapping[str, str], names: set[str], trust_source: bool) -> str:
-    named = ", ".join(f"{place} ({name})" for place, name in sorted(refused.items())[:MAX_NAMED])
+    named = listed([f"{place} ({name})" for place, name in sorted(refused.items())])
     prefix = f"{LightningModule.CHECKPOINT_HYPER_PARAMS_KEY}."
     arguments = sorted({place.removeprefix(prefix).partition(".")[0] for place in refused if place.startswith(prefix)})
     remedies = []
@@ -319,6 +320,8 @@ def _by_class(
 
 
 def _loads_safely(path: Path) -> bool:
+    if is_compressed(path):
+        return False
     try:
         torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception:  # the content may be anything

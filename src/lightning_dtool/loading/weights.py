@@ -20,7 +20,8 @@ import torch
 from torch.serialization import default_restore_location
 
 from lightning_dtool.errors import LightningDtoolError, ModuleLoadError, NotACheckpointError, UnsafeCheckpointError
-from lightning_dtool.loading.archive import Archive
+from lightning_dtool.loading.archive import Archive, is_compressed
+from lightning_dtool.loading.bounds import check_bounds
 from lightning_dtool.loading.makers import ATTRIBUTES, CONSTANTS, MAKERS, MAPPINGS, STORAGE_DTYPES, Storage
 
 MapLocation = Any
@@ -76,12 +77,17 @@ def load_safely(path: Path, *, map_location: MapLocation = "cpu", mmap: bool = T
         uri: The dataset's URI, for errors.
 
     Raises:
-        UnsafeCheckpointError: If neither can read the file.
+        UnsafeCheckpointError: If neither can read the file, or it stands for much more than it can hold.
     """
+    if is_compressed(path):  # torch would unpack any size
+        return read_checkpoint(path, map_location=map_location, mmap=mmap, uri=uri)
     try:
-        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+        loaded = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except Exception:  # the content may be anything
         return read_checkpoint(path, map_location=map_location, mmap=mmap, uri=uri)
+    with _refusing(path, uri):
+        check_bounds(loaded, path.stat().st_size)
+    return loaded
 
 
 def state_dict_of(checkpoint: Any, uri: str) -> Mapping[str, Any]:
@@ -132,7 +138,9 @@ def read_checkpoint(
             format, or its tensors do not fit their storages.
     """
     with _refusing(path, uri), Archive(path, mmap) as archive:
-        return _Reader(archive, map_location, known or {}, uri).load()
+        content = _Reader(archive, map_location, known or {}, uri).load()
+        check_bounds(content, path.stat().st_size)
+        return content
 
 
 def unknown_names(path: Path, uri: str | None = None) -> set[str]:
@@ -164,6 +172,25 @@ def _refusing(path: Path, uri: str | None) -> Iterator[None]:
             uri=uri,
             path=path,
         ) from error
+
+
+def check_objects(content: Any, path: Path, uri: str) -> None:
+    """Raise an error if objects that were not made say so much that it cannot be compared.
+
+    Args:
+        content: The result of `load_safely`, or parts of it.
+        path: The file.
+        uri: The dataset's URI, for errors.
+
+    Raises:
+        UnsafeCheckpointError: If they do.
+    """
+    with _refusing(path, uri):
+        check_bounds(content, path.stat().st_size, (Mapping, list, tuple), _DEPTH_OF_OBJECTS)
+
+
+_DEPTH_OF_OBJECTS = 20
+"""The depth to which objects are compared. Their parts often refer back to them, so there is no end."""
 
 
 def unread(value: Any) -> dict[str, str]:
@@ -306,7 +333,8 @@ class _Reader(_Unpickler):  # type: ignore[misc]
             return self._typed(*arguments)
         maker = MAKERS.get(function.name)
         # What is made from an object that was not made is not known either: `Unread` is a mapping, and would be copied.
-        if maker is None or any(isinstance(argument, Unread) for argument in arguments):
+        # A container of the numbers of a range could be of any size.
+        if maker is None or any(isinstance(argument, Unread | range) for argument in arguments):
             return Unread(function.name, arguments)
         try:
             return maker(*arguments)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_dtool._public import public
 from lightning_dtool.checkpoint import DtoolCheckpoint
-from lightning_dtool.loading.weights import load_safely, state_dict_of
+from lightning_dtool.loading.weights import check_objects, load_safely, state_dict_of
 from lightning_dtool.reproduction.content import read_content
 from lightning_dtool.reproduction.epochs import compare_metrics, compare_order, first_difference
 from lightning_dtool.reproduction.weights import compare_weights
@@ -43,7 +43,8 @@ def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str]) -> Com
         DatasetNotFoundError: If a dataset does not exist.
         NotACheckpointError: If a dataset is not a checkpoint.
         VerificationError: If content differs from its hashes.
-        UnsafeCheckpointError: If a checkpoint is not a file as `torch.save` writes it.
+        UnsafeCheckpointError: If a checkpoint is not a file as `torch.save` writes it, or stands for much more than it
+            can hold.
 
     Example:
         ```python
@@ -55,6 +56,10 @@ def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str]) -> Com
     """
     a, b = DtoolCheckpoint.from_uri(uri_a), DtoolCheckpoint.from_uri(uri_b)
     one, two = (load_safely(checkpoint.path, uri=checkpoint.uri) for checkpoint in (a, b))
+    for checkpoint, found in ((a, one), (b, two)):
+        state_dict = state_dict_of(found, checkpoint.uri)
+        states = (state_dict, found.get("optimizer_states"), found.get("lr_schedulers"))
+        check_objects(states, checkpoint.path, checkpoint.uri)
     contents = (read_content(a.dataset), read_content(b.dataset))
     return Comparison(
         uri_a=a.uri,

@@ -194,13 +194,13 @@ def _observed_load(original: Callable[..., Any]) -> Callable[..., Any]:
         with contextlib.suppress(Exception):
             # Lightning's tuner puts back what it has saved itself.
             if not getattr(_thread, "unobserved", False) and not is_tuner_checkpoint(next(reversed(_recent), "")):
-                _note_loaded(result, 0)
+                _note_loaded(result, 0, set())
         return result
 
     return load
 
 
-def _note_loaded(value: Any, depth: int) -> None:
+def _note_loaded(value: Any, depth: int, seen: set[int]) -> None:
     import torch
 
     if type(value) in (torch.Tensor, torch.nn.Parameter):
@@ -208,10 +208,11 @@ def _note_loaded(value: Any, depth: int) -> None:
             sample = sample_of(value).clone()
             key = (tuple(value.shape), value.dtype, sample.contiguous().view(torch.uint8).numpy().tobytes())
             _keep(_loaded, key, sample, _MAX_LOADED)
-    elif isinstance(value, dict | list | tuple) and depth < _MAX_DEPTH:
+    elif isinstance(value, dict | list | tuple) and depth < _MAX_DEPTH and id(value) not in seen:
+        seen.add(id(value))  # lists that hold one another many times over would take forever
         for item in list(value.values() if isinstance(value, dict) else value)[:_MAX_LOADED]:
             if isinstance(item, torch.Tensor | dict | list | tuple):
-                _note_loaded(item, depth + 1)
+                _note_loaded(item, depth + 1, seen)
 
 
 def _keep(table: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
