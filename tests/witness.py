@@ -7,13 +7,16 @@ part of the record (each optimizer), in order. The witness uses nothing of the p
 import enum
 import hashlib
 import inspect
+import json
 import os
+import struct
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dtoolcore
 import lightning as L
 import torch
 import torchmetrics
@@ -160,8 +163,10 @@ def step_of(module: L.LightningModule) -> Any:
     return vars(module).get("training_step", type(module).training_step)
 
 
-def content_of(data: Any) -> str:
-    """Return a digest of the tensors of a dataset."""
+def content_of(data: Any) -> str | None:
+    """Return a digest of the tensors of a dataset. None if it holds no tensors."""
+    if not hasattr(data, "tensors"):
+        return None
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in data.tensors)).hexdigest()
 
 
@@ -384,6 +389,54 @@ def held(t: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) ->
         "MetricObject.settings": [
             {name: plain(getattr(found, name)) for name in ("nan_strategy", "state_name")} for _, found in metrics
         ],
+    }
+
+
+def reference_of(uri: str) -> dict[str, str]:
+    """Return what identifies a dtool dataset, as dtool itself reads it."""
+    dataset = dtoolcore.DataSet.from_uri(uri)
+    items = [dataset.item_properties(identifier) for identifier in dataset.identifiers]
+    lines = [
+        json.dumps([item["relpath"], item["size_in_bytes"], item["hash"]]) + "\n"
+        for item in sorted(items, key=lambda item: item["relpath"])
+    ]
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return {"uri": dataset.uri, "uuid": dataset.uuid, "name": dataset.name, "content_digest": f"sha256:{digest}"}
+
+
+def facts_of_dtool_data(t: L.Trainer, uris: list[str], arguments: dict[str, Any]) -> Facts:
+    """Return what `held` cannot say of data from a DtoolDataModule whose vectors hold the numbers of their items.
+
+    Args:
+        t: The Trainer.
+        uris: URIs of the datasets that a record refers to, in order.
+        arguments: The arguments of the DataModule.
+    """
+    sources = [loaders_of(found)[0].dataset for found in (t.train_dataloader, t.val_dataloaders)]
+    classes = ["even", "odd"]
+    selections, targets, counts = [], [], []
+    for data in sources:
+        samples = sorted((f"{classes[label]}/{int(vector[0])}.npy", label) for vector, label in data)
+        keys = [hashlib.sha1(relpath.encode()).hexdigest() for relpath, _ in samples]
+        labels = [label for _, label in samples]
+        head = json.dumps(["<i8", [len(labels)]]) + "\n" + "\n".join(keys) + "\n"
+        content = head.encode() + struct.pack(f"<{len(labels)}q", *labels)
+        selections.append("sha256:" + hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest())
+        targets.append("sha256:" + hashlib.sha256(content).hexdigest())
+        counts.append({name: labels.count(index) for index, name in enumerate(classes)})
+    divided = {name: arguments[name] for name in ("val_split", "test_split", "seed", "stratify")}
+    references = [reference_of(uri) for uri in uris]
+    return {
+        "DataModule.arguments": [arguments],
+        "DataSource.selection_digest": selections,
+        "DataSource.targets_digest": targets,
+        "DataSource.class_counts": counts,
+        "DataSource.classes": [classes, classes],
+        "DataSource.class_to_idx": [{"even": 0, "odd": 1}] * 2,
+        "DataSource.selection": [{"part": stage, "by": "fractions", **divided} for stage in STAGES],
+        "DataSource.transforms": [{}, {}],
+        "DataSource.fingerprint_complete": [None, None],
+        **{f"DatasetReference.{name}": [each[name] for each in references] for name in references[0]},
     }
 
 
