@@ -81,21 +81,24 @@ class Look:
 def _model_token(trainer: LightningTrainer, module: LightningModule) -> Token:
     walk = TokenWalk()
     parts: list[Token] = []
+    parameters: list[torch.Tensor] = []
     for name, child in module.named_modules():
         parts.append((name, type(child)))
         kept = vars(child)
-        parts += [
-            (key, Same(value), value.requires_grad, None if is_lazy(value) else value.shape)
-            for key, value in child._parameters.items()
-            if value is not None
-        ]
+        named = {key: value for key, value in child._parameters.items() if value is not None}
+        parts += [(key, value.requires_grad, _shape(value)) for key, value in named.items()]
+        parameters += named.values()
         if child is not module and not isinstance(child, Metric):  # a metric's attributes are its state
             parts += [
                 (key, walk.token(value))
                 for key, value in kept.items()
                 if key not in _OF_EVERY_MODULE and isinstance(value, str | int | float | tuple | list | None)
             ]
-    return (parts, walk.token(dict(module.hparams)))
+    return (parts, Same(parameters), walk.token(dict(module.hparams)))
+
+
+def _shape(parameter: torch.Tensor) -> torch.Size | None:
+    return parameter.shape if type(parameter) is torch.nn.Parameter or not is_lazy(parameter) else None
 
 
 def _data_token(trainer: LightningTrainer, module: LightningModule) -> Token:

@@ -98,7 +98,7 @@ class LossWatch:
             self._has_changed |= self.loss != before
         if before_batch and self._has_changed:
             self._observer, self._has_changed = LossObserver(self._module), False
-        return self.loss != before
+        return self.loss is not before and self.loss != before
 
     def _token_of(self, loss: Loss) -> Token:
         walk = TokenWalk()

@@ -86,7 +86,7 @@ def optimizers_token(trainer: LightningTrainer, module: LightningModule) -> Toke
         groups = [
             (
                 [(name, walk.token(value)) for name, value in group.items() if name != "params"],
-                [Same(parameter) for parameter in group["params"]],
+                Same(group["params"]),
             )
             for group in optimizer.param_groups
         ]

@@ -27,6 +27,12 @@ _RECORDED_ELSEWHERE = frozenset({"train_transform", "eval_transform", "target_tr
 """Arguments of a DtoolDataModule that are recorded with the stages that use them."""
 
 
+_MAX_KNOWN = 1000
+
+_known: dict[type, tuple[tuple[Any, ...], list[str]]] = {}
+"""The attributes of the latest object of a class, and those with names of transforms: at each save, they are needed."""
+
+
 def describe_pipeline(obj: Any, gaps: Gaps) -> Any:
     """Describe a transform, or another object that is called with a sample or a batch.
 
@@ -68,7 +74,14 @@ def transforms_of(owner: object) -> dict[str, Any]:
         The attributes by name, sorted by name.
     """
     kept = _kept(owner)
-    return {name: kept[name] for name in sorted(filter(_names_a_transform, kept)) if callable(kept[name])}
+    names = tuple(kept)
+    known = _known.get(type(owner))
+    if known is None or known[0] != names:
+        known = names, sorted(name for name in names if isinstance(name, str) and _names_a_transform(name))
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[type(owner)] = known
+    return {name: kept[name] for name in known[1] if callable(kept[name])}
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -144,5 +157,4 @@ def _kept(owner: object) -> dict[str, Any]:
     except AttributeError:
         return {}
     children = kept.get("_modules")  # where an nn.Module keeps attributes that are modules
-    both = {**kept, **children} if isinstance(children, dict) else kept
-    return {name: value for name, value in both.items() if isinstance(name, str)}
+    return {**kept, **children} if isinstance(children, dict) else kept

@@ -142,6 +142,8 @@ class Recorder:
     def _observe_changes(self, trainer: LightningTrainer, before: Observed) -> Observed:
         """Observe again what may have changed since the last look, and list what has changed."""
         parts = self._look.changed(trainer, self._module)
+        if not parts:
+            return before
         after = observe_again(before, parts, trainer, self._module)
         for part in parts:
             self._list_changes(trainer, part, getattr(before, part), getattr(after, part))
@@ -203,7 +205,7 @@ class Recorder:
         """Observe again what has changed since the last look, also the loss."""
         self._gaps.at("loss").observe(lambda: self._follow_loss(trainer, before_batch), None)
         after = self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
-        if after.model.hyperparameters != before.model.hyperparameters:
+        if after is not before and after.model.hyperparameters != before.model.hyperparameters:
             self._warn_about_secrets()
         return after
 

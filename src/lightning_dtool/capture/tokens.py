@@ -12,6 +12,7 @@ import decimal
 import enum
 import functools
 import itertools
+import operator
 import pathlib
 import types
 import uuid
@@ -70,17 +71,19 @@ _OPAQUE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, FrozenDataset
 
 
 class Same:
-    """A weak reference to an object, equal to another one as long as both refer to the same living object."""
+    """Weak references to objects. They are equal to new references to the same objects in the same order."""
 
-    __slots__ = ("_reference",)
+    __slots__ = ("_references",)
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, value: Any) -> None:
-        self._reference = weakref.ref(value)
+    def __init__(self, values: Iterable[Any]) -> None:
+        # A living object has only one plain weak reference, and a later one at the same address has another.
+        self._references = list(map(weakref.ref, values))
 
     def __eq__(self, other: object) -> bool:
-        mine = self._reference()
-        return mine is not None and isinstance(other, Same) and mine is other._reference()
+        if not isinstance(other, Same) or len(self._references) != len(other._references):
+            return False
+        return all(map(operator.is_, self._references, other._references))
 
 
 def token_of(value: Any) -> Token:
@@ -178,7 +181,7 @@ class TokenWalk:
         if family is torch.Generator:
             return (kind, value.initial_seed())
         if family is Same:
-            return Same(value)
+            return Same([value])
         if family is type(None):
             return (kind, value)
         return (kind, family.__hash__(value))  # a subclass of a plain type
@@ -229,14 +232,14 @@ class TokenWalk:
     def _of_array(self, kind: type, value: np.ndarray[Any, Any]) -> Token:
         described = (kind, value.shape, value.dtype.str)
         if value.dtype.hasobject or isinstance(value, np.memmap):
-            return (*described, Same(value))
+            return (*described, Same([value]))
         if value.nbytes <= self._array_bytes_left:
             self._array_bytes_left -= value.nbytes
             return (*described, hash(value.tobytes()))
         if value.flags.c_contiguous:
             step = value.size // _SAMPLE
-            return (*described, hash(value.reshape(-1)[:: step or 1].tobytes()), Same(value))
-        return (*described, Same(value))
+            return (*described, hash(value.reshape(-1)[:: step or 1].tobytes()), Same([value]))
+        return (*described, Same([value]))
 
     def _of_unknown(self, kind: type, value: Any) -> Token:
         # pandas keeps its arrays in an object without attributes.
@@ -244,7 +247,7 @@ class TokenWalk:
         if isinstance(arrays, list | tuple):
             return (kind, *self._of_sequence(list if isinstance(arrays, list) else tuple, arrays))
         try:
-            return (kind, Same(value))
+            return (kind, Same([value]))
         except TypeError:
             return (kind, id(value))
 
@@ -318,14 +321,22 @@ def _hash_of_plain(family: Any, value: Any) -> int | None:
 
 
 def _of_tensor(kind: type, value: torch.Tensor) -> Token:
-    shape = None if is_lazy(value) else value.shape
-    described = (kind, shape, value.dtype, str(value.device), value.requires_grad)
+    shape = value.shape if kind is torch.Tensor or not is_lazy(value) else None
+    described = (kind, shape, value.dtype, value.device, value.requires_grad)
     if shape is None or isinstance(value, torch.nn.Parameter):
         return described  # training changes the values of a parameter, and a record does not hold them
     if value.device.type == "cpu" and value.layout is torch.strided and 0 < value.nbytes <= MAX_HASHED:
         try:
-            return (*described, hash(value.detach().contiguous().view(torch.uint8).numpy().tobytes()))
+            return (*described, hash(_bytes_of(value)))
         except (RuntimeError, TypeError):  # a subclass that holds something else
             pass
     version = None if value.is_inference() else value._version
-    return (*described, Same(value), version)
+    return (*described, Same([value]), version)
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    tensor = tensor.detach() if tensor.requires_grad else tensor
+    try:
+        return tensor.numpy().tobytes()
+    except (RuntimeError, TypeError):  # a type that NumPy does not have
+        return tensor.contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,5 +1,6 @@
 """The settings of the Trainer, its callbacks and loggers, and its metrics."""
 
+import datetime
 import functools
 import inspect
 import operator
@@ -81,7 +82,8 @@ _HOOKS = (
 
 _ABSENT: Any = object()
 
-_MAY_HOLD_PARTS = (torch.nn.Module, torch.nn.Parameter, list, tuple, dict)
+_HOLD_NO_PARTS = frozenset({type(None), bool, int, float, str, bytes, datetime.timedelta, torch.device})
+"""Types of settings that hold no part of the LightningModule."""
 
 _MAX_NAMED = 1000
 """Maximum length of a list that is searched for parts of the LightningModule."""
@@ -225,7 +227,7 @@ def _with_names(kept: dict[str, Any], module: LightningModule | None) -> dict[st
 
     ModelPruning holds layers, for example. What they are is recorded with the model, and their weights change.
     """
-    if module is None or not any(isinstance(value, _MAY_HOLD_PARTS) for value in kept.values()):
+    if module is None or _HOLD_NO_PARTS.issuperset(map(type, kept.values())):
         return kept
     names = {id(part): ".".join(filter(None, ("pl_module", name))) for name, part in module.named_modules()}
     names |= {id(parameter): f"pl_module.{name}" for name, parameter in module.named_parameters()}
