@@ -328,6 +328,56 @@ def test_different_samplers_have_different_records(tmp_path: Path) -> None:
     assert of(RandomSampler(data, True, 7))["num_samples"] == 7
 
 
+class Tempered(Sampler[int]):
+    __slots__ = ("power",)
+    temperature = 1
+
+    def __init__(self, power: int) -> None:
+        self.power = power
+
+    def __iter__(self) -> Any:
+        return iter([self.temperature, self.power])
+
+
+class Scaling(DataLoader[Any]):
+    scale = 1
+    factor = 1
+
+    def __iter__(self) -> Any:
+        return (batch * self.scale * self.factor for batch in super().__iter__())
+
+
+@pytest.mark.parametrize("part", ["a slot", "a class attribute", "a list", "a loader", "the class of a loader"])
+def test_what_a_users_sampler_or_loader_holds_is_recorded(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for value in (0, 0, 1):
+        sampler: Any = [0, value] if part == "a list" else Tempered(value if part == "a slot" else 0)
+        made = Scaling(range(2), sampler=sampler)  # type: ignore[arg-type]
+        if part == "a loader":
+            made.scale = value
+        if part in ("a class attribute", "the class of a loader"):
+            owner, name = (Tempered, "temperature") if part == "a class attribute" else (Scaling, "factor")
+            monkeypatch.setattr(owner, name, value)
+        gaps = Gaps()
+        found.append(capture_loader(made, gaps))
+        assert not gaps
+    assert found[0] == found[1]
+    assert found[2] != found[0]
+
+
+def test_a_stack_of_data_names_its_parts(tmp_path: Path) -> None:
+    one, two = TensorDataset(torch.zeros(2)), TensorDataset(torch.ones(2))
+    found = [
+        [
+            (source.fingerprint, source.selection)
+            for source in observed(tmp_path, DataLoader(StackDataset(**parts))).data.stages["train"]
+        ]
+        for parts in ({"x": one, "y": two}, {"y": one, "x": two})
+    ]
+    assert [selection for _, selection in found[0]] == [{"stacked_as": "x"}, {"stacked_as": "y"}]
+    assert found[0] != found[1]
+
+
 def test_a_batch_sampler_of_the_user_is_recorded(tmp_path: Path) -> None:
     class Pairs(BatchSampler):
         def __init__(self, sampler: Any, batch_size: int, drop_last: bool, gap: int = 1) -> None:

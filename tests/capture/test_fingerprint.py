@@ -24,7 +24,7 @@ import programs
 from kit import TinyNet
 from lightning_dtool.capture import content
 from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint, holds_data
-from lightning_dtool.values.objects import has_hidden_state
+from lightning_dtool.values.attributes import has_hidden_state
 
 
 class Holder(Dataset):  # type: ignore[type-arg]

@@ -1,9 +1,11 @@
 """Recorded transforms, collate functions and hooks: their structure and source."""
 
+import functools
 import json
 import operator
 import random
 import re
+import types
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -266,3 +268,71 @@ def test_what_is_not_described_completely_stays_a_gap() -> None:
     gaps = Gaps()
     text([Kept(3), operator.methodcaller("x", 1)], gaps)
     assert [gap.fact for gap in gaps] == ["here[0]", "here[1]"]
+
+
+RATE: Any = 1
+
+
+def rated(x: Any) -> Any:
+    return x * RATE
+
+
+def rated_indirectly(x: Any) -> Any:
+    return rated(x)
+
+
+class Rated:
+    rate = 1
+
+    def __call__(self, x: Any, shift: int = 0) -> Any:
+        return rated(x) * self.rate + shift
+
+    @classmethod
+    def of_class(cls, x: Any) -> Any:
+        return x * cls.rate
+
+
+@functools.lru_cache
+def cached(x: Any) -> Any:
+    return x * RATE
+
+
+@pytest.mark.parametrize(
+    ("transform", "owner", "name"),
+    [
+        (rated_indirectly, globals(), "RATE"),
+        (cached, globals(), "RATE"),
+        (Rated(), globals(), "RATE"),
+        (Rated(), Rated, "rate"),
+        (Rated().__call__, Rated, "rate"),
+        (Rated.of_class, Rated, "rate"),
+    ],
+)
+def test_values_that_the_code_of_a_transform_uses_are_described(
+    transform: Any, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for value in (2, 2, 3, types.SimpleNamespace(rate=2), types.SimpleNamespace(rate=3)):
+        if isinstance(owner, dict):
+            monkeypatch.setitem(owner, name, value)
+        else:
+            monkeypatch.setattr(owner, name, value)
+        gaps = Gaps()
+        found.append(json.dumps(describe_pipeline(transform, gaps)))
+        assert not gaps
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
+
+
+def test_a_setting_whose_class_uses_it_is_described_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Settings:
+        def __init__(self) -> None:
+            self.rate = 2
+
+        def doubled(self) -> Any:
+            return RATE.rate * 2
+
+    monkeypatch.setitem(globals(), "RATE", Settings())
+    gaps = Gaps()
+    assert json.dumps(describe_pipeline(rated, gaps)).count("def doubled") == 1
+    assert not gaps

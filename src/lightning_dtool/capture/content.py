@@ -36,9 +36,9 @@ from lightning_dtool.capture.tables import Block, blocks_of
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.record import as_text
 from lightning_dtool.store import FrozenDataset
+from lightning_dtool.values.attributes import attributes_of, has_hidden_state
 from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_library, is_users
 from lightning_dtool.values.digests import digest_of_numbers, nbytes, state_digest
-from lightning_dtool.values.objects import attributes_of, has_hidden_state
 from lightning_dtool.values.surroundings import is_setting
 
 MAX_BYTES = 64 * 2**20

@@ -4,23 +4,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_dtool.capture.datamodule import OwnStage
 from lightning_dtool.capture.dataset_description import dtool_source, foreign_source, selection_by_positions
 from lightning_dtool.capture.fingerprint import holds_data
-from lightning_dtool.capture.loaders import capture_loader
+from lightning_dtool.capture.loaders import OF_EVERY_LOADER, capture_loader
 from lightning_dtool.capture.preprocessing import described_transforms
 from lightning_dtool.capture.reachable import reachable
 from lightning_dtool.capture.unwrapping import COMBINATIONS, unwrap
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.record import DatasetReference, DataSource, Gaps, as_text
 from lightning_dtool.store import FrozenDataset
+from lightning_dtool.values.attributes import attribute, attributes_of
 from lightning_dtool.values.definitions import class_path
-from lightning_dtool.values.objects import attribute, attributes_of
-
-_OF_A_LOADER = frozenset(vars(DataLoader[Any](TensorDataset())))
-"""The attributes of every DataLoader."""
 
 _OF_A_KNOWN_SELECTION = ("count", "selection_digest", "targets_digest", "class_counts")
 """Facts about the selected samples of a dataset."""
@@ -99,7 +96,7 @@ def _data_of_loader(loader: Any) -> dict[str, Any]:
     return {
         as_text(name): value
         for name, value in kept.items()
-        if name not in _OF_A_LOADER and not isinstance(value, Sampler) and holds_data(value)
+        if name not in OF_EVERY_LOADER and not isinstance(value, Sampler) and holds_data(value)
     }
 
 
@@ -133,9 +130,12 @@ def _from_combination(dataset: Any, innermost: Any, transforms: dict[str, Any], 
         unsure = dict.fromkeys(_OF_A_KNOWN_SELECTION)
     parts = innermost.datasets
     sources: list[DataSource] = []
-    for part in parts.values() if isinstance(parts, Mapping) else parts:
+    named = parts.items() if isinstance(parts, Mapping) else ((None, part) for part in parts)
+    for name, part in named:
         for source in _from_dataset(part, None, place.after(sources)):
-            merged = {"transforms": {**transforms, **source.transforms}}
+            merged: dict[str, Any] = {"transforms": {**transforms, **source.transforms}}
+            if name is not None:  # its name in a sample
+                merged["selection"] = {**source.selection, "stacked_as": as_text(str(name))}
             sources.append(source.model_copy(update={**merged, **unsure}))
     return sources
 

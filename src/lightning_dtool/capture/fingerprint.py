@@ -12,7 +12,7 @@ import torch
 
 from lightning_dtool.capture.content import Content, FoundError
 from lightning_dtool.capture.tables import blocks_of
-from lightning_dtool.values.objects import attributes_of, has_hidden_state
+from lightning_dtool.values.attributes import attributes_of, has_hidden_state
 
 _MAX_NAMED = 20
 """Maximum number of attributes that are named."""

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lightning_dtool.capture.preprocessing import describe_pipeline
 from lightning_dtool.capture.reachable import reachable
 from lightning_dtool.data.sampler import ResumableSampler
-from lightning_dtool.record import Gaps, Loader
-from lightning_dtool.values.definitions import class_path
+from lightning_dtool.record import Gaps, Loader, as_text
+from lightning_dtool.values.attributes import attribute, attributes_of
+from lightning_dtool.values.definitions import class_path, is_users
 from lightning_dtool.values.digests import nbytes
-from lightning_dtool.values.objects import OF_LIGHTNING, attribute
+from lightning_dtool.values.surroundings import is_setting, values_around
 
 MAX_NUMBERS = 100
 """Maximum number of numbers in one setting. If there are more, only their count and hash are recorded."""
@@ -30,6 +31,9 @@ MAX_INNER_LOADERS = 10
 
 MAX_WRAPPERS = 20
 """Maximum number of nested wrappers around a sampler."""
+
+OF_EVERY_LOADER = frozenset(vars(DataLoader[Any](TensorDataset())))
+"""The attributes of every DataLoader."""
 
 _NOT_SETTINGS = frozenset({"dataset", "data_source", "sampler", "epoch"})
 """Attributes of a sampler that are not settings."""
@@ -54,6 +58,7 @@ def capture_loader(loader: Any, gaps: Gaps) -> Loader:
         )
         if (value := getattr(loader, name, None)) is not None
     }  # fmt: skip
+    settings.update(_of_class(loader, OF_EVERY_LOADER, gaps.at("settings")))
     if own_batches:
         settings["batch_sampler"] = _sampler(batches, gaps.at("settings.batch_sampler"))
     if batches is None:
@@ -106,6 +111,16 @@ def workers_seeded(loaders: Iterable[Any], asked: bool) -> bool:
     )
 
 
+def _of_class(part: Any, known: frozenset[str], gaps: Gaps) -> dict[str, Any]:
+    """Return what a loader or a sampler of a user's class has beside the usual attributes, and what its code uses."""
+    if not is_users(type(part)):
+        return {}
+    kept = {name: value for name, value in (attributes_of(part) or {}).items() if name not in known}
+    plain = {name: value for name, value in kept.items() if is_setting(value)}
+    values = {**plain, **values_around(type(part))}
+    return {as_text(name): describe_setting(value, gaps.at(name)) for name, value in values.items()}
+
+
 def _other_loader(loader: Any, gaps: Gaps) -> Loader:
     """Describe a loader that is no DataLoader by its attributes, and by the DataLoaders inside it."""
     inner = [
@@ -156,11 +171,14 @@ def _number(obj: Any, name: str) -> int | None:
 def _sampler(sampler: Any, gaps: Gaps, depth: int = 0) -> dict[str, Any]:
     """Describe a sampler, and the samplers that it wraps, by class and settings."""
     described: dict[str, Any] = {"class_path": class_path(type(sampler))}
+    if isinstance(sampler, list | tuple):
+        return {**described, "entries": describe_setting(sampler, gaps.at("entries"))}
     if isinstance(sampler, ResumableSampler):
         kept = {name: getattr(sampler, name) for name in ("seed", "shuffle", "drop_last", "num_replicas", "rank")}
     else:
-        attributes = getattr(sampler, "__dict__", {}).items()
-        kept = {name.lstrip("_"): value for name, value in attributes if not name.startswith(OF_LIGHTNING)}
+        kept = {name.lstrip("_"): value for name, value in (attributes_of(sampler) or {}).items()}
+        if is_users(type(sampler)):
+            kept = {**values_around(type(sampler)), **kept}
     for name, value in kept.items():
         if name not in _NOT_SETTINGS:
             described[name] = describe_setting(value, gaps.at(name))

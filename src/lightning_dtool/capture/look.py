@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
-from lightning_dtool.capture.loaders import flat_loaders
+from lightning_dtool.capture.loaders import OF_EVERY_LOADER, flat_loaders
 from lightning_dtool.capture.optimizers import optimizers_token
 from lightning_dtool.capture.preprocessing import BATCH_HOOKS, transforms_of
 from lightning_dtool.capture.randomness import capture_flags
@@ -28,8 +28,6 @@ _OF_A_LOADER = (
     "_DataLoader__multiprocessing_context",
 )  # fmt: skip
 """Attributes of a DataLoader that a record describes."""
-
-_OF_EVERY_LOADER = frozenset(vars(DataLoader[Any](TensorDataset())))
 
 _OF_EVERY_MODULE = frozenset(vars(torch.nn.Module()))
 
@@ -125,7 +123,7 @@ def _loader_token(walk: TokenWalk, loader: Any) -> Token:
     if not isinstance(loader, DataLoader):
         return walk.token(loader)
     kept = vars(loader)
-    own = [] if type(loader) is DataLoader else [name for name in kept if name not in _OF_EVERY_LOADER]
+    own = [] if type(loader) is DataLoader else [name for name in kept if name not in OF_EVERY_LOADER]
     return (type(loader), own, [walk.token(kept.get(name)) for name in (*_OF_A_LOADER, *own)])
 
 

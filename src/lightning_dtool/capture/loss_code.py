@@ -22,8 +22,8 @@ from lightning_dtool.capture.loss_settings import MAX_WEIGHTS, encode_arguments,
 from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Gaps, as_text
 from lightning_dtool.redaction.record import redact_mapping
+from lightning_dtool.values.attributes import is_constant
 from lightning_dtool.values.definitions import class_path, closure, defaults, is_library, is_users, names_used
-from lightning_dtool.values.objects import is_constant
 from lightning_dtool.values.writing import encode
 
 _MAX_FRAMES = 60

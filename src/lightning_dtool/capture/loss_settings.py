@@ -11,8 +11,8 @@ from torchmetrics import Metric
 
 from lightning_dtool.capture.loss_graph import MAX_CALLS, tensors_in
 from lightning_dtool.record import Gaps, LossCall, as_text
+from lightning_dtool.values.attributes import attributes_of
 from lightning_dtool.values.definitions import class_path
-from lightning_dtool.values.objects import attributes_of
 from lightning_dtool.values.writing import encode, encode_all
 
 MAX_WEIGHTS = 1000

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from lightning_dtool.capture.reachable import reachable
 from lightning_dtool.capture.sample_code import SampleCode, code_of_methods, sample_code
 from lightning_dtool.data.dataset import DtoolDataset
+from lightning_dtool.values.attributes import attributes_of
 from lightning_dtool.values.definitions import class_path, is_users, names_used, source_of
-from lightning_dtool.values.objects import attributes_of
 from lightning_dtool.values.parsing import parse
 
 _LARGEST_SEED = 2**63

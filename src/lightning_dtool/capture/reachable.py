@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from lightning_dtool.data.dataset import DtoolDataset
+from lightning_dtool.values.attributes import attributes_of
 from lightning_dtool.values.definitions import closure, is_users
-from lightning_dtool.values.objects import attributes_of
 
 _MAX_OBJECTS = 2000
 """Maximum number of objects that are looked at."""

@@ -27,8 +27,8 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from lightning_dtool.store import FrozenDataset
+from lightning_dtool.values.attributes import is_constant
 from lightning_dtool.values.definitions import is_library, names_used
-from lightning_dtool.values.objects import is_constant
 
 Token = Any
 """An image of an object. It is compared with `==`."""

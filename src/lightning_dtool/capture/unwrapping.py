@@ -8,8 +8,8 @@ from torch.utils.data import ChainDataset, ConcatDataset, Dataset, StackDataset,
 
 from lightning_dtool.capture.preprocessing import transforms_of
 from lightning_dtool.data.dataset import DtoolDataset
+from lightning_dtool.values.attributes import attribute
 from lightning_dtool.values.definitions import is_users
-from lightning_dtool.values.objects import attribute
 
 COMBINATIONS = (ConcatDataset, ChainDataset, StackDataset)
 """torch's combinations of several datasets, which are no wrappers of one."""

@@ -1,21 +1,20 @@
 """The JSON forms of functions, classes, modules and objects of any class."""
 
-import enum
+import functools
 import importlib
 import inspect
 import itertools
-import struct
 import sys
 import types
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dtool.record import Gaps, as_text
+from lightning_dtool.values.attributes import attributes_of, has_hidden_state
 from lightning_dtool.values.definitions import (
     class_path,
     closure,
@@ -23,39 +22,22 @@ from lightning_dtool.values.definitions import (
     digest_of_code,
     is_one_lambda,
     is_users,
-    names_used,
     short_repr,
     source_of,
 )
-from lightning_dtool.values.numbers import MAX_VALUES
 from lightning_dtool.values.registry import Content, Registry
+from lightning_dtool.values.surroundings import values_around
 
 if TYPE_CHECKING:
     from lightning_dtool.values.reading import Reader
     from lightning_dtool.values.writing import Writer
 
-_BOOKKEEPING = frozenset(vars(torch.nn.Module()))
-"""The attributes of every `nn.Module`. Its parameters, children and mode are described separately."""
-
-OF_LIGHTNING = "__pl_"
-"""The beginning of attributes in which Lightning keeps the arguments of loaders and samplers."""
-
 _RECORDED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer, Dataset, DataLoader)
 """Objects that a transform may refer to and that other parts of a record describe."""
 
-_NO_ATTRIBUTES = frozenset({"__dict__", "__weakref__", "__pydantic_fields_set__"})
-"""Slots that hold no value of an object's own."""
-
-_HEAP_TYPE = 1 << 9
-"""The flag of every class that was defined in Python, and of some that were written in C."""
-
-_SIZE_OF_AN_OBJECT = type("Plain", (), {}).__basicsize__
-"""Size of an object of a class without slots that was defined in Python."""
-
-_SIZE_OF_A_SLOT = struct.calcsize("P")
-
-
-EXTRAS = frozenset({"source", "bytecode", "defaults", "closure", "globals", "self", "attributes", "children", "mode"})
+EXTRAS = frozenset(
+    {"source", "bytecode", "defaults", "closure", "globals", "constants", "self", "attributes", "children", "mode"}
+)
 """Keys that are not needed to read a value back. `encode` adds some of them only to what cannot be imported."""
 
 
@@ -120,6 +102,8 @@ def _is_importable(value: Any, name: str) -> bool:
 
 def _code(value: Any, name: str, writer: "Writer", gaps: Gaps) -> Content:
     """Return the source of a user's function or class, and the values that determine its behaviour."""
+    if isinstance(value, functools._lru_cache_wrapper):
+        value = value.__wrapped__
     function = inspect.unwrap(value) if isinstance(value, types.FunctionType) else getattr(value, "__func__", value)
     if not is_users(function):
         return {}
@@ -139,21 +123,28 @@ def _code(value: Any, name: str, writer: "Writer", gaps: Gaps) -> Content:
             if isinstance(layer, types.FunctionType):
                 for part, values in _surroundings(layer, writer, gaps).items():
                     content.setdefault(part, {}).update(values)
+        owner = value if isinstance(value, type) else getattr(value, "__self__", None)
+        if isinstance(owner, type):  # a class, or the class of a class method
+            content.update(_constants(owner, writer, gaps))
     return content
 
 
 def _surroundings(function: types.FunctionType, writer: "Writer", gaps: Gaps) -> Content:
     """Return the values outside its source that determine what a function does."""
+    own = {f"{function.__name__}.{name}" for name in defaults(function)} | set(closure(function))
+    around = values_around(function).items()
     parts = {
         "defaults": defaults(function),
         "closure": closure(function),
-        "globals": {
-            name: function.__globals__[name]
-            for name in sorted(names_used(function.__code__) & set(function.__globals__))
-            if is_constant(function.__globals__[name])
-        },
+        "globals": {name: value for name, value in around if name not in own},
     }
     return {part: _encoded_by_name(values, writer, gaps.at(part)) for part, values in parts.items() if values}
+
+
+def _constants(cls: type, writer: "Writer", gaps: Gaps) -> Content:
+    """Return the values that the methods of a class use, beside the attributes of its objects."""
+    values = {name: value for name, value in values_around(cls).items() if not writer.is_inside(value)}
+    return {"constants": _encoded_by_name(values, writer, gaps.at("constants"))} if values else {}
 
 
 def _read_function(content: Mapping[str, Any], reader: "Reader") -> Any:
@@ -256,6 +247,7 @@ def _add_details(value: Any, content: Content, rest: dict[str, Any], writer: "Wr
     sources = list(filter(None, map(source_of, own)))
     if sources:
         content["source"] = writer.encode(as_text("\n".join(sources)), gaps)
+    content.update(_constants(type(value), writer, gaps))
     if len(sources) < len(own):
         gaps.add(f"the source code of {class_path(type(value))} is not available", "define it in a file")
     missing = content.get("missing", [])
@@ -289,62 +281,6 @@ def _encoded_by_name(values: Mapping[str, Any], writer: "Writer", gaps: Gaps) ->
     return {as_text(name): writer.encode(value, gaps.at(name)) for name, value in values.items()}
 
 
-def attribute(value: Any, name: str) -> Any:
-    """Return an attribute of an object. None if it has no such attribute, or if reading it raises.
-
-    Args:
-        value: Any object. Its `__getattr__` and properties may run.
-        name: The attribute.
-    """
-    try:
-        return getattr(value, name, None)
-    except Exception:  # a user's code may raise anything
-        return None
-
-
-def attributes_of(value: Any) -> dict[str, Any] | None:
-    """Return an object's attributes by name, without the bookkeeping of an `nn.Module` and of Lightning.
-
-    None if it cannot have any.
-
-    Args:
-        value: Any object. None of its code runs.
-    """
-    kept: dict[str, Any] = {}
-    # Not `getattr`, which may call a user's `__getattr__`.
-    for each in reversed(type(value).__mro__):
-        slots = vars(each).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in _NO_ATTRIBUTES and isinstance(name, str):
-                if name.startswith("__") and not name.endswith("__"):  # a private name is mangled
-                    name = f"_{each.__name__.lstrip('_')}{name}"
-                try:
-                    kept[name] = object.__getattribute__(value, name)
-                except AttributeError:  # never assigned
-                    continue
-    try:
-        own = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return kept or None
-    if isinstance(value, torch.nn.Module):
-        own = {name: entry for name, entry in own.items() if name not in _BOOKKEEPING}
-        own = {**own, **value._parameters, **value._buffers, **value._modules}
-    own = {name: entry for name, entry in own.items() if isinstance(name, str) and not name.startswith(OF_LIGHTNING)}
-    return {**kept, **own}
-
-
-def has_hidden_state(cls: type) -> bool:
-    """Return whether a class derives from one that was written in C, whose instances hold more than attributes.
-
-    Args:
-        cls: The class.
-    """
-    slots = sum(isinstance(entry, types.MemberDescriptorType) for each in cls.__mro__ for entry in vars(each).values())
-    if cls.__basicsize__ > _SIZE_OF_AN_OBJECT + slots * _SIZE_OF_A_SLOT:
-        return True
-    return any(not each.__flags__ & _HEAP_TYPE for each in cls.__mro__ if each is not object)
-
-
 def _init_parameters(cls: type) -> Iterator[tuple[str, bool]]:
     """Yield the parameters of a class's `__init__`, and whether each is variadic."""
     if cls.__init__ is object.__init__:  # type: ignore[misc]
@@ -356,12 +292,3 @@ def _init_parameters(cls: type) -> Iterator[tuple[str, bool]]:
         return
     for name, parameter in itertools.islice(parameters.items(), 1, None):
         yield name, parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-
-
-def is_constant(value: Any) -> bool:
-    """Return whether the value of a module's variable is plain, like that of a constant."""
-    if isinstance(value, list | tuple | set | frozenset):
-        return len(value) <= MAX_VALUES and all(map(is_constant, value))
-    if isinstance(value, dict):
-        return len(value) <= MAX_VALUES and all(map(is_constant, value.values()))
-    return isinstance(value, bool | int | float | str | enum.Enum | torch.Tensor | np.ndarray | None)

@@ -8,8 +8,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lightning_dtool.values.attributes import attributes_of, is_constant
 from lightning_dtool.values.definitions import closure, defaults, is_users, names_used
-from lightning_dtool.values.objects import attributes_of, is_constant
 
 _MAX_CODE = 200
 """Maximum number of functions and classes that are looked at."""

@@ -165,6 +165,10 @@ class Writer:
             return dict(content["items"])
         return {"type": kind.name, **content}
 
+    def is_inside(self, value: Any) -> bool:
+        """Return whether a value is being written: it encloses the place that the walk has reached."""
+        return id(value) in self._inside
+
     # -- for the registered types -----------------------------------------------------------------------------
 
     def add_unreadable(self, gaps: Gaps, reason: str, remedy: str = "") -> None:
