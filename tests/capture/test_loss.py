@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from counting import counted
 from kit import TinyNet, same, trainer, weights
-from lightning_dtool.capture.loss import LossObserver, is_compiled
+from lightning_dtool.capture.loss import LossObserver
 from lightning_dtool.record import Gaps, Loss
 from watching import LossWatch
 from zoo import ZOO, Cnn, Exhibited
@@ -268,20 +268,6 @@ def test_compiled_modules_are_not_observed(tmp_path: Path, how: str) -> None:
     assert [gap.fact for gap in watch.gaps] == ["loss.calls"]
 
 
-@pytest.mark.parametrize("how", ["child", "method", "function"])
-def test_compiled_modules_are_recognised_after_a_reset_of_dynamo(how: str) -> None:
-    module = Stepping()
-    assert not is_compiled(module)
-    if how == "child":
-        module.net = torch.compile(module.net, backend="eager")  # type: ignore[assignment]
-    elif how == "method":
-        module.net.compile(backend="eager")
-    else:
-        module.shift = torch.compile(lambda x: x + 1, backend="eager")  # type: ignore[assignment]
-    torch._dynamo.reset()
-    assert is_compiled(module)
-
-
 # -- no effect on training ----------------------------------------------------------------------------
 
 
@@ -384,7 +370,7 @@ def test_observing_costs_nothing_after_the_first_batch() -> None:
     assert torch.nn.Module.__call__ is torch.nn.Module._wrapped_call_impl
     loss = torch.ones((), requires_grad=True) * 1
     assert counted(observer.before_backward, loss)[1] < 5
-    assert observer._graphs == []
+    assert observer._noted.operations() == []
 
 
 def test_a_failure_while_observing_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +378,7 @@ def test_a_failure_while_observing_does_not_stop_training(tmp_path: Path, monkey
         raise RuntimeError("no")
 
     monkeypatch.setattr("lightning_dtool.capture.loss.encode_arguments", fail)
-    monkeypatch.setattr("lightning_dtool.capture.loss.walk_graph", fail)
+    monkeypatch.setattr("lightning_dtool.capture.noted_calls.walk_graph", fail)
     watch = observe(tmp_path, Cnn())
     assert watch.loss.calls == []
     assert {gap.fact for gap in watch.gaps} == {"loss.calls", "loss.operations"}

@@ -11,24 +11,20 @@ under a mode.
 """
 
 import contextlib
-import inspect
-import re
 import sys
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import overrides
-from torch.overrides import TorchFunctionMode
 from torchmetrics import Metric
 
+from lightning_dtool.capture.compiled import is_compiled
+from lightning_dtool.capture.function_calls import LOSS_FUNCTIONS, FunctionCalls
 from lightning_dtool.capture.loss_code import (
-    LIBRARIES,
     Calls,
     code_of,
     constants_read,
@@ -42,10 +38,8 @@ from lightning_dtool.capture.loss_graph import (
     MAX_CALLS,
     NotedCall,
     lacks_numbers,
-    mark_terms,
     node_number,
     tensors_in,
-    walk_graph,
 )
 from lightning_dtool.capture.loss_settings import (
     bound_arguments,
@@ -55,37 +49,12 @@ from lightning_dtool.capture.loss_settings import (
     loss_settings,
     plain_attributes,
 )
+from lightning_dtool.capture.noted_calls import MAX_NOTED, NotedCalls
 from lightning_dtool.capture.places import ModuleCalls, Places
 from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import Gaps, Loss, LossCall
 from lightning_dtool.values.definitions import class_path
-
-_MAX_NOTED = 1000
-"""Maximum number of different calls that may be losses, before their places in the graph are known."""
-
-_MAX_GRAPHS = 8
-"""Maximum number of different losses of one batch whose operations are recorded."""
-
-_NAME = re.compile(r"(^|_)(loss|loss_nd|kl_div|cross_entropy|binary_cross_entropy|binary_cross_entropy_with_logits)$")
-
-_COMPILED = "_torchdynamo_orig_callable"
-
-
-def _loss_functions() -> dict[int, str]:
-    """Return the names of PyTorch's loss functions by their ids, which never change."""
-    found: dict[int, str] = {}
-    # The last entry wins, so that public functions have their names from torch.nn.functional.
-    for room in (torch._C._nn, torch, torch.nn.functional):
-        for name, function in vars(room).items():
-            if _NAME.search(name) and not name.startswith("_") and callable(function):
-                found[id(function)] = f"{room.__name__}:{name}"
-    return found
-
-
-_FUNCTIONS = _loss_functions()
-
-_BACKWARDS = {id(torch.Tensor.backward), id(torch.autograd.backward)}
 
 
 class LossObserver:
@@ -102,9 +71,9 @@ class LossObserver:
 
     def __init__(self, module: LightningModule) -> None:
         self._module: LightningModule | None = module
-        self._mode = _Mode(self)
-        self._module_calls = ModuleCalls(self._enter_module, self._leave_module)
         self._places = Places()
+        self._mode = FunctionCalls(self._places.call, self._backward, self._called)
+        self._module_calls = ModuleCalls(self._enter_module, self._leave_module)
         self._thread = 0
         self._names: dict[int, str] = {}
         self._methods: set[CodeType] = set()
@@ -114,14 +83,9 @@ class LossObserver:
         self._inside: list[_Open] = []
         self._asleep: list[tuple[int, bool]] = []
         self._paused = False
-        self._noted: dict[tuple[Any, ...], NotedCall] = {}
-        self._in_segment: Counter[Any] = Counter()
-        self._seen_graphs: set[int] = set()
-        self._graphs: list[list[str]] = []
+        self._noted = NotedCalls()
         self._gaps = Gaps()
         self._compiled = False
-        self._backwards = 0
-        self._too_many = False
         self._running = False
 
     # -- start and stop ---------------------------------------------------------------------------------------
@@ -145,7 +109,7 @@ class LossObserver:
             if not self._module_calls.start():
                 reason = "other code has replaced torch.nn.Module.__call__, so calls of loss modules are not seen"
                 self._gaps.at("loss.calls").add(reason, "see loss.training_step")
-            overrides._push_mode(self._mode)  # type: ignore[no-untyped-call]
+            self._mode.enter()
 
     def before_backward(self, loss: torch.Tensor) -> None:
         """Walk the graph of a loss before its backward pass. No reference to the graph is kept.
@@ -155,13 +119,15 @@ class LossObserver:
         """
         if self._running or self._compiled:
             with self._guard("loss.operations"):
-                self._walk(loss)
+                if self._noted.is_new(loss):
+                    self._functions.forget()
+                    self._noted.walk(loss, [call for opened in self._inside for call in opened.inner])
 
     def stop(self) -> None:
         """Stop watching and drop all references to parts of the model. May be called several times."""
         self._running = False
         self._module_calls.stop()
-        _leave(self._mode)
+        self._mode.leave()
         self._places.clear()
         self._module = None
         self._names = {}
@@ -187,46 +153,52 @@ class LossObserver:
         """
         gaps.include(self._gaps)
         calls: list[LossCall] = []
-        found = [call for noted in self._noted.values() for call in noted.recorded(self._backwards > 0)]
+        found = self._noted.recorded()
         for noted in found[:MAX_CALLS]:
             gaps.at(f"loss.calls[{len(calls)}]").include(noted.gaps)
             calls.append(noted.as_record())
-        self._too_many |= len(found) > MAX_CALLS
         if self._compiled:
             calls = describe_loss_modules(module, gaps)
-        self._add_gaps(gaps)
-        operations = [
-            operation if number == 1 else f"loss {number}: {operation}"
-            for number, graph in enumerate(self._graphs, 1)
-            for operation in graph
-        ]
+        self._add_gaps(gaps, len(found) > MAX_CALLS)
         return Loss(
             calls=calls,
-            operations=operations,
+            operations=self._noted.operations(),
             training_step=source_of_training_step(module, gaps),
             constants=self._constants,
         )
 
-    def _add_gaps(self, gaps: Gaps) -> None:
+    def _add_gaps(self, gaps: Gaps, too_many: bool) -> None:
         if self._compiled:
             reason = "code in this process uses torch.compile, and observing functions would make it compile again"
             gaps.at("loss.calls").add(reason, "see loss.training_step, or record one run without torch.compile")
-        elif not self._backwards:
+        elif not self._noted.backwards:
             reason = "no backward pass was seen in the first training batch"
             remedy = "return the loss from training_step, or call self.manual_backward(loss)"
             gaps.at("loss.operations").add(reason, remedy)
-        if self._too_many:
+        if too_many or self._noted.too_many:
             reason = f"only the first {MAX_CALLS} losses of the first training batch are recorded"
             gaps.at("loss.calls").add(reason)
 
     # -- observation -------------------------------------------------------------------------------------
 
     def _called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Look at a call of a function of PyTorch."""
+        if not self._sees():
+            return
+        if id(func) in LOSS_FUNCTIONS:
+            self._loss_called(func, args, kwargs, result)
+        # Inside a module, only a single number may be a loss.
+        elif (
+            isinstance(result, torch.Tensor) and result.grad_fn is not None and (result.dim() == 0 or not self._inside)
+        ):
+            self._executed(result)
+
+    def _loss_called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """Note a call of a loss function of PyTorch."""
         with self._guard("loss.calls"):
             gaps = Gaps()
             arguments = encode_arguments(bound_arguments(func, args, kwargs), gaps)
-            noted = NotedCall(_FUNCTIONS[id(func)], "function", None, arguments, gaps, place_of(sys._getframe()))
+            noted = NotedCall(LOSS_FUNCTIONS[id(func)], "function", None, arguments, gaps, place_of(sys._getframe()))
             self._attach(noted, result)
 
     def _executed(self, result: torch.Tensor) -> None:
@@ -261,7 +233,7 @@ class LossObserver:
             return
         with self._guard("loss.calls"):
             if isinstance(module, _SENSITIVE):
-                self._asleep.append((id(module), _leave(self._mode)))
+                self._asleep.append((id(module), self._mode.leave()))
                 return
             noted = None
             if is_loss(module) or isinstance(module, Metric):
@@ -276,7 +248,7 @@ class LossObserver:
             if self._asleep and self._asleep[-1][0] == id(module):
                 _, left = self._asleep.pop()
                 if left:
-                    overrides._push_mode(self._mode)  # type: ignore[no-untyped-call]
+                    self._mode.enter()
             elif any(each.number == id(module) for each in self._inside):
                 # Also remove the modules inside it that an exception left on the stack.
                 while (left_module := self._inside.pop()).number != id(module):
@@ -332,7 +304,7 @@ class LossObserver:
         function = self._function()
         if function is None:
             self._put(noted)
-        elif len(function.inner) < _MAX_NOTED:
+        elif len(function.inner) < MAX_NOTED:
             function.inner.append(noted)
 
     def _put(self, noted: NotedCall) -> None:
@@ -340,40 +312,7 @@ class LossObserver:
         if self._inside:
             self._inside[-1].inner.append(noted)
             return
-        # Calls in a loop are different losses, unless a backward pass separates them: then the later one is a repeat.
-        equal = noted.key()
-        self._in_segment[equal] += 1
-        key = (equal, self._in_segment[equal])
-        if key in self._noted:
-            for earlier, repeat in zip(self._noted[key].everything(), noted.everything(), strict=False):
-                earlier.nodes |= repeat.nodes
-        elif len(self._noted) < _MAX_NOTED:
-            self._noted[key] = noted
-        else:
-            self._too_many = True
-
-    def _walk(self, loss: torch.Tensor) -> None:
-        """Walk the graph of a loss once, from the loss inwards, in a fixed order."""
-        root = loss.grad_fn
-        root_number = node_number(root)
-        if root is None or (root_number is not None and root_number in self._seen_graphs):
-            return
-        if root_number is not None:
-            self._seen_graphs.add(root_number)
-        self._backwards += 1
-        self._in_segment.clear()
-        self._functions.forget()
-        noted = [call for each in self._noted.values() for call in each.everything()]
-        noted += [call for opened in self._inside for each in opened.inner for call in each.everything()]
-        waiting = [call for call in noted if not call.contributes]
-        mark_terms(root, _by_node(call for call in waiting if not call.known))
-        known = [call for call in waiting if call.known]
-        operations, complete = walk_graph(root, _by_node(known))
-        if not complete:
-            for call in known:
-                call.unknown |= not call.contributes
-        if operations not in self._graphs and len(self._graphs) < _MAX_GRAPHS:
-            self._graphs.append(operations)
+        self._noted.put(noted)
 
     @contextlib.contextmanager
     def _guard(self, fact: str) -> Iterator[None]:
@@ -398,35 +337,6 @@ def source_of_training_step(module: LightningModule, gaps: Gaps) -> str | None:
     return source
 
 
-class _Mode(TorchFunctionMode):
-    """Sees every call of a PyTorch function without changing it."""
-
-    def __init__(self, observer: LossObserver) -> None:
-        super().__init__()
-        self._observer = observer
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        caller = sys._getframe(1)
-        if id(func) in _BACKWARDS:
-            return self._observer._backward(caller, func, args, kwargs)
-        result = self._observer._places.call(caller, func, args, kwargs)
-        observer = self._observer
-        if observer._sees():
-            if id(func) in _FUNCTIONS:
-                observer._called(func, args, kwargs, result)
-            # Inside a module, only a single number may be a loss.
-            elif (
-                isinstance(result, torch.Tensor)
-                and result.grad_fn is not None
-                and (result.dim() == 0 or not observer._inside)
-            ):
-                observer._executed(result)
-        return result
-
-
 @dataclass
 class _Open:
     """A module that is being executed: its id, its note if it is known to be a loss, and the calls inside it."""
@@ -434,14 +344,6 @@ class _Open:
     number: int
     noted: NotedCall | None
     inner: list[NotedCall] = field(default_factory=list)
-
-
-def _by_node(calls: Iterable[NotedCall]) -> dict[int, list[NotedCall]]:
-    found: dict[int, list[NotedCall]] = {}
-    for call in calls:
-        for number in call.nodes:
-            found.setdefault(number, []).append(call)
-    return found
 
 
 def _trained_parameters(module: LightningModule) -> set[int]:
@@ -454,52 +356,3 @@ def _trained_parameters(module: LightningModule) -> set[int]:
 
 _SENSITIVE = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
 """Modules that, in evaluation mode, take a faster path with different bits, unless a TorchFunctionMode is active."""
-
-
-def is_compiled(module: LightningModule) -> bool:
-    """Return True if torch.compile was applied to the module, a part of it, or any function in this process.
-
-    A compiled function may be referenced from anywhere. Under a mode, its code would be split differently, and its
-    results might differ in the last bits. Therefore no call is watched if anything may be compiled.
-
-    Args:
-        module: The LightningModule.
-    """
-    compiler = sys.modules.get("torch._dynamo.eval_frame")
-    # torch.compile registers its backends here when it is called. None stands for torch's own wrappers.
-    if any(backend is not None for backend in getattr(compiler, "cached_backends", {}).values()):
-        return True
-    if getattr(module, "_compiler_ctx", None) is not None:
-        return True
-    if any(getattr(child, "_compiled_call_impl", None) is not None for child in module.modules()):
-        return True
-    if any(type(child).__name__ == "OptimizedModule" for child in module.modules()):
-        return True
-    rooms: list[Mapping[str, Any]] = [vars(module)]
-    for base in type(module).__mro__:
-        if base.__module__.partition(".")[0] not in (*LIBRARIES, "builtins"):
-            rooms.append(vars(base))
-            if base.__module__ in sys.modules:
-                rooms.append(vars(sys.modules[base.__module__]))
-    return any(_is_compiled_function(value) for room in rooms for value in list(room.values()))
-
-
-def _is_compiled_function(value: object) -> bool:
-    # Not `hasattr`: a lazy module or a mock may have any attribute.
-    return inspect.isroutine(value) and _COMPILED in getattr(value, "__dict__", {})
-
-
-def _leave(mode: TorchFunctionMode) -> bool:
-    """Remove a mode from the stack of modes. The order of the others stays the same.
-
-    Returns:
-        True if it was in the stack.
-    """
-    if not any(other is mode for other in overrides._get_current_function_mode_stack()):  # type: ignore[no-untyped-call]
-        return False
-    above = []
-    while (top := overrides._pop_mode()) is not mode:  # type: ignore[no-untyped-call]
-        above.append(top)
-    for other in reversed(above):
-        overrides._push_mode(other)  # type: ignore[no-untyped-call]
-    return True
