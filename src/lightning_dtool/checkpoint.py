@@ -114,7 +114,11 @@ class DtoolCheckpoint:
             watch.files.note(path, self.uri)
         # The cache of a remote store verifies what it fetches.
         if local_path(self.uri) is not None:
-            seen = (str(path), mark(path))
+            try:
+                seen = (str(path), mark(path))
+            except OSError:  # it is not there
+                self.dataset.verify([item.identifier])
+                raise
             if seen not in _verified:
                 self.dataset.verify([item.identifier])
                 _verified.add(seen)

@@ -8,6 +8,7 @@ import pickle
 import sys
 import textwrap
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,70 @@ def test_a_module_of_lightning_cli_is_made_as_the_cli_made_it(tmp_path: Path) ->
     assert with_file(checkpoint, tmp_path / "x.ckpt").load_module().hparams["lr"] == 0.5
 
 
+class WithParts(TinyNet):
+    """A model with a part that LightningCLI builds."""
+
+    def __init__(
+        self, part: torch.nn.Module | None = None, act: Callable[..., Any] | None = None, name: str = "", **more: Any
+    ) -> None:
+        super().__init__()
+        self.part = part
+        self.act = act
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of jsonargparse, about Lightning
+def test_what_hyperparameters_of_lightning_cli_name_is_imported_only_with_trust(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "side_effect.py").write_text(
+        "from pathlib import Path\nimport torch\nPath(__file__).with_suffix('.ran').touch()\n"
+        "class Part(torch.nn.Module): ...\ndef act(x): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    checkpoint = saved(tmp_path, WithParts())
+    state = checkpoint.load()
+    part = {"class_path": "side_effect.Part"}
+
+    def with_arguments(**arguments: Any) -> DtoolCheckpoint:
+        by_cli = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **arguments}
+        torch.save({**state, "hyper_parameters": by_cli}, tmp_path / "x.ckpt")
+        return with_file(checkpoint, tmp_path / "x.ckpt")
+
+    for arguments, where in (
+        ({"part": part}, r"part \(side_effect\.Part\)\. Pass the objects: load_module\(part=\.\.\.\)"),
+        ({"act": "side_effect.act"}, r"act \(side_effect\.act\)"),
+        ({"more": [{"deep": part}]}, r"more\[0\]\.deep \(side_effect\.Part\)"),
+        (
+            {"part": {"class_path": "torch.nn.Sequential", "init_args": {"args": [part]}}},
+            r"part\.init_args\.args\[0\] \(side",
+        ),
+        ({"act": "os.system"}, r"act \(os\.system\)"),
+        ({"act": "torch.nn.modules.module.torch.os.system"}, r"act \(torch"),
+    ):
+        forged = with_arguments(**arguments)
+        for cls in (WithParts, PassesOnParts):
+            with pytest.raises(UnsafeCheckpointError, match=where) as caught:
+                forged.load_module(cls)
+            assert "load_module(trust_source=True)" in str(caught.value)
+            assert caught.value.uri == forged.uri
+    assert not (tmp_path / "side_effect.ran").exists()
+
+    mine = torch.nn.Identity()
+    assert with_arguments(part=part).load_module(part=mine).part is mine
+    linear = {"class_path": "torch.nn.Identity"}
+    loaded = with_arguments(part=linear, act="torch.nn.functional.relu", name="os.path").load_module()
+    assert isinstance(loaded.part, torch.nn.Identity)
+    assert loaded.act is torch.nn.functional.relu
+    assert type(with_arguments(part=part).load_module(trust_source=True).part).__name__ == "Part"
+    assert (tmp_path / "side_effect.ran").exists()
+
+
+class PassesOnParts(WithParts):
+    """A model with a method of its own that passes all keywords on."""
+
+    @classmethod
+    def load_from_checkpoint(cls, path: str, **kwargs: Any) -> Any:
+        return super().load_from_checkpoint(path, **kwargs)
+
+
 # -- hooks and weights ------------------------------------------------------------------------------
 
 
@@ -305,6 +370,61 @@ def test_weights_that_the_checkpoint_does_not_hold_are_named(tmp_path: Path) -> 
 
 
 # -- the class --------------------------------------------------------------------------------------
+
+
+class InSetup(Plain):
+    """A model whose layers are made in a hook that only a Trainer calls."""
+
+    def __init__(self) -> None:
+        L.LightningModule.__init__(self)
+
+    def setup(self, stage: str) -> None:
+        self.net = torch.nn.Linear(8, 3)
+
+
+class Adapter(TinyNet):
+    """A model whose checkpoints hold only its last layer."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if ".3." in name}
+
+
+class ByPlace(Plain):
+    """A model with values that have no names."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.extra = torch.nn.Linear(2, sizes[0])
+
+
+def test_the_remedy_fits_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(ModuleLoadError, match=r"only in the checkpoint: net\.weight, .*Only a Trainer calls setup"):
+        saved(tmp_path, InSetup()).load_module()
+    checkpoint = saved(tmp_path, Adapter())
+    with pytest.raises(ModuleLoadError, match=r"saved the checkpoint without them\. To load it: load_module\(strict=F"):
+        checkpoint.load_module()
+    with pytest.warns(ProvenanceWarning, match="does not hold all weights"):
+        checkpoint.load_module(strict=False)
+    with pytest.raises(ModuleLoadError, match=r"Values of \*sizes have no names: pass a subclass"):
+        saved(tmp_path, ByPlace(3)).load_module()
+
+
+def test_a_file_that_is_gone_is_a_typed_error(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, TinyNet())
+    (tmp_path / "models" / checkpoint.name / "data" / "checkpoint.ckpt").unlink()
+    for use in (checkpoint.load, checkpoint.load_state_dict, checkpoint.load_module):
+        with pytest.raises(LightningDtoolError) as caught:
+            use()
+        assert caught.value.uri == checkpoint.uri
+
+
+def test_a_function_that_could_run_anything_is_not_advised_as_harmless(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, WithParts())
+    state = checkpoint.load()
+    torch.save({**state, "hyper_parameters": {"act": torch.tanh}}, tmp_path / "x.ckpt")  # pickled as a call of getattr
+    with pytest.raises(UnsafeCheckpointError, match=r"act \(builtins\.getattr\)\. Pass them: load_module") as caught:
+        with_file(checkpoint, tmp_path / "x.ckpt").load_module()
+    assert "add_safe_globals" not in str(caught.value)
 
 
 def test_a_class_that_was_renamed_is_distinguished_from_a_module_that_is_not_here(tmp_path: Path, monkeypatch) -> None:
@@ -482,9 +602,18 @@ SCRIPT = """
                 self.layer = torch.nn.Linear(factor, size)
         return Inside
 
+    def with_head(head):
+        class Inside(TinyNet):
+            def __init__(self, head):
+                super().__init__()
+                self.save_hyperparameters(ignore=["head"])
+                self.head = head
+        return Inside(head)
+
     if __name__ == "__main__":
         sizes = [Config(Size.SMALL)]
-        for number, model in enumerate([Net(Config(children=sizes)), Net(Config(), Part(4)), make(3)(), plain()()]):
+        first, second = Net(Config(children=sizes)), Net(Config(), Part(4))
+        for number, model in enumerate([first, second, make(3)(), plain()(), with_head(torch.nn.ReLU())]):
             provenance = DtoolProvenanceCallback(sys.argv[1])
             trainer(f"{sys.argv[1]}/{number}", provenance, max_epochs=1).fit(model, loader())
             print("uri", provenance.last_uri)
@@ -546,6 +675,17 @@ def test_a_class_inside_a_function_is_made_if_that_is_possible(from_script: list
         ModuleLoadError, match=r"uses its parameters \(width\), whose values are not recorded\. Make the class"
     ):
         from_script[2].load_module(trust_source=True)
+
+
+def test_the_class_and_the_arguments_that_are_missing_are_said_at_once(from_script: list[DtoolCheckpoint]) -> None:
+    with pytest.raises(ModuleLoadError) as caught:
+        from_script[4].load_module()
+    assert "load_module(cls=..., head=...)" in str(caught.value)
+    assert "load_module(trust_source=True, head=...)" in str(caught.value)
+    head = torch.nn.ReLU()
+    with pytest.raises(ModuleLoadError, match=r"load_module\(trust_source=True\)"):
+        from_script[4].load_module(head=head)
+    assert from_script[4].load_module(trust_source=True, head=head).head is head
 
 
 # -- a class with a load_from_checkpoint of its own ---------------------------------------------------

@@ -5,10 +5,9 @@ constructor, of a hook and of the weights need different remedies.
 """
 
 import inspect
-import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,14 +16,12 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_dtool.errors import LightningDtoolError, ModuleLoadError, ProvenanceWarning
+from lightning_dtool.loading.by_cli import INSTANTIATOR, instantiated
 from lightning_dtool.loading.weights import state_dict_of
 from lightning_dtool.namespaces import refuse_other_namespace
 
 _PAST_KEYS = ("hparams", "module_arguments")
 """Where Lightning before 1.0 saved hyperparameters."""
-
-_INSTANTIATORS = ("lightning.pytorch.cli.instantiate_module",)
-"""What LightningCLI records as the function that makes a module. A checkpoint could name any other function."""
 
 MAX_NAMED = 10
 """The largest number of names in a message."""
@@ -60,6 +57,7 @@ def build(
     recorded: Mapping[str, Any],
     overrides: Mapping[str, Any],
     namespace: bool,
+    lacking: Collection[str],
     uri: str,
 ) -> Built:
     """Make a module and load its weights.
@@ -72,6 +70,7 @@ def build(
         overrides: Hyperparameters that replace the saved ones.
         namespace: Whether a constructor that takes all hyperparameters in one argument expects a `Namespace`, not a
             mapping.
+        lacking: Names of weights that the file never held, according to the record.
         uri: The dataset's URI, for errors.
 
     Raises:
@@ -96,7 +95,7 @@ def build(
     except LightningDtoolError:
         raise
     except Exception as error:
-        raise ModuleLoadError(_mismatch(module, state, strict, error), uri=uri) from error
+        raise ModuleLoadError(_mismatch(module, state, strict, lacking, error), uri=uri) from error
     device = next((value.device for value in state.values() if isinstance(value, torch.Tensor)), None)
     if device is not None and device.type not in ("cpu", "meta"):
         module = module.to(device)
@@ -192,12 +191,12 @@ def _made(
     saved = {whole: Namespace(**saved) if namespace else saved} if in_one else dict(saved)
     arguments = {**recorded, **saved, **overrides}
     held = list(arguments)
-    instantiator = arguments.pop("_instantiator", None)
+    instantiator = arguments.pop(INSTANTIATOR, None)
     if not any_keyword:
         arguments = {name: value for name, value in arguments.items() if name in (*names, "_class_path")}
     try:
         if instantiator is not None:
-            return _by_cli(cls, instantiator, arguments, uri)
+            return instantiated(cls, instantiator, arguments, uri)
         arguments.pop("_class_path", None)
         positional = [parameter.name for parameter in named if parameter.kind is inspect.Parameter.POSITIONAL_ONLY]
         given = [arguments.pop(name) for name in positional if name in arguments]
@@ -210,7 +209,8 @@ def _made(
             for parameter in named
             if parameter.default is inspect.Parameter.empty and parameter.name not in held
         ]
-        raise ModuleLoadError(_constructor_failed(cls, required, held, error), uri=uri) from error
+        by_place = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.VAR_POSITIONAL]
+        raise ModuleLoadError(_constructor_failed(cls, required, held, by_place, error), uri=uri) from error
     refuse_other_namespace(module, "module")
     return module
 
@@ -246,30 +246,9 @@ def _saved(cls: type[LightningModule], checkpoint: Mapping[str, Any], uri: str) 
 _REMEDY = "Pass the class and all arguments of its constructor: load_module(cls=..., ...)."
 
 
-def _by_cli(cls: type[LightningModule], instantiator: Any, arguments: dict[str, Any], uri: str) -> LightningModule:
-    """Make a module as LightningCLI does."""
-    if instantiator not in _INSTANTIATORS:
-        raise ModuleLoadError(
-            f"the checkpoint names {instantiator!r} as the function that makes the module, expected LightningCLI's"
-            f" {_INSTANTIATORS[0]}. Pass the arguments of the constructor and _instantiator=None to load_module.",
-            uri=uri,
-        )
-    class_path = arguments.get("_class_path")
-    if class_path is not None:
-        module_path, _, name = str(class_path).rpartition(".")
-        found = getattr(sys.modules.get(module_path), name, None)
-        if not isinstance(found, type) or not issubclass(found, cls):
-            raise ModuleLoadError(
-                f"the checkpoint names the class {class_path!r}, which is not an imported subclass of"
-                f" {cls.__qualname__}. Import the module that defines it first.",
-                uri=uri,
-            )
-    from lightning.pytorch.cli import instantiate_module
-
-    return instantiate_module(cls, arguments)
-
-
-def _constructor_failed(cls: type[LightningModule], missing: list[str], given: list[str], error: BaseException) -> str:
+def _constructor_failed(
+    cls: type[LightningModule], missing: list[str], given: list[str], by_place: list[str], error: BaseException
+) -> str:
     if missing:
         example = ", ".join(f"{name}=..." for name in missing[:MAX_NAMED])
         return (
@@ -278,11 +257,16 @@ def _constructor_failed(cls: type[LightningModule], missing: list[str], given: l
             f" called, or ignored {'them' if len(missing) > 1 else 'it'}). Pass what the training used:"
             f" load_module({example})."
         )
+    remedy = "Pass other values, or what it expects in addition, by name: load_module(name=...)."
+    if by_place:
+        remedy += (
+            f" Values of *{by_place[0]} have no names: pass a subclass whose constructor gives them to it:"
+            " load_module(cls=...)."
+        )
     return (
         f"the constructor of {cls.__qualname__} failed: {shown(error)}. It was called with"
-        f" {listed(given) or 'no arguments'}. Pass other values, or what it expects in addition, by name:"
-        " load_module(name=...). If the class has changed since the training, pass the one that was used then:"
-        " load_module(cls=...)."
+        f" {listed(given) or 'no arguments'}. {remedy} If the class has changed since the training, pass the one that"
+        " was used then: load_module(cls=...)."
     )
 
 
@@ -299,12 +283,14 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], what: str, u
         ) from error
 
 
-def _mismatch(module: LightningModule, state: Mapping[str, Any], strict: bool, error: Exception) -> str:
+def _mismatch(
+    module: LightningModule, state: Mapping[str, Any], strict: bool, lacking: Collection[str], error: Exception
+) -> str:
     name = type(module).__qualname__
     try:
-        own = module.state_dict()
+        own = torch.nn.Module.state_dict(module)  # a method of the class may leave out what its checkpoints lack
     except Exception:  # a hook of the class
-        own = {}
+        return f"load_state_dict of {name} failed: {shown(error)}. {_OTHER_CLASS}"
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     shapes = [
@@ -321,13 +307,28 @@ def _mismatch(module: LightningModule, state: Mapping[str, Any], strict: bool, e
         )
         if keys
     ]
-    if not own or not facts:
-        return f"load_state_dict of {name} failed: {shown(error)}."
-    remedies = ["Pass the hyperparameters that the training used: load_module(name=...)."]
-    if (missing or unexpected) and not shapes and strict:
-        remedies.append("To leave out what does not match: load_module(strict=False).")
-    remedies.append("If the class has changed since, pass the one that was used then: load_module(cls=...).")
+    if not facts:
+        return f"load_state_dict of {name} failed: {shown(error)}. {_OTHER_CLASS}"
+    remedies = []
+    if unexpected and is_overridden("setup", module):
+        remedies.append(
+            "Only a Trainer calls setup. If layers are made there, make them in configure_model, or in the constructor"
+            " of a subclass, and pass that: load_module(cls=...)."
+        )
+    if strict and not unexpected and not shapes and lacking and set(missing) <= set(lacking):
+        remedies.append(
+            "The training saved the checkpoint without them. To load it: load_module(strict=False). Then load the"
+            " others from where the training had them."
+        )
+    else:
+        remedies.append("Pass the hyperparameters that the training used: load_module(name=...).")
+        if (missing or unexpected) and not shapes and strict:
+            remedies.append("To leave out what does not match: load_module(strict=False).")
+        remedies.append(_OTHER_CLASS)
     return f"the weights do not fit {name}. {'; '.join(facts)}. {' '.join(remedies)}"
+
+
+_OTHER_CLASS = "If the class has changed since, pass the one that was used then: load_module(cls=...)."
 
 
 def _shape(value: Any) -> list[int] | None:

@@ -1,11 +1,12 @@
 """From a checkpoint and its record to a LightningModule with its weights, as far as the user trusts the checkpoint."""
 
+import builtins
 import pickle
 import sys
 import types
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +23,10 @@ from lightning_dtool.errors import (
 )
 from lightning_dtool.loading.archive import is_compressed
 from lightning_dtool.loading.arguments import is_namespace, recorded_arguments, warn_of_defaults
-from lightning_dtool.loading.building import MAX_NAMED, Built, argument_for_all, build, listed, shown
+from lightning_dtool.loading.building import MAX_NAMED, Built, argument_for_all, build, listed, shortened, shown
+from lightning_dtool.loading.by_cli import refuse_names
 from lightning_dtool.loading.own_loader import has_own_loader, load_by_class, written_again
-from lightning_dtool.loading.recorded_source import import_class, import_object, objects_from_source
+from lightning_dtool.loading.recorded_source import call, import_class, import_object, objects_from_source
 from lightning_dtool.loading.weights import load_safely, names_within, read_checkpoint, unknown_names, unread
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import Provenance
@@ -80,7 +82,7 @@ def load_module(
         UnsafeCheckpointError: If a safe load refuses the file.
         MixedNamespaceError: If the class comes from `pytorch_lightning`.
     """
-    found, known = _classes(source, cls, trust_source, stacklevel + 1)
+    found, known = _classes(source, cls, trust_source, overrides, stacklevel + 1)
     # A class from `pytorch_lightning` would fail much later, with an error that is hard to understand.
     refuse_other_namespace(found, "cls")
     if has_own_loader(found):
@@ -106,6 +108,8 @@ def load_module(
     saved = hyperparameters if isinstance(hyperparameters, Mapping) else {}
     whole = argument_for_all(checkpoint, source.uri)
     given = {*saved, *overrides, whole}
+    if weights_only and not trust_source:
+        refuse_names(found, saved, overrides, source.uri)
     recorded = recorded_arguments(source.record, found, given, trust_source)
     warn_of_defaults(recorded.missing, found, source.uri, stacklevel=stacklevel + 1)
     return build(
@@ -115,6 +119,7 @@ def load_module(
         recorded=recorded.values,
         overrides=overrides,
         namespace=is_namespace(source.record, whole),
+        lacking=source.record.checkpoint.missing_keys,
         uri=source.uri,
     )
 
@@ -157,14 +162,19 @@ def load_unsafely(
 
 
 def _classes(
-    source: Source, cls: type[LightningModule] | None, trust_source: bool, stacklevel: int
+    source: Source,
+    cls: type[LightningModule] | None,
+    trust_source: bool,
+    overrides: Mapping[str, Any],
+    stacklevel: int,
 ) -> tuple[type[LightningModule], dict[str, Any]]:
     """Return the module's class, and with trust the other classes of the training's code that the file names."""
     class_path = source.record.model.class_path
     found = cls if cls is not None else _imported(source, stacklevel + 1)
     if not trust_source:
         if found is None:
-            raise ModuleLoadError(f"{_why_not_imported(class_path)} {_class_remedy(source)}", uri=source.uri)
+            why, remedy = _why_not_imported(class_path), _class_remedy(source, _to_pass(source.record, overrides))
+            raise ModuleLoadError(f"{why} {remedy}", uri=source.uri)
         return found, {}
     names = _unknown(source)
     known: dict[str, Any] = {name: value for name in names if (value := _of_torch(name)) is not None}
@@ -181,7 +191,14 @@ def _classes(
             known[name] = value
     if found is None or from_source:
         wanted = class_path if found is None else None
-        made = objects_from_source(wanted, from_source.values(), source.record.code, source.source_zip(), source.uri)
+        made = objects_from_source(
+            wanted,
+            from_source.values(),
+            source.record.code,
+            source.source_zip(),
+            source.uri,
+            _to_pass(source.record, overrides),
+        )
         found = made[class_path] if found is None else found
         known.update({name: made[path] for name, path in from_source.items() if path in made})
     return found, known
@@ -201,11 +218,16 @@ def _imported(source: Source, stacklevel: int) -> type[LightningModule] | None:
     return found
 
 
+_LONGEST_PATH = 200
+"""The longest path of a class in a message."""
+
+
 def _why_not_imported(class_path: str) -> str:
     module_name, _, qualname = class_path.partition(":")
+    class_path = shortened(class_path, _LONGEST_PATH)
     if "<locals>" in qualname:
         return f"the model's class {class_path} is defined inside a function, so it cannot be imported."
-    found = import_object(class_path)
+    found = import_object(f"{module_name}:{qualname}")
     if found is not None:
         refuse_other_namespace(found, "model's class")
         return f"the model's class {class_path} is not a LightningModule here."
@@ -217,14 +239,24 @@ def _why_not_imported(class_path: str) -> str:
     return f"the model's class {class_path} cannot be imported here."
 
 
-def _class_remedy(source: Source) -> str:
-    passed = "Pass the class: load_module(cls=...)."
+def _class_remedy(source: Source, arguments: Sequence[str]) -> str:
+    passed = f"Pass the class: {call('cls', *arguments)}."
     if source.record.model.class_path.partition(":")[0] not in source.record.code.modules:
         return f"{passed} Its source was not recorded."
     return (
         f"{passed} Or, if you trust the origin of this checkpoint, run its recorded source:"
-        " load_module(trust_source=True)."
+        f" {call('trust_source', *arguments)}."
     )
+
+
+def _to_pass(record: Provenance, overrides: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of the constructor that neither the file nor the record holds and nobody has passed."""
+    found = [gap.fact.removeprefix(_ARGUMENTS) for gap in record.gaps if gap.fact.startswith(_ARGUMENTS)]
+    names = [name.partition(".")[0].partition("[")[0] for name in found]
+    return [name for name in dict.fromkeys(names) if name.isidentifier() and name not in overrides][:MAX_NAMED]
+
+
+_ARGUMENTS = "model.arguments."
 
 
 def _unknown(source: Source) -> set[str]:
@@ -289,7 +321,7 @@ def _refusal(source: Source, refused: Mapping[str, str], names: set[str], trust_
             "If you trust the origin of the checkpoint, take the classes of the training script from its recorded"
             " source: load_module(trust_source=True)."
         )
-    if not any(name.startswith("__main__.") for name in names):
+    if all(map(_may_be_harmless, names)):
         remedies.append(
             "If you know that these types are harmless, allow them:"
             f" torch.serialization.add_safe_globals([{', '.join(sorted(names))}])."
@@ -302,6 +334,17 @@ def _refusal(source: Source, refused: Mapping[str, str], names: set[str], trust_
     return f"a safe load does not make these objects, which the module needs: {named}. {' '.join(remedies)}"
 
 
+_NEVER_HARMLESS = frozenset({"__main__", "functools", "importlib", "operator", "os", "posix", "subprocess"})
+"""Modules whose functions a message does not advise to allow. What `__main__` defines is not here."""
+
+
+def _may_be_harmless(name: str) -> bool:
+    module, _, rest = name.partition(".")
+    if module == "builtins":  # `getattr` makes a safe load run anything
+        return isinstance(vars(builtins).get(rest), type) and rest not in ("filter", "map", "type")
+    return module not in _NEVER_HARMLESS
+
+
 def _by_class(
     source: Source,
     cls: type[LightningModule],
@@ -312,6 +355,10 @@ def _by_class(
 ) -> LightningModule:
     if not options["weights_only"]:
         return load_by_class(cls, source.path, overrides=overrides, uri=source.uri, **options)
+    if not trust_source:
+        content = load_safely(source.path, uri=source.uri)
+        saved = content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) if isinstance(content, dict) else None
+        refuse_names(cls, saved if isinstance(saved, Mapping) else {}, overrides, source.uri)
     # The class may unpickle the file without care. What torch's safe load accepts is harmless also then.
     if _loads_safely(source.path):
         return load_by_class(cls, source.path, overrides=overrides, uri=source.uri, **options)

@@ -69,7 +69,12 @@ def is_module_class(found: object) -> TypeGuard[type[LightningModule]]:
 
 
 def objects_from_source(
-    class_path: str | None, others: Collection[str], code: Code, source_zip: Path, uri: str
+    class_path: str | None,
+    others: Collection[str],
+    code: Code,
+    source_zip: Path,
+    uri: str,
+    arguments: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return a class and other objects from the source that a checkpoint carries. This runs code from that source.
 
@@ -83,6 +88,7 @@ def objects_from_source(
         code: The record's section on code, which says where each module lies in the zip file.
         source_zip: The verified `source.zip`.
         uri: The dataset's URI, for errors.
+        arguments: Names of the arguments that have to be passed along with a class, for errors. Default: none.
 
     Returns:
         The objects by `module:qualified.name`.
@@ -97,7 +103,7 @@ def objects_from_source(
         module_name, _, qualname = class_path.partition(":")
         raise ModuleLoadError(
             f"its source.zip does not hold the module {module_name!r} that defines {qualname!r}. Pass the class:"
-            " load_module(cls=...).",
+            f" {call('cls', *arguments)}.",
             uri=uri,
         )
     folder = Path(tempfile.mkdtemp(prefix="lightning-dtool-source-"))  # kept until exit: tracebacks show its lines
@@ -123,7 +129,7 @@ def objects_from_source(
                 except _NeedsParametersError as error:
                     raise ModuleLoadError(
                         f"{path!r} is defined inside a function and uses its parameters ({error}), whose values are not"
-                        " recorded. Make the class as the script did, and pass it: load_module(cls=...).",
+                        f" recorded. Make the class as the script did, and pass it: {call('cls', *arguments)}.",
                         uri=uri,
                     ) from None
                 except (Exception, SystemExit) as error:
@@ -132,6 +138,15 @@ def objects_from_source(
         if class_path is not None and not is_module_class(found[class_path]):
             raise ModuleLoadError(f"{class_path!r} in the recorded source is not a LightningModule.", uri=uri)
     return found
+
+
+def call(*names: str) -> str:
+    """Return a call of `load_module` with some arguments, as a text: `load_module(trust_source=True, head=...)`.
+
+    Args:
+        *names: The names of the arguments.
+    """
+    return f"load_module({', '.join(f'{name}=True' if name == 'trust_source' else f'{name}=...' for name in names)})"
 
 
 def _does_not_run(path: str, error: BaseException, uri: str) -> ModuleLoadError:

@@ -9,6 +9,9 @@ from lightning_dtool.errors import NewerSchemaError, RecordError
 from lightning_dtool.record.migrations import migrate
 from lightning_dtool.record.provenance import SCHEMA_VERSION, Provenance
 
+MAX_DEPTH = 150
+"""Maximum depth of nested containers in a record that is read. Records that this package writes are less deep."""
+
 
 def to_json(record: Provenance) -> str:
     """Return a record as strict JSON, ready to be stored as `provenance.json`."""
@@ -35,6 +38,8 @@ def from_json(text: str | bytes, source: str) -> Provenance:
         raise RecordError(
             f"provenance.json is not JSON ({error}). The dataset is damaged; restore it from a copy.", uri=source
         ) from error
+    if _is_deeper(content, MAX_DEPTH):
+        raise RecordError("provenance.json is nested too deeply. It was not written by this package.", uri=source)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise RecordError(
@@ -58,19 +63,29 @@ def from_json(text: str | bytes, source: str) -> Provenance:
         ) from error
     try:
         return Provenance.model_validate(content)
-    except RecursionError as error:
-        raise RecordError(
-            "provenance.json is nested too deeply. It was not written by this package.", uri=source
-        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RecordError(
-            f"provenance.json is not a record of schema version {version}: {place}: {first['msg']} "
+            f"provenance.json is not a record of schema version {version}: {place}: {first['msg'][:_LONGEST]} "
             f"({error.error_count()} problems in all). "
             "It is damaged, or was not written by this package; restore it from a copy.",
             uri=source,
         ) from error
+
+
+_LONGEST = 300
+"""Maximum length of a problem in an error, which may repeat a value."""
+
+
+def _is_deeper(content: Any, depth: int) -> bool:
+    level = [content]
+    for _ in range(depth):
+        containers = [entry for entry in level if isinstance(entry, dict | list)]
+        if not containers:
+            return False
+        level = [inner for entry in containers for inner in (entry.values() if isinstance(entry, dict) else entry)]
+    return any(isinstance(entry, dict | list) for entry in level)
 
 
 def json_schema() -> dict[str, Any]:
