@@ -88,7 +88,7 @@ def test_a_flipped_bit_is_found_before_the_item_is_decoded(make_dataset, relpath
     decoded = []
     monkeypatch.setattr(samples, "decoder_for", lambda name: lambda source: decoded.append(source))
     for reader in (DtoolDataset(dataset.uri), DtoolDataset(dataset.uri, decoder=decoded.append)):
-        with pytest.raises(VerificationError, match=rf"{relpath}.*expected sha256") as caught:
+        with pytest.raises(VerificationError, match=rf"{relpath}.*expected md5") as caught:
             reader[0]
         assert (caught.value.uri, caught.value.item, decoded) == (dataset.uri, relpath, [])
     monkeypatch.undo()
@@ -119,7 +119,7 @@ def test_the_first_reading_gives_the_same_value_as_the_next(make_dataset, relpat
 def test_training_stops_at_a_damaged_image(images, tmp_path, workers):
     flip(images, "class1/07.png")
     data = DtoolDataModule(images.uri, batch_size=4, num_workers=workers)
-    with pytest.raises(VerificationError, match=r"class1/07\.png.*expected sha256") as caught:
+    with pytest.raises(VerificationError, match=r"class1/07\.png.*expected md5") as caught:
         trainer(tmp_path).fit(ImageNet(), data)
     assert images.uri in str(caught.value)
 

@@ -1,5 +1,6 @@
 """The memory of verified items: what is read again, and what is not."""
 
+import hashlib
 import io
 import json
 import os
@@ -101,7 +102,7 @@ def test_a_changed_file_is_read_again(make_dataset, read, keep_times) -> None:
             reader.verified_path,
             lambda idn, reader=reader: reader.verify_once([idn]),
         ):
-            with pytest.raises(VerificationError, match=r"a\.txt.*expected sha256") as caught:
+            with pytest.raises(VerificationError, match=r"a\.txt.*expected md5") as caught:
                 attempt(A)
             assert (caught.value.uri, caught.value.item) == (dataset.uri, "a.txt")
     file.write_bytes(b"aaaa")
@@ -309,3 +310,17 @@ def test_a_large_file_that_is_known_is_not_read_as_a_whole(make_dataset, read, m
             kinds.append(isinstance(file, io.BytesIO))
     assert kinds == [True, False, False]
     assert read == ["a.txt"]
+
+
+def test_an_overlay_of_hashes_that_was_replaced_does_not_verify_other_data(make_dataset, read) -> None:
+    """The content digest in a record is made of the manifest's hashes, and anybody may write an overlay."""
+    dataset = make_dataset(FILES)
+    file_of(dataset, "a.txt").write_bytes(b"aaab")
+    overlay = local_path(dataset.uri) / ".dtool" / "overlays" / "sha256.json"
+    hashes = json.loads(overlay.read_text())
+    overlay.write_text(json.dumps({**hashes, A: hashlib.sha256(b"aaab").hexdigest()}))
+    again = FrozenDataset.from_uri(dataset.uri)
+    again.verify()  # compares with the overlay
+    for attempt in (content_of, lambda each: each.verified_path(A), FrozenDataset.verify_once):
+        with pytest.raises(VerificationError, match=r"a\.txt.*expected md5"):
+            attempt(again)

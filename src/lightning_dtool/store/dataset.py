@@ -1,7 +1,7 @@
 """Frozen datasets, to read."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ from lightning_dtool.store.local_items import LocalItems, check_root, missing_it
 from lightning_dtool.store.metadata import DatasetMetadata, read_admin_metadata
 from lightning_dtool.store.uris import normalize_uri
 from lightning_dtool.store.verification import Recorded
-from lightning_dtool.store.verified import mark
+from lightning_dtool.store.verified import Mark, mark
 from lightning_dtool.store.verified_reading import VerifiedReading, open_at_once
 
 
@@ -186,19 +186,13 @@ class FrozenDataset(DatasetMetadata):
             VerificationError: If anything differs. The message names every item that does.
             StoreError: If the store cannot be read.
         """
-        verification.verify(
-            self._uri,
-            self._select(identifiers),
-            self._cache.download if self._local is None else self._local_file,
-            recorded=self._recorded(),
-            remember=None if self._reading is None else self._reading.remember,
-            progress=progress,
-            data_directory=self._local.root if self._local is not None and identifiers is None else None,
-            listed=set(self.relpaths.values()),
-        )
+        # Not remembered as verified: the overlay can be replaced, and the content digest does not cover it.
+        self._verify(identifiers, self._recorded(), None, progress=progress)
 
     def verify_once(self, identifiers: Iterable[str] | None = None, *, progress: bool = True) -> None:
         """Verify the items on disk that were not verified before, or have changed since; see `is_verified`.
+
+        They are compared with the hashes of the manifest, which the content digest is made of.
 
         Remote items are verified when they are fetched, and this method does not fetch them.
 
@@ -210,10 +204,10 @@ class FrozenDataset(DatasetMetadata):
             VerificationError: If anything differs. The message names every item that does.
             StoreError: If the store cannot be read.
         """
-        if self._local is not None:
+        if self._reading is not None:
             pending = [item.identifier for item in self._select(identifiers) if not self._is_known(item)]
             if pending:
-                self.verify(pending, progress=progress)
+                self._verify(pending, self._digested(), self._reading.remember, progress=progress)
 
     def is_verified(self, identifier: str) -> bool:
         """Tell whether an item's local file was found to be as recorded and has not changed since.
@@ -290,11 +284,34 @@ class FrozenDataset(DatasetMetadata):
         """The reading of items on disk; None if they are remote, because they are verified when they are fetched."""
         if self._local is None:
             return None
-        return VerifiedReading(self._uri, self.uuid, self._local.root, self._manifest, self._recorded)
+        return VerifiedReading(self._uri, self.uuid, self._local.root, self._manifest, self._digested)
+
+    def _digested(self) -> Recorded:
+        """Return the hashes that the content digest is made of. If their function is unknown, an overlay has to do."""
+        return Recorded({}, self.hash_function) if self.is_hash_known else self._recorded()
 
     def _recorded(self) -> Recorded:
         sha256 = self._overlay_as_written("sha256") if "sha256" in self.overlay_names() else {}
         return Recorded(sha256, self.hash_function)
+
+    def _verify(
+        self,
+        identifiers: Iterable[str] | None,
+        recorded: Recorded,
+        remember: Callable[[Item, Mark], None] | None,
+        *,
+        progress: bool,
+    ) -> None:
+        verification.verify(
+            self._uri,
+            self._select(identifiers),
+            self._cache.download if self._local is None else self._local_file,
+            recorded=recorded,
+            remember=remember,
+            progress=progress,
+            data_directory=self._local.root if self._local is not None and identifiers is None else None,
+            listed=set(self.relpaths.values()),
+        )
 
     def _is_known(self, item: Item) -> bool:
         try:
