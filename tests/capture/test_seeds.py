@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import programs
+from lightning_dtool.capture.seeds import torch_is_seeded
 from lightning_dtool.watch.seeds import install
 
 IMPORT = "import lightning_dtool.callback"
@@ -46,6 +47,16 @@ def test_a_seed_of_torch_alone_is_recorded_and_the_others_are_named(tmp_path: Pa
     assert found["gaps"] == {
         "randomness.global_seed": f"torch was seeded with {seed}, but no seed of NumPy and Python was seen",
     }
+
+
+@pytest.mark.parametrize("seed", [7, 2**40, -5])
+def test_torch_is_known_to_be_seeded_whatever_the_seed(seed: int) -> None:
+    install()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        assert torch_is_seeded() is True
+        torch.seed()
+        assert torch_is_seeded() is not True
 
 
 def test_seeds_that_are_set_before_the_import_are_recorded_as_far_as_known(tmp_path: Path) -> None:
