@@ -116,6 +116,11 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "Git.branch": "capture/test_code.py::test_a_script_in_a_git_repository_is_recorded_with_its_modules",
         "Git.dirty": "capture/test_git.py::test_a_tree_is_not_called_clean_when_git_does_not_answer",
     },
+    "it describes what the code of the model uses, which the witness would have to follow in the same way": {
+        "Model.settings": (
+            "capture/test_model_settings.py::test_another_value_that_the_code_of_a_model_uses_is_recorded"
+        ),
+    },
     "it says what a record does not know": {
         "Gap.fact": "capture/test_provenance.py::test_a_checkpoint_without_a_run_has_a_record_with_gaps",
         "Gap.reason": "values/test_writing.py::test_an_incomplete_value_is_a_gap",

@@ -217,6 +217,29 @@ def test_a_change_is_seen_in_place(tmp_path: Path, change: Any, fact: str, befor
     assert same_as(found[2], listed[0])
 
 
+class Scale(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = 1.0
+
+    def forward(self, x: Any) -> Any:
+        return x * self.factor
+
+
+def set_factor(trainer: L.Trainer, module: Any) -> None:
+    module.layers[3].factor = 0.5
+
+
+def test_settings_of_a_part_of_the_model_that_change_are_listed(tmp_path: Path) -> None:
+    model = TinyNet()
+    model.layers.insert(3, Scale())
+    found = records(tmp_path, model, At(set_factor))
+    assert found[0].model.settings == {"layers.3.factor": 1.0}
+    (change,) = (entry for entry in found[2].changes if entry.fact.startswith("model.settings"))
+    assert (change.before, change.after) == (1.0, 0.5)
+    assert found[2].model.settings == {"layers.3.factor": 0.5}
+
+
 class Saved(L.LightningDataModule):
     """Keeps its argument as a hyperparameter."""
 

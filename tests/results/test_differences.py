@@ -93,6 +93,17 @@ def test_values_of_another_type_differ(a: Any, b: Any) -> None:
     assert (type(before), type(after)) == (type(a), type(b))
 
 
+def test_a_setting_of_the_model_that_the_loss_reads_is_listed_once() -> None:
+    one, two = (
+        record(
+            loss=Loss(constants={"ALPHA": value}),
+            model=Model(class_path="a:Net", settings={"ALPHA": value, "Net.beta": value}),
+        )
+        for value in (1, 2)
+    )
+    assert [path for path, *_ in listed(one, two)] == ["model.settings[Net.beta]", "loss.constants.ALPHA"]
+
+
 def test_added_and_removed_values_are_listed() -> None:
     one = record(model=Model(class_path="a:B", hyperparameters={"x": 1, "old": None}))
     two = record(model=Model(class_path="a:B", hyperparameters={"x": 1, "new.y": [2]}))

@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_dtool.capture.arguments import capture_arguments
 from lightning_dtool.capture.hyperparameters import current_hyperparameters, without_cli_keys
+from lightning_dtool.capture.model_settings import capture_settings
 from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Child, Gaps, Model, as_text
 from lightning_dtool.values.definitions import class_path, source_digest, source_of, without_addresses
@@ -52,12 +53,16 @@ def capture_model(module: LightningModule, gaps: Gaps) -> Model:
     if lazy:
         reason = f"{lazy} parameters of lazy layers have no size before the first batch and are counted as 0"
         gaps.at("model.parameters_total").add(reason, "run a batch through the model before fit")
+    at_settings = gaps.at("model.settings")
+    settings: dict[str, Any] = {}
+    settings = at_settings.observe(lambda: capture_settings(module, at_settings), settings)
     return Model(
         class_path=class_path(type(module)),
         source=recorded_source(type(module), gaps.at("model.source")),
         source_sha256=source_digest(type(module)) if source else None,
         hyperparameters=encode_hyperparameters(current_hyperparameters(module), gaps),
         arguments=capture_arguments(module, gaps.at("model.arguments"), "load_module"),
+        settings=settings,
         parameters_total=total,
         parameters_trainable=trainable,
         children=_first(list(_children(module)), gaps.at("model.children")),

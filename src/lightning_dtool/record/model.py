@@ -96,6 +96,14 @@ class Model(Section):
             "Arguments of `__init__`, with defaults, captured when the module was made. Null if they are not known."
         ),
     )
+    settings: dict[str, Json] = Field(
+        default={},
+        description=(
+            "Values that the code of the user's classes uses, by name, when training began and again when parts of the "
+            "model changed: class attributes (`Net.alpha`), defaults (`forward.scale`), variables (`ALPHA`), plain "
+            "attributes of the user's modules inside (`head.scale`), and functions that are hooks or replace methods."
+        ),
+    )
     parameters_total: Integer | None = Field(default=None, description="Number of parameters.")
     parameters_trainable: Integer | None = Field(default=None, description="Number of parameters with `requires_grad`.")
     children: list[Child] = Field(default=[], description="The direct children and their sizes.")

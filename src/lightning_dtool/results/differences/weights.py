@@ -39,9 +39,15 @@ def weighed(difference: Difference, moved: set[tuple[str, str]], seeded: bool) -
 def is_redundant(
     difference: Difference, found: Sequence[Difference], a: Mapping[str, Any], b: Mapping[str, Any]
 ) -> bool:
-    """Return whether a difference repeats another: a digest of a text in both records, or an optimizer's default."""
+    """Return whether a difference repeats another: a digest, a constant of the loss, or an optimizer's default."""
     if difference.path == "model.source_sha256":
         return bool(a["model"]["source"] and b["model"]["source"])
+    setting = re.fullmatch(r"model\.settings\b(.*)", difference.path, re.DOTALL)
+    if setting is not None:  # what training_step reads is listed with the loss
+        at_loss = f"loss.constants{setting[1]}"
+        return any(
+            (other.path, other.before, other.after) == (at_loss, difference.before, difference.after) for other in found
+        )
     default = re.fullmatch(r"(optimizers\[\d+\])\.defaults\b(.*)", difference.path, re.DOTALL)
     return default is not None and any(
         other.path.startswith(f"{default[1]}.param_groups[")
