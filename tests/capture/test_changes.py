@@ -537,6 +537,19 @@ class Parts(L.Callback):
         self.parts = parts
 
 
+def test_an_optimizer_that_replaces_another_is_compared_with_that_in_its_place() -> None:
+    def optimizer(name: str, lr: float) -> dict[str, Any]:
+        return {"class_path": f"torch.optim:{name}", "defaults": {"lr": lr}}
+
+    changes = ChangeList()
+    before = [optimizer("Adam", 0.25), optimizer("Adam", 0.5)]
+    changes.add("optimizers", before, [optimizer("SGD", 0.125), before[1]], epoch=1, global_step=2)
+    assert [(found.fact, found.before, found.after) for found in changes.all()] == [
+        ("optimizers[0].class_path", "torch.optim:Adam", "torch.optim:SGD"),
+        ("optimizers[0].defaults.lr", 0.25, 0.125),
+    ]
+
+
 def test_a_callback_that_is_removed_is_one_change(tmp_path: Path) -> None:
     def remove(trainer: Any, _: Any) -> None:
         trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, Parts)]

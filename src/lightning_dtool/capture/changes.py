@@ -116,12 +116,13 @@ def _differences(fact: str, before: Any, after: Any) -> Iterator[tuple[str, Any,
 def _pairs(before: list[Any], after: list[Any]) -> Iterator[tuple[int | None, int | None]]:
     """Yield the indexes of entries that correspond to each other. None for one that was added or removed.
 
-    Entries with a class, such as callbacks, are compared with those of the same class, so that those behind a callback
-    that was removed are no changes.
+    In a list that became longer or shorter, entries with a class, such as callbacks, are compared with those of the
+    same class, so that those behind a callback that was removed are no changes. In others, an entry is compared with
+    that in its place.
     """
     old, new = _classes(before), _classes(after)
     blocks = [("replace", 0, len(before), 0, len(after))]
-    if old is not None and new is not None and old != new:
+    if old is not None and new is not None and len(old) != len(new):
         blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()  # type: ignore[assignment]
     for _, first, last, new_first, new_last in blocks:
         yield from itertools.zip_longest(range(first, last), range(new_first, new_last))
