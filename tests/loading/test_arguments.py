@@ -62,6 +62,10 @@ def test_objects_and_credentials_are_missing_also_with_trust() -> None:
         assert recorded_arguments(found, Open, trust_source=trust) == ({}, ["encoder", "api_key", "config"])
 
 
+def test_an_object_that_is_the_default_is_not_missing() -> None:
+    assert recorded_arguments(recorded(Net(act=nn.Tanh)), Net).missing == []
+
+
 class Base(L.LightningModule):
     def __init__(self, width: int) -> None:
         super().__init__()

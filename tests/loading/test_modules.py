@@ -2,12 +2,14 @@
 
 import argparse
 import collections
+import functools
 import importlib
 import os
 import pickle
 import sys
 import textwrap
 import uuid
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,6 +297,39 @@ class PassesOnParts(WithParts):
     @classmethod
     def load_from_checkpoint(cls, path: str, **kwargs: Any) -> Any:
         return super().load_from_checkpoint(path, **kwargs)
+
+
+class Activated(TinyNet):
+    """A model with an activation that has a default."""
+
+    def __init__(self, act: Callable[..., Any] = torch.relu, width: int = 2, **more: Any) -> None:
+        super().__init__()
+        self.act = act
+        self.width = width
+
+
+@pytest.mark.filterwarnings("ignore:.*(dropped from checkpoint|is not picklable|cannot be pickled)")
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ({"act": lambda x: x}, "act"),
+        ({"act": functools.partial(lambda x: x)}, "act"),
+        ({"act": lambda x: x, "extra": [lambda x: x]}, "act, extra"),
+    ],
+)
+def test_a_default_in_place_of_what_the_training_passed_is_said(
+    tmp_path: Path, arguments: dict[str, Any], missing: str
+) -> None:
+    checkpoint = saved(tmp_path, Activated(width=3, **arguments))
+    with pytest.warns(ProvenanceWarning, match=f"is made with its defaults for {missing}\\. "):
+        assert checkpoint.load_module().width == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checkpoint.load_module(**arguments)
+    gaps = {gap.fact: gap.reason for gap in checkpoint.record.gaps}
+    for name in arguments:
+        found = gaps.get(f"checkpoint.hyper_parameters.{name}")
+        assert found is None or found.endswith(f"load_module needs {name}=…")
 
 
 # -- hooks and weights ------------------------------------------------------------------------------

@@ -26,11 +26,12 @@ def add_class_gaps(model: Model, code: Code, gaps: Gaps) -> None:
         gaps.at("model.class_path").add(reason, _MOVE)
     for name, value in model.hyperparameters.items():
         found = dict.fromkeys(_class_paths(value))
-        inside = [path for path in found if "<locals>" in path]
+        inside = [path for path in found if "<locals>" in path or "<lambda>" in path]
         of_script = [path for path in found if path.startswith("__main__:") and path not in inside]
         at_value = gaps.at("checkpoint.hyper_parameters").at(name)
         if inside:
-            reason = f"{inside[0]} is defined inside a function and cannot be imported: load_module needs {name}=…"
+            where = "is defined inside a function" if "<locals>" in inside[0] else "has no name"
+            reason = f"{inside[0]} {where} and cannot be imported: load_module needs {name}=…"
             at_value.add(reason, _MOVE)
         if of_script:
             way = "trust_source=True" if "__main__" in code.modules else f"{name}=…, because its source is not recorded"

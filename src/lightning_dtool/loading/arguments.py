@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from lightning_dtool.errors import ConfigurationError, ProvenanceWarning
 from lightning_dtool.record import Provenance
 from lightning_dtool.values.reading import decode
+from lightning_dtool.values.writing import encode
 
 _PLACE = "model.arguments"
 
@@ -17,7 +18,7 @@ class Recorded(NamedTuple):
 
     Attributes:
         values: The arguments that can be built from the record, by name.
-        missing: The names of those that were passed and cannot be built from it.
+        missing: The names of those that cannot be built from it, and are not what the constructor makes by default.
     """
 
     values: dict[str, Any]
@@ -58,10 +59,17 @@ def recorded_arguments(
             usable, built = _built(name, value, trust_source=True)
         if usable and not any(fact.startswith((f"{place}.", f"{place}[")) for fact in gaps):
             values[name] = built
-        # An argument without a gap has its default, which the constructor makes again.
-        elif any(fact == place or fact.startswith((f"{place}.", f"{place}[")) for fact in gaps):
+        # What a base class saved of `*args` is known by other names, and has no gap. The constructor makes its defaults
+        # again.
+        elif place in gaps if name.startswith("*") else not _is_default(parameters.get(name), value):
             missing.append(name)
     return Recorded(values, missing)
+
+
+def _is_default(parameter: inspect.Parameter | None, value: Any) -> bool:
+    if parameter is None or parameter.default is inspect.Parameter.empty:
+        return False
+    return bool(encode(parameter.default) == value)
 
 
 def is_namespace(record: Provenance, name: object) -> bool:
@@ -85,7 +93,13 @@ def warn_of_defaults(missing: Collection[str], cls: type, uri: str, stacklevel: 
         stacklevel: As in `warnings.warn`, for the caller of this function.
     """
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
-    names = [name for name in missing if name in parameters and parameters[name].default is not inspect.Parameter.empty]
+    # Without a required argument, the constructor fails. One of `**kwargs` is never required.
+    names = [
+        name
+        for name in missing
+        if not name.startswith("*")
+        and (name not in parameters or parameters[name].default is not inspect.Parameter.empty)
+    ]
     if names:
         warnings.warn(
             f"{uri}: {cls.__qualname__} is made with its defaults for {', '.join(names)}. The training passed other"
