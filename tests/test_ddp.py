@@ -3,8 +3,10 @@
 import os
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 
 import programs
 from kit import TinyNet, loader, same, trainer, weights
@@ -84,3 +86,52 @@ def test_every_rank_can_load_by_the_best_uri(tmp_path: Path) -> None:
 
     (dataset,) = iter_datasets(str(tmp_path / "models"))
     assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text() == dataset.uri
+
+
+class Changing(TinyNet):
+    """A model that changes in the middle of training, on every rank."""
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.optimizers().param_groups[0]["lr"] = 0.001
+            self.hparams["late"] = "yes"
+
+    def train_dataloader(self) -> Any:
+        return loader(samples=48 + 16 * self.current_epoch)
+
+
+class Thaw(BaseFinetuning):
+    """A callback that trains the first layer from the second epoch on."""
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        self.freeze(pl_module.layers[0])
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+        if epoch == 1:
+            self.make_trainable(pl_module.layers[0])
+
+
+def test_changes_during_training_are_listed_once_for_all_ranks(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
+    every = ModelCheckpoint(dirpath=tmp_path / "checkpoints", save_top_k=-1)
+    options = {"devices": 2, "strategy": "ddp_fork", "reload_dataloaders_every_n_epochs": 1}
+    trainer(tmp_path, provenance, Thaw(), every, **options).fit(Changing())
+    first, second = sorted(
+        (DtoolCheckpoint.from_uri(uri).record for uri in provenance.uris), key=lambda record: record.checkpoint.epoch
+    )
+    assert first.changes == []
+    assert first.model.frozen == ["layers.0.weight", "layers.0.bias"]
+    assert first.data.stages["train"][0].count == 48
+    facts = [change.fact for change in second.changes]
+    assert len(facts) == len(set(facts))
+    assert {
+        "optimizers[0].param_groups[0].options.lr",
+        "model.hyperparameters.late",
+        "model.frozen",
+        "data.stages.train[0].count",
+    } <= set(facts)
+    assert second.optimizers[0].param_groups[0].options["lr"] == 0.001
+    assert second.model.hyperparameters["late"] == "yes"
+    assert second.model.frozen == []
+    assert second.data.stages["train"][0].count == 64
