@@ -260,3 +260,27 @@ def test_nan_and_infinite_metrics_are_recorded_as_text() -> None:
     found = capture_metrics(Fake(), Gaps())  # type: ignore[arg-type]
     assert found == {"a": "nan", "b": "-inf", "c": 0.5, "d": 2.0}
     json.dumps(found, allow_nan=False)
+
+
+LIMIT = 1
+
+
+class Limiting(L.Callback):
+    factor = 1
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.limit_val_batches = LIMIT * self.factor
+
+
+@pytest.mark.parametrize("changed", [{"LIMIT": 2}, {"factor": 2}])
+def test_values_that_the_code_of_a_callback_uses_are_recorded(
+    changed: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings() -> dict[str, Any]:
+        found = capture_trainer(trainer(tmp_path, Limiting()), Gaps()).callbacks
+        return next(each.settings for each in found if each.class_path.endswith(":Limiting"))
+
+    assert settings() == {"LIMIT": 1, "Limiting.factor": 1}
+    monkeypatch.setitem(globals(), "LIMIT", changed.get("LIMIT", 1))
+    monkeypatch.setattr(Limiting, "factor", changed.get("factor", 1))
+    assert settings() == {"LIMIT": changed.get("LIMIT", 1), "Limiting.factor": changed.get("factor", 1)}

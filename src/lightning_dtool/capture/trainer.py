@@ -16,7 +16,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_dtool.capture.tokens import Token, TokenWalk
 from lightning_dtool.record import Component, Gaps, Monitor, Trainer
 from lightning_dtool.redaction.record import redact_mapping
+from lightning_dtool.values.attributes import is_constant
 from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.surroundings import values_around
 from lightning_dtool.values.writing import encode, encode_all
 
 _SETTINGS = (
@@ -214,7 +216,8 @@ def _component(part: Any, gaps: Gaps, module: LightningModule | None, state_key:
             f"a {class_path(type(part))} does not keep these parameters: {', '.join(missing)}",
             "assign each parameter of __init__ to an attribute of that name",
         )
-    settings = encode_all(_with_names(kept, module), gaps.at("settings"))
+    around = values_around(type(part), kept=is_constant)  # what the code of a user's class uses beside its arguments
+    settings = encode_all({**around, **_with_names(kept, module)}, gaps.at("settings"))
     return Component(
         class_path=class_path(type(part)),
         state_key=str(state_key) if state_key is not None else None,
