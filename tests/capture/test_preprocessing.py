@@ -324,15 +324,26 @@ def test_values_that_the_code_of_a_transform_uses_are_described(
     assert len(set(found)) == 4
 
 
-def test_a_setting_whose_class_uses_it_is_described_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Settings:
-        def __init__(self) -> None:
-            self.rate = 2
+class Settings:
+    unit = 3
 
-        def doubled(self) -> Any:
-            return RATE.rate * 2
+    def __init__(self, rate: int, folder: Path) -> None:
+        self.rate, self.folder, self.logs = rate, folder, str(folder)
 
-    monkeypatch.setitem(globals(), "RATE", Settings())
-    gaps = Gaps()
-    assert json.dumps(describe_pipeline(rated, gaps)).count("def doubled") == 1
-    assert not gaps
+    def doubled(self) -> Any:
+        return RATE.rate * 2 * self.unit
+
+
+def test_a_configuration_that_the_code_uses_is_described_by_its_values_and_not_by_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for rate, name in ((2, "a"), (2, "b"), (3, "a")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        monkeypatch.setitem(globals(), "RATE", Settings(rate, tmp_path / name))
+        gaps = Gaps()
+        found.append(describe_pipeline(rated, gaps))
+        assert not gaps
+    assert found[0]["globals"] == {"RATE.rate": 2, "Settings.unit": 3}
+    assert found[0] == found[1]
+    assert found[2]["globals"]["RATE.rate"] == 3

@@ -7,7 +7,8 @@ import torch
 
 from lightning_dtool.capture.tables import blocks_of
 from lightning_dtool.record import as_text
-from lightning_dtool.values.surroundings import is_setting, values_around
+from lightning_dtool.values.attributes import is_constant
+from lightning_dtool.values.surroundings import values_around
 
 
 def values_outside(code: Any) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def values_outside(code: Any) -> dict[str, Any]:
     Args:
         code: A class or a function. Base classes and functions that it uses count, too.
     """
-    around = values_around(code, kept=lambda value: is_data(value) or is_setting(value))
+    around = values_around(code, kept=lambda value: is_data(value) or is_constant(value))
     return {as_text(name): value for name, value in around.items()}
 
 

@@ -18,7 +18,7 @@ from lightning_dtool.record import Gaps, Loader, as_text
 from lightning_dtool.values.attributes import attribute, attributes_of
 from lightning_dtool.values.definitions import class_path, is_users
 from lightning_dtool.values.digests import nbytes
-from lightning_dtool.values.surroundings import is_setting, values_around
+from lightning_dtool.values.surroundings import is_path_here, is_setting, values_around
 
 MAX_NUMBERS = 100
 """Maximum number of numbers in one setting. If there are more, only their count and hash are recorded."""
@@ -116,7 +116,7 @@ def _of_class(part: Any, known: frozenset[str], gaps: Gaps) -> dict[str, Any]:
     if not is_users(type(part)):
         return {}
     kept = {name: value for name, value in (attributes_of(part) or {}).items() if name not in known}
-    plain = {name: value for name, value in kept.items() if is_setting(value)}
+    plain = {name: value for name, value in kept.items() if is_setting(value) and not is_path_here(value)}
     values = {**plain, **values_around(type(part))}
     return {as_text(name): describe_setting(value, gaps.at(name)) for name, value in values.items()}
 

@@ -12,7 +12,7 @@ from lightning_dtool.capture.preprocessing import describe_pipeline, transforms_
 from lightning_dtool.record import Gaps, as_text
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.values.definitions import is_users
-from lightning_dtool.values.surroundings import functions_of, is_setting, values_around
+from lightning_dtool.values.surroundings import functions_of, is_path_here, is_setting, values_around
 
 MAX_SETTINGS = 1000
 """Maximum number of values that are recorded."""
@@ -61,4 +61,4 @@ def _held_by(path: str, module: torch.nn.Module, is_outermost: bool) -> Iterator
 
 
 def _is_plain(value: Any) -> bool:
-    return is_setting(value) and not isinstance(value, torch.Tensor)
+    return is_setting(value) and not (isinstance(value, torch.Tensor) or is_path_here(value))

@@ -29,12 +29,12 @@ def values_around(*code: Any, kept: Callable[[Any], bool] | None = None) -> dict
 
     Args:
         code: Functions, methods and classes. Others, and those of libraries, are passed over.
-        kept: Whether to return a value; by default, plain values and objects that hold only such values.
+        kept: Whether to return a value; by default, plain values. Of a configuration, its values are returned.
 
     Returns:
         The values, sorted by name. No code of the user runs.
     """
-    wanted = kept or is_setting
+    wanted = kept or is_constant
     found: dict[str, Any] = {}
     waiting = list(reversed(code))
     seen: set[int] = set()
@@ -47,22 +47,29 @@ def values_around(*code: Any, kept: Callable[[Any], bool] | None = None) -> dict
         for name, entry, module in around:
             if _is_code(entry):
                 waiting.append(entry)
-            elif wanted(entry) and not _is_path_here(entry):
-                key = name if name not in found or found[name] is entry else f"{module}.{name}"
-                found[key] = entry
+                continue
+            values = {name: entry}
+            if is_setting(entry) and not is_constant(entry):  # a configuration: its values are listed one by one
+                values = {f"{name}.{key}": value for key, value in (attributes_of(entry) or {}).items()}
+                waiting.append(type(entry))
+            for key, value in values.items():
+                if wanted(value) and not is_path_here(value):
+                    found[key if key not in found or found[key] is value else f"{module}.{key}"] = value
     return dict(sorted(found.items()))
 
 
 def is_setting(value: Any) -> bool:
-    """Return whether a value is plain, or an object that holds only plain values, such as a configuration."""
+    """Return whether a value is plain, or a configuration: a namespace or an object that holds only plain values."""
     if is_constant(value):
         return True
     if isinstance(value, type | types.ModuleType) or callable(value):
         return False
-    if not (isinstance(value, argparse.Namespace | types.SimpleNamespace) or is_users(type(value))):
-        return False
-    attributes = attributes_of(value)
-    return bool(attributes) and all(is_constant(entry) for entry in (attributes or {}).values())
+    if isinstance(value, argparse.Namespace | types.SimpleNamespace):
+        return True
+    attributes = attributes_of(value) if is_users(type(value)) else None
+    return bool(attributes) and all(
+        is_constant(entry) or isinstance(entry, os.PathLike) for entry in (attributes or {}).values()
+    )
 
 
 def _is_code(value: Any) -> bool:
@@ -128,5 +135,6 @@ def functions_of(value: Any) -> Iterator[types.FunctionType]:
                 yield function
 
 
-def _is_path_here(value: Any) -> bool:
+def is_path_here(value: Any) -> bool:
+    """Return whether a text is the absolute path of a file or a folder, which differs between machines and runs."""
     return isinstance(value, str) and len(value) < 1000 and os.path.isabs(value) and os.path.exists(value)
