@@ -245,7 +245,10 @@ ReproductionErrorKind = Literal[
     "no_source",
     "not_reached",
     "not_started",
+    "refused_network",
+    "refused_write",
     "timed_out",
+    "unprotected",
 ]
 """The causes of a `ReproductionError`. The class defines each of them."""
 
@@ -272,7 +275,10 @@ class ReproductionError(LightningDtoolError, RuntimeError):
             - `"no_source"`: the source code was not recorded, or the given code is not a project;
             - `"not_reached"`: it ended before the moment of the checkpoint;
             - `"not_started"`: its process could not start;
-            - `"timed_out"`: it took longer than allowed.
+            - `"refused_network"`: it wants to connect to another machine, which is not allowed;
+            - `"refused_write"`: it wants to write outside its own folders, which is not allowed;
+            - `"timed_out"`: it took longer than allowed;
+            - `"unprotected"`: nothing could keep it from writing to the original's folders, so it was not started.
         output: The last lines of the output of the training; empty if it did not start.
 
     Attributes:

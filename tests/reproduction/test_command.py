@@ -124,6 +124,10 @@ def test_data_is_also_known_by_the_path_that_a_moved_script_uses(tmp_path: Path)
     assert found == {uri: "s3://x/y", "s3://a/b": "s3://c/d", normal(str(tmp_path / "data" / "oak")): "s3://x/y"}
 
 
+def plan(**limits: object) -> rerun.Plan:
+    return rerun.Plan({}, rerun.REPRODUCE, "", "", "", rerun.Target(0, 2, 9, "a.ckpt"), **limits)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("events", "code", "kind", "expected"),
     [
@@ -163,7 +167,7 @@ def test_the_error_says_why_a_rerun_failed(
 ) -> None:
     log = tmp_path / "log"
     log.write_text("one\n\ntwo\n")
-    error = failure(Outcome(code, events), rerun.Target(0, 2, 9, "a.ckpt"), log, None, Path("/s"))
+    error = failure(Outcome(code, events), plan(), log, None, Path("/s"))
     assert expected in error.reason
     assert error.kind == kind
     assert error.output == ("one", "two")
@@ -172,7 +176,7 @@ def test_the_error_says_why_a_rerun_failed(
 
 
 def test_a_rerun_that_takes_too_long_is_an_error(tmp_path: Path) -> None:
-    error = failure(Outcome(-15, [], timed_out=True), rerun.Target(0, 2, 9, "a"), tmp_path / "none", 5, tmp_path)
+    error = failure(Outcome(-15, [], timed_out=True), plan(), tmp_path / "none", 5, tmp_path)
     assert error.reason == "it did not reach the checkpoint within 5 seconds. Allow more time: --timeout"
     assert (error.kind, error.output) == ("timed_out", ())
 

@@ -78,6 +78,14 @@ def _rerun_options(command: Any) -> Any:
         click.option(
             "--timeout", type=float, metavar="SECONDS", help="The time limit for each training. Default: none."
         ),
+        click.option(
+            "--allow-write",
+            multiple=True,
+            type=click.Path(exists=True),
+            metavar="PATH",
+            help="Let the code write to this file or folder, beside its own temporary folder. May be repeated.",
+        ),
+        click.option("--allow-network", is_flag=True, help="Let the code use the network."),
         json_option,
     ]
     for option in reversed(options):
@@ -93,7 +101,7 @@ def reproduce(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any
 
     This runs the recorded code with your permissions, whoever wrote it: reproduce only code that you would run
     yourself. The code runs in a temporary folder, in a process of its own, up to the moment at which the checkpoint
-    was saved. The original is not changed.
+    was saved. On Linux it cannot write elsewhere, nor use the network. The original is not changed.
 
     The verdict is 'identical' (every bit of the weights is the same), 'within tolerance' (with --runs: all metrics lie
     in the intervals that other seeds predict), 'different' (with differences that could explain it) or 'could not run'

@@ -36,6 +36,7 @@ def main() -> int:
     if plan.parent_process is not None:
         threading.Thread(target=_end_with, args=(plan.parent_process,), daemon=True).start()
     sys.meta_path.insert(0, _After(TRAINER, _patch_trainer))
+    attempts = _watched(plan)
     rerun.report("started")
     try:
         if plan.seed_offset is not None:
@@ -52,13 +53,13 @@ def main() -> int:
         if code == 0 and not isinstance(ending, rerun.TargetReachedError):
             _report_last_checkpoint()
         elif code:
-            rerun.report("error", chain=list(_chain(ending)))
+            rerun.report("error", chain=list(_chain(ending, attempts)))
             if not isinstance(ending.code, int):
                 print(ending.code, file=sys.stderr)  # as Python does
         return code
     except BaseException as error:  # every error must be reported to the parent process
         traceback.print_exc()
-        rerun.report("error", chain=list(_chain(error)))
+        rerun.report("error", chain=list(_chain(error, attempts)))
         return 1
     return 0
 
@@ -86,7 +87,19 @@ def _patch_trainer(module: types.ModuleType) -> None:
     patch_trainer(module.Trainer)
 
 
-def _chain(error: BaseException) -> Iterator[dict[str, Any]]:
+def _watched(plan: Any) -> Any:
+    """Observe what the script tries outside its limits; None if it has no limits."""
+    if plan.writable is None:
+        return None
+    from lightning_dtool import rerun
+    from lightning_dtool.sandbox.attempts import Attempts
+
+    attempts = Attempts(plan.writable, plan.network, rerun.report)
+    attempts.watch()
+    return attempts
+
+
+def _chain(error: BaseException, attempts: Any) -> Iterator[dict[str, Any]]:
     """Yield an error and its causes, even if the script hides them with `from None`."""
     seen: set[int] = set()
     current: BaseException | None = error
@@ -97,6 +110,8 @@ def _chain(error: BaseException) -> Iterator[dict[str, Any]]:
             facts["filename"] = str(current.filename)
         if isinstance(current, ImportError) and current.name is not None:
             facts["module"] = str(current.name)
+        if attempts is not None:
+            facts |= {"refused": attempts.refused(current), "disconnected": attempts.disconnected(current)}
         yield facts
         current = current.__cause__ or current.__context__
 

@@ -4,24 +4,71 @@ from pathlib import Path
 
 from lightning_dtool.errors import ReproductionError, ReproductionErrorKind
 from lightning_dtool.reproduction.process import Event, Outcome
-from lightning_dtool.rerun import Target
+from lightning_dtool.reproduction.refusals import (
+    is_related,
+    network_reason,
+    refused_hosts,
+    refused_writes,
+    write_reason,
+)
+from lightning_dtool.rerun import Plan, Target
+from lightning_dtool.store import local_path
 
 LAST_LINES = 15
 """The number of lines, at the end of the output, that an error keeps."""
 
 
-def failure(outcome: Outcome, target: Target, log: Path, timeout: float | None, folder: Path) -> ReproductionError:
+def failure(outcome: Outcome, plan: Plan, log: Path, timeout: float | None, folder: Path) -> ReproductionError:
     """Return the error for a rerun that produced no checkpoint.
 
     Args:
         outcome: How its process ended.
-        target: The moment that it should have reached.
+        plan: Its plan.
         log: The file with its output.
         timeout: The seconds that it was allowed to take; None for no limit.
         folder: The folder of its source. Paths in it are shown relative to it.
     """
-    kind, reason = _cause(outcome, target, timeout, folder)
-    return ReproductionError(reason, kind=kind, output=_tail(log))
+    output = _tail(log)
+    refused = refused_writes(outcome, output, plan.writable)
+    found = _refused(outcome, plan, refused)
+    if found is None:
+        kind, reason = _cause(outcome, plan.target, timeout, folder)
+        if refused and kind == "failed":
+            reason += f"\nIt was also kept from writing: {write_reason(refused[0], _held(plan))}"
+        if kind in ("failed", "not_reached", "timed_out") and (hosts := refused_hosts(outcome)):
+            reason += f"\nIt was also kept from the network: {network_reason(hosts)}"
+        found = kind, reason
+    return ReproductionError(found[1], kind=found[0], output=output)
+
+
+def _refused(outcome: Outcome, plan: Plan, refused: list[str]) -> tuple[ReproductionErrorKind, str] | None:
+    """Return the cause if it is that the rerun was not allowed to write or to connect; else None."""
+    unprotected = outcome.last("unprotected")
+    if unprotected is not None:
+        return "unprotected", f"it was not started, because it could not be protected: {unprotected.get('reason')}"
+    if outcome.timed_out or outcome.exit_code < 0:
+        return None
+    error = outcome.last("error") or {}
+    chain = [entry for entry in error.get("chain", []) if isinstance(entry, dict)]
+    for entry in chain:
+        if entry.get("refused"):
+            return "refused_write", write_reason(str(entry["refused"]), _held(plan))
+        if entry.get("disconnected"):
+            return "refused_network", network_reason(refused_hosts(outcome))
+    # The script may have ignored that it could not remove, make or write a file, and failed later because of that.
+    named = [str(entry["filename"]) for entry in chain if entry.get("filename")]
+    by_command = any(entry.get("type") == "CalledProcessError" for entry in chain)
+    by_torch = any("cannot be opened" in str(entry.get("message")) for entry in chain)
+    related = [path for path in refused if is_related(path, named)]
+    if refused and outcome.last("started") is not None and (related or by_command or by_torch or not chain):
+        return "refused_write", write_reason((related or refused)[0], _held(plan))
+    return None
+
+
+def _held(plan: Plan) -> list[str]:
+    """Return the local folders of the original and of the datasets that a rerun reads."""
+    uris = [str(plan.original.get("uri", "")), *plan.uris.values(), *plan.data.values()]
+    return [path for uri in uris if uri.startswith("file:") and (path := str(local_path(uri)))]
 
 
 def _tail(log: Path) -> list[str]:

@@ -18,6 +18,7 @@ from lightning_dtool.reproduction.command import command, recorded_threads, vari
 from lightning_dtool.reproduction.failure import failure
 from lightning_dtool.reproduction.original import LocatedData, Original, relocated
 from lightning_dtool.reproduction.process import Event, Outcome, run
+from lightning_dtool.reproduction.protecting import notes_of, protect
 from lightning_dtool.rerun import PLAN_VARIABLE, REPRODUCE, Plan, Target
 from lightning_dtool.store import FrozenDataset, local_path
 
@@ -39,6 +40,8 @@ class Options:
         device: The accelerator in place of the script's own; None to keep that.
         timeout: The time limit of each rerun in seconds; None for no limit.
         data: For a replication, the datasets by stage.
+        allow_write: Files and folders that a rerun may write, beside its own.
+        allow_network: Whether a rerun may use the network.
         say: Called with messages on the progress.
     """
 
@@ -49,6 +52,8 @@ class Options:
     device: str | None = None
     timeout: float | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    allow_write: tuple[str, ...] = ()
+    allow_network: bool = False
     say: Callable[[str], None] = lambda text: None
 
 
@@ -115,12 +120,17 @@ def rerun(
         places.append((Path(to_run.recorded_root), root))
     initial = record.model.initial_weights
     threads = options.threads if options.threads is not None else recorded_threads(record)
+    report = folder / "report.jsonl"
+    protection = protect(
+        record, root, folder, _read(data, options, parent), original.uri,
+        report=str(report), allow_write=options.allow_write, allow_network=options.allow_network,
+    )  # fmt: skip
     plan = Plan(
         original=original.reference.model_dump(),
         kind=options.kind,
         into=str(models),
         scratch=str(folder),
-        report=str(folder / "report.jsonl"),
+        report=str(report),
         target=target_of(record),
         root=str(root),
         automatic=_attached_itself(record),
@@ -136,27 +146,40 @@ def rerun(
         device=options.device,
         trace=trace,
         recall=recall,
-        parent_process=os.getpid(),
+        parent_process=None if protection.ends_by_itself else os.getpid(),
+        writable=protection.writable,
+        network=protection.network,
     )
     plan_file = folder / "plan.json"
     plan.write(plan_file)
     environment = _environment(record, options, plan, plan_file, [_site(folder), *to_run.paths], folder)
+    environment |= protection.variables
 
     def on_event(event: Event) -> None:
         if event["event"] == "epoch":
             options.say(f"{what}: epoch {event.get('epoch')}, step {event.get('global_step')}")
 
     options.say(f"{what}: starting")
-    arguments = [options.python, str(Path(child.__file__).resolve()), *to_run.arguments]
-    outcome = run(arguments, to_run.folder, environment, log, Path(plan.report), on_event, options.timeout)
+    arguments = protection.command([options.python, str(Path(child.__file__).resolve()), *to_run.arguments])
+    try:
+        outcome = run(arguments, to_run.folder, environment, log, report, on_event, options.timeout)
+    finally:
+        if protection.temporary is not None:
+            shutil.rmtree(protection.temporary, ignore_errors=True)
+    notes += notes_of(outcome, protection)
     reached = outcome.last("target")
     landed = local_path(str(reached["uri"])) if reached is not None and reached.get("uri") else None
     if reached is None or landed is None or landed.parent != models:  # a script may write to the report, too
-        raise failure(outcome, plan.target, log, options.timeout, root)
+        raise failure(outcome, plan, log, options.timeout, root)
     begun = outcome.last("begin")
     if begun is not None and begun.get("initial_weights") == "different" and parent is None:
         notes.append(_other_beginning(record))
     return Rerun(FrozenDataset.from_uri(reached["uri"]), log, outcome, notes)
+
+
+def _read(data: LocatedData, options: Options, parent: str | None) -> list[str]:
+    """Return the URIs of what a rerun reads."""
+    return [*data.uris.values(), *options.data.values(), *([parent] if parent is not None else [])]
 
 
 def target_of(record: Provenance) -> Target:

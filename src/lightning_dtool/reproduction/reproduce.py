@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from lightning_dtool._public import public
+from lightning_dtool.reproduction.protecting import allowed_paths
 from lightning_dtool.reproduction.request import Ancestors, Environments, Request, Say, silent
 from lightning_dtool.reproduction.session import carry_out
 from lightning_dtool.rerun import REPLICATE, REPRODUCE
@@ -27,13 +28,16 @@ def reproduce(
     from_: Ancestors = "first",
     trace: bool = False,
     timeout: float | None = None,
+    allow_write: Sequence[str | os.PathLike[str]] = (),
+    allow_network: bool = False,
     progress: Say | None = None,
 ) -> Reproduction:
     """Repeat the recorded training of a checkpoint, and compare the two models bit by bit.
 
     The recorded code runs in a process of its own, with the permissions of the caller: reproduce only code that you
     would run yourself. It runs from the recorded source in a temporary folder, on the recorded data, up to the moment
-    at which the checkpoint was saved. The original and the folders that the training wrote to are not changed.
+    at which the checkpoint was saved. On Linux it cannot write outside that folder, nor use the network: the original
+    and the folders that the training wrote to are not changed. The notes of the result say what protected them.
 
     Args:
         uri: The checkpoint's URI, or its folder.
@@ -54,6 +58,10 @@ def reproduce(
             parent.
         trace: Whether to find the first optimizer step at which the two trainings differ.
         timeout: The time limit for each training in seconds. Default: no limit.
+        allow_write: Existing files and folders that the code may write. Default: only the temporary folder of the
+            rerun.
+        allow_network: Whether the code may use the network. By default it may only if the recorded data, or a
+            checkpoint that it resumes from, is not on this machine.
         progress: Called with messages on the progress.
 
     Returns:
@@ -75,7 +83,8 @@ def reproduce(
     """
     request = Request(
         kind=REPRODUCE, env=env, device=device, runs=runs, level=level, source=source, data=dict(data or {}),
-        search=tuple(search), threads=threads, from_=from_, trace=trace, timeout=timeout, say=progress or silent,
+        search=tuple(search), threads=threads, from_=from_, trace=trace, timeout=timeout,
+        allow_write=allowed_paths(allow_write), allow_network=allow_network, say=progress or silent,
     )  # fmt: skip
     return carry_out(request, uri, into)
 
@@ -99,6 +108,8 @@ def replicate(
     from_: Ancestors = "first",
     trace: bool = False,
     timeout: float | None = None,
+    allow_write: Sequence[str | os.PathLike[str]] = (),
+    allow_network: bool = False,
     progress: Say | None = None,
 ) -> Replication:
     """Repeat the recorded training of a checkpoint on new data, and compare the results.
@@ -125,6 +136,8 @@ def replicate(
         from_: As in `reproduce`.
         trace: As in `reproduce`.
         timeout: As in `reproduce`.
+        allow_write: As in `reproduce`.
+        allow_network: As in `reproduce`.
         progress: As in `reproduce`.
 
     Returns:
@@ -139,7 +152,8 @@ def replicate(
     stages = {"train": train, "val": val, "test": test}
     request = Request(
         kind=REPLICATE, env=env, device=device, runs=runs, level=level, source=source, data=dict(data or {}),
-        search=tuple(search), threads=threads, from_=from_, trace=trace, timeout=timeout, say=progress or silent,
+        search=tuple(search), threads=threads, from_=from_, trace=trace, timeout=timeout,
+        allow_write=allowed_paths(allow_write), allow_network=allow_network, say=progress or silent,
         stages={stage: FrozenDataset.from_uri(given).uri for stage, given in stages.items() if given is not None},
     )  # fmt: skip
     found = carry_out(request, uri, into)

@@ -37,6 +37,9 @@ class Request:
     from_: Ancestors = "first"
     trace: bool = False
     timeout: float | None = None
+    allow_write: tuple[str, ...] = ()
+    """Absolute paths of existing files and folders."""
+    allow_network: bool = False
     say: Say = silent
     stages: dict[str, str] = field(default_factory=dict)
     """For a replication, the new datasets by stage."""

@@ -183,6 +183,8 @@ class _Session:
             device=request.device,
             timeout=request.timeout,
             data=request.stages,
+            allow_write=request.allow_write,
+            allow_network=request.allow_network,
             say=request.say,
         )
 

@@ -73,6 +73,8 @@ class Plan:
         trace: Whether to write digests of all parameters after each optimizer step.
         recall: Whether to compute the recall of each class.
         parent_process: Id of the process that waits for the rerun. The rerun ends when that process ends.
+        writable: Files and folders that it may write; None if nothing prevents it from writing elsewhere.
+        network: Whether it may use the network.
     """
 
     original: dict[str, str]
@@ -97,6 +99,8 @@ class Plan:
     trace: bool = False
     recall: bool = False
     parent_process: int | None = None
+    writable: list[str] | None = None
+    network: bool = True
 
     def write(self, path: Path) -> None:
         """Write the plan to a file, as JSON."""
