@@ -116,7 +116,8 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "Git.branch": "capture/test_code.py::test_a_script_in_a_git_repository_is_recorded_with_its_modules",
         "Git.dirty": "capture/test_git.py::test_a_tree_is_not_called_clean_when_git_does_not_answer",
     },
-    "it describes what the code of the model uses, which the witness would have to follow in the same way": {
+    "it describes what code of the user uses, which the witness would have to follow in the same way": {
+        "Component.constants": ("capture/test_trainer.py::test_values_that_the_code_of_a_callback_uses_are_recorded"),
         "Model.settings": (
             "capture/test_model_settings.py::test_another_value_that_the_code_of_a_model_uses_is_recorded"
         ),

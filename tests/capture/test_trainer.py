@@ -276,11 +276,11 @@ class Limiting(L.Callback):
 def test_values_that_the_code_of_a_callback_uses_are_recorded(
     changed: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settings() -> dict[str, Any]:
+    def constants() -> dict[str, Any]:
         found = capture_trainer(trainer(tmp_path, Limiting()), Gaps()).callbacks
-        return next(each.settings for each in found if each.class_path.endswith(":Limiting"))
+        return next(each.constants for each in found if each.class_path.endswith(":Limiting"))
 
-    assert settings() == {"LIMIT": 1, "Limiting.factor": 1}
+    assert constants() == {"LIMIT": 1, "Limiting.factor": 1}
     monkeypatch.setitem(globals(), "LIMIT", changed.get("LIMIT", 1))
     monkeypatch.setattr(Limiting, "factor", changed.get("factor", 1))
-    assert settings() == {"LIMIT": changed.get("LIMIT", 1), "Limiting.factor": changed.get("factor", 1)}
+    assert constants() == {"LIMIT": changed.get("LIMIT", 1), "Limiting.factor": changed.get("factor", 1)}

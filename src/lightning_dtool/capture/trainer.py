@@ -216,12 +216,14 @@ def _component(part: Any, gaps: Gaps, module: LightningModule | None, state_key:
             f"a {class_path(type(part))} does not keep these parameters: {', '.join(missing)}",
             "assign each parameter of __init__ to an attribute of that name",
         )
-    around = values_around(type(part), kept=is_constant)  # what the code of a user's class uses beside its arguments
-    settings = encode_all({**around, **_with_names(kept, module)}, gaps.at("settings"))
+    at_constants = gaps.at("constants")
+    constants = encode_all(values_around(type(part), kept=is_constant), at_constants)
+    settings = encode_all(_with_names(kept, module), gaps.at("settings"))
     return Component(
         class_path=class_path(type(part)),
         state_key=str(state_key) if state_key is not None else None,
         settings=redact_mapping(settings, gaps.at("settings")),
+        constants=redact_mapping(constants, at_constants),
     )
 
 

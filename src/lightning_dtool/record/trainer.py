@@ -17,6 +17,13 @@ class Component(Section):
             "by its name, such as `pl_module.encoder`."
         ),
     )
+    constants: dict[str, Json] = Field(
+        default={},
+        description=(
+            "Plain values that the code of a user's class uses, by name, when training began and again when settings "
+            "changed: class attributes, defaults and variables."
+        ),
+    )
 
 
 class Config(Section):

@@ -97,7 +97,7 @@ def _around_function(value: Any) -> Iterator[tuple[str, Any, str]]:
         for name, entry in closure(function).items():
             yield name, entry, module
         used = names_used(function.__code__)
-        for name in sorted(used & function.__globals__.keys()):
+        for name in sorted(name for name in used & function.__globals__.keys() if not name.startswith("__")):
             entry = function.__globals__[name]
             if isinstance(entry, types.ModuleType):
                 if is_users(types.SimpleNamespace(__module__=entry.__name__)):
@@ -107,7 +107,7 @@ def _around_function(value: Any) -> Iterator[tuple[str, Any, str]]:
 
 
 def _of_module(module: types.ModuleType, used: set[str]) -> Iterator[tuple[str, Any, str]]:
-    for name in sorted(used & vars(module).keys()):
+    for name in sorted(name for name in used & vars(module).keys() if not name.startswith("__")):
         yield f"{module.__name__}.{name}", vars(module)[name], module.__name__
 
 
