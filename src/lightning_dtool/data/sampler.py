@@ -345,6 +345,11 @@ class StatefulDataLoader(SeededDataLoader):
             self.sampler.set_epoch(state_dict["epoch"])
             self._pending = {name: value for name, value in state_dict.items() if name != "order"}
 
+    def set_loaded_epoch(self) -> None:
+        """Set the sampler to the epoch of the loaded position again, if it has been set to another epoch since."""
+        if self._pending is not None and isinstance(self.sampler, ResumableSampler):
+            self.sampler.set_epoch(self._pending["epoch"])
+
 
 class SeededBatch(list[int]):
     """The indices of one batch, and the seed for random numbers that a worker draws for it."""

@@ -19,7 +19,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveragi
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_dtool.capture.randomness import RandomStates, encoded_states, random_states, restore
-from lightning_dtool.data.sampler import StatefulDataLoader
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.random_states import raw_states
@@ -31,9 +30,18 @@ from lightning_dtool.resuming.generators import (
     save_seeds,
     start_workers,
 )
+from lightning_dtool.resuming.loader_states import (
+    repeat_last_batch,
+    restore_between_epochs,
+    restore_inside_epoch,
+    set_loaded_epochs,
+)
 from lightning_dtool.resuming.measured import restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
 from lightning_dtool.resuming.reasons import inexact_reasons
+from lightning_dtool.resuming.replacing import replace_method
+from lightning_dtool.resuming.searches import Searches, in_trial
+from lightning_dtool.resuming.settings import differing_settings, restore_settings, save_settings, settings_of
 
 VERSION = 1
 """The version of the format of the section."""
@@ -52,6 +60,8 @@ class Resumption:
         self._moment: Moment | None = None
         self._saved: dict[str, Any] | None = None
         self._awaited: dict[str, RandomStates] = {}
+        self._initial_settings: dict[str, Any] = {}
+        self._searches = Searches()
 
     # -- observing the run ----------------------------------------------------------------------
 
@@ -62,14 +72,16 @@ class Resumption:
             trainer: The Trainer, in `setup` of a fit.
         """
         epoch_loop = trainer.fit_loop.epoch_loop
-        _replace(trainer.fit_loop._data_source, "dataloader", partial(self._create_loader, "train"))
-        _replace(epoch_loop.val_loop._data_source, "dataloader", partial(self._create_loader, "val"))
-        _replace(epoch_loop.val_loop, "reset", partial(self._begin_validation, trainer))
-        _replace(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
-        _replace(trainer.strategy, "on_train_start", partial(self._continue, trainer))
+        self._initial_settings = settings_of(trainer)
+        self._searches.install(trainer)
+        replace_method(trainer.fit_loop._data_source, "dataloader", partial(self._create_loader, "train"))
+        replace_method(epoch_loop.val_loop._data_source, "dataloader", partial(self._create_loader, "val"))
+        replace_method(epoch_loop.val_loop, "reset", partial(self._begin_validation, trainer))
+        replace_method(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
+        replace_method(trainer.strategy, "on_train_start", partial(self._continue, trainer))
         if any(map(_saves_on_exception, trainer.callbacks)):
             # Takes some microseconds in each step, and only a save on an exception needs it.
-            _replace(epoch_loop, "_on_before_fetch", self._before_fetch)
+            replace_method(epoch_loop, "_on_before_fetch", self._before_fetch)
 
     def failed(self, exception: BaseException) -> None:
         """Note that an exception ends the run. Checkpoints that are saved after it may hold an unfinished batch."""
@@ -96,12 +108,14 @@ class Resumption:
                 "running_workers": running_workers(trainer),
                 "seeds": save_seeds(trainer),
                 "gradients": _pending_gradients(trainer, module, moment),
+                "settings": save_settings(trainer, self._initial_settings),
+                "searches": self._searches.save(trainer, module),
             }
             reasons += inexact_reasons(trainer, moment)
             if moment is Moment.INSIDE_BATCH and self._before_batch is None:
                 reasons.append("the checkpoint was saved inside a batch, which is repeated with other random numbers")
             if moment is Moment.INSIDE_BATCH:
-                _repeat_last_batch(trainer, checkpoint)
+                repeat_last_batch(trainer, checkpoint)
         except Exception as error:  # Lightning's internals may change, and a metric of the user may raise any error
             reasons.append(f"the state for an exact resume could not be collected ({type(error).__name__}: {error})")
         ranks = self._from_all_ranks(mine, trainer)
@@ -184,6 +198,8 @@ class Resumption:
             self._awaited = dict(self._saved["requests"])
             self._loader_states = loops["state_dict"].get("combined_loader", [])
             self._moment = moment
+            self._searches.expect(self._saved["searches"])
+            reasons += differing_settings(self._saved["settings"], self._initial_settings)
             settle(loops, moment)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(
@@ -197,7 +213,7 @@ class Resumption:
 
     def _create_loader(self, stage: str, original: Callable[[], Any]) -> Any:
         """Replaces the method that creates a loader, which may draw random numbers."""
-        awaited = self._awaited.pop(stage, None)
+        awaited = self._awaited.get(stage)
         if awaited is not None:
             restore(awaited)
         self._requests[stage] = awaited or random_states()
@@ -226,17 +242,24 @@ class Resumption:
     def _continue(self, trainer: Any, original: Callable[[], Any]) -> Any:
         """Replaces the strategy's `on_train_start`, the last hook before the first epoch."""
         result = original()
+        if in_trial(trainer):
+            return result
         saved, self._saved = self._saved, None
         if saved is not None and self._moment is not None:
             self._awaited = {}
             module, moment = trainer.lightning_module, self._moment
+            reasons = self._searches.restore(trainer, module)
+            reasons += restore_settings(trainer, saved["settings"], self._initial_settings)
             restore_measured(trainer, module, saved["measured"], moment.inside_epoch)
             _restore_gradients(module, saved["gradients"])
             fit_loop = trainer.fit_loop
             fit_loop._last_train_dl_reload_epoch = saved["reloaded"]["train"]
             fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = saved["reloaded"]["val"]
-            if not moment.inside_epoch:
-                self._restore_loaders(fit_loop)
+            if moment.inside_epoch:
+                restore_inside_epoch(fit_loop)
+            else:
+                restore_between_epochs(fit_loop, self._loader_states)
+            self._loader_states = []
             start_workers(trainer, saved["running_workers"])
             restore_seeds(trainer, saved["seeds"])
             if moment.inside_epoch:
@@ -245,20 +268,9 @@ class Resumption:
             if saved["random"] is not None:
                 restore(saved["random"])
             _do_remaining_work(fit_loop, moment)
+            if reasons and trainer.is_global_zero:
+                _warn(reasons)
         return result
-
-    def _restore_loaders(self, fit_loop: Any) -> None:
-        """Restore the loaders of DtoolDataModule. Lightning does so only if a run resumes inside an epoch."""
-        for loader, state in zip(fit_loop._combined_loader.flattened, self._loader_states, strict=False):
-            if isinstance(loader, StatefulDataLoader):
-                loader.load_state_dict(state)
-        self._loader_states = []
-
-
-def _replace(owner: Any, name: str, substitute: Callable[..., Any]) -> None:
-    """Replace a method of an object by a function that takes the original method as its last positional argument."""
-    vars(owner).pop(name, None)  # the replacement of an earlier fit
-    setattr(owner, name, partial(substitute, getattr(owner, name)))
 
 
 def _saves_on_exception(callback: Any) -> bool:
@@ -325,14 +337,6 @@ def _remove_functions(checkpoint: dict[str, Any]) -> None:
             del state["anneal_func"]
 
 
-def _repeat_last_batch(trainer: Any, checkpoint: dict[str, Any]) -> None:
-    """Let loaders repeat the batch that was not finished."""
-    states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
-    for loader, state in zip(trainer.fit_loop._combined_loader.flattened, states, strict=False):
-        if isinstance(loader, StatefulDataLoader) and loader.last_batch_started:
-            state.update(loader.state_before_last_batch())
-
-
 def _do_remaining_work(fit_loop: Any, moment: Moment) -> None:
     """Do the work that was left at the save, so that Lightning does not derive it from its counts."""
     epoch_loop = fit_loop.epoch_loop
@@ -357,7 +361,7 @@ def _do_remaining_work(fit_loop: Any, moment: Moment) -> None:
         epoch_loop._skip_next_val = moment is Moment.VALIDATION_END
         epoch_loop.on_advance_end(fit_loop._data_fetcher)
     # Keep the counts, so that Lightning finds no work left.
-    _replace(epoch_loop, "reset", partial(_reset_once, epoch_loop))
+    replace_method(epoch_loop, "reset", partial(_reset_once, epoch_loop))
 
 
 def _reset_once(epoch_loop: Any, original: Callable[[], None]) -> None:
@@ -366,3 +370,4 @@ def _reset_once(epoch_loop: Any, original: Callable[[], None]) -> None:
     original()
     epoch_loop._batches_that_stepped = stepped
     epoch_loop._restarting = False
+    set_loaded_epochs(epoch_loop.trainer.fit_loop)
