@@ -16,7 +16,7 @@ from lightning_dtool.rerun import REPRODUCE
         ({"runs": -1}, r"runs=-1"),
         ({"level": 1.0}, r"level=1\.0: expected a probability"),
         ({"env": "conda"}, r"env='conda': expected 'current' or 'create'"),
-        ({"from_": "last"}, r"from_='last'"),
+        ({"from_": "file:///a", "runs": 3}, r"runs=3: a run with another seed cannot go on"),
         ({"device": "cuda"}, r"device='cuda'"),
         ({"threads": 0}, r"threads=0"),
     ],

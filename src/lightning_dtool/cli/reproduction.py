@@ -1,6 +1,7 @@
 """The commands `reproduce` and `replicate`."""
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
     from lightning_dtool.results.reproduction import Reproduction
 
 
-def _rerun_options(command: Any) -> Any:
-    """Add the options that `reproduce` and `replicate` share."""
+_START = "For a resumed training: reproduce its parents first, or start from the recorded parent."
+
+
+def _rerun_options(command: Any, start: Any) -> Any:
+    """Add the options that `reproduce` and `replicate` share, and the option `--from`, which differs."""
     options = [
         click.option(
             "--into",
@@ -67,13 +71,7 @@ def _rerun_options(command: Any) -> Any:
             metavar="N",
             help="The number of threads of torch. Default: as recorded.",
         ),
-        click.option(
-            "--from",
-            "from_",
-            type=click.Choice(["first", "parent"]),
-            default="first",
-            help="For a resumed training: reproduce its parents first, or start from the recorded parent.",
-        ),
+        start,
         click.option("--trace", is_flag=True, help="Find the first optimizer step at which the two trainings differ."),
         click.option(
             "--timeout", type=float, metavar="SECONDS", help="The time limit for each training. Default: none."
@@ -95,7 +93,17 @@ def _rerun_options(command: Any) -> Any:
 
 @click.command(cls=Command)
 @click.argument("uri")
-@_rerun_options
+@partial(
+    _rerun_options,
+    start=click.option(
+        "--from",
+        "from_",
+        default="first",
+        metavar="first|parent|URI",
+        help=f"{_START} Or the URI of an earlier checkpoint of the same run: go on from there, and prove that the run "
+        "resumes exactly.  [default: first]",
+    ),
+)
 def reproduce(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any) -> None:
     """Repeat the training of the checkpoint URI with its recorded code and data, and compare the models bit by bit.
 
@@ -105,7 +113,8 @@ def reproduce(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any
 
     The verdict is 'identical' (every bit of the weights is the same), 'within tolerance' (with --runs: all metrics lie
     in the intervals that other seeds predict), 'different' (with differences that could explain it) or 'could not run'
-    (with the reason). It is stored as a small dataset that refers to both checkpoints.
+    (with the reason). With --from URI it is 'resume exact' (every bit of all states is the same as in the run that was
+    not stopped) or 'different'. It is stored as a small dataset that refers to the checkpoints.
     """
     import lightning_dtool  # resolves its names on first use
 
@@ -123,7 +132,10 @@ def reproduce(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any
 @click.option(
     "--test", metavar="URI", help="The new dataset to test on. Default: a part of --train, split as recorded."
 )
-@_rerun_options
+@partial(
+    _rerun_options,
+    start=click.option("--from", "from_", type=click.Choice(["first", "parent"]), default="first", help=_START),
+)
 def replicate(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any) -> None:
     """Repeat the training of the checkpoint URI on new data, and compare the results.
 

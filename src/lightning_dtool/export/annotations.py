@@ -102,10 +102,11 @@ def reproduction_annotations(found: Reproduction) -> dict[str, Any]:
         found: The result.
 
     Returns:
-        Values by name. The source datasets are the recorded checkpoint and, if there is one, that of the rerun.
+        Values by name. The source datasets are the recorded checkpoint and, if there are any, that of the rerun and the
+        earlier one from which it resumed.
     """
     return {
-        **source_annotations([entry for entry in (found.original, found.rerun) if entry is not None]),
+        **source_annotations(found.checkpoints),
         "verdict": found.verdict.value,
         "metrics": searchable(
             {

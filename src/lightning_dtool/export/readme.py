@@ -109,11 +109,7 @@ def reproduction_readme(found: Reproduction, uri: str, relpaths: Collection[str]
             "description": f"Verdict of a {found.kind} of the checkpoint {found.original.name}: {found.verdict.value}.",
             "verdict": found.verdict.value,
             "reason": found.reason,
-            "checkpoints": [
-                {"name": entry.name, "uri": entry.uri, "uuid": entry.uuid}
-                for entry in (found.original, found.rerun)
-                if entry is not None
-            ],
+            "checkpoints": [{"name": entry.name, "uri": entry.uri, "uuid": entry.uuid} for entry in found.checkpoints],
             "items": item_descriptions(relpaths),
             "uri": uri,
         }

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_dtool import rerun
 from lightning_dtool.capture.randomness import restore
@@ -65,8 +66,10 @@ def _resume_from(trainer: Any, uri: str) -> None:
     connector.resume_start = resume_start
 
 
-class RehearsalCallback(Callback):
+class RehearsalCallback(Checkpoint):
     """Starts a fit in the recorded state, and ends the process once the recorded checkpoint is saved again.
+
+    As a Checkpoint, it acts at the end of an epoch when those callbacks act that save: after the module's own hook.
 
     Args:
         plan: The plan.
@@ -111,6 +114,16 @@ class RehearsalCallback(Callback):
             rerun.report("begin", initial_weights="loaded" if equal else "different")
         else:
             rerun.report("begin", initial_weights="different")
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let each ModelCheckpoint go on as in the folder where it saved: it resets its scores in another folder."""
+        states = checkpoint.get("callbacks")
+        if self.parent is None or not isinstance(states, dict):
+            return
+        for callback in trainer.checkpoint_callbacks:
+            state, folder = states.get(callback.state_key), getattr(callback, "dirpath", None)
+            if isinstance(state, dict) and isinstance(state.get("dirpath"), str) and folder is not None:
+                states[callback.state_key] = _moved(state, state["dirpath"], str(folder))
 
     # -- the target -----------------------------------------------------------------------------
 
@@ -206,6 +219,15 @@ _PLACE = (
 _COUNTED = ("epoch_progress", "batch_progress")
 """Suffixes of the names of the counters of epochs and batches. Other counters may depend on computed values, such as
 the number of evaluations of an optimizer's closure."""
+
+
+def _moved(value: Any, before: str, now: str) -> Any:
+    """Return a value with each path in a folder replaced by the path in another folder."""
+    if isinstance(value, str) and value.startswith(before):
+        return f"{now}{value.removeprefix(before)}"
+    if isinstance(value, dict):
+        return {_moved(key, before, now): _moved(item, before, now) for key, item in value.items()}
+    return value
 
 
 def _recorded_progress(plan: rerun.Plan) -> dict[str, int]:

@@ -81,6 +81,7 @@ def rerun(
     options: Options,
     *,
     parent: str | None = None,
+    as_recorded: bool = True,
     seed_offset: int | None = None,
     trace: bool = False,
     recall: bool = False,
@@ -94,6 +95,8 @@ def rerun(
         folder: A new folder for everything that it writes.
         options: The options that all reruns share.
         parent: The checkpoint to resume from, in place of the one that the script names.
+        as_recorded: Whether to begin with the recorded random states and initial weights. Without them, the run begins
+            as one does that a user resumes.
         seed_offset: A number from which new seeds are derived; None for the recorded seeds.
         trace: Whether to write digests of all parameters after each step.
         recall: Whether to compute the recall of each class.
@@ -134,9 +137,9 @@ def rerun(
         target=target_of(record),
         root=str(root),
         automatic=_attached_itself(record),
-        random_states=_text(original.optional_path(RANDOM_STATES_ITEM)),
-        initial_digest=initial.digest if initial is not None else None,
-        initial_weights=_text(original.optional_path(INITIAL_WEIGHTS_ITEM)),
+        random_states=_text(original.optional_path(RANDOM_STATES_ITEM)) if as_recorded else None,
+        initial_digest=initial.digest if as_recorded and initial is not None else None,
+        initial_weights=_text(original.optional_path(INITIAL_WEIGHTS_ITEM)) if as_recorded else None,
         uris=relocated(data.uris, places),
         data=dict(options.data),
         parent=parent,

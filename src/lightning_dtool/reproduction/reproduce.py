@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from lightning_dtool._public import public
 from lightning_dtool.reproduction.protecting import allowed_paths
-from lightning_dtool.reproduction.request import Ancestors, Environments, Request, Say, silent
+from lightning_dtool.reproduction.request import FIRST, Environments, Request, Say, silent
 from lightning_dtool.reproduction.session import carry_out
 from lightning_dtool.rerun import REPLICATE, REPRODUCE
 from lightning_dtool.results.reproduction import Replication, Reproduction
@@ -25,7 +26,7 @@ def reproduce(
     data: Mapping[str, str] | None = None,
     search: Sequence[str] = (),
     threads: int | None = None,
-    from_: Ancestors = "first",
+    from_: str | os.PathLike[str] = FIRST,
     trace: bool = False,
     timeout: float | None = None,
     allow_write: Sequence[str | os.PathLike[str]] = (),
@@ -55,7 +56,8 @@ def reproduce(
         search: Base URIs to search for datasets that are not at their recorded URI.
         threads: The number of threads of torch. Default: as recorded.
         from_: The start of a resumed training: `"first"` reproduces its parents first, `"parent"` uses the recorded
-            parent.
+            parent. Or the URI or folder of an earlier checkpoint of the same run: training goes on from there, and
+            all states that the two checkpoints hold are compared. The verdict is then `resume exact` or `different`.
         trace: Whether to find the first optimizer step at which the two trainings differ.
         timeout: The time limit for each training in seconds. Default: no limit.
         allow_write: Existing files and folders that the code may write. Default: only the temporary folder of the
@@ -79,6 +81,10 @@ def reproduce(
         outcome = lightning_dtool.reproduce("s3://lab-models/6a1c…", search=["s3://lab-data"])
         outcome.verdict             # <Verdict.IDENTICAL: 'identical'>
         outcome.rerun.uri           # the checkpoint that came out
+
+        outcome = lightning_dtool.reproduce(last_uri, from_=earlier_uri)
+        outcome.verdict             # <Verdict.RESUME_EXACT: 'resume exact'>
+        outcome.resume.differences  # ()
         ```
     """
     request = Request(
@@ -105,7 +111,7 @@ def replicate(
     data: Mapping[str, str] | None = None,
     search: Sequence[str] = (),
     threads: int | None = None,
-    from_: Ancestors = "first",
+    from_: Literal["first", "parent"] = "first",
     trace: bool = False,
     timeout: float | None = None,
     allow_write: Sequence[str | os.PathLike[str]] = (),
@@ -133,7 +139,7 @@ def replicate(
         data: As in `reproduce`, for datasets that the script opens without a DtoolDataModule.
         search: As in `reproduce`.
         threads: As in `reproduce`.
-        from_: As in `reproduce`.
+        from_: As in `reproduce`, without a URI.
         trace: As in `reproduce`.
         timeout: As in `reproduce`.
         allow_write: As in `reproduce`.

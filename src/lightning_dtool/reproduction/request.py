@@ -7,10 +7,13 @@ from typing import Literal
 
 from lightning_dtool.errors import ConfigurationError
 from lightning_dtool.reproduction.tolerance import MIN_VALUES, width_factor
+from lightning_dtool.rerun import REPRODUCE
 
 Environments = Literal["current", "create"]
-Ancestors = Literal["first", "parent"]
 Say = Callable[[str], None]
+
+FIRST = "first"
+PARENT = "parent"
 
 
 def silent(text: str) -> None:
@@ -34,7 +37,7 @@ class Request:
     data: dict[str, str] = field(default_factory=dict)
     search: tuple[str, ...] = ()
     threads: int | None = None
-    from_: Ancestors = "first"
+    from_: str | os.PathLike[str] = FIRST
     trace: bool = False
     timeout: float | None = None
     allow_write: tuple[str, ...] = ()
@@ -53,9 +56,18 @@ class Request:
             width_factor(MIN_VALUES, self.level)  # without SciPy, fails now and not after training
         if self.env not in ("current", "create"):
             raise ConfigurationError(f"env={self.env!r}: expected 'current' or 'create'.")
-        if self.from_ not in ("first", "parent"):
+        if self.earlier is not None and self.kind != REPRODUCE:
             raise ConfigurationError(f"from_={self.from_!r}: expected 'first' or 'parent'.")
+        if self.earlier is not None and self.runs:
+            raise ConfigurationError(
+                f"runs={self.runs}: a run with another seed cannot go on from a checkpoint. Leave out runs or from_."
+            )
         if self.device not in (None, "cpu"):
             raise ConfigurationError(f"device={self.device!r}: expected 'cpu', or None for the script's own choice.")
         if self.threads is not None and self.threads < 1:
             raise ConfigurationError(f"threads={self.threads}: expected at least 1.")
+
+    @property
+    def earlier(self) -> str | None:
+        """The URI or folder of an earlier checkpoint of the run, from which to go on; None if none was given."""
+        return None if self.from_ in (FIRST, PARENT) else os.fspath(self.from_)

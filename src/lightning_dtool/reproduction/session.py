@@ -52,6 +52,12 @@ def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.Path
     base_uri = _prepared(into)
     request.say("verifying the checkpoint")
     original = Original.from_uri(uri)
+    earlier = Original.from_uri(request.earlier) if request.earlier is not None else None
+    if earlier is not None:
+        # Imported late: this module imports torch.
+        from lightning_dtool.reproduction.proof import check_earlier
+
+        check_earlier(earlier, original, [*request.search, *_beside(original.uri)])
     processes = original.record.trainer.settings.get("world_size", 1)
     if request.runs and processes != 1:
         raise ConfigurationError(
@@ -63,7 +69,7 @@ def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.Path
     with ended_by_signals(), _scratch() as scratch:
         log: Path | None = None
         try:
-            session = _Session(request, original, base_uri, scratch)
+            session = _Session(request, original, earlier, base_uri, scratch)
             found = session.run(kind)
             log = session.log
         except LightningDtoolError as error:
@@ -83,9 +89,12 @@ def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.Path
 class _Session:
     """The state of one reproduction."""
 
-    def __init__(self, request: Request, original: Original, base_uri: str, scratch: Path) -> None:
+    def __init__(
+        self, request: Request, original: Original, earlier: Original | None, base_uri: str, scratch: Path
+    ) -> None:
         self.request = request
         self.original = original
+        self.earlier = earlier
         self.base_uri = base_uri
         self.scratch = scratch
         self.log: Path | None = None
@@ -100,10 +109,19 @@ class _Session:
         data = locate_data(original.record, request.data, request.search, skip=replaced)
         if request.kind == REPLICATE:
             data = self._new_data(data)
-        parent = self._parent(original, options, 0)
+        proves = self.earlier is not None
+        parent = self.earlier.uri if self.earlier is not None else self._parent(original, options, 0)
         folder = self.scratch / "rerun"
         first = rerun(
-            original, data, folder, options, parent=parent, trace=self._traces(), recall=True, what=request.kind
+            original,
+            data,
+            folder,
+            options,
+            parent=parent,
+            as_recorded=not proves,
+            trace=self._traces(),
+            recall=not proves,
+            what=request.kind,
         )
         self.log = first.log
         self._notes += first.notes
@@ -115,15 +133,23 @@ class _Session:
         judgements = judge(before, measured, request.level) if measured else []
         rows = judged_rows(before, again, judgements)
         verdict, reason = decide(comparison, rows, request.runs, request.level)
-        step = self._step(original, first, data, options, parent) if request.trace else None
-        differences = () if verdict is Verdict.IDENTICAL else tuple(factors(comparison))
+        differences, resume = factors(comparison), None
+        if self.earlier is not None:
+            # Imported late: this module imports torch.
+            from lightning_dtool.reproduction.proof import causes, prove
+
+            verdict, reason, resume = prove(self.earlier, original, Original(kept), comparison, _doubts(first))
+            differences = causes(comparison)
+        traced = self._traces() if proves else request.trace
+        step = self._step(original, first, data, options, parent) if traced else None
+        same = verdict in (Verdict.IDENTICAL, Verdict.RESUME_EXACT)
         return kind(
             verdict,
             reason,
             original.reference,
             Original(kept).reference,
             metrics=rows,
-            factors=differences,
+            factors=() if same else tuple(differences),
             first_difference=str(comparison.first_difference) if comparison.first_difference is not None else None,
             step=step,
             notes=tuple(dict.fromkeys(self._notes)),
@@ -132,6 +158,7 @@ class _Session:
             level=request.level,
             seconds=first.outcome.seconds,
             comparison=comparison,
+            resume=resume,
         )
 
     def _compare(self, one: str, two: str) -> Comparison:
@@ -277,9 +304,19 @@ class _Session:
             return None
         theirs = original.optional_path(TRACE_ITEM)
         if theirs is not None:
-            step = first_differing_step(theirs, mine)
+            resumed_after = self.earlier.record.checkpoint.global_step if self.earlier is not None else -1
+            step = first_differing_step(theirs, mine, resumed_after + 1)
             return f"first difference from the recorded training at {step}" if step else "no step differs"
-        second = rerun(original, data, self.scratch / "again", options, parent=parent, trace=True, what="second rerun")
+        second = rerun(
+            original,
+            data,
+            self.scratch / "again",
+            options,
+            parent=parent,
+            as_recorded=self.earlier is None,
+            trace=True,
+            what="second rerun",
+        )
         theirs = Original(second.dataset).optional_path(TRACE_ITEM)
         step = first_differing_step(mine, theirs) if theirs is not None else None
         if step:
@@ -314,6 +351,12 @@ def _reason(error: LightningDtoolError, original: str) -> str:
     return "\n".join(
         [reason, *(["The last lines of its output:"] if output else []), *(f"  {line}" for line in output)]
     )
+
+
+def _doubts(rerun: Rerun) -> list[str]:
+    """Return the reasons that the warning at the resume gave."""
+    events = [event for event in rerun.outcome.events if event["event"] == "doubts"]
+    return [str(reason) for event in events for reason in event.get("reasons", [])]
 
 
 def _recalls(rerun: Rerun, whose: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def first_differing_step(one: Path, two: Path) -> str | None:
+def first_differing_step(one: Path, two: Path, first: int = 0) -> str | None:
     """Return the first step that differs, with the first parameter that differs in it; None if none does.
 
     If one trace is shorter, the steps that both contain are compared.
@@ -15,8 +15,9 @@ def first_differing_step(one: Path, two: Path) -> str | None:
     Args:
         one: A file with a line for each step, as the callback's `trace=True` stores it.
         two: Another such file.
+        first: The first step to compare, since the trace of a resumed run begins later. Default: all.
     """
-    for a, b in zip_longest(_lines(one), _lines(two)):
+    for a, b in zip_longest(_lines(one, first), _lines(two, first)):
         if a is None or b is None:
             return None
         if a == b:
@@ -33,11 +34,11 @@ def first_differing_step(one: Path, two: Path) -> str | None:
     return None
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, first: int) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             entry = json.loads(line)
-            if isinstance(entry, dict):
+            if isinstance(entry, dict) and entry.get("step", first) >= first:
                 yield entry
 
 

@@ -8,6 +8,7 @@ from lightning_dtool._public import public
 from lightning_dtool._version import __version__
 from lightning_dtool.record import DatasetReference
 from lightning_dtool.results.comparison import Comparison
+from lightning_dtool.results.states import StateDifference
 from lightning_dtool.results.strict_json import strict_json
 
 
@@ -19,8 +20,11 @@ class Verdict(str, Enum):
     """Every bit of the weights is the same."""
     WITHIN_TOLERANCE = "within tolerance"
     """The weights differ, and all metrics lie in the intervals predicted by reruns with other seeds."""
+    RESUME_EXACT = "resume exact"
+    """A run that resumed from an earlier checkpoint of the same run has the same weights and states, bit by bit."""
     DIFFERENT = "different"
-    """The weights differ, and a metric lies outside its interval, or the metrics were not judged."""
+    """The weights differ, and a metric lies outside its interval, or the metrics were not judged. For a run that
+    resumed from an earlier checkpoint of the same run: the weights or any state differ."""
     COULD_NOT_RUN = "could not run"
     """The rerun produced no checkpoint; `reason` says why."""
 
@@ -50,6 +54,25 @@ class MetricRow:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class ResumeProof:
+    """What a run showed that resumed from an earlier checkpoint of the recorded run.
+
+    Attributes:
+        earlier: The earlier checkpoint.
+        announced: The reasons why the resume may not be exact, as the record of the earlier checkpoint and the warning
+            at the resume give them; empty if neither gives any.
+        differences: What differs between the recorded checkpoint and that of the resumed run, the weights first; at
+            most 1000 entries.
+        differing_count: The number of all differences.
+    """
+
+    earlier: DatasetReference
+    announced: tuple[str, ...] = ()
+    differences: tuple[StateDifference, ...] = ()
+    differing_count: int = 0
+
+
 @public
 @dataclass(frozen=True)
 class Reproduction:
@@ -73,6 +96,8 @@ class Reproduction:
         uri: The dataset that stores this result; None if it was not stored.
         cause: For a training that could not run, the `kind` of the error; None if the error has none.
         comparison: The whole comparison, bit by bit; None if the training could not run.
+        resume: With `from_=URI`, what the resumed run showed: the `earlier` checkpoint, the `differences` of all
+            states, and what was `announced`. None otherwise, and if the training could not run.
     """
 
     verdict: Verdict
@@ -91,13 +116,20 @@ class Reproduction:
     uri: str | None = None
     cause: str | None = None
     comparison: Comparison | None = field(default=None, repr=False)
+    resume: ResumeProof | None = field(default=None, repr=False)
 
     kind: ClassVar[str] = "reproduction"
 
     @property
     def successful(self) -> bool:
-        """Whether the verdict is `identical` or `within tolerance`."""
-        return self.verdict in (Verdict.IDENTICAL, Verdict.WITHIN_TOLERANCE)
+        """Whether the verdict is `identical`, `within tolerance` or `resume exact`."""
+        return self.verdict in (Verdict.IDENTICAL, Verdict.WITHIN_TOLERANCE, Verdict.RESUME_EXACT)
+
+    @property
+    def checkpoints(self) -> list[DatasetReference]:
+        """The recorded checkpoint, that of the rerun, and the earlier one from which it resumed, if there are any."""
+        earlier = self.resume.earlier if self.resume is not None else None
+        return [entry for entry in (self.original, self.rerun, earlier) if entry is not None]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes as strict JSON: NaN and infinities become strings."""

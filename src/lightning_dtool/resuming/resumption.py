@@ -18,6 +18,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_dtool import rerun
 from lightning_dtool.capture.randomness import RandomStates, encoded_states, random_states, restore
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
@@ -280,6 +281,7 @@ def _saves_on_exception(callback: Any) -> bool:
 
 
 def _warn(reasons: list[str]) -> None:
+    rerun.report("doubts", reasons=reasons)
     text = "; ".join(dict.fromkeys(reasons))
     warnings.warn(
         f"Training resumes, but may differ from an uninterrupted run: {text}.",

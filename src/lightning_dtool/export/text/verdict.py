@@ -13,7 +13,12 @@ from lightning_dtool.results.reproduction import MetricRow, Reproduction
 MAX_ENTRIES = 30
 """The largest number of lines of one kind that are shown; --json shows all."""
 
-_STYLES = {"identical": "bold green", "within tolerance": "bold green", "different": "bold red"}
+_STYLES = {
+    "identical": "bold green",
+    "within tolerance": "bold green",
+    "resume exact": "bold green",
+    "different": "bold red",
+}
 
 
 def document(found: Reproduction) -> RenderableType:
@@ -28,12 +33,17 @@ def document(found: Reproduction) -> RenderableType:
     parts += [Text(""), _line("recorded", found.original.uri)]
     if found.rerun is not None:
         parts.append(_line("rerun", found.rerun.uri))
+    if found.resume is not None:
+        parts.append(_line("earlier", found.resume.earlier.uri))
     if found.uri is not None:
         parts.append(_line("verdict", found.uri))
     if found.first_difference is not None:
         parts.append(Text(f"\nThey first differ in {printable(found.first_difference)}."))
     if found.step is not None:
         parts.append(Text(f"\nStep by step: {printable(found.step)}."))
+    if found.resume is not None:
+        parts += _list("STATES THAT DIFFER (recorded -> resumed)", map(str, found.resume.differences))
+        parts += _list("ANNOUNCED", found.resume.announced)
     parts += _list("DIFFERENCES THAT COULD EXPLAIN IT", found.factors)
     if found.metrics:
         title = "METRICS AT THE CHECKPOINT"
