@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
@@ -23,6 +22,7 @@ from lightning_dtool.capture.randomness import RandomStates, encoded_states, ran
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.random_states import raw_states
+from lightning_dtool.resuming.delivered import Delivered, load_optimizer_states
 from lightning_dtool.resuming.generators import (
     restore_generators,
     restore_seeds,
@@ -31,6 +31,7 @@ from lightning_dtool.resuming.generators import (
     save_seeds,
     start_workers,
 )
+from lightning_dtool.resuming.gradients import restore_gradients, save_gradients
 from lightning_dtool.resuming.loader_states import (
     repeat_last_batch,
     restore_between_epochs,
@@ -60,6 +61,7 @@ class Resumption:
         self._exception: BaseException | None = None
         self._moment: Moment | None = None
         self._saved: dict[str, Any] | None = None
+        self._delivered: Delivered | None = None
         self._awaited: dict[str, RandomStates] = {}
         self._initial_settings: dict[str, Any] = {}
         self._searches = Searches()
@@ -79,6 +81,8 @@ class Resumption:
         replace_method(epoch_loop.val_loop._data_source, "dataloader", partial(self._create_loader, "val"))
         replace_method(epoch_loop.val_loop, "reset", partial(self._begin_validation, trainer))
         replace_method(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
+        replace_method(trainer.strategy, "setup", self._set_up)
+        replace_method(trainer.strategy, "load_optimizer_state_dict", partial(_load_optimizers, trainer.strategy))
         replace_method(trainer.strategy, "on_train_start", partial(self._continue, trainer))
         if any(map(_saves_on_exception, trainer.callbacks)):
             # Takes some microseconds in each step, and only a save on an exception needs it.
@@ -108,7 +112,7 @@ class Resumption:
                 "requests": dict(self._requests),
                 "running_workers": running_workers(trainer),
                 "seeds": save_seeds(trainer),
-                "gradients": _pending_gradients(trainer, module, moment),
+                "gradients": save_gradients(trainer, module, moment),
                 "settings": save_settings(trainer, self._initial_settings),
                 "searches": self._searches.save(trainer, module),
             }
@@ -202,6 +206,7 @@ class Resumption:
             self._searches.expect(self._saved["searches"])
             reasons += differing_settings(self._saved["settings"], self._initial_settings)
             settle(loops, moment)
+            self._delivered = Delivered(checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(
                 f"The checkpoint's section {RESUMPTION_SECTION!r} cannot be read ({type(error).__name__}: {error}). It "
@@ -211,6 +216,12 @@ class Resumption:
             reasons.append(f"the number of processes was {len(ranks)} at the save and is {trainer.world_size} now")
         if reasons and trainer.is_global_zero:
             _warn(reasons)
+
+    def _set_up(self, original: Callable[[Any], None], trainer: Any) -> None:
+        """Replaces the strategy's `setup`, which converts the module to the Trainer's precision."""
+        if self._delivered is not None:
+            self._delivered.note(trainer.lightning_module)
+        original(trainer)
 
     def _create_loader(self, stage: str, original: Callable[[], Any]) -> Any:
         """Replaces the method that creates a loader, which may draw random numbers."""
@@ -249,10 +260,12 @@ class Resumption:
         if saved is not None and self._moment is not None:
             self._awaited = {}
             module, moment = trainer.lightning_module, self._moment
-            reasons = self._searches.restore(trainer, module)
+            reasons = self._delivered.put_back(trainer, module) if self._delivered is not None else []
+            self._delivered = None
+            reasons += self._searches.restore(trainer, module)
             reasons += restore_settings(trainer, saved["settings"], self._initial_settings)
             restore_measured(trainer, module, saved["measured"], moment.inside_epoch)
-            _restore_gradients(module, saved["gradients"])
+            restore_gradients(module, saved["gradients"])
             fit_loop = trainer.fit_loop
             fit_loop._last_train_dl_reload_epoch = saved["reloaded"]["train"]
             fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = saved["reloaded"]["val"]
@@ -274,6 +287,12 @@ class Resumption:
         return result
 
 
+def _load_optimizers(strategy: Any, original: Callable[[Any], None], checkpoint: Any) -> None:
+    """Replaces the strategy's method that loads the states of optimizers."""
+    original(checkpoint)
+    load_optimizer_states(strategy.optimizers, checkpoint["optimizer_states"])
+
+
 def _saves_on_exception(callback: Any) -> bool:
     if isinstance(callback, ModelCheckpoint):
         return bool(getattr(callback, "save_on_exception", False))
@@ -288,34 +307,6 @@ def _warn(reasons: list[str]) -> None:
         ProvenanceWarning,
         stacklevel=2,
     )
-
-
-def _pending_gradients(trainer: Any, module: LightningModule, moment: Moment) -> dict[str, torch.Tensor]:
-    """Return the gradients that no optimizer has used yet."""
-    if not moment.inside_epoch:
-        return {}
-    if module.automatic_optimization and not _accumulates(trainer, moment):
-        return {}
-    return {
-        name: parameter.grad.detach().cpu().clone()
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def _accumulates(trainer: Any, moment: Moment) -> bool:
-    """Return True if the gradients of finished batches are accumulated with those of later ones."""
-    epoch_loop = trainer.fit_loop.epoch_loop
-    if moment is Moment.INSIDE_BATCH:
-        return bool(epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches)
-    return bool(epoch_loop._should_accumulate())
-
-
-def _restore_gradients(module: LightningModule, gradients: dict[str, torch.Tensor]) -> None:
-    parameters = dict(module.named_parameters())
-    for name, gradient in gradients.items():
-        if name in parameters:
-            parameters[name].grad = gradient.to(parameters[name].device, copy=True)
 
 
 def _begin_averaging(trainer: Any) -> None:
