@@ -44,7 +44,7 @@ class RunHooks:
     Attributes:
         describe: Returns the record of a checkpoint, and what belongs to it, for the path to which it is saved.
             Default: only what the checkpoint itself contains is recorded.
-        is_wanted: Whether a checkpoint becomes a dataset. Default: each one does.
+        is_wanted: Whether a checkpoint becomes a dataset, for the path to which it is saved. Default: each one does.
         on_flushed: Called in `teardown`, once every checkpoint is written, however the run ended.
         background: Overrides `DtoolCheckpointIO.background`, unless it is None.
         strict: Whether to raise `PublishError` even if the DtoolCheckpointIO is not strict.
@@ -52,7 +52,7 @@ class RunHooks:
     """
 
     describe: Callable[[Mapping[str, Any], str], Description] | None = None
-    is_wanted: Callable[[Mapping[str, Any]], bool] | None = None
+    is_wanted: Callable[[Mapping[str, Any], str], bool] | None = None
     on_flushed: Callable[[], None] | None = None
     background: bool | None = None
     strict: bool = False
@@ -151,7 +151,7 @@ class DtoolCheckpointIO(CheckpointIO):
             Exception: If the checkpoint cannot be pickled: the error that the plain CheckpointIO raises.
         """
         address = rerun.redirect_path(absolute(path))
-        if not (_is_training_checkpoint(checkpoint, address) and self._is_wanted(checkpoint)):
+        if not (_is_training_checkpoint(checkpoint, address) and self._is_wanted(checkpoint, address)):
             if not has_no_file(address):
                 self._save_plainly(checkpoint, address, storage_options)
             return
@@ -309,8 +309,8 @@ class DtoolCheckpointIO(CheckpointIO):
     def _is_strict(self) -> bool:
         return self.strict or self._hooks.strict
 
-    def _is_wanted(self, checkpoint: Mapping[str, Any]) -> bool:
-        return self._hooks.is_wanted is None or self._hooks.is_wanted(checkpoint)
+    def _is_wanted(self, checkpoint: Mapping[str, Any], path: str) -> bool:
+        return self._hooks.is_wanted is None or self._hooks.is_wanted(checkpoint, path)
 
     def _publish(self, checkpoint: dict[str, Any], path: str, place: Path | None) -> None:
         try:

@@ -1,5 +1,6 @@
 """The callback that starts a fit in the recorded state and stops it at the recorded checkpoint."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def begin_rehearsal(trainer: Trainer, io: DtoolCheckpointIO, fit_index: int) -> 
         return None
     target = plan.target.fit_index or 0
     rerun.report("fit", fit_index=fit_index, is_target=fit_index == target)
+    for earlier in _present:
+        earlier.stop_if_reached(trainer)
     if fit_index != target:
         return None
     rehearsal = RehearsalCallback(plan, io)
@@ -51,7 +54,7 @@ def begin_rehearsal(trainer: Trainer, io: DtoolCheckpointIO, fit_index: int) -> 
 def report_last_checkpoint() -> None:
     """Report a checkpoint that the script saved after training. Called when the script has ended."""
     for rehearsal in _present:
-        rehearsal.report_checkpoint()
+        rehearsal.report_recall()
 
 
 def _resume_from(trainer: Any, uri: str) -> None:
@@ -69,7 +72,12 @@ def _resume_from(trainer: Any, uri: str) -> None:
 class RehearsalCallback(Checkpoint):
     """Starts a fit in the recorded state, and ends the process once the recorded checkpoint is saved again.
 
-    As a Checkpoint, it acts at the end of an epoch when those callbacks act that save: after the module's own hook.
+    At the recorded moment a script may save several checkpoints, with other weights in each: at the end of an epoch and
+    by hand after training, for example. The one whose file has the recorded name is the target. If there is none, it is
+    one whose name differs in numbers only, or else the first, or else the one that this callback saves.
+
+    It is a Checkpoint because Lightning calls the `on_train_epoch_end` of those last, after that of the module, which
+    may still change weights.
 
     Args:
         plan: The plan.
@@ -80,8 +88,11 @@ class RehearsalCallback(Checkpoint):
         self._plan = plan
         self._io = io
         self._progress = _recorded_progress(plan)
+        self._own_path = str(Path(plan.scratch) / "rerun.ckpt")
         self._reached = False
-        self._reported = False
+        self._likeness = _NONE
+        self._reported = _NONE
+        self._trainer: Trainer | None = None
         self.traces = plan.trace
         self.parent = plan.parent
 
@@ -90,13 +101,14 @@ class RehearsalCallback(Checkpoint):
     def restore_start(self, module: LightningModule) -> None:
         """Restore threads, random states and initial weights, and report whether the weights were already equal.
 
-        With other seeds, only the threads are restored.
+        With other seeds, only the threads are restored. With another source, the plan has neither states nor weights.
 
         Args:
             module: The LightningModule, not wrapped by a strategy.
         """
         plan = self._plan
-        set_threads()
+        if plan.threads_forced:
+            set_threads()
         if plan.seed_offset is not None:
             rerun.report("begin", initial_weights="other seed")
             return
@@ -127,11 +139,20 @@ class RehearsalCallback(Checkpoint):
 
     # -- the target -----------------------------------------------------------------------------
 
-    def is_target(self, checkpoint: Mapping[str, Any]) -> bool:
-        """Return True for the first checkpoint that is saved at the recorded moment."""
-        if self._reached or not self._is_moment(checkpoint):
+    def is_target(self, checkpoint: Mapping[str, Any], path: str) -> bool:
+        """Return True for a checkpoint of the recorded moment that is more like the recorded one than those before it.
+
+        Args:
+            checkpoint: The checkpoint that is saved.
+            path: Where the Trainer wants it.
+        """
+        if not self._is_moment(checkpoint):
+            return False
+        likeness = _OWN if path == self._own_path else likeness_of(path, self._plan.target.filename)
+        if likeness <= self._likeness:
             return False
         self._reached = True
+        self._likeness = likeness
         return True
 
     def _is_moment(self, checkpoint: Mapping[str, Any]) -> bool:
@@ -153,39 +174,47 @@ class RehearsalCallback(Checkpoint):
 
     def _after_saving(self, trainer: Trainer) -> None:
         """Save the target if no other callback has, since a metric may select another epoch. Stop if it is saved."""
-        if not self._reached and self._is_now(trainer):
-            trainer.save_checkpoint(Path(self._plan.scratch) / "rerun.ckpt")
-        self._stop_if_reached(trainer)
+        self._trainer = trainer
+        if not self._reached and self._progress and self._is_now(trainer):
+            trainer.save_checkpoint(self._own_path)
+        self.stop_if_reached(trainer)
 
     def _is_now(self, trainer: Any) -> bool:
-        target = self._plan.target
-        if trainer.current_epoch != target.epoch or not self._progress:
-            return False
         loops = {"fit_loop": trainer.fit_loop.state_dict()}
         return self._is_moment({"epoch": trainer.current_epoch, "global_step": trainer.global_step, "loops": loops})
 
-    def _stop_if_reached(self, trainer: Trainer) -> None:
-        if self._reached:
-            self.report_checkpoint()
-            if self._plan.recall and trainer.is_global_zero:
-                found = recall_by_class(trainer, trainer.lightning_module, self._plan.checkpoint)
-                rerun.report("recall", **found)
+    def stop_if_reached(self, trainer: Trainer) -> None:
+        """End the process if the target is saved and the script will save no other that is more like it."""
+        if not self._reached:
+            return
+        # Other ranks do not know the names of files, so all of them wait until the moment is over.
+        known = self._likeness == _SAME and trainer.world_size == 1
+        if known or not self._is_now(trainer):
+            self.report_recall()
             rerun.report("done")
             raise rerun.TargetReachedError
 
     def report_checkpoint(self) -> None:
-        """Report the URI of the published target, once."""
-        if not self._reached or self._reported or not self._io.publications:
+        """Report the URI of the published target, unless it is reported already."""
+        if self._likeness <= self._reported or not self._io.publications:
             return
-        self._reported = True
+        self._reported = self._likeness
         self._io.flush()
         rerun.report("target", uri=self._io.publications[-1].uri)
+
+    def report_recall(self) -> None:
+        """Report the target, and the recall of each class if the plan asks for it."""
+        self.report_checkpoint()
+        if self._plan.recall and self._reported > _NONE and self._trainer is not None:
+            file = self._io.publications[-1].local_file
+            found = recall_by_class(self._trainer, str(file), self._plan.checkpoint) if file is not None else {}
+            rerun.report("recall", **found)
 
     # -- Lightning's hooks, after those of every other callback ---------------------------------
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop before the next batch, once the target is reached."""
-        self._stop_if_reached(trainer)
+        self.stop_if_reached(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -207,6 +236,27 @@ class RehearsalCallback(Checkpoint):
         """Report the end of training, and stop if this is the target. The script may still save a checkpoint."""
         rerun.report("end", epoch=trainer.current_epoch, global_step=trainer.global_step)
         self._after_saving(trainer)
+        self.report_checkpoint()  # the script may end with an error, or never
+
+
+_NONE, _OWN, _OTHER, _ALIKE, _SAME = range(5)
+"""How much a checkpoint is like the recorded one: none yet, saved by this callback, or by the name of its file."""
+
+
+def likeness_of(path: str, recorded: str) -> int:
+    """Return how much the name of a checkpoint's file is like the recorded one.
+
+    A name may contain metrics and times, and `-v1` where another file had the name.
+
+    Args:
+        path: The path or address of the checkpoint.
+        recorded: The recorded name.
+    """
+    names = [re.sub(r"-v\d+(?=\.ckpt$)", "", Path(name).name) for name in (path, recorded)]
+    if names[0] == names[1]:
+        return _SAME
+    one, two = (re.sub(r"\d+", "#", name) for name in names)
+    return _ALIKE if one == two else _OTHER
 
 
 _LAST_BATCH = "epoch_loop.batch_progress.is_last_batch"

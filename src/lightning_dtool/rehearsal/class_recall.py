@@ -14,15 +14,15 @@ MAX_CLASSES = 200
 """Maximum number of classes. With more classes, no recall is computed."""
 
 
-def recall_by_class(trainer: Trainer, module: LightningModule, recorded: str | None) -> dict[str, dict[str, float]]:
+def recall_by_class(trainer: Trainer, rerun: str, recorded: str | None) -> dict[str, dict[str, float]]:
     """Return the recall of each class on the validation data, or on the test data if there is none.
 
     The Trainer must have a DtoolDataModule with classes, and the module's `forward` must return a score for each class.
-    The weights of the module may be replaced.
+    The weights of the Trainer's module are replaced.
 
     Args:
         trainer: The Trainer.
-        module: The LightningModule.
+        rerun: Local file of the rerun's checkpoint.
         recorded: Local file of the recorded checkpoint, which is evaluated on the same data.
 
     Returns:
@@ -37,11 +37,12 @@ def recall_by_class(trainer: Trainer, module: LightningModule, recorded: str | N
         if not classes or len(classes) > MAX_CLASSES or isinstance(loader, list):
             return {}
         numbers = _numbers(data)
-        found = {"rerun": _recall(module, loader, numbers)}
-        if recorded is not None:
-            content = load_safely(Path(recorded))
-            module.load_state_dict(content["state_dict"])
-            found["recorded"] = _recall(module, loader, numbers)
+        module = trainer.lightning_module
+        found = {}
+        for whose, file in (("rerun", rerun), ("recorded", recorded)):
+            if file is not None:
+                module.load_state_dict(load_safely(Path(file))["state_dict"])
+                found[whose] = _recall(module, loader, numbers)
     except Exception:  # not a classifier that can be evaluated in this way
         return {}
     return found

@@ -128,6 +128,8 @@ def rerun(
         record, root, folder, _read(data, options, parent), original.uri,
         report=str(report), allow_write=options.allow_write, allow_network=options.allow_network,
     )  # fmt: skip
+    # What was recorded at the start would hide what another source does there.
+    restores = as_recorded and options.source is None
     plan = Plan(
         original=original.reference.model_dump(),
         kind=options.kind,
@@ -137,15 +139,16 @@ def rerun(
         target=target_of(record),
         root=str(root),
         automatic=_attached_itself(record),
-        random_states=_text(original.optional_path(RANDOM_STATES_ITEM)) if as_recorded else None,
+        random_states=_text(original.optional_path(RANDOM_STATES_ITEM)) if restores else None,
         initial_digest=initial.digest if as_recorded and initial is not None else None,
-        initial_weights=_text(original.optional_path(INITIAL_WEIGHTS_ITEM)) if as_recorded else None,
+        initial_weights=_text(original.optional_path(INITIAL_WEIGHTS_ITEM)) if restores else None,
         uris=relocated(data.uris, places),
         data=dict(options.data),
         parent=parent,
         checkpoint=str(original.path(CHECKPOINT_ITEM)),
         seed_offset=seed_offset,
         threads=threads,
+        threads_forced=options.source is None or options.threads is not None,
         device=options.device,
         trace=trace,
         recall=recall,
@@ -176,7 +179,7 @@ def rerun(
         raise failure(outcome, plan, log, options.timeout, root)
     begun = outcome.last("begin")
     if begun is not None and begun.get("initial_weights") == "different" and parent is None:
-        notes.append(_other_beginning(record))
+        notes.append(_other_beginning(record) if restores else "the initial weights differ from the recorded ones")
     return Rerun(FrozenDataset.from_uri(reached["uri"]), log, outcome, notes)
 
 
@@ -229,6 +232,13 @@ def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]
     notes = [f"code from {source}: {changed} recorded files differ there"]
     if absent:
         notes.append(f"as recorded, because {source} does not have them: {', '.join(absent[:10])}")
+    if record.randomness.repeatable_by != "seed":
+        notes.append(
+            "the recorded random states and initial weights were not restored, so that only this code decides how "
+            "training begins; without a seed, it begins differently each time"
+        )
+    if record.trainer.config is not None:
+        notes.append(f"the recorded configuration of {record.trainer.config.kind} was used, with its defaults")
     return notes
 
 
