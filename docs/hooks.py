@@ -62,18 +62,49 @@ def command_line() -> str:
 
 
 def resume_matrix() -> str:
-    """Return a table that says for each configuration whether a resumed run equals an uninterrupted one."""
+    """Return tables that say for each configuration whether a resumed run equals an uninterrupted one."""
     stacks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESUME.glob("*.json"), reverse=True)]
     titles = [f"Lightning {stack['versions']['lightning']}, torch {stack['versions']['torch']}" for stack in stacks]
+    return "\n\n".join(
+        [
+            "## Counts\n\n" + _counts(titles, stacks),
+            "## Trainings with state that Lightning does not save\n\n" + _kinds(titles[0], stacks[0]["kinds"]),
+            "## Stops, data and settings\n\n" + _combinations(titles, [stack["rows"] for stack in stacks]),
+        ]
+    )
+
+
+def _counts(titles: list[str], stacks: list[dict[str, Any]]) -> str:
+    lines = ["| | Rows | Equal | Announced | Silent |", "|---|---|---|---|---|"]
+    for title, stack in zip(titles, stacks, strict=True):
+        verdicts = [row["verdict"] for row in [*stack["rows"], *stack.get("kinds", [])]]
+        equal, announced = verdicts.count("equal"), verdicts.count("different, announced")
+        silent = len(verdicts) - equal - announced
+        lines.append(f"| {title} | {len(verdicts)} | {equal} | {announced} | {silent} |")
+    return "\n".join(lines)
+
+
+def _kinds(title: str, rows: list[dict[str, Any]]) -> str:
+    """Return a table with a row for each training, and a column for each stop."""
+    stops = list(dict.fromkeys(row["where"] for row in rows))
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        found.setdefault(row["model"], {})[row["where"]] = _resumed(row)
+    lines = [f"With {title}:", "", "| Training | " + " | ".join(stops) + " |", "|" + "---|" * (len(stops) + 1)]
+    lines += ["| " + " | ".join([name, *(cells[stop] for stop in stops)]) + " |" for name, cells in found.items()]
+    return "\n".join(lines)
+
+
+def _combinations(titles: list[str], stacks: list[list[dict[str, Any]]]) -> str:
     found: dict[tuple[Any, ...], list[dict[str, Any] | None]] = {}
-    for index, stack in enumerate(stacks):
-        for row in stack["rows"]:
+    for index, rows in enumerate(stacks):
+        for row in rows:
             key = tuple(row[name] for name in ("where", "data", "model", "workers", "processes"))
             found.setdefault(key, [None] * len(stacks))[index] = row
     columns = ["Saved", "Data", "Training", "Workers", "Processes", *titles]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for key, rows in found.items():
-        lines.append("| " + " | ".join([*map(str, key), *map(_resumed, rows)]) + " |")
+    for key, each in found.items():
+        lines.append("| " + " | ".join([*map(str, key), *map(_resumed, each)]) + " |")
     return "\n".join(lines)
 
 
@@ -82,7 +113,8 @@ def _resumed(row: dict[str, Any] | None) -> str:
         return "not in this release"
     if row["verdict"] == "equal":
         return "equal, although announced as not exact: " + row["reasons"][0] if row["reasons"] else "**equal**"
-    return f"{', '.join(row['differing'])} differ: {'; '.join(row['reasons'])}"
+    reasons = "; ".join(row["reasons"]).replace("|", "\\|")
+    return f"{', '.join(row['differing'])} differ: {reasons}"
 
 
 def benchmark_tables() -> str:

@@ -1,0 +1,423 @@
+"""Modules that keep state outside parameters and buffers."""
+
+import collections
+import itertools
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+from resume_cases.models import Net, Training
+
+
+class Scaled(Net):
+    """Multiplies its loss with a factor that a subclass computes."""
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        raise NotImplementedError
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        loss = super().training_step(batch, batch_idx)
+        return loss * self.factor(x.flatten(1), y)
+
+
+class Counter(Scaled):
+    steps = 0
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.steps += 1
+        return 1 + 0.1 * self.steps
+
+
+class RunningValue(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = torch.ones(())
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.running = 0.9 * self.running + 0.1 * x.abs().mean()
+        return self.running
+
+
+class Prototypes(Scaled):
+    """Begins with None."""
+
+    prototypes: torch.Tensor | None = None
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        mean = x.mean(0)
+        self.prototypes = mean if self.prototypes is None else 0.9 * self.prototypes + 0.1 * mean
+        return 1 + self.prototypes.abs().sum()
+
+
+class InPlace(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = np.ones(3)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        np.add.at(self.counts, y.numpy(), 1)
+        return float(self.counts.max() / self.counts.mean())
+
+
+class Nested(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, Any] = {"classes": {}, "steps": [0]}
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.seen["steps"][0] += 1
+        for label in y.tolist():
+            self.seen["classes"][label] = self.seen["classes"].get(label, 0) + 1
+        return 1 + self.seen["classes"].get(0, 0) / (3 * self.seen["steps"][0])
+
+
+@dataclass
+class Progress:
+    steps: int = 0
+    best: float = float("inf")
+
+
+class InDataclass(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.progress = Progress()
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.progress.steps += 1
+        self.progress.best = min(self.progress.best, float(x.std()))
+        return self.progress.best + 0.1 * self.progress.steps
+
+
+class ReplayBuffer(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: collections.deque[torch.Tensor] = collections.deque(maxlen=10)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.memory.append(x.detach().clone())
+        return 1 + self(random.choice(self.memory)).std()
+
+
+class LargeReplayBuffer(ReplayBuffer):
+    """A memory of some megabytes."""
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.memory.append(torch.cat([x] * 20000))
+        return 1 + random.choice(self.memory)[-4:].std()
+
+
+class OwnGenerator(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = torch.Generator().manual_seed(5)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return 1 + torch.rand((), generator=self.noise)
+
+
+class OwnNumpyGenerator(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(5)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return 1 + float(self.rng.random())
+
+
+class OwnPythonGenerator(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = random.Random(5)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return 1 + self.rng.random()
+
+
+class Cycle(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = itertools.cycle([0.5, 1.0, 2.0, 3.0])
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return next(self.factors)
+
+
+def _growing() -> Any:
+    factor = 1.0
+    while True:
+        factor *= 1.1
+        yield factor
+
+
+class GeneratorObject(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = _growing()
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return next(self.factors)
+
+
+class Momentum(Scaled):
+    """A MoCo-like queue in a buffer, with its pointer in an integer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("queue", torch.zeros(16, 8))
+        self.pointer = 0
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.queue[self.pointer : self.pointer + len(x)] = x
+        self.pointer = (self.pointer + len(x)) % 16
+        return 1 + self.queue[: self.pointer + 1].abs().mean()
+
+
+class ExtraState(nn.Module):
+    steps = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.steps += 1
+        return x * (1 + 0.1 * self.steps)
+
+    def get_extra_state(self) -> Any:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.steps = state["steps"]
+
+
+class OtherExtraState(ExtraState):
+    """Saves some of its state only."""
+
+    shift = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.shift += 0.01
+        return super().forward(x) + self.shift
+
+
+class TemperedLoss(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.temperature *= 0.95
+        return x * self.temperature
+
+
+class WithPart(Net):
+    """Applies one more module to its inputs."""
+
+    part: type[nn.Module] = nn.Identity
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = self.part()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(self.more(x.flatten(1)))
+
+
+class WithExtraState(WithPart):
+    part = ExtraState
+
+
+class WithOtherExtraState(WithPart):
+    part = OtherExtraState
+
+
+class WithTemperedLoss(WithPart):
+    part = TemperedLoss
+
+
+class Normalised(WithPart):
+    @staticmethod
+    def part() -> nn.Module:
+        return nn.Sequential(
+            parametrizations.spectral_norm(nn.Linear(8, 8)), parametrizations.weight_norm(nn.Linear(8, 8))
+        )
+
+
+class Quantised(nn.Module):
+    """A parametrization whose buffer is in no state_dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("largest", torch.ones(()), persistent=False)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.largest.mul_(0.9).add_(0.1 * weight.detach().abs().max())
+        return weight / (1 + self.largest)
+
+
+class Parametrized(WithPart):
+    @staticmethod
+    def part() -> nn.Module:
+        layer = nn.Linear(8, 8)
+        parametrize.register_parametrization(layer, "weight", Quantised())
+        return layer
+
+
+class NonPersistentBuffer(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running", torch.ones(()), persistent=False)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.running.mul_(0.9).add_(0.1 * x.abs().mean())
+        return self.running
+
+
+class ForwardHook(Net):
+    """A hook that counts in a closure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        calls = 0
+
+        def scale(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += module.training
+            return output * (1 + 0.05 * calls)
+
+        self.layers[0].register_forward_hook(scale)
+
+
+class Slotted:
+    """An object without `__dict__`."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+
+class InSlots(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = Slotted()
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.state.steps += 1
+        return 1 + 0.1 * self.state.steps
+
+
+class InHyperparameters(Scaled):
+    def __init__(self, beta: float = 0.1) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.hparams["beta"] += 0.1
+        return 1 + self.hparams["beta"]
+
+
+class OnTrainer(Scaled):
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.trainer.steps_so_far = getattr(self.trainer, "steps_so_far", 0) + 1
+        return 1 + 0.1 * self.trainer.steps_so_far
+
+
+class InClass(Scaled):
+    steps = 0
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        InClass.steps += 1
+        return 1 + 0.1 * InClass.steps
+
+
+def _begin_class() -> None:
+    InClass.steps = 0
+
+
+STEPS = 0
+
+
+class InGlobal(Scaled):
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        global STEPS
+        STEPS += 1
+        return 1 + 0.1 * STEPS
+
+
+def _begin_global() -> None:
+    global STEPS
+    STEPS = 0
+
+
+STATE: dict[str, int] = {}
+
+
+class InGlobalDict(Scaled):
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        STATE["steps"] = STATE.get("steps", 0) + 1
+        return 1 + 0.1 * STATE["steps"]
+
+
+def _noise(state: Any = np.random.RandomState(3)) -> float:  # noqa: B008
+    return float(state.rand())
+
+
+class InDefault(Scaled):
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return 1 + _noise()
+
+
+def _begin_default() -> None:
+    _noise.__defaults__ = (np.random.RandomState(3),)
+
+
+class LinkedLists(Scaled):
+    """Two names of one list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+        self.same = self.seen
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.seen.append(float(x.mean()))
+        return 1 + 0.1 * len(self.same)
+
+
+KINDS = {
+    "count in the module": Training(Counter),
+    "running value in the module": Training(RunningValue),
+    "tensor in the module that begins as None": Training(Prototypes),
+    "NumPy array changed in place": Training(InPlace),
+    "nested dictionaries in the module": Training(Nested),
+    "dataclass in the module": Training(InDataclass),
+    "object with slots in the module": Training(InSlots),
+    "one list under two names": Training(LinkedLists),
+    "replay buffer": Training(ReplayBuffer),
+    "large replay buffer": Training(LargeReplayBuffer),
+    "torch.Generator in the module": Training(OwnGenerator),
+    "NumPy generator in the module": Training(OwnNumpyGenerator),
+    "random.Random in the module": Training(OwnPythonGenerator),
+    "itertools.cycle in the module": Training(Cycle),
+    "generator object in the module": Training(GeneratorObject),
+    "MoCo queue with an integer pointer": Training(Momentum),
+    "get_extra_state": Training(WithExtraState),
+    "get_extra_state that leaves something out": Training(WithOtherExtraState),
+    "loss module with a temperature": Training(WithTemperedLoss),
+    "spectral_norm and weight_norm": Training(Normalised),
+    "parametrization with a non-persistent buffer": Training(Parametrized),
+    "non-persistent buffer": Training(NonPersistentBuffer),
+    "forward hook that counts in a closure": Training(ForwardHook),
+    "hyperparameter that changes": Training(InHyperparameters),
+    "attribute of the Trainer": Training(OnTrainer),
+    "class attribute": Training(InClass, begin=_begin_class),
+    "global variable of the script": Training(InGlobal, begin=_begin_global),
+    "global dictionary of the script": Training(InGlobalDict, begin=STATE.clear),
+    "generator in a default argument": Training(InDefault, begin=_begin_default),
+}
