@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import lightning_dtool
 from kit import TinyNet, trainer
@@ -20,11 +21,14 @@ from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCal
 from lightning_dtool.errors import DatasetNotFoundError, NotACheckpointError, UnsafeCheckpointError, VerificationError
 from lightning_dtool.record import Checkpoint, Data, Epoch, Gap, InitialWeights, Lineage, Metrics, Model
 from lightning_dtool.reproduction.comparison import factors
+from lightning_dtool.reproduction.delivered import delivered
 from lightning_dtool.reproduction.epochs import compare_metrics, compare_order, first_difference
+from lightning_dtool.reproduction.verdict import decide
 from lightning_dtool.reproduction.weights import MAX_NAMES, compare_weights
 from lightning_dtool.results.differences import Content
+from lightning_dtool.results.reproduction import Verdict
 from lightning_dtool.results.strict_json import strict_json
-from lightning_dtool.store import DatasetWriter
+from lightning_dtool.store import DatasetWriter, iter_datasets
 from record.samples import record
 
 
@@ -47,12 +51,14 @@ class WithObject(TinyNet):
 def train(tmp_path: Path, arrays: str, monkeypatch: pytest.MonkeyPatch):
     """Return a function that trains and gives the URI of the last checkpoint."""
 
-    def train(seed: int = 1, lr: float = 0.05, order: int = 0, epochs: int = 2, model: type = Scheduled, **kw) -> str:
+    def train(
+        seed: int = 1, lr: float = 0.05, order: int = 0, epochs: int = 2, model: type = Scheduled, callbacks=(), **kw
+    ) -> str:
         base = tmp_path / f"models-{len(os.listdir(tmp_path))}"
         base.mkdir()
         L.seed_everything(seed, verbose=False)
         provenance = DtoolProvenanceCallback(str(base))
-        trainer(base / "local", provenance, max_epochs=epochs, **kw).fit(
+        trainer(base / "local", provenance, *callbacks, max_epochs=epochs, **kw).fit(
             model(lr=lr), DtoolDataModule(arrays, batch_size=8, val_split=0.25, seed=order)
         )
         assert provenance.last_uri is not None
@@ -187,6 +193,103 @@ def test_checkpoints_with_weights_only_are_compared(train) -> None:
     assert (found.optimizers.agreement, found.optimizers.digest_a) == ("not recorded", None)
     assert found.optimizers.digest_b is not None
     assert found.identical
+
+
+class Ema(L.Callback):
+    """A callback that keeps an averaged model in its state."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.average = AveragedModel(pl_module, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.average.update_parameters(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average.module.state_dict(), "folder": f"/tmp/{id(self)}"}
+
+
+class Ensemble(TinyNet):
+    """A model whose weights are in its checkpoint under another key only."""
+
+    factor = 1.0
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["members"] = [{name: p.detach() * self.factor for name, p in self.named_parameters()}]
+
+
+class OtherEnsemble(Ensemble):
+    """The same, with other weights."""
+
+    factor = 2.0
+
+
+class Hidden(Ensemble):
+    """A model that saves no weights at all."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save nothing more."""
+
+
+def test_an_averaged_model_in_the_state_of_a_callback_is_compared(train) -> None:
+    a, same, other = (train(callbacks=[Ema(decay)]) for decay in (0.9, 0.9, 0.5))
+    found = compare(a, same)
+    assert found.identical
+    assert found.other_tensors.tensor_count == 4
+    found = compare(a, other)
+    assert found.weights.agreement == "identical"
+    assert found.other_tensors.differing_count == 4
+    assert found.other_tensors.differing[0].startswith("callbacks[Ema].average.")
+    assert not found.weights_identical
+    verdict, why = decide(found, (), 0, 0.95)
+    assert verdict is Verdict.DIFFERENT
+    assert why.startswith("4 of 4 tensors in callbacks' states and the script's own keys (callbacks[Ema].average.")
+
+
+def test_the_model_that_weight_averaging_delivers_is_compared(train) -> None:
+    a, b = (train(callbacks=[StochasticWeightAveraging(0.05, 1)], epochs=3, model=TinyNet) for _ in "ab")
+    assert len(delivered(DtoolCheckpoint.from_uri(a).load()).tensors) >= 4
+    found = compare(a, b)
+    assert found.identical, found
+    assert found.other_tensors.agreement == "identical"
+
+
+def test_weights_under_a_key_of_the_users_are_compared(train) -> None:
+    a, same, other = (train(model=model, epochs=1) for model in (Ensemble, Ensemble, OtherEnsemble))
+    found = compare(a, same)
+    assert (found.weights.agreement, found.other_tensors.agreement) == ("not recorded", "identical")
+    assert found.identical
+    verdict, why = decide(found, (), 0, 0.95)
+    assert verdict is Verdict.IDENTICAL
+    assert why == "every bit of the 4 tensors in callbacks' states and the script's own keys is the same"
+    found = compare(a, other)
+    assert not found.weights_identical
+    assert found.other_tensors.differing[0].startswith("members[0].")
+
+
+def test_without_any_tensor_nothing_is_called_the_same(train) -> None:
+    found = compare(train(model=Hidden, epochs=1), train(model=Hidden, epochs=1))
+    assert found.weights.agreement == found.other_tensors.agreement == "not recorded"
+    assert not found.weights_compared
+    assert not found.identical
+    verdict, why = decide(found, (), 0, 0.95)
+    assert verdict is Verdict.COULD_NOT_COMPARE
+    assert why.startswith("nothing could be compared: neither checkpoint holds a tensor")
+
+
+def test_two_checkpoints_of_one_run_are_said_to_be(train) -> None:
+    keep = ModelCheckpoint(save_top_k=-1)
+    last = train(epochs=3, callbacks=[keep])
+    uris = [data.uri for data in iter_datasets(str(Path(DtoolCheckpoint.from_uri(last).path).parents[2]))]
+    first = min(uris, key=lambda uri: DtoolCheckpoint.from_uri(uri).record.checkpoint.epoch)
+    assert compare(first, last).relation == "two checkpoints of one run: epochs 0 and 2"
+    assert compare(last, last).relation == "two checkpoints of one run: both of epoch 2, step 9"
+    assert compare(last, train()).relation is None
 
 
 # -- weights --------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def model() -> None:
       3    the dataset or an item does not exist, is not a checkpoint, is not frozen or cannot be read; evaluate: the
            model cannot be run on the data
       4    the store cannot be reached, read or written
-      5    reproduce, replicate: the verdict is 'could not run'
+      5    reproduce, replicate: the verdict is 'could not run' or 'could not compare'
       130  interrupted
       141  the reader of the output closed the pipe
     """  # noqa: D301 - click's own marker

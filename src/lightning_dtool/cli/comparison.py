@@ -25,6 +25,7 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
     from lightning_dtool.loading.opening import open_checkpoint
     from lightning_dtool.reproduction.content import read_content
     from lightning_dtool.results.differences import checkpoint_differences
+    from lightning_dtool.results.relation import relation
 
     datasets = [open_checkpoint(uri) for uri in (uri_a, uri_b)]
     a, b = (read_content(dataset) for dataset in datasets)
@@ -42,6 +43,7 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
                     for key, dataset in zip("ab", datasets, strict=True)
                 },
                 "same": same,
+                "relation": relation(a.record, b.record),
                 "differences": [asdict(difference) for difference in shown],
                 "metrics": {name: {"a": metrics[0].get(name), "b": metrics[1].get(name)} for name in names},
             }
@@ -50,7 +52,8 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
         from lightning_dtool.export.text.differences import record_differences
 
         one, two = datasets
-        print_rich(lambda _: record_differences(shown, (one.name, two.name), (one.uri, two.uri), metrics))
+        related = relation(a.record, b.record)
+        print_rich(lambda _: record_differences(shown, (one.name, two.name), (one.uri, two.uri), metrics, related))
     raise click.exceptions.Exit(0 if same else 1)
 
 
@@ -61,9 +64,10 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
 def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
     """Compare the models of the checkpoints URI_A and URI_B bit by bit.
 
-    Compares the weights, the states of optimizers and schedulers, and for each epoch the metrics and the order of the
-    samples. Shows the first epoch that differs, and the recorded factors that could explain a difference. All content
-    is verified against its hashes. `diff` compares the whole records, without the weights.
+    Compares the weights, all other tensors and numbers that callbacks and the script put into the checkpoints, the
+    states of optimizers and schedulers, and for each epoch the metrics and the order of the samples. Shows the first
+    epoch that differs, and the recorded factors that could explain a difference. All content is verified against its
+    hashes. `diff` compares the whole records, without the weights.
 
     The exit code is 0 if the weights are identical and nothing else that both hold differs, else 1.
     """

@@ -184,4 +184,4 @@ def _print_verdict(found: "Reproduction", as_json: bool) -> None:
         from lightning_dtool.export.text.verdict import document
 
         print_rich(lambda _: document(found))
-    raise click.exceptions.Exit(0 if found.successful else 5 if found.verdict == "could not run" else 1)
+    raise click.exceptions.Exit(0 if found.successful else 5 if found.verdict.startswith("could not") else 1)

@@ -1,4 +1,4 @@
-"""Comparison of two checkpoints: their models bit by bit, and the recorded factors that could explain a difference.
+"""Comparison of two checkpoints: all they deliver bit by bit, and the recorded factors that could explain a difference.
 
 Tensors are compared by canonical digests. The checkpoint files themselves differ even for equal models, because a
 Lightning checkpoint contains file names and folders. The files are memory-mapped, so that only a piece of one tensor is
@@ -13,10 +13,12 @@ from lightning_dtool._public import public
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.loading.weights import check_objects, load_safely, state_dict_of
 from lightning_dtool.reproduction.content import read_content
+from lightning_dtool.reproduction.delivered import compare_numbers, delivered
 from lightning_dtool.reproduction.epochs import compare_metrics, compare_order, first_difference
 from lightning_dtool.reproduction.weights import compare_weights
 from lightning_dtool.results.comparison import Comparison, State
 from lightning_dtool.results.differences import Content, Difference, checkpoint_differences, record_differences
+from lightning_dtool.results.relation import relation
 from lightning_dtool.values.digests import state_digest
 
 _NO_FACTOR = re.compile(
@@ -61,10 +63,14 @@ def compare(uri_a: str | os.PathLike[str], uri_b: str | os.PathLike[str]) -> Com
         states = (state_dict, found.get("optimizer_states"), found.get("lr_schedulers"))
         check_objects(states, checkpoint.path, checkpoint.uri)
     contents = (read_content(a.dataset), read_content(b.dataset))
+    beside_a, beside_b = delivered(one), delivered(two)
     return Comparison(
         uri_a=a.uri,
         uri_b=b.uri,
         weights=compare_weights(state_dict_of(one, a.uri), state_dict_of(two, b.uri)),
+        other_tensors=compare_weights(beside_a.tensors, beside_b.tensors),
+        numbers=compare_numbers(beside_a.numbers, beside_b.numbers),
+        relation=relation(a.record, b.record),
         optimizers=_compare_states(one.get("optimizer_states"), two.get("optimizer_states")),
         schedulers=_compare_states(one.get("lr_schedulers"), two.get("lr_schedulers")),
         metrics=compare_metrics(a.record, b.record),

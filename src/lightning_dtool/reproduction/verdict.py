@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_dtool.reproduction.tolerance import MetricJudgement
 from lightning_dtool.results.checklist.findings import counted
-from lightning_dtool.results.comparison import Comparison
+from lightning_dtool.results.comparison import Comparison, Weights
 from lightning_dtool.results.differences import Difference
 from lightning_dtool.results.reproduction import MetricRow, Verdict
 
@@ -36,6 +36,7 @@ def decide(comparison: Comparison, rows: tuple[MetricRow, ...], runs: int, level
         others = [
             name
             for name, part in (
+                (_named("numbers", comparison.numbers.differing), comparison.numbers),
                 ("the optimizers' states", comparison.optimizers),
                 ("the schedulers' states", comparison.schedulers),
                 ("metrics", comparison.metrics),
@@ -44,22 +45,19 @@ def decide(comparison: Comparison, rows: tuple[MetricRow, ...], runs: int, level
             if part.agreement == "different"
         ]
         rest = f"; {', '.join(others)} differ" if others else ""
-        return (
-            Verdict.IDENTICAL,
-            f"every bit of the {counted(comparison.weights.tensor_count, 'weight tensor')} is the same{rest}",
-        )
-    weights = comparison.weights
-    shown = f"{weights.differing_count} of {counted(weights.tensor_count, 'weight tensor')} differ"
-    if weights.greatest_absolute is not None:
-        shown += f" (by up to {weights.greatest_absolute:.3g})"
+        return Verdict.IDENTICAL, f"every bit of the {_counts(comparison)} is the same{rest}"
+    shown = _differing(comparison)
     judged = [row for row in rows if row.inside is not None]
     if not runs:
+        if not comparison.weights_compared:
+            return Verdict.COULD_NOT_COMPARE, f"{shown}. Save what training makes in the checkpoint"
         return (
             Verdict.DIFFERENT,
             f"{shown}. Reruns with other seeds show whether the metrics are within tolerance: --runs 5",
         )
     if not judged:
-        return Verdict.DIFFERENT, f"{shown}, and no metric could be judged"
+        verdict = Verdict.DIFFERENT if comparison.weights_compared else Verdict.COULD_NOT_COMPARE
+        return verdict, f"{shown}, and no metric could be judged"
     outside = [row.name for row in judged if not row.inside]
     if outside:
         return (
@@ -71,6 +69,43 @@ def decide(comparison: Comparison, rows: tuple[MetricRow, ...], runs: int, level
         Verdict.WITHIN_TOLERANCE,
         f"{shown}; all {len(judged)} metrics lie in the intervals that {runs} other seeds predict (level {level:g})",
     )
+
+
+def _counts(comparison: Comparison) -> str:
+    """Return how many tensors were compared, as words."""
+    weights, others = comparison.weights.tensor_count, comparison.other_tensors.tensor_count
+    counts = [counted(weights, "weight tensor")] if weights else []
+    if others:
+        counts.append(f"{others} in callbacks' states and the script's own keys" if weights else _other_count(others))
+    return " and of the ".join(counts)
+
+
+def _other_count(count: int) -> str:
+    return f"{counted(count, 'tensor')} in callbacks' states and the script's own keys"
+
+
+def _differing(comparison: Comparison) -> str:
+    """Return which tensors differ, as words."""
+    if not comparison.weights_compared:
+        return "nothing could be compared: neither checkpoint holds a tensor"
+    weights, others = comparison.weights, comparison.other_tensors
+    shown = []
+    if weights.agreement == "different" or others.agreement != "different":
+        shown.append(f"{weights.differing_count} of {counted(weights.tensor_count, 'weight tensor')} differ")
+        shown[0] += _by(weights)
+    if others.agreement == "different":
+        count = f"{others.differing_count} of {_other_count(others.tensor_count)}"
+        shown.append(f"{_named(count, others.differing)} differ{_by(others)}")
+    return "; ".join(shown)
+
+
+def _named(what: str, names: Sequence[str]) -> str:
+    """Return words with the first names that they stand for."""
+    return f"{what} ({', '.join(names[:3])}{', …' if names[3:] else ''})"
+
+
+def _by(weights: Weights) -> str:
+    return "" if weights.greatest_absolute is None else f" (by up to {weights.greatest_absolute:.3g})"
 
 
 def judged_rows(

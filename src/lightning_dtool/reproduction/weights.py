@@ -1,9 +1,10 @@
-"""Comparison of the weights of two checkpoints."""
+"""Comparison of the weights of two checkpoints, or of other tensors in them."""
 
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from lightning_dtool.results.comparison import Weights
@@ -25,8 +26,9 @@ def compare_weights(a: Mapping[str, Any], b: Mapping[str, Any]) -> Weights:
     """
     one, two = state_digest(a), state_digest(b)
     names = sorted({*a, *b}, key=str)
+    count = sum(_holds_tensor(a.get(name)) or _holds_tensor(b.get(name)) for name in names)
     if one == two:
-        return Weights("identical", one, two, tensor_count=len(names))
+        return Weights("identical" if count else "not recorded", one, two, tensor_count=count)
     differing = [name for name in names if name not in a or name not in b or _digest(a[name]) != _digest(b[name])]
     greatest = [
         found for name in differing if name in a and name in b and (found := _greatest(a[name], b[name])) is not None
@@ -37,10 +39,18 @@ def compare_weights(a: Mapping[str, Any], b: Mapping[str, Any]) -> Weights:
         two,
         differing=tuple(map(str, differing[:MAX_NAMES])),
         differing_count=len(differing),
-        tensor_count=len(names),
+        tensor_count=count,
         greatest_absolute=max((absolute for absolute, _ in greatest), default=None),
         greatest_relative=max((relative for _, relative in greatest), default=None),
     )
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, Mapping):  # the extra state of a module
+        return any(map(_holds_tensor, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_tensor, value))
+    return isinstance(value, torch.Tensor | np.ndarray)
 
 
 def _digest(value: Any) -> str:

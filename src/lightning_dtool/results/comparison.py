@@ -1,4 +1,4 @@
-"""The result of comparing two checkpoints: weights, states, metrics and order of the samples."""
+"""The result of comparing two checkpoints: weights and other tensors, states, metrics and order of the samples."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,13 +29,14 @@ class State:
 
 @dataclass(frozen=True)
 class Weights(State):
-    """The weights of two checkpoints.
+    """The weights of two checkpoints, or other tensors in them.
 
     Attributes:
+        agreement: `identical`, `different`, or `not recorded` if neither checkpoint holds a tensor.
         differing: Names of the tensors that differ, sorted; at most 50. A tensor that only one checkpoint holds, or
             that has another type or shape, counts as different.
         differing_count: The number of all tensors that differ.
-        tensor_count: The number of names in both checkpoints together.
+        tensor_count: The number of names of tensors in both checkpoints together.
         greatest_absolute: The greatest absolute difference between two elements; None if no two differing tensors have
             the same shape. Infinite if an element is not finite in one checkpoint only.
         greatest_relative: The greatest difference between two elements as a fraction of the larger one.
@@ -46,6 +47,23 @@ class Weights(State):
     tensor_count: int = 0
     greatest_absolute: float | None = None
     greatest_relative: float | None = None
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers that callbacks and the user's hooks put into two checkpoints.
+
+    Attributes:
+        agreement: `identical`, `different`, or `not recorded` if neither checkpoint holds one.
+        differing: The places of those that differ, such as `callbacks[Average].count`; at most 50.
+        differing_count: The number of all that differ.
+        count: The number of places in both checkpoints together.
+    """
+
+    agreement: Agreement
+    differing: tuple[str, ...] = ()
+    differing_count: int = 0
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +151,10 @@ class Comparison:
     Attributes:
         uri_a: The URI of the first checkpoint.
         uri_b: The URI of the second checkpoint.
-        weights: The weights.
+        weights: The weights: parameters, buffers and other entries of the `state_dict`.
+        other_tensors: All other tensors that the checkpoints deliver: in the states of callbacks, such as an averaged
+            model, and under keys of the user's own.
+        numbers: Numbers in the same places, such as counts.
         optimizers: The states of the optimizers.
         schedulers: The states of the learning rate schedulers.
         metrics: The metrics, bit by bit, for each epoch and at the checkpoint.
@@ -142,6 +163,8 @@ class Comparison:
         factors: Recorded inputs of the training that differ, and so could explain a different result: settings, data,
             code, packages, machine, random numbers, initial weights.
         unknown: Inputs of the training that neither record holds completely, so that they may differ, too.
+        relation: What the two have to do with each other, such as `two checkpoints of one run: epochs 3 and 7`; None
+            for checkpoints of different runs.
     """
 
     uri_a: str
@@ -154,11 +177,20 @@ class Comparison:
     first_difference: FirstDifference | None
     factors: tuple[Difference, ...]
     unknown: tuple[Difference, ...] = ()
+    other_tensors: Weights = Weights("not recorded", None, None)
+    numbers: Numbers = Numbers("not recorded")
+    relation: str | None = None
+
+    @property
+    def weights_compared(self) -> bool:
+        """Whether either checkpoint holds a tensor that could be compared."""
+        return not self.weights.agreement == self.other_tensors.agreement == "not recorded"
 
     @property
     def weights_identical(self) -> bool:
-        """Whether every bit of the weights is the same."""
-        return self.weights.agreement == "identical"
+        """Whether every bit of the weights, and of all other tensors that the checkpoints deliver, is the same."""
+        tensors = (self.weights.agreement, self.other_tensors.agreement)
+        return "identical" in tensors and "different" not in tensors
 
     @property
     def identical(self) -> bool:
@@ -166,7 +198,7 @@ class Comparison:
 
         A part that is not recorded in both checkpoints does not count.
         """
-        others = (self.optimizers, self.schedulers, self.metrics, self.order)
+        others = (self.numbers, self.optimizers, self.schedulers, self.metrics, self.order)
         return self.weights_identical and all(part.agreement != "different" for part in others)
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,14 +17,16 @@ class Verdict(str, Enum):
     """The verdict on a rerun."""
 
     IDENTICAL = "identical"
-    """Every bit of the weights is the same."""
+    """Every bit of the weights, and of every other tensor that the checkpoint delivers, is the same."""
     WITHIN_TOLERANCE = "within tolerance"
-    """The weights differ, and all metrics lie in the intervals predicted by reruns with other seeds."""
+    """The weights are not the same, and all metrics lie in the intervals predicted by reruns with other seeds."""
     RESUME_EXACT = "resume exact"
     """A run that resumed from an earlier checkpoint of the same run has the same weights and states, bit by bit."""
     DIFFERENT = "different"
     """The weights differ, and a metric lies outside its interval, or the metrics were not judged. For a run that
     resumed from an earlier checkpoint of the same run: the weights or any state differ."""
+    COULD_NOT_COMPARE = "could not compare"
+    """Neither checkpoint holds a tensor, and no metric was judged."""
     COULD_NOT_RUN = "could not run"
     """The rerun produced no checkpoint; `reason` says why."""
 

@@ -1,14 +1,16 @@
 """The comparison of two models as text."""
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_dtool.export.text.differences import difference_lines, unknown_lines
+from lightning_dtool.export.text.differences import difference_lines, relation_line, unknown_lines
 from lightning_dtool.export.text.layout import address
 from lightning_dtool.export.text.values import MAX_ENTRIES, shortened
 from lightning_dtool.results.checklist.findings import counted
-from lightning_dtool.results.comparison import Comparison, MetricsComparison, OrderComparison, State, Weights
+from lightning_dtool.results.comparison import Comparison, MetricsComparison, Numbers, OrderComparison, State, Weights
 
 _AGREEMENT_STYLES = {"identical": "green", "different": "bold red", "not recorded": "yellow"}
 
@@ -21,6 +23,8 @@ def model_comparison(found: Comparison) -> RenderableType:
     """
     rows = [
         ("weights", found.weights.agreement, _weights(found.weights)),
+        ("other tensors", found.other_tensors.agreement, _others(found.other_tensors)),
+        ("other numbers", found.numbers.agreement, _numbers(found.numbers)),
         ("optimizers", found.optimizers.agreement, _state(found.optimizers)),
         ("schedulers", found.schedulers.agreement, _state(found.schedulers)),
         ("metrics", found.metrics.agreement, _metrics(found.metrics)),
@@ -31,7 +35,12 @@ def model_comparison(found: Comparison) -> RenderableType:
         grid.add_column(no_wrap=column < 2, overflow="fold")
     for label, agreement, detail in rows:
         grid.add_row(Text(f"  {label}"), Text(agreement, _AGREEMENT_STYLES[agreement]), Text(shortened(detail)))
-    parts: list[RenderableType] = [address(f"- {found.uri_a}"), address(f"+ {found.uri_b}"), Text(""), grid]
+    parts: list[RenderableType] = [
+        address(f"- {found.uri_a}"),
+        address(f"+ {found.uri_b}"),
+        *relation_line(found.relation),
+    ]
+    parts += [Text(""), grid]
     first = found.first_difference
     if first is not None:
         parts.append(Text(f"\nThey first differ in {shortened(first)}."))
@@ -43,11 +52,14 @@ def model_comparison(found: Comparison) -> RenderableType:
             parts += difference_lines(factor)
         if len(found.factors) > MAX_ENTRIES:
             parts.append(Text(f"  and {len(found.factors) - MAX_ENTRIES} more (--json shows all)"))
-    elif not found.identical:
+    elif not found.identical and found.relation is None:
         parts.append(Text("\nNo recorded factor differs, so the cause was not recorded."))
     if not found.identical:
         parts += unknown_lines(found.unknown)
-    identical = "The two are identical." if found.identical else "The two are not identical."
+    if not found.weights_compared:
+        identical = "Neither checkpoint holds a tensor, so the models cannot be compared."
+    else:
+        identical = "The two are identical." if found.identical else "The two are not identical."
     return Group(*parts, Text(f"\n{identical}", "bold"))
 
 
@@ -64,6 +76,23 @@ def _weights(weights: Weights) -> str:
     else:
         size = f"; by at most {weights.greatest_absolute:.3g}, {100 * weights.greatest_relative:.3g} % of the larger"
     return f"{weights.differing_count} of {counted(weights.tensor_count, 'tensor')}{size}"
+
+
+def _others(tensors: Weights) -> str:
+    """Return the places of tensors that differ. They are in callbacks' states and under keys of the user's."""
+    return ": ".join(filter(None, [_weights(tensors), _places(tensors.differing)])) if tensors.tensor_count else ""
+
+
+def _numbers(numbers: Numbers) -> str:
+    if not numbers.count:
+        return ""
+    if numbers.agreement == "identical":
+        return str(numbers.count)
+    return f"{numbers.differing_count} of {numbers.count}: {_places(numbers.differing)}"
+
+
+def _places(differing: Sequence[str]) -> str:
+    return ", ".join(differing[:3]) + (", …" if differing[3:] else "")
 
 
 def _metrics(metrics: MetricsComparison) -> str:

@@ -17,7 +17,11 @@ MAX_PATCH_LINES = 200
 
 
 def record_differences(
-    found: Sequence[Difference], names: tuple[str, str], uris: tuple[str, str], metrics: tuple[Mapping[str, Any], ...]
+    found: Sequence[Difference],
+    names: tuple[str, str],
+    uris: tuple[str, str],
+    metrics: tuple[Mapping[str, Any], ...],
+    relation: str | None = None,
 ) -> RenderableType:
     """Return the differences between two checkpoints by section, with the metrics side by side.
 
@@ -26,10 +30,12 @@ def record_differences(
         names: The names of the two datasets.
         uris: Their URIs.
         metrics: The metrics at each checkpoint.
+        relation: What the two checkpoints have to do with each other. Default: nothing is said.
     """
     parts: list[RenderableType] = []
     for sign, name, uri in zip("-+", names, uris, strict=True):
         parts += [title(f"{sign} {name}"), address(f"  {uri}")]
+    parts += relation_line(relation)
     sections: dict[str, list[Difference]] = {}
     unknown = [difference for difference in found if difference.weight == "unknown"]
     for difference in found:
@@ -48,6 +54,15 @@ def record_differences(
         but = " in what is recorded" if unknown else ""
         parts.append(Text(f"\nNo relevant difference was found{but}."))
     return Group(*parts)
+
+
+def relation_line(relation: str | None) -> list[RenderableType]:
+    """Return the line that says what two checkpoints have to do with each other, if anything.
+
+    Args:
+        relation: As in a `Comparison`.
+    """
+    return [Text(f"\nThese are {printable(relation)}.", "bold")] if relation is not None else []
 
 
 def unknown_lines(unknown: Sequence[Difference]) -> Iterator[RenderableType]:
