@@ -8,15 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 import lightning_dtool
-from lightning_dtool import DtoolCheckpoint
+from kit import TinyNet, loader, trainer
+from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.cli import model
 from lightning_dtool.data.packing import pack
 from lightning_dtool.errors import ConfigurationError, DatasetNotFoundError
+from lightning_dtool.reproduction.comparison import compare
+from lightning_dtool.reproduction.original import Original
+from lightning_dtool.reproduction.proof import check_earlier, prove
 from lightning_dtool.results.reproduction import Verdict
 from lightning_dtool.store import FrozenDataset, iter_datasets
-from reproduction.runs import places, project, train
+from reproduction.runs import SCRIPTS, places, project, train
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -131,3 +136,107 @@ def test_only_an_earlier_checkpoint_of_the_same_run_is_accepted(runs: Runs, tmp_
     result = CliRunner().invoke(model, ["reproduce", one[3, 24], "--from", other[1, 12], "--into", str(tmp_path)])
     assert result.exit_code == 2, result.output
     assert "another run" in result.output
+
+
+def test_a_distributed_run_is_proven(runs: Runs, tmp_path: Path) -> None:
+    made = runs("nothing", "2")
+    found = lightning_dtool.reproduce(made[3, 24], from_=made[1, 8], into=tmp_path / "into")
+    assert found.verdict is Verdict.RESUME_EXACT, (found, found.resume)
+
+
+@pytest.fixture(scope="module", params=["last", pytest.param("by path", marks=pytest.mark.slow)])
+def resumed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """Return URIs by epoch: of a run of two epochs, and of one that was resumed from it by hand."""
+    folder = tmp_path_factory.mktemp("resumed")
+    made, (models, kept) = project(folder, "resumable.py"), places(folder, "models", "kept")
+    if request.param == "last":
+        text = (made / "resumable.py").read_text()
+        by_path = "str(last) if last.exists() else None"
+        assert by_path in text
+        (made / "resumable.py").write_text(text.replace(by_path, '"last" if last.exists() else None'))
+    for epochs in ("2", "4"):
+        train(made, "resumable.py", str(models), str(kept), epochs, fresh=False)
+    shutil.rmtree(made)
+    shutil.rmtree(kept)
+    return {epoch: uri for (epoch, _), uri in by_moment(models).items()}
+
+
+def test_a_run_that_was_resumed_by_hand_is_proven(resumed: dict[int, str], tmp_path: Path) -> None:
+    assert DtoolCheckpoint.from_uri(resumed[3]).record.lineage.resumed
+    within = lightning_dtool.reproduce(resumed[3], from_=resumed[2], into=tmp_path / "into")
+    assert within.verdict is Verdict.RESUME_EXACT, (within, within.resume)
+    # From the run before: it was stopped after epoch 1, and this one goes on without a stop.
+    across = lightning_dtool.reproduce(resumed[3], from_=resumed[0], into=tmp_path / "into")
+    assert across.verdict is Verdict.RESUME_EXACT, (across, across.resume)
+    with pytest.raises(ConfigurationError, match=r"itself resumed here, and .* \(--from parent\)"):
+        lightning_dtool.reproduce(resumed[3], from_=resumed[1], into=tmp_path / "into")
+    with pytest.raises(ConfigurationError, match="another run"):
+        lightning_dtool.reproduce(resumed[1], from_=resumed[2], into=tmp_path / "into")
+
+
+def test_what_the_earlier_checkpoint_announced_is_in_the_verdict(tmp_path: Path) -> None:
+    made, (models, outputs) = project(tmp_path, "in_the_middle.py", "seeded.py"), places(tmp_path, "models", "outputs")
+    train(made, "in_the_middle.py", str(models), str(outputs), fresh=False)
+    moments = by_moment(models)
+    arguments = ["reproduce", moments[2, 18], "--from", moments[1, 8], "--into", str(tmp_path / "into")]
+    result = CliRunner().invoke(model, arguments)
+    assert result.exit_code == 1, result.output
+    assert "Nothing announced it" not in result.output
+    _, _, announced = result.output.partition("\nANNOUNCED\n")
+    assert announced.startswith(
+        "  the checkpoint was saved inside an epoch, and the DataLoader train[0] starts that epoch"
+    )
+
+
+def test_a_run_that_depends_on_numbers_that_nobody_seeded_is_not_exact(tmp_path: Path) -> None:
+    made, (models,) = project(tmp_path), places(tmp_path, "models")
+    text = (SCRIPTS / "unseeded.py").read_text()
+    (made / "unseeded.py").write_text(text.replace("Callback(models)", 'Callback(models, retention="all")'))
+    train(made, "unseeded.py", str(models), fresh=False)
+    moments = by_moment(models)
+    # `reproduce` from the start puts the recorded random states back; a run that a user resumes has other data.
+    found = lightning_dtool.reproduce(moments[1, 8], from_=moments[0, 4], into=tmp_path / "into", trace=True)
+    assert found.verdict is Verdict.DIFFERENT
+    assert found.resume is not None
+    assert "weights" in {difference.part for difference in found.resume.differences}
+    assert found.step is not None
+    assert found.step.startswith("first difference from a rerun that was not stopped at epoch 1, step 5: ")
+
+
+@pytest.mark.slow
+def test_a_run_of_lightning_cli_that_was_resumed_by_an_option_is_proven(tmp_path: Path) -> None:
+    made, (models,) = project(tmp_path, "classifier_cli.py"), places(tmp_path, "models")
+    options = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    variables = {"LIGHTNING_DTOOL_BASE_URI": str(models), "LIGHTNING_DTOOL_RETENTION": "all"}
+    train(made, "classifier_cli.py", "fit", "--trainer.max_epochs=2", *options, **variables)
+    earlier = by_moment(models)
+    (stop,) = [uri for (epoch, _), uri in earlier.items() if epoch == 1]
+    (first,) = [uri for (epoch, _), uri in earlier.items() if epoch == 0]
+    train(made, "classifier_cli.py", "fit", "--trainer.max_epochs=4", f"--ckpt_path={stop}", *options, **variables)
+    shutil.rmtree(made)
+    (last,) = [uri for (epoch, _), uri in by_moment(models).items() if epoch == 3]
+    found = lightning_dtool.reproduce(last, from_=first, into=tmp_path / "into")
+    assert found.verdict is Verdict.RESUME_EXACT, (found, found.resume)
+
+
+def test_checkpoints_with_weights_only_are_compared_and_not_resumed(tmp_path: Path) -> None:
+    places(tmp_path, "models", "whole", "weights")
+    policies = [
+        ModelCheckpoint(tmp_path / "whole", save_top_k=-1),
+        ModelCheckpoint(tmp_path / "weights", save_top_k=-1, save_weights_only=True),
+    ]
+    provenance = DtoolProvenanceCallback(str(tmp_path / "models"), retention="all")
+    trainer(tmp_path, provenance, *policies, max_epochs=2).fit(TinyNet(), loader())
+    found = [Original.from_uri(uri) for uri in provenance.uris]
+    (first, last), (only_first, only_last) = (
+        [each for each in found if each.record.checkpoint.weights_only is only] for only in (False, True)
+    )
+    with pytest.raises(ConfigurationError, match="found one with weights only"):
+        check_earlier(only_first, last, [])
+    check_earlier(first, only_last, [])
+    verdict, reason, proof = prove(first, only_last, last, compare(only_last.uri, last.uri), [])
+    assert verdict is Verdict.RESUME_EXACT
+    assert reason.endswith(
+        "every bit of the 4 weight tensors is the same. The recorded checkpoint holds no other states"
+    )
+    assert proof.differing_count == 0

@@ -303,21 +303,18 @@ class _Session:
         if mine is None:
             return None
         theirs = original.optional_path(TRACE_ITEM)
+        resumed = self.earlier is not None
+        begin = self.earlier.record.checkpoint.global_step + 1 if self.earlier is not None else 0
         if theirs is not None:
-            resumed_after = self.earlier.record.checkpoint.global_step if self.earlier is not None else -1
-            step = first_differing_step(theirs, mine, resumed_after + 1)
+            step = first_differing_step(theirs, mine, begin)
             return f"first difference from the recorded training at {step}" if step else "no step differs"
-        second = rerun(
-            original,
-            data,
-            self.scratch / "again",
-            options,
-            parent=parent,
-            as_recorded=self.earlier is None,
-            trace=True,
-            what="second rerun",
-        )
+        parent = self._parent(original, options, 0) if resumed else parent
+        second = rerun(original, data, self.scratch / "again", options, parent=parent, trace=True, what="second rerun")
         theirs = Original(second.dataset).optional_path(TRACE_ITEM)
+        if resumed:
+            step = first_differing_step(theirs, mine, begin) if theirs is not None else None
+            where = f"first difference from a rerun that was not stopped at {step}"
+            return where if step else "no step differs from those of a rerun that was not stopped"
         step = first_differing_step(mine, theirs) if theirs is not None else None
         if step:
             return f"training is not deterministic here: two reruns differ at {step}"
