@@ -175,6 +175,65 @@ def test_the_error_says_why_a_rerun_failed(
     assert (str(copied), copied.kind, copied.output) == (str(error), error.kind, error.output)
 
 
+REFUSED = {"event": "refused", "path": "/out/a"}
+STARTED = {"event": "started"}
+
+
+def error(name: str, message: str = "", **facts: object) -> dict[str, object]:
+    return {"event": "error", "chain": [{"type": name, "message": message, **facts}]}
+
+
+@pytest.mark.parametrize(
+    ("events", "log", "kind", "expected"),
+    [
+        ([STARTED, error("OSError", refused="/out/a")], "", "refused_write", "wants to write to /out/a. To allow it: "),
+        ([STARTED, REFUSED], "", "refused_write", "wants to write to /out/a"),
+        ([STARTED, REFUSED, error("FileExistsError", filename="/out")], "", "refused_write", "write to /out/a"),
+        (
+            [STARTED, REFUSED, error("ModuleNotFoundError", module="leaf")],
+            "",
+            "missing_module",
+            "'leaf' is not installed",
+        ),
+        ([STARTED, REFUSED, error("FileNotFoundError", filename="/in/b")], "", "missing_file", "missing: /in/b"),
+        ([STARTED, REFUSED, error("ValueError", "odd")], "", "failed", "It was also kept from writing: it wants to"),
+        (
+            [STARTED, error("CalledProcessError")],
+            "rm: cannot remove '/out/b': Permission denied",
+            "refused_write",
+            "wants to write to /out/b",
+        ),
+        ([STARTED, error("CalledProcessError")], "touch: /own/b: Permission denied", "failed", "CalledProcessError"),
+        (
+            [STARTED, error("RuntimeError", "strerror: Permission denied")],
+            "",
+            "refused_write",
+            "the error does not name",
+        ),
+        (
+            [STARTED, {"event": "disconnected", "host": "hub.example"}, error("gaierror", disconnected=True)],
+            "",
+            "refused_network",
+            "wants to connect to hub.example. To allow it: --allow-network",
+        ),
+        (
+            [STARTED, {"event": "disconnected", "host": "hub.example"}, error("ValueError")],
+            "",
+            "failed",
+            "kept from the network: it wants to connect to hub.example",
+        ),
+        ([{"event": "unprotected", "reason": "odd"}], "", "unprotected", "could not be protected: odd"),
+    ],
+)
+def test_the_error_says_what_a_rerun_was_kept_from(
+    tmp_path: Path, events: list[dict[str, object]], log: str, kind: str, expected: str
+) -> None:
+    (tmp_path / "log").write_text(log)
+    found = failure(Outcome(0, events), plan(writable=["/own"], network=False), tmp_path / "log", None, Path("/s"))
+    assert found.kind == kind
+    assert expected in found.reason
+
+
 def test_a_rerun_that_takes_too_long_is_an_error(tmp_path: Path) -> None:
     error = failure(Outcome(-15, [], timed_out=True), plan(), tmp_path / "none", 5, tmp_path)
     assert error.reason == "it did not reach the checkpoint within 5 seconds. Allow more time: --timeout"

@@ -6,7 +6,9 @@ from lightning_dtool.errors import ReproductionError, ReproductionErrorKind
 from lightning_dtool.reproduction.process import Event, Outcome
 from lightning_dtool.reproduction.refusals import (
     is_related,
+    named_paths,
     network_reason,
+    reason_without_path,
     refused_hosts,
     refused_writes,
     write_reason,
@@ -29,7 +31,7 @@ def failure(outcome: Outcome, plan: Plan, log: Path, timeout: float | None, fold
         folder: The folder of its source. Paths in it are shown relative to it.
     """
     output = _tail(log)
-    refused = refused_writes(outcome, output, plan.writable)
+    refused = [*refused_writes(outcome), *named_paths(output, plan.writable)]
     found = _refused(outcome, plan, refused)
     if found is None:
         kind, reason = _cause(outcome, plan.target, timeout, folder)
@@ -58,11 +60,15 @@ def _refused(outcome: Outcome, plan: Plan, refused: list[str]) -> tuple[Reproduc
     # The script may have ignored that it could not remove, make or write a file, and failed later because of that.
     named = [str(entry["filename"]) for entry in chain if entry.get("filename")]
     by_command = any(entry.get("type") == "CalledProcessError" for entry in chain)
-    by_torch = any("cannot be opened" in str(entry.get("message")) for entry in chain)
-    related = [path for path in refused if is_related(path, named)]
-    if refused and outcome.last("started") is not None and (related or by_command or by_torch or not chain):
-        return "refused_write", write_reason((related or refused)[0], _held(plan))
-    return None
+    messages = [str(entry.get("message")) for entry in chain]
+    likely = named_paths(messages, plan.writable)
+    likely += [path for path in refused if is_related(path, named)]
+    if not likely and (by_command or not chain) and outcome.last("started") is not None:
+        likely = refused
+    if likely:
+        return "refused_write", write_reason(likely[0], _held(plan))
+    without_path = reason_without_path(messages) if plan.writable is not None else None
+    return ("refused_write", without_path) if without_path is not None else None
 
 
 def _held(plan: Plan) -> list[str]:

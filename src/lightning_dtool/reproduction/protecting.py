@@ -10,6 +10,7 @@ from lightning_dtool.errors import ConfigurationError, ReproductionError
 from lightning_dtool.record import Provenance
 from lightning_dtool.reproduction.outputs import outputs_at_risk
 from lightning_dtool.reproduction.process import Outcome
+from lightning_dtool.reproduction.refusals import refused_hosts, refused_writes
 from lightning_dtool.sandbox.protection import Limits, is_below, means, protected
 from lightning_dtool.store.cache import cache_directory
 from lightning_dtool.store.dtool_broker import dtool_cache_directory
@@ -145,6 +146,13 @@ def notes_of(outcome: Outcome, protection: Protection) -> list[str]:
         notes.append(f"protected by: {', '.join(by)}")
         if not entered.get("network") and not protection.network:
             notes.append("the network was not restricted: this system does not allow it")
+    kept = refused_writes(outcome)
+    if kept:
+        shown = ", ".join(kept[:_SHOWN]) + (f" and {len(kept) - _SHOWN} more" if kept[_SHOWN:] else "")
+        notes.append(f"it was kept from writing to {shown}")
+    hosts = refused_hosts(outcome)
+    if hosts:
+        notes.append(f"it was kept from connecting to {', '.join(hosts[:_SHOWN])}")
     return notes
 
 

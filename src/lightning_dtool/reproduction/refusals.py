@@ -12,27 +12,33 @@ _LINES = re.compile(
     r"['\u2018\"]?(?P<path>/[^'\u2019\":\n]+)['\u2019\"]?: "
     r"(?:Permission denied|Read-only file system|Operation not permitted|Invalid cross-device link)"
     r"|(?:Permission denied|Read-only file system): '(?P<python>/[^'\n]+)'"
-    r"|File (?P<torch>/.+?) cannot be opened"
 )
-"""Messages of commands, of Python and of torch about a file that could not be written."""
+"""Messages of commands and of Python about a file that could not be written."""
+
+_WITHOUT_PATH = re.compile(r"strerror: (?:Permission denied|Read-only file system)")
+"""The message of `torch.save`."""
 
 
-def refused_writes(outcome: Outcome, output: Iterable[str], writable: list[str] | None) -> list[str]:
-    """Return the paths that a rerun wanted to write and could not, the first ones first.
+def refused_writes(outcome: Outcome) -> list[str]:
+    """Return the paths that a rerun reported it wanted to write and could not, the first ones first."""
+    found = [str(event.get("path")) for event in outcome.events if event["event"] == "refused"]
+    # Libraries do without a cache that they cannot write. If one does not, its error says so.
+    return list(dict.fromkeys(path for path in found if not is_below(path, _caches())))
+
+
+def named_paths(messages: Iterable[str], writable: list[str] | None) -> list[str]:
+    """Return the paths that messages say could not be written, the first ones first.
 
     Args:
-        outcome: How it ended, with the attempts that it reported.
-        output: The last lines of its output, which may name those of its subprocesses.
-        writable: What it may write; None if nothing was refused.
+        messages: Messages of errors, or lines of output, which may be those of subprocesses.
+        writable: What the rerun may write; None if nothing was refused.
     """
     if writable is None:
         return []
-    found = [str(event.get("path")) for event in outcome.events if event["event"] == "refused"]
-    # Libraries do without a cache that they cannot write. If one does not, its error says so.
-    found = [path for path in found if not is_below(path, _caches())]
-    for line in output:
+    found = []
+    for line in messages:
         for match in _LINES.finditer(line):
-            path = os.path.abspath(match["path"] or match["python"] or match["torch"])
+            path = os.path.abspath(match["path"] or match["python"])
             if not is_below(path, [*writable, "/dev", "/proc", "/sys"]):
                 found.append(path)
     return list(dict.fromkeys(found))
@@ -63,6 +69,16 @@ def write_reason(path: str, held: Iterable[str]) -> str:
     inside = [place for place in held if is_below(place, [str(folder)])]
     warning = f" That folder also holds {inside[0]}, which could then be deleted: copy it first." if inside else ""
     return f"it wants to write to {path}. To allow it: --allow-write {folder}.{warning}"
+
+
+def reason_without_path(messages: Iterable[str]) -> str | None:
+    """Return the reason for a rerun that could not write to a path that its error does not name; None for others."""
+    if not any(_WITHOUT_PATH.search(message) for message in messages):
+        return None
+    return (
+        "it wants to write outside its own folders, to a path that the error does not name; the output shows where. "
+        "To allow it: --allow-write and the folder"
+    )
 
 
 def network_reason(hosts: Iterable[str]) -> str:

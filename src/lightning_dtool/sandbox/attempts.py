@@ -46,7 +46,8 @@ class Attempts:
         self._writable = [os.path.realpath(path) for path in writable]
         self._network = network
         self._report = report
-        self._seen: set[str] = set()
+        self._seen: dict[str, None] = {}
+        self._last: str | None = None
         self._inside = False
         self._database: str | None = None
 
@@ -70,7 +71,10 @@ class Attempts:
                 # A file that cannot be read may have failed to be read.
                 if self._is_outside(path) and (os.access(path, os.R_OK) or not os.path.lexists(path)):
                     return path
-        return None
+        # The errors of some functions have no path, and those of `rmtree` only a name in the folder that is removed.
+        if self._last is None or (isinstance(error.filename, str) and os.path.isabs(error.filename)):
+            return None
+        return next(path for path in self._seen if is_below(self._last, [path]))
 
     def disconnected(self, error: BaseException) -> bool:
         """Return whether an error says that the network could not be reached.
@@ -91,13 +95,16 @@ class Attempts:
         self._inside = True
         try:
             for path in self._written(event, arguments):
-                if self._is_outside(path) and path not in self._seen:
-                    self._seen.add(path)
+                if not self._is_outside(path):
+                    continue
+                self._last = path
+                if path not in self._seen:
+                    self._seen[path] = None
                     self._report("refused", path=path)
             if not self._network and event in _ADDRESSES:
                 host = _host(arguments[_ADDRESSES[event]])
                 if host is not None and host not in self._seen:
-                    self._seen.add(host)
+                    self._seen[host] = None
                     self._report("disconnected", host=host)
         except Exception:  # noqa: S110
             pass
