@@ -80,3 +80,12 @@ def test_where_everything_is_counted_nothing_changes(moment: Moment) -> None:
     before = copy.deepcopy(fit_loop)
     settle(fit_loop, moment)
     assert fit_loop == before
+
+
+@pytest.mark.parametrize("completed", [1, 2], ids=["at the end of the epoch", "after training"])
+def test_an_epoch_that_was_stopped_goes_on(completed: int) -> None:
+    fit_loop = loops(counts(2, 2, 2, completed), counts(3, 3, 3, 3))
+    settle(fit_loop, Moment.STOPPED)
+    for progress in fit_loop["epoch_progress"].values():
+        assert progress == {"ready": 2, "started": 2, "processed": 1, "completed": 1}
+    assert set(fit_loop["epoch_loop.batch_progress"]["current"].values()) == {3}

@@ -31,6 +31,9 @@ class Moment(str, Enum):
     INSIDE_VALIDATION = "inside a validation"
     """On an exception during validation."""
 
+    STOPPED = "stopped inside an epoch"
+    """At the end of an epoch that ended before its last batch, or after it. Training goes on inside the epoch."""
+
     ELSEWHERE = "elsewhere"
     """In a hook in which none of Lightning's own callbacks saves."""
 
@@ -78,6 +81,9 @@ def settle(fit_loop: dict[str, Any], moment: Moment) -> None:
         _complete(epoch)
     elif moment is Moment.BATCH_END:
         _complete(batch)
+    elif moment is Moment.STOPPED:
+        for counts in (epoch["total"], epoch["current"]):
+            counts["processed"] = counts["completed"] = counts["ready"] - 1
     elif moment is Moment.INSIDE_BATCH:
         for counts in (batch["total"], batch["current"]):
             counts.update(ready=counts["completed"], started=counts["completed"], processed=counts["completed"])

@@ -6,6 +6,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from lightning_dtool.resuming.generators import has_persistent_workers, loaders, resumes_inside_epoch
 from lightning_dtool.resuming.moment import Moment
+from lightning_dtool.resuming.stopped import stopped_inside_epoch
 
 
 def inexact_reasons(trainer: Any, moment: Moment) -> list[str]:
@@ -29,7 +30,7 @@ def inexact_reasons(trainer: Any, moment: Moment) -> list[str]:
                 f"the {kind} {name} has persistent workers, whose random states cannot be saved "
                 "(DtoolDataModule seeds its workers for each batch)"
             )
-    if moment in (Moment.EPOCH_END, Moment.BETWEEN_EPOCHS) and _stopped_inside_epoch(trainer):
+    if moment in (Moment.EPOCH_END, Moment.BETWEEN_EPOCHS) and stopped_inside_epoch(trainer):
         reasons.append(
             "training stopped inside an epoch (max_steps, max_time, or a callback), and a longer run begins with the "
             "next epoch, without the rest of this one"
@@ -56,9 +57,3 @@ def _epoch_is_over(trainer: Any, moment: Moment) -> bool:
     """Return True if the last batch of the epoch has been fetched and is complete."""
     epoch_loop = trainer.fit_loop.epoch_loop
     return moment is not Moment.INSIDE_BATCH and bool(epoch_loop._num_ready_batches_reached())
-
-
-def _stopped_inside_epoch(trainer: Any) -> bool:
-    epoch_loop = trainer.fit_loop.epoch_loop
-    stopped = trainer.should_stop or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
-    return stopped and epoch_loop.batch_progress.current.ready > 0 and not epoch_loop._num_ready_batches_reached()

@@ -44,6 +44,7 @@ from lightning_dtool.resuming.reasons import inexact_reasons
 from lightning_dtool.resuming.replacing import replace_method
 from lightning_dtool.resuming.searches import Searches, in_trial
 from lightning_dtool.resuming.settings import differing_settings, restore_settings, save_settings, settings_of
+from lightning_dtool.resuming.stopped import Stop
 
 VERSION = 1
 """The version of the format of the section."""
@@ -65,6 +66,7 @@ class Resumption:
         self._awaited: dict[str, RandomStates] = {}
         self._initial_settings: dict[str, Any] = {}
         self._searches = Searches()
+        self._stop = Stop()
 
     # -- observing the run ----------------------------------------------------------------------
 
@@ -83,6 +85,12 @@ class Resumption:
         replace_method(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
         replace_method(trainer.strategy, "setup", self._set_up)
         replace_method(trainer.strategy, "load_optimizer_state_dict", partial(_load_optimizers, trainer.strategy))
+        replace_method(
+            trainer.fit_loop,
+            "on_advance_end",
+            partial(self._stop.before_epoch_end, trainer, partial(self._before_epoch_end, trainer)),
+        )
+        replace_method(trainer.fit_loop, "on_run_end", self._stop.around_training_end)
         replace_method(trainer.strategy, "on_train_start", partial(self._continue, trainer))
         if any(map(_saves_on_exception, trainer.callbacks)):
             # Takes some microseconds in each step, and only a save on an exception needs it.
@@ -103,6 +111,8 @@ class Resumption:
             checkpoint: The checkpoint that Lightning is about to save; changed in place.
         """
         moment = moment_of(trainer, self._validated)
+        if self._stop.state is not None and not moment.inside_epoch:
+            moment = Moment.STOPPED
         _remove_functions(checkpoint)
         reasons: list[str] = []
         mine: dict[str, Any] | None = None
@@ -116,7 +126,7 @@ class Resumption:
                 "settings": save_settings(trainer, self._initial_settings),
                 "searches": self._searches.save(trainer, module),
             }
-            reasons += inexact_reasons(trainer, moment)
+            reasons += [*inexact_reasons(trainer, moment), *self._stop.reasons(trainer, moment)]
             if moment is Moment.INSIDE_BATCH and self._before_batch is None:
                 reasons.append("the checkpoint was saved inside a batch, which is repeated with other random numbers")
             if moment is Moment.INSIDE_BATCH:
@@ -143,11 +153,14 @@ class Resumption:
     def _changing(self, trainer: Any, moment: Moment) -> dict[str, Any]:
         """Return the state that changes with each batch.
 
-        If a validation was interrupted, this is the state before it. If a batch was interrupted, only the random states
-        are those before it.
+        If a validation was interrupted, or a longer training omits it, this is the state before it. If a batch was
+        interrupted, only the random states are those before it.
         """
-        if moment is Moment.INSIDE_VALIDATION and self._before_validation is not None:
-            return {**self._before_validation, "random": encoded_states(self._before_validation["random"])}
+        earlier = self._stop.state if moment is Moment.STOPPED else None
+        if moment is Moment.INSIDE_VALIDATION or (moment is Moment.VALIDATION_END and self._stop.validates):
+            earlier = self._before_validation
+        if earlier is not None:
+            return {**earlier, "random": encoded_states(earlier["random"])}
         interrupted = self._before_batch if moment is Moment.INSIDE_BATCH else None
         return {
             "random": random_states() if interrupted is None else encoded_states(interrupted),
@@ -238,13 +251,16 @@ class Resumption:
 
     def _begin_validation(self, trainer: Any, original: Callable[[], Any]) -> Any:
         """Replaces the method that begins a validation, since a checkpoint may be saved before it ends."""
-        self._before_validation = {
-            "random": raw_states(),
-            "generators": save_generators(trainer),
-            "measured": save_measured(trainer, trainer.lightning_module, inside_epoch=True),
-        }
+        self._before_validation = _state_inside_epoch(trainer)
+        self._stop.before_validation(trainer)
         self._validated = False
         return original()
+
+    def _before_epoch_end(self, trainer: Any) -> dict[str, Any]:
+        """Return the state from which a longer training goes on, when an epoch ends before its last batch."""
+        if self._stop.validates and self._before_validation is not None:
+            return self._before_validation
+        return _state_inside_epoch(trainer)
 
     def _end_validation(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Replaces the method that calls the hooks `on_validation_end`, so that it runs before any callback's."""
@@ -291,6 +307,15 @@ def _load_optimizers(strategy: Any, original: Callable[[Any], None], checkpoint:
     """Replaces the strategy's method that loads the states of optimizers."""
     original(checkpoint)
     load_optimizer_states(strategy.optimizers, checkpoint["optimizer_states"])
+
+
+def _state_inside_epoch(trainer: Any) -> dict[str, Any]:
+    """Return the state that changes with each batch, with the random states not encoded yet."""
+    return {
+        "random": raw_states(),
+        "generators": save_generators(trainer),
+        "measured": save_measured(trainer, trainer.lightning_module, inside_epoch=True),
+    }
 
 
 def _saves_on_exception(callback: Any) -> bool:
