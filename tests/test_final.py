@@ -77,7 +77,7 @@ def test_a_stop_inside_an_epoch_is_said_to_be_inexact(tmp_path: Path, models: Pa
     trainer(tmp_path, provenance, *callbacks, max_steps=9, max_epochs=-1, **options).fit(TinyNet(), loader())
     (uri,) = provenance.uris
     (gap,) = [gap for gap in DtoolCheckpoint.from_uri(uri).record.gaps if gap.fact == "checkpoint.resume"]
-    assert "stopped inside an epoch" in gap.reason
+    assert "the DataLoader train[0] starts that epoch from its beginning" in gap.reason
 
 
 def test_it_changes_no_training(tmp_path: Path, models: Path) -> None:
