@@ -17,38 +17,42 @@ _SETTINGS = (
 """The arguments of `self.log`, except those on how values are reduced."""
 
 
-def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool) -> dict[str, Any]:
+def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool, needed: bool = False) -> dict[str, Any]:
     """Return the metrics so far, as tensors and plain values.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
         inside_epoch: Whether an epoch is under way. Otherwise its metrics are complete, and Lightning resets them.
+        needed: Whether hooks are left that may use metrics which are complete. Default: no.
     """
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     validated = trainer.fit_loop.epoch_loop.val_loop._results
     # Lightning resets the values of a validation at its end, after any checkpoint that is saved in it.
     reset = {id(result.value) for result in [*validated.values(), *([] if inside_epoch else results.values())]}
+    metrics = dict(_metrics(module))
+    unfinished = inside_epoch or needed
     return {
         # Not the Trainer's property: it computes values, and in a distributed run waits for the other ranks.
         "callback_metrics": _copied(connector._callback_metrics),
         "logged_metrics": _copied(connector._logged_metrics),
         "current_fx": connector._current_fx,
         "results": {key: _result(result) for key, result in results.items() if not result.has_reset}
-        if inside_epoch
+        if unfinished
         else {},
-        "metrics": {name: _metric(metric) for name, metric in _metrics(module) if id(metric) not in reset},
+        "unfinished": unfinished,
+        "metrics": {name: _metric(metric) for name, metric in metrics.items() if needed or id(metric) not in reset},
+        "ended": [name for name, metric in metrics.items() if id(metric) in reset],
     }
 
 
-def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, Any], inside_epoch: bool) -> None:
+def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, Any]) -> None:
     """Restore what `save_measured` returned.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
         saved: What was saved.
-        inside_epoch: As at the save.
     """
     device = module.device
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
@@ -57,12 +61,24 @@ def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, 
     for name, metric in _metrics(module):
         if name in saved["metrics"]:
             _set_metric(metric, saved["metrics"][name], device)
-    if inside_epoch:
+    if saved["unfinished"]:
         # Lightning resets logged values in the first batch of an epoch. The next batch is not the first.
         connector._first_loop_iter = True
         connector._current_fx = saved["current_fx"]
         for key, state in saved["results"].items():
             results[key] = _rebuilt(state, module, trainer.strategy.reduce, device)
+
+
+def reset_ended(module: LightningModule, saved: Mapping[str, Any]) -> None:
+    """Reset the metrics that were complete at the save. Lightning does so after the hooks that were left.
+
+    Args:
+        module: The LightningModule.
+        saved: What `save_measured` returned.
+    """
+    for name, metric in _metrics(module):
+        if name in saved["ended"]:
+            metric.reset()
 
 
 def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:

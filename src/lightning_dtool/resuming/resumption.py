@@ -38,13 +38,15 @@ from lightning_dtool.resuming.loader_states import (
     restore_inside_epoch,
     set_loaded_epochs,
 )
-from lightning_dtool.resuming.measured import restore_measured, save_measured
+from lightning_dtool.resuming.measured import reset_ended, restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
 from lightning_dtool.resuming.reasons import inexact_reasons
+from lightning_dtool.resuming.remaining import Remaining, remaining, run_remaining
 from lightning_dtool.resuming.replacing import replace_method
 from lightning_dtool.resuming.searches import Searches, in_trial
 from lightning_dtool.resuming.settings import differing_settings, restore_settings, save_settings, settings_of
 from lightning_dtool.resuming.stopped import Stop
+from lightning_dtool.resuming.weights_moved import moved, versions
 
 VERSION = 1
 """The version of the format of the section."""
@@ -57,6 +59,7 @@ class Resumption:
         self._requests: dict[str, RandomStates] = {}
         self._before_batch: Any = None
         self._before_validation: dict[str, Any] | None = None
+        self._versions_before_validation: dict[str, Any] = {}
         self._loader_states: list[Any] = []
         self._validated = True
         self._exception: BaseException | None = None
@@ -116,9 +119,13 @@ class Resumption:
         _remove_functions(checkpoint)
         reasons: list[str] = []
         mine: dict[str, Any] | None = None
+        left: Remaining | None = None
         try:
+            if not (moment is Moment.VALIDATION_END and self._stop.validates):  # a longer training omits these hooks
+                left, reasons = remaining(trainer, moment, self._exception)
             mine = {
-                **self._changing(trainer, moment),
+                **self._changing(trainer, moment, left),
+                "remaining": None if left is None else left.saved(),
                 "requests": dict(self._requests),
                 "running_workers": running_workers(trainer),
                 "seeds": save_seeds(trainer),
@@ -127,6 +134,7 @@ class Resumption:
                 "searches": self._searches.save(trainer, module),
             }
             reasons += [*inexact_reasons(trainer, moment), *self._stop.reasons(trainer, moment)]
+            reasons += self._moved(module, moment)
             if moment is Moment.INSIDE_BATCH and self._before_batch is None:
                 reasons.append("the checkpoint was saved inside a batch, which is repeated with other random numbers")
             if moment is Moment.INSIDE_BATCH:
@@ -150,7 +158,7 @@ class Resumption:
             "inexact": reasons,
         }
 
-    def _changing(self, trainer: Any, moment: Moment) -> dict[str, Any]:
+    def _changing(self, trainer: Any, moment: Moment, left: Remaining | None) -> dict[str, Any]:
         """Return the state that changes with each batch.
 
         If a validation was interrupted, or a longer training omits it, this is the state before it. If a batch was
@@ -165,8 +173,16 @@ class Resumption:
         return {
             "random": random_states() if interrupted is None else encoded_states(interrupted),
             "generators": save_generators(trainer),
-            "measured": save_measured(trainer, trainer.lightning_module, moment.inside_epoch),
+            "measured": save_measured(trainer, trainer.lightning_module, moment.inside_epoch, needed=left is not None),
         }
+
+    def _moved(self, module: LightningModule, moment: Moment) -> list[str]:
+        """Return the reasons from weights and buffers that work has changed which a resumed run repeats."""
+        if moment is Moment.INSIDE_VALIDATION:
+            name = moved(self._versions_before_validation, versions(module))
+            if name is not None:
+                return [f"the checkpoint was saved inside a validation, which had changed {name} and is repeated"]
+        return []
 
     def _from_all_ranks(self, mine: dict[str, Any] | None, trainer: Any) -> list[Any]:
         """Return the state of every rank, with None for ranks whose state cannot be collected."""
@@ -253,6 +269,7 @@ class Resumption:
         """Replaces the method that begins a validation, since a checkpoint may be saved before it ends."""
         self._before_validation = _state_inside_epoch(trainer)
         self._stop.before_validation(trainer)
+        self._versions_before_validation = versions(trainer.lightning_module)
         self._validated = False
         return original()
 
@@ -280,7 +297,7 @@ class Resumption:
             self._delivered = None
             reasons += self._searches.restore(trainer, module)
             reasons += restore_settings(trainer, saved["settings"], self._initial_settings)
-            restore_measured(trainer, module, saved["measured"], moment.inside_epoch)
+            restore_measured(trainer, module, saved["measured"])
             restore_gradients(module, saved["gradients"])
             fit_loop = trainer.fit_loop
             fit_loop._last_train_dl_reload_epoch = saved["reloaded"]["train"]
@@ -297,6 +314,9 @@ class Resumption:
             restore_generators(trainer, saved["generators"])
             if saved["random"] is not None:
                 restore(saved["random"])
+            if saved["remaining"] is not None:
+                reasons += run_remaining(trainer, saved["remaining"])
+                reset_ended(module, saved["measured"])
             _do_remaining_work(fit_loop, moment)
             if reasons and trainer.is_global_zero:
                 _warn(reasons)
