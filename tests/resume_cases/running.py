@@ -1,9 +1,11 @@
 """A training that is not interrupted, and one that stops and resumes, compared bit for bit."""
 
+import atexit
 import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from kit import trainer as make_trainer
 from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.capture.randomness import random_states, state_digests
 from lightning_dtool.errors import ProvenanceWarning
+from lightning_dtool.reproduction.states import compare_states
 from resume_cases.case import ANNOUNCED, SILENT, Case
 from resume_cases.data import data_of, packed
 from resume_cases.kinds import training_of
@@ -56,13 +60,16 @@ class Collect(Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._note(trainer)
         loader = trainer.fit_loop._combined_loader.flattened[0]
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        # Which files a run has saved depends on where it stops.
+        policies = {callback.state_key for callback in trainer.checkpoint_callbacks}
+        callbacks = {key: state for key, state in checkpoint["callbacks"].items() if key not in policies}
         state = {
+            # Lightning saves that of rank 0.
+            "checkpoint": {**checkpoint, "callbacks": callbacks} if trainer.global_rank == 0 else {},
             "weights": {name: value.clone() for name, value in module.state_dict().items()},
-            "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-            "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
             "random states": state_digests(random_states()),
             "metrics": self.epochs,
-            "global step": trainer.global_step,
             "order": dict(getattr(loader, "order_digests", {})) if trainer.global_rank == 0 else {},
         }
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(reasons_given()))
@@ -160,6 +167,14 @@ def _quiet() -> Iterator[None]:
             signal.signal(signal.SIGTERM, term)
 
 
+@cache
+def _vectors() -> str:
+    """Return the URI of the data, which the runs of this process share."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return packed(Path(folder))
+
+
 def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
     """Return the names of what differs after a stop, and the reasons in the warnings of the resumed run.
 
@@ -167,7 +182,7 @@ def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
         case: The case.
         folder: An empty folder.
     """
-    uri = packed(folder)
+    uri = _vectors()
     with _quiet():
         expected = unstopped(case, folder / "whole", uri)
         try:
@@ -189,15 +204,16 @@ def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
         train(case, folder / "resumed", uri, stop=False, ckpt=ckpt)
         # `ddp_fork` trains, and warns, in other processes.
         reasons = reasons_given() or json.loads((folder / "resumed" / "rank0.json").read_text())
-    differing = []
+    differing: list[str] = []
     for whole, resumed in zip(expected, _states(case, folder / "resumed"), strict=True):
-        for what in whole:
+        differing += [each.part for each in compare_states(whole["checkpoint"], resumed["checkpoint"])]
+        for what in ("weights", "random states", "metrics", "order"):
             one, two = whole[what], resumed[what]
             if what == "metrics":  # a resumed run has those of its own epochs
                 one = {epoch: metrics for epoch, metrics in one.items() if epoch in two}
-            if not same(one, two) and what not in differing:
+            if not same(one, two):
                 differing.append(what)
-    return differing, reasons
+    return list(dict.fromkeys(differing)), reasons
 
 
 def unstopped(case: Case, folder: Path, uri: str) -> list[dict[str, Any]]:

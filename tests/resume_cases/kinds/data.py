@@ -127,8 +127,8 @@ class Stream(IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         x, y = _tensors()
-        for _ in range(20):
-            index = self.position % SAMPLES
+        for _ in range(SAMPLES):
+            index = self.position % (SAMPLES - 1)
             self.position += 1
             yield x[index], y[index]
 
@@ -141,7 +141,7 @@ class EndlessStream(IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         x, y = _tensors()
-        for index in itertools.islice(self.source, 20):
+        for index in itertools.islice(self.source, SAMPLES):
             yield x[index], y[index]
 
 

@@ -97,13 +97,13 @@ class OptimizerByHand(Net):
         self.second = torch.optim.SGD(self.layers[4].parameters(), lr=0.05, momentum=0.9)
         return torch.optim.SGD(self.layers[:4].parameters(), lr=0.05, momentum=0.9)
 
-    def on_before_zero_grad(self, optimizer: Any) -> None:
+    def on_after_backward(self) -> None:
         self.second.step()
         self.second.zero_grad()
 
 
-class EveryFourth(Net):
-    """Manual optimization that steps every fourth batch of the run: gradients wait over the end of an epoch."""
+class EveryFifth(Net):
+    """Manual optimization that steps every fifth batch of the run: gradients wait over the end of an epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,15 +112,15 @@ class EveryFourth(Net):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         loss = super().training_step(batch, batch_idx)
-        self.manual_backward(loss / 4)
+        self.manual_backward(loss / 5)
         self.batches += 1
-        if int(self.batches) % 4 == 0:
+        if int(self.batches) % 5 == 0:
             optimizer = self.optimizers()
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
 
 
-class KeepsGradients(EveryFourth):
+class KeepsGradients(EveryFifth):
     """Manual optimization that keeps half of each gradient."""
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -138,6 +138,12 @@ KINDS = {
     "hook of the optimizer that counts in a closure": Training(StepHook),
     "scheduler stepped by hand": Training(SchedulerByHand),
     "optimizer stepped by hand": Training(OptimizerByHand),
-    "manual optimization, a step every fourth batch": Training(EveryFourth, inside=(2, 1)),
+    "manual optimization, a step every fifth batch": Training(EveryFifth, inside=(2, 3)),
+    "manual optimization, a step every fifth batch, no validation": Training(
+        EveryFifth, lambda: {"limit_val_batches": 0}, inside=(2, 3)
+    ),
     "manual optimization that keeps gradients": Training(KeepsGradients),
+    "manual optimization that keeps gradients, no validation": Training(
+        KeepsGradients, lambda: {"limit_val_batches": 0}
+    ),
 }
