@@ -73,6 +73,7 @@ def _makes_sense(case: Case) -> bool:
 def prepare() -> None:
     """Let results depend on nothing but the case, and print nothing."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of the workers of loaders, as in a script
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
