@@ -280,9 +280,11 @@ class ReproductionError(LightningDtoolError, RuntimeError):
             - `"timed_out"`: it took longer than allowed;
             - `"unprotected"`: nothing could keep it from writing to the original's folders, so it was not started.
         output: The last lines of the output of the training; empty if it did not start.
+        notes: Remarks, such as what protected files while it ran.
 
     Attributes:
         output: As given.
+        notes: As given.
     """
 
     def __init__(
@@ -294,9 +296,11 @@ class ReproductionError(LightningDtoolError, RuntimeError):
         item: str | None = None,
         path: str | os.PathLike[str] | None = None,
         output: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         super().__init__(reason, uri=uri, item=item, path=path, kind=kind)
         self.output = tuple(output)
+        self.notes = tuple(notes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what pickle needs: `kind` has no default."""

@@ -93,6 +93,7 @@ def test_what_is_allowed_can_be_written(tmp_path: Path) -> None:
     train(made, "train.py", str(models), fresh=False)
     uri = only_checkpoint(models)
     refused = lightning_dtool.reproduce(uri, into=tmp_path / "into")
+    assert any(note.startswith("protected by: Landlock (files)") for note in refused.notes)
     assert f"--allow-write {out}" in reason_of(refused, "refused_write")
     assert "holds" not in refused.reason
     assert (out / "log.txt").read_text() == "begun "

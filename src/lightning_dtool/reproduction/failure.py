@@ -1,5 +1,6 @@
 """The error for a rerun that produced no checkpoint, with its cause."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_dtool.errors import ReproductionError, ReproductionErrorKind
@@ -20,7 +21,9 @@ LAST_LINES = 15
 """The number of lines, at the end of the output, that an error keeps."""
 
 
-def failure(outcome: Outcome, plan: Plan, log: Path, timeout: float | None, folder: Path) -> ReproductionError:
+def failure(
+    outcome: Outcome, plan: Plan, log: Path, timeout: float | None, folder: Path, notes: Sequence[str] = ()
+) -> ReproductionError:
     """Return the error for a rerun that produced no checkpoint.
 
     Args:
@@ -29,6 +32,7 @@ def failure(outcome: Outcome, plan: Plan, log: Path, timeout: float | None, fold
         log: The file with its output.
         timeout: The seconds that it was allowed to take; None for no limit.
         folder: The folder of its source. Paths in it are shown relative to it.
+        notes: Remarks for the result.
     """
     output = _tail(log)
     refused = [*refused_writes(outcome), *named_paths(output, plan.writable)]
@@ -40,7 +44,7 @@ def failure(outcome: Outcome, plan: Plan, log: Path, timeout: float | None, fold
         if kind in ("failed", "not_reached", "timed_out") and (hosts := refused_hosts(outcome)):
             reason += f"\nIt was also kept from the network: {network_reason(hosts)}"
         found = kind, reason
-    return ReproductionError(found[1], kind=found[0], output=output)
+    return ReproductionError(found[1], kind=found[0], output=output, notes=notes)
 
 
 def _refused(outcome: Outcome, plan: Plan, refused: list[str]) -> tuple[ReproductionErrorKind, str] | None:

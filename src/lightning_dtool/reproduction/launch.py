@@ -176,7 +176,7 @@ def rerun(
     reached = outcome.last("target")
     landed = local_path(str(reached["uri"])) if reached is not None and reached.get("uri") else None
     if reached is None or landed is None or landed.parent != models:  # a script may write to the report, too
-        raise failure(outcome, plan, log, options.timeout, root)
+        raise failure(outcome, plan, log, options.timeout, root, notes)
     begun = outcome.last("begin")
     if begun is not None and begun.get("initial_weights") == "different" and parent is None:
         notes.append(_other_beginning(record) if restores else "the initial weights differ from the recorded ones")

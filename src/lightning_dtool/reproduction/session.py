@@ -77,6 +77,7 @@ def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.Path
                 Verdict.COULD_NOT_RUN,
                 _reason(error, original.uri),
                 original.reference,
+                notes=error.notes if isinstance(error, ReproductionError) else (),
                 runs=request.runs,
                 level=request.level,
                 cause=error.kind,
