@@ -73,10 +73,10 @@ def test_errors_have_the_exit_codes_of_the_other_commands(tmp_path: Path, arrays
     assert json.loads(result.stdout)["error"]["type"] == "DatasetNotFoundError"
 
 
-def shown(found: Comparison) -> str:
+def shown(found: Comparison, everything: bool = False) -> str:
     console = Console(width=1000, markup=False, highlight=False, emoji=False)
     with console.capture() as captured:
-        console.print(model_comparison(found))
+        console.print(model_comparison(found, everything))
     return captured.get()
 
 
@@ -113,6 +113,36 @@ def test_long_lists_are_truncated_and_counted() -> None:
     )
     assert "and 6 more (--json shows all)" in text
     assert "and 3 more (--json shows all)" in text
+
+
+def test_what_the_two_have_to_do_with_each_other_comes_first() -> None:
+    text = shown(comparison(relation="two checkpoints of one run: epochs 3 and 7"))
+    assert text.index("These are two checkpoints of one run: epochs 3 and 7.") < text.index("weights")
+    assert "cause" not in text
+
+
+def test_factors_without_an_effect_are_counted_and_listed_on_request() -> None:
+    factors = tuple(Difference(f"environment.variables.V{number}", "changed", "1", "2") for number in range(129))
+    same = comparison(weights=Weights("identical", "1", "1", tensor_count=4), factors=factors)
+    assert "129 recorded factors that differ had no effect (--all lists them)." in shown(same)
+    assert "V128" not in shown(same)
+    assert "environment.variables.V128  1 -> 2" in shown(same, everything=True)
+
+    bits = Difference("environment.variables.OMP_NUM_THREADS", "changed", "1", "2")
+    text = shown(comparison(factors=(*factors, bits)))
+    assert "environment.variables.OMP_NUM_THREADS  1 -> 2" in text
+    assert "environment.variables  129 more differ (--all lists them)" in text
+    assert "V128" not in text
+
+
+def test_a_tensor_outside_the_state_dict_is_named() -> None:
+    others = Weights("different", "1", "2", ("callbacks[Ema].w",), 1, 4, 0.5, 0.25)
+    text = shown(comparison(weights=Weights("identical", "1", "1", tensor_count=4), other_tensors=others))
+    assert (
+        "other tensors     different     1 of 4 tensors; by at most 0.5, 25 % of the larger: callbacks[Ema].w" in text
+    )
+    assert "The two are not identical." in text
+    assert "cannot be compared" in shown(comparison(weights=Weights("not recorded", None, None)))
 
 
 @pytest.mark.parametrize("part", ["uri_a", "metric", "factor"])

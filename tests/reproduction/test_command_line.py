@@ -78,7 +78,7 @@ def test_the_output_shows_every_finding() -> None:
 
     place = DatasetReference(uri="s3://a/b", uuid="b", name="net", content_digest="sha256:0")
     rows = (
-        MetricRow("loss", 0.5, 0.6, 0.4, 0.8, True),
+        MetricRow("loss", 0.5, 0.6, 0.4, 0.8, True, values=(0.55, 0.6, 0.65)),
         MetricRow("recall[oak]", 0.9, 0.1, 0.8, 1.0, False, "below"),
         MetricRow("note", "x", None),
     )
@@ -100,9 +100,37 @@ def test_the_output_shows_every_finding() -> None:
     with console.capture() as captured:
         console.print(document(found))
     text = captured.get()
-    shown = ["DIFFERENT", "epoch 3: loss", "factor 29", "and 10 more", "OUTSIDE", "inside", "0.4 … 0.8", "a note"]
+    assert "loss: 0.55, 0.6, 0.65" in text.partition("VALUES OF THE OTHER SEEDS")[2]
+    assert found.to_dict()["metrics"][0]["values"] == [0.55, 0.6, 0.65]
+    shown = [
+        "DIFFERENT",
+        "OUTSIDE; below",
+        "epoch 3: loss",
+        "factor 29",
+        "and 10 more",
+        "OUTSIDE",
+        "inside",
+        "0.4 … 0.8",
+        "a note",
+    ]
     for expected in [*shown, "torch: 1 -> 2", "5 OTHER SEEDS", "s3://a/c"]:
         assert expected in text
     assert isinstance(found, Reproduction)
     assert found.to_dict()["kind"] == "replication"
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_differences_of_the_environment_without_an_effect_are_counted() -> None:
+    from rich.console import Console
+
+    place = DatasetReference(uri="s3://a/b", uuid="b", name="net", content_digest="sha256:0")
+    found = Reproduction(Verdict.IDENTICAL, "", place, place, environment=tuple(f"v{number}" for number in range(129)))
+    texts = []
+    for everything in (False, True):
+        console = Console(width=200)
+        with console.capture() as captured:
+            console.print(document(found, everything))
+        texts.append(captured.get())
+    assert "129 differences from the recorded environment had no effect (--all lists them)." in texts[0]
+    assert "v128" not in texts[0]
+    assert "v128" in texts[1]

@@ -176,3 +176,18 @@ def test_a_replication_trains_on_new_data(on_arrays: str, tmp_path: Path) -> Non
     assert [dataset.uuid for dataset in stages["val"] if dataset is not None] == [val_data.uuid]
     assert record.data.stages["train"][0].count == 64
     assert FrozenDataset.from_uri(found.rerun.uri).annotation("replicates_uuid") == found.original.uuid
+
+
+def test_a_training_of_two_processes_is_reproduced_with_other_seeds(tmp_path: Path) -> None:
+    made, (models,) = project(tmp_path, "on_two_processes.py", "seeded.py"), places(tmp_path, "models")
+    train(made, "on_two_processes.py", str(models), OMP_NUM_THREADS="1")
+    shutil.rmtree(made)
+
+    found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into", runs=3)
+    assert found.verdict is Verdict.IDENTICAL, (found, found.factors)
+    assert found.runs == 3
+    (loss,) = [row for row in found.metrics if row.name == "both_loss"]
+    assert len(set(loss.values)) == 3
+    assert loss.recorded not in loss.values
+    assert loss.low is not None
+    assert loss.low >= 0  # as a cross-entropy is

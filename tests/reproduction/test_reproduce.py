@@ -258,6 +258,19 @@ def test_an_image_that_was_changed_in_place_is_found_before_anything_runs(
     assert found.rerun is None
 
 
+def test_a_replacing_dataset_is_verified_before_anything_runs(images: tuple[str, Path], tmp_path: Path) -> None:
+    places(tmp_path, "data")
+    other = pack(image_folder(tmp_path / "pictures"), str(tmp_path / "data"), name="leaves")
+    file = folder_of(other) / "data" / "oak" / "1.png"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+
+    found = lightning_dtool.reproduce(images[0], into=tmp_path / "into", data={"leaves": other})
+    assert found.verdict is Verdict.COULD_NOT_RUN
+    assert "oak/1.png" in found.reason
+    assert found.rerun is None
+
+
 @pytest.mark.usefixtures("forked")
 def test_exchanged_labels_are_named(images: tuple[str, Path], tmp_path: Path) -> None:
     file = images[1] / ".dtool" / "overlays" / "category.json"

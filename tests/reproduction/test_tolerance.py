@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.record import Loss, LossCall
+from lightning_dtool.reproduction.ranges import range_of
 from lightning_dtool.reproduction.tolerance import Interval, judge, prediction_interval, width_factor
 
-NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=12)
+NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=12).filter(lambda values: min(values) < max(values))
 LEVELS = st.floats(0.5, 0.999)
 
 # -- the interval ---------------------------------------------------------------------------------
@@ -60,6 +62,7 @@ def test_the_example_of_the_documentation_holds() -> None:
 def test_the_interval_shifts_and_scales_with_the_values(
     values: list[float], shift: float, scale: float, level: float
 ) -> None:
+    assume(len({value + shift for value in values}) > 1)
     plain = prediction_interval(values, level)
     grown = prediction_interval([value * scale for value in values], level)
     moved = prediction_interval([value + shift for value in values], level)
@@ -82,18 +85,10 @@ def test_the_order_of_the_values_does_not_matter(values: list[float], random: An
     assert prediction_interval(shuffled) == prediction_interval(values)
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(3, 20))
-def test_equal_values_give_a_point(value: float, count: int) -> None:
-    interval = prediction_interval([value] * count)
-    assert interval.low == interval.high == interval.mean == value
-    assert interval.standard_deviation == 0
-    assert value in interval
-    assert math.nextafter(value, math.inf) not in interval
-
-
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=5))
 @settings(max_examples=200)
-def test_any_finite_values_give_an_interval(values: list[float]) -> None:
+def test_any_finite_values_that_differ_give_an_interval(values: list[float]) -> None:
+    assume(min(values) < max(values))
     interval = prediction_interval(values)
     assert interval.low <= interval.high
     assert interval.mean in interval
@@ -110,6 +105,7 @@ def test_a_spread_far_smaller_than_the_mean_is_kept() -> None:
     [
         ([], 0.95, "at least 3 values.*found 0"),
         ([1.0, 2.0], 0.95, "at least 3 values.*found 2.*5 are better than 3"),
+        ([1.0, 1.0, 1.0], 0.95, "expected values that differ, found 3 times 1: without a spread"),
         ([1.0, math.nan, 2.0], 0.95, "expected finite values, found nan"),
         ([1.0, math.inf, -math.inf], 0.95, "found inf, -inf"),
         ([1.0, 2.0, 3.0], 0.0, "expected a probability between 0 and 1, found 0.0"),
@@ -226,12 +222,60 @@ def test_a_metric_missing_in_some_reruns_is_judged_by_the_others() -> None:
     assert entry.note == "only 5 of 6 reruns measured it"
 
 
-def test_reruns_with_equal_metrics_give_a_point() -> None:
-    runs = [{"x": 0.5}] * 3
-    note = "all reruns measured the same value, so only that value is inside"
-    same, other = judge({"x": 0.5}, runs)[0], judge({"x": 0.6}, runs)[0]
-    assert (same.inside, same.note) == (True, note)
-    assert (other.inside, other.note) == (False, f"above what reruns predict; {note}")
+def test_no_interval_follows_from_equal_values() -> None:
+    """A metric that saturates is no evidence if the record has the same value, and is another one if not."""
+    runs = [{"acc": 1.0, "loss": loss} for loss in (0.1, 0.2, 0.3)]
+    same, loss = judge({"acc": 1.0, "loss": 0.2}, runs)
+    assert (same.interval, same.comparable, same.inside) == (None, False, False)
+    assert same.note == "all 3 reruns measured 1; no interval follows from equal values"
+    assert same.values == (1.0, 1.0, 1.0)
+    assert loss.interval is not None
+    assert loss.interval.level == 0.95  # the level is not shared with a metric that has no interval
+    other, _ = judge({"acc": 0.5, "loss": 0.2}, runs)
+    assert (other.interval, other.comparable, other.inside) == (None, True, False)
+    assert "measured 1, which is not the recorded value; no interval" in other.note
+
+
+def test_an_interval_ends_where_the_metric_ends() -> None:
+    runs = [{"val_acc": acc, "acc_percent": 100 * acc, "train_loss": 1 - acc, "reward": acc} for acc in (0.9, 0.95, 1)]
+    recorded = {"val_acc": 0.99, "acc_percent": 99.0, "train_loss": 0.01, "reward": 0.99}
+    cross_entropy = Loss(calls=[LossCall(name="torch.nn.functional:cross_entropy", kind="function")])
+    found = {entry.name: entry.interval for entry in judge(recorded, runs, loss=cross_entropy)}
+    assert found["val_acc"].high == 1.0
+    assert found["acc_percent"].high == 100.0
+    assert found["train_loss"].low == 0.0
+    assert found["reward"].high > 1.0
+    assert found["val_acc"].low == found["reward"].low
+    unknown = {entry.name: entry.interval for entry in judge(recorded, runs)}
+    assert unknown["train_loss"].low < 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "found"),
+    [
+        ("val_acc", [0.5], (0.0, 1.0)),
+        ("valAccuracy", [0.5], (0.0, 1.0)),
+        ("MulticlassF1Score", [0.5], (0.0, 1.0)),
+        ("recall[oak]", [1.0], (0.0, 1.0)),
+        ("val/auroc_epoch", [0.5], (0.0, 1.0)),
+        ("acc", [50.0, 0.5], (0.0, 100.0)),
+        ("acc", [-1.0], (-math.inf, math.inf)),
+        ("val_rmse", [3.0], (0.0, math.inf)),
+        ("accumulated", [3.0], (-math.inf, math.inf)),
+        ("loss", [0.5], (0.0, math.inf)),
+        ("loss", [-0.5], (-math.inf, math.inf)),
+    ],
+)
+def test_the_range_of_a_metric_holds_all_its_values(name: str, values: list[float], found: tuple[float, float]) -> None:
+    assert range_of(name, values, Loss(calls=[LossCall(name="torch.nn.modules.loss:MSELoss", kind="module")])) == found
+
+
+def test_a_loss_with_an_unknown_or_subtracted_part_may_be_negative() -> None:
+    known = LossCall(name="torch.nn.functional:mse_loss", kind="function")
+    own = LossCall(name="train:bonus", kind="function")
+    assert range_of("loss", [0.5], Loss(calls=[known, own]))[0] == -math.inf
+    assert range_of("loss", [0.5], Loss(calls=[known], operations=["SubBackward0"]))[0] == -math.inf
+    assert range_of("loss", [0.5], Loss())[0] == -math.inf
 
 
 def test_numpy_numbers_are_accepted() -> None:

@@ -36,6 +36,7 @@ def compared(weights: Agreement = "different", **parts: Any) -> Comparison:
 
 INSIDE = MetricRow("val_loss", 0.5, 0.4, 0.3, 0.6, True)
 OUTSIDE = MetricRow("val_acc", 0.9, 0.5, 0.4, 0.6, False)
+UNLIKE = MetricRow("best", 0.9, 1.0, inside=False, values=(1.0, 1.0, 1.0))
 UNJUDGED = MetricRow("lr", 0.1, 0.1)
 
 
@@ -64,7 +65,14 @@ def test_identical_weights_mean_identical_whatever_else_differs() -> None:
             (INSIDE, UNJUDGED),
             5,
             Verdict.WITHIN_TOLERANCE,
-            "all 1 metrics lie in the intervals that 5 other seeds predict",
+            "all 1 metrics with an interval lie in those that 5 other seeds predict",
+        ),
+        ((INSIDE,), 3, Verdict.WITHIN_TOLERANCE, "; 3 seeds are few, so that the intervals are wide"),
+        (
+            (INSIDE, UNLIKE),
+            5,
+            Verdict.DIFFERENT,
+            "these metrics have one value for all other seeds and another in the record: best",
         ),
     ],
 )
@@ -90,10 +98,16 @@ def test_different_weights_are_judged_by_their_metrics(
         ("trainer.callbacks[lightning_dtool.rehearsal.callback:RehearsalCallback]", False),
         ("trainer.callbacks[lightning.pytorch.callbacks.early_stopping:EarlyStopping]", True),
         ("lineage.reproduces", False),
+        ("environment.packages.torch", True),
     ],
 )
 def test_differences_caused_by_the_rerun_itself_are_no_factors(path: str, expected: bool) -> None:
     assert explains(Difference(path, "changed", 1, 2)) == expected
+
+
+def test_a_package_that_only_the_rerun_has_is_no_factor() -> None:
+    assert not explains(Difference("environment.packages.pytest", "added", after="9.0"))
+    assert explains(Difference("environment.packages.numpy", "removed", before="2.0"))
 
 
 def test_the_most_likely_factor_comes_first() -> None:

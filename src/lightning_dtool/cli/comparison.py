@@ -53,15 +53,18 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
 
         one, two = datasets
         related = relation(a.record, b.record)
-        print_rich(lambda _: record_differences(shown, (one.name, two.name), (one.uri, two.uri), metrics, related))
+        print_rich(
+            lambda _: record_differences(shown, (one.name, two.name), (one.uri, two.uri), metrics, related, everything)
+        )
     raise click.exceptions.Exit(0 if same else 1)
 
 
 @click.command(cls=Command)
 @click.argument("uri_a")
 @click.argument("uri_b")
+@click.option("--all", "everything", is_flag=True, help="Also list recorded factors that had no effect.")
 @json_option
-def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
+def compare(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
     """Compare the models of the checkpoints URI_A and URI_B bit by bit.
 
     Compares the weights, all other tensors and numbers that callbacks and the script put into the checkpoints, the
@@ -80,5 +83,5 @@ def compare(uri_a: str, uri_b: str, as_json: bool) -> None:
     else:
         from lightning_dtool.export.text.comparison import model_comparison
 
-        print_rich(lambda _: model_comparison(found))
+        print_rich(lambda _: model_comparison(found, everything))
     raise click.exceptions.Exit(0 if found.identical else 1)

@@ -84,6 +84,7 @@ def _rerun_options(command: Any, start: Any) -> Any:
             help="Let the code write to this file or folder, beside its own temporary folder. May be repeated.",
         ),
         click.option("--allow-network", is_flag=True, help="Let the code use the network."),
+        click.option("--all", "everything", is_flag=True, help="Also list differences that had no effect."),
         json_option,
     ]
     for option in reversed(options):
@@ -104,7 +105,7 @@ def _rerun_options(command: Any, start: Any) -> Any:
         "resumes exactly.  [default: first]",
     ),
 )
-def reproduce(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any) -> None:
+def reproduce(uri: str, as_json: bool, everything: bool, replaced: tuple[str, ...], **options: Any) -> None:
     """Repeat the training of the checkpoint URI with its recorded code and data, and compare the models bit by bit.
 
     This runs the recorded code with your permissions, whoever wrote it: reproduce only code that you would run
@@ -120,7 +121,7 @@ def reproduce(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any
 
     with _progress() as say:
         found = lightning_dtool.reproduce(uri, data=_pairs(replaced), progress=say, **options)
-    _print_verdict(found, as_json)
+    _print_verdict(found, as_json, everything)
 
 
 @click.command(cls=Command)
@@ -136,7 +137,7 @@ def reproduce(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any
     _rerun_options,
     start=click.option("--from", "from_", type=click.Choice(["first", "parent"]), default="first", help=_START),
 )
-def replicate(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any) -> None:
+def replicate(uri: str, as_json: bool, everything: bool, replaced: tuple[str, ...], **options: Any) -> None:
     """Repeat the training of the checkpoint URI on new data, and compare the results.
 
     This runs the recorded code with your permissions, whoever wrote it: replicate only code that you would run
@@ -149,7 +150,7 @@ def replicate(uri: str, as_json: bool, replaced: tuple[str, ...], **options: Any
 
     with _progress() as say:
         found = lightning_dtool.replicate(uri, data=_pairs(replaced), progress=say, **options)
-    _print_verdict(found, as_json)
+    _print_verdict(found, as_json, everything)
 
 
 def _pairs(given: tuple[str, ...]) -> dict[str, str]:
@@ -176,12 +177,12 @@ def _progress() -> "Iterator[Callable[[str], None]]":
         yield say
 
 
-def _print_verdict(found: "Reproduction", as_json: bool) -> None:
+def _print_verdict(found: "Reproduction", as_json: bool, everything: bool) -> None:
     """Print the result and exit with its code."""
     if as_json:
         print_json(found.to_dict())
     else:
         from lightning_dtool.export.text.verdict import document
 
-        print_rich(lambda _: document(found))
+        print_rich(lambda _: document(found, everything))
     raise click.exceptions.Exit(0 if found.successful else 5 if found.verdict.startswith("could not") else 1)

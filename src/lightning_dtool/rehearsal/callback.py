@@ -15,7 +15,7 @@ from lightning_dtool.checkpoint_io import DtoolCheckpointIO
 from lightning_dtool.loading.weights import load_safely
 from lightning_dtool.rehearsal.class_recall import recall_by_class
 from lightning_dtool.rehearsal.trainer_patch import patch_trainer
-from lightning_dtool.rerun.seeds import recorded_states, set_threads
+from lightning_dtool.rerun.seeds import recorded_states, reseed_samplers, set_threads
 from lightning_dtool.values.digests import state_digest
 
 _present: list["RehearsalCallback"] = []
@@ -42,6 +42,8 @@ def begin_rehearsal(trainer: Trainer, io: DtoolCheckpointIO, fit_index: int) -> 
         earlier.stop_if_reached(trainer)
     if fit_index != target:
         return None
+    if trainer.world_size > 1:
+        reseed_samplers()
     rehearsal = RehearsalCallback(plan, io)
     if plan.parent is not None:
         _resume_from(trainer, plan.parent)

@@ -112,7 +112,8 @@ def locate_data(
     Raises:
         DatasetNotFoundError: If a dataset is not found.
         VerificationError: If the content of a dataset differs from the recorded digest, or an item on this machine from
-            its hash. Items of a remote dataset are verified when they are fetched.
+            its hash, also in a dataset that replaces a recorded one. Items of a remote dataset are verified when they
+            are fetched.
     """
     chosen = {normal(name): value for name, value in data.items()}
     found = LocatedData(notes=[])
@@ -124,6 +125,7 @@ def locate_data(
         new = new if new is not None else _by_plain_name(chosen, dataset)
         if new is not None:
             given = FrozenDataset.from_uri(new)
+            given.verify_once()
             found.uris[recorded] = given.uri
             if given.content_digest != dataset.content_digest:
                 found.notes.append(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning_dtool.errors import (
-    ConfigurationError,
     DatasetNotFoundError,
     LightningDtoolError,
     ReproductionError,
@@ -58,13 +57,6 @@ def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.Path
         from lightning_dtool.reproduction.proof import check_earlier
 
         check_earlier(earlier, original, [*request.search, *_beside(original.uri)])
-    processes = original.record.trainer.settings.get("world_size", 1)
-    if request.runs and processes != 1:
-        raise ConfigurationError(
-            f"runs={request.runs}: expected a training of one process, found {processes}. Reruns with other seeds need "
-            "a single process. Reproduce it without runs.",
-            uri=original.uri,
-        )
     kind = Reproduction if request.kind == REPRODUCE else Replication
     with ended_by_signals(), _scratch() as scratch:
         log: Path | None = None
@@ -131,9 +123,9 @@ class _Session:
         measured = self._all_measured(first, data, options, parent)
         again = {**Original(kept).record.metrics.at_checkpoint, **_recalls(first, "rerun")}
         before = {**original.record.metrics.at_checkpoint, **_recalls(first, "recorded")}
-        judgements = judge(before, measured, request.level) if measured else []
+        judgements = judge(before, measured, request.level, original.record.loss) if measured else []
         rows = judged_rows(before, again, judgements)
-        verdict, reason = decide(comparison, rows, request.runs, request.level)
+        verdict, reason = decide(comparison, rows, len(measured) or request.runs, request.level)
         differences, resume = factors(comparison), None
         if self.earlier is not None:
             # Imported late: this module imports torch.
@@ -180,7 +172,6 @@ class _Session:
                 self._notes.append(f"seed {number} gave no checkpoint: {error.reason}")
         if 0 < len(measured) < MIN_VALUES:
             self._notes.append(f"{len(measured)} reruns with other seeds are too few to judge the metrics")
-            return []
         return measured
 
     def _new_data(self, data: LocatedData) -> LocatedData:

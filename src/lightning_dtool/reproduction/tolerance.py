@@ -9,15 +9,20 @@ more run varies as much as any other run.
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from numbers import Real
 from typing import Any
 
 from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.record import Loss
+from lightning_dtool.reproduction.ranges import range_of
 
 MIN_VALUES = 3
 """The smallest number of reruns from which an interval is derived."""
+
+MANY_VALUES = 5
+"""The smallest number of reruns that is not said to be few."""
 
 _LARGEST = Fraction(sys.float_info.max)
 
@@ -27,8 +32,8 @@ class Interval:
     """The interval in which a further value is expected.
 
     Attributes:
-        low: Its lower end.
-        high: Its upper end.
+        low: Its lower end, not below what the metric can be.
+        high: Its upper end, not above what the metric can be.
         mean: The mean of the values.
         standard_deviation: Their standard deviation (with n - 1).
         count: The number of values.
@@ -54,12 +59,13 @@ class MetricJudgement:
     Attributes:
         name: The metric's name.
         recorded: The value as it is in the record; None if the record has none.
-        interval: The interval that reruns predict; None if the metric cannot be judged. Its `level` is that of this
-            metric alone.
-        inside: Whether the recorded value lies in the interval; False if the metric cannot be judged.
-        comparable: Whether the metric can be judged.
+        interval: The interval that reruns predict; None if none follows from their values. Its `level` is that of
+            this metric alone.
+        inside: Whether the recorded value lies in the interval; False if there is none.
+        comparable: Whether the metric can be judged: by its interval, or because all reruns measured one other value.
         note: Why the metric cannot be judged, or on which side of the interval it lies.
         level: The probability that all judged metrics together lie inside, if nothing differs.
+        values: The values of the reruns, in their order.
     """
 
     name: str
@@ -69,6 +75,7 @@ class MetricJudgement:
     comparable: bool
     note: str
     level: float
+    values: tuple[Any, ...] = ()
 
 
 def prediction_interval(values: Sequence[float], level: float = 0.95) -> Interval:
@@ -81,15 +88,15 @@ def prediction_interval(values: Sequence[float], level: float = 0.95) -> Interva
     Statistical Association* 64 (1969), 878-888.
 
     Args:
-        values: The observed values: at least 3 finite numbers.
+        values: The observed values: at least 3 finite numbers, not all equal.
         level: The probability that a further observation lies inside. Between 0 and 1.
 
     Returns:
-        The interval. If all values are equal it is that one point.
+        The interval.
 
     Raises:
-        ConfigurationError: If there are too few values, one is not finite, the level is not between 0 and 1, or SciPy
-            is not installed.
+        ConfigurationError: If there are too few values, all are equal, one is not finite, the level is not between 0
+            and 1, or SciPy is not installed.
 
     Example:
         >>> interval = prediction_interval([0.91, 0.93, 0.92, 0.90, 0.94])
@@ -113,9 +120,10 @@ def prediction_interval(values: Sequence[float], level: float = 0.95) -> Interva
             "these runs diverged."
         )
     if min(values) == max(values):
-        # Not computed from the mean: rounding could move the interval off the value.
-        point = values[0]
-        return Interval(point, point, point, 0.0, count, level)
+        raise ConfigurationError(
+            f"expected values that differ, found {count} times {values[0]:g}: without a spread they predict no "
+            "interval. Make more reruns."
+        )
     mean, deviation = _mean_and_deviation(values)
     reach = width_factor(count, level) * deviation
     return Interval(mean - reach, mean + reach, mean, deviation, count, level)
@@ -146,17 +154,25 @@ def width_factor(count: int, level: float = 0.95) -> float:
     return float(t.isf((1 - level) / 2, count - 1)) * math.sqrt(1 + 1 / count)
 
 
-def judge(recorded: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], level: float = 0.95) -> list[MetricJudgement]:
+def judge(
+    recorded: Mapping[str, Any],
+    runs: Sequence[Mapping[str, Any]],
+    level: float = 0.95,
+    loss: Loss | None = None,
+) -> list[MetricJudgement]:
     """Judge whether recorded metrics lie in the intervals that reruns predict.
 
     With m metrics each is judged at the level 1 - (1 - level) / m (Bonferroni), so that, if nothing differs, all of
     them lie inside with a probability of at least `level`, even if the metrics depend on each other. m counts the
-    metrics that can be judged. The intervals have two sides: a value that is better than predicted is outside, too.
+    metrics that have an interval. The intervals have two sides: a value that is better than predicted is outside, too.
+    They end where the metric ends, as an accuracy does at 0 and 1. No interval follows from equal values: then the
+    metric is not judged if the record has that value, too, and is not inside if it has another.
 
     Args:
         recorded: The recorded metrics, by name. A name such as `accuracy[3]` has no special meaning.
         runs: The metrics of each rerun, by name.
         level: The probability that all metrics lie inside if nothing differs.
+        loss: The record's `loss`, which says whether a loss may be negative. Default: it may.
 
     Returns:
         A judgement for each metric that is recorded or that a rerun measured, in the order of their names' first
@@ -175,18 +191,32 @@ def judge(recorded: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], level:
         raise ConfigurationError(f"level: expected a probability between 0 and 1, found {level}.")
     names = dict.fromkeys([*recorded, *(name for run in runs for name in run)])
     problems = {name: _problem(name, recorded, runs) for name in names}
-    judged = sum(not problem for problem in problems.values())
+    values = {name: tuple(run[name] for run in runs if name in run) for name in names}
+    judged = sum(not problem and len(set(values[name])) > 1 for name, problem in problems.items())
     found = []
     for name, problem in problems.items():
-        if problem:
-            found.append(MetricJudgement(name, recorded.get(name), None, False, False, problem, level))
-            continue
-        numbers = [float(run[name]) for run in runs if name in run]
-        interval = prediction_interval(numbers, 1 - (1 - level) / judged)
-        value = float(recorded[name])
-        note = _note(value, interval, len(runs))
-        found.append(MetricJudgement(name, recorded[name], interval, value in interval, True, note, level))
+        entry = MetricJudgement(name, recorded.get(name), None, False, False, problem, level, values[name])
+        if not problem:
+            entry = _judged(entry, 1 - (1 - level) / max(judged, 1), len(runs), loss)
+        found.append(entry)
     return found
+
+
+def _judged(entry: MetricJudgement, level: float, runs: int, loss: Loss | None) -> MetricJudgement:
+    """Return the judgement on a metric that was measured often enough."""
+    numbers = [float(value) for value in entry.values]
+    value = float(entry.recorded)
+    if min(numbers) == max(numbers):
+        same = value == numbers[0]
+        equal = (
+            f"all {len(numbers)} reruns measured {numbers[0]:.6g}{'' if same else ', which is not the recorded value'}"
+        )
+        return replace(entry, comparable=not same, note=f"{equal}; no interval follows from equal values")
+    interval = prediction_interval(numbers, level)
+    low, high = range_of(entry.name, [*numbers, value], loss)
+    interval = replace(interval, low=max(low, interval.low), high=min(high, interval.high))
+    inside = value in interval
+    return replace(entry, interval=interval, inside=inside, comparable=True, note=_note(value, interval, runs))
 
 
 def _problem(name: str, recorded: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
@@ -226,8 +256,6 @@ def _note(value: float, interval: Interval, runs: int) -> str:
         notes.append("below what reruns predict")
     elif value > interval.high:
         notes.append("above what reruns predict")
-    if interval.standard_deviation == 0:
-        notes.append("all reruns measured the same value, so only that value is inside")
     if interval.count < runs:
         notes.append(f"only {interval.count} of {runs} reruns measured it")
     return "; ".join(notes)

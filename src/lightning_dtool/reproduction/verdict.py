@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_dtool.reproduction.tolerance import MetricJudgement
+from lightning_dtool.reproduction.tolerance import MANY_VALUES, MetricJudgement
 from lightning_dtool.results.checklist.findings import counted
 from lightning_dtool.results.comparison import Comparison, Weights
 from lightning_dtool.results.differences import Difference
@@ -29,7 +29,7 @@ def decide(comparison: Comparison, rows: tuple[MetricRow, ...], runs: int, level
     Args:
         comparison: The comparison of the recorded checkpoint with its rerun.
         rows: The metrics of both; judged if there were reruns with other seeds.
-        runs: The number of reruns with other seeds that were requested.
+        runs: The number of reruns with other seeds.
         level: The probability that all metrics lie in their intervals if nothing differs.
     """
     if comparison.weights_identical:
@@ -58,16 +58,22 @@ def decide(comparison: Comparison, rows: tuple[MetricRow, ...], runs: int, level
     if not judged:
         verdict = Verdict.DIFFERENT if comparison.weights_compared else Verdict.COULD_NOT_COMPARE
         return verdict, f"{shown}, and no metric could be judged"
-    outside = [row.name for row in judged if not row.inside]
+    outside = [row.name for row in judged if not row.inside and row.low is not None]
+    unlike = [row.name for row in judged if row.low is None]
+    reasons = []
     if outside:
-        return (
-            Verdict.DIFFERENT,
-            f"{shown}, and these metrics lie outside the intervals that {runs} other seeds predict: "
-            f"{', '.join(outside)}",
+        reasons.append(f"these metrics lie outside the intervals that {runs} other seeds predict: {', '.join(outside)}")
+    if unlike:
+        reasons.append(
+            f"these metrics have one value for all other seeds and another in the record: {', '.join(unlike)}"
         )
+    few = f"; {runs} seeds are few, so that the intervals are wide" if runs < MANY_VALUES else ""
+    if reasons:
+        return Verdict.DIFFERENT, f"{shown}, and {'; and '.join(reasons)}{few}"
     return (
         Verdict.WITHIN_TOLERANCE,
-        f"{shown}; all {len(judged)} metrics lie in the intervals that {runs} other seeds predict (level {level:g})",
+        f"{shown}; all {len(judged)} metrics with an interval lie in those that {runs} other seeds predict "
+        f"(level {level:g}){few}",
     )
 
 
@@ -133,6 +139,7 @@ def judged_rows(
                 interval.high if interval is not None else None,
                 judgement.inside if judgement.comparable else None,
                 judgement.note,
+                judgement.values,
             )
         rows.append(row)
     return tuple(rows)
@@ -153,8 +160,13 @@ def _rank(section: str) -> int:
 
 
 def explains(difference: Difference) -> bool:
-    """Return whether a difference could explain a different result. Differences that every rerun has could not."""
-    return not _OF_A_RERUN.fullmatch(difference.path)
+    """Return whether a difference could explain a different result.
+
+    Differences that every rerun has could not, nor could a package that only the rerun's environment has: the recorded
+    code ran without it.
+    """
+    extra = difference.kind == "added" and difference.path.startswith(("environment.packages", "environment.versions"))
+    return not extra and not _OF_A_RERUN.fullmatch(difference.path)
 
 
 def one_line(factor: Difference) -> str:

@@ -5,6 +5,7 @@ Without a plan (see `lightning_dtool.rerun.plan`) these functions do nothing.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from typing import Any
 import torch
 
 from lightning_dtool.rerun.plan import current_plan
+
+_ORIGINAL = "lightning_dtool_original"
+"""The attribute of a function that `reseed` has replaced."""
+
+_SEED_VARIABLE = "PL_GLOBAL_SEED"
 
 Restore = Callable[[Mapping[str, Any]], None]
 
@@ -33,7 +39,8 @@ def recorded_states(moment: str) -> dict[str, Any] | None:
 def restore_import_state(restore: Restore) -> None:
     """Restore the threads and random states that the recorded training had when it imported this package.
 
-    With other seeds, only the threads are restored: `reseed` has set the random states.
+    With other seeds, only the threads are restored: `reseed` has set the random states, or does so here in a process
+    that Lightning has started for another rank.
 
     Args:
         restore: Sets the global generators to given states.
@@ -43,8 +50,22 @@ def restore_import_state(restore: Restore) -> None:
         return
     set_threads()
     states = recorded_states("import")
-    if states is not None and plan.seed_offset is None:
+    if plan.seed_offset is not None:
+        if not hasattr(torch.manual_seed, _ORIGINAL):
+            reseed(plan.seed_offset)
+    elif states is not None:
         restore(states)
+
+
+def reseed_samplers() -> None:
+    """Derive another seed for the order of the samples in a training of several processes.
+
+    Lightning's distributed samplers take the seed of `seed_everything` from the environment. Without a plan for other
+    seeds, do nothing.
+    """
+    plan = current_plan()
+    if plan is not None and plan.seed_offset is not None and plan.parent is None:
+        os.environ[_SEED_VARIABLE] = str(derived_seed(os.environ.get(_SEED_VARIABLE, 0), plan.seed_offset))
 
 
 def set_threads() -> None:
@@ -87,7 +108,7 @@ def reseed(offset: int) -> None:
 
 def _derive(module: Any, name: str, offset: int) -> None:
     original = getattr(module, name)
-    if hasattr(original, "lightning_dtool_original"):  # torch has the function in two places
+    if hasattr(original, _ORIGINAL):  # torch has the function in two places
         return
 
     parameter = "a" if module.__name__ == "random" else "seed"
@@ -99,5 +120,5 @@ def _derive(module: Any, name: str, offset: int) -> None:
             kwargs[parameter] = derived_seed(kwargs[parameter], offset)
         return original(*args, **kwargs)
 
-    derived.lightning_dtool_original = original  # type: ignore[attr-defined]
+    setattr(derived, _ORIGINAL, original)
     setattr(module, name, derived)

@@ -41,10 +41,13 @@ class MetricRow:
             predicted correctly.
         recorded: The recorded value; None if there is none.
         rerun: The value in the rerun; None if there is none.
-        low: The lower end of the interval that reruns with other seeds predict; None without such reruns.
+        low: The lower end of the interval that reruns with other seeds predict; None if there is no interval: without
+            such reruns, or if all of them measured the same value.
         high: The upper end of that interval.
-        inside: Whether the recorded value lies in the interval; None if it was not judged.
+        inside: Whether the recorded value lies in the interval, or False if all reruns measured one other value; None
+            if it was not judged.
         note: Why the metric was not judged, or on which side of the interval it lies.
+        values: The values of the reruns with other seeds, in their order.
     """
 
     name: str
@@ -54,6 +57,7 @@ class MetricRow:
     high: float | None = None
     inside: bool | None = None
     note: str = ""
+    values: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

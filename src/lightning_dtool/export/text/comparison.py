@@ -6,20 +6,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_dtool.export.text.differences import difference_lines, relation_line, unknown_lines
+from lightning_dtool.export.text.differences import folded_lines, relation_line, unknown_lines
 from lightning_dtool.export.text.layout import address
-from lightning_dtool.export.text.values import MAX_ENTRIES, shortened
+from lightning_dtool.export.text.values import shortened
 from lightning_dtool.results.checklist.findings import counted
 from lightning_dtool.results.comparison import Comparison, MetricsComparison, Numbers, OrderComparison, State, Weights
 
 _AGREEMENT_STYLES = {"identical": "green", "different": "bold red", "not recorded": "yellow"}
 
 
-def model_comparison(found: Comparison) -> RenderableType:
+def model_comparison(found: Comparison, everything: bool = False) -> RenderableType:
     """Return the comparison of two models, part by part, and the recorded factors that could explain a difference.
 
     Args:
         found: The comparison.
+        everything: Whether to list factors without an effect, too. Default: their number.
     """
     rows = [
         ("weights", found.weights.agreement, _weights(found.weights)),
@@ -41,18 +42,19 @@ def model_comparison(found: Comparison) -> RenderableType:
         *relation_line(found.relation),
     ]
     parts += [Text(""), grid]
-    first = found.first_difference
-    if first is not None:
-        parts.append(Text(f"\nThey first differ in {shortened(first)}."))
-    elif not found.identical:
+    # What differs between two checkpoints of one run comes from the training between them.
+    of_two_runs = found.relation is None
+    if found.first_difference is not None and of_two_runs:
+        parts.append(Text(f"\nThey first differ in {shortened(found.first_difference)}."))
+    elif not found.identical and of_two_runs:
         parts.append(Text("\nNo epoch that is in both records shows where they first differ."))
-    if found.factors:
+    if found.factors and found.identical and not everything:
+        differ = f"{counted(len(found.factors), 'recorded factor')} that differ had no effect"
+        parts.append(Text(f"\n{differ} (--all lists them)."))
+    elif found.factors:
         parts.append(Text(f"\nRECORDED FACTORS THAT DIFFER ({len(found.factors)})", "bold"))
-        for factor in found.factors[:MAX_ENTRIES]:
-            parts += difference_lines(factor)
-        if len(found.factors) > MAX_ENTRIES:
-            parts.append(Text(f"  and {len(found.factors) - MAX_ENTRIES} more (--json shows all)"))
-    elif not found.identical and found.relation is None:
+        parts += folded_lines(found.factors, everything)
+    elif not found.identical and of_two_runs:
         parts.append(Text("\nNo recorded factor differs, so the cause was not recorded."))
     if not found.identical:
         parts += unknown_lines(found.unknown)

@@ -1,5 +1,6 @@
 """The differences between two records as text."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,12 +17,22 @@ MAX_PATCH_LINES = 200
 """The largest number of lines of a patch that are shown."""
 
 
+MAX_VARIABLES = 3
+"""The largest number of differing environment variables that are listed."""
+
+_OF_MANY = re.compile(
+    r"environment\.variables\W+(?!CU|NVIDIA|TORCH|PYTORCH|OMP|MKL|KMP|OPENBLAS|ONEDNN|DNNL|PYTHONHASHSEED)"
+)
+"""The paths of environment variables that are not known to affect numerical results."""
+
+
 def record_differences(
     found: Sequence[Difference],
     names: tuple[str, str],
     uris: tuple[str, str],
     metrics: tuple[Mapping[str, Any], ...],
     relation: str | None = None,
+    everything: bool = False,
 ) -> RenderableType:
     """Return the differences between two checkpoints by section, with the metrics side by side.
 
@@ -31,6 +42,7 @@ def record_differences(
         uris: Their URIs.
         metrics: The metrics at each checkpoint.
         relation: What the two checkpoints have to do with each other. Default: nothing is said.
+        everything: Whether to list every environment variable that differs. Default: their number, if there are many.
     """
     parts: list[RenderableType] = []
     for sign, name, uri in zip("-+", names, uris, strict=True):
@@ -43,10 +55,7 @@ def record_differences(
             sections.setdefault(difference.section, []).append(difference)
     for section, entries in sections.items():
         parts.append(Text(f"\n{section.replace('_', ' ').upper()}", "bold"))
-        for difference in entries[:MAX_ENTRIES]:
-            parts += difference_lines(difference)
-        if len(entries) > MAX_ENTRIES:
-            parts.append(Text(f"  and {len(entries) - MAX_ENTRIES} more (--json shows all)"))
+        parts += folded_lines(entries, everything)
     if any(metrics):
         parts += [Text("\nMETRICS AT THE CHECKPOINT", "bold"), _side_by_side(*metrics)]
     parts += unknown_lines(unknown)
@@ -54,6 +63,25 @@ def record_differences(
         but = " in what is recorded" if unknown else ""
         parts.append(Text(f"\nNo relevant difference was found{but}."))
     return Group(*parts)
+
+
+def folded_lines(found: Sequence[Difference], everything: bool) -> Iterator[RenderableType]:
+    """Yield the lines for differences, with many environment variables as one line.
+
+    Args:
+        found: The differences.
+        everything: Whether to yield lines for all of them.
+    """
+    variables = [entry for entry in found if _OF_MANY.match(entry.path)]
+    folded = variables if len(variables) > MAX_VARIABLES and not everything else []
+    shown = [entry for entry in found if entry not in folded]
+    limit = len(shown) if everything else MAX_ENTRIES
+    for difference in shown[:limit]:
+        yield from difference_lines(difference)
+    if shown[limit:]:
+        yield Text(f"  and {len(shown) - limit} more (--json shows all)")
+    if folded:
+        yield Text(f"  environment.variables  {len(folded)} more differ (--all lists them)", "dim")
 
 
 def relation_line(relation: str | None) -> list[RenderableType]:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_dtool.export.text.values import printable
+from lightning_dtool.results.checklist.findings import counted
 from lightning_dtool.results.reproduction import MetricRow, Reproduction
 
 MAX_ENTRIES = 30
@@ -21,11 +22,12 @@ _STYLES = {
 }
 
 
-def document(found: Reproduction) -> RenderableType:
+def document(found: Reproduction, everything: bool = False) -> RenderableType:
     """Return the result of a rerun as text, the verdict first.
 
     Args:
         found: The result.
+        everything: Whether to list differences that made no difference, too. Default: their number.
     """
     verdict = found.verdict.value
     parts: list[RenderableType] = [Text(verdict.upper(), _STYLES.get(verdict, "bold yellow"))]
@@ -50,8 +52,13 @@ def document(found: Reproduction) -> RenderableType:
         if found.runs:
             title += f", AND THE INTERVALS THAT {found.runs} OTHER SEEDS PREDICT (level {found.level:g})"
         parts += [Text(f"\n{title}", "bold"), _table(found.metrics)]
+        parts += _list("VALUES OF THE OTHER SEEDS", map(_values, filter(lambda row: row.values, found.metrics)))
     parts += _list("NOTES", found.notes)
-    parts += _list("ENVIRONMENT", found.environment)
+    if found.successful and found.environment and not everything:
+        differences = counted(len(found.environment), "difference")
+        parts.append(Text(f"\n{differences} from the recorded environment had no effect (--all lists them)."))
+    else:
+        parts += _list("ENVIRONMENT", found.environment, everything)
     return Group(*parts)
 
 
@@ -60,12 +67,13 @@ def _line(label: str, uri: str) -> Text:
     return text.append(printable(uri), "cyan")
 
 
-def _list(title: str, lines: Iterable[str]) -> list[RenderableType]:
+def _list(title: str, lines: Iterable[str], everything: bool = False) -> list[RenderableType]:
     entries = list(lines)
     if not entries:
         return []
-    more = [Text(f"  and {len(entries) - MAX_ENTRIES} more (--json shows all)")] if entries[MAX_ENTRIES:] else []
-    return [Text(f"\n{title}", "bold"), *(Text(f"  {printable(line)}") for line in entries[:MAX_ENTRIES]), *more]
+    shown = entries if everything else entries[:MAX_ENTRIES]
+    more = [Text(f"  and {len(entries) - len(shown)} more (--json shows all)")] if entries[len(shown) :] else []
+    return [Text(f"\n{title}", "bold"), *(Text(f"  {printable(line)}") for line in shown), *more]
 
 
 def _table(rows: tuple[MetricRow, ...]) -> Table:
@@ -78,7 +86,8 @@ def _table(rows: tuple[MetricRow, ...]) -> Table:
     grid.add_row(Text("  "), Text("recorded"), Text("rerun"), Text("interval" if any(map(_judged, rows)) else ""))
     for row in rows:
         interval = f"{row.low:.6g} … {row.high:.6g}" if row.low is not None and row.high is not None else ""
-        place = {True: "inside", False: "OUTSIDE", None: ""}[row.inside]
+        place = {True: "inside", False: "OUTSIDE" if interval else "NOT THE SAME", None: ""}[row.inside]
+        place = "; ".join(filter(None, [place, printable(row.note)]))
         cells = (f"  {printable(row.name)}", _number(row.recorded), _number(row.rerun), interval, place)
         grid.add_row(*map(Text, cells))
     return grid
@@ -86,6 +95,10 @@ def _table(rows: tuple[MetricRow, ...]) -> Table:
 
 def _judged(row: MetricRow) -> bool:
     return row.low is not None
+
+
+def _values(row: MetricRow) -> str:
+    return f"{row.name}: {', '.join(map(_number, row.values))}"
 
 
 def _number(value: Any) -> str:
