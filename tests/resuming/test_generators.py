@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from lightning_dtool.data.sampler import ResumableSampler, StatefulDataLoader
 from lightning_dtool.resuming.generators import (
     has_persistent_workers,
+    is_known_to_resume,
     loaders,
     restore_generators,
     resumes_inside_epoch,
@@ -68,6 +69,8 @@ def test_which_loaders_resume_inside_an_epoch() -> None:
     assert not resumes_inside_epoch(DataLoader(DATA))
     stateful = SimpleNamespace(state_dict=dict, load_state_dict=print)
     assert resumes_inside_epoch(stateful)
+    assert not is_known_to_resume(stateful)
+    assert is_known_to_resume(StatefulDataLoader(DATA, sampler=ResumableSampler(DATA)))
 
 
 def test_which_loaders_have_persistent_workers() -> None:

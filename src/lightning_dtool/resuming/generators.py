@@ -101,6 +101,17 @@ def resumes_inside_epoch(loader: Any) -> bool:
     return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
 
 
+def is_known_to_resume(loader: Any) -> bool:
+    """Return True for a loader of a class whose state is known to say with which batch it continues.
+
+    Args:
+        loader: A training loader for which `resumes_inside_epoch` is True.
+    """
+    return isinstance(loader, StatefulDataLoader) or type(loader).__module__.startswith(
+        "torchdata.stateful_dataloader."
+    )
+
+
 def has_persistent_workers(loader: Any) -> bool:
     """Return True for a loader with persistent workers, whose random generators cannot be saved.
 

@@ -4,7 +4,12 @@ from typing import Any
 
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 
-from lightning_dtool.resuming.generators import has_persistent_workers, loaders, resumes_inside_epoch
+from lightning_dtool.resuming.generators import (
+    has_persistent_workers,
+    is_known_to_resume,
+    loaders,
+    resumes_inside_epoch,
+)
 from lightning_dtool.resuming.moment import Moment
 from lightning_dtool.resuming.stopped import stopped_inside_epoch
 
@@ -24,6 +29,11 @@ def inexact_reasons(trainer: Any, moment: Moment) -> list[str]:
             reasons.append(
                 f"the checkpoint was saved inside an epoch, and the {kind} {name} starts that epoch from its beginning "
                 "(loaders of DtoolDataModule continue with the next batch)"
+            )
+        elif unfinished and not is_known_to_resume(loader):
+            reasons.append(
+                f"the checkpoint was saved inside an epoch, and whether the {kind} {name} continues with the next "
+                "batch is up to its own state_dict and load_state_dict"
             )
         if has_persistent_workers(loader):
             reasons.append(

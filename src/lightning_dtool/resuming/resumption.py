@@ -40,6 +40,7 @@ from lightning_dtool.resuming.loader_states import (
 )
 from lightning_dtool.resuming.measured import reset_ended, restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
+from lightning_dtool.resuming.pruning import restore_pruning, save_pruning
 from lightning_dtool.resuming.reasons import inexact_reasons
 from lightning_dtool.resuming.remaining import Remaining, remaining, run_remaining
 from lightning_dtool.resuming.replacing import replace_method
@@ -130,6 +131,7 @@ class Resumption:
                 "running_workers": running_workers(trainer),
                 "seeds": save_seeds(trainer),
                 "gradients": save_gradients(trainer, module, moment),
+                "pruning": save_pruning(trainer, module),
                 "settings": save_settings(trainer, self._initial_settings),
                 "searches": self._searches.save(trainer, module),
             }
@@ -295,6 +297,7 @@ class Resumption:
             module, moment = trainer.lightning_module, self._moment
             reasons = self._delivered.put_back(trainer, module) if self._delivered is not None else []
             self._delivered = None
+            reasons += restore_pruning(trainer, module, saved["pruning"])
             reasons += self._searches.restore(trainer, module)
             reasons += restore_settings(trainer, saved["settings"], self._initial_settings)
             restore_measured(trainer, module, saved["measured"])
