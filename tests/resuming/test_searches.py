@@ -6,11 +6,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.tuner.lr_finder import _lr_find
 
 from kit import TinyNet, loader, trainer, weights
+from lightning_dtool import DtoolProvenanceCallback
 from resuming.runs import assert_exact, at_step, dtool, fit, resumed, vectors
 
 # Lightning's warning about a run that is resumed in another folder.
@@ -165,3 +166,51 @@ def test_a_search_that_a_hook_makes_itself_does_not_replace_the_checkpoint(tmp_p
     assert found.rest.epochs[-1:] == [2]
     assert found.trainers[1].global_step == 18
     assert "the tuner searched again before training went on" in found.reasons[0]
+
+
+class Ends(Searched):
+    """A module that acts when training ends, which trial steps do, too."""
+
+    def on_train_end(self) -> None:
+        pass
+
+
+def test_the_end_of_a_search_is_not_the_end_of_training(tmp_path: Path) -> None:
+    assert_exact(resumed(tmp_path, Ends, lambda: loader(shuffle=True), step=12, callbacks=lr_finder))
+
+
+class SavesAtStart(L.Callback):
+    """Saves before the first epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+def test_a_checkpoint_after_a_search_begins_with_the_first_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "start.ckpt"
+    both = lambda: [*lr_finder(), SavesAtStart(path)]  # noqa: E731
+    whole, _, _ = fit(tmp_path / "whole", Searched, lambda: loader(shuffle=True), both)
+    rest, _, _ = fit(tmp_path / "rest", Searched, lambda: loader(shuffle=True), lr_finder, ckpt=str(path), seed=2)
+    assert rest.epochs == [0, 1, 2]
+    assert all(torch.equal(one, two) for one, two in zip(*(weights(m).values() for m in (whole, rest)), strict=True))
+
+
+def test_a_trainer_that_tunes_and_then_resumes(tmp_path: Path) -> None:
+    def tuned(folder: Path, ckpt: str | None = None) -> tuple[Searched, DtoolProvenanceCallback]:
+        (folder / "models").mkdir(parents=True)
+        L.seed_everything(1, verbose=False)
+        module, data = Searched(), loader(shuffle=True)
+        provenance = DtoolProvenanceCallback(str(folder / "models"), retention="all")
+        t = trainer(folder, ModelCheckpoint(folder / "ckpt", save_top_k=-1), provenance, max_epochs=3)
+        Tuner(t).lr_find(module, data, num_training=15)
+        t.fit(module, data, ckpt_path=ckpt)
+        return module, provenance
+
+    whole, provenance = tuned(tmp_path / "whole")
+    rest, _ = tuned(tmp_path / "rest", at_step(provenance, 12).uri)
+    assert rest.epochs[-1:] == [2]
+    assert rest.lr == whole.lr != 0.05
+    assert all(torch.equal(one, two) for one, two in zip(*(weights(m).values() for m in (whole, rest)), strict=True))

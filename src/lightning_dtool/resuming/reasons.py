@@ -1,8 +1,11 @@
 """The reasons why a run cannot resume exactly from a checkpoint."""
 
+from collections.abc import Iterator
 from typing import Any
 
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_dtool.resuming.generators import (
     has_persistent_workers,
@@ -40,6 +43,9 @@ def inexact_reasons(trainer: Any, moment: Moment) -> list[str]:
                 f"the {kind} {name} has persistent workers, whose random states cannot be saved "
                 "(DtoolDataModule seeds its workers for each batch)"
             )
+    reasons += _positions(trainer, moment.inside_epoch and not _epoch_is_over(trainer, moment))
+    if getattr(trainer, "_val_check_time_interval", None) is not None:
+        reasons.append("validations are due by the clock (val_check_interval), and so after other batches")
     if moment in (Moment.EPOCH_END, Moment.BETWEEN_EPOCHS) and stopped_inside_epoch(trainer):
         reasons.append(
             "training stopped inside an epoch (max_steps, max_time, or a callback), and a longer run begins with the "
@@ -61,6 +67,20 @@ def inexact_reasons(trainer: Any, moment: Moment) -> list[str]:
     if moment is Moment.ELSEWHERE:
         reasons.append("the checkpoint was saved in a hook from which Lightning cannot resume")
     return reasons
+
+
+def _positions(trainer: Any, unfinished: bool) -> Iterator[str]:
+    """Yield the reasons why loaders that save their position do not resume at it."""
+    combined = trainer.fit_loop._combined_loader
+    if not isinstance(combined, CombinedLoader):
+        return
+    lengths = [sized_len(loader) for loader in combined.flattened if resumes_inside_epoch(loader)]
+    if None in lengths:
+        # Also between epochs: the resumed run fetches a batch, and then restores the random states and begins again.
+        yield "the training data has no length, so that Lightning fetches a batch ahead, which a resumed run may lose"
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    if unfinished and combined._mode == "max_size" and any(length and length <= batches for length in lengths):
+        yield "a training loader had ended before the others, and begins again (CombinedLoader in the mode max_size)"
 
 
 def _epoch_is_over(trainer: Any, moment: Moment) -> bool:

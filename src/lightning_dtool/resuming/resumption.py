@@ -94,7 +94,7 @@ class Resumption:
             "on_advance_end",
             partial(self._stop.before_epoch_end, trainer, partial(self._before_epoch_end, trainer)),
         )
-        replace_method(trainer.fit_loop, "on_run_end", self._stop.around_training_end)
+        replace_method(trainer.fit_loop, "on_run_end", partial(self._stop.around_training_end, trainer))
         replace_method(trainer.strategy, "on_train_start", partial(self._continue, trainer))
         if any(map(_saves_on_exception, trainer.callbacks)):
             # Takes some microseconds in each step, and only a save on an exception needs it.

@@ -22,7 +22,8 @@ def settings_of(trainer: Any) -> dict[str, Any]:
     Args:
         trainer: The Trainer.
     """
-    settings = {name: _plain(getattr(trainer, name)) for name in _NAMES}
+    # A Trainer whose validations are due by the clock has no `val_check_interval`.
+    settings = {name: _plain(getattr(trainer, name, None)) for name in _NAMES}
     return {**settings, "precision": str(trainer.precision)}
 
 

@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.core.hooks import ModelHooks
 
 from lightning_dtool.resuming.moment import Moment
+from lightning_dtool.resuming.searches import in_trial
 
 _OBSERVERS = (DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ProgressBar, ThroughputMonitor, Timer)
 """Callbacks of Lightning whose hooks change nothing that a training computes."""
@@ -82,16 +83,21 @@ class Stop:
             original: The method.
         """
         self.state = None
-        if stopped_inside_epoch(trainer):
+        if stopped_inside_epoch(trainer) and not in_trial(trainer):
             with contextlib.suppress(Exception):  # a metric of the user may raise any error; it is a reason at the save
                 self.state = collect()
         original()
 
-    def around_training_end(self, original: Callable[[], None]) -> None:
-        """Replaces the method that ends training."""
-        self._ending = True
+    def around_training_end(self, trainer: Any, original: Callable[[], None]) -> None:
+        """Replaces the method that ends training.
+
+        Args:
+            trainer: The Trainer.
+            original: The method.
+        """
+        self._ending = not in_trial(trainer)
         original()
-        self._ended = True
+        self._ended = self._ending
 
     def reasons(self, trainer: Any, moment: Moment) -> Iterator[str]:
         """Yield the reasons why a training that goes on from a save may differ from one that did not stop.
