@@ -1,5 +1,6 @@
 """Settings of the Trainer that change while it trains."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,24 @@ def test_a_stop_that_waits_for_min_epochs_is_not_forgotten(tmp_path: Path) -> No
         ("limit_train_batches", 1.0, 3),
         ("gradient_clip_val", None, 0.5),
         ("accumulate_grad_batches", 1, 2),
-        ("precision", "32-true", "bf16-true"),
     ],
 )
 def test_a_setting_that_differs_gives_a_warning(tmp_path: Path, option: str, before: Any, now: Any) -> None:
     _, _, provenance = fit(tmp_path / "whole", TinyNet, loader)
     with pytest.warns(match=rf"Trainer\({option}={before!r}\) saved the checkpoint, and {option} is {now!r} now"):
         fit(tmp_path / "rest", TinyNet, loader, ckpt=at_step(provenance, 12).uri, **{option: now})
+
+
+def test_another_precision_gives_a_warning_and_trains(tmp_path: Path) -> None:
+    _, _, provenance = fit(tmp_path / "whole", TinyNet, loader)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _, t, _ = fit(tmp_path / "rest", TinyNet, loader, ckpt=at_step(provenance, 12).uri, precision="bf16-true")
+    texts = [str(each.message) for each in caught]
+    assert any(
+        "Trainer(precision='32-true') saved the checkpoint, and precision is 'bf16-true' now" in text for text in texts
+    )
+    assert t.global_step == 18
 
 
 def test_another_number_of_batches_gives_a_warning(tmp_path: Path) -> None:

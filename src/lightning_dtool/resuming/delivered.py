@@ -113,6 +113,17 @@ def state_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{prefix}.{name}" if prefix else name, buffer
 
 
+def float_types(weights: Mapping[str, Any]) -> set[torch.dtype]:
+    """Return the floating-point types of weights.
+
+    If they are not those of the save, since the Trainer has another precision, optimizers need converted states.
+
+    Args:
+        weights: A state dict.
+    """
+    return {value.dtype for value in weights.values() if isinstance(value, torch.Tensor) and value.is_floating_point()}
+
+
 def load_optimizer_states(optimizers: Sequence[Any], states: Sequence[Mapping[str, Any]]) -> None:
     """Set the states that `Optimizer.load_state_dict` has rounded to the types of their parameters.
 

@@ -22,7 +22,7 @@ from lightning_dtool.capture.randomness import RandomStates, encoded_states, ran
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.random_states import raw_states
-from lightning_dtool.resuming.delivered import Delivered, load_optimizer_states
+from lightning_dtool.resuming.delivered import Delivered, float_types, load_optimizer_states
 from lightning_dtool.resuming.generators import (
     restore_generators,
     restore_seeds,
@@ -329,7 +329,8 @@ class Resumption:
 def _load_optimizers(strategy: Any, original: Callable[[Any], None], checkpoint: Any) -> None:
     """Replaces the strategy's method that loads the states of optimizers."""
     original(checkpoint)
-    load_optimizer_states(strategy.optimizers, checkpoint["optimizer_states"])
+    if float_types(checkpoint["state_dict"]) == float_types(strategy.lightning_module.state_dict()):
+        load_optimizer_states(strategy.optimizers, checkpoint["optimizer_states"])
 
 
 def _state_inside_epoch(trainer: Any) -> dict[str, Any]:
