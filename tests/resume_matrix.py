@@ -1,8 +1,9 @@
 """The resume matrix: uninterrupted runs compared bit for bit with runs that were stopped and resumed.
 
 Each case is a training without interruption, and one that is stopped where the case says and resumed from the dataset
-of its checkpoint, with new objects. Weights, optimizer and scheduler states, metrics, random states and the order of
-samples are compared. `resume_cases/` defines the cases.
+of its checkpoint, with new objects. All that a checkpoint holds at the end of training is compared, as by
+`lightning-dtool reproduce --from`, and the metrics and the order of the samples of each epoch. `resume_cases/` defines
+the cases.
 
     python tests/resume_matrix.py                                # run all, one process per core
     python tests/resume_matrix.py --only "inside an epoch"       # run some

@@ -27,7 +27,7 @@ CHECKPOINT: dict[str, Any] = {
     },
     "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"current": {"ready": 2}}}},
     "hyper_parameters": {"lr": 0.1},
-    "DtoolDataModule": {"seed": 1},
+    "DtoolDataModule": {"uri": "file:///a", "items": "sha256:1"},
     "mine": [1, 2],
     "lightning_dtool": {
         "version": 1,
@@ -59,7 +59,7 @@ def changed(*path: Any, value: Any) -> dict[str, Any]:
         (("lr_schedulers", 0, "last_epoch"), 2, "schedulers", "0.last_epoch"),
         (("callbacks", "EMA", "shadow", "w"), torch.tensor([0.0, -0.0]), "callbacks", "EMA.shadow.w"),
         (("loops", "fit_loop", "epoch_progress", "current", "ready"), 3, "loops", None),
-        (("DtoolDataModule", "seed"), 2, "DtoolDataModule", "DtoolDataModule.seed"),
+        (("DtoolDataModule", "items"), "sha256:2", "DtoolDataModule", "items"),
         (("mine",), (1, 2), "mine", "mine"),
         (("lightning_dtool", "ranks", 0, "random", "torch"), torch.ones(4), "random states", "random.torch"),
         (("lightning_dtool", "ranks", 0, "measured", "logged_metrics", "loss"), 0.25, "metrics", None),
@@ -79,6 +79,7 @@ def test_every_state_is_compared_bit_by_bit(path: tuple[Any, ...], value: Any, p
     ("path", "value"),
     [
         (("callbacks", "Timer", "time_elapsed", "train"), 2.5),
+        (("DtoolDataModule", "uri"), "file:///b"),
         (("hyper_parameters", "lr"), 0.2),
         (("pytorch-lightning_version",), "2.7"),
         (("lightning_dtool", "inexact"), ["a reason"]),

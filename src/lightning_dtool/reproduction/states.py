@@ -63,6 +63,9 @@ _SETTINGS = frozenset(
 
 _UNCOMPARED_IN_SECTION = frozenset({"version", "inexact"})
 
+_DATA = "DtoolDataModule"
+"""The key of the identity of the training data, which names its place, too."""
+
 _DURATIONS = "Timer"
 """The key of the state of Lightning's callback that measures durations."""
 
@@ -110,6 +113,8 @@ def _by_part(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             found["callbacks"] = {
                 str(name): _without_places(state) for name, state in value.items() if name != _DURATIONS
             }
+        elif key == _DATA and isinstance(value, Mapping):
+            found[_DATA] = {name: fact for name, fact in value.items() if name != "uri"}
         elif key in ("state_dict", "optimizer_states", "lr_schedulers"):
             found[_PARTS[key]] = _as_mapping(value)
         else:
