@@ -38,8 +38,17 @@ def test_a_project_of_lightning_cli_is_reproduced(tmp_path: Path) -> None:
     made, (models,) = project(tmp_path, "classifier_cli.py"), places(tmp_path, "models")
     options = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     train(made, "classifier_cli.py", "fit", *options, LIGHTNING_DTOOL_BASE_URI=str(models))
-    shutil.rmtree(made)
 
+    # A default that the recorded configuration contains, too.
+    (made / "classifier_cli.py").write_text(
+        (made / "classifier_cli.py").read_text().replace("lr: float = 1.0", "lr: float = 0.5")
+    )
+    found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into", source=made)
+    assert found.verdict is Verdict.DIFFERENT, found
+    assert any("hyperparameters.lr: 1.0 -> 0.5" in factor for factor in found.factors), found.factors
+    assert any("made anew from the recorded arguments" in note for note in found.notes), found.notes
+
+    shutil.rmtree(made)
     found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into")
     assert found.verdict is Verdict.IDENTICAL, (found, found.factors)
 

@@ -57,13 +57,14 @@ class Command:
     notes: list[str] = field(default_factory=list)
 
 
-def command(record: Provenance, root: Path, scratch: Path) -> Command:
+def command(record: Provenance, root: Path, scratch: Path, *, other_code: bool = False) -> Command:
     """Return the command that runs a recorded training from its unpacked source.
 
     Args:
         record: The record.
         root: The folder with the unpacked `source.zip`.
         scratch: A folder for files that the command needs.
+        other_code: Whether other code runs, whose defaults the recorded configuration of LightningCLI would replace.
 
     Raises:
         ReproductionError: If the record does not contain the program that ran.
@@ -84,7 +85,7 @@ def command(record: Provenance, root: Path, scratch: Path) -> Command:
     if hidden:
         notes.append(f"{len(hidden)} command line arguments are redacted in the record, as possible credentials")
     given = [_relocated(argument, recorded_root, root) for argument in code.argv[1:]]
-    arguments = _configured(record, given, root, scratch)
+    arguments = given if other_code and reads_anew(record) else _configured(record, given, root, scratch)
     if code.run_as_module is not None:
         start = ["module", code.run_as_module, code.argv[0] if code.argv else code.run_as_module]
     else:
@@ -94,6 +95,11 @@ def command(record: Provenance, root: Path, scratch: Path) -> Command:
         typed = first if first and not os.path.isabs(first) and (folder / first).is_file() else str(script)
         start = ["script", str(script), typed]
     return Command([*start, *arguments], folder, _import_paths(record, root), recorded_root, notes)
+
+
+def reads_anew(record: Provenance) -> bool:
+    """Return whether other code makes its configuration from the recorded arguments, with its own defaults."""
+    return record.trainer.config is not None and record.trainer.config.kind == "LightningCLI"
 
 
 def project_root(record: Provenance) -> PurePath | None:

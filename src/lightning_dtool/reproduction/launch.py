@@ -14,7 +14,7 @@ from lightning_dtool.loading import limits
 from lightning_dtool.loading.unpacking import refuse_outside, unpack
 from lightning_dtool.record import Provenance
 from lightning_dtool.rehearsal import child
-from lightning_dtool.reproduction.command import command, recorded_threads, variables
+from lightning_dtool.reproduction.command import command, reads_anew, recorded_threads, variables
 from lightning_dtool.reproduction.failure import failure
 from lightning_dtool.reproduction.original import LocatedData, Original, relocated
 from lightning_dtool.reproduction.process import Event, Outcome, run
@@ -26,6 +26,8 @@ _EXPLICIT = "lightning_dtool:DtoolProvenanceCallback"
 
 _NO_SOURCE = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist", "venv", "env"})
 """Names of folders without code of the project."""
+
+_CONFIGURATION = (".yaml", ".yml", ".json", ".toml")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def rerun(
     if options.source is not None:
         notes += overlay(options.source, root, original.record, original.uri)
     record = original.record
-    to_run = command(record, root, folder)
+    to_run = command(record, root, folder, other_code=options.source is not None)
     notes += to_run.notes
     places = [(Path(record.code.working_directory), to_run.folder)] if record.code.working_directory else []
     if to_run.recorded_root is not None:
@@ -197,6 +199,8 @@ def target_of(record: Provenance) -> Target:
 def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]:
     """Copy a folder's Python files, and its versions of the recorded files, over the unpacked source.
 
+    For LightningCLI, the files with which the recorded command may be configured are copied, too.
+
     Args:
         source: The folder, of the same layout as the recorded project.
         root: The unpacked source.
@@ -209,16 +213,21 @@ def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]
     if not source.is_dir():
         raise ReproductionError("expected a folder with the project's code, found none.", path=source, kind="no_source")
     config = record.trainer.config.file if record.trainer.config is not None else None
+    suffixes: tuple[str, ...] = (".py",)
+    if config is not None and reads_anew(record):
+        suffixes += _CONFIGURATION
+        refuse_outside(root, config, uri)
+        (root / config).unlink(missing_ok=True)  # LightningCLI does not overwrite it
     wanted = {relpath for relpath in record.code.files if relpath not in (config, record.code.patch)}
     absent = sorted(relpath for relpath in wanted if not (source / relpath).is_file())
     wanted -= set(absent)
     for folder, names, files in os.walk(source):
         names[:] = [name for name in names if not name.startswith(".") and name not in _NO_SOURCE]
         inside = Path(folder).relative_to(source)
-        wanted.update((inside / name).as_posix() for name in files if name.endswith(".py"))
+        wanted.update((inside / name).as_posix() for name in files if name.endswith(suffixes))
         if len(wanted) > limits.MAX_SOURCE_FILES:
             raise ReproductionError(
-                f"expected a project, found more than {limits.MAX_SOURCE_FILES} Python files.",
+                f"expected a project, found more than {limits.MAX_SOURCE_FILES} files.",
                 path=source,
                 kind="no_source",
             )
@@ -237,7 +246,11 @@ def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]
             "the recorded random states and initial weights were not restored, so that only this code decides how "
             "training begins; without a seed, it begins differently each time"
         )
-    if record.trainer.config is not None:
+    if reads_anew(record):
+        notes.append(
+            "the configuration was made anew from the recorded arguments, with the files and defaults of this code"
+        )
+    elif record.trainer.config is not None:
         notes.append(f"the recorded configuration of {record.trainer.config.kind} was used, with its defaults")
     return notes
 
