@@ -7,8 +7,8 @@ import pytest
 
 from lightning_dtool import rerun
 from lightning_dtool.errors import ReproductionError
-from lightning_dtool.record import Code, Config, Environment, Provenance, Randomness, Trainer
-from lightning_dtool.reproduction.command import command, project_root, recorded_threads, variables
+from lightning_dtool.record import Code, Config, Environment, Gap, Provenance, Randomness, Trainer
+from lightning_dtool.reproduction.command import command, project_root, recorded_threads, variables, variables_read
 from lightning_dtool.reproduction.failure import failure
 from lightning_dtool.reproduction.original import normal, relocated
 from lightning_dtool.reproduction.process import Outcome
@@ -299,3 +299,28 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     plan = rerun.Plan({"uri": "u"}, rerun.REPRODUCE, "i", "s", "r", target, uris={"a": "b"}, threads=2)
     plan.write(tmp_path / "plan.json")
     assert rerun.Plan.read(tmp_path / "plan.json") == plan
+
+
+def test_variables_that_the_script_read_are_set_or_unset_except_those_of_the_machine(tmp_path: Path) -> None:
+    read = {
+        "CIFAR_DIR": str(tmp_path / "gone"), "ROOT": str(tmp_path), "LR": "0.1", "SIZE": None, "MODEL_PATH": "x",
+        "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "7", "API_KEY": "[redacted]", "not a name": "1", "HTTPS_PROXY": "p",
+        "PATH": "/evil", "LD_PRELOAD": "/evil.so", "PYTHONSTARTUP": "/evil.py", "HOME": "/evil", "WITH_NUL": "a\0b",
+    }  # fmt: skip
+    environment = Environment(python="3.11", platform="", versions={}, variables_read=read)
+    gap = Gap(fact="environment.variables_read.API_KEY", reason="redacted")
+    found, notes = variables_read(sample(environment=environment, gaps=[gap]), {"CIFAR_DIR": "/now", "SIZE": "2"})
+    assert found == {
+        "ROOT": str(tmp_path), "LR": "0.1", "SIZE": None, "MODEL_PATH": "x", "SLURM_ARRAY_TASK_ID": "3",
+    }  # fmt: skip
+    assert [note.partition(",")[0] for note in notes] == [
+        "the variable CIFAR_DIR has its present value",
+        "the variable SIZE is unset",
+        "the script reads the variable API_KEY",
+        "the script reads the variable WITH_NUL",
+    ]
+
+
+def test_language_and_time_zone_are_as_recorded() -> None:
+    environment = Environment(python="3.11", platform="", versions={}, variables={"TZ": "Europe/Berlin"})
+    assert variables(sample(environment=environment), {"LANG": "de_DE", "TZ": "UTC"}) == {"TZ": "Europe/Berlin"}

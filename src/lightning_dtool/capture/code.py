@@ -10,15 +10,16 @@ import tempfile
 import threading
 import tokenize
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from lightning_dtool import rerun
-from lightning_dtool.capture.foreign_modules import add_foreign_modules
+from lightning_dtool.capture.foreign_modules import OUTSIDE, foreign_modules, is_foreign
 from lightning_dtool.capture.git import WorkTree
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
+from lightning_dtool.capture.variables_read import named_variables
 from lightning_dtool.loading import limits
 from lightning_dtool.record import Code, Gap, Gaps, as_text
 from lightning_dtool.redaction.source import redact_notebook, redact_patch, redact_source
@@ -69,6 +70,8 @@ class Sources:
         """The record's section, without the files' digests, which `seal` computes."""
         self.extra = extra
         """Files that are stored unchanged."""
+        self.variables = named_variables({**sources, **extra})
+        """The environment variables that the files name."""
         self._sources = sources
         self._gaps = list(gaps)
         self._lock = threading.Lock()
@@ -102,6 +105,7 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
         sources, modules = _read_modules(root, gaps)
         state = tree.state(gaps)
     untracked = sorted(set(sources) - state.tracked) if state.tracked is not None else []
+    untracked = [relpath for relpath in untracked if not relpath.lstrip("_").startswith(f"{OUTSIDE}/")]
     cells = notebook_cells()
     if cells is not None:
         modules["__main__"] = _free(NOTEBOOK, sources)
@@ -133,7 +137,7 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
 
 
 def project_modules_changed(code: Code) -> bool:
-    """Return True if a module of the project was imported after the code was collected. This is quick.
+    """Return True if a module that is stored was imported after the code was collected. This is quick.
 
     Args:
         code: The recorded section.
@@ -146,7 +150,8 @@ def project_modules_changed(code: Code) -> bool:
     inside = os.path.join(project_root(), "")
     for name in new:
         path = None if _is_known(name) else _source_file(sys.modules.get(name))
-        if path is not None and path.suffix == ".py" and str(path).startswith(inside) and not _is_installed(path):
+        is_source = path is not None and path.suffix == ".py" and not _is_installed(path)
+        if is_source and path is not None and (str(path).startswith(inside) or is_foreign(name, path)):
             return True
         _considered.add(name)
     _at_last_save = present
@@ -154,12 +159,15 @@ def project_modules_changed(code: Code) -> bool:
 
 
 def _read_modules(root: Path, gaps: Gaps) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files of the project's imported modules by path, and the path of each module."""
+    """Return the files by path of the project's modules, and of others that no package has, and the path of each."""
     sources: dict[str, bytes] = {}
     modules: dict[str, str] = {}
     names = set(sys.modules.copy())
-    for name, path in _project_modules(root, gaps):
-        relpath = str(path)[len(os.path.join(root, "")) :].replace(os.sep, "/")
+    own, outside = _own_modules(root)
+    found = [(name, str(path)[len(os.path.join(root, "")) :].replace(os.sep, "/"), path) for name, path in own]
+    taken = {relpath for _, relpath, _ in found}
+    found += [(name, _free(relpath, taken), path) for name, relpath, path in foreign_modules(outside, gaps)]
+    for name, relpath, path in found:
         try:
             relpath.encode()
             if relpath not in sources:
@@ -173,7 +181,7 @@ def _read_modules(root: Path, gaps: Gaps) -> tuple[dict[str, bytes], dict[str, s
     return sources, modules
 
 
-def _free(name: str, taken: Mapping[str, bytes]) -> str:
+def _free(name: str, taken: Collection[str]) -> str:
     while name in taken:  # the project has a file with this name
         name = f"_{name}"
     return name
@@ -286,9 +294,10 @@ def _is_known(name: str) -> bool:
     return name.partition(".")[0] in ("lightning_dtool", "__mp_main__") or name.startswith("_remote_module_")
 
 
-def _project_modules(root: Path, gaps: Gaps) -> Iterator[tuple[str, Path]]:
-    """Yield the name and file of each imported module of the project. Modules of unknown origin add a gap."""
-    outside = []
+def _own_modules(root: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+    """Return the name and the file of each imported module of the project, and of those outside it."""
+    own: list[tuple[str, Path]] = []
+    outside: list[tuple[str, Path]] = []
     inside = os.path.join(root, "")
     # An atomic copy: another thread may import a module, and a dictionary must not change while it is iterated over.
     for name, module in sys.modules.copy().items():
@@ -298,11 +307,8 @@ def _project_modules(root: Path, gaps: Gaps) -> Iterator[tuple[str, Path]]:
         if path is None or _is_installed(path) or not path.is_file():
             continue
         is_source = path.suffix == ".py" or (name == "__main__" and _is_text(path))
-        if is_source and str(path).startswith(inside):
-            yield name, path
-        else:
-            outside.append((name, path))
-    add_foreign_modules(outside, gaps)
+        (own if is_source and str(path).startswith(inside) else outside).append((name, path))
+    return own, outside
 
 
 def _source_file(module: ModuleType | None) -> Path | None:

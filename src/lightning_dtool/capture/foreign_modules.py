@@ -1,7 +1,11 @@
-"""Imported modules that are neither in Python's folders of packages nor in the project: which of them are a gap."""
+"""Imported modules that are neither in Python's folders of packages nor in the project: which of them are stored.
+
+They come from folders in `PYTHONPATH` and `sys.path`, and from packages that are installed in editable mode.
+"""
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Iterable
 from importlib.metadata import distributions
@@ -17,23 +21,43 @@ _TORCH_HUB = f"{os.sep}torch{os.sep}hub{os.sep}"
 
 _MAX_NAMED = 20
 
+OUTSIDE = "outside"
+"""Folder in source.zip of the modules from outside the project."""
 
-def add_foreign_modules(modules: Iterable[tuple[str, Path]], gaps: Gaps) -> None:
-    """Add a gap for the modules whose code neither the list of packages nor `source.zip` identifies.
+_MAX_FILES = 200
+_MAX_BYTES = 2**21
+
+_IMPORTABLE = re.compile(r"\w+(\.\w+)*")
+
+
+def foreign_modules(modules: Iterable[tuple[str, Path]], gaps: Gaps) -> list[tuple[str, str, Path]]:
+    """Return the modules whose code the list of packages does not identify, and whose files are therefore stored.
 
     Args:
         modules: The name and the resolved file of each module outside the project and outside Python's own folders.
-        gaps: Receives the gaps.
+        gaps: Receives a gap for those that cannot be stored, and for those that were downloaded.
+
+    Returns:
+        The name, the path in `source.zip` and the file of each. The whole is limited to 200 files and 2 MiB.
     """
+    kept: list[tuple[str, str, Path]] = []
     unknown, downloaded = [], []
-    for name, path in modules:
-        if name.startswith(_HUGGING_FACE) or _TORCH_HUB in str(path):
+    left = _MAX_BYTES
+    for name, path in sorted(modules):
+        if is_downloaded(name, path):
             downloaded.append(name)
-        elif not (name.startswith(_DEBUGGERS) or _is_generated(name, path) or _is_installed_elsewhere(name, path)):
-            unknown.append(name)
+        elif is_foreign(name, path):
+            size = path.stat().st_size if path.suffix == ".py" and _IMPORTABLE.fullmatch(name) else _MAX_BYTES + 1
+            if size <= left and len(kept) < _MAX_FILES:
+                left -= size
+                end = "/__init__.py" if path.stem == "__init__" else ".py"
+                kept.append((name, f"{OUTSIDE}/{name.replace('.', '/')}{end}", path))
+            else:
+                unknown.append(name)
     if unknown:
         gaps.at("code.modules").add(
-            f"{_named(unknown)} are neither installed nor Python files of the project",
+            f"{_named(unknown)} are neither installed nor Python files of the project, and are not Python files or too "
+            "large to be stored",
             "install them as packages, or keep them in the project's repository",
         )
     if downloaded:
@@ -41,6 +65,19 @@ def add_foreign_modules(modules: Iterable[tuple[str, Path]], gaps: Gaps) -> None
             f"{_named(downloaded)} were downloaded when they were loaded, and their code is not stored",
             "name a revision, such as a commit, where the model is loaded, or copy the code into the project",
         )
+
+    return kept
+
+
+def is_foreign(name: str, path: Path) -> bool:
+    """Return True for a module outside the project whose code neither a package nor its version identifies."""
+    known = name.startswith(_DEBUGGERS) or _is_generated(name, path) or _is_installed_elsewhere(name, path)
+    return not known and not is_downloaded(name, path)
+
+
+def is_downloaded(name: str, path: Path) -> bool:
+    """Return True for a module that a library downloads when it is loaded."""
+    return name.startswith(_HUGGING_FACE) or _TORCH_HUB in str(path)
 
 
 def _named(names: list[str]) -> str:

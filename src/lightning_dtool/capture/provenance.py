@@ -30,6 +30,7 @@ from lightning_dtool.capture.randomness import capture_randomness, random_states
 from lightning_dtool.capture.run_status import RUNNING
 from lightning_dtool.capture.state import MAX_NAMES, missing_from_state
 from lightning_dtool.capture.trainer import capture_monitors, capture_trainer
+from lightning_dtool.capture.variables_read import capture_variables_read
 from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import (
     Change,
@@ -290,7 +291,7 @@ def describe(
         data=observed.data.model_copy(update={"order": dict(order or {})}),
         randomness=observed.randomness if order_is_known(observed.gaps.get("data", [])) else _unrepeatable(observed),
         trainer=observed.trainer,
-        environment=observed.environment,
+        environment=_with_variables(observed, found),
         code=observed.sources.code,
         metrics=metrics or Metrics(),
         lineage=_lineage(observed, sources),
@@ -338,6 +339,14 @@ def _with_libraries(environment: Environment, module: LightningModule, gaps: Gap
     more: dict[str, str] = {}
     more = gaps.at("environment.versions").observe(lambda: model_libraries(module, gaps), more)
     return environment.model_copy(update={"versions": {**environment.versions, **more}})
+
+
+def _with_variables(observed: Observed, gaps: Gaps) -> Environment:
+    """Add the variables that the user's code has read until now, and those that its source names."""
+    of_variables = gaps.at("environment.variables_read")
+    more: dict[str, str | None] = {}
+    more = of_variables.observe(lambda: capture_variables_read(observed.sources.variables, of_variables), more)
+    return observed.environment.model_copy(update={"variables_read": more})
 
 
 def _sources(extra: Mapping[str, bytes], gaps: Gaps) -> Sources:

@@ -30,5 +30,8 @@ class Code(Section):
         default=None, description="Path in source.zip of a patch with the changes since the commit."
     )
     untracked: list[str] = Field(default=[], description="Imported files that git does not track.")
-    files: dict[str, str] = Field(default={}, description="SHA-256 of each file in source.zip, by path.")
+    files: dict[str, str] = Field(
+        default={},
+        description="SHA-256 of each file in source.zip, by path. Modules from outside the project are in `outside/`.",
+    )
     modules: dict[str, str] = Field(default={}, description="Path in source.zip of each stored module, by module name.")

@@ -32,3 +32,11 @@ class Environment(Section):
     variables: dict[str, str] = Field(
         default={}, description="Environment variables that may affect the result, from an allow-list."
     )
+    variables_read: dict[str, str | None] = Field(
+        default={},
+        description=(
+            "Environment variables that the code of the project reads, itself or through libraries such as click and "
+            "OmegaConf, as seen until the save or as named in the stored code. Values are those when first read; null "
+            "if the variable was not set."
+        ),
+    )

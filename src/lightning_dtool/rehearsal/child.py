@@ -37,6 +37,11 @@ def main() -> int:
         threading.Thread(target=_end_with, args=(plan.parent_process,), daemon=True).start()
     sys.meta_path.insert(0, _After(TRAINER, _patch_trainer))
     attempts = _watched(plan)
+    for name, value in plan.variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     rerun.report("started")
     try:
         if plan.seed_offset is not None:

@@ -1,6 +1,7 @@
 """The command, the working directory and the environment variables of a rerun.
 
-These are pure functions of a record. A stranger may have written it, so only variables from a fixed list are used.
+These are functions of a record. A stranger may have written it, so no variables are used that direct the programs of
+this machine, such as `PATH`, or that name its devices and accounts.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from lightning_dtool.errors import ReproductionError
 from lightning_dtool.record import Provenance
+from lightning_dtool.redaction.text import redact_text
 
 BIT_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -29,7 +31,21 @@ BIT_VARIABLES = (
 )
 """Variables that affect numerical results and nothing else. A rerun sets them as recorded and unsets the others."""
 
+_OF_THE_PLACE = ("LANG", "LC_ALL", "TZ")
+"""Variables that affect how texts and times are read. A rerun sets them as recorded and unsets the others."""
+
+_OF_THIS_MACHINE = re.compile(
+    r"_.*|PATH|HOME|USER(NAME)?|LOGNAME|SHELL|IFS|PWD|OLDPWD|TERM|DISPLAY|HOSTNAME|TMPDIR|TEMP|TMP|(BASH|PYTHON)\w*|"
+    r"(LD|DYLD|MALLOC|GLIBC|CUDA|HIP|ROCR|NVIDIA|NCCL|GLOO|OMP|MKL|KMP|TORCH|PYTORCH|TRITON|XLA|PL|LIGHTNING|XDG|PIP|UV|"
+    r"CONDA|VIRTUAL_ENV|SSH|SSL|GIT|AWS|DTOOL|WANDB|MLFLOW|COMET|NEPTUNE|CI|GITHUB|VSCODE)(_\w*)?|"
+    r"SLURM_(?!ARRAY)\w+|PBS_(?!ARRAY)\w+|(LOCAL_|GROUP_|NODE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|"
+    r"\w+_(PROXY|proxy|CA_BUNDLE)"
+)
+"""Variables that keep the values of this machine, even if a script reads them."""
+
 _HARMLESS = re.compile(r"[\w:.,=+ -]{1,64}", re.ASCII)
+
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 _SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 """Variables that `seed_everything` sets. A rerun starts without them."""
@@ -130,22 +146,68 @@ def working_directory(record: Provenance, recorded_root: PurePath | None, root: 
 
 
 def variables(record: Provenance, present: Mapping[str, str], threads: int | None = None) -> dict[str, str]:
-    """Return the environment variables of a rerun: the present ones, with `BIT_VARIABLES` as recorded.
+    """Return the environment variables with which a rerun starts: the present ones, with a few as recorded.
+
+    These are `BIT_VARIABLES`, and those of the language and the time zone.
 
     Args:
         record: The record.
         present: The present environment variables.
         threads: The number of threads; None for the recorded one.
     """
-    found = {name: value for name, value in present.items() if name not in (*BIT_VARIABLES, *_SEEDS)}
+    as_recorded = (*BIT_VARIABLES, *_OF_THE_PLACE)
+    found = {name: value for name, value in present.items() if name not in (*as_recorded, *_SEEDS)}
     recorded = record.environment.variables
-    for name in BIT_VARIABLES:
+    for name in as_recorded:
         value = recorded.get(name, record.randomness.flags.get(name))
         if isinstance(value, str) and _HARMLESS.fullmatch(value):
             found[name] = value
     if threads is not None:
         found |= {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return found
+
+
+def variables_read(record: Provenance, present: Mapping[str, str]) -> tuple[dict[str, str | None], list[str]]:
+    """Return the variables that the recorded script read and that a rerun sets, or unsets, as recorded.
+
+    They are not set before the rerun is inside its limits.
+
+    Args:
+        record: The record.
+        present: The present environment variables.
+
+    Returns:
+        The values by name, None for a variable that was not set; and remarks for the result, on values that replace
+        present ones and on variables whose present values are used.
+    """
+    values: dict[str, str | None] = {}
+    notes: list[str] = []
+    unknown = {gap.fact for gap in record.gaps}
+    for name, value in record.environment.variables_read.items():
+        now = present.get(name)
+        if (
+            not _VARIABLE.fullmatch(name)
+            or name in (*BIT_VARIABLES, *_OF_THE_PLACE)
+            or _OF_THIS_MACHINE.fullmatch(name)
+        ):
+            continue
+        if f"environment.variables_read.{name}" in unknown or "\0" in (value or ""):
+            has = "is not set here" if now is None else "has its present value"
+            notes.append(f"the script reads the variable {name}, which is not recorded in clear; it {has}")
+        elif value is not None and now is not None and os.path.isabs(value) and not os.path.exists(value):
+            notes.append(
+                f"the variable {name} has its present value, because the recorded path does not exist: {value}"
+            )
+        else:
+            values[name] = value
+            if now is not None and now != value:
+                change = "is unset" if value is None else f"is {_cut(value)!r}"
+                notes.append(f"the variable {name} {change}, as recorded, and not {_cut(redact_text(now))!r}")
+    return values, notes
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def recorded_threads(record: Provenance) -> int | None:

@@ -14,7 +14,7 @@ from lightning_dtool.loading import limits
 from lightning_dtool.loading.unpacking import refuse_outside, unpack
 from lightning_dtool.record import Provenance
 from lightning_dtool.rehearsal import child
-from lightning_dtool.reproduction.command import command, reads_anew, recorded_threads, variables
+from lightning_dtool.reproduction.command import command, reads_anew, recorded_threads, variables, variables_read
 from lightning_dtool.reproduction.failure import failure
 from lightning_dtool.reproduction.original import LocatedData, Original, relocated
 from lightning_dtool.reproduction.process import Event, Outcome, run
@@ -120,6 +120,8 @@ def rerun(
     record = original.record
     to_run = command(record, root, folder, other_code=options.source is not None)
     notes += to_run.notes
+    read, remarks = variables_read(record, os.environ)
+    notes += remarks
     places = [(Path(record.code.working_directory), to_run.folder)] if record.code.working_directory else []
     if to_run.recorded_root is not None:
         places.append((Path(to_run.recorded_root), root))
@@ -140,6 +142,7 @@ def rerun(
         report=str(report),
         target=target_of(record),
         root=str(root),
+        variables=read,
         automatic=_attached_itself(record),
         random_states=_text(original.optional_path(RANDOM_STATES_ITEM)) if restores else None,
         initial_digest=initial.digest if as_recorded and initial is not None else None,

@@ -58,6 +58,7 @@ class Plan:
         report: File to which events are appended, one JSON object per line.
         target: The moment at which to stop.
         root: The project's folder: where the recorded source was unpacked.
+        variables: Environment variables to set before the script runs; None unsets one.
         automatic: Whether the recorded callback had been attached automatically.
         random_states: Local file of the recorded item random_states.json, if there is one.
         initial_digest: Digest of the recorded initial weights.
@@ -84,6 +85,7 @@ class Plan:
     report: str
     target: Target
     root: str | None = None
+    variables: dict[str, str | None] = field(default_factory=dict)
     automatic: bool = True
     random_states: str | None = None
     initial_digest: str | None = None

@@ -1,11 +1,11 @@
-"""What happens before a run begins: how modules are made, which files weights are loaded from, and which seeds are set.
+"""What happens before a run begins: how modules are made, what files and variables are read, and which seeds are set.
 
-A Trainer's callbacks learn neither, so this package observes torch itself, from the import of the callback on. With
-`LIGHTNING_DTOOL_BASE_URI` set, it observes from the import of torch on (see `lightning_dtool.attach`). Nothing here may
-import Lightning: it may not be loaded yet.
+A Trainer's callbacks learn nothing of this, so this package observes torch itself, from the import of the callback on.
+With `LIGHTNING_DTOOL_BASE_URI` set, it observes from the import of torch on (see `lightning_dtool.attach`). Nothing
+here may import Lightning: it may not be loaded yet.
 """
 
-from lightning_dtool.watch import construction, files, replaced, seeds
+from lightning_dtool.watch import construction, files, replaced, seeds, variables
 
 _installed = False
 
@@ -20,6 +20,7 @@ def install() -> None:
     construction.install()
     files.install()
     replaced.install()
+    variables.install()
 
 
 def is_installed() -> bool:

@@ -7,7 +7,9 @@ from lightning_dtool.record import DataSource, Provenance
 from lightning_dtool.results.differences.difference import Difference
 
 _INPUTS = re.compile(
-    r"(model|loss|optimizers|schedulers|data|randomness|trainer)\b.*|code\.(files|modules)\b.*", re.DOTALL
+    r"(model|loss|optimizers|schedulers|data|randomness|trainer)\b.*|code\.(files|modules)\b.*"
+    r"|environment\.variables_read\b.*",
+    re.DOTALL,
 )
 """Facts that determine the result of a training."""
 

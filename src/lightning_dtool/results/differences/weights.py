@@ -39,9 +39,12 @@ def weighed(difference: Difference, moved: set[tuple[str, str]], seeded: bool) -
 def is_redundant(
     difference: Difference, found: Sequence[Difference], a: Mapping[str, Any], b: Mapping[str, Any]
 ) -> bool:
-    """Return whether a difference repeats another: a digest, a constant of the loss, or an optimizer's default."""
+    """Return whether a difference repeats another: a digest, a constant, an optimizer's default, or a variable."""
     if difference.path == "model.source_sha256":
         return bool(a["model"]["source"] and b["model"]["source"])
+    variable = re.fullmatch(r"environment\.variables\b(.*)", difference.path, re.DOTALL)
+    if variable is not None:  # what the script reads is listed as such
+        return any(other.path == f"environment.variables_read{variable[1]}" for other in found)
     setting = re.fullmatch(r"model\.settings\b(.*)", difference.path, re.DOTALL)
     if setting is not None:  # what training_step reads is listed with the loss
         at_loss = f"loss.constants{setting[1]}"
