@@ -131,7 +131,12 @@ def callbacks(*names: str, **settings: Any) -> Provenance:
 
 def test_callbacks_are_matched_by_class_at_any_position() -> None:
     assert listed(callbacks("a:Stop"), callbacks("b:New", "a:Stop")) == [
-        ("trainer.callbacks[b:New]", "added", None, {"class_path": "b:New", "state_key": None, "settings": {}})
+        (
+            "trainer.callbacks[b:New]",
+            "added",
+            None,
+            {"class_path": "b:New", "state_key": None, "settings": {}, "constants": {}},
+        )
     ]
     assert listed(callbacks("a:Stop", patience=3), callbacks("a:Stop", patience=5)) == [
         ("trainer.callbacks[a:Stop].settings.patience", "changed", 3, 5)

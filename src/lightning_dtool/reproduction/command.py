@@ -45,6 +45,8 @@ _OF_THIS_MACHINE = re.compile(
 
 _HARMLESS = re.compile(r"[\w:.,=+ -]{1,64}", re.ASCII)
 
+_NAME_OF_A_PLACE = re.compile(r"(?!.*\.\.)[A-Za-z][\w.,:@+/-]{0,63}", re.ASCII)
+
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 _SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
@@ -160,7 +162,8 @@ def variables(record: Provenance, present: Mapping[str, str], threads: int | Non
     recorded = record.environment.variables
     for name in as_recorded:
         value = recorded.get(name, record.randomness.flags.get(name))
-        if isinstance(value, str) and _HARMLESS.fullmatch(value):
+        shape = _NAME_OF_A_PLACE if name in _OF_THE_PLACE else _HARMLESS
+        if isinstance(value, str) and shape.fullmatch(value):
             found[name] = value
     if threads is not None:
         found |= {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
