@@ -207,7 +207,7 @@ class DtoolProvenanceCallback(Callback):
         if self.final and self._final not in callbacks:
             # The last callback, as ModelCheckpoint is. In a new list: Lightning is iterating over this one.
             trainer.callbacks = [*callbacks, self._final]  # type: ignore[attr-defined]
-        self._rehearsal = begin_rehearsal(trainer, io, self._fit_index)
+        self._rehearsal = begin_rehearsal(trainer, pl_module, io, self._fit_index)
         self._outcome = FINISHED
         self._finished = False
         self._results.begin(io.account, io.failures)
@@ -238,6 +238,8 @@ class DtoolProvenanceCallback(Callback):
         """Observe the run. Model, optimizers and data are ready, and no step has been taken."""
         if self._recorder is not None:
             self._recorder.train_start(trainer)
+            if self._rehearsal is not None and self._recorder.data is not None:
+                self._rehearsal.recognise(self._recorder.data)
         self._unprepared = trainer.is_global_zero and bool(self._checkpoint_callbacks)
         self._prepare(trainer)
 

@@ -65,7 +65,11 @@ def test_the_recorded_configuration_replaces_the_options_that_it_holds(root: Pat
         "train.py",
         trainer=Trainer(config=Config(kind="LightningCLI", file="config.yaml")),
     )
-    assert command(cli, root, tmp_path).arguments[3:] == ["fit", "--config", str(root / "config.yaml")]
+    moved = tmp_path / "lightning-cli" / "config.yaml"
+    assert command(cli, root, tmp_path).arguments[3:] == ["fit", "--config", str(moved)]
+    assert moved.read_text() == "a: 1"
+    assert not (root / "config.yaml").exists()
+    (root / "config.yaml").write_text("a: 1")
     hydra = record(["train.py", "lr=1"], "train.py", trainer=Trainer(config=Config(kind="Hydra", file="config.yaml")))
     arguments = command(hydra, root, tmp_path).arguments[3:]
     assert arguments[:4] == ["--config-path", str(tmp_path / "hydra"), "--config-name", "config"]

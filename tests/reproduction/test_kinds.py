@@ -34,9 +34,16 @@ def test_every_kind_of_training_is_reproduced(tmp_path: Path, kind: str) -> None
     assert not logs.exists()
 
 
-def test_a_project_of_lightning_cli_is_reproduced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("logger", ["true", "false"])
+def test_a_project_of_lightning_cli_is_reproduced(tmp_path: Path, logger: str) -> None:
     made, (models,) = project(tmp_path, "classifier_cli.py"), places(tmp_path, "models")
-    options = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    options = [
+        "--trainer.logger",
+        logger,
+        "--trainer.max_epochs=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
     train(made, "classifier_cli.py", "fit", *options, LIGHTNING_DTOOL_BASE_URI=str(models))
 
     # A default that the recorded configuration contains, too.
@@ -111,6 +118,19 @@ def test_a_module_with_relative_imports_is_reproduced(tmp_path: Path) -> None:
     assert after.files == before.files
     assert after.modules == before.modules
     assert after.run_as_module == before.run_as_module == "leaves.train"
+
+
+def test_a_module_of_a_package_without_git_or_pyproject_is_reproduced(tmp_path: Path) -> None:
+    models, made = places(tmp_path, "models", "project/package/part")
+    for folder in (made, made.parent):
+        (folder / "__init__.py").touch()
+    text = (SCRIPTS / "seeded.py").read_text().replace("8, 16", "8, WIDTH").replace("16, 3", "WIDTH, 3")
+    (made / "train.py").write_text(f"from ..sizes import WIDTH\n{text}")
+    (made.parent / "sizes.py").write_text("WIDTH = 12\n")
+    train(made.parent.parent, "-m", "package.part.train", str(models))
+    shutil.rmtree(made.parent)
+    found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into")
+    assert found.verdict is Verdict.IDENTICAL, (found, found.factors)
 
 
 def test_the_cells_of_a_notebook_are_reproduced(tmp_path: Path) -> None:

@@ -221,13 +221,17 @@ def _redact(relpath: str, content: bytes) -> tuple[bytes, list[int]] | None:
     return (redacted.encode(encoding, "replace"), lines) if redacted != text else None
 
 
-def _run_as_module() -> str | None:
-    """Return the name of the module that `python -m` runs."""
+def _module_name() -> str | None:
+    """Return the name of the module that `python -m` runs, which ends in `.__main__` for a package."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = getattr(spec, "name", None)
-    if not isinstance(name, str) or name == "__main__":  # a folder or a zip file
-        return None
-    return as_text(name.removesuffix(".__main__"))
+    return name if isinstance(name, str) and name != "__main__" else None  # `__main__`: a folder or a zip file
+
+
+def _run_as_module() -> str | None:
+    """Return the name of the module or package that `python -m` runs."""
+    name = _module_name()
+    return as_text(name.removesuffix(".__main__")) if name is not None else None
 
 
 def _bounded(files: dict[str, bytes], first: Collection[str | None], gaps: Gaps) -> dict[str, bytes]:
@@ -270,15 +274,18 @@ def project_root() -> Path:
     """Return the folder whose code is the user's own.
 
     This is the git work tree of the main program. Without git, it is the nearest parent folder with a `pyproject.toml`,
-    `setup.py` or `setup.cfg`, or else the folder of the main program. If the main program is not a file, or is
-    installed, the search starts in the working directory. In a rerun, this is the folder of the unpacked source.
+    `setup.py` or `setup.cfg`. Without these, it is the folder of the main program, or the one with its package if
+    `python -m` runs it. If the main program is not a file, or is installed, the search starts in the working directory.
+    In a rerun, this is the folder of the unpacked source.
     """
     plan = rerun.current_plan()
     if plan is not None and plan.root is not None:  # the unpacked source has neither git nor a pyproject.toml
         return Path(plan.root)
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if isinstance(main, str) and not _is_installed(Path(main).resolve()):
-        start = Path(main).resolve().parent
+        # For `python -m package.module`, the folder with the package: relative imports lead anywhere in it.
+        levels = (_module_name() or "").count(".")
+        start = [*Path(main).resolve().parents, Path("/")][: levels + 1][-1]
     else:
         start = Path(_working_directory() or tempfile.gettempdir()).resolve()
     for markers in ((".git",), ("pyproject.toml", "setup.py", "setup.cfg")):

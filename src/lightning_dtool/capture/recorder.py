@@ -27,7 +27,7 @@ from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.items import INITIAL_WEIGHTS_ITEM, RESUMPTION_SECTION, TRACE_ITEM
 from lightning_dtool.random_states import random_states_kept
-from lightning_dtool.record import DatasetReference, Gaps, InitialWeights, Metrics
+from lightning_dtool.record import Data, DatasetReference, Gaps, InitialWeights, Metrics
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.snapshot.copy import snapshot
 from lightning_dtool.values.writing import encode_all
@@ -254,6 +254,11 @@ class Recorder:
     def run_uuid(self) -> str | None:
         """UUID of the run. None before training starts."""
         return self._observed.run.uuid if self._observed is not None else None
+
+    @property
+    def data(self) -> Data | None:
+        """The data of the run. None before training starts."""
+        return self._observed.data if self._observed is not None else None
 
     def end(self, outcome: str, checkpoints: Sequence[tuple[str, str]]) -> None:
         """Note how the run ended, for checkpoints that the script saves after the run, and for later runs.

@@ -89,3 +89,16 @@ class Data(Section):
     order: dict[str, str] = Field(
         default={}, description="`sha256:…` over the samples in the order in which training used them, by epoch."
     )
+
+    def training_identity(self) -> list[dict[str, Json]]:
+        """Return what identifies the data that the model was trained on: digests of its content."""
+        return [
+            {
+                "content_digest": source.dataset.content_digest if source.dataset is not None else None,
+                "selection_digest": source.selection_digest,
+                "targets_digest": source.targets_digest,
+                "fingerprint": source.fingerprint,
+                "count": source.count,
+            }
+            for source in self.stages.get("train", [])
+        ]

@@ -14,7 +14,7 @@ class Run(Section):
     lightning_dtool_version: str = Field(description="Version of lightning-dtool that wrote the record.")
     fit_index: Integer | None = Field(
         default=None,
-        description="Number of this `fit` among the recorded fits of its process, from 0.",
+        description="Number of this `fit` among the recorded fits of its process or Hydra job, from 0.",
     )
 
 

@@ -1,7 +1,8 @@
 """The callback that starts a fit in the recorded state and stops it at the recorded checkpoint."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from lightning_dtool import rerun
 from lightning_dtool.capture.randomness import restore
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO
 from lightning_dtool.loading.weights import load_safely
+from lightning_dtool.record import Data
 from lightning_dtool.rehearsal.class_recall import recall_by_class
+from lightning_dtool.rehearsal.recognition import claim, has_arguments
 from lightning_dtool.rehearsal.trainer_patch import patch_trainer
 from lightning_dtool.rerun.seeds import recorded_states, reseed_samplers, set_threads
 from lightning_dtool.values.digests import state_digest
@@ -22,11 +25,14 @@ _present: list["RehearsalCallback"] = []
 """The callback of the fit that is rerun. Empty before that fit begins."""
 
 
-def begin_rehearsal(trainer: Trainer, io: DtoolCheckpointIO, fit_index: int) -> "RehearsalCallback | None":
+def begin_rehearsal(
+    trainer: Trainer, module: LightningModule, io: DtoolCheckpointIO, fit_index: int
+) -> "RehearsalCallback | None":
     """Prepare the fit that is rerun. For any other fit, and without a plan, do nothing.
 
     Args:
         trainer: The Trainer, about to fit.
+        module: The LightningModule.
         io: Its DtoolCheckpointIO.
         fit_index: Number of the recorded fit in this process, from 0.
 
@@ -36,19 +42,24 @@ def begin_rehearsal(trainer: Trainer, io: DtoolCheckpointIO, fit_index: int) -> 
     plan = rerun.current_plan()
     if plan is None:
         return None
-    target = plan.target.fit_index or 0
-    rerun.report("fit", fit_index=fit_index, is_target=fit_index == target)
+    # The processes of a distributed fit run the same script, and count the same fits.
+    in_pool = trainer.world_size == 1 and rerun.in_worker_process()
+    numbered = fit_index == (plan.target.fit_index or 0)
+    is_target = has_arguments(module, plan.target.arguments) if in_pool else numbered
+    rerun.report("fit", fit_index=fit_index, is_target=is_target, in_pool=in_pool)
     for earlier in _present:
         earlier.stop_if_reached(trainer)
-    if fit_index != target:
+    if not is_target:
         return None
     if trainer.world_size > 1:
         reseed_samplers()
-    rehearsal = RehearsalCallback(plan, io)
+    rehearsal = RehearsalCallback(plan, io, in_pool)
     if plan.parent is not None:
         _resume_from(trainer, plan.parent)
     # The last callback, so that it acts after those that save. In a new list: Lightning is iterating over this one.
     trainer.callbacks = [*trainer.callbacks, rehearsal]  # type: ignore[attr-defined]
+    loop = trainer.fit_loop.epoch_loop
+    loop.on_advance_end = partial(_between_batches, trainer, rehearsal, loop.on_advance_end)  # type: ignore[method-assign]
     _present[:] = [rehearsal]
     return rehearsal
 
@@ -57,6 +68,14 @@ def report_last_checkpoint() -> None:
     """Report a checkpoint that the script saved after training. Called when the script has ended."""
     for rehearsal in _present:
         rehearsal.report_recall()
+
+
+def _between_batches(
+    trainer: Trainer, rehearsal: "RehearsalCallback", original: Callable[..., None], *args: Any
+) -> None:
+    """Replaces the method after which SIGTERM ends a run. No hook is called there."""
+    original(*args)
+    rehearsal.after_saving(trainer)
 
 
 def _resume_from(trainer: Any, uri: str) -> None:
@@ -84,11 +103,15 @@ class RehearsalCallback(Checkpoint):
     Args:
         plan: The plan.
         io: The DtoolCheckpointIO of the Trainer.
+        in_pool: Whether this process is one of several that the script has started, any of which may make the recorded
+            fit.
     """
 
-    def __init__(self, plan: rerun.Plan, io: DtoolCheckpointIO) -> None:
+    def __init__(self, plan: rerun.Plan, io: DtoolCheckpointIO, in_pool: bool = False) -> None:
         self._plan = plan
         self._io = io
+        self._in_pool = in_pool
+        self._is_another = False
         self._progress = _recorded_progress(plan)
         self._own_path = str(Path(plan.scratch) / "rerun.ckpt")
         self._reached = False
@@ -129,6 +152,18 @@ class RehearsalCallback(Checkpoint):
         else:
             rerun.report("begin", initial_weights="different")
 
+    def recognise(self, data: Data) -> None:
+        """Decide whether this fit of a pool is the recorded one. If it is not, do nothing more in it.
+
+        Args:
+            data: The data that it trains on.
+        """
+        recorded = self._plan.target.data
+        if self._in_pool:
+            same = not recorded or data.training_identity() == recorded
+            self._is_another = not (same and claim(self._plan.scratch))
+            rerun.report("recognised", same_data=same, is_target=not self._is_another)
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let each ModelCheckpoint go on as in the folder where it saved: it resets its scores in another folder."""
         states = checkpoint.get("callbacks")
@@ -159,22 +194,22 @@ class RehearsalCallback(Checkpoint):
 
     def _is_moment(self, checkpoint: Mapping[str, Any]) -> bool:
         target = self._plan.target
-        if checkpoint.get("epoch") != target.epoch:
+        if self._is_another or checkpoint.get("epoch") != target.epoch:
             return False
-        progress = dict(_counters(checkpoint.get("loops", {}).get("fit_loop", {})))
+        progress = settled(dict(_counters(checkpoint.get("loops", {}).get("fit_loop", {}))))
         if self._plan.kind == rerun.REPLICATE and self._progress.get(_LAST_BATCH, 1):
             # With other data, epochs have other numbers of batches, so only the place in the epoch is compared.
             return all(progress.get(name) == self._progress[name] for name in _PLACE if name in self._progress)
         if checkpoint.get("global_step") != target.global_step:
             return False
-        return not self._progress or progress == self._progress
+        return progress.items() >= self._progress.items()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Recognise the target on ranks that write no checkpoints."""
         if not trainer.is_global_zero and self._is_moment(checkpoint):
             self._reached = True
 
-    def _after_saving(self, trainer: Trainer) -> None:
+    def after_saving(self, trainer: Trainer) -> None:
         """Save the target if no other callback has, since a metric may select another epoch. Stop if it is saved."""
         self._trainer = trainer
         if not self._reached and self._progress and self._is_now(trainer):
@@ -215,30 +250,40 @@ class RehearsalCallback(Checkpoint):
     # -- Lightning's hooks, after those of every other callback ---------------------------------
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stop before the next batch, once the target is reached."""
-        self.stop_if_reached(trainer)
+        """Stop if this is the target, or before the next batch once it is reached."""
+        self.after_saving(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop if this is the target."""
-        self._after_saving(trainer)
+        self.after_saving(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if this is the target: a run that was interrupted in this validation."""
+        if not trainer.sanity_checking:
+            self.after_saving(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop if this is the target."""
         if not trainer.sanity_checking:
-            self._after_saving(trainer)
+            self.after_saving(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the progress, and stop if this is the target."""
         rerun.report("epoch", epoch=trainer.current_epoch, global_step=trainer.global_step)
-        self._after_saving(trainer)
+        self.after_saving(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the end of training, and stop if this is the target. The script may still save a checkpoint."""
         rerun.report("end", epoch=trainer.current_epoch, global_step=trainer.global_step)
-        self._after_saving(trainer)
+        self.after_saving(trainer)
         self.report_checkpoint()  # the script may end with an error, or never
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Report the target, if it is saved. The script may end with the exception, as the recorded one has."""
+        self._trainer = trainer
+        self.report_checkpoint()
 
 
 _NONE, _OWN, _OTHER, _ALIKE, _SAME = range(5)
@@ -282,13 +327,42 @@ def _moved(value: Any, before: str, now: str) -> Any:
     return value
 
 
+_BATCH, _VALIDATION = "epoch_loop.batch_progress", "epoch_loop.val_loop."
+
+
+def settled(progress: dict[str, int]) -> dict[str, int]:
+    """Return the counters as they were before the batch or the validation that an exception or a signal has ended.
+
+    A rerun meets neither the exception nor the signal, but it passes the moment before.
+
+    Args:
+        progress: The counters of Lightning's loops, by path.
+    """
+    found = dict(progress)
+    if _is_open(found, _BATCH):
+        for which in ("total", "current"):
+            for count in ("ready", "started", "processed"):
+                found[f"{_BATCH}.{which}.{count}"] = found[f"{_BATCH}.{which}.completed"]
+        found[f"{_BATCH}.is_last_batch"] = 0
+    validated = f"{_VALIDATION}batch_progress"
+    begun, last = (found.get(f"{validated}.{name}") for name in ("current.ready", "is_last_batch"))
+    if _is_open(found, validated) or (begun and not last):
+        found = {name: value for name, value in found.items() if not name.startswith(_VALIDATION)}
+    return found
+
+
+def _is_open(progress: Mapping[str, int], batches: str) -> bool:
+    """Return whether a batch has begun and was not computed."""
+    return progress.get(f"{batches}.current.ready") != progress.get(f"{batches}.current.processed")
+
+
 def _recorded_progress(plan: rerun.Plan) -> dict[str, int]:
     """Return the loops' counters in the recorded checkpoint. Empty if it cannot be read safely."""
     if plan.checkpoint is None:
         return {}
     try:
         content = load_safely(Path(plan.checkpoint))
-        return dict(_counters(content.get("loops", {}).get("fit_loop", {})))
+        return settled(dict(_counters(content.get("loops", {}).get("fit_loop", {}))))
     except Exception:  # an untrusted file may raise anything; then only epoch and step are compared
         return {}
 

@@ -36,6 +36,7 @@ def main() -> int:
     if plan.parent_process is not None:
         threading.Thread(target=_end_with, args=(plan.parent_process,), daemon=True).start()
     sys.meta_path.insert(0, _After(TRAINER, _patch_trainer))
+    os.environ[rerun.PROCESS_VARIABLE] = str(os.getpid())
     attempts = _watched(plan)
     for name, value in plan.variables.items():
         if value is None:

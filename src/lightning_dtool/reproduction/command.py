@@ -237,8 +237,12 @@ def _configured(record: Provenance, given: list[str], root: Path, scratch: Path)
         return given
     file = root / config.file
     if config.kind == "LightningCLI":
+        # LightningCLI refuses to overwrite a config.yaml, and without a logger it writes one to the working directory.
+        moved = scratch / "lightning-cli" / file.name
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(moved)
         subcommand = next((argument for argument in given if argument in _SUBCOMMANDS), None)
-        return [*([subcommand] if subcommand else []), "--config", str(file)]
+        return [*([subcommand] if subcommand else []), "--config", str(moved)]
     if config.kind == "Hydra":
         folder = scratch / "hydra"
         folder.mkdir(parents=True, exist_ok=True)

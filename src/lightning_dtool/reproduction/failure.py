@@ -103,6 +103,11 @@ def _cause(outcome: Outcome, target: Target, timeout: float | None, folder: Path
     if outcome.last("started") is None:
         return "not_started", f"its process could not start (exit code {outcome.exit_code})"
     fits = [event for event in outcome.events if event["event"] == "fit"]
+    if any(event.get("in_pool") for event in fits) and outcome.last("end") is None:
+        return "not_reached", (
+            f"the processes that the script started made {len(fits)} recorded fits, and none of them has the arguments "
+            "and the data of the recorded one"
+        )
     if not any(event.get("is_target") for event in fits):
         return "not_reached", (
             f"the code that ran made {len(fits)} recorded fits, but not the one that saved the checkpoint (number "

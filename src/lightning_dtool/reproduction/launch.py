@@ -140,7 +140,7 @@ def rerun(
         into=str(models),
         scratch=str(folder),
         report=str(report),
-        target=target_of(record),
+        target=target_of(record, other_data=bool(options.data or data.others)),
         root=str(root),
         variables=read,
         automatic=_attached_itself(record),
@@ -193,10 +193,22 @@ def _read(data: LocatedData, options: Options, parent: str | None) -> list[str]:
     return [*data.uris.values(), *options.data.values(), *([parent] if parent is not None else [])]
 
 
-def target_of(record: Provenance) -> Target:
-    """Return the moment at which the checkpoint was saved."""
+def target_of(record: Provenance, other_data: bool = False) -> Target:
+    """Return the fit and the moment at which the checkpoint was saved.
+
+    Args:
+        record: The record.
+        other_data: Whether the rerun trains on other data than the recorded.
+    """
     saved = record.checkpoint
-    return Target(record.run.fit_index, saved.epoch, saved.global_step, saved.filename)
+    return Target(
+        record.run.fit_index,
+        saved.epoch,
+        saved.global_step,
+        saved.filename,
+        arguments=record.model.arguments,
+        data=[] if other_data else record.data.training_identity(),
+    )
 
 
 def overlay(source: Path, root: Path, record: Provenance, uri: str) -> list[str]:

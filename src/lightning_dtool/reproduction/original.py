@@ -85,10 +85,12 @@ class LocatedData:
     Attributes:
         uris: The present URIs by recorded URI.
         notes: Remarks for the result.
+        others: The recorded URIs for which datasets with other content are used.
     """
 
     uris: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
 def datasets_of(record: Provenance) -> list[DatasetReference]:
@@ -128,6 +130,7 @@ def locate_data(
             given.verify_once()
             found.uris[recorded] = given.uri
             if given.content_digest != dataset.content_digest:
+                found.others.append(recorded)
                 found.notes.append(
                     f"trained on other data, as requested: {given.uri} ({given.content_digest}) in place of "
                     f"{dataset.uri} ({dataset.content_digest})"

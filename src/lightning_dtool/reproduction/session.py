@@ -187,7 +187,7 @@ class _Session:
             for entry in sources:
                 if entry.dataset is not None and (new := stages.get(stage) or stages["train"]):
                     uris.setdefault(normal(entry.dataset.uri), new)
-        return LocatedData(uris, data.notes)
+        return LocatedData(uris, data.notes, data.others)
 
     def _options(self) -> Options:
         request = self.request

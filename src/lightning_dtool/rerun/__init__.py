@@ -5,12 +5,14 @@ The names exported here need only the standard library. Only `lightning_dtool.re
 
 from lightning_dtool.rerun.plan import (
     PLAN_VARIABLE,
+    PROCESS_VARIABLE,
     REPLICATE,
     REPRODUCE,
     Plan,
     Target,
     TargetReachedError,
     current_plan,
+    in_worker_process,
     order_seed_offset,
     path_in_scratch,
     redirect_base_uri,
@@ -22,12 +24,14 @@ from lightning_dtool.rerun.plan import (
 
 __all__ = [
     "PLAN_VARIABLE",
+    "PROCESS_VARIABLE",
     "REPLICATE",
     "REPRODUCE",
     "Plan",
     "Target",
     "TargetReachedError",
     "current_plan",
+    "in_worker_process",
     "order_seed_offset",
     "path_in_scratch",
     "redirect_base_uri",

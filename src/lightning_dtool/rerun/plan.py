@@ -15,6 +15,9 @@ from typing import Any
 PLAN_VARIABLE = "LIGHTNING_DTOOL_RERUN"
 """The environment variable that names the plan's file."""
 
+PROCESS_VARIABLE = "LIGHTNING_DTOOL_RERUN_PROCESS"
+"""The environment variable with the id of the process that runs the script. Processes that it starts inherit it."""
+
 REPRODUCE = "reproduce"
 REPLICATE = "replicate"
 
@@ -37,6 +40,8 @@ class Target:
         global_step: Number of optimizer steps.
         filename: Name of the file to which Lightning saved the checkpoint.
         progress: Counters of Lightning's loops in the checkpoint. Empty if the checkpoint has none.
+        arguments: The recorded arguments of the LightningModule. None if they are not known.
+        data: What identifies the recorded training data. Empty if other data is used.
     """
 
     fit_index: int | None
@@ -44,6 +49,8 @@ class Target:
     global_step: int
     filename: str
     progress: dict[str, int] = field(default_factory=dict)
+    arguments: dict[str, Any] | None = None
+    data: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,11 @@ def current_plan() -> Plan | None:
     """Return the plan that this process follows. None if it is not a rerun."""
     path = os.environ.get(PLAN_VARIABLE)
     return Plan.read(path) if path else None
+
+
+def in_worker_process() -> bool:
+    """Return whether this process of a rerun is one that the script has started, such as one of a pool."""
+    return os.environ.get(PROCESS_VARIABLE) != str(os.getpid())
 
 
 def report(event: str, **facts: Any) -> None:
