@@ -8,13 +8,18 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import nn
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.wrappers import MetricTracker
 
 _SETTINGS = (
     "fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx", "dataloader_idx",
     "metric_attribute",
 )  # fmt: skip
 """The arguments of `self.log`, except those on how values are reduced."""
+
+_INNER = ("_num_vals_seen", "min_val", "max_val")
+"""The attributes in which torchmetrics' wrappers (Running, MinMaxMetric) keep state beside their states."""
 
 
 def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool, needed: bool = False) -> dict[str, Any]:
@@ -42,23 +47,32 @@ def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool, nee
         else {},
         "unfinished": unfinished,
         "metrics": {name: _metric(metric) for name, metric in metrics.items() if needed or id(metric) not in reset},
+        "trackers": {name: len(tracker) for name, tracker in _trackers(module)},
         "ended": [name for name, metric in metrics.items() if id(metric) in reset],
     }
 
 
-def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, Any]) -> None:
+def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, Any]) -> list[str]:
     """Restore what `save_measured` returned.
 
     Args:
         trainer: The Trainer.
         module: The LightningModule.
         saved: What was saved.
+
+    Returns:
+        The reasons why metrics could not be restored.
     """
     device = module.device
+    for name, tracker in _trackers(module):
+        while len(tracker) < saved["trackers"].get(name, 0):
+            tracker.increment()
+    missing = set(saved["metrics"])
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     connector._callback_metrics.update(_moved(saved["callback_metrics"], device))
     connector._logged_metrics.update(_moved(saved["logged_metrics"], device))
     for name, metric in _metrics(module):
+        missing.discard(name)
         if name in saved["metrics"]:
             _set_metric(metric, saved["metrics"][name], device)
     if saved["unfinished"]:
@@ -67,6 +81,10 @@ def restore_measured(trainer: Any, module: LightningModule, saved: Mapping[str, 
         connector._current_fx = saved["current_fx"]
         for key, state in saved["results"].items():
             results[key] = _rebuilt(state, module, trainer.strategy.reduce, device)
+    return [
+        f"the metric {name} of the checkpoint is not part of the module when training begins"
+        for name in sorted(missing)
+    ]
 
 
 def reset_ended(module: LightningModule, saved: Mapping[str, Any]) -> None:
@@ -91,15 +109,29 @@ def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
             yield name, child
 
 
+def _trackers(module: LightningModule) -> list[tuple[str, MetricTracker]]:
+    """Return the trackers, which have one more metric after each `increment`."""
+    return [(name, child) for name, child in module.named_modules() if isinstance(child, MetricTracker)]
+
+
 def _metric(metric: Metric) -> dict[str, Any]:
     states = {name: _copied(getattr(metric, name)) for name in metric._defaults}
-    return {"states": states, "update_count": metric._update_count}
+    inner = {name: _copied(value) for name, value in _inner(metric).items()}
+    return {"states": states, "update_count": metric._update_count, "inner": inner}
+
+
+def _inner(metric: nn.Module) -> dict[str, Any]:
+    present = vars(metric)
+    return {name: present[name] for name in _INNER if isinstance(present.get(name), int | float | torch.Tensor)}
 
 
 def _set_metric(metric: Metric, saved: Mapping[str, Any], device: torch.device) -> None:
     for name in metric._defaults:
         if name in saved["states"]:
             setattr(metric, name, _moved(saved["states"][name], device))
+    for name in _inner(metric):
+        if name in saved["inner"]:
+            setattr(metric, name, _moved(saved["inner"][name], device))
     metric._update_count = saved["update_count"]
     metric._computed = None
 

@@ -300,7 +300,7 @@ class Resumption:
             reasons += restore_pruning(trainer, module, saved["pruning"])
             reasons += self._searches.restore(trainer, module)
             reasons += restore_settings(trainer, saved["settings"], self._initial_settings)
-            restore_measured(trainer, module, saved["measured"])
+            reasons += restore_measured(trainer, module, saved["measured"])
             restore_gradients(module, saved["gradients"])
             fit_loop = trainer.fit_loop
             fit_loop._last_train_dl_reload_epoch = saved["reloaded"]["train"]
