@@ -98,7 +98,7 @@ def comparison(**parts: object) -> Comparison:
 def test_unknown_causes_are_printed_as_unknown() -> None:
     text = shown(comparison())
     assert "No epoch that is in both records shows where they first differ." in text
-    assert "No recorded factor differs, so the cause was not recorded." in text
+    assert "No recorded factor differs, so the cause was not recorded. It may be a file" in text
     assert "1 of 1 tensor\n" in text
 
 

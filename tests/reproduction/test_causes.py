@@ -62,3 +62,16 @@ def test_a_changed_helper_is_named(tmp_path: Path) -> None:
     found = lightning_dtool.reproduce(only_checkpoint(models), into=into)
     assert found.verdict is Verdict.DIFFERENT
     assert found.factors[0] == "code.files[outside/helper.py]: -    return loss * 2 | +    return loss * 3"
+
+
+def test_a_difference_without_a_recorded_cause_names_what_is_not_recorded(tmp_path: Path) -> None:
+    made, (models, into) = project(tmp_path, "uses_a_helper.py"), places(tmp_path, "models", "into")
+    script = made / "uses_a_helper.py"
+    clock = "import time\n\n\ndef scaled(loss):\n    return loss * (time.time_ns() % 1000003)\n"
+    (made / "helper.py").write_text(clock)
+    script.write_text(script.read_text().replace("torch.ones(8, 2)", "[torch.ones(2)] * 8"))
+    train(made, "uses_a_helper.py", str(models), fresh=False)
+    found = lightning_dtool.reproduce(only_checkpoint(models), into=into)
+    assert found.verdict is Verdict.DIFFERENT
+    assert found.factors
+    assert any("clock" in line for line in found.factors), found.factors

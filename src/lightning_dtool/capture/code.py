@@ -53,6 +53,8 @@ class Sealed:
     zip: bytes
     gaps: list[Gap]
     """Gaps for what could not be collected, and for redacted credentials."""
+    variables: frozenset[str]
+    """The environment variables that the files name."""
 
 
 class Sources:
@@ -70,8 +72,6 @@ class Sources:
         """The record's section, without the files' digests, which `seal` computes."""
         self.extra = extra
         """Files that are stored unchanged."""
-        self.variables = named_variables({**sources, **extra})
-        """The environment variables that the files name."""
         self._sources = sources
         self._gaps = list(gaps)
         self._lock = threading.Lock()
@@ -88,7 +88,8 @@ class Sources:
                 # Apply the limits again: redaction changes sizes, and now the patch and the extra files count, too.
                 files = _bounded(files, (self.code.entry_point, self.code.patch, *self.extra), gaps)
                 digests = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())}
-                self._sealed = Sealed(_only_stored(self.code, digests), _zip(files), list(gaps))
+                named = named_variables({**self._sources, **self.extra})
+                self._sealed = Sealed(_only_stored(self.code, digests), _zip(files), list(gaps), named)
                 self._sources = {}  # the zip file has them
             return self._sealed
 

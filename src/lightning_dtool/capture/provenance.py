@@ -98,8 +98,11 @@ class Description:
     def sealed(self) -> tuple[Provenance, bytes]:
         """Return the finished record and `source.zip`. Any thread may call this."""
         sealed = self.observed.sources.seal()
-        gaps = [*self.record.gaps, *sealed.gaps]
-        return redact_record(self.record.model_copy(update={"code": sealed.code, "gaps": gaps})), sealed.zip
+        found = Gaps()
+        environment = _with_variables(self.record.environment, sealed.variables, found)
+        gaps = [*self.record.gaps, *sealed.gaps, *found]
+        update = {"code": sealed.code, "environment": environment, "gaps": gaps}
+        return redact_record(self.record.model_copy(update=update)), sealed.zip
 
 
 def observe_run(
@@ -291,7 +294,7 @@ def describe(
         data=observed.data.model_copy(update={"order": dict(order or {})}),
         randomness=observed.randomness if order_is_known(observed.gaps.get("data", [])) else _unrepeatable(observed),
         trainer=observed.trainer,
-        environment=_with_variables(observed, found),
+        environment=observed.environment,
         code=observed.sources.code,
         metrics=metrics or Metrics(),
         lineage=_lineage(observed, sources),
@@ -341,12 +344,12 @@ def _with_libraries(environment: Environment, module: LightningModule, gaps: Gap
     return environment.model_copy(update={"versions": {**environment.versions, **more}})
 
 
-def _with_variables(observed: Observed, gaps: Gaps) -> Environment:
+def _with_variables(environment: Environment, named: frozenset[str], gaps: Gaps) -> Environment:
     """Add the variables that the user's code has read until now, and those that its source names."""
     of_variables = gaps.at("environment.variables_read")
     more: dict[str, str | None] = {}
-    more = of_variables.observe(lambda: capture_variables_read(observed.sources.variables, of_variables), more)
-    return observed.environment.model_copy(update={"variables_read": more})
+    more = of_variables.observe(lambda: capture_variables_read(named, of_variables), more)
+    return environment.model_copy(update={"variables_read": more})
 
 
 def _sources(extra: Mapping[str, bytes], gaps: Gaps) -> Sources:

@@ -36,7 +36,7 @@ class Environment(Section):
         default={},
         description=(
             "Environment variables that the code of the project reads, itself or through libraries such as click and "
-            "OmegaConf, as seen until the save or as named in the stored code. Values are those when first read; null "
-            "if the variable was not set."
+            "OmegaConf, as seen until the record was written or as named in the stored code. Values are those when "
+            "first read; null if the variable was not set."
         ),
     )

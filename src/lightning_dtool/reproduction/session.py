@@ -23,6 +23,7 @@ from lightning_dtool.reproduction.request import Request
 from lightning_dtool.reproduction.storing import store_result
 from lightning_dtool.reproduction.tolerance import MIN_VALUES, judge
 from lightning_dtool.reproduction.tracing import first_differing_step
+from lightning_dtool.reproduction.unrecorded import unrecorded_causes
 from lightning_dtool.reproduction.verdict import decide, explains, factors, judged_rows, one_line
 from lightning_dtool.rerun import REPLICATE, REPRODUCE
 from lightning_dtool.results.comparison import Comparison
@@ -133,6 +134,9 @@ class _Session:
 
             verdict, reason, resume = prove(self.earlier, original, Original(kept), comparison, _doubts(first))
             differences = causes(comparison)
+        explained = any(map(explains, comparison.factors)) if differences else proves and comparison.weights_identical
+        if not explained:
+            differences = [*differences, *unrecorded_causes(original.record, Original(kept).record)]
         traced = self._traces() if proves else request.trace
         step = self._step(original, first, data, options, parent) if traced else None
         same = verdict in (Verdict.IDENTICAL, Verdict.RESUME_EXACT)

@@ -91,7 +91,9 @@ class Reproduction:
         rerun: The checkpoint of the rerun; None if it could not run.
         metrics: The metrics of both checkpoints.
         factors: Recorded inputs of the training that differ and could explain another result, one line each, the
-            likeliest first, and then the inputs that are not known to be the same.
+            likeliest first, and then the inputs that are not known to be the same. If no recorded input differs, also
+            what records do not hold. Empty if the verdict is `identical` or `resume exact`, if the training could not
+            run, and if a resumed run has the same weights.
         first_difference: The first epoch in which the two differ, as far as it was recorded; None if none does.
         step: The first optimizer step at which the two differ; None if the steps were not traced.
         notes: Further remarks, such as where moved data was found.

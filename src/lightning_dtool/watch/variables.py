@@ -1,7 +1,7 @@
 """The environment variables that the user's code reads, also through libraries that read variables for it.
 
 `os.environ` tells nobody which of its variables are read, so the class of `os.environ` is replaced in one place: where
-it looks up a name. Functions such as `os.getenv`, and `in`, end there. A look-up takes about a microsecond longer.
+it looks up a name. Functions such as `os.getenv`, and `in`, end there. A look-up takes a microsecond or two longer.
 """
 
 import functools
@@ -63,7 +63,8 @@ def install() -> None:
         except KeyError:
             _note(key, None, sys._getframe(1))
             raise
-        _note(key, value, sys._getframe(1))
+        if key not in _noted:
+            _note(key, value, sys._getframe(1))
         return value
 
     def keys(self: Any) -> Any:
@@ -76,7 +77,7 @@ def install() -> None:
 
 
 def _note(key: Any, value: Any, frame: FrameType) -> None:
-    if not isinstance(key, str) or key in _noted or len(_noted) >= _MAX_NOTED:
+    if not isinstance(key, str) or key in _noted or len(_noted) >= _MAX_NOTED:  # others may be bytes
         return
     if _place(frame) == getattr(_listing, "place", None):
         return

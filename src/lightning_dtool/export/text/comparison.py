@@ -55,7 +55,12 @@ def model_comparison(found: Comparison, everything: bool = False) -> RenderableT
         parts.append(Text(f"\nRECORDED FACTORS THAT DIFFER ({len(found.factors)})", "bold"))
         parts += folded_lines(found.factors, everything)
     elif not found.identical and of_two_runs:
-        parts.append(Text("\nNo recorded factor differs, so the cause was not recorded."))
+        parts.append(
+            Text(
+                "\nNo recorded factor differs, so the cause was not recorded. It may be a file that the script reads, "
+                "the clock, the network, or an operation that adds in another order each time."
+            )
+        )
     if not found.identical:
         parts += unknown_lines(found.unknown)
     if not found.weights_compared:

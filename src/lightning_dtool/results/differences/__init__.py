@@ -13,8 +13,10 @@ from lightning_dtool.results.differences.records import (
     flag_differences,
     record_differences,
 )
+from lightning_dtool.results.differences.unknown import INPUTS
 
 __all__ = [
+    "INPUTS",
     "Content",
     "Difference",
     "checkpoint_differences",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from lightning_dtool.record import DataSource, Provenance
 from lightning_dtool.results.differences.difference import Difference
 
-_INPUTS = re.compile(
+INPUTS = re.compile(
     r"(model|loss|optimizers|schedulers|data|randomness|trainer)\b.*|code\.(files|modules)\b.*"
     r"|environment\.variables_read\b.*",
     re.DOTALL,
@@ -38,7 +38,7 @@ def unknown_differences(a: Provenance, b: Provenance, found: Sequence[Difference
     unknown = dict(_data(a, b))
     for gap in b.gaps:
         fact = gap.fact
-        if fact in reasons and _INPUTS.fullmatch(fact) and not _is_known(fact, a, b):
+        if fact in reasons and INPUTS.fullmatch(fact) and not _is_known(fact, a, b):
             one, two = reasons[fact], gap.reason
             unknown.setdefault(fact, one if one == two else f"{one}; {two}")
     return [
