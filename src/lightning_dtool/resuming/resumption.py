@@ -43,6 +43,7 @@ from lightning_dtool.resuming.moment import Moment, moment_of, settle
 from lightning_dtool.resuming.pruning import restore_pruning, save_pruning
 from lightning_dtool.resuming.reasons import inexact_reasons
 from lightning_dtool.resuming.remaining import Remaining, remaining, run_remaining
+from lightning_dtool.resuming.remembered import Remembered
 from lightning_dtool.resuming.replacing import replace_method
 from lightning_dtool.resuming.searches import Searches, in_trial
 from lightning_dtool.resuming.settings import differing_settings, restore_settings, save_settings, settings_of
@@ -71,6 +72,7 @@ class Resumption:
         self._initial_settings: dict[str, Any] = {}
         self._searches = Searches()
         self._stop = Stop()
+        self._remembered = Remembered()
 
     # -- observing the run ----------------------------------------------------------------------
 
@@ -87,6 +89,7 @@ class Resumption:
         replace_method(epoch_loop.val_loop._data_source, "dataloader", partial(self._create_loader, "val"))
         replace_method(epoch_loop.val_loop, "reset", partial(self._begin_validation, trainer))
         replace_method(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
+        replace_method(trainer, "_run_sanity_check", partial(self._begin, trainer))
         replace_method(trainer.strategy, "setup", self._set_up)
         replace_method(trainer.strategy, "load_optimizer_state_dict", partial(_load_optimizers, trainer.strategy))
         replace_method(
@@ -124,6 +127,8 @@ class Resumption:
         try:
             if not (moment is Moment.VALIDATION_END and self._stop.validates):  # a longer training omits these hooks
                 left, reasons = remaining(trainer, moment, self._exception)
+            remembered, not_remembered = self._remembered.save(trainer)
+            reasons += not_remembered
             mine = {
                 **self._changing(trainer, moment, left),
                 "remaining": None if left is None else left.saved(),
@@ -134,6 +139,7 @@ class Resumption:
                 "pruning": save_pruning(trainer, module),
                 "settings": save_settings(trainer, self._initial_settings),
                 "searches": self._searches.save(trainer, module),
+                "remembered": remembered,
             }
             reasons += [*inexact_reasons(trainer, moment), *self._stop.reasons(trainer, moment)]
             reasons += self._moved(module, moment)
@@ -141,6 +147,16 @@ class Resumption:
                 reasons.append("the checkpoint was saved inside a batch, which is repeated with other random numbers")
             if moment is Moment.INSIDE_BATCH:
                 repeat_last_batch(trainer, checkpoint)
+                changed = self._remembered.changed_by_fetching(trainer, remembered)
+                if changed is not None:
+                    reasons.append(
+                        "the checkpoint was saved inside a batch, which is repeated, and this batch may have changed "
+                        f"`{changed}`, which no state_dict holds"
+                    )
+            if moment is Moment.INSIDE_VALIDATION and not self._remembered.is_as_before_validation(remembered):
+                reasons.append(
+                    "the checkpoint was saved inside a validation, which had changed state that no state_dict holds"
+                )
         except Exception as error:  # Lightning's internals may change, and a metric of the user may raise any error
             reasons.append(f"the state for an exact resume could not be collected ({type(error).__name__}: {error})")
         ranks = self._from_all_ranks(mine, trainer)
@@ -260,7 +276,9 @@ class Resumption:
         if awaited is not None:
             restore(awaited)
         self._requests[stage] = awaited or random_states()
-        return original()
+        created = original()
+        self._remembered.loader_created(stage, created)
+        return created
 
     def _before_fetch(self, original: Callable[[], Any]) -> Any:
         """Replaces the hook before a batch is fetched."""
@@ -273,6 +291,13 @@ class Resumption:
         self._stop.before_validation(trainer)
         self._versions_before_validation = versions(trainer.lightning_module)
         self._validated = False
+        if not trainer.sanity_checking:
+            self._remembered.note_before_validation()
+        return original()
+
+    def _begin(self, trainer: Any, original: Callable[[], Any]) -> Any:
+        """Replaces the method that may run a sanity check, the first one after a checkpoint is restored."""
+        self._remembered.begin(trainer)
         return original()
 
     def _before_epoch_end(self, trainer: Any) -> dict[str, Any]:
@@ -291,6 +316,7 @@ class Resumption:
         result = original()
         if in_trial(trainer):
             return result
+        self._remembered.start()
         saved, self._saved = self._saved, None
         if saved is not None and self._moment is not None:
             self._awaited = {}
@@ -300,6 +326,7 @@ class Resumption:
             reasons += restore_pruning(trainer, module, saved["pruning"])
             reasons += self._searches.restore(trainer, module)
             reasons += restore_settings(trainer, saved["settings"], self._initial_settings)
+            reasons += self._remembered.restore(trainer, saved["remembered"])
             reasons += restore_measured(trainer, module, saved["measured"])
             restore_gradients(module, saved["gradients"])
             fit_loop = trainer.fit_loop
