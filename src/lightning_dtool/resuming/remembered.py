@@ -22,13 +22,13 @@ from lightning_dtool.resuming.remembered_values import (
     digest,
     equal,
     fill,
+    kind_of,
 )
 from lightning_dtool.resuming.remembered_walk import (
     MAX_OBJECTS,
     Node,
     Reached,
     attributes,
-    class_of,
     for_image,
     from_image,
     image_entries,
@@ -45,8 +45,6 @@ _MAX_SHOWN = 5
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 _NAME_OF_A_CLOCK = re.compile(r"time|clock|start|begin|tic\b|t0|since|elapsed|last|now|stamp")
-
-_TEXTS = frozenset({str})
 
 
 class Remembered:
@@ -209,7 +207,7 @@ class Remembered:
             then, value = from_image(image.get(name, MISSING)), now.get(name, MISSING)
             if then is value and not node.derived:
                 continue
-            if is_left_out(class_of(value)) or is_left_out(class_of(then)) or is_made_by_reading(type(held), name):
+            if is_left_out(kind_of(value)) or is_left_out(kind_of(then)) or is_made_by_reading(type(held), name):
                 continue
             if not node.derived and _same(then, value):
                 continue
@@ -251,9 +249,11 @@ class Remembered:
                 doubt = f"could not be set ({type(error).__name__}: {error})"
             if doubt is not None:
                 doubts.append(f"`{path if name is None else f'{path}.{name}'}` {doubt}")
-        for (path, name), value in started.items():
-            if type(value) not in _TEXTS and type(value) in (*_PLAIN, list, dict, torch.Tensor):
-                doubts.append(f"`{path if name is None else f'{path}.{name}'}` was set by hooks of this run alone")
+        doubts += [
+            f"`{path if name is None else f'{path}.{name}'}` was set by hooks of this run alone"
+            for (path, name), value in started.items()
+            if _decides(value)
+        ]
         if doubts:
             reasons.append(f"state that no state_dict holds could not be put back: {_shown(doubts)}")
         return reasons
@@ -396,6 +396,20 @@ def _root(path: str) -> str:
         return path
     match = re.match(r"\w+(\[[^\]]*\])?", path)
     return match[0] if match else path
+
+
+def _decides(value: Any) -> bool:
+    """Return whether a value may decide how training continues: a number, a tensor, or a container of such values."""
+    if type(value) is str or type(value) not in (*_PLAIN, list, dict, set, torch.Tensor):
+        return False
+    entries = list(value.values() if type(value) is dict else value) if isinstance(value, dict | list | set) else [None]
+    if entries and all(is_left_out(kind_of(entry)) for entry in entries):
+        return False
+    try:
+        Encoder(lambda value: None).value(value)
+    except NotPlainError:
+        return False
+    return True
 
 
 def _changes_by_fetching(trainer: Any, path: str) -> bool:

@@ -6,6 +6,7 @@ import functools
 import io
 import logging
 import types
+import warnings
 import weakref
 from typing import Any
 
@@ -36,7 +37,7 @@ _RESOURCE_TYPES = (
     io.IOBase, logging.Logger, logging.Handler, np.memmap, weakref.ReferenceType, weakref.ProxyType,
     weakref.CallableProxyType, types.ModuleType, types.CodeType, types.FrameType, types.TracebackType, BaseException,
     datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, property, classmethod, staticmethod,
-    functools.cached_property,
+    functools.cached_property, warnings.WarningMessage,
 )  # fmt: skip
 
 _OF_LIGHTNING = frozenset({"lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning"})

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_dtool.resuming.remembered_scope import is_left_out
 from lightning_dtool.values.attributes import has_hidden_state
 from lightning_dtool.values.definitions import class_path, is_users
 
@@ -69,7 +70,7 @@ class MissingType(enum.Enum):
 
 
 MISSING = MissingType.MISSING
-"""The value of an attribute that does not exist."""
+"""The value of an attribute that does not exist, and of one that holds no state of a training."""
 
 
 class Encoder:
@@ -112,6 +113,8 @@ class Encoder:
             return value
         if value is MISSING:
             return {"kind": "missing"}
+        if is_left_out(kind):
+            return {"kind": "left out"}
         path = self._path_of(value)
         if path is not None:
             return {"kind": "at", "path": path}
@@ -367,7 +370,7 @@ class Decoder:
             if index not in self._decoded:
                 self._build(index)
             return self._decoded[index]
-        if kind == "missing":
+        if kind in ("missing", "left out"):
             return MISSING
         if kind == "tuple":
             return tuple(map(self.value, encoded["value"]))
@@ -406,10 +409,13 @@ class Decoder:
                 raise KeyError(entry["class"])
             made = object.__new__(cls)
             self._decoded[index] = made
-            vars(made).update({self.value(name): self.value(value) for name, value in entry["value"]})
+            vars(made).update(self._without_missing(entry["value"]))
         else:
             self._decoded[index] = empty = _empty(entry)
             fill(empty, self.filling(entry))
+
+    def _without_missing(self, pairs: list[list[Encoded]]) -> list[tuple[Any, Any]]:
+        return [(self.value(key), found) for key, each in pairs if (found := self.value(each)) is not MISSING]
 
     def _leaf(self, entry: Mapping[str, Any]) -> Any:
         if entry["kind"] == "array":
@@ -438,9 +444,9 @@ class Decoder:
         if kind == "generator":
             return self.value(value)
         if kind in ("list", "deque", "set"):
-            return [self.value(each) for each in value]
+            return [found for each in value if (found := self.value(each)) is not MISSING]
         if kind in ("dict", "OrderedDict", "Counter", "defaultdict"):
-            return [(self.value(key), self.value(each)) for key, each in value]
+            return self._without_missing(value)
         raise ValueError(f"{kind!r} is no kind of contents")
 
 
@@ -462,8 +468,9 @@ def fill(target: Any, filling: Any) -> None:
     elif isinstance(target, GENERATORS):
         set_generator_state(target, filling)
     elif isinstance(target, dict):
+        kept = [(key, value) for key, value in dict.items(target) if is_left_out(kind_of(value))]
         dict.clear(target)
-        for key, value in filling:
+        for key, value in (*filling, *kept):
             dict.__setitem__(target, key, value)
     elif isinstance(target, collections.deque):
         collections.deque.clear(target)
@@ -475,6 +482,15 @@ def fill(target: Any, filling: Any) -> None:
         bytearray.__setitem__(target, slice(None), filling)
     else:
         list.__setitem__(target, slice(None), filling)
+
+
+def kind_of(value: Any) -> Any:
+    """Return the class of a value, for functions that remember their results.
+
+    Args:
+        value: Any value.
+    """
+    return type(value)
 
 
 def equal(one: Encoded, its_table: list[dict[str, Any]], other: Encoded, other_table: list[dict[str, Any]]) -> bool:

@@ -31,6 +31,7 @@ from lightning_dtool.resuming.remembered_values import (
     MISSING,
     NotPlainError,
     generator_state,
+    kind_of,
 )
 from lightning_dtool.values.definitions import class_path, is_users, names_used
 
@@ -64,15 +65,6 @@ _SOME_ITERATORS: list[Any] = [
 ]  # fmt: skip
 
 _ITERATORS = tuple(map(type, _SOME_ITERATORS))
-
-
-def class_of(value: Any) -> Any:
-    """Return the class of a value, for functions that remember their results.
-
-    Args:
-        value: Any value.
-    """
-    return type(value)
 
 
 class Node:
@@ -235,7 +227,7 @@ class Reached:
             name
             for name, entry in vars(value).items()
             if not name.startswith("__") and not isinstance(entry, types.FunctionType | types.MemberDescriptorType)
-            and not is_left_out(class_of(entry))
+            and not is_left_out(kind_of(entry))
         )  # fmt: skip
         node = Node(path, value, "attributes", derived)
         node.space, node.names = vars(value), names
@@ -267,13 +259,13 @@ class Reached:
                 for held in (value._parameters, value._buffers, value._modules):
                     yield from ((f"{path}.{name}", entry) for name, entry in held.items())
             if not isinstance(value, types.CellType | type | types.ModuleType):
-                yield from self._around(class_of(value))
+                yield from self._around(kind_of(value))
         elif isinstance(value, types.FunctionType | functools.partial):
-            yield from self._inside_immutable(path, class_of(value), value)
-        elif node.kind == "opaque" and is_ours(class_of(value)):
+            yield from self._inside_immutable(path, kind_of(value), value)
+        elif node.kind == "opaque" and is_ours(kind_of(value)):
             kept = node.space or {}
             yield from ((f"{path}.{name}", kept[name]) for name in sorted(OUR_PARTS & kept.keys()))
-            yield from self._around(class_of(value))
+            yield from self._around(kind_of(value))
 
     def _new_inside(self, node: Node) -> Iterator[tuple[str, Any]]:
         """Yield the objects inside one object that it did not hold when its image was taken."""
@@ -392,7 +384,7 @@ def set_attribute(node: Node, name: str, value: Any) -> None:
     if isinstance(held, type):
         type.__delattr__(held, name) if value is MISSING else type.__setattr__(held, name, value)
         return
-    descriptor = dict(_slots(class_of(held))).get(name) if not isinstance(held, types.ModuleType) else None
+    descriptor = dict(_slots(kind_of(held))).get(name) if not isinstance(held, types.ModuleType) else None
     if descriptor is not None:
         descriptor.__delete__(held) if value is MISSING else descriptor.__set__(held, value)
         return
@@ -452,7 +444,7 @@ def is_unchanged(node: Node) -> bool:
     kind = node.kind
     if kind == "attributes":
         space = node.space
-        if node.names is None and type(space) is dict and not _slots(class_of(node.object)):
+        if node.names is None and type(space) is dict and not _slots(kind_of(node.object)):
             whole = node.image[_WHOLE]
             if isinstance(node.object, torch.nn.Module) and not _same_parts(node):
                 return False
@@ -528,7 +520,7 @@ def _contents_image(value: Any) -> Any:
         return (dict.__len__(value), list(dict.keys(value)), list(dict.values(value)))
     if isinstance(value, bytearray):
         return (len(value), bytes(value), None)
-    family = _family(class_of(value))
+    family = _family(kind_of(value))
     length = family.__len__(value)
     if length > MAX_COMPARED:
         return (length, None, _sampled(family, value, length))
@@ -560,7 +552,7 @@ def _same_contents(value: Any, image: Any) -> bool:
         return all(map(operator.is_, dict.keys(value), first)) and all(map(operator.is_, dict.values(value), second))
     if isinstance(value, bytearray):
         return bool(bytes(value) == first)
-    family = _family(class_of(value))
+    family = _family(kind_of(value))
     if family.__len__(value) != length:
         return False
     if first is None:
@@ -661,7 +653,7 @@ def _entries(path: str, value: Any) -> Iterator[tuple[str, Any]]:
             for key, entry in dict.items(value):
                 yield f"{path}[{key!r}]" if type(key) in (str, int) else f"{path}[…]", entry
     elif not isinstance(value, bytearray):
-        family = _family(class_of(value))
+        family = _family(kind_of(value))
         if family.__len__(value) <= MAX_INSIDE and family is not set:
             for index, entry in enumerate(family.__iter__(value)):
                 yield f"{path}[{index}]", entry
@@ -745,4 +737,4 @@ def is_left_out_callback(callback: Any) -> bool:
     Args:
         callback: The callback.
     """
-    return managed_by_others(class_of(callback)) is None or is_ours(class_of(callback))
+    return managed_by_others(kind_of(callback)) is None or is_ours(kind_of(callback))
