@@ -2,7 +2,9 @@
 
 import collections
 import copy
+import io
 import random
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +14,16 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from kit import same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.errors import ProvenanceWarning
+from lightning_dtool.resuming.remembered_values import Decoder, Encoder, NotPlainError, digest, equal
+from lightning_dtool.values.definitions import class_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
 
@@ -393,3 +399,209 @@ def test_plain_state_is_as_in_an_uninterrupted_run(tmp_path: Path, name: str) ->
     third, _, told = fit(tmp_path / "third", made(name, 3), again.uris[0])
     assert told == []
     assert same(weights(whole), weights(third))
+
+
+# -- doubts -----------------------------------------------------------------------------------------
+
+
+class Generates(Net):
+    """Draws factors from a generator of Python, whose position cannot be saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = (1 + number / 10 for number in range(1000))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch, batch_idx) * next(self.factors)
+
+
+def test_state_that_cannot_be_saved_is_a_gap_and_a_warning(tmp_path: Path) -> None:
+    _, provenance, _ = fit(tmp_path / "whole", (Generates(), plain_loader(), [], {}))
+    (reason,) = reasons(provenance.uris[1])
+    assert "`model.factors` is a builtins:generator, whose position cannot be saved" in reason
+    _, _, told = fit(tmp_path / "resumed", (Generates(), plain_loader(), [], {}), provenance.uris[1])
+    assert "`model.factors`" in told[0]
+
+
+def test_state_that_is_too_large_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_dtool.resuming.remembered_values.MAX_BYTES", 100)
+    _, provenance, _ = fit(tmp_path, made("queue with a pointer", 1))
+    (reason,) = reasons(provenance.uris[0])
+    assert "`model.queue` is too large" in reason
+    assert "pointer" not in reason
+
+
+def test_a_value_that_begins_otherwise_is_not_overwritten(tmp_path: Path) -> None:
+    _, provenance, _ = fit(tmp_path / "whole", (Counter(), plain_loader(), [], {}))
+    other = Counter()
+    other.beta = 5.0
+    resumed, _, told = fit(tmp_path / "resumed", (other, plain_loader(), [], {}), provenance.uris[1], epochs=3)
+    assert "`model.beta` did not begin with the value" in told[0]
+    assert resumed.beta == pytest.approx(5 + 3 * 0.02)
+
+
+class OtherMeter(Meter):
+    pass
+
+
+def test_an_object_of_another_class_is_a_doubt(tmp_path: Path) -> None:
+    class Kept(Net):
+        def __init__(self, meter: Meter) -> None:
+            super().__init__()
+            self.meter = meter
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            self.meter.add(1.0)
+            return super().training_step(batch, batch_idx)
+
+    _, provenance, _ = fit(tmp_path / "whole", (Kept(Meter()), plain_loader(), [], {}))
+    resumed, _, told = fit(tmp_path / "resumed", (Kept(OtherMeter()), plain_loader(), [], {}), provenance.uris[1])
+    assert "OtherMeter now, and was a" in told[0]
+    assert resumed.meter.count == 2 * SAMPLES // BATCH
+
+
+# -- no false doubts --------------------------------------------------------------------------------
+
+
+class Hostile:
+    """Raises whenever its own code runs."""
+
+    def _refuse(self, *_: Any) -> Any:
+        raise AssertionError("observing ran code of the user")
+
+    __eq__ = __len__ = __iter__ = __bool__ = __repr__ = __hash__ = __getattr__ = __setattr__ = __delattr__ = _refuse  # type: ignore
+
+
+class Ordinary(L.Callback):
+    """Has what many callbacks have, and nothing that decides how training continues."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.hostile, self.files, self.opened = folder, Hostile(), {"file": None}, None
+        self.folder_of_this_run = ""
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        self.began = time.time()
+        self.folder_of_this_run = trainer.default_root_dir
+        self.trainer, self.module = trainer, module
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.opened is None:
+            self.opened = self.files["file"] = open(self.folder / "log.txt", "a")  # noqa: SIM115
+        self.seconds = time.time() - self.began
+        vars(self.hostile)["calls"] = vars(self.hostile).get("calls", 0) + 1
+
+
+def test_files_clocks_and_folders_give_no_doubt_and_no_code_of_the_user_runs(tmp_path: Path) -> None:
+    one, two = Ordinary(tmp_path), Ordinary(tmp_path)
+    _, provenance, _ = fit(tmp_path / "whole", (Net(), plain_loader(), [one], {}))
+    assert reasons(provenance.uris[1]) == []
+    _, _, told = fit(tmp_path / "resumed", (Net(), plain_loader(), [two], {}), provenance.uris[1])
+    assert told == []
+    assert vars(two.hostile)["calls"] == 4 * SAMPLES // BATCH
+    assert two.folder_of_this_run == tmp_path / "resumed"
+    assert two.began > one.began
+    one.opened.close()
+    two.opened.close()
+
+
+def test_a_removed_callback_gives_no_doubt(tmp_path: Path) -> None:
+    _, provenance, _ = fit(tmp_path / "whole", (Net(), plain_loader(), [EveryTwenty(), BeginsAt()], {}))
+    _, _, told = fit(tmp_path / "resumed", (Net(), plain_loader(), [BeginsAt()], {}), provenance.uris[1])
+    assert told == []
+
+
+# -- values -------------------------------------------------------------------------------------------
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5),
+    st.complex_numbers(), st.sampled_from([torch.float32, torch.device("cpu"), torch.Size([1, 2]), range(3)]),
+    st.sampled_from([np.float32(1.5), np.int64(3), Path("folder")]),
+)  # fmt: skip
+
+KEYS = st.one_of(st.integers(), st.text(max_size=3), st.tuples(st.integers(), st.text(max_size=2)))
+
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.tuples(inner, inner),
+        st.dictionaries(KEYS, inner, max_size=3),
+        st.sets(KEYS, max_size=3),
+        st.frozensets(st.integers(), max_size=3),
+        st.builds(lambda entries: collections.deque(entries, maxlen=5), st.lists(inner, max_size=3)),
+        st.builds(lambda entries: collections.OrderedDict(entries), st.dictionaries(KEYS, inner, max_size=3)),
+        st.builds(lambda number: torch.full((2, 3), number), st.floats(width=32)),
+        st.builds(lambda number: np.full((2, 1), number), st.integers(-100, 100)),
+        st.builds(lambda one, two: Step(one, two), inner, inner),
+    ),
+    max_leaves=10,
+)
+
+CLASSES = {class_path(Step): Step, class_path(Meter): Meter}
+
+
+def round_trip(value: Any) -> tuple[Any, bool]:
+    """Encode a value, save and load it, and decode it. Returns the new value, and whether it encodes as before."""
+    encoder = Encoder(lambda value: None)
+    encoded = encoder.value(value)
+    stream = io.BytesIO()
+    torch.save([encoded, encoder.table], stream)
+    stream.seek(0)
+    loaded, table = torch.load(stream, weights_only=True)
+    decoded = Decoder(table, lambda path: None, CLASSES.get, torch.device("cpu")).value(loaded)
+    again = Encoder(lambda value: None)
+    return decoded, equal(again.value(decoded), again.table, encoded, encoder.table)
+
+
+@given(VALUES)
+@settings(max_examples=150, deadline=None)
+def test_a_value_is_the_same_after_a_safe_load(value: Any) -> None:
+    decoded, as_before = round_trip(value)
+    assert type(decoded) is type(value) or isinstance(value, Path)
+    assert as_before
+
+
+@given(VALUES, VALUES)
+@settings(max_examples=150, deadline=None)
+def test_the_digests_of_two_values_are_equal_only_if_the_values_are(one: Any, other: Any) -> None:
+    first, second = Encoder(lambda value: None), Encoder(lambda value: None)
+    a, b = first.value(one), second.value(other)
+    same_digest = digest(a, first.table) == digest(b, second.table)
+    assert same_digest == equal(a, first.table, b, second.table)
+
+
+def test_an_object_in_two_places_and_in_itself_stays_one() -> None:
+    shared: list[Any] = [torch.ones(2)]
+    shared.append(shared)
+    decoded, _ = round_trip({"one": shared, "two": (shared, shared[0])})
+    assert decoded["one"] is decoded["two"][0]
+    assert decoded["one"][1] is decoded["one"]
+    assert decoded["one"][0] is decoded["two"][1]
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [
+        random.Random(3), np.random.default_rng(3), np.random.RandomState(3), torch.Generator().manual_seed(3),
+        np.random.Generator(np.random.MT19937(3)), np.random.Generator(np.random.Philox(3)),
+    ],
+    ids=lambda generator: type(generator).__name__,
+)  # fmt: skip
+def test_a_generator_goes_on_with_the_same_numbers(generator: Any) -> None:
+    def draw(generator: Any) -> Any:
+        if isinstance(generator, torch.Generator):
+            return torch.rand(3, generator=generator).tolist()
+        return [generator.random() for _ in range(3)]
+
+    draw(generator)
+    decoded, _ = round_trip(generator)
+    assert draw(decoded) == draw(generator)
+
+
+@pytest.mark.parametrize("value", [lambda: None, open, object(), iter([1]), torch.nn.ReLU(), np.array([object()])])
+def test_what_is_not_plain_is_refused_and_leaves_no_trace(value: Any) -> None:
+    encoder = Encoder(lambda value: None)
+    with pytest.raises(NotPlainError):
+        encoder.attempt([1, value])
+    assert encoder.table == []
+    assert encoder.attempt([1]) == {"kind": "new", "index": 0}

@@ -123,13 +123,15 @@ class Remembered:
         collected, _ = self._collected({})
         self._before_validation = _digest_of(collected)
 
-    def is_as_before_validation(self, saved: Mapping[str, Any]) -> bool:
-        """Return whether the state is the same as when the latest validation began, as far as it is known.
+    def changed_by_validation(self, saved: Mapping[str, Any]) -> list[str]:
+        """Return a reason if a validation that a resumed run repeats or omits has changed the state; else nothing.
 
         Args:
             saved: What `save` returned.
         """
-        return self._before_validation is not None and self._before_validation == _digest_of(saved)
+        if self._before_validation is not None and self._before_validation == _digest_of(saved):
+            return []
+        return ["a validation that a resumed run repeats or omits has changed state that no state_dict holds"]
 
     def changed_by_fetching(self, trainer: Any, saved: Mapping[str, Any]) -> str | None:
         """Return what a batch may have changed that was fetched and not computed; None if nothing is known.

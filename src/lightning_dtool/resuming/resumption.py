@@ -153,10 +153,9 @@ class Resumption:
                         "the checkpoint was saved inside a batch, which is repeated, and this batch may have changed "
                         f"`{changed}`, which no state_dict holds"
                     )
-            if moment is Moment.INSIDE_VALIDATION and not self._remembered.is_as_before_validation(remembered):
-                reasons.append(
-                    "the checkpoint was saved inside a validation, which had changed state that no state_dict holds"
-                )
+            omitted = self._stop.validates and moment in (Moment.VALIDATION_END, Moment.STOPPED)
+            if moment is Moment.INSIDE_VALIDATION or omitted:
+                reasons += self._remembered.changed_by_validation(remembered)
         except Exception as error:  # Lightning's internals may change, and a metric of the user may raise any error
             reasons.append(f"the state for an exact resume could not be collected ({type(error).__name__}: {error})")
         ranks = self._from_all_ranks(mine, trainer)
