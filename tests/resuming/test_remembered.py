@@ -498,7 +498,7 @@ def test_files_clocks_and_folders_give_no_doubt_and_no_code_of_the_user_runs(tmp
     _, _, told = fit(tmp_path / "resumed", (Net(), plain_loader(), [two], {}), provenance.uris[1])
     assert told == []
     assert vars(two.hostile)["calls"] == 4 * SAMPLES // BATCH
-    assert two.folder_of_this_run == tmp_path / "resumed"
+    assert two.folder_of_this_run == str(tmp_path / "resumed")
     assert two.began > one.began
     one.opened.close()
     two.opened.close()
