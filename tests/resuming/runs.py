@@ -108,7 +108,7 @@ def resumed(
 def assert_exact(found: Resumed) -> None:
     """Check that the resumed run equals the uninterrupted one, and that nobody doubts it."""
     assert found.equal
-    assert (found.reasons, found.gaps) == ([], [])
+    assert (found.reasons, found.gaps) == ([], []), (found.reasons, found.gaps)
 
 
 def dtool(uri: str, **options: Any) -> Callable[[], DtoolDataModule]:

@@ -64,7 +64,7 @@ class Remembered:
     # -- observing the run ----------------------------------------------------------------------
 
     def begin(self, trainer: Any) -> None:
-        """Take the images. A checkpoint has been restored, and neither a batch nor the sanity check has run.
+        """Take the images. The states of module and callbacks have been loaded, and `on_fit_start` has not run.
 
         Args:
             trainer: The Trainer, in `fit`.
@@ -99,9 +99,10 @@ class Remembered:
             return
         try:
             self._reached.walk_new()
-            self._set_at_start = {
-                (node.path, name): for_image(value) for node, name, value in self._changes({}) if name is not None
-            }
+            for node, name, value in list(self._changes({})):
+                node.moved.add(name)
+                if name is not None:
+                    self._set_at_start[node.path, name] = for_image(value)
         except Exception as error:
             self._failed(error)
 
@@ -190,12 +191,13 @@ class Remembered:
     def _changes(self, modes: Mapping[int, bool]) -> Iterator[tuple[Node, Any, Any]]:
         """Yield each object that changed, the name of the attribute or None, and the attribute's value."""
         for node in self._reached.nodes if self._reached is not None else ():
-            if not node.derived and is_unchanged(node) and not (modes and id(node.object) in modes):
+            as_before = not node.derived and not node.moved and is_unchanged(node)
+            if as_before and not (modes and id(node.object) in modes):
                 continue
             held = node.object
             if node.kind == "attributes":
                 yield from self._changed_attributes(node, held, modes)
-            elif node.kind != "opaque" and held is not None:
+            elif node.kind != "opaque" and held is not None and not (node.kind == "iterator" and is_unchanged(node)):
                 yield node, None, held
 
     def _changed_attributes(self, node: Node, held: Any, modes: Mapping[int, bool]) -> Iterator[tuple[Node, Any, Any]]:
@@ -207,11 +209,12 @@ class Remembered:
             if type(name) is not str:  # no attribute
                 continue
             then, value = from_image(image.get(name, MISSING)), now.get(name, MISSING)
-            if then is value and not node.derived:
+            always = node.derived or name in node.moved
+            if then is value and not always:
                 continue
             if is_left_out(kind_of(value)) or is_left_out(kind_of(then)) or is_made_by_reading(type(held), name):
                 continue
-            if not node.derived and _same(then, value):
+            if not always and _same(then, value):
                 continue
             if type(value) is float and self._is_clock(value, str(name)):
                 continue
@@ -254,7 +257,7 @@ class Remembered:
         doubts += [
             f"`{path if name is None else f'{path}.{name}'}` was set by hooks of this run alone"
             for (path, name), value in started.items()
-            if _decides(value)
+            if not path.startswith(("optimizers[", "schedulers[")) and _decides(value)  # those are loaded later
         ]
         if doubts:
             reasons.append(f"state that no state_dict holds could not be put back: {_shown(doubts)}")

@@ -75,13 +75,15 @@ class Node:
         kind: `attributes`, `contents`, `tensor`, `array`, `generator`, `flag`, `iterator`, or `opaque`.
         image: What it held when its image was taken, in a form that depends on its kind.
         derived: Whether it came into being while training began: in the sanity check or in a hook.
+        moved: What changed while training began: names, or None for what it holds without names.
     """
 
-    __slots__ = ("_held", "derived", "image", "kind", "names", "path", "space")
+    __slots__ = ("_held", "derived", "image", "kind", "moved", "names", "path", "space")
 
     def __init__(self, path: str, held: Any, kind: str, derived: bool) -> None:
         self.path, self.kind, self.derived = path, kind, derived
         self._held: Any = weakref.ref(held) if kind in ("tensor", "array", "flag") else held
+        self.moved: set[str | None] = set()
         self.names: tuple[str, ...] | None = None
         self.space: Any = None
         self.image: Any = None

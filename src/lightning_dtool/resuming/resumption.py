@@ -89,7 +89,6 @@ class Resumption:
         replace_method(epoch_loop.val_loop._data_source, "dataloader", partial(self._create_loader, "val"))
         replace_method(epoch_loop.val_loop, "reset", partial(self._begin_validation, trainer))
         replace_method(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
-        replace_method(trainer, "_run_sanity_check", partial(self._begin, trainer))
         replace_method(trainer.strategy, "setup", self._set_up)
         replace_method(trainer.strategy, "load_optimizer_state_dict", partial(_load_optimizers, trainer.strategy))
         replace_method(
@@ -268,6 +267,7 @@ class Resumption:
         if self._delivered is not None:
             self._delivered.note(trainer.lightning_module)
         original(trainer)
+        self._remembered.begin(trainer)  # before `on_fit_start`, in which finders search and callbacks begin
 
     def _create_loader(self, stage: str, original: Callable[[], Any]) -> Any:
         """Replaces the method that creates a loader, which may draw random numbers."""
@@ -292,11 +292,6 @@ class Resumption:
         self._validated = False
         if not trainer.sanity_checking:
             self._remembered.note_before_validation()
-        return original()
-
-    def _begin(self, trainer: Any, original: Callable[[], Any]) -> Any:
-        """Replaces the method that may run a sanity check, the first one after a checkpoint is restored."""
-        self._remembered.begin(trainer)
         return original()
 
     def _before_epoch_end(self, trainer: Any) -> dict[str, Any]:
