@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 _RESOURCES = frozenset(
@@ -79,7 +80,7 @@ _OF_AN_OPTIMIZER = frozenset(
 
 _BOOKKEEPING = frozenset({"__weakref__", "__dict__", "_item_cache", "_is_hf_initialized", "__orig_class__"})
 
-OUR_PARTS = frozenset(
+_OUR_PARTS = frozenset(
     {
         "train_transform",
         "eval_transform",
@@ -95,6 +96,9 @@ OUR_PARTS = frozenset(
     }
 )
 """Attributes of this package's own objects that hold objects of the user."""
+
+_PARTS_OF_A_SCHEDULER = frozenset({"anneal_func", "lr_lambdas", "optimizer", "_scale_fn_custom", "_schedulers"})
+"""Attributes of schedulers that their `state_dict` leaves out, or holds only in part."""
 
 
 @functools.lru_cache(maxsize=2000)
@@ -131,6 +135,18 @@ def is_ours(kind: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=2000)
+def parts_of_managed(kind: Any) -> frozenset[str]:
+    """Return the attributes of an object that saves its own state which hold objects of the user.
+
+    Args:
+        kind: The class of the object.
+    """
+    if is_ours(kind):
+        return _OUR_PARTS
+    return _PARTS_OF_A_SCHEDULER if issubclass(kind, LRScheduler) else frozenset()
+
+
+@functools.lru_cache(maxsize=2000)
 def managed_by_others(kind: Any) -> frozenset[str] | None:
     """Return the attributes of a class's objects that Lightning or torch manage; None if these are all of them.
 
@@ -150,6 +166,9 @@ def managed_by_others(kind: Any) -> frozenset[str] | None:
         names |= _OF_A_LOADER
     elif issubclass(kind, torch.optim.Optimizer):
         names |= _OF_AN_OPTIMIZER
+    elif issubclass(kind, LRScheduler):
+        if str(kind.state_dict.__module__).startswith("torch."):  # it saves all attributes
+            return None
     elif issubclass(kind, pl.Callback):
         for each in kind.__mro__:
             if str(each.__module__).partition(".")[0] in _OF_LIGHTNING and each is not pl.Callback:

@@ -19,11 +19,11 @@ import torch
 from torchmetrics import Metric, MetricCollection
 
 from lightning_dtool.resuming.remembered_scope import (
-    OUR_PARTS,
     is_left_out,
     is_made_by_reading,
     is_ours,
     managed_by_others,
+    parts_of_managed,
 )
 from lightning_dtool.resuming.remembered_values import (
     CONSTANTS,
@@ -187,7 +187,7 @@ class Reached:
                 waiting.extend(self._inside_immutable(path, kind, value))
             else:
                 self.nodes.append(node)
-                self.by_path.setdefault(path, node)
+                self.by_path[path] = node  # an object that a hook has replaced is at this path no longer
                 self._by_id[id(value)] = node
                 waiting.extend(self._inside(node))
 
@@ -264,9 +264,9 @@ class Reached:
                 yield from self._around(kind_of(value))
         elif isinstance(value, types.FunctionType | functools.partial):
             yield from self._inside_immutable(path, kind_of(value), value)
-        elif node.kind == "opaque" and is_ours(kind_of(value)):
-            kept = node.space or {}
-            yield from ((f"{path}.{name}", kept[name]) for name in sorted(OUR_PARTS & kept.keys()))
+        elif node.kind == "opaque":
+            kept, parts = node.space or {}, parts_of_managed(kind_of(value))
+            yield from ((f"{path}.{name}", kept[name]) for name in sorted(parts & kept.keys()))
             yield from self._around(kind_of(value))
 
     def _new_inside(self, node: Node) -> Iterator[tuple[str, Any]]:
