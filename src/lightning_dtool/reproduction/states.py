@@ -39,12 +39,13 @@ _SECTION_PARTS = {
     "running_workers": "loaders",
     "seeds": "loaders",
     "moment": "loops",
+    "remembered": "plain state",
 }
 """The same for the section that this package adds."""
 
 _ORDER = (
     "weights", "optimizer states", "schedulers", "gradient scaler", "gradients", "callbacks", "metrics",
-    "random states", "loops", "loaders",
+    "plain state", "random states", "loops", "loaders",
 )  # fmt: skip
 """The parts, with those first that a user looks at first."""
 
@@ -74,6 +75,13 @@ _VERSION_OF_FILE = re.compile(r"-v\d+(?=\.\w+$)")
 
 _MAX_DEPTH = 20
 _MAX_TEXT = 60
+
+
+class _FromStart:
+    """A value that a hook set when training started. A run may hold it only because it began at another epoch."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 def compare_states(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[StateDifference]:
@@ -133,7 +141,30 @@ def _in_section(section: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         for rank, state in enumerate(value):
             prefix = f"rank {rank} " if len(value) > 1 else ""
             for name, content in state.items() if isinstance(state, Mapping) else [("state", state)]:
-                yield f"{prefix}{name}", _SECTION_PARTS.get(name, name), content
+                shown = _plain_state(content) if name == "remembered" else content
+                yield f"{prefix}{name}", _SECTION_PARTS.get(name, name), shown
+
+
+def _plain_state(content: Any) -> dict[str, Any]:
+    """Return the plain state of a run by the places of its values."""
+    table, changes = content["table"], content["changes"]
+
+    def inline(value: Any, inside: frozenset[int]) -> Any:
+        if isinstance(value, list):
+            return [inline(entry, inside) for entry in value]
+        if not isinstance(value, Mapping):
+            return value
+        if value.get("kind") == "new":
+            index = value["index"]
+            return "itself" if index in inside else inline(table[index], inside | {index})
+        return {key: inline(entry, inside) for key, entry in value.items()}
+
+    found: dict[str, Any] = {}
+    for change in changes:
+        place = change["path"] if change["name"] is None else f"{change['path']}.{change['name']}"
+        value = inline(change["value"], frozenset())
+        found[place] = _FromStart(value) if change["always"] else value
+    return found
 
 
 def _as_mapping(value: Any) -> dict[str, Any]:
@@ -163,7 +194,12 @@ def _differences(a: Any, b: Any, path: str, depth: int) -> Iterator[tuple[str, t
     if depth < _MAX_DEPTH and isinstance(a, Mapping) and isinstance(b, Mapping) and type(a) is type(b):
         for key in dict.fromkeys([*a, *b]):
             place = f"{path}.{key}" if path else str(key)
-            if key not in a or key not in b:
+            one, two = a.get(key), b.get(key)
+            if isinstance(one, _FromStart) or isinstance(two, _FromStart):
+                if key in a and key in b:
+                    one, two = (each.value if isinstance(each, _FromStart) else each for each in (one, two))
+                    yield from _differences(one, two, place, depth + 1)
+            elif key not in a or key not in b:
                 yield place, tuple(_text(side[key]) if key in side else "absent" for side in (a, b))  # type: ignore[misc]
             else:
                 yield from _differences(a[key], b[key], place, depth + 1)

@@ -101,7 +101,7 @@ class Remembered:
             self._reached.walk_new()
             for node, name, value in list(self._changes({})):
                 node.moved.add(name)
-                if name is not None:
+                if not node.derived:
                     self._set_at_start[node.path, name] = for_image(value)
         except Exception as error:
             self._failed(error)
@@ -171,6 +171,7 @@ class Remembered:
                     "class": class_path(type(node.object)),
                     "name": name,
                     "begin": _begin(reached, node, name),
+                    "always": node.derived or name in node.moved,
                     "at_start": self._is_from_start(node, name, value),
                     "value": encoded,
                 }
@@ -197,7 +198,9 @@ class Remembered:
             held = node.object
             if node.kind == "attributes":
                 yield from self._changed_attributes(node, held, modes)
-            elif node.kind != "opaque" and held is not None and not (node.kind == "iterator" and is_unchanged(node)):
+            elif node.kind == "opaque" or held is None or (node.kind == "iterator" and is_unchanged(node)):
+                continue
+            elif not _holds_only_what_is_left_out(held):
                 yield node, None, held
 
     def _changed_attributes(self, node: Node, held: Any, modes: Mapping[int, bool]) -> Iterator[tuple[Node, Any, Any]]:
@@ -243,7 +246,7 @@ class Remembered:
         if reached is None:
             return reasons
         decoder = Decoder(saved["table"], _object_at(reached), reached.classes.get, trainer.lightning_module.device)
-        started = {(node.path, name): value for node, name, value in self._changes({}) if not node.derived}
+        started = {key: from_image(value) for key, value in self._set_at_start.items()}
         doubts: list[str] = []
         for change in saved["changes"]:
             path, name = str(change["path"]), change["name"]
@@ -407,14 +410,21 @@ def _decides(value: Any) -> bool:
     """Return whether a value may decide how training continues: a number, a tensor, or a container of such values."""
     if type(value) is str or type(value) not in (*_PLAIN, list, dict, set, torch.Tensor):
         return False
-    entries = list(value.values() if type(value) is dict else value) if isinstance(value, dict | list | set) else [None]
-    if entries and all(is_left_out(kind_of(entry)) for entry in entries):
+    if _holds_only_what_is_left_out(value):
         return False
     try:
         Encoder(lambda value: None).value(value)
     except NotPlainError:
         return False
     return True
+
+
+def _holds_only_what_is_left_out(value: Any) -> bool:
+    """Return whether a value is a container of loggers, files, warnings and the like."""
+    if type(value) not in (dict, list, set):
+        return False
+    entries = list(value.values() if type(value) is dict else value)
+    return bool(entries) and all(is_left_out(kind_of(entry)) for entry in entries)
 
 
 def _changes_by_fetching(trainer: Any, path: str) -> bool:

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import operator
 import random
+import re
 import sys
 import types
 import weakref
@@ -67,6 +68,10 @@ _SOME_ITERATORS: list[Any] = [
 _ITERATORS = tuple(map(type, _SOME_ITERATORS))
 
 
+_COMPUTED = re.compile(r"_(orig|g|v)$")
+"""The ends of the names of parameters from which torch computes an attribute of the same name without it."""
+
+
 class Node:
     """A mutable object of a run.
 
@@ -76,14 +81,16 @@ class Node:
         image: What it held when its image was taken, in a form that depends on its kind.
         derived: Whether it came into being while training began: in the sanity check or in a hook.
         moved: What changed while training began: names, or None for what it holds without names.
+        of_model: Whether it is a part of the LightningModule, whose parameters and buffers the state_dict holds.
     """
 
-    __slots__ = ("_held", "derived", "image", "kind", "moved", "names", "path", "space")
+    __slots__ = ("_held", "derived", "image", "kind", "moved", "names", "of_model", "path", "space")
 
     def __init__(self, path: str, held: Any, kind: str, derived: bool) -> None:
         self.path, self.kind, self.derived = path, kind, derived
         self._held: Any = weakref.ref(held) if kind in ("tensor", "array", "flag") else held
         self.moved: set[str | None] = set()
+        self.of_model = False
         self.names: tuple[str, ...] | None = None
         self.space: Any = None
         self.image: Any = None
@@ -112,6 +119,7 @@ class Reached:
         self._by_id: dict[int, Node] = {}
         self._owned: set[int] = set()
         self._metrics: set[int] = set()
+        self._parts: set[int] = set()
         self._looked_at: set[type] = set()
 
     def node_of(self, value: Any) -> Node | None:
@@ -139,6 +147,7 @@ class Reached:
             module: The LightningModule.
         """
         for child in module.modules():
+            self._parts.add(id(child))
             self._owned |= {id(each) for each in child._parameters.values()}
             kept = child._buffers.keys() - child._non_persistent_buffers_set
             self._owned |= {id(child._buffers[name]) for name in kept}
@@ -240,6 +249,7 @@ class Reached:
         kind: Any = type(value)
         managed = managed_by_others(kind)
         node = Node(path, value, "attributes", derived)
+        node.of_model = id(value) in self._parts
         try:
             node.space = object.__getattribute__(value, "__dict__")
         except AttributeError:
@@ -363,11 +373,13 @@ def attributes(node: Node) -> dict[str, Any]:
         except AttributeError:
             continue
     if isinstance(value, torch.nn.Module):
-        for held in ("_parameters", "_buffers", "_modules"):
-            found.pop(held, None)
-            for name, entry in space[held].items():
-                if held != "_buffers" or name in value._non_persistent_buffers_set:
-                    found[name] = entry
+        parameters, buffers, modules = (found.pop(held, {}) for held in ("_parameters", "_buffers", "_modules"))
+        found.update((name, buffers[name]) for name in buffers if name in value._non_persistent_buffers_set)
+        if node.of_model:  # pruning and norms of weights compute such attributes from parameters
+            for name in parameters:
+                found.pop(_COMPUTED.sub("", name), None)
+        else:
+            found |= {**parameters, **modules}
     return found
 
 
@@ -473,14 +485,14 @@ def is_unchanged(node: Node) -> bool:
 
 
 def _same_parts(node: Node) -> bool:
-    """Return whether a module holds the same parameters, buffers and submodules."""
+    """Return whether a module holds the same buffers without state, and one that is no part of the model all others."""
     image, module = node.image, node.object
-    for held in (module._parameters, module._modules):
-        for name, entry in held.items():
-            if image.get(name, MISSING) is not entry:
-                return False
     names = module._non_persistent_buffers_set
-    return all(image.get(name, MISSING) is module._buffers.get(name, MISSING) for name in names)
+    same = all(image.get(name, MISSING) is module._buffers.get(name, MISSING) for name in names)
+    if node.of_model:
+        return same
+    held = itertools.chain(module._parameters.items(), module._modules.items())
+    return same and all(image.get(name, MISSING) is entry for name, entry in held)
 
 
 def for_image(value: Any) -> Any:
