@@ -26,6 +26,7 @@ from benchmarks.measuring import SEED, Bar, Comparison, Settings, interleaved
 from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
 from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.capture.recorder import Recorder
+from lightning_dtool.resuming.remembered import Remembered
 from lightning_dtool.store.digest import hash_file
 
 NONE = "no checkpoints"
@@ -83,50 +84,81 @@ def run(settings: Settings) -> Iterator[Comparison]:
     yield _memory(settings, 8 if settings.short else 512)
     for background in (False, True):
         for megabytes in (0.01,) if settings.short else (0.01, 100):
-            yield _looks(settings, megabytes, background)
+            for what in (LOOKS, REMEMBERS):
+                yield _in_turns(settings, what, megabytes, background)
 
 
-def _looks(settings: Settings, megabytes: float, background: bool) -> Comparison:
-    """Compare saves that look for what has changed with saves that do not, in turns within one fit."""
-    looking, blind = "looks for changes", "does not look"
+@dataclass(frozen=True)
+class Part:
+    """A part of a save that a benchmark leaves out.
+
+    Attributes:
+        on: Its name in the results.
+        off: The name of the saves without it.
+        without: Returns a context in which saves are without it.
+    """
+
+    on: str
+    off: str
+    without: Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+LOOKS = Part(
+    "looks for changes",
+    "does not look",
+    lambda: patch.object(Recorder, "_looked_again", lambda self, trainer, before, before_batch: before),
+)
+REMEMBERS = Part(
+    "remembers plain state",
+    "does not remember",
+    lambda: patch.multiple(
+        Remembered,
+        save=lambda self, trainer: ({"table": [], "changes": []}, []),
+        note_before_validation=lambda self: None,
+    ),
+)
+
+
+def _in_turns(settings: Settings, part: Part, megabytes: float, background: bool) -> Comparison:
+    """Compare saves with one of their parts with saves without it, in turns within one fit."""
     saves = 8 if settings.short else 120 if megabytes < 1 else 40
     folder = settings.folder / f"{uuid.uuid4()}"
     (folder / "models").mkdir(parents=True)
-    checkpoints = _PairedSaves(dirpath=folder / "checkpoints", save_top_k=1)
+    checkpoints = _PairedSaves(part, dirpath=folder / "checkpoints", save_top_k=1)
     callbacks = [checkpoints, DtoolProvenanceCallback(str(folder / "models"), background=background)]
     trainer = quiet_trainer(folder, callbacks, max_epochs=saves)
     trainer.fit(Wide(megabytes), batches(2))
     shutil.rmtree(folder)
     # The first saves write what later ones share, such as the archive of the code.
-    figures = {name: checkpoints.figures[look][2:] for name, look in ((blind, False), (looking, True))}
+    figures = {name: checkpoints.figures[on][2:] for name, on in ((part.off, False), (part.on, True))}
     size = "a tiny model" if megabytes < 1 else f"{megabytes} MB"
     return Comparison(
-        f"Time that training waits for a checkpoint of {size} with background={background}",
+        f"Time that training waits for a checkpoint of {size} with background={background}, which {part.on}",
         "ms",
         figures,
-        blind,
-        [Bar(looking, 1.05, statistic="paired")],
+        part.off,
+        [Bar(part.on, 1.05, statistic="paired")],
         ["Measured in one fit: the saves take turns, in pairs with a random order."],
     )
 
 
 class _PairedSaves(ModelCheckpoint):
-    """A ModelCheckpoint that measures its saves, of which one of each pair looks for changes."""
+    """A ModelCheckpoint that measures its saves, of which one of each pair is without a part."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, part: Part, **options: Any) -> None:
         super().__init__(**options)
+        self._part = part
         self.figures: dict[bool, list[float]] = {False: [], True: []}
         self._shuffled = random.Random(SEED)
         self._order: list[bool] = []
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         self._order = self._order or self._shuffled.sample([True, False], 2)
-        look = self._order.pop()
-        unchanged = patch.object(Recorder, "_looked_again", lambda self, trainer, before, before_batch: before)
-        with contextlib.nullcontext() if look else unchanged:
+        on = self._order.pop()
+        with contextlib.nullcontext() if on else self._part.without():
             begun = time.perf_counter()
             super()._save_checkpoint(trainer, filepath)
-            self.figures[look].append(1e3 * (time.perf_counter() - begun))
+            self.figures[on].append(1e3 * (time.perf_counter() - begun))
 
 
 def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds: int) -> Iterator[Comparison]:

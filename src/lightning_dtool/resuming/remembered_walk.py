@@ -342,7 +342,8 @@ class Reached:
                 yield f"{path}.__defaults__", value.__defaults__
                 yield f"{path}.__kwdefaults__", value.__kwdefaults__
                 yield from self._variables(str(value.__module__), frozenset(names_used(value.__code__)))
-            yield f"{path}.__dict__", value.__dict__
+            if value.__dict__:
+                yield f"{path}.__dict__", value.__dict__
 
 
 def attributes(node: Node) -> dict[str, Any]:
@@ -365,7 +366,9 @@ def attributes(node: Node) -> dict[str, Any]:
     found = {
         name: entry
         for name, entry in space.items()
-        if name not in managed and not (isinstance(name, str) and name.startswith("__pl_"))
+        if name not in managed
+        and not (isinstance(name, str) and name.startswith("__pl_"))
+        and not (type(entry) is types.MethodType and entry.__self__ is value)  # strategies set `forward` like this
     }
     for name, descriptor in _slots(kind):
         try:
