@@ -68,7 +68,7 @@ def resume_matrix() -> str:
     return "\n\n".join(
         [
             "## Counts\n\n" + _counts(titles, stacks),
-            "## Trainings with state that Lightning does not save\n\n" + _kinds(titles[0], stacks[0]["kinds"]),
+            "## Trainings with state that Lightning does not save\n\n" + _kinds(titles[-1], stacks[-1]["kinds"]),
             "## Stops, data and settings\n\n" + _combinations(titles, [stack["rows"] for stack in stacks]),
         ]
     )

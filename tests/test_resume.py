@@ -17,10 +17,11 @@ from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
-from resume_cases.case import ANNOUNCED, Case
+from resume_cases.case import ANNOUNCED, ITS_OWN, Case
+from resume_cases.kinds import combinations, training_of
 from resume_cases.running import judge, run
 from resume_cases.stops import STOPS
-from resume_matrix import cases
+from resume_matrix import cases, kinds
 
 # Lightning's warning about a run that is resumed in another folder.
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
@@ -78,6 +79,24 @@ def test_an_inexact_resume_gives_a_warning(tmp_path: Path, case: Case, reason: s
 @pytest.mark.parametrize("case", cases(), ids=[case.name for case in cases()])
 def test_each_case_of_the_matrix_is_exact_or_gives_a_warning(case: Case) -> None:
     row = judge(case)
+    assert row["verdict"] in ("equal", ANNOUNCED), row
+
+
+# Each training is stopped at one of the places here, and at both with `-m slow`.
+CHOSEN = [case for number, case in enumerate(kinds()) if number % 4 in (0, 3)]
+
+
+@pytest.mark.parametrize("case", CHOSEN, ids=[case.name for case in CHOSEN])
+def test_state_that_lightning_does_not_save_is_restored_or_announced(case: Case) -> None:
+    row = judge(case)
+    assert row["verdict"] in ("equal", ANNOUNCED), row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", combinations(seed=5, count=60))
+@pytest.mark.parametrize("where", ["end of epoch", "inside an epoch"])
+def test_two_kinds_of_state_at_once_are_restored_or_announced(name: str, where: str) -> None:
+    row = judge(Case(where, ITS_OWN if training_of(name).data else "DtoolDataModule", name))
     assert row["verdict"] in ("equal", ANNOUNCED), row
 
 

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import copy
 import json
 import os
 import random
@@ -38,13 +39,27 @@ COMMAND = Path(__file__).parents[1] / "resume_matrix.py"
 BEFORE_REASONS = "may differ from an uninterrupted run: "
 """The words before the reasons, in the warning of a resume that is not exact."""
 
-_CAUGHT: list[warnings.WarningMessage] = []
 _UNSTOPPED: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
 
 
-def reasons_given() -> list[str]:
+@contextlib.contextmanager
+def _noting_warnings(file: Path) -> Iterator[None]:
+    """Append the warnings of this process, and of those that it forks, to a file."""
+
+    def note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, ProvenanceWarning):
+            with open(file, "a", encoding="utf-8") as written:
+                written.write(json.dumps(str(message)) + "\n")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        yield
+
+
+def _reasons(file: Path) -> list[str]:
     """Return the reasons in the warnings of a resumed run."""
-    texts = [str(each.message) for each in _CAUGHT if issubclass(each.category, ProvenanceWarning)]
+    texts = list(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else []
     return [text.partition(BEFORE_REASONS)[2].rstrip(".") for text in texts if BEFORE_REASONS in text]
 
 
@@ -67,12 +82,11 @@ class Collect(Callback):
         state = {
             # Lightning saves that of rank 0.
             "checkpoint": {**checkpoint, "callbacks": callbacks} if trainer.global_rank == 0 else {},
-            "weights": {name: value.clone() for name, value in module.state_dict().items()},
+            "weights": copy.deepcopy(module.state_dict()),
             "random states": state_digests(random_states()),
             "metrics": self.epochs,
             "order": dict(getattr(loader, "order_digests", {})) if trainer.global_rank == 0 else {},
         }
-        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(reasons_given()))
         torch.save(state, self.folder / f"rank{trainer.global_rank}.pt")
 
     def _note(self, trainer: L.Trainer) -> None:
@@ -198,12 +212,15 @@ def run(case: Case, folder: Path) -> tuple[list[str], list[str]]:
     ckpt = latest(folder / "stopped")
     if ckpt is None:
         return ["no checkpoint"], ["the processes of DDP end each other before a checkpoint is saved"]
-    global _CAUGHT
-    with _quiet(), warnings.catch_warnings(record=True) as _CAUGHT:
-        warnings.simplefilter("always")
-        train(case, folder / "resumed", uri, stop=False, ckpt=ckpt)
-        # `ddp_fork` trains, and warns, in other processes.
-        reasons = reasons_given() or json.loads((folder / "resumed" / "rank0.json").read_text())
+    with _quiet(), _noting_warnings(folder / "warnings"):
+        try:
+            train(case, folder / "resumed", uri, stop=False, ckpt=ckpt)
+        except Exception as error:
+            reasons = _reasons(folder / "warnings")
+            if not reasons:
+                raise
+            return [f"{type(error).__name__} in the resumed run"], reasons
+    reasons = _reasons(folder / "warnings")
     differing: list[str] = []
     for whole, resumed in zip(expected, _states(case, folder / "resumed"), strict=True):
         differing += [each.part for each in compare_states(whole["checkpoint"], resumed["checkpoint"])]

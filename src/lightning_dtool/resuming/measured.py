@@ -33,8 +33,10 @@ def save_measured(trainer: Any, module: LightningModule, inside_epoch: bool, nee
     """
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     validated = trainer.fit_loop.epoch_loop.val_loop._results
-    # Lightning resets the values of a validation at its end, after any checkpoint that is saved in it.
-    reset = {id(result.value) for result in [*validated.values(), *([] if inside_epoch else results.values())]}
+    # Lightning resets the values of a validation at its end, after any checkpoint that is saved in it. Later, they may
+    # be values of the training, of a metric that is logged in both.
+    validation = [result for result in validated.values() if not result.has_reset]
+    reset = {id(result.value) for result in [*validation, *([] if inside_epoch else results.values())]}
     metrics = dict(_metrics(module))
     unfinished = inside_epoch or needed
     return {

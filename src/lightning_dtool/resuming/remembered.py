@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_dtool.record import as_text
 from lightning_dtool.resuming.generators import loaders
-from lightning_dtool.resuming.remembered_scope import is_left_out, is_made_by_reading
+from lightning_dtool.resuming.remembered_scope import is_left_out, is_made_by_reading, set_by_the_user
 from lightning_dtool.resuming.remembered_values import (
     MISSING,
     Decoder,
@@ -56,6 +56,7 @@ class Remembered:
 
     def __init__(self) -> None:
         self._reached: Reached | None = None
+        self._of_trainer: dict[str, Any] = {}
         self._failure: str | None = None
         self._set_at_start: dict[tuple[str, Any], Any] = {}
         self._began = (time.time(), time.perf_counter(), time.monotonic())
@@ -71,7 +72,9 @@ class Remembered:
         """
         reached = Reached()
         try:
-            reached.own(trainer.lightning_module)
+            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+            reached.own(trainer.lightning_module, [*trainer.optimizers, *schedulers])
+            self._of_trainer = set_by_the_user(trainer)
             reached.walk(roots_of(trainer, loaders(trainer)))
             self._reached = reached
         except Exception as error:  # an object may be made in a way that no walk expects
@@ -117,7 +120,16 @@ class Remembered:
         Args:
             trainer: The Trainer.
         """
-        return self._collected(_modes(trainer))
+        collected, reasons = self._collected(_modes(trainer))
+        of_trainer = [
+            name
+            for name, value in set_by_the_user(trainer).items()
+            if not _same(self._of_trainer.get(name, MISSING), value) and _decides(value)
+        ]
+        if of_trainer:
+            shown = _shown(f"`{name}`" for name in of_trainer)
+            reasons.append(f"attributes of the Trainer were set, which no checkpoint holds: {shown}")
+        return collected, reasons
 
     def note_before_validation(self) -> None:
         """Note the state before a validation, in which a checkpoint may be saved."""
@@ -160,7 +172,8 @@ class Remembered:
                 encoded = _encoded(encoder, node, name, value)
             except NotPlainError as error:
                 key = (node.path, name)
-                if from_image(self._set_at_start.get(key, MISSING)) is not value:
+                # An object that was changed when training started may have changed since.
+                if name is None or from_image(self._set_at_start.get(key, MISSING)) is not value:
                     not_saved.append(f"`{shown}` {error}")
                 continue
             if node.derived and isinstance(encoded, dict) and encoded.get("kind") == "at":

@@ -3,6 +3,7 @@
 import datetime
 import dis
 import functools
+import inspect
 import io
 import logging
 import types
@@ -70,13 +71,16 @@ _OF_A_LOADER = frozenset(
 
 _OF_AN_OPTIMIZER = frozenset(
     {
-        "state", "param_groups", "step", "_opt_called", "_step_count", "_zero_grad_profile_name",
+        "step", "_opt_called", "_step_count", "_zero_grad_profile_name",
         "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks", "_optimizer_state_dict_pre_hooks",
         "_optimizer_state_dict_post_hooks", "_optimizer_load_state_dict_pre_hooks",
         "_optimizer_load_state_dict_post_hooks", "_params", "_numel_cache",
     }
 )  # fmt: skip
-"""What every optimizer saves itself, or what schedulers replace to count its steps."""
+"""What torch keeps in every optimizer, or what schedulers replace to count its steps."""
+
+_SAVED_BY_LIGHTNING = frozenset({"state", "param_groups"})
+"""What Lightning saves of the optimizers that `configure_optimizers` returns."""
 
 _BOOKKEEPING = frozenset({"__weakref__", "__dict__", "_item_cache", "_is_hf_initialized", "__orig_class__"})
 
@@ -165,27 +169,69 @@ def managed_by_others(kind: Any) -> frozenset[str] | None:
     elif issubclass(kind, torch.utils.data.DataLoader):
         names |= _OF_A_LOADER
     elif issubclass(kind, torch.optim.Optimizer):
-        names |= _OF_AN_OPTIMIZER
+        names |= _OF_AN_OPTIMIZER | _SAVED_BY_LIGHTNING
     elif issubclass(kind, LRScheduler):
         if str(kind.state_dict.__module__).startswith("torch."):  # it saves all attributes
             return None
     elif issubclass(kind, pl.Callback):
         for each in kind.__mro__:
             if str(each.__module__).partition(".")[0] in _OF_LIGHTNING and each is not pl.Callback:
-                if each is kind:
+                if each is kind and each is not pl.callbacks.LambdaCallback:  # which holds functions of the user
                     return None
                 names |= _assigned(each)
     return frozenset(names)
 
 
-def _assigned(cls: type) -> set[str]:
+def hooks_of(value: Any) -> dict[str, list[Any]]:
+    """Return the functions that are registered with a module or an optimizer, which may keep state in their closures.
+
+    Args:
+        value: Any object.
+    """
+    if isinstance(value, torch.nn.Module):
+        names = [name for name in _OF_A_MODULE if name.endswith("_hooks")]
+    elif isinstance(value, torch.optim.Optimizer):
+        names = [name for name in _OF_AN_OPTIMIZER if name.endswith("_hooks")]
+    else:
+        return {}
+    return {name: list(vars(value)[name].values()) for name in sorted(names) if vars(value).get(name)}
+
+
+def set_by_the_user(trainer: Any) -> dict[str, Any]:
+    """Return the attributes of a Trainer that are not Lightning's own.
+
+    Args:
+        trainer: The Trainer.
+    """
+    own = _of_the_trainer()
+    return {name: value for name, value in vars(trainer).items() if name not in own and not name.startswith("_")}
+
+
+@functools.cache
+def _of_the_trainer() -> frozenset[str]:
+    """Return the names of the public attributes of every Trainer; the hidden ones are Lightning's."""
+    arguments = inspect.signature(pl.Trainer.__init__).parameters
+    return _assigned(pl.Trainer) | arguments.keys() | {"state", "val_check_batch", "enable_autolog_hparams"}
+
+
+@functools.lru_cache(maxsize=2000)
+def _assigned(cls: type) -> frozenset[str]:
     """Return the names of the attributes that a class's methods assign."""
-    names = set()
+    names: set[str] = set()
     for entry in vars(cls).values():
         function = getattr(entry, "fget", entry)
         if isinstance(function, types.FunctionType):
             names |= {each.argval for each in dis.get_instructions(function) if each.opname == "STORE_ATTR"}
-    return names
+    return frozenset(names)
+
+
+def managed_by_torch(kind: Any) -> frozenset[str]:
+    """Return the attributes that torch manages in an optimizer or scheduler that Lightning does not save.
+
+    Args:
+        kind: The class of the optimizer or scheduler.
+    """
+    return _BOOKKEEPING | (_OF_AN_OPTIMIZER if issubclass(kind, torch.optim.Optimizer) else frozenset())
 
 
 def is_made_by_reading(kind: type, name: str) -> bool:

@@ -17,14 +17,18 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 
 from lightning_dtool.resuming.remembered_scope import (
+    hooks_of,
     is_left_out,
     is_made_by_reading,
     is_ours,
     managed_by_others,
+    managed_by_torch,
     parts_of_managed,
+    set_by_the_user,
 )
 from lightning_dtool.resuming.remembered_values import (
     CONSTANTS,
@@ -81,16 +85,18 @@ class Node:
         image: What it held when its image was taken, in a form that depends on its kind.
         derived: Whether it came into being while training began: in the sanity check or in a hook.
         moved: What changed while training began: names, or None for what it holds without names.
+        managed: Names of attributes that Lightning or torch manage.
         of_model: Whether it is a part of the LightningModule, whose parameters and buffers the state_dict holds.
     """
 
-    __slots__ = ("_held", "derived", "image", "kind", "moved", "names", "of_model", "path", "space")
+    __slots__ = ("_held", "derived", "image", "kind", "managed", "moved", "names", "of_model", "path", "space")
 
     def __init__(self, path: str, held: Any, kind: str, derived: bool) -> None:
         self.path, self.kind, self.derived = path, kind, derived
         self._held: Any = weakref.ref(held) if kind in ("tensor", "array", "flag") else held
         self.moved: set[str | None] = set()
         self.of_model = False
+        self.managed: frozenset[str] = frozenset()
         self.names: tuple[str, ...] | None = None
         self.space: Any = None
         self.image: Any = None
@@ -120,6 +126,7 @@ class Reached:
         self._owned: set[int] = set()
         self._metrics: set[int] = set()
         self._parts: set[int] = set()
+        self._saved: set[int] = set()
         self._looked_at: set[type] = set()
 
     def node_of(self, value: Any) -> Node | None:
@@ -140,12 +147,14 @@ class Reached:
         node = self.node_of(value)
         return node.path if node is not None else None
 
-    def own(self, module: torch.nn.Module) -> None:
+    def own(self, module: torch.nn.Module, saved: Iterable[Any]) -> None:
         """Note what is saved elsewhere: the tensors that the module's state_dict holds, and its torchmetrics objects.
 
         Args:
             module: The LightningModule.
+            saved: The optimizers and schedulers whose states Lightning saves.
         """
+        self._saved |= {id(each) for each in saved}
         for child in module.modules():
             self._parts.add(id(child))
             self._owned |= {id(each) for each in child._parameters.values()}
@@ -254,6 +263,9 @@ class Reached:
             node.space = object.__getattribute__(value, "__dict__")
         except AttributeError:
             node.space = None
+        if issubclass(kind, torch.optim.Optimizer | LRScheduler) and id(value) not in self._saved:
+            managed = managed_by_torch(kind)
+        node.managed = managed or frozenset()
         if managed is None or is_ours(kind) or id(value) in self._metrics or (node.space is None and not _slots(kind)):
             node.kind = "opaque"
         node.space = {} if node.space is None else node.space
@@ -270,6 +282,8 @@ class Reached:
             if isinstance(value, torch.nn.Module):
                 for held in (value._parameters, value._buffers, value._modules):
                     yield from ((f"{path}.{name}", entry) for name, entry in held.items())
+            for name, hooks in hooks_of(value).items():
+                yield from ((f"{path}.{name}[{index}]", hook) for index, hook in enumerate(hooks))
             if not isinstance(value, types.CellType | type | types.ModuleType):
                 yield from self._around(kind_of(value))
         elif isinstance(value, types.FunctionType | functools.partial):
@@ -362,11 +376,10 @@ def attributes(node: Node) -> dict[str, Any]:
     if node.names is not None:
         return {name: space[name] for name in node.names if name in space}
     kind: Any = type(value)
-    managed = managed_by_others(kind) or frozenset()
     found = {
         name: entry
         for name, entry in space.items()
-        if name not in managed
+        if name not in node.managed
         and not (isinstance(name, str) and name.startswith("__pl_"))
         and not (type(entry) is types.MethodType and entry.__self__ is value)  # strategies set `forward` like this
     }
@@ -740,6 +753,7 @@ def roots_of(trainer: Any, loaders: Iterable[tuple[str, Any]]) -> list[tuple[str
     datamodule = getattr(trainer, "datamodule", None)
     if datamodule is not None:
         found.append(("datamodule", datamodule))
+    found += [(f"trainer.{name}", value) for name, value in set_by_the_user(trainer).items()]
     return [*found, *loaders]
 
 

@@ -142,7 +142,7 @@ class OwnPythonGenerator(Scaled):
 class Cycle(Scaled):
     def __init__(self) -> None:
         super().__init__()
-        self.factors = itertools.cycle([0.5, 1.0, 2.0, 3.0])
+        self.factors = itertools.cycle([0.5, 1.0, 2.0, 3.0, 4.0])
 
     def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
         return next(self.factors)
