@@ -39,6 +39,11 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "Run.fit_index": "capture/test_repeatable.py::test_the_number_of_the_fit_in_its_process_is_recorded",
         "Provenance.schema_version": "record/test_reading.py::test_an_older_record_is_migrated",
     },
+    "the Trainer does not hold it: it is what the script has read from its environment": {
+        "Environment.variables_read": (
+            "capture/test_variables_read.py::test_what_a_script_reads_is_recorded_with_its_first_value"
+        ),
+    },
     "a time or an amount of memory, which no second reading repeats": {
         "Run.started_at": "test_facts.py::test_the_user_the_run_and_its_times_are_recorded",
         "Checkpoint.saved_at": "test_facts.py::test_the_user_the_run_and_its_times_are_recorded",

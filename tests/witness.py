@@ -114,8 +114,18 @@ def kept(part: object) -> dict[str, Any]:
     return found
 
 
+def text_of(obj: Any) -> str:
+    """Read source code, also if another thread parses (https://github.com/python/cpython/issues/106905)."""
+    for _ in range(20):
+        try:
+            return inspect.getsource(obj)
+        except SystemError:
+            continue
+    return inspect.getsource(obj)
+
+
 def source_of(function: Any) -> str:
-    return textwrap.dedent(inspect.getsource(function))
+    return textwrap.dedent(text_of(function))
 
 
 def operations_of(loss: torch.Tensor) -> list[str]:
@@ -308,8 +318,8 @@ def held(t: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) ->
         "Monitor.value": [plain(t.callback_metrics.get(found.monitor)) for found in monitors],  # type: ignore[arg-type]
         "Model.class_path": [name_of(type(module))],
         "Model.distribution": [None],  # no installed package has models of the tests
-        "Model.source": [inspect.getsource(type(module))],
-        "Model.source_sha256": [hashlib.sha256(inspect.getsource(type(module)).encode()).hexdigest()],
+        "Model.source": [text_of(type(module))],
+        "Model.source_sha256": [hashlib.sha256(text_of(type(module)).encode()).hexdigest()],
         "Model.hyperparameters": [plain(dict(checkpoint.get("hyper_parameters", {})))],
         "Model.arguments": [{p.name: p.default for p in inspect.signature(type(module)).parameters.values()}],
         "Model.parameters_total": [sum(p.numel() for p in module.parameters())],

@@ -3,7 +3,8 @@
 import ast
 from typing import Any
 
-_ATTEMPTS = 20
+ATTEMPTS = 20
+"""How often to parse if another thread interferes."""
 
 
 def parse(source: str | bytes, filename: str = "<unknown>", mode: str = "exec") -> Any:
@@ -26,7 +27,7 @@ def parse(source: str | bytes, filename: str = "<unknown>", mode: str = "exec") 
         >>> type(parse("import os")).__name__
         'Module'
     """
-    for _ in range(_ATTEMPTS - 1):
+    for _ in range(ATTEMPTS - 1):
         try:
             return ast.parse(source, filename, mode)
         except SystemError:
