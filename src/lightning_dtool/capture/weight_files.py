@@ -17,6 +17,7 @@ import torch
 from numpy.lib import format as npy
 
 from lightning_dtool.capture.tensor_match import Candidate, candidate, is_plain, lazy_candidate
+from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.loading.weights import Unread, read_checkpoint
 from lightning_dtool.watch import files
 
@@ -31,8 +32,8 @@ _TRANSPOSED = {2: (1, 0), 3: (2, 0, 1), 4: (3, 2, 0, 1)}
 _OF_A_MODULE = frozenset({"_parameters", "_buffers", "_modules"})
 """Attributes in which a module that was saved as a whole keeps its tensors and children."""
 
-_SKIPPED = frozenset({"optimizer_states", "optimizer", "optimizers", "lr_schedulers", "loops"})
-"""Parts of a checkpoint that hold no weights."""
+_SKIPPED = frozenset({"optimizer_states", "optimizer", "optimizers", "lr_schedulers", "loops", RESUMPTION_SECTION})
+"""Parts of a checkpoint that hold no weights of its own. What a run remembers may be copies of other weights."""
 
 _HUB = re.compile(r"[/\\]models--([^/\\]+)[/\\]snapshots[/\\]([^/\\]+)[/\\]")
 """How the cache of the Hugging Face Hub names repositories and commits."""
