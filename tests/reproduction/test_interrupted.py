@@ -30,7 +30,6 @@ def interrupted(folder: Path, hook: str, how: str) -> tuple[str, Path]:
     [
         ("on_train_batch_end", "sigterm"),
         pytest.param("on_train_batch_start", "interrupt", marks=pytest.mark.slow),
-        pytest.param("on_validation_batch_start", "interrupt", marks=pytest.mark.slow),
     ],
 )
 def test_the_checkpoint_of_an_interrupted_run_is_reproduced(tmp_path: Path, hook: str, how: str) -> None:
