@@ -1,10 +1,12 @@
 """The recorded code: all of the user's own, and nothing else."""
 
+import ast
 import hashlib
 import io
 import json
 import os
 import subprocess
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ import pytest
 
 import lightning_dtool.capture.code as code_module
 import programs
+from kit import TinyNet, loader, trainer
+from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.capture.code import Sources, collect_code
 from lightning_dtool.loading import limits
 from lightning_dtool.loading.unpacking import read_sources
 from lightning_dtool.record import Code, Gaps
 from lightning_dtool.redaction.source import redact_source
+from lightning_dtool.values.parsing import SAFE_IN_THREADS
 
 REPORT = """
 import json, os, sys
@@ -328,3 +333,21 @@ def test_modules_imported_later_are_noticed(project: Path) -> None:
     committed(project)
     found = run(project, "-c", program, more=str(Path(__file__).parents[1]))
     assert "leaves.blocks" in found["code"]["modules"]
+
+
+@pytest.mark.skipif(SAFE_IN_THREADS, reason="threads may parse at the same time in this Python")
+def test_code_is_parsed_in_the_thread_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parse in another thread may break an `inspect.getsource` of the training's."""
+    original, parsed = ast.parse, []
+
+    def parse(source: Any, *arguments: Any, **options: Any) -> ast.AST:
+        parsed.append((threading.current_thread() is threading.main_thread(), len(source)))
+        return original(source, *arguments, **options)
+
+    monkeypatch.setattr(ast, "parse", parse)
+    (tmp_path / "models").mkdir()
+    trainer(tmp_path, DtoolProvenanceCallback(str(tmp_path / "models"), background=True), max_epochs=2).fit(
+        TinyNet(), loader()
+    )
+    assert parsed
+    assert [size for in_main_thread, size in parsed if not in_main_thread] == []

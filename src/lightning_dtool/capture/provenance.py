@@ -56,6 +56,7 @@ from lightning_dtool.record import (
 )
 from lightning_dtool.redaction.record import redact_mapping, redact_record
 from lightning_dtool.values.definitions import class_path
+from lightning_dtool.values.parsing import SAFE_IN_THREADS
 from lightning_dtool.watch.seeds import seed_calls
 
 ANONYMOUS_MODEL = "lightning_dtool:unknown"
@@ -88,7 +89,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Description:
-    """The record of a checkpoint, whose code is packed later in the background."""
+    """The record of a checkpoint, whose code is packed later, in the background where Python allows it."""
 
     observed: Observed
     record: Provenance
@@ -266,6 +267,8 @@ def describe(
         changes: What changed since training began.
         gaps: Gaps since the run began.
     """
+    if not SAFE_IN_THREADS:
+        observed.sources.seal()  # once in a run: it parses the code that contains what may be credentials
     found = Gaps()
     for of_part in observed.gaps.values():
         found.include(of_part)

@@ -1,7 +1,11 @@
 """A thread-safe parser of Python source."""
 
 import ast
+import sys
 from typing import Any
+
+SAFE_IN_THREADS = sys.version_info >= (3, 12, 2)
+"""Whether a thread that parses leaves others alone. Before, it could break an `inspect.getsource` of the training's."""
 
 ATTEMPTS = 20
 """How often to parse if another thread interferes."""
@@ -11,8 +15,8 @@ def parse(source: str | bytes, filename: str = "<unknown>", mode: str = "exec") 
     """Return the syntax tree of Python source, as `ast.parse` does, and retry if another thread interfered.
 
     Before Python 3.12.2, all threads share one counter for the depth of the tree that is being built. A thread that
-    finds the counter changed raises a SystemError (https://github.com/python/cpython/issues/106905). Sources are
-    scanned in a background thread, while training may parse as well.
+    finds the counter changed raises a SystemError (https://github.com/python/cpython/issues/106905). Any thread of the
+    training may parse.
 
     Args:
         source: The source.
