@@ -5,24 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from lightning_dtool import DtoolCheckpoint, Verdict, reproduce
-from lightning_dtool.store import iter_datasets
-from reproduction.runs import places, project, train
+from lightning_dtool import Verdict, reproduce
+from reproduction.runs import only_checkpoint, places, project, train
 
 
 def interrupted(folder: Path, hook: str, how: str) -> tuple[str, Path]:
-    """Train until the run is interrupted or ends. Return the URI of the checkpoint of that moment, and a folder."""
+    """Train until the run is interrupted or ends. Return the URI of its only checkpoint, and a folder for reruns."""
     models, into = places(folder, "models", "into")
     flag = folder / "flag"
     flag.touch()
     made = project(folder, "interrupted.py", "seeded.py")
     with contextlib.suppress(Exception):  # the exit code of an interrupted run
         train(made, "interrupted.py", str(models), str(flag), hook, how)
-    found = [DtoolCheckpoint.from_uri(dataset.uri) for dataset in iter_datasets(str(models))]
-    (checkpoint,) = [
-        each for each in found if (each.record.checkpoint.epoch, each.record.checkpoint.global_step) == (1, 10)
-    ]
-    return checkpoint.uri, into
+    return only_checkpoint(models), into
 
 
 @pytest.mark.parametrize(
@@ -30,6 +25,7 @@ def interrupted(folder: Path, hook: str, how: str) -> tuple[str, Path]:
     [
         ("on_train_batch_end", "sigterm"),
         pytest.param("on_train_batch_start", "interrupt", marks=pytest.mark.slow),
+        pytest.param("on_validation_batch_start", "interrupt", marks=pytest.mark.slow),
     ],
 )
 def test_the_checkpoint_of_an_interrupted_run_is_reproduced(tmp_path: Path, hook: str, how: str) -> None:
