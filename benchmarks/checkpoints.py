@@ -26,7 +26,7 @@ from benchmarks.measuring import SEED, Bar, Comparison, Settings, interleaved
 from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
 from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.capture.recorder import Recorder
-from lightning_dtool.resuming.remembered import Remembered
+from lightning_dtool.resuming.plain_state.remembered import Remembered
 from lightning_dtool.store.digest import hash_file
 
 NONE = "no checkpoints"

@@ -28,5 +28,6 @@ def test_the_tests_named_in_a_readme_exist(readme: Path) -> None:
 @pytest.mark.parametrize("folder", ["publishing", "resuming"])
 def test_the_table_lists_every_file(folder: str) -> None:
     readme = next(readme for readme in READMES if readme.parent.name == folder)
-    listed = set(re.findall(r"^\| `(\w+\.py)`", readme.read_text(encoding="utf-8"), re.MULTILINE))
-    assert listed == {path.name for path in readme.parent.glob("*.py")} - {"__init__.py"}
+    listed = set(re.findall(r"^\| `([\w/]+\.py)`", readme.read_text(encoding="utf-8"), re.MULTILINE))
+    files = {path for path in readme.parent.rglob("*.py") if path.name != "__init__.py"}
+    assert listed == {path.relative_to(readme.parent).as_posix() for path in files}

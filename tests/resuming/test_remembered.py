@@ -22,7 +22,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 from kit import same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.errors import ProvenanceWarning
-from lightning_dtool.resuming.remembered_values import Decoder, Encoder, NotPlainError, digest, equal
+from lightning_dtool.resuming.plain_state.comparison import digest, equal
+from lightning_dtool.resuming.plain_state.decoding import Decoder
+from lightning_dtool.resuming.plain_state.encoding import Encoder
+from lightning_dtool.resuming.plain_state.kinds import NotPlainError
 from lightning_dtool.values.definitions import class_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
@@ -424,7 +427,7 @@ def test_state_that_cannot_be_saved_is_a_gap_and_a_warning(tmp_path: Path) -> No
 
 
 def test_state_that_is_too_large_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_dtool.resuming.remembered_values.MAX_BYTES", 100)
+    monkeypatch.setattr("lightning_dtool.resuming.plain_state.encoding.MAX_BYTES", 100)
     _, provenance, _ = fit(tmp_path, made("queue with a pointer", 1))
     (reason,) = reasons(provenance.uris[0])
     assert "`model.queue` is too large" in reason

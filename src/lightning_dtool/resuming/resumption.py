@@ -40,10 +40,10 @@ from lightning_dtool.resuming.loader_states import (
 )
 from lightning_dtool.resuming.measured import reset_ended, restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
+from lightning_dtool.resuming.plain_state.remembered import Remembered
 from lightning_dtool.resuming.pruning import restore_pruning, save_pruning
 from lightning_dtool.resuming.reasons import inexact_reasons
 from lightning_dtool.resuming.remaining import Remaining, remaining, run_remaining
-from lightning_dtool.resuming.remembered import Remembered
 from lightning_dtool.resuming.replacing import replace_method
 from lightning_dtool.resuming.searches import Searches, in_trial
 from lightning_dtool.resuming.settings import differing_settings, restore_settings, save_settings, settings_of

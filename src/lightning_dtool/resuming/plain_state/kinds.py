@@ -1,0 +1,101 @@
+"""Kinds of plain values: which may be saved, which are built anew, and which hold no others."""
+
+import collections
+import enum
+import functools
+import pathlib
+import random
+import re
+import types
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_dtool.values.attributes import has_hidden_state
+from lightning_dtool.values.definitions import is_users
+
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+
+CONSTANTS = (
+    range, slice, torch.dtype, torch.device, torch.Size, torch.layout, np.generic, np.dtype, enum.Enum,
+    pathlib.PurePath, re.Pattern,
+)  # fmt: skip
+"""Types whose objects do not change, and hold none that do."""
+
+SCALARS = frozenset({type(None), bool, int, float, str})
+"""Types whose values a safe load accepts as they are."""
+
+PLAIN = SCALARS | {bytes, complex}
+"""Types whose values do not change, and hold no others."""
+
+FACTORIES = {
+    None: "none",
+    int: "int",
+    float: "float",
+    list: "list",
+    dict: "dict",
+    set: "set",
+    str: "str",
+    bool: "bool",
+}
+"""The functions with which a `defaultdict` may be saved, and their names."""
+
+
+class NotPlainError(Exception):
+    """A value that cannot be encoded. The message says why, as the end of a sentence about it."""
+
+
+class MissingType(enum.Enum):
+    """The type of `MISSING`."""
+
+    MISSING = "missing"
+
+
+MISSING = MissingType.MISSING
+"""The value of an attribute that does not exist, and of one that holds no state of a training."""
+
+
+def kind_of(value: Any) -> Any:
+    """Return the class of a value, for functions that remember their results.
+
+    Args:
+        value: Any value.
+    """
+    return type(value)
+
+
+@functools.lru_cache(maxsize=1000)
+def family_of(kind: Any) -> Any:
+    """Return the built-in class of containers from which a class derives; None if there is none.
+
+    Args:
+        kind: The class.
+    """
+    families = (dict, list, set, collections.deque, bytearray)
+    return next((each for each in families if issubclass(kind, each)), None)
+
+
+@functools.lru_cache(maxsize=1000)
+def is_named_tuple(kind: Any) -> bool:
+    """Return whether a class of the user was made by `namedtuple`, so that a tuple of its fields makes an object.
+
+    Args:
+        kind: The class.
+    """
+    plain = issubclass(kind, tuple) and isinstance(vars(kind).get("_fields"), tuple)
+    return plain and kind.__bases__ == (tuple,) and is_users(kind)
+
+
+@functools.lru_cache(maxsize=1000)
+def is_buildable(kind: Any) -> bool:
+    """Return whether an object of a class of the user is no more than its attributes.
+
+    Args:
+        kind: The class.
+    """
+    if not is_users(kind) or has_hidden_state(kind) or issubclass(kind, torch.nn.Module):
+        return False
+    names = set().union(*(vars(each) for each in kind.__mro__ if each is not object))
+    slots = any(isinstance(vars(each).get(name), types.MemberDescriptorType) for each in kind.__mro__ for name in names)
+    return not slots and "__del__" not in names and kind.__new__ is object.__new__
