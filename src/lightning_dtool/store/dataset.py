@@ -175,8 +175,9 @@ class FrozenDataset(DatasetMetadata):
     def verify(self, identifiers: Iterable[str] | None = None, *, progress: bool = False) -> None:
         """Read items and compare their sizes and hashes with what is recorded.
 
-        The recorded hash is that in the overlay "sha256" if there is one, else the manifest's. If all items of a
-        dataset on disk are verified, files that the manifest does not list are reported as well.
+        The recorded hash is that in the overlay "sha256" if there is one, else the manifest's. The overlay is trusted:
+        an item that was replaced together with it is not found. `verify_once` compares with the manifest. If all items
+        of a dataset on disk are verified, files that the manifest does not list are reported as well.
 
         Args:
             identifiers: The items' identifiers. By default all items.
@@ -192,7 +193,8 @@ class FrozenDataset(DatasetMetadata):
     def verify_once(self, identifiers: Iterable[str] | None = None, *, progress: bool = True) -> None:
         """Verify the items on disk that were not verified before, or have changed since; see `is_verified`.
 
-        They are compared with the hashes of the manifest, which the content digest is made of.
+        They are compared with the hashes of the manifest, which the content digest is made of. If the function of these
+        hashes is unknown, they are compared with the overlay "sha256".
 
         Remote items are verified when they are fetched, and this method does not fetch them.
 
