@@ -110,7 +110,7 @@ def reproduce(uri: str, as_json: bool, everything: bool, replaced: tuple[str, ..
 
     This runs the recorded code with your permissions, whoever wrote it: reproduce only code that you would run
     yourself. The code runs in a temporary folder, in a process of its own, up to the moment at which the checkpoint
-    was saved. On Linux it cannot write elsewhere, nor use the network. The original is not changed.
+    was saved. On most Linux systems it can neither write elsewhere nor use the network.
 
     The verdict is 'identical' (every bit of the weights is the same), 'within tolerance' (with --runs: all metrics lie
     in the intervals that other seeds predict), 'different' (with differences that could explain it) or 'could not run'

@@ -37,8 +37,8 @@ def reproduce(
 
     The recorded code runs in a process of its own, with the permissions of the caller: reproduce only code that you
     would run yourself. It runs from the recorded source in a temporary folder, on the recorded data, up to the moment
-    at which the checkpoint was saved. On Linux it cannot write outside that folder, nor use the network: the original
-    and the folders that the training wrote to are not changed. The notes of the result say what protected them.
+    at which the checkpoint was saved. On most Linux systems it can neither write files outside that folder nor use the
+    network. The notes of the result say what was prevented.
 
     Args:
         uri: The checkpoint's URI, or its folder.

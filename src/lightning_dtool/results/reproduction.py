@@ -19,7 +19,8 @@ class Verdict(str, Enum):
     IDENTICAL = "identical"
     """Every bit of the weights, and of every other tensor that the checkpoint delivers, is the same."""
     WITHIN_TOLERANCE = "within tolerance"
-    """The weights are not the same, and all metrics lie in the intervals predicted by reruns with other seeds."""
+    """The weights are not the same, and each metric that can be judged lies in its interval, which reruns with other
+    seeds predict."""
     RESUME_EXACT = "resume exact"
     """A run that resumed from an earlier checkpoint of the same run has the same weights and states, bit by bit."""
     DIFFERENT = "different"
@@ -92,8 +93,8 @@ class Reproduction:
         metrics: The metrics of both checkpoints.
         factors: Recorded inputs of the training that differ and could explain another result, one line each, the
             likeliest first, and then the inputs that are not known to be the same. If no recorded input differs, also
-            what records do not hold. Empty if the verdict is `identical` or `resume exact`, if the training could not
-            run, and if a resumed run has the same weights.
+            what records do not hold, unless a resumed run has the same weights. Empty if the verdict is `identical` or
+            `resume exact`, and if the training could not run.
         first_difference: The first epoch in which the two differ, as far as it was recorded; None if none does.
         step: The first optimizer step at which the two differ; None if the steps were not traced.
         notes: Further remarks, such as where moved data was found.
