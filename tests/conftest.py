@@ -23,6 +23,9 @@ collect_ignore = ["scripts"]
 MakeDataset = Callable[..., FrozenDataset]
 Run = Callable[..., Result]
 
+_TAGGED = "___needs_generation_tag_patch"
+"""The mark with which torch.compile remembers on `torch.nn.Module` that it has replaced its `__init__`."""
+
 MAX_WORKERS = 8
 """Each takes a gigabyte of memory, and ten seconds until it has torch and the tests in it."""
 
@@ -62,6 +65,20 @@ def _no_file_noted_before() -> None:
     if noted is not None:
         for table in (noted._recent, noted._pinned, noted._uris, noted._loaded):
             table.clear()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_left_behind() -> Iterator[None]:
+    """Undo what torch.compile changes for the whole process: its backends, and `torch.nn.Module.__init__`."""
+    module = sys.modules["torch"].nn.Module
+    before = {name: vars(module)[name] for name in ("__init__", _TAGGED) if name in vars(module)}
+    yield
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    if getattr(compiler, "cached_backends", None):
+        sys.modules["torch"]._dynamo.reset()
+    if module.__init__ is not before["__init__"]:
+        module.__init__ = before["__init__"]
+        setattr(module, _TAGGED, before.get(_TAGGED, True))
 
 
 @pytest.fixture
