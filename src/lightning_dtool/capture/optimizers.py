@@ -19,6 +19,7 @@ from lightning_dtool.capture.tokens import Same, Token, TokenWalk
 from lightning_dtool.record import Gaps, Optimizer, ParameterGroup, Scheduler
 from lightning_dtool.redaction.record import redact_value
 from lightning_dtool.values.definitions import class_path, source_of
+from lightning_dtool.values.parsing import parse
 from lightning_dtool.values.writing import encode, encode_all, encode_in_detail
 
 NOT_IN_MODULE = "<not in the LightningModule>"
@@ -215,8 +216,8 @@ def _options_written(cls: type) -> frozenset[str]:
         if base.__module__.partition(".")[0] in ("torch", "builtins"):
             continue
         try:
-            tree = ast.parse(source_of(base) or "")
-        except (SyntaxError, ValueError):
+            tree = parse(source_of(base) or "")
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in _STEPPING]
         found |= {

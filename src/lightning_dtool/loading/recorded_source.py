@@ -23,6 +23,7 @@ from lightning_dtool.errors import ModuleLoadError
 from lightning_dtool.loading.slicing import needed_statements, parameters_used
 from lightning_dtool.loading.unpacking import refuse_outside, unpack
 from lightning_dtool.record import Code
+from lightning_dtool.values.parsing import parse
 
 _LOCALS = ".<locals>."
 """What stands in a qualified name between a function and what is defined inside it."""
@@ -310,7 +311,8 @@ class _Recorded:
 
 
 def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_bytes(), str(file))  # bytes, because a file may declare its own encoding
+    found: ast.Module = parse(file.read_bytes(), str(file))  # bytes, because a file may declare its own encoding
+    return found
 
 
 class _Finder(importlib.abc.MetaPathFinder):

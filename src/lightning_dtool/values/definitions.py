@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_dtool.record import as_text
-from lightning_dtool.values.parsing import ATTEMPTS, parse
+from lightning_dtool.values.parsing import parse, retried
 
 MAX_REPR = 1000
 """Maximum number of characters of a repr that are recorded."""
@@ -92,21 +92,12 @@ def source_digest(cls: type) -> str | None:
 
 def _text_of(obj: Any) -> str:
     try:
-        return _found_source(obj)
+        return retried(lambda: inspect.getsource(obj))  # for a class, Python parses the file
     except (OSError, TypeError):
         text = _class_of_a_cell(obj) if isinstance(obj, type) else None
         if text is None:
             raise
         return text
-
-
-def _found_source(obj: Any) -> str:
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return inspect.getsource(obj)
-        except SystemError:  # as in `values.parsing`: another thread parses at the same time
-            continue
-    return inspect.getsource(obj)
 
 
 def _class_of_a_cell(cls: type) -> str | None:

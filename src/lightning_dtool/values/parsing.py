@@ -2,21 +2,20 @@
 
 import ast
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 SAFE_IN_THREADS = sys.version_info >= (3, 12, 2)
 """Whether a thread that parses leaves others alone. Before, it could break an `inspect.getsource` of the training's."""
 
-ATTEMPTS = 20
+_ATTEMPTS = 20
 """How often to parse if another thread interferes."""
+
+T = TypeVar("T")
 
 
 def parse(source: str | bytes, filename: str = "<unknown>", mode: str = "exec") -> Any:
     """Return the syntax tree of Python source, as `ast.parse` does, and retry if another thread interfered.
-
-    Before Python 3.12.2, all threads share one counter for the depth of the tree that is being built. A thread that
-    finds the counter changed raises a SystemError (https://github.com/python/cpython/issues/106905). Any thread of the
-    training may parse.
 
     Args:
         source: The source.
@@ -31,9 +30,22 @@ def parse(source: str | bytes, filename: str = "<unknown>", mode: str = "exec") 
         >>> type(parse("import os")).__name__
         'Module'
     """
-    for _ in range(ATTEMPTS - 1):
+    return retried(lambda: ast.parse(source, filename, mode))
+
+
+def retried(function: Callable[[], T]) -> T:
+    """Return what a function returns that parses Python source, and retry if another thread interfered.
+
+    Before Python 3.12.2, all threads share one counter for the depth of the tree that is being built. A thread that
+    finds the counter changed raises a SystemError (https://github.com/python/cpython/issues/106905). Any thread of the
+    training may parse.
+
+    Args:
+        function: The function. Calling it several times does no harm.
+    """
+    for _ in range(_ATTEMPTS - 1):
         try:
-            return ast.parse(source, filename, mode)
+            return function()
         except SystemError:
             continue
-    return ast.parse(source, filename, mode)
+    return function()
