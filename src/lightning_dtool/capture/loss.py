@@ -31,8 +31,8 @@ from lightning_dtool.capture.loss_code import (
     functions_held,
     functions_running,
     place_of,
+    source_of_training_step,
     takes_pair,
-    training_step_of,
 )
 from lightning_dtool.capture.loss_graph import (
     MAX_CALLS,
@@ -51,7 +51,6 @@ from lightning_dtool.capture.loss_settings import (
 )
 from lightning_dtool.capture.noted_calls import MAX_NOTED, NotedCalls
 from lightning_dtool.capture.places import ModuleCalls, Places
-from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import Gaps, Loss, LossCall
 from lightning_dtool.values.definitions import class_path
@@ -321,20 +320,6 @@ class LossObserver:
             yield
         except Exception as error:
             self._gaps.at(fact).add_error(error)
-
-
-def source_of_training_step(module: LightningModule, gaps: Gaps) -> str | None:
-    """Return the source code of `training_step`.
-
-    Args:
-        module: The LightningModule.
-        gaps: Receives a gap if the source is not available or not complete.
-    """
-    source = recorded_source(training_step_of(module), gaps.at("loss.training_step"))
-    if source is None:
-        reason, remedy = "the source code of the method is not available", "define the class in a file"
-        gaps.at("loss.training_step").add(reason, remedy)
-    return source
 
 
 @dataclass

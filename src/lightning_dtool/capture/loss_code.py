@@ -60,6 +60,20 @@ def training_step_of(module: LightningModule) -> Any:
     return getattr(step, "__func__", step)
 
 
+def source_of_training_step(module: LightningModule, gaps: Gaps) -> str | None:
+    """Return the source code of `training_step`.
+
+    Args:
+        module: The LightningModule.
+        gaps: Receives a gap if the source is not available or not complete.
+    """
+    source = recorded_source(training_step_of(module), gaps.at("loss.training_step"))
+    if source is None:
+        reason, remedy = "the source code of the method is not available", "define the class in a file"
+        gaps.at("loss.training_step").add(reason, remedy)
+    return source
+
+
 def code_of(module: LightningModule) -> set[types.CodeType]:
     """Return the code of all methods that the user wrote in the class of a LightningModule, and of their closures.
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_dtool.capture.loss import LossObserver, source_of_training_step
-from lightning_dtool.capture.loss_code import constants_read, training_step_of
+from lightning_dtool.capture.loss import LossObserver
+from lightning_dtool.capture.loss_code import constants_read, source_of_training_step, training_step_of
 from lightning_dtool.capture.loss_settings import loss_settings
 from lightning_dtool.capture.tokens import Token, TokenWalk
 from lightning_dtool.random_states import random_states_kept
