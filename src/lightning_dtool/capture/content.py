@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_dtool.capture.data_around import is_data, values_outside
 from lightning_dtool.capture.named_files import MAX_FILES, NamedFiles, is_folder, is_path
-from lightning_dtool.capture.preprocessing import transforms_of
+from lightning_dtool.capture.preprocessing import decoders_of, transforms_of
 from lightning_dtool.capture.sample_code import SampleCode, code_of_methods, reading_of, sample_code
 from lightning_dtool.capture.tables import Block, blocks_of
 from lightning_dtool.data.dataset import DtoolDataset
@@ -141,11 +141,7 @@ class Content:
             place: Its place.
         """
         kept = attributes_of(dataset) or {}
-        preparing = transforms_of(dataset)  # recorded as `transforms`, as the decoders are
-        preparing |= {name: kept[name] for name in ("decoder", "loader") if callable(kept.get(name))}
-        both = kept.get("transforms")
-        if type(both).__name__ == "StandardTransform":
-            preparing["transforms"] = both
+        preparing = {**transforms_of(dataset), **decoders_of(dataset)}  # recorded as `transforms`
         self.files.enter(kept)
         reads = self._look_at(sample_code(dataset), place, class_path(type(dataset)))
         for name, value in preparing.items():

@@ -23,9 +23,11 @@ BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after
 _CHANGES_DATA = re.compile(r"aug(?!ust)|transform(?!er)", re.IGNORECASE)
 """Names of attributes that hold a transform. The name `transformer` does not match."""
 
+_DECODERS = ("decoder", "loader")
+"""Attributes that hold a decoder. The folders of torchvision call it `loader`."""
+
 _RECORDED_ELSEWHERE = frozenset({"train_transform", "eval_transform", "target_transform"})
 """Arguments of a DtoolDataModule that are recorded with the stages that use them."""
-
 
 _MAX_KNOWN = 1000
 
@@ -82,6 +84,16 @@ def transforms_of(owner: object) -> dict[str, Any]:
             _known.clear()
         _known[type(owner)] = known
     return {name: kept[name] for name in known[1] if callable(kept[name])}
+
+
+def decoders_of(owner: object) -> dict[str, Any]:
+    """Return the callable attributes of a dataset that decode files, by name.
+
+    Args:
+        owner: A dataset. None of its properties and methods is called.
+    """
+    kept = _kept(owner)
+    return {name: kept[name] for name in _DECODERS if callable(kept.get(name))}
 
 
 @functools.lru_cache(maxsize=10_000)

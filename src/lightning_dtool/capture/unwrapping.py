@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset, StackDataset, Subset
 
-from lightning_dtool.capture.preprocessing import transforms_of
+from lightning_dtool.capture.preprocessing import decoders_of, transforms_of
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.values.attributes import attribute
 from lightning_dtool.values.definitions import is_users
@@ -85,15 +85,14 @@ def _transforms_by_place(dataset: Any) -> dict[str, Any]:
     # torchvision keeps `transform` and `target_transform` in `transforms`, too.
     if type(both).__name__ == "StandardTransform" and {"transform", "target_transform"} & set(found):
         del found["transforms"]
-    kept = getattr(dataset, "__dict__", {})
-    for place, name in (("decoder", "decoder"), ("decoder", "loader")):  # torchvision's folders call it `loader`
-        if callable(kept.get(name)):
-            found[place] = kept[name]
+    for decoder in decoders_of(dataset).values():
+        found["decoder"] = decoder
     if isinstance(dataset, DtoolDataset):
         decoder = getattr(dataset._samples, "decoder", None)
         if decoder is not None:
             found["decoder"] = decoder
-    on_the_fly = kept.get("_format_kwargs")  # filled by `set_transform` of Hugging Face's datasets
+    # Filled by `set_transform` of Hugging Face's datasets.
+    on_the_fly = getattr(dataset, "__dict__", {}).get("_format_kwargs")
     if isinstance(on_the_fly, dict) and callable(on_the_fly.get("transform")):
         found["transform"] = on_the_fly["transform"]
     return found
