@@ -1,13 +1,13 @@
 """The description of one dataset: by the metadata of a dtool dataset, or by a fingerprint of other data."""
 
 import itertools
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning_dtool.capture.datamodule import OwnStage, facts_of_dataset
 from lightning_dtool.capture.fingerprint import Fingerprint, fingerprint, holds_data
 from lightning_dtool.capture.loaders import describe_setting
+from lightning_dtool.capture.named_files import folder_of
 from lightning_dtool.capture.unwrapping import Unwrapped, length_of
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.selection import selection_digest
@@ -155,12 +155,8 @@ def _fingerprint(content: Any, beside: Mapping[str, Any], gaps: Gaps) -> Fingerp
 
 
 def _root(dataset: Any) -> str | None:
-    kept = getattr(dataset, "__dict__", {})
-    for name in ("root", "root_dir", "data_dir"):
-        value = kept.get(name)
-        if isinstance(value, str | os.PathLike):
-            return redact_text(as_text(os.fsdecode(os.fspath(value))))
-    return None
+    folder = folder_of(getattr(dataset, "__dict__", {}))
+    return None if folder is None else redact_text(as_text(folder))
 
 
 def _classes(dataset: Any) -> dict[str, Any]:

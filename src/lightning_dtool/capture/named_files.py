@@ -30,9 +30,8 @@ class NamedFiles:
 
     def enter(self, attributes: Mapping[str, Any]) -> None:
         """Look for files in the folder of a dataset from now on, if its attributes name one."""
-        self._root = next(
-            (os.fsdecode(attributes[name]) for name in _FOLDERS if is_path(attributes.get(name))), self._root
-        )
+        folder = folder_of(attributes)
+        self._root = self._root if folder is None else folder
 
     def is_file(self, value: Any) -> bool:
         """Return whether an object is the path of a file, as far as the limit allows to look."""
@@ -69,6 +68,15 @@ class NamedFiles:
 def is_path(value: Any) -> bool:
     """Return whether an object may be a path."""
     return isinstance(value, str | os.PathLike)
+
+
+def folder_of(attributes: Mapping[str, Any]) -> str | None:
+    """Return the folder of a dataset's files. None if its attributes name none.
+
+    Args:
+        attributes: The attributes, by name.
+    """
+    return next((os.fsdecode(attributes[name]) for name in _FOLDERS if is_path(attributes.get(name))), None)
 
 
 def is_folder(attribute: str, value: Any) -> bool:
