@@ -6,10 +6,10 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_dtool.capture.data_sources import Place, sources_of_loader
 from lightning_dtool.capture.datamodule import OwnStage, capture_datamodule, held_out_source
+from lightning_dtool.capture.loaders import flat_loaders
 from lightning_dtool.capture.own_randomness import own_randomness
 from lightning_dtool.capture.preprocessing import capture_hooks
 from lightning_dtool.data.datamodule import DtoolDataModule
@@ -61,7 +61,7 @@ def order_is_known(gaps: Iterable[Gap]) -> bool:
 
 def _sources(trainer: LightningTrainer, name: str, own: OwnStage | None, gaps: Gaps) -> list[DataSource]:
     """Describe what the loaders of a stage read, which the Trainer has under a name."""
-    found: list[Any] = gaps.observe(functools.partial(_flatten, trainer, name), [])
+    found: list[Any] = gaps.observe(lambda: flat_loaders(getattr(trainer, name)), [])
     if len(found) > MAX_SOURCES:
         reason = f"only the first {MAX_SOURCES} of its {len(found)} loaders are recorded"
         gaps.add(reason, "concatenate datasets")
@@ -71,13 +71,6 @@ def _sources(trainer: LightningTrainer, name: str, own: OwnStage | None, gaps: G
         sources += place.gaps.observe(functools.partial(sources_of_loader, loader, own, place), [])
     mode = _combination(trainer) if name == "train_dataloader" and len(found) > 1 else None
     return sources if mode is None else [_combined(source, mode) for source in sources]
-
-
-def _flatten(trainer: LightningTrainer, name: str) -> list[Any]:
-    loaders = getattr(trainer, name)
-    if loaders is None:
-        return []
-    return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)
 
 
 def _combination(trainer: LightningTrainer) -> str | None:
@@ -107,7 +100,7 @@ def _add_gap_of_order(trainer: LightningTrainer, gaps: Gaps) -> None:
 
 
 def _add_own_randomness(trainer: LightningTrainer, gaps: Gaps) -> None:
-    for loader in _flatten(trainer, "train_dataloader")[:MAX_SOURCES]:
+    for loader in flat_loaders(trainer.train_dataloader)[:MAX_SOURCES]:
         reason = own_randomness(loader)
         if reason is not None:
             for fact in ("data.order", REPEATABLE):

@@ -58,7 +58,7 @@ def capture_loader(loader: Any, gaps: Gaps) -> Loader:
         )
         if (value := getattr(loader, name, None)) is not None
     }  # fmt: skip
-    settings.update(_of_class(loader, OF_EVERY_LOADER, gaps.at("settings")))
+    settings.update(_of_class(loader, gaps.at("settings")))
     if own_batches:
         settings["batch_sampler"] = _sampler(batches, gaps.at("settings.batch_sampler"))
     if batches is None:
@@ -89,8 +89,10 @@ def flat_loaders(loaders: Any) -> list[Any]:
     Args:
         loaders: What the Trainer holds for a stage. None if it holds nothing.
     """
-    if loaders is None or isinstance(loaders, DataLoader):
-        return [] if loaders is None else [loaders]
+    if loaders is None:
+        return []
+    if isinstance(loaders, DataLoader):
+        return [loaders]
     return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)
 
 
@@ -111,13 +113,13 @@ def workers_seeded(loaders: Iterable[Any], asked: bool) -> bool:
     )
 
 
-def _of_class(part: Any, known: frozenset[str], gaps: Gaps) -> dict[str, Any]:
-    """Return what a loader or a sampler of a user's class has beside the usual attributes, and what its code uses."""
-    if not is_users(type(part)):
+def _of_class(loader: Any, gaps: Gaps) -> dict[str, Any]:
+    """Return what a DataLoader of a user's class has beside the usual attributes, and what its code uses."""
+    if not is_users(type(loader)):
         return {}
-    kept = {name: value for name, value in (attributes_of(part) or {}).items() if name not in known}
+    kept = {name: value for name, value in (attributes_of(loader) or {}).items() if name not in OF_EVERY_LOADER}
     plain = {name: value for name, value in kept.items() if is_setting(value) and not is_path_here(value)}
-    values = {**plain, **values_around(type(part))}
+    values = {**plain, **values_around(type(loader))}
     return {as_text(name): describe_setting(value, gaps.at(name)) for name, value in values.items()}
 
 
