@@ -85,9 +85,9 @@ def published_as(path: str) -> tuple[EndedRun, str] | None:
 def _by_digest(name: str, tensor: torch.Tensor) -> Candidate:
     sample, sha = files.sample_of(tensor).clone(), tensor_match.digest(tensor)
     dtype, shape = tensor.dtype, tuple(tensor.shape)
-    return Candidate(
+    return tensor_match.sampled_candidate(
         name,
         shape,
-        lambda: sample,
+        sample,
         lambda other: other.dtype == dtype and tuple(other.shape) == shape and tensor_match.digest(other) == sha,
     )

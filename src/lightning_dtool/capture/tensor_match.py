@@ -159,6 +159,13 @@ def lazy_candidate(name: str, shape: tuple[int, ...], read: Callable[[], torch.T
     return Candidate(name, shape, lambda: sample_of(read()), equals)
 
 
+def sampled_candidate(
+    name: str, shape: tuple[int, ...], sample: torch.Tensor, equals: Callable[[torch.Tensor], bool]
+) -> Candidate:
+    """Return a tensor as a candidate of which a sample was kept. The rest is needed only if the sample is equal."""
+    return Candidate(name, shape, lambda: sample, equals)
+
+
 def is_plain(tensor: object) -> TypeGuard[torch.Tensor]:
     """Return True for a tensor with elements that can be compared: not sharded, sparse, quantised, lazy or on meta."""
     return (

@@ -1,12 +1,11 @@
 """Weights that something has put into a model, and that are found nowhere."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_dtool.capture.tensor_match import Candidate, ModelTensors, named_tensors
+from lightning_dtool.capture.tensor_match import ModelTensors, named_tensors, sampled_candidate
 from lightning_dtool.watch import files
 
 
@@ -28,7 +27,7 @@ def loaded_and_lost(
     """
     tensors = named_tensors(module)
     # Only samples are known, so equal ones are not claimed to be a source.
-    candidates = [Candidate("", shape, partial(_same, sample), lambda _: True) for shape, sample in loaded]
+    candidates = [sampled_candidate("", shape, sample, lambda _: True) for shape, sample in loaded]
     found = model.matches(candidates).names() & missing & tensors.keys()
     return {id(tensors[name]) for name in found} if any(tensors[name].requires_grad for name in found) else set()
 
@@ -78,7 +77,3 @@ def _change(file: files.ReadFile) -> str | None:
     if now is None:
         return "is gone"
     return "has changed since it was read" if now != file.state else None
-
-
-def _same(sample: torch.Tensor) -> torch.Tensor:
-    return sample

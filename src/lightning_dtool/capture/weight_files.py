@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from lightning_dtool.capture.tensor_match import Candidate, candidate, is_plain, lazy_candidate
+from lightning_dtool.capture.tensor_match import Candidate, candidate, is_plain, lazy_candidate, sampled_candidate
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.loading.weights import Unread, read_checkpoint
 from lightning_dtool.watch import files
@@ -84,7 +84,7 @@ def tensors_in(path: str) -> list[Candidate]:
     _samples.move_to_end(key)
     again = lru_cache(maxsize=1)(lambda: _read(path))
     return [
-        Candidate(name, shape, partial(_itself, sample), partial(_equals, again, index))
+        sampled_candidate(name, shape, sample, partial(_equals, again, index))
         for index, (name, shape, sample) in enumerate(known)
     ]
 
@@ -224,10 +224,6 @@ def _read(path: str) -> list[Candidate]:
     found: dict[str, torch.Tensor] = {}
     _collect(content, [], found, set())
     return [candidate(name, tensor) for name, tensor in found.items()]
-
-
-def _itself(sample: torch.Tensor) -> torch.Tensor:
-    return sample
 
 
 def _equals(read: Callable[[], Sequence[Candidate]], index: int, other: torch.Tensor) -> bool:
