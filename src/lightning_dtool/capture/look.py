@@ -20,6 +20,7 @@ from lightning_dtool.capture.tokens import Same, Token, TokenWalk
 from lightning_dtool.capture.trainer import trainer_token
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.record import Gaps
+from lightning_dtool.values.attributes import OF_EVERY_MODULE
 from lightning_dtool.watch.seeds import seed_calls
 
 _OF_A_LOADER = (
@@ -28,8 +29,6 @@ _OF_A_LOADER = (
     "_DataLoader__multiprocessing_context",
 )  # fmt: skip
 """Attributes of a DataLoader that a record describes."""
-
-_OF_EVERY_MODULE = frozenset(vars(torch.nn.Module()))
 
 _OF_A_DATAMODULE = tuple(inspect.signature(DtoolDataModule).parameters)
 
@@ -90,7 +89,7 @@ def _model_token(trainer: LightningTrainer, module: LightningModule) -> Token:
             parts += [
                 (key, walk.token(value))
                 for key, value in kept.items()
-                if key not in _OF_EVERY_MODULE and isinstance(value, str | int | float | tuple | list | None)
+                if key not in OF_EVERY_MODULE and isinstance(value, str | int | float | tuple | list | None)
             ]
     return (parts, Same(parameters), walk.token(dict(module.hparams)))
 

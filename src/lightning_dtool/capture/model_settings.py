@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from lightning_dtool.capture.preprocessing import describe_pipeline, transforms_of
 from lightning_dtool.record import Gaps, as_text
 from lightning_dtool.redaction.record import redact_mapping
+from lightning_dtool.values.attributes import OF_EVERY_MODULE
 from lightning_dtool.values.definitions import is_users
 from lightning_dtool.values.surroundings import functions_of, is_path_here, is_setting, values_around
 
@@ -18,8 +19,6 @@ MAX_SETTINGS = 1000
 """Maximum number of values that are recorded."""
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-
-_OF_EVERY_MODULE = frozenset(vars(torch.nn.Module()))
 
 
 def capture_settings(module: torch.nn.Module, gaps: Gaps) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def _held_by(path: str, module: torch.nn.Module, is_outermost: bool) -> Iterator
         if inspect.isroutine(value):
             if name not in described and any(functions_of(value)):
                 yield f"{start}{name}", getattr(value, "__func__", value)
-        elif has_settings and name not in _OF_EVERY_MODULE and _is_plain(value):
+        elif has_settings and name not in OF_EVERY_MODULE and _is_plain(value):
             yield f"{start}{name}", value
 
 

@@ -1,4 +1,4 @@
-"""What an object holds, found without running any of its code."""
+"""What an object holds: its attributes, and whether there is more than these."""
 
 import enum
 import struct
@@ -10,7 +10,7 @@ import torch
 
 from lightning_dtool.values.numbers import MAX_VALUES
 
-_BOOKKEEPING = frozenset(vars(torch.nn.Module()))
+OF_EVERY_MODULE = frozenset(vars(torch.nn.Module()))
 """The attributes of every `nn.Module`. Its parameters, children and mode are described separately."""
 
 OF_LIGHTNING = "__pl_"
@@ -66,7 +66,7 @@ def attributes_of(value: Any) -> dict[str, Any] | None:
     except AttributeError:
         return kept or None
     if isinstance(value, torch.nn.Module):
-        own = {name: entry for name, entry in own.items() if name not in _BOOKKEEPING}
+        own = {name: entry for name, entry in own.items() if name not in OF_EVERY_MODULE}
         own = {**own, **value._parameters, **value._buffers, **value._modules}
     own = {name: entry for name, entry in own.items() if isinstance(name, str) and not name.startswith(OF_LIGHTNING)}
     return {**kept, **own}
