@@ -12,7 +12,7 @@ from lightning_dtool.capture.hyperparameters import current_hyperparameters, wit
 from lightning_dtool.capture.model_settings import capture_settings
 from lightning_dtool.capture.source_text import recorded_source
 from lightning_dtool.record import Child, Gaps, Model, as_text
-from lightning_dtool.values.definitions import class_path, source_digest, source_of, without_addresses
+from lightning_dtool.values.definitions import class_path, source_digest, without_addresses
 from lightning_dtool.values.writing import encode_all
 
 MAX_ARCHITECTURE = 50_000
@@ -35,7 +35,7 @@ def capture_model(module: LightningModule, gaps: Gaps) -> Model:
     Returns:
         The record's section, without the initial weights (see `capture_initial_weights`).
     """
-    source = source_of(type(module))
+    source = recorded_source(type(module), gaps.at("model.source"))
     if source is None:
         reason, remedy = "the source code of the class is not available", "define the class in a file"
         gaps.at("model.source_sha256").add(reason, remedy)
@@ -58,8 +58,8 @@ def capture_model(module: LightningModule, gaps: Gaps) -> Model:
     settings = at_settings.observe(lambda: capture_settings(module, at_settings), settings)
     return Model(
         class_path=class_path(type(module)),
-        source=recorded_source(type(module), gaps.at("model.source")),
-        source_sha256=source_digest(type(module)) if source else None,
+        source=source,
+        source_sha256=source_digest(type(module)),
         hyperparameters=encode_hyperparameters(current_hyperparameters(module), gaps),
         arguments=capture_arguments(module, gaps.at("model.arguments"), "load_module"),
         settings=settings,

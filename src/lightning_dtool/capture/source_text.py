@@ -1,6 +1,5 @@
 """Source code of classes and functions for a record, with bounded length and credentials replaced."""
 
-import textwrap
 from typing import Any
 
 from lightning_dtool.record import Gaps, as_text
@@ -22,8 +21,7 @@ def recorded_source(obj: Any, gaps: Gaps) -> str | None:
     source = source_of(obj)
     if source is None:
         return None
-    # Without indentation it is valid Python, in which credentials are detected best.
-    text, redacted = redact_source(as_text(textwrap.dedent(source)))
+    text, redacted = redact_source(as_text(source))
     if redacted:
         reason = f"what looks like a credential was redacted in {len(redacted)} of its lines"
         gaps.add(reason, "read it from the environment")
