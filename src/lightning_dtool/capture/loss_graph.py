@@ -39,7 +39,7 @@ class NotedCall:
         attribute: The attribute of the LightningModule that holds it.
         arguments: Its settings.
         gaps: The gaps of its settings.
-        place: A number for the place in the code, and a text that is the same for equal calls.
+        place: A number that identifies the place in the code.
         source: Its source code, if it is the user's.
         constants: Values outside its source that its code reads.
         known: Whether its class or function is that of a loss. If not, its place in the graph decides.

@@ -16,7 +16,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_dtool.capture.tokens import Token, TokenWalk
 from lightning_dtool.record import Component, Gaps, Monitor, Trainer
 from lightning_dtool.redaction.record import redact_mapping
-from lightning_dtool.values.attributes import is_constant
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.surroundings import values_around
 from lightning_dtool.values.writing import encode, encode_all
@@ -217,7 +216,7 @@ def _component(part: Any, gaps: Gaps, module: LightningModule | None, state_key:
             "assign each parameter of __init__ to an attribute of that name",
         )
     at_constants = gaps.at("constants")
-    constants = encode_all(values_around(type(part), kept=is_constant), at_constants)
+    constants = encode_all(values_around(type(part)), at_constants)
     settings = encode_all(_with_names(kept, module), gaps.at("settings"))
     return Component(
         class_path=class_path(type(part)),
