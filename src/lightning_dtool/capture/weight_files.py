@@ -1,6 +1,5 @@
 """Files of weights: their tensors, read without running code from them, and what their paths say."""
 
-import hashlib
 import os
 import re
 import sys
@@ -19,6 +18,7 @@ from numpy.lib import format as npy
 from lightning_dtool.capture.tensor_match import Candidate, candidate, is_plain, lazy_candidate, sampled_candidate
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.loading.weights import Unread, read_checkpoint
+from lightning_dtool.store.digest import hash_file
 from lightning_dtool.watch import files
 
 _MAX_UNMAPPED = 2**30
@@ -102,8 +102,7 @@ def sha256(path: str) -> str | None:
     key = (path, files.file_state(path))
     if key not in _digests:
         try:
-            with open(path, "rb") as file:
-                _digests[key] = _hash(file)
+            _digests[key] = hash_file(path, "sha256")
         except OSError:
             return None
     return _digests[key]
@@ -182,13 +181,6 @@ def _torchvision_weights(module: Any) -> Iterator[tuple[type, Any]]:
 
 def _is_other(digest: str, name: str) -> bool:
     return _DIGEST.fullmatch(name) is not None and name != digest
-
-
-def _hash(file: Any) -> str:
-    hasher = hashlib.sha256()
-    while block := file.read(2**20):
-        hasher.update(block)
-    return hasher.hexdigest()
 
 
 def _collect(value: Any, parts: list[str], found: dict[str, torch.Tensor], seen: set[int]) -> None:

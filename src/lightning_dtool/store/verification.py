@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_dtool.errors import MissingItemError, StoreError, UnsafeDatasetError, VerificationError
 from lightning_dtool.store.cache import Advance, in_parallel
-from lightning_dtool.store.digest import algorithm_of, hash_file, new_hash, same_hash
+from lightning_dtool.store.digest import algorithm_of, hash_bytes, hash_file, same_hash
 from lightning_dtool.store.disk import files_below
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.item import Item
@@ -58,10 +58,7 @@ class Recorded:
         if expected is None:
             return f"cannot be checked, the hash function {self.hash_function!r} is unknown"
         algorithm, recorded = expected
-        if isinstance(content, bytes):
-            found = new_hash(algorithm, content).hexdigest()
-        else:
-            found = hash_file(content, algorithm)
+        found = hash_bytes(content, algorithm) if isinstance(content, bytes) else hash_file(content, algorithm)
         return None if same_hash(found, recorded) else f"expected {algorithm} {recorded}, found {found}"
 
 
