@@ -1,12 +1,13 @@
 """The record of a whole run, and the shorter record of a checkpoint without a run."""
 
+import getpass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 
-import programs
 from kit import TinyNet, loader, trainer
 from lightning_dtool.capture.optimizers import capture_optimizers, capture_schedulers
 from lightning_dtool.capture.provenance import describe, observe_checkpoint, observe_run
@@ -94,7 +95,9 @@ def test_recording_draws_no_random_number(tmp_path: Path) -> None:
     assert check.done
 
 
-def test_a_user_without_a_name_is_recorded_as_unknown(tmp_path: Path) -> None:
-    program = "import getpass\ndef fail(): raise KeyError\ngetpass.getuser = fail\n"
-    program += "from lightning_dtool.capture.provenance import _username\nprint(_username())"
-    assert programs.run("-c", program, cwd=tmp_path).stdout.strip() == "unknown"
+def test_a_user_without_a_name_is_recorded_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert observe_checkpoint({}).run.creator_username == "unknown"

@@ -1,7 +1,6 @@
 """The complete record of a checkpoint, assembled from what the other modules observe."""
 
 import functools
-import getpass
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -55,6 +54,7 @@ from lightning_dtool.record import (
     as_text,
 )
 from lightning_dtool.redaction.record import redact_mapping, redact_record
+from lightning_dtool.store.admin_metadata import current_user
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.parsing import SAFE_IN_THREADS
 from lightning_dtool.watch.seeds import seed_calls
@@ -364,16 +364,9 @@ def _new_run() -> Run:
     return Run(
         uuid=str(uuid.uuid4()),
         started_at=datetime.now(timezone.utc),
-        creator_username=_username(),
+        creator_username=as_text(current_user()),
         lightning_dtool_version=__version__,
     )
-
-
-def _username() -> str:
-    try:
-        return as_text(getpass.getuser())
-    except (KeyError, OSError, ImportError):  # the user id has no entry in the password file, as in many containers
-        return "unknown"
 
 
 def _without_secrets(model: Model, gaps: Gaps) -> Model:

@@ -1,4 +1,4 @@
-"""The administrative metadata of a new dataset."""
+"""The administrative metadata of a new dataset, and who makes it."""
 
 import getpass
 import time
@@ -21,12 +21,12 @@ def new_admin_metadata(name: str, creator_username: str | None = None) -> dict[s
         "dtoolcore_version": __version__,
         "name": name,
         "type": "protodataset",
-        "creator_username": _plain(creator_username or _current_user()),
+        "creator_username": _plain(creator_username or current_user()),
         "created_at": time.time(),
     }
 
 
-def _current_user() -> str:
+def current_user() -> str:
     """Return the user's name, or "unknown" if there is none, as for some users in containers."""
     try:
         return getpass.getuser()
