@@ -14,7 +14,8 @@ from lightning_dtool._public import public
 from lightning_dtool.errors import UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.loading import modules
-from lightning_dtool.loading.building import Built, listed, warn_of_differences
+from lightning_dtool.loading.building import Built, warn_of_differences
+from lightning_dtool.loading.messages import listed
 from lightning_dtool.loading.opening import require_checkpoint
 from lightning_dtool.loading.weights import load_safely, state_dict_of, unread
 from lightning_dtool.record import Provenance, from_json

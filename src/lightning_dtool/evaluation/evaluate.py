@@ -25,7 +25,8 @@ from lightning_dtool.evaluation.held_out import HeldOut, held_out
 from lightning_dtool.evaluation.inference import Inference
 from lightning_dtool.evaluation.scoring import Predictions, Scores, check_names, score
 from lightning_dtool.evaluation.storing import store
-from lightning_dtool.loading.building import Built, listed
+from lightning_dtool.loading.building import Built
+from lightning_dtool.loading.messages import listed
 from lightning_dtool.record import DatasetReference
 from lightning_dtool.results.evaluation import Evaluation
 from lightning_dtool.store import ensure_writable

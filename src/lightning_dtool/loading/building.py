@@ -7,7 +7,7 @@ constructor, of a hook and of the weights need different remedies.
 import inspect
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,21 +16,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_dtool.errors import LightningDtoolError, ModuleLoadError, ProvenanceWarning
-from lightning_dtool.loading.by_cli import INSTANTIATOR, instantiated
+from lightning_dtool.loading.by_cli import CLASS_PATH, INSTANTIATOR, instantiated
+from lightning_dtool.loading.messages import MAX_NAMED, listed, shown
 from lightning_dtool.loading.weights import state_dict_of
 from lightning_dtool.namespaces import refuse_other_namespace
 
 _PAST_KEYS = ("hparams", "module_arguments")
 """Where Lightning before 1.0 saved hyperparameters."""
-
-MAX_NAMED = 10
-"""The largest number of names in a message."""
-
-_LONGEST_NAME = 100
-"""The longest name in a message."""
-
-_LONGEST = 600
-"""The longest message of another error that is repeated in a message."""
 
 
 class Built(NamedTuple):
@@ -147,23 +139,6 @@ def argument_for_all(checkpoint: Mapping[str, Any], uri: str) -> str | None:
     return name
 
 
-def listed(names: Sequence[object]) -> str:
-    """Return names, which may be any keys of a file, as a text that is not too long."""
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(shortened(str(name), _LONGEST_NAME) for name in names[:MAX_NAMED]) + more
-
-
-def shortened(text: str, length: int) -> str:
-    """Return a text, or its beginning if it is longer than allowed."""
-    return text if len(text) <= length else f"{text[:length]} …"
-
-
-def shown(error: BaseException) -> str:
-    """Return another package's error as one line that is not too long."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {shortened(text, _LONGEST)}".removesuffix(": ")
-
-
 def _made(
     cls: type[LightningModule],
     checkpoint: Mapping[str, Any],
@@ -193,11 +168,11 @@ def _made(
     held = list(arguments)
     instantiator = arguments.pop(INSTANTIATOR, None)
     if not any_keyword:
-        arguments = {name: value for name, value in arguments.items() if name in (*names, "_class_path")}
+        arguments = {name: value for name, value in arguments.items() if name in (*names, CLASS_PATH)}
     try:
         if instantiator is not None:
             return instantiated(cls, instantiator, arguments, uri)
-        arguments.pop("_class_path", None)
+        arguments.pop(CLASS_PATH, None)
         positional = [parameter.name for parameter in named if parameter.kind is inspect.Parameter.POSITIONAL_ONLY]
         given = [arguments.pop(name) for name in positional if name in arguments]
         module = cls(*given, **arguments)

@@ -14,17 +14,16 @@ import torch
 from lightning.pytorch import LightningModule
 
 from lightning_dtool.errors import ModuleLoadError, UnsafeCheckpointError
+from lightning_dtool.loading.messages import MAX_NAMED, listed
 
 INSTANTIATOR = "_instantiator"
 """The hyperparameter that names the function that made a module."""
 
-_CLASS_PATH = "_class_path"
+CLASS_PATH = "_class_path"
 """The hyperparameter that names the class of a module."""
 
 _INSTANTIATORS = ("lightning.pytorch.cli.instantiate_module",)
 """What LightningCLI saves as the function. A checkpoint could name any other function."""
-
-_MAX_NAMED = 10
 
 
 def instantiated(cls: type[LightningModule], instantiator: Any, arguments: dict[str, Any], uri: str) -> LightningModule:
@@ -40,10 +39,10 @@ def instantiated(cls: type[LightningModule], instantiator: Any, arguments: dict[
         ModuleLoadError: If the function or the class is another one than LightningCLI saves.
     """
     _check_instantiator(instantiator, uri)
-    class_path = arguments.get(_CLASS_PATH)
+    class_path = arguments.get(CLASS_PATH)
     if str(class_path).rpartition(".")[2] == cls.__name__:
         # The class itself. Under the name of the training it may not be here: a script was `__main__` then.
-        del arguments[_CLASS_PATH]
+        del arguments[CLASS_PATH]
     elif class_path is not None:
         module_path, _, name = str(class_path).rpartition(".")
         found = getattr(sys.modules.get(module_path), name, None)
@@ -78,14 +77,14 @@ def refuse_names(cls: type[LightningModule], saved: Mapping[Any, Any], given: Ma
     found = {
         f"{key}{place}": name
         for key, value in saved.items()
-        if key not in given and key not in (INSTANTIATOR, _CLASS_PATH)
+        if key not in given and key not in (INSTANTIATOR, CLASS_PATH)
         for place, name in _names(value, is_plain=_is_plain(hints.get(key, object)))
         if not _is_of_torch(name)
     }
     if found:
-        named = ", ".join(f"{place} ({name[:100]})" for place, name in list(found.items())[:_MAX_NAMED])
+        named = listed([f"{place} ({name})" for place, name in found.items()])
         arguments = dict.fromkeys(re.split(r"[.\[]", place)[0] for place in found)
-        example = ", ".join(f"{name}=..." for name in list(arguments)[:_MAX_NAMED])
+        example = ", ".join(f"{name}=..." for name in list(arguments)[:MAX_NAMED])
         raise UnsafeCheckpointError(
             f"its hyperparameters name classes or functions that LightningCLI imports and calls: {named}. Pass the"
             f" objects: load_module({example}). Or, if you trust the origin of the checkpoint:"
@@ -134,7 +133,7 @@ def _exists(package: str) -> bool:
 def _is_of_torch(name: str) -> bool:
     """Return True for a module class of torch.nn, and for a function of torch.nn.functional."""
     place, _, attribute = name.rpartition(".")
-    if place not in sys.modules or not (f"{place}." == "torch.nn." or place.startswith("torch.nn.")):
+    if place not in sys.modules or not f"{place}.".startswith("torch.nn."):
         return False
     found = vars(sys.modules[place]).get(attribute)
     if isinstance(found, type):

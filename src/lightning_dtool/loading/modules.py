@@ -23,8 +23,9 @@ from lightning_dtool.errors import (
 )
 from lightning_dtool.loading.archive import is_compressed
 from lightning_dtool.loading.arguments import is_namespace, recorded_arguments, warn_of_defaults
-from lightning_dtool.loading.building import MAX_NAMED, Built, argument_for_all, build, listed, shortened, shown
+from lightning_dtool.loading.building import Built, argument_for_all, build
 from lightning_dtool.loading.by_cli import refuse_names
+from lightning_dtool.loading.messages import MAX_NAMED, listed, shortened, shown
 from lightning_dtool.loading.own_loader import has_own_loader, load_by_class, written_again
 from lightning_dtool.loading.recorded_source import call, import_class, import_object, objects_from_source
 from lightning_dtool.loading.weights import load_safely, names_within, read_checkpoint, unknown_names, unread

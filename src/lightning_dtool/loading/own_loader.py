@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from lightning_dtool.errors import LightningDtoolError, ModuleLoadError
-from lightning_dtool.loading.building import listed, shown
+from lightning_dtool.loading.messages import listed, shown
 
 
 def has_own_loader(cls: type[LightningModule]) -> bool:
