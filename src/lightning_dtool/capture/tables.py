@@ -65,7 +65,8 @@ def _pandas_series(series: Any) -> dict[str, Block]:
 def _beside_pandas(table: Any) -> dict[str, Block]:
     """Return what pandas, a class derived from its own, or the user keeps beside the values."""
     kept = {name: value for name, value in vars(table).items() if name not in _OF_PANDAS}
-    kept = {**kept, **({"attrs": table.attrs} if table.attrs else {})}
+    if table.attrs:
+        kept["attrs"] = table.attrs
     return {"attributes": Block(_BYTES_OF_AN_OBJECT * len(kept), "", lambda: kept)} if kept else {}
 
 

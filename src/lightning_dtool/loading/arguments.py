@@ -54,14 +54,17 @@ def recorded_arguments(
         is_plain, built = _built(name, value, trust_source=False)
         # A plain value has a gap only if a credential was redacted in it. The gap of an entry is below this place.
         # Values of `*args` have no names by which they could be passed.
-        usable = is_plain and place not in gaps and not name.startswith("*")
+        is_variadic = name.startswith("*")
+        usable = is_plain and place not in gaps and not is_variadic
         if trust_source and not is_plain:
             usable, built = _built(name, value, trust_source=True)
         if usable and not any(fact.startswith((f"{place}.", f"{place}[")) for fact in gaps):
             values[name] = built
+            continue
         # What a base class saved of `*args` is known by other names, and has no gap. The constructor makes its defaults
         # again.
-        elif place in gaps if name.startswith("*") else not _is_default(parameters.get(name), value):
+        is_lost = place in gaps if is_variadic else not _is_default(parameters.get(name), value)
+        if is_lost:
             missing.append(name)
     return Recorded(values, missing)
 
