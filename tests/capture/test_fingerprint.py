@@ -514,6 +514,18 @@ def test_what_holds_no_data_does_not_count() -> None:
     assert has_hidden_state(type("Own", (threading.local,), {}))
 
 
+def drawn_by_torch() -> torch.Generator:
+    generator = torch.Generator()
+    generator.seed()
+    return generator
+
+
+@pytest.mark.parametrize("drawn", [drawn_by_torch, np.random.default_rng])
+def test_a_seed_that_a_generator_has_drawn_does_not_count(drawn: Callable[[], Any]) -> None:
+    found = {fingerprint([torch.zeros(1), drawn()]).digest for _ in range(10)}
+    assert len(found) == 1
+
+
 def test_an_error_of_a_users_object_is_not_raised() -> None:
     class Rude:
         def __getattr__(self, name: str) -> Any:

@@ -32,6 +32,7 @@ from lightning_dtool.capture.data_around import is_data, values_outside
 from lightning_dtool.capture.named_files import MAX_FILES, NamedFiles, is_folder, is_path
 from lightning_dtool.capture.preprocessing import decoders_of, transforms_of
 from lightning_dtool.capture.sample_code import SampleCode, code_of_methods, reading_of, sample_code
+from lightning_dtool.capture.seeds import seed_of
 from lightning_dtool.capture.tables import Block, blocks_of
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.record import as_text
@@ -86,9 +87,6 @@ _OF_PANDAS = frozenset(
      "pandas._libs.interval:Interval", "pandas:Interval"}
 )  # fmt: skip
 """Classes of pandas whose objects their repr describes completely."""
-
-_LARGEST_SEED = 2**63
-"""Seeds of a user's are smaller. Those that are taken from the operating system differ each time."""
 
 _TOO_MANY = f"more than {MAX_ENTRIES} arrays, containers and objects"
 
@@ -233,7 +231,9 @@ class Content:
         if isinstance(value, pl.LightningModule) and not self._search:
             return self.omit(place, f"the weights of a {class_path(type(value))}")
         if isinstance(value, torch.Generator | np.random.Generator):
-            return f"a {class_path(type(value))} {_seed_of(value)}"
+            # Its state is not content, as it changes with each random number. A seed that was drawn differs each time.
+            seed = seed_of(value)
+            return f"a {class_path(type(value))} {'of no known seed' if seed is None else seed}"
         if isinstance(value, _NO_CONTENT):
             return f"a {class_path(type(value))}"
         if isinstance(value, torch.Tensor | np.ndarray | np.generic):
@@ -509,17 +509,6 @@ def _settings_of(module: types.ModuleType) -> dict[str, Any]:
         for name, value in vars(module).items()
         if not name.startswith("__") and (is_data(value) or is_setting(value))
     }
-
-
-def _seed_of(generator: Any) -> int | str:
-    """Return the seed of a generator. Its state is not content, as it changes with each random number."""
-    if isinstance(generator, torch.Generator):
-        seed: Any = generator.initial_seed()
-    else:
-        seed = getattr(getattr(generator.bit_generator, "seed_seq", None), "entropy", None)
-    if isinstance(seed, int) and seed >= _LARGEST_SEED:
-        return "of no known seed"
-    return str(seed)
 
 
 _MAY_HAVE_ATTRIBUTES = (

@@ -13,16 +13,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from lightning_dtool.capture.reachable import reachable
 from lightning_dtool.capture.sample_code import SampleCode, code_of_methods, sample_code
+from lightning_dtool.capture.seeds import seed_of
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.values.attributes import attributes_of
 from lightning_dtool.values.definitions import class_path, is_users, names_used, source_of
 from lightning_dtool.values.parsing import parse
-
-_LARGEST_SEED = 2**63
-"""Seeds of a user's are smaller. Those that NumPy takes from the operating system have 128 bits."""
-
-_LARGEST_TORCH_SEED = 2**32
-"""`torch.Generator.seed` sets seeds of 64 bits."""
 
 _USUAL_SEEDS = (*range(101), 123, 1234, 12345, 1337, 2147483647, 3407, 31337, 123456, *range(1999, 2040))
 """Seeds of `random.Random`, which does not keep its seed, that are tried."""
@@ -90,16 +85,12 @@ def _is_global(value: Any) -> bool:
 
 
 def _has_known_seed(value: Any, held: list[tuple[str, Any]]) -> bool:
+    if isinstance(value, torch.Generator | np.random.Generator | np.random.RandomState) and seed_of(value) is not None:
+        return True
     if isinstance(value, torch.Generator):
-        seed = value.initial_seed()
-        return seed < _LARGEST_TORCH_SEED or seed in (torch.Generator().initial_seed(), torch.initial_seed())
-    if isinstance(value, np.random.Generator | np.random.RandomState):
-        bits = value.bit_generator if isinstance(value, np.random.Generator) else value._bit_generator
-        sequence = getattr(bits, "seed_seq", None)
-        if sequence is None:  # an old way to seed, with a seed of the user's
-            return isinstance(value, np.random.RandomState)
-        entropy = getattr(sequence, "entropy", None)
-        return entropy is not None and not (isinstance(entropy, int) and entropy >= _LARGEST_SEED)
+        return value.initial_seed() in (torch.Generator().initial_seed(), torch.initial_seed())
+    if isinstance(value, np.random.RandomState):  # an old way to seed, with a seed of the user's, leaves no sequence
+        return getattr(value._bit_generator, "seed_seq", None) is None
     return type(value) is random.Random and any(_began_with(value, seed) for seed in _candidates(held))
 
 

@@ -1,4 +1,4 @@
-"""The seeds of the global random number generators, and what they and the recorded states leave undetermined."""
+"""The seeds of random number generators, and what those of the global ones and their states leave undetermined."""
 
 import base64
 import os
@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from lightning_dtool.record import MAX_INTEGER, Gaps
@@ -19,6 +20,9 @@ _NAMES = {"torch": "torch", "numpy": "NumPy", "python": "Python"}
 
 _RANDOM = 2**32
 """torch seeds itself with a random number of 53 to 64 bits. A smaller initial seed was given."""
+
+_DRAWN_BY_NUMPY = 2**63
+"""NumPy takes 128 bits from the operating system. Seeds of a user's are smaller."""
 
 _AT_IMPORT = torch.initial_seed()
 
@@ -92,6 +96,20 @@ def torch_is_seeded() -> bool | None:
     if _is_given(seed):
         return True
     return False if seed == _AT_IMPORT else None
+
+
+def seed_of(generator: torch.Generator | np.random.Generator | np.random.RandomState) -> Any:
+    """Return the seed that a generator was given. None if it has drawn its seed itself, or if it does not keep it.
+
+    Args:
+        generator: Any generator of torch or NumPy.
+    """
+    if isinstance(generator, torch.Generator):
+        seed = generator.initial_seed()
+        return seed if _is_given(seed) else None
+    bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator._bit_generator
+    entropy = getattr(getattr(bits, "seed_seq", None), "entropy", None)
+    return None if isinstance(entropy, int) and entropy >= _DRAWN_BY_NUMPY else entropy
 
 
 def integer(text: str) -> int | None:
