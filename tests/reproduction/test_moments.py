@@ -7,7 +7,7 @@ import pytest
 
 import lightning_dtool
 from lightning_dtool import DtoolCheckpoint
-from lightning_dtool.rehearsal.callback import likeness_of
+from lightning_dtool.rehearsal.likeness import Likeness, likeness_of
 from lightning_dtool.results.reproduction import Verdict
 from lightning_dtool.store import iter_datasets
 from reproduction.runs import places, project, train
@@ -49,11 +49,11 @@ def test_the_checkpoint_of_the_recorded_name_is_compared(
 @pytest.mark.parametrize(
     ("name", "recorded", "likeness"),
     [
-        ("epoch=1-step=12.ckpt", "epoch=1-step=12.ckpt", 4),
-        ("best-v1.ckpt", "best.ckpt", 4),
-        ("epoch=1-loss=0.52.ckpt", "epoch=1-loss=0.50.ckpt", 3),
-        ("last.ckpt", "epoch=1-step=12.ckpt", 2),
+        ("epoch=1-step=12.ckpt", "epoch=1-step=12.ckpt", Likeness.SAME),
+        ("best-v1.ckpt", "best.ckpt", Likeness.SAME),
+        ("epoch=1-loss=0.52.ckpt", "epoch=1-loss=0.50.ckpt", Likeness.ALIKE),
+        ("last.ckpt", "epoch=1-step=12.ckpt", Likeness.OTHER),
     ],
 )
-def test_names_that_differ_in_numbers_are_alike(name: str, recorded: str, likeness: int) -> None:
-    assert likeness_of(f"/folder/{name}", recorded) == likeness
+def test_names_that_differ_in_numbers_are_alike(name: str, recorded: str, likeness: Likeness) -> None:
+    assert likeness_of(f"/folder/{name}", recorded) is likeness

@@ -1,7 +1,6 @@
 """The callback that starts a fit in the recorded state and stops it at the recorded checkpoint."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,14 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning_dtool import rerun
 from lightning_dtool.capture.randomness import restore
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO
-from lightning_dtool.loading.weights import load_safely
 from lightning_dtool.record import Data
 from lightning_dtool.rehearsal.class_recall import recall_by_class
+from lightning_dtool.rehearsal.likeness import Likeness, likeness_of
+from lightning_dtool.rehearsal.progress import ends_epoch, is_same_place, progress_of, recorded_progress
 from lightning_dtool.rehearsal.recognition import claim, has_arguments
 from lightning_dtool.rehearsal.trainer_patch import patch_trainer
 from lightning_dtool.rerun.seeds import recorded_states, reseed_samplers, set_threads
+from lightning_dtool.sandbox.protection import is_below
 from lightning_dtool.values.digests import state_digest
 
 _present: list["RehearsalCallback"] = []
@@ -112,11 +113,11 @@ class RehearsalCallback(Checkpoint):
         self._io = io
         self._in_pool = in_pool
         self._is_another = False
-        self._progress = _recorded_progress(plan)
+        self._progress = recorded_progress(plan.checkpoint)
         self._own_path = str(Path(plan.scratch) / "rerun.ckpt")
         self._reached = False
-        self._likeness = _NONE
-        self._reported = _NONE
+        self._likeness = Likeness.NONE
+        self._reported = Likeness.NONE
         self._trainer: Trainer | None = None
         self.traces = plan.trace
         self.parent = plan.parent
@@ -185,7 +186,7 @@ class RehearsalCallback(Checkpoint):
         """
         if not self._is_moment(checkpoint):
             return False
-        likeness = _OWN if path == self._own_path else likeness_of(path, self._plan.target.filename)
+        likeness = Likeness.OWN if path == self._own_path else likeness_of(path, self._plan.target.filename)
         if likeness <= self._likeness:
             return False
         self._reached = True
@@ -196,10 +197,10 @@ class RehearsalCallback(Checkpoint):
         target = self._plan.target
         if self._is_another or checkpoint.get("epoch") != target.epoch:
             return False
-        progress = settled(dict(_counters(checkpoint.get("loops", {}).get("fit_loop", {}))))
-        if self._plan.kind == rerun.REPLICATE and self._progress.get(_LAST_BATCH, 1):
+        progress = progress_of(checkpoint)
+        if self._plan.kind == rerun.REPLICATE and ends_epoch(self._progress):
             # With other data, epochs have other numbers of batches, so only the place in the epoch is compared.
-            return all(progress.get(name) == self._progress[name] for name in _PLACE if name in self._progress)
+            return is_same_place(progress, self._progress)
         if checkpoint.get("global_step") != target.global_step:
             return False
         return progress.items() >= self._progress.items()
@@ -225,7 +226,7 @@ class RehearsalCallback(Checkpoint):
         if not self._reached:
             return
         # Other ranks do not know the names of files, so all of them wait until the moment is over.
-        known = self._likeness == _SAME and trainer.world_size == 1
+        known = self._likeness == Likeness.SAME and trainer.world_size == 1
         if known or not self._is_now(trainer):
             self.report_recall()
             rerun.report("done")
@@ -242,7 +243,7 @@ class RehearsalCallback(Checkpoint):
     def report_recall(self) -> None:
         """Report the target, and the recall of each class if the plan asks for it."""
         self.report_checkpoint()
-        if self._plan.recall and self._reported > _NONE and self._trainer is not None:
+        if self._plan.recall and self._reported > Likeness.NONE and self._trainer is not None:
             file = self._io.publications[-1].local_file
             found = recall_by_class(self._trainer, str(file), self._plan.checkpoint) if file is not None else {}
             rerun.report("recall", **found)
@@ -286,95 +287,13 @@ class RehearsalCallback(Checkpoint):
         self.report_checkpoint()
 
 
-_NONE, _OWN, _OTHER, _ALIKE, _SAME = range(5)
-"""How much a checkpoint is like the recorded one: none yet, saved by this callback, or by the name of its file."""
-
-
-def likeness_of(path: str, recorded: str) -> int:
-    """Return how much the name of a checkpoint's file is like the recorded one.
-
-    A name may contain metrics and times, and `-v1` where another file had the name.
-
-    Args:
-        path: The path or address of the checkpoint.
-        recorded: The recorded name.
-    """
-    names = [re.sub(r"-v\d+(?=\.ckpt$)", "", Path(name).name) for name in (path, recorded)]
-    if names[0] == names[1]:
-        return _SAME
-    one, two = (re.sub(r"\d+", "#", name) for name in names)
-    return _ALIKE if one == two else _OTHER
-
-
-_LAST_BATCH = "epoch_loop.batch_progress.is_last_batch"
-_PLACE = (
-    *(f"epoch_progress.current.{name}" for name in ("ready", "started", "processed", "completed")),
-    _LAST_BATCH,
-)
-
-
-_COUNTED = ("epoch_progress", "batch_progress")
-"""Suffixes of the names of the counters of epochs and batches. Other counters may depend on computed values, such as
-the number of evaluations of an optimizer's closure."""
-
-
 def _moved(value: Any, before: str, now: str) -> Any:
     """Return a value with each path in a folder replaced by the path in another folder."""
-    if isinstance(value, str) and value.startswith(before):
+    if isinstance(value, str) and is_below(value, [before]):
         return f"{now}{value.removeprefix(before)}"
     if isinstance(value, dict):
         return {_moved(key, before, now): _moved(item, before, now) for key, item in value.items()}
     return value
-
-
-_BATCH, _VALIDATION = "epoch_loop.batch_progress", "epoch_loop.val_loop."
-
-
-def settled(progress: dict[str, int]) -> dict[str, int]:
-    """Return the counters as they were before the batch or the validation that an exception or a signal has ended.
-
-    A rerun meets neither the exception nor the signal, but it passes the moment before.
-
-    Args:
-        progress: The counters of Lightning's loops, by path.
-    """
-    found = dict(progress)
-    if _is_open(found, _BATCH):
-        for which in ("total", "current"):
-            for count in ("ready", "started", "processed"):
-                found[f"{_BATCH}.{which}.{count}"] = found[f"{_BATCH}.{which}.completed"]
-        found[f"{_BATCH}.is_last_batch"] = 0
-    validated = f"{_VALIDATION}batch_progress"
-    begun, last = (found.get(f"{validated}.{name}") for name in ("current.ready", "is_last_batch"))
-    if _is_open(found, validated) or (begun and not last):
-        found = {name: value for name, value in found.items() if not name.startswith(_VALIDATION)}
-    return found
-
-
-def _is_open(progress: Mapping[str, int], batches: str) -> bool:
-    """Return whether a batch has begun and was not computed."""
-    return progress.get(f"{batches}.current.ready") != progress.get(f"{batches}.current.processed")
-
-
-def _recorded_progress(plan: rerun.Plan) -> dict[str, int]:
-    """Return the loops' counters in the recorded checkpoint. Empty if it cannot be read safely."""
-    if plan.checkpoint is None:
-        return {}
-    try:
-        content = load_safely(Path(plan.checkpoint))
-        return settled(dict(_counters(content.get("loops", {}).get("fit_loop", {}))))
-    except Exception:  # an untrusted file may raise anything; then only epoch and step are compared
-        return {}
-
-
-def _counters(state: Any, path: str = "", inside: bool = False) -> Iterator[tuple[str, int]]:
-    """Yield the counters of Lightning's loops, by path. The rest of their state may differ between two runs."""
-    if isinstance(state, Mapping):
-        for key, value in state.items():
-            place = f"{path}.{key}" if path else str(key)
-            yield from _counters(value, place, inside or str(key).endswith(_COUNTED))
-    elif inside and isinstance(state, int):
-        yield path, int(state)
 
 
 # A process that another rank starts does not run `child`.
