@@ -39,7 +39,6 @@ class Target:
         epoch: Epoch, from 0.
         global_step: Number of optimizer steps.
         filename: Name of the file to which Lightning saved the checkpoint.
-        progress: Counters of Lightning's loops in the checkpoint. Empty if the checkpoint has none.
         arguments: The recorded arguments of the LightningModule. None if they are not known.
         data: What identifies the recorded training data. Empty if other data is used.
     """
@@ -48,7 +47,6 @@ class Target:
     epoch: int
     global_step: int
     filename: str
-    progress: dict[str, int] = field(default_factory=dict)
     arguments: dict[str, Any] | None = None
     data: list[dict[str, Any]] = field(default_factory=list)
 
