@@ -117,11 +117,18 @@ def test_the_most_likely_factor_comes_first() -> None:
         Difference("data.stages.train[0].count", "changed", 10, 12),
     )
     unknown = (Difference("data.stages.val[0]", "unknown", note="too large", weight="unknown"),)
-    assert factors(compared(factors=found, unknown=unknown)) == [
+    assert [one_line(factor) for factor in factors(compared(factors=found, unknown=unknown))] == [
         "data.stages.train[0].count: 10 -> 12",
         "environment.python: 3.11 -> 3.12",
         "data.stages.val[0]: not known to be the same (too large)",
     ]
+
+
+def test_what_every_resume_changes_explains_no_difference_of_a_resumed_run() -> None:
+    changed = ["lineage.resumed", "model.initial_weights.digest", "randomness.states.fit_start.torch", "code.files[a]"]
+    found = compared(factors=tuple(Difference(path, "changed", 1, 2) for path in changed))
+    assert [factor.path for factor in factors(found, resumes=True)] == ["code.files[a]"]
+    assert {factor.path for factor in factors(found)} == set(changed)
 
 
 def test_a_difference_is_shown_on_one_line() -> None:

@@ -12,6 +12,9 @@ from lightning_dtool.loading.opening import require_checkpoint
 from lightning_dtool.record import DatasetReference, Provenance, from_json
 from lightning_dtool.store import FrozenDataset, local_path, locate, normalize_uri
 
+MAX_GENERATIONS = 100
+"""The largest length of a chain of checkpoints, each of which was resumed from the one before."""
+
 
 class Original:
     """A recorded checkpoint. All of its dataset is verified when it is opened.

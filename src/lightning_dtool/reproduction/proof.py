@@ -8,9 +8,8 @@ from lightning_dtool.errors import ConfigurationError
 from lightning_dtool.items import CHECKPOINT_ITEM
 from lightning_dtool.loading.weights import load_safely, state_dict_of
 from lightning_dtool.record import Provenance
-from lightning_dtool.reproduction.original import Original
+from lightning_dtool.reproduction.original import MAX_GENERATIONS, Original
 from lightning_dtool.reproduction.states import compare_states
-from lightning_dtool.reproduction.verdict import factors
 from lightning_dtool.results.checklist.findings import counted
 from lightning_dtool.results.comparison import Comparison
 from lightning_dtool.results.reproduction import ResumeProof, Verdict
@@ -19,12 +18,6 @@ from lightning_dtool.values.digests import state_digest
 
 MAX_DIFFERENCES = 1000
 """The largest number of differences that are kept."""
-
-MAX_GENERATIONS = 100
-"""The largest number of runs, each of which was resumed from the one before."""
-
-_OF_EVERY_RESUME = ("model.initial_weights.", "lineage.resumed:", "randomness.states.")
-"""How the lines begin of factors in which a resumed run always differs from one that was not stopped."""
 
 
 def check_earlier(earlier: Original, later: Original, search: Sequence[str]) -> None:
@@ -100,7 +93,7 @@ def prove(
         later: The recorded checkpoint.
         again: The checkpoint of the resumed run.
         comparison: The comparison of both.
-        doubts: The reasons in the warning at the resume.
+        doubts: The reasons in the warning at the resume, among them those that the record of `earlier` gives.
 
     Returns:
         The verdict, the reason for it, and what differs.
@@ -111,7 +104,7 @@ def prove(
         recorded, found = ({"state_dict": state_dict_of(each, later.uri)} for each in (recorded, found))
     differences = compare_states(recorded, found)
     proof = ResumeProof(
-        earlier.reference, announced_by(earlier.record, doubts), tuple(differences[:MAX_DIFFERENCES]), len(differences)
+        earlier.reference, tuple(dict.fromkeys(doubts)), tuple(differences[:MAX_DIFFERENCES]), len(differences)
     )
     trained = f"resumed at {_moment(earlier.record)} and compared at {_moment(later.record)}"
     outcomes = [
@@ -132,26 +125,6 @@ def prove(
     listed = ", ".join([*(f"{part} ({number})" for part, number in parts.items()), *outcomes])
     known = "" if proof.announced else ". Nothing announced it"
     return Verdict.DIFFERENT, f"{trained}, the resumed run is another one: {listed} differ{known}", proof
-
-
-def announced_by(record: Provenance, doubts: Sequence[str]) -> tuple[str, ...]:
-    """Return the reasons why a resume may not be exact: those of the record, and those of the warning at the resume.
-
-    Args:
-        record: The record of the checkpoint from which a run resumed.
-        doubts: The reasons in the warning.
-    """
-    gaps = [gap.reason.partition(": ") for gap in record.gaps if gap.fact == "checkpoint.resume"]
-    return tuple(dict.fromkeys([*(reason or whole for whole, _, reason in gaps), *doubts]))
-
-
-def causes(comparison: Comparison) -> list[str]:
-    """Return the recorded inputs that differ and could explain another result, without those that a resume changes.
-
-    Args:
-        comparison: The comparison of the recorded checkpoint with that of the resumed run.
-    """
-    return [line for line in factors(comparison) if not line.startswith(_OF_EVERY_RESUME)]
 
 
 def _content(checkpoint: Original) -> Mapping[str, Any]:

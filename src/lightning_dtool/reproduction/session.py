@@ -17,7 +17,14 @@ from lightning_dtool.errors import (
 )
 from lightning_dtool.items import REQUIREMENTS_ITEM, TRACE_ITEM
 from lightning_dtool.reproduction.launch import Options, Rerun, rerun
-from lightning_dtool.reproduction.original import LocatedData, Original, datasets_of, locate_data, normal
+from lightning_dtool.reproduction.original import (
+    MAX_GENERATIONS,
+    LocatedData,
+    Original,
+    datasets_of,
+    locate_data,
+    normal,
+)
 from lightning_dtool.reproduction.process import ended_by_signals
 from lightning_dtool.reproduction.request import Request
 from lightning_dtool.reproduction.storing import store_result
@@ -32,9 +39,6 @@ from lightning_dtool.store import DatasetWriter, FrozenDataset, ensure_writable,
 
 DEFAULT_INTO = "reproductions"
 """The folder in the working directory for reruns and their results, by default."""
-
-MAX_GENERATIONS = 100
-"""The largest length of a chain of checkpoints, each of which was resumed from the one before."""
 
 
 def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.PathLike[str] | None) -> Reproduction:
@@ -119,24 +123,19 @@ class _Session:
         )
         self.log = first.log
         self._notes += first.notes
-        kept = _published_copy(first.dataset, self.base_uri)
-        comparison = self._compare(original.uri, kept.uri)
+        again = Original(_published_copy(first.dataset, self.base_uri))
+        comparison = self._compare(original.uri, again.uri)
         measured = self._all_measured(first, data, options, parent)
-        again = {**Original(kept).record.metrics.at_checkpoint, **_recalls(first, "rerun")}
         before = {**original.record.metrics.at_checkpoint, **_recalls(first, "recorded")}
         judgements = judge(before, measured, request.level, original.record.loss) if measured else []
-        rows = judged_rows(before, again, judgements)
+        rows = judged_rows(before, {**again.record.metrics.at_checkpoint, **_recalls(first, "rerun")}, judgements)
         verdict, reason = decide(comparison, rows, len(measured) or request.runs, request.level)
-        differences, resume = factors(comparison), None
+        resume = None
         if self.earlier is not None:
             # Imported late: this module imports torch.
-            from lightning_dtool.reproduction.proof import causes, prove
+            from lightning_dtool.reproduction.proof import prove
 
-            verdict, reason, resume = prove(self.earlier, original, Original(kept), comparison, _doubts(first))
-            differences = causes(comparison)
-        explained = any(map(explains, comparison.factors)) if differences else proves and comparison.weights_identical
-        if not explained:
-            differences = [*differences, *unrecorded_causes(original.record, Original(kept).record)]
+            verdict, reason, resume = prove(self.earlier, original, again, comparison, _doubts(first))
         traced = self._traces() if proves else request.trace
         step = self._step(original, first, data, options, parent) if traced else None
         same = verdict in (Verdict.IDENTICAL, Verdict.RESUME_EXACT)
@@ -144,9 +143,9 @@ class _Session:
             verdict,
             reason,
             original.reference,
-            Original(kept).reference,
+            again.reference,
             metrics=rows,
-            factors=() if same else tuple(differences),
+            factors=() if same else tuple(self._causes(comparison, again)),
             first_difference=str(comparison.first_difference) if comparison.first_difference is not None else None,
             step=step,
             notes=tuple(dict.fromkeys(self._notes)),
@@ -163,6 +162,15 @@ class _Session:
         from lightning_dtool.reproduction.comparison import compare
 
         return compare(one, two)
+
+    def _causes(self, comparison: Comparison, again: Original) -> list[str]:
+        """Return what could explain a difference: recorded inputs, and without any also what records do not hold."""
+        resumes = self.earlier is not None
+        found = factors(comparison, resumes=resumes)
+        lines = [one_line(factor) for factor in found]
+        if any(factor.weight != "unknown" for factor in found) or (resumes and comparison.weights_identical):
+            return lines
+        return [*lines, *unrecorded_causes(self.original.record, again.record)]
 
     def _all_measured(
         self, first: Rerun, data: LocatedData, options: Options, parent: str | None

@@ -20,6 +20,9 @@ _OF_A_RERUN = re.compile(
 )
 """Paths of differences that every rerun has and that therefore explain nothing."""
 
+_OF_A_RESUME = re.compile(r"model\.initial_weights\..*|lineage\.resumed|randomness\.states\..*", re.DOTALL)
+"""The same for a run that was resumed at another moment than the recorded one."""
+
 _LIKELIEST_FIRST = ("data", "code", "model", "optimizers", "schedulers", "loss", "trainer", "randomness", "environment")
 
 
@@ -145,14 +148,19 @@ def judged_rows(
     return tuple(rows)
 
 
-def factors(comparison: Comparison) -> list[str]:
-    """Return the differences that could explain a different result, one short line each, the likeliest first.
+def factors(comparison: Comparison, *, resumes: bool = False) -> list[Difference]:
+    """Return the differences that could explain a different result, the likeliest first.
 
     They are followed by the facts that are not known to be the same.
+
+    Args:
+        comparison: The comparison of the recorded checkpoint with its rerun.
+        resumes: Whether the rerun resumed at another moment than the recorded training.
     """
     found = [factor for factor in (*comparison.factors, *comparison.unknown) if explains(factor)]
-    found.sort(key=lambda factor: (factor.weight == "unknown", _rank(factor.section)))
-    return [one_line(factor) for factor in found]
+    if resumes:
+        found = [factor for factor in found if not _OF_A_RESUME.fullmatch(factor.path)]
+    return sorted(found, key=lambda factor: (factor.weight == "unknown", _rank(factor.section)))
 
 
 def _rank(section: str) -> int:

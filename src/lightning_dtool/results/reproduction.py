@@ -67,8 +67,8 @@ class ResumeProof:
 
     Attributes:
         earlier: The earlier checkpoint.
-        announced: The reasons why the resume may not be exact, as the record of the earlier checkpoint and the warning
-            at the resume give them; empty if neither gives any.
+        announced: The reasons why the resume may not be exact, as the warning at the resume gives them, which repeats
+            those in the record of the earlier checkpoint. Empty if there was no warning.
         differences: What differs between the recorded checkpoint and that of the resumed run, the weights first; at
             most 1000 entries.
         differing_count: The number of all differences.
