@@ -1,6 +1,5 @@
 """Reruns of trainings that clear their output folders, delete their data, or use the network."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 import lightning_dtool
 from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.record import Trainer
 from lightning_dtool.reproduction import protecting
 from lightning_dtool.reproduction.outputs import outputs_at_risk
 from lightning_dtool.results.reproduction import Reproduction, Verdict
@@ -104,18 +104,15 @@ def test_what_is_allowed_can_be_written(tmp_path: Path) -> None:
 
 
 @needs_landlock
-def test_a_script_that_uses_the_network_is_told_so(tmp_path: Path) -> None:
+def test_a_script_that_uses_the_network_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, (models,) = project(tmp_path), places(tmp_path, "models")
     call = (
         "    import urllib.request\n    if os.environ.get('ONLINE'): urllib.request.urlopen('http://data.example/')\n"
     )
     changed(made, begin=call)
     train(made, "train.py", str(models), fresh=False)
-    os.environ["ONLINE"] = "1"
-    try:
-        found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into")
-    finally:
-        del os.environ["ONLINE"]
+    monkeypatch.setenv("ONLINE", "1")
+    found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into")
     if any("not restricted" in note for note in found.notes):
         pytest.skip("this system allows no network namespace")
     assert reason_of(found, "refused_network") == ("it wants to connect to data.example. To allow it: --allow-network")
@@ -157,9 +154,15 @@ def test_without_protection_a_training_in_relative_folders_is_reproduced(tmp_pat
     assert "not protected: this system has neither Landlock nor bubblewrap" in found.notes
 
 
-def test_outputs_at_risk_are_those_that_exist(tmp_path: Path) -> None:
-    source, work = places(tmp_path, "source", "work")
-    (work / "runs").mkdir()
-    (source / "train.py").write_text(f"OUT = '{work}/runs'\nDATA = '{tmp_path}/other'\n")
-    of = lambda **parts: outputs_at_risk(record(**parts), source, f"file://{work}/runs/net")  # noqa: E731
-    assert of() == [str(work / "runs")]
+def test_outputs_at_risk_are_recorded_folders_that_exist_and_named_folders_that_hold_the_original(
+    tmp_path: Path,
+) -> None:
+    source, runs, other = places(tmp_path, "source", "runs", "other")
+    (source / "train.py").write_text(f"DATA = '{other}'\n")
+    (source / "config.yaml").write_text(f"out: {runs}\n")
+    at_risk = lambda **settings: outputs_at_risk(  # noqa: E731
+        record(trainer=Trainer(settings=settings)), source, f"file://{runs}/net"
+    )
+    assert at_risk() == [str(runs)]
+    assert at_risk(default_root_dir=str(other)) == [str(other), str(runs)]
+    assert at_risk(default_root_dir=str(tmp_path / "gone")) == [str(runs)]

@@ -29,7 +29,7 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
 
     datasets = [open_checkpoint(uri) for uri in (uri_a, uri_b)]
     a, b = (read_content(dataset) for dataset in datasets)
-    found = checkpoint_differences(a, b)
+    found, related = checkpoint_differences(a, b), relation(a.record, b.record)
     shown = [difference for difference in found if everything or difference.weight != "incidental"]
     weights = {difference.weight for difference in found}
     same = False if "matters" in weights else None if "unknown" in weights else True
@@ -43,7 +43,7 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
                     for key, dataset in zip("ab", datasets, strict=True)
                 },
                 "same": same,
-                "relation": relation(a.record, b.record),
+                "relation": related,
                 "differences": [asdict(difference) for difference in shown],
                 "metrics": {name: {"a": metrics[0].get(name), "b": metrics[1].get(name)} for name in names},
             }
@@ -52,7 +52,6 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
         from lightning_dtool.export.text.differences import record_differences
 
         one, two = datasets
-        related = relation(a.record, b.record)
         print_rich(
             lambda _: record_differences(shown, (one.name, two.name), (one.uri, two.uri), metrics, related, everything)
         )

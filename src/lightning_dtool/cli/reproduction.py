@@ -1,7 +1,6 @@
 """The commands `reproduce` and `replicate`."""
 
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,12 +12,15 @@ if TYPE_CHECKING:
 
     from lightning_dtool.results.reproduction import Reproduction
 
-
 _START = "For a resumed training: reproduce its parents first, or start from the recorded parent."
 
 
-def _rerun_options(command: Any, start: Any) -> Any:
-    """Add the options that `reproduce` and `replicate` share, and the option `--from`, which differs."""
+def _rerun_options(start: Any) -> "Callable[[Any], Any]":
+    """Return a decorator that adds the options of a rerun to a command.
+
+    Args:
+        start: The option `--from`, in which `reproduce` and `replicate` differ.
+    """
     options = [
         click.option(
             "--into",
@@ -87,23 +89,26 @@ def _rerun_options(command: Any, start: Any) -> Any:
         click.option("--all", "everything", is_flag=True, help="Also list differences that had no effect."),
         json_option,
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.command(cls=Command)
 @click.argument("uri")
-@partial(
-    _rerun_options,
-    start=click.option(
+@_rerun_options(
+    click.option(
         "--from",
         "from_",
         default="first",
         metavar="first|parent|URI",
         help=f"{_START} Or the URI of an earlier checkpoint of the same run: go on from there, and prove that the run "
         "resumes exactly.  [default: first]",
-    ),
+    )
 )
 def reproduce(uri: str, as_json: bool, everything: bool, replaced: tuple[str, ...], **options: Any) -> None:
     """Repeat the training of the checkpoint URI with its recorded code and data, and compare the models bit by bit.
@@ -133,10 +138,7 @@ def reproduce(uri: str, as_json: bool, everything: bool, replaced: tuple[str, ..
 @click.option(
     "--test", metavar="URI", help="The new dataset to test on. Default: a part of --train, split as recorded."
 )
-@partial(
-    _rerun_options,
-    start=click.option("--from", "from_", type=click.Choice(["first", "parent"]), default="first", help=_START),
-)
+@_rerun_options(click.option("--from", "from_", type=click.Choice(["first", "parent"]), default="first", help=_START))
 def replicate(uri: str, as_json: bool, everything: bool, replaced: tuple[str, ...], **options: Any) -> None:
     """Repeat the training of the checkpoint URI on new data, and compare the results.
 
@@ -185,4 +187,6 @@ def _print_verdict(found: "Reproduction", as_json: bool, everything: bool) -> No
         from lightning_dtool.export.text.verdict import document
 
         print_rich(lambda _: document(found, everything))
-    raise click.exceptions.Exit(0 if found.successful else 5 if found.verdict.startswith("could not") else 1)
+    raise click.exceptions.Exit(
+        0 if found.successful else 5 if found.verdict in ("could not run", "could not compare") else 1
+    )

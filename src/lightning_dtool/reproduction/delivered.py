@@ -14,28 +14,20 @@ import torch
 
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.loading.makers import ATTRIBUTES
+from lightning_dtool.reproduction.states import SETTINGS
 from lightning_dtool.reproduction.weights import MAX_NAMES
 from lightning_dtool.results.comparison import Numbers
 
-_OF_LIGHTNING = frozenset(
-    {
-        "state_dict",
-        "optimizer_states",
-        "lr_schedulers",
-        "epoch",
-        "global_step",
-        "pytorch-lightning_version",
-        "loops",
-        "callbacks",
-        "hparams_name",
-        "hparams_type",
-        "hyper_parameters",
-        "datamodule_hparams_name",
-        "datamodule_hparams_type",
-        "datamodule_hyper_parameters",
-        RESUMPTION_SECTION,
-    }
-)
+_OF_LIGHTNING = SETTINGS | {
+    "state_dict",
+    "optimizer_states",
+    "lr_schedulers",
+    "epoch",
+    "global_step",
+    "loops",
+    "callbacks",
+    RESUMPTION_SECTION,
+}
 """The keys of a checkpoint that are compared elsewhere, or that describe the run."""
 
 _OF_MODEL_CHECKPOINT = frozenset(

@@ -10,8 +10,8 @@ from lightning_dtool.sandbox.protection import is_below
 from lightning_dtool.store import local_path
 
 _FOLDER_SETTING = re.compile(r"default_root_dir|dirpath|\w*save_dir|root_dir|log_dir")
-_ABSOLUTE = re.compile(r"""(?<=["'=])(~?/[^"'\n\0]+)""")
-"""An absolute path in source code, or as an argument."""
+_ABSOLUTE = re.compile(r"""(?:(?<=["'=])|(?<=: ))(~?/[^"'\n\0]+)""")
+"""An absolute path in source code, as an argument, or as a value in YAML."""
 
 
 def outputs_at_risk(record: Provenance, source: Path, original: str) -> list[str]:
@@ -50,4 +50,4 @@ def _texts(record: Provenance, source: Path) -> Iterator[str]:
     yield "\n".join(f"={argument}" for argument in record.code.argv[1:])
     for path in source.rglob("*"):
         if path.suffix in (".py", ".yaml", ".yml") and path.is_file():
-            yield path.read_text(encoding="utf-8", errors="replace").replace(": /", "=/")
+            yield path.read_text(encoding="utf-8", errors="replace")

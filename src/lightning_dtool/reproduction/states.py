@@ -49,7 +49,7 @@ _ORDER = (
 )  # fmt: skip
 """The parts, with those first that a user looks at first."""
 
-_SETTINGS = frozenset(
+SETTINGS = frozenset(
     {
         "pytorch-lightning_version",
         "hparams_name",
@@ -112,7 +112,7 @@ def _by_part(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the compared content of a checkpoint, by the names of its parts."""
     found: dict[str, dict[str, Any]] = {}
     for key, value in checkpoint.items():
-        if key in _SETTINGS:
+        if key in SETTINGS:
             continue
         if key == RESUMPTION_SECTION and isinstance(value, Mapping):
             for name, part, content in _in_section(value):
