@@ -26,6 +26,7 @@ from lightning_dtool.resuming.plain_state.comparison import digest, equal
 from lightning_dtool.resuming.plain_state.decoding import Decoder
 from lightning_dtool.resuming.plain_state.encoding import Encoder
 from lightning_dtool.resuming.plain_state.kinds import NotPlainError
+from lightning_dtool.resuming.plain_state.remembered import Remembered
 from lightning_dtool.values.definitions import class_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
@@ -601,10 +602,34 @@ def test_a_generator_goes_on_with_the_same_numbers(generator: Any) -> None:
     assert draw(decoded) == draw(generator)
 
 
-@pytest.mark.parametrize("value", [lambda: None, open, object(), iter([1]), torch.nn.ReLU(), np.array([object()])])
+@pytest.mark.parametrize(
+    "value", [lambda: None, open, object(), iter([1]), torch.nn.ReLU(), np.array([object()]), "\udc80"]
+)
 def test_what_is_not_plain_is_refused_and_leaves_no_trace(value: Any) -> None:
     encoder = Encoder(lambda value: None)
     with pytest.raises(NotPlainError):
         encoder.attempt([1, value])
     assert encoder.table == []
     assert encoder.attempt([1]) == {"kind": "new", "index": 0}
+
+
+@pytest.mark.parametrize("large", [torch.zeros(26), np.zeros(26), 101 * "a", 101 * b"a", [60 * "a", 60 * "b"]])
+def test_a_value_that_is_too_large_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch, large: Any) -> None:
+    monkeypatch.setattr("lightning_dtool.resuming.plain_state.encoding.MAX_BYTES", 100)
+    encoder = Encoder(lambda value: None)
+    with pytest.raises(NotPlainError, match="is too large"):
+        encoder.attempt(large)
+    assert encoder.attempt(99 * "a") == 99 * "a"
+
+
+def test_an_error_while_a_validation_begins_is_a_reason_at_the_save() -> None:
+    class Fails(Remembered):
+        def _collected(self, modes: Any) -> Any:
+            raise RuntimeError
+
+    remembered = Remembered()
+    remembered.note_before_validation()
+    assert remembered.changed_by_validation({"table": [], "changes": []}) == []
+    failing = Fails()
+    failing.note_before_validation()
+    assert failing.changed_by_validation({"table": [], "changes": []}) != []

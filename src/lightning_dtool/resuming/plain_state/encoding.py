@@ -78,8 +78,7 @@ class Encoder:
             if kind is int and not -_LARGEST_INT <= value < _LARGEST_INT:
                 return {"kind": "int", "value": hex(value)}
             if kind is str:
-                self._take_bytes(len(value))
-                return value.encode(errors="surrogatepass").decode(errors="replace")
+                return self._text(value)
             return value
         if value is MISSING:
             return {"kind": "missing"}
@@ -90,6 +89,8 @@ class Encoder:
             return {"kind": "at", "path": path}
         if id(value) in self._places:
             return {"kind": "new", "index": self._places[id(value)]}
+        if kind is bytes:
+            return {"kind": "bytes", "value": self._bytes(value)}
         simple = _simple(kind, value)
         if simple is not None:
             return simple
@@ -140,11 +141,12 @@ class Encoder:
         return self.contents(value)
 
     def _undone(self, encode: Callable[[], Any]) -> Any:
-        length = len(self.table)
+        length, left = len(self.table), (self._bytes_left, self._entries_left)
         try:
             return encode()
         except NotPlainError:
             del self.table[length:]
+            self._bytes_left, self._entries_left = left
             self._places = {key: index for key, index in self._places.items() if index < length}
             self._depth = 0
             raise
@@ -172,7 +174,7 @@ class Encoder:
         if issubclass(kind, np.ndarray):
             return self._array(value)
         if issubclass(kind, GENERATORS):
-            return {"kind": "generator", "class": class_path(kind), "value": self._several_of_a_state(value)}
+            return {"kind": "generator", "class": class_path(kind), "value": self._state(value)}
         if kind is collections.deque:
             return {"kind": "deque", "value": self._several(collections.deque.__iter__(value)), "maxlen": value.maxlen}
         if kind is list:
@@ -262,7 +264,7 @@ class Encoder:
             "shape": list(value.shape),
         }
 
-    def _several_of_a_state(self, generator: Any) -> Encoded:
+    def _state(self, generator: Any) -> Encoded:
         state = generator_state(generator)
         return Encoder(lambda value: None)._plain_tree(state)
 
@@ -286,6 +288,13 @@ class Encoder:
                 "parameter": False,
             }
         return self.value(value.item() if isinstance(value, np.generic) else value)
+
+    def _text(self, value: str) -> str:
+        try:
+            self._take_bytes(len(value.encode()))
+        except UnicodeEncodeError as error:  # half of a surrogate pair, as in the name of a file that is no UTF-8
+            raise NotPlainError("is a text that UTF-8 cannot encode") from error
+        return value
 
     def _bytes(self, value: bytes) -> torch.Tensor:
         self._take_bytes(len(value))
@@ -314,8 +323,6 @@ def _simple(kind: type, value: Any) -> dict[str, Any] | None:
     """Return an encoded value of a type that does not change and holds no other objects; None for other types."""
     if kind is complex:
         return {"kind": "complex", "value": [value.real, value.imag]}
-    if kind is bytes:
-        return {"kind": "bytes", "value": _as_tensor(value)}
     if kind in (range, slice):
         parts = [value.start, value.stop, value.step]
         return {"kind": kind.__name__, "value": parts} if set(map(type, parts)) <= SCALARS else None

@@ -1,5 +1,6 @@
 """`Remembered`: the plain state of one fit, observed, saved and restored."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -118,8 +119,10 @@ class Remembered:
 
     def note_before_validation(self) -> None:
         """Note the state before a validation, in which a checkpoint may be saved."""
-        collected, _ = self._collected({})
-        self._before_validation = _digest_of(collected)
+        self._before_validation = None
+        with contextlib.suppress(Exception):  # without it, `changed_by_validation` gives a reason
+            collected, _ = self._collected({})
+            self._before_validation = _digest_of(collected)
 
     def changed_by_validation(self, saved: Mapping[str, Any]) -> list[str]:
         """Return a reason if a validation that a resumed run repeats or omits has changed the state; else nothing.
