@@ -6,7 +6,7 @@ checkpoint before it converts the module to the Trainer's precision, which round
 save counts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -113,15 +113,18 @@ def state_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{prefix}.{name}" if prefix else name, buffer
 
 
-def float_types(weights: Mapping[str, Any]) -> set[torch.dtype]:
-    """Return the floating-point types of weights.
-
-    If they are not those of the save, since the Trainer has another precision, optimizers need converted states.
+def load_optimizers(strategy: Any, original: Callable[[Any], None], checkpoint: Mapping[str, Any]) -> None:
+    """Replaces the strategy's method that loads the states of optimizers.
 
     Args:
-        weights: A state dict.
+        strategy: The Trainer's strategy.
+        original: The method.
+        checkpoint: The checkpoint.
     """
-    return {value.dtype for value in weights.values() if isinstance(value, torch.Tensor) and value.is_floating_point()}
+    original(checkpoint)
+    # Otherwise the Trainer has another precision than at the save, and the optimizers need converted states.
+    if _float_types(checkpoint["state_dict"]) == _float_types(strategy.lightning_module.state_dict()):
+        load_optimizer_states(strategy.optimizers, checkpoint["optimizer_states"])
 
 
 def load_optimizer_states(optimizers: Sequence[Any], states: Sequence[Mapping[str, Any]]) -> None:
@@ -169,6 +172,10 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:  # NaN is not eq
         return False
     views = (tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
     return bool(torch.equal(*views))
+
+
+def _float_types(weights: Mapping[str, Any]) -> set[torch.dtype]:
+    return {value.dtype for value in weights.values() if isinstance(value, torch.Tensor) and value.is_floating_point()}
 
 
 def _is_loaded(tensor: torch.Tensor, saved: torch.Tensor) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_dtool import rerun
@@ -22,7 +22,8 @@ from lightning_dtool.capture.randomness import RandomStates, encoded_states, ran
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.random_states import raw_states
-from lightning_dtool.resuming.delivered import Delivered, float_types, load_optimizer_states
+from lightning_dtool.resuming.averaging import begin_averaging, remove_functions
+from lightning_dtool.resuming.delivered import Delivered, load_optimizers
 from lightning_dtool.resuming.generators import (
     restore_generators,
     restore_seeds,
@@ -36,14 +37,14 @@ from lightning_dtool.resuming.loader_states import (
     repeat_last_batch,
     restore_between_epochs,
     restore_inside_epoch,
-    set_loaded_epochs,
 )
 from lightning_dtool.resuming.measured import reset_ended, restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
 from lightning_dtool.resuming.plain_state.remembered import Remembered
 from lightning_dtool.resuming.pruning import restore_pruning, save_pruning
 from lightning_dtool.resuming.reasons import inexact_reasons
-from lightning_dtool.resuming.remaining import Remaining, remaining, run_remaining
+from lightning_dtool.resuming.remaining_hooks import Remaining, remaining, run_remaining
+from lightning_dtool.resuming.remaining_work import do_remaining_work
 from lightning_dtool.resuming.replacing import replace_method
 from lightning_dtool.resuming.searches import Searches, in_trial
 from lightning_dtool.resuming.settings import differing_settings, restore_settings, save_settings, settings_of
@@ -90,7 +91,7 @@ class Resumption:
         replace_method(epoch_loop.val_loop, "reset", partial(self._begin_validation, trainer))
         replace_method(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
         replace_method(trainer.strategy, "setup", self._set_up)
-        replace_method(trainer.strategy, "load_optimizer_state_dict", partial(_load_optimizers, trainer.strategy))
+        replace_method(trainer.strategy, "load_optimizer_state_dict", partial(load_optimizers, trainer.strategy))
         replace_method(
             trainer.fit_loop,
             "on_advance_end",
@@ -119,7 +120,7 @@ class Resumption:
         moment = moment_of(trainer, self._validated)
         if self._stop.state is not None and not moment.inside_epoch:
             moment = Moment.STOPPED
-        _remove_functions(checkpoint)
+        remove_functions(checkpoint)
         reasons: list[str] = []
         mine: dict[str, Any] | None = None
         left: Remaining | None = None
@@ -140,21 +141,9 @@ class Resumption:
                 "searches": self._searches.save(trainer, module),
                 "remembered": remembered,
             }
-            reasons += [*inexact_reasons(trainer, moment), *self._stop.reasons(trainer, moment)]
-            reasons += self._moved(module, moment)
-            if moment is Moment.INSIDE_BATCH and self._before_batch is None:
-                reasons.append("the checkpoint was saved inside a batch, which is repeated with other random numbers")
+            reasons += self._reasons(trainer, module, moment, remembered)
             if moment is Moment.INSIDE_BATCH:
                 repeat_last_batch(trainer, checkpoint)
-                changed = self._remembered.changed_by_fetching(trainer, remembered)
-                if changed is not None:
-                    reasons.append(
-                        "the checkpoint was saved inside a batch, which is repeated, and this batch may have changed "
-                        f"`{changed}`, which no state_dict holds"
-                    )
-            omitted = self._stop.validates and moment in (Moment.VALIDATION_END, Moment.STOPPED)
-            if moment is Moment.INSIDE_VALIDATION or omitted:
-                reasons += self._remembered.changed_by_validation(remembered)
         except Exception as error:  # Lightning's internals may change, and a metric of the user may raise any error
             reasons.append(f"the state for an exact resume could not be collected ({type(error).__name__}: {error})")
         ranks = self._from_all_ranks(mine, trainer)
@@ -180,25 +169,32 @@ class Resumption:
         If a validation was interrupted, or a longer training omits it, this is the state before it. If a batch was
         interrupted, only the random states are those before it.
         """
-        earlier = self._stop.state if moment is Moment.STOPPED else None
+        state = self._stop.state if moment is Moment.STOPPED else None
         if moment is Moment.INSIDE_VALIDATION or (moment is Moment.VALIDATION_END and self._stop.validates):
-            earlier = self._before_validation
-        if earlier is not None:
-            return {**earlier, "random": encoded_states(earlier["random"])}
-        interrupted = self._before_batch if moment is Moment.INSIDE_BATCH else None
-        return {
-            "random": random_states() if interrupted is None else encoded_states(interrupted),
-            "generators": save_generators(trainer),
-            "measured": save_measured(trainer, trainer.lightning_module, moment.inside_epoch, needed=left is not None),
-        }
+            state = self._before_validation
+        if state is None:
+            state = _changing_state(trainer, moment.inside_epoch, needed=left is not None)
+            if moment is Moment.INSIDE_BATCH and self._before_batch is not None:
+                state["random"] = self._before_batch
+        return {**state, "random": encoded_states(state["random"])}
 
-    def _moved(self, module: LightningModule, moment: Moment) -> list[str]:
-        """Return the reasons from weights and buffers that work has changed which a resumed run repeats."""
+    def _reasons(self, trainer: Any, module: LightningModule, moment: Moment, remembered: Any) -> list[str]:
+        """Return the reasons why the state that is saved is not enough for an exact resume."""
+        reasons = [*inexact_reasons(trainer, moment), *self._stop.reasons(trainer, moment)]
         if moment is Moment.INSIDE_VALIDATION:
             name = moved(self._versions_before_validation, versions(module))
             if name is not None:
-                return [f"the checkpoint was saved inside a validation, which had changed {name} and is repeated"]
-        return []
+                reasons.append(
+                    f"the checkpoint was saved inside a validation, which had changed {name} and is repeated"
+                )
+        if moment is Moment.INSIDE_BATCH:
+            if self._before_batch is None:
+                reasons.append("the checkpoint was saved inside a batch, which is repeated with other random numbers")
+            reasons += self._remembered.changed_by_fetching(trainer, remembered)
+        omitted = self._stop.validates and moment in (Moment.VALIDATION_END, Moment.STOPPED)
+        if moment is Moment.INSIDE_VALIDATION or omitted:
+            reasons += self._remembered.changed_by_validation(remembered)
+        return reasons
 
     def _from_all_ranks(self, mine: dict[str, Any] | None, trainer: Any) -> list[Any]:
         """Return the state of every rank, with None for ranks whose state cannot be collected."""
@@ -286,7 +282,7 @@ class Resumption:
 
     def _begin_validation(self, trainer: Any, original: Callable[[], Any]) -> Any:
         """Replaces the method that begins a validation, since a checkpoint may be saved before it ends."""
-        self._before_validation = _state_inside_epoch(trainer)
+        self._before_validation = _changing_state(trainer, inside_epoch=True)
         self._stop.before_validation(trainer)
         self._versions_before_validation = versions(trainer.lightning_module)
         self._validated = False
@@ -298,7 +294,7 @@ class Resumption:
         """Return the state from which a longer training goes on, when an epoch ends before its last batch."""
         if self._stop.validates and self._before_validation is not None:
             return self._before_validation
-        return _state_inside_epoch(trainer)
+        return _changing_state(trainer, inside_epoch=True)
 
     def _end_validation(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Replaces the method that calls the hooks `on_validation_end`, so that it runs before any callback's."""
@@ -334,32 +330,25 @@ class Resumption:
             start_workers(trainer, saved["running_workers"])
             restore_seeds(trainer, saved["seeds"])
             if moment.inside_epoch:
-                _begin_averaging(trainer)
+                begin_averaging(trainer)
             restore_generators(trainer, saved["generators"])
             if saved["random"] is not None:
                 restore(saved["random"])
             if saved["remaining"] is not None:
                 reasons += run_remaining(trainer, saved["remaining"])
                 reset_ended(module, saved["measured"])
-            _do_remaining_work(fit_loop, moment)
+            do_remaining_work(fit_loop, moment)
             if reasons and trainer.is_global_zero:
                 _warn(reasons)
         return result
 
 
-def _load_optimizers(strategy: Any, original: Callable[[Any], None], checkpoint: Any) -> None:
-    """Replaces the strategy's method that loads the states of optimizers."""
-    original(checkpoint)
-    if float_types(checkpoint["state_dict"]) == float_types(strategy.lightning_module.state_dict()):
-        load_optimizer_states(strategy.optimizers, checkpoint["optimizer_states"])
-
-
-def _state_inside_epoch(trainer: Any) -> dict[str, Any]:
+def _changing_state(trainer: Any, inside_epoch: bool, needed: bool = False) -> dict[str, Any]:
     """Return the state that changes with each batch, with the random states not encoded yet."""
     return {
         "random": raw_states(),
         "generators": save_generators(trainer),
-        "measured": save_measured(trainer, trainer.lightning_module, inside_epoch=True),
+        "measured": save_measured(trainer, trainer.lightning_module, inside_epoch, needed),
     }
 
 
@@ -377,60 +366,3 @@ def _warn(reasons: list[str]) -> None:
         ProvenanceWarning,
         stacklevel=2,
     )
-
-
-def _begin_averaging(trainer: Any) -> None:
-    """Let StochasticWeightAveraging install its scheduler, which it does only when an epoch begins."""
-    for callback in trainer.callbacks:
-        if not isinstance(callback, StochasticWeightAveraging) or callback._initialized:
-            continue
-        if callback.swa_start <= trainer.current_epoch <= callback.swa_end:
-            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-            options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-            callback.on_train_epoch_start(trainer, trainer.lightning_module)
-            for group, option in zip(groups, options, strict=True):
-                group.update(option)  # creating a scheduler sets the learning rates
-
-
-def _remove_functions(checkpoint: dict[str, Any]) -> None:
-    """Remove a function from SWALR's state, which a safe load refuses. Later releases of torch leave it out too."""
-    callbacks = [state for state in checkpoint.get("callbacks", {}).values() if isinstance(state, dict)]
-    for state in [*checkpoint.get("lr_schedulers", []), *(state.get("scheduler_state") for state in callbacks)]:
-        if isinstance(state, dict) and callable(state.get("anneal_func")):
-            del state["anneal_func"]
-
-
-def _do_remaining_work(fit_loop: Any, moment: Moment) -> None:
-    """Do the work that was left at the save, so that Lightning does not derive it from its counts."""
-    epoch_loop = fit_loop.epoch_loop
-    # Otherwise epoch-wise schedulers that monitor a metric would miss the end of this epoch.
-    fit_loop._restarting = False
-    epoch_loop.val_loop.restarting = False
-    if moment is Moment.BETWEEN_EPOCHS or moment is Moment.EPOCH_END:
-        for loop in (fit_loop, epoch_loop):
-            loop._restarting = loop._resuming_from_checkpoint = loop._loaded_from_state_dict = False
-            loop.reset_restart_stage()
-        if moment is Moment.EPOCH_END and epoch_loop._num_ready_batches_reached():
-            current = fit_loop.epoch_progress.current
-            current.completed -= 1  # as at the save: a scheduler's frequency depends on it
-            try:
-                epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
-            finally:
-                current.completed += 1
-        return
-    if moment is Moment.ELSEWHERE:
-        return
-    if moment in (Moment.BATCH_END, Moment.VALIDATION_END, Moment.INSIDE_VALIDATION):
-        epoch_loop._skip_next_val = moment is Moment.VALIDATION_END
-        epoch_loop.on_advance_end(fit_loop._data_fetcher)
-    # Keep the counts, so that Lightning finds no work left.
-    replace_method(epoch_loop, "reset", partial(_reset_once, epoch_loop))
-
-
-def _reset_once(epoch_loop: Any, original: Callable[[], None]) -> None:
-    del epoch_loop.reset
-    stepped = epoch_loop._batches_that_stepped
-    original()
-    epoch_loop._batches_that_stepped = stepped
-    epoch_loop._restarting = False
-    set_loaded_epochs(epoch_loop.trainer.fit_loop)

@@ -1,24 +1,23 @@
 """Whether weights and buffers have changed between two moments of a run."""
 
-from typing import Any
+from collections.abc import Mapping
 
 from torch import nn
 
 from lightning_dtool.resuming.delivered import state_tensors
+from lightning_dtool.watch.replaced import version
 
 
-def versions(module: nn.Module) -> dict[str, Any]:
+def versions(module: nn.Module) -> dict[str, tuple[int, int]]:
     """Return what torch counts of each weight and persistent buffer: its changes in place. This reads no values.
 
     Args:
         module: The LightningModule.
     """
-    return {
-        name: (id(tensor), None if tensor.is_inference() else tensor._version) for name, tensor in state_tensors(module)
-    }
+    return {name: (id(tensor), version(tensor)) for name, tensor in state_tensors(module)}
 
 
-def moved(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+def moved(before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, int]]) -> str | None:
     """Return the name of the first tensor that differs between two results of `versions`.
 
     Args:

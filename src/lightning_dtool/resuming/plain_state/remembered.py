@@ -134,8 +134,8 @@ class Remembered:
             return []
         return ["a validation that a resumed run repeats or omits has changed state that no state_dict holds"]
 
-    def changed_by_fetching(self, trainer: Any, saved: Mapping[str, Any]) -> str | None:
-        """Return what a batch may have changed that was fetched and not computed; None if nothing is known.
+    def changed_by_fetching(self, trainer: Any, saved: Mapping[str, Any]) -> list[str]:
+        """Return a reason if a batch that is repeated, since it was not computed, may have changed the state.
 
         Args:
             trainer: The Trainer.
@@ -143,8 +143,11 @@ class Remembered:
         """
         for change in saved["changes"]:
             if may_change_before_a_batch(trainer, change["path"]):
-                return _place(change["path"], change["name"])
-        return None
+                return [
+                    "the checkpoint was saved inside a batch, which is repeated, and this batch may have changed "
+                    f"`{_place(change['path'], change['name'])}`, which no state_dict holds"
+                ]
+        return []
 
     def _collected(self, modes: Mapping[int, bool]) -> tuple[dict[str, Any], list[str]]:
         reasons = [self._failure] if self._failure else []

@@ -6,7 +6,7 @@ it does, such as moving a target network, is not in the checkpoint.
 
 import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden as module_ov
 
 from lightning_dtool.resuming.bytecode import calls, uses_argument
 from lightning_dtool.resuming.moment import Moment
-from lightning_dtool.resuming.unfinished import MODULE, Hook, is_overridden, left, present_hook
+from lightning_dtool.resuming.running_hook import MODULE, Hook, is_overridden, left, present_hook
 
 BATCH_LIMIT = 64 * 2**20
 """The maximum size of a batch, and of the outputs of its step, that is saved for a hook; in bytes."""
@@ -261,15 +261,12 @@ def _call(trainer: Any, hook: str, owner: Any, arguments: list[Any]) -> None:
 
 
 def _at_batch_end(trainer: Any, saved: dict[str, Any], run: Callable[[], None]) -> None:
-    connector, progress = trainer._logger_connector, trainer.fit_loop.epoch_loop.batch_progress
+    connector = trainer._logger_connector
     connector._first_loop_iter = saved["first_batch"]
     trainer._results.batch_size = saved["batch_size"]
-    for counts in (progress.total, progress.current):
-        counts.completed -= 1
-    run()
-    connector.on_batch_end()
-    for counts in (progress.total, progress.current):
-        counts.completed += 1
+    with _not_completed(trainer.fit_loop.epoch_loop.batch_progress):
+        run()
+        connector.on_batch_end()
     connector._first_loop_iter = True  # the next batch is not the first
 
 
@@ -287,12 +284,21 @@ def _at_validation_end(trainer: Any, saved: dict[str, Any], run: Callable[[], No
 
 
 def _at_epoch_end(trainer: Any, saved: dict[str, Any], run: Callable[[], None]) -> None:
-    connector, progress = trainer._logger_connector, trainer.fit_loop.epoch_progress
+    connector = trainer._logger_connector
     connector.epoch_end_reached()
+    with _not_completed(trainer.fit_loop.epoch_progress):
+        run()
+        connector.on_epoch_end()
+    connector.reset_results()
+
+
+@contextlib.contextmanager
+def _not_completed(progress: Any) -> Iterator[None]:
+    """Count the last batch or epoch as not completed, as at the save."""
     for counts in (progress.total, progress.current):
         counts.completed -= 1
-    run()
-    connector.on_epoch_end()
-    for counts in (progress.total, progress.current):
-        counts.completed += 1
-    connector.reset_results()
+    try:
+        yield
+    finally:
+        for counts in (progress.total, progress.current):
+            counts.completed += 1

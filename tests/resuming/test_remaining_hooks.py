@@ -198,7 +198,7 @@ def test_a_batch_that_cannot_be_saved_is_announced_if_a_hook_uses_it(tmp_path: P
 
 
 def test_a_large_batch_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_dtool.resuming.remaining.BATCH_LIMIT", 16)
+    monkeypatch.setattr("lightning_dtool.resuming.remaining_hooks.BATCH_LIMIT", 16)
     run = Resumed(tmp_path, FollowsOutputs, STEPS)
     assert "outputs cannot be saved for it, because it has more than" in "".join(run.reasons)
 
