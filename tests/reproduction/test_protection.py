@@ -104,14 +104,13 @@ def test_what_is_allowed_can_be_written(tmp_path: Path) -> None:
 
 
 @needs_landlock
-def test_a_script_that_uses_the_network_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, (models,) = project(tmp_path), places(tmp_path, "models")
-    call = (
-        "    import urllib.request\n    if os.environ.get('ONLINE'): urllib.request.urlopen('http://data.example/')\n"
-    )
+def test_a_script_that_uses_the_network_is_told_so(tmp_path: Path) -> None:
+    made, (models,), online = project(tmp_path), places(tmp_path, "models"), tmp_path / "online"
+    fetch = "import urllib.request; urllib.request.urlopen('http://data.example/')"
+    call = f"    if os.path.exists({str(online)!r}): {fetch}\n"
     changed(made, begin=call)
     train(made, "train.py", str(models), fresh=False)
-    monkeypatch.setenv("ONLINE", "1")
+    online.touch()
     found = lightning_dtool.reproduce(only_checkpoint(models), into=tmp_path / "into")
     if any("not restricted" in note for note in found.notes):
         pytest.skip("this system allows no network namespace")

@@ -33,15 +33,19 @@ class Net(L.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
 
 
-class Counts(L.Callback):
-    """Scales the gradients by a number of batches that it keeps in a file of the process, which no checkpoint holds."""
+def counted() -> int:
+    """Return how often this was called before in this process: a number that no checkpoint holds."""
+    file = Path(f"{os.getpid()}.txt")
+    number = int(file.read_text()) if file.exists() else 0
+    file.write_text(str(number + 1))
+    return number
 
-    def __init__(self) -> None:
-        self.file = Path(f"{os.getpid()}.txt")
+
+class Counts(L.Callback):
+    """Scales the gradients by the number of batches of this process."""
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        number = int(self.file.read_text()) if self.file.exists() else 0
-        self.file.write_text(str(number + 1))
+        number = counted()
         for parameter in pl_module.parameters():
             parameter.grad *= 1 + number
 
@@ -49,27 +53,21 @@ class Counts(L.Callback):
 class Hurries(L.Callback):
     """Changes the weights in the first batch of a resumed run, by a number from the operating system."""
 
-    def __init__(self) -> None:
-        self.begins = True
-
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if self.begins and trainer.global_step:
+        if not counted() and trainer.global_step:
             with torch.no_grad():
                 pl_module.layers[3].bias[os.urandom(1)[0] % 3] += 1.0
-        self.begins = False
 
 
 class Ages(L.Callback):
-    """Counts epochs in a state that it does not restore."""
-
-    def __init__(self) -> None:
-        self.epochs = 0
+    """Counts the epochs of this process, in a state that it does not restore."""
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.epochs += 1
+        counted()
 
     def state_dict(self):
-        return {"epochs": self.epochs}
+        file = Path(f"{os.getpid()}.txt")
+        return {"epochs": int(file.read_text()) if file.exists() else 0}
 
 
 if __name__ == "__main__":
