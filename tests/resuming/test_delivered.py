@@ -121,6 +121,19 @@ class Parametrized(Small):
         self.other(torch.ones(1, 4))  # moves the vectors of spectral_norm
 
 
+class Rewarmed(Small):
+    """`on_train_start` sets a learning rate and a weight decay, which training lowers."""
+
+    def on_train_start(self) -> None:
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"], group["weight_decay"] = 0.4, 0.1
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] *= 0.9
+            group["weight_decay"] *= 0.8
+
+
 class MadeLate(Small):
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +149,7 @@ class MadeLate(Small):
 
 
 @pytest.mark.parametrize("policy", [EPOCH, STEPS], ids=["end of epoch", "inside an epoch"])
-@pytest.mark.parametrize("make", [Centered, ResetAtStart, Warmed, ExtraState, Tied, Parametrized, MadeLate])
+@pytest.mark.parametrize("make", [Centered, ResetAtStart, Warmed, ExtraState, Tied, Parametrized, Rewarmed, MadeLate])
 def test_what_hooks_change_before_the_first_batch_is_put_back(tmp_path: Path, make: Any, policy: Any) -> None:
     val = vectors if hasattr(make, "validation_step") and make in (Centered, ExtraState) else None
     assert Resumed(tmp_path, make, policy, val=val).equal

@@ -1,7 +1,7 @@
 """What a checkpoint delivers, put back after the hooks that run between loading and the first batch.
 
 A resumed run calls `on_fit_start`, the sanity check and `on_train_start` with the loaded model, and a run that never
-stopped did not call them at this point. They may reset a buffer, or move a running statistic. Lightning also loads a
+stopped did not call them at this point. They may reset a buffer, set a learning rate, or move a running statistic. Lightning also loads a
 checkpoint before it converts the module to the Trainer's precision, which rounds double precision. The state at the
 save counts.
 """
@@ -35,6 +35,7 @@ class Delivered:
         self._callbacks = dict(checkpoint.get("callbacks") or {})
         self._checkpoint = {key: value for key, value in checkpoint.items() if isinstance(value, Mapping)}
         self._tensors: dict[str, torch.Tensor] = {}
+        self._options: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._missing: list[str] = []
 
     def note(self, module: nn.Module) -> None:
@@ -55,6 +56,17 @@ class Delivered:
             # Code of the module may load something else than what the checkpoint says, such as resized weights.
             self._tensors[name] = tensor.detach().clone() if loaded is None else loaded
 
+    def note_options(self, optimizers: Sequence[Any]) -> None:
+        """Note the options of the optimizers, such as learning rates. Call it when Lightning has loaded them.
+
+        Args:
+            optimizers: The optimizers.
+        """
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._options = [
+            (group, {name: deepcopy(value) for name, value in group.items() if name != "params"}) for group in groups
+        ]
+
     def put_back(self, trainer: Any, module: nn.Module) -> list[str]:
         """Put back what has changed since it was loaded, and release the checkpoint.
 
@@ -74,10 +86,14 @@ class Delivered:
             reason = _set(present.get(name), saved)
             if reason is not None:
                 reasons.append(f"{name} {reason}")
+        for group, options in self._options:
+            for name, option in options.items():
+                if not same(group.get(name), option):
+                    group[name] = option
         self._put_back_extra(module)
         self._put_back_callbacks(trainer)
         self._put_back_datamodule(trainer.datamodule)
-        self._sources, self._callbacks, self._checkpoint, self._tensors = [], {}, {}, {}
+        self._sources, self._callbacks, self._checkpoint, self._tensors, self._options = [], {}, {}, {}, []
         return reasons
 
     def _put_back_extra(self, module: nn.Module) -> None:

@@ -8,7 +8,7 @@ random numbers at the start of a run.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -91,7 +91,7 @@ class Resumption:
         replace_method(epoch_loop.val_loop, "reset", partial(self._begin_validation, trainer))
         replace_method(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
         replace_method(trainer.strategy, "setup", self._set_up)
-        replace_method(trainer.strategy, "load_optimizer_state_dict", partial(load_optimizers, trainer.strategy))
+        replace_method(trainer.strategy, "load_optimizer_state_dict", partial(self._load_optimizers, trainer.strategy))
         replace_method(
             trainer.fit_loop,
             "on_advance_end",
@@ -264,6 +264,12 @@ class Resumption:
             self._delivered.note(trainer.lightning_module)
         original(trainer)
         self._remembered.begin(trainer)  # before `on_fit_start`, in which finders search and callbacks begin
+
+    def _load_optimizers(self, strategy: Any, original: Callable[[Any], None], checkpoint: Mapping[str, Any]) -> None:
+        """Replaces the strategy's method that loads the states of optimizers."""
+        load_optimizers(strategy, original, checkpoint)
+        if self._delivered is not None:
+            self._delivered.note_options(strategy.optimizers)
 
     def _create_loader(self, stage: str, original: Callable[[], Any]) -> Any:
         """Replaces the method that creates a loader, which may draw random numbers."""
