@@ -533,11 +533,14 @@ def test_every_record_of_an_undisturbed_training_is_true(tmp_path: Path, name: s
     assert changes <= ({"optimizers", "schedulers", "trainer", "model"} if name == "swa" else set())
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("moment", ["epoch start", "batch end"])
-def test_a_record_follows_each_change(tmp_path: Path, moment: str, change: str) -> None:
-    if moment == "batch end" and change == "loader":
-        pytest.skip("the loader of an epoch is made when it begins; the next epoch has the new one")
+# The loader of an epoch is made when it begins, so a change at the end of a batch is seen in the next epoch.
+AT = {
+    change: "epoch start" if number % 2 or change == "loader" else "batch end" for number, change in enumerate(CHANGES)
+}
+
+
+@pytest.mark.parametrize(("change", "moment"), AT.items())
+def test_a_record_follows_each_change(tmp_path: Path, change: str, moment: str) -> None:
     check(next(name for name in ZOO if (name, change) not in IMPOSSIBLE), tmp_path, moment, change)
 
 
