@@ -39,6 +39,17 @@ def vectors(samples: int = 24, batch_size: int = 4) -> DataLoader:
     return StatefulDataLoader(data, batch_size=batch_size, sampler=ResumableSampler(data, seed=5))
 
 
+class EndsSaving(Callback):
+    """Ends the saving of checkpoints when there are some, because each takes as long as an epoch."""
+
+    def __init__(self, count: int, policy: ModelCheckpoint) -> None:
+        self.count, self.policy = count, policy
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if len(trainer.strategy.checkpoint_io.publications) >= self.count:  # type: ignore[attr-defined]
+            self.policy.save_top_k, self.policy.save_last = 0, None
+
+
 class Resumed:
     """A run that never stopped, and the same run resumed from one of its checkpoints by new objects.
 
@@ -68,7 +79,7 @@ class Resumed:
             torch.manual_seed(seed)
             provenance = DtoolProvenanceCallback(str(folder / "models"), retention="all")
             checkpoints = ModelCheckpoint(folder / f"{seed}", "{epoch}-{step}", **{"save_top_k": -1, **policy})
-            extra = [*callbacks(), checkpoints, provenance]
+            extra = [*callbacks(), checkpoints, provenance, EndsSaving(at + 1, checkpoints)]
             t = trainer(folder, **{"max_epochs": 4, **options, "callbacks": extra})
             t.fit(module, data(), None if val is None else val(), ckpt_path=ckpt)
             return t, provenance

@@ -1,9 +1,9 @@
 """What a checkpoint delivers, put back after the hooks that run between loading and the first batch.
 
 A resumed run calls `on_fit_start`, the sanity check and `on_train_start` with the loaded model, and a run that never
-stopped did not call them at this point. They may reset a buffer, set a learning rate, or move a running statistic. Lightning also loads a
-checkpoint before it converts the module to the Trainer's precision, which rounds double precision. The state at the
-save counts.
+stopped did not call them at this point. They may reset a buffer, set a learning rate, or move a running statistic.
+Lightning also loads a checkpoint before it converts the module to the Trainer's precision, which rounds double
+precision. The state at the save counts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
