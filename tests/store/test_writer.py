@@ -1,6 +1,7 @@
 """Writing of datasets, which are ordinary datasets for dtool and never visible before they are complete."""
 
 import errno
+import hashlib
 import io
 import os
 import pickle
@@ -26,7 +27,14 @@ from lightning_dtool.errors import (
     NotFrozenError,
     StoreError,
 )
-from lightning_dtool.store import DatasetWriter, FrozenDataset, generate_identifier, iter_datasets, local_path
+from lightning_dtool.store import (
+    DatasetWriter,
+    Digests,
+    FrozenDataset,
+    generate_identifier,
+    iter_datasets,
+    local_path,
+)
 from lightning_dtool.store.disk import DiskBroker
 
 
@@ -104,6 +112,58 @@ def test_hashes_come_from_what_was_written(base_uri: str, monkeypatch: pytest.Mo
     with DatasetWriter("x", base_uri) as writer:
         writer.put_bytes(b"abc", "a")
         assert writer.commit().item("a").hash == "900150983cd24fb0d6963f7d28e17f72"
+
+
+def digests_of(content: bytes) -> Digests:
+    return Digests(hashlib.md5(content).hexdigest(), hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_linked_file_and_its_item_are_one(base_uri: str, tmp_path: Path, known: bool) -> None:
+    (tmp_path / "a.ckpt").write_bytes(b"abc")
+    (tmp_path / "b.ckpt").symlink_to("a.ckpt")
+    with DatasetWriter("x", base_uri) as writer:
+        for name in ("a", "b"):
+            digests = digests_of(b"abc") if known else None
+            writer.put_file(tmp_path / f"{name}.ckpt", f"in/{name}", link=True, digests=digests)
+        with pytest.raises(DatasetExistsError):
+            writer.put_file(tmp_path / "a.ckpt", "in/a", link=True)
+        dataset = writer.commit()
+    for name in ("a", "b"):
+        assert dataset.path(dataset.item(f"in/{name}").identifier).samefile(tmp_path / "a.ckpt")
+    dataset.verify()
+
+
+def test_a_linked_file_with_known_hashes_is_not_read(
+    base_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    monkeypatch.setattr("lightning_dtool.store.writer.hash_file", lambda *_: pytest.fail("the file was read again"))
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_file(tmp_path / "a", "a", link=True, digests=digests_of(b"abc"))
+        assert writer.commit().item("a").hash == digests_of(b"abc").md5
+
+
+def test_without_hard_links_a_file_is_copied(base_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refused)
+    (tmp_path / "a").write_bytes(b"abc")
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_file(tmp_path / "a", "a", link=True, digests=digests_of(b"abc"))
+        with pytest.raises(StoreError, match="no such file"):
+            writer.put_file(tmp_path / "missing", "missing", link=True)
+        dataset = writer.commit()
+    assert not dataset.path(dataset.item("a").identifier).samefile(tmp_path / "a")
+    dataset.verify()
+
+
+def test_a_copy_that_is_not_what_was_announced_is_refused(base_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abd")
+    with DatasetWriter("x", base_uri) as writer, pytest.raises(StoreError, match="Has the file changed"):
+        writer.put_file(tmp_path / "a", "a", digests=digests_of(b"abc"))
+    assert names_in(base_uri) == []
 
 
 # -- what is refused ----------------------------------------------------------------------------

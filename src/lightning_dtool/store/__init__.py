@@ -5,6 +5,7 @@ Every failure is raised as an error of `lightning_dtool.errors`. `README.md` exp
 
 from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.digest import generate_identifier
+from lightning_dtool.store.hashing_writer import Digests
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.locating import locate
 from lightning_dtool.store.places import delete_dataset, ensure_writable, iter_datasets
@@ -14,6 +15,7 @@ from lightning_dtool.store.writing_process import WritingProcess
 
 __all__ = [
     "DatasetWriter",
+    "Digests",
     "FrozenDataset",
     "Item",
     "WritingProcess",

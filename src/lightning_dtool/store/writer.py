@@ -16,6 +16,7 @@ from lightning_dtool.errors import (
     DatasetExistsError,
     InvalidNameError,
     LightningDtoolError,
+    StoreError,
 )
 from lightning_dtool.store.admin_metadata import new_admin_metadata
 from lightning_dtool.store.broker import ParallelBroker
@@ -27,6 +28,7 @@ from lightning_dtool.store.digest import CHUNK, MD5_HEXDIGEST, hash_bytes, hash_
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.freezing import freeze
 from lightning_dtool.store.hashing_file import HashingFile
+from lightning_dtool.store.hashing_writer import Digests
 from lightning_dtool.store.names import check_name, check_value
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.places import require_directory
@@ -103,27 +105,36 @@ class DatasetWriter:
 
     # -- content ------------------------------------------------------------------------------
 
-    def put_file(self, path: str | os.PathLike[str], relpath: str) -> None:
-        """Add a copy of a file.
+    def put_file(
+        self,
+        path: str | os.PathLike[str],
+        relpath: str,
+        *,
+        link: bool = False,
+        digests: Digests | None = None,
+    ) -> None:
+        """Add a file.
 
         Args:
             path: The file.
             relpath: The item's path in the dataset, such as "leaves/oak.png".
+            link: Whether the item may be a hard link to the file, which must not change afterwards. Where the file
+                system has no hard links, or the store is another file system or remote, it is a copy. False by default:
+                the item is a copy.
+            digests: The hashes of the content, if they are known. Then a file that is linked or sent is not read to
+                hash it, and a copy is compared with them. By default the content is hashed.
 
         Raises:
             InvalidNameError: If the item's path is not a plain relative one.
             DatasetExistsError: If an item with this path exists.
-            StoreError: If the file cannot be read or the store cannot be written.
+            StoreError: If the file cannot be read, if a copy does not have the given hashes, or if the store cannot be
+                written.
         """
+        source = Path(path)
         if self._uploads is not None:
-            self._send(Path(path), relpath)
-            return
-        with (
-            store_errors(self._uri, f"add {path}", item=relpath),
-            Path(path).open("rb") as source,
-            self.open(relpath) as target,
-        ):
-            shutil.copyfileobj(source, target, CHUNK)
+            self._send(source, relpath, digests)
+        elif not (link and self._link(source, relpath, digests)):
+            self._copy(source, relpath, digests)
 
     def put_files(
         self, paths: Mapping[str, str | os.PathLike[str]], *, on_file: Callable[[str], object] = lambda relpath: None
@@ -317,7 +328,43 @@ class DatasetWriter:
         if self._state != "open":
             raise ConfigurationError(f"this writer is {self._state}. Make a new DatasetWriter.", uri=self._uri)
 
-    def _send(self, content: Path | bytes, relpath: str) -> None:
+    def _link(self, source: Path, relpath: str, digests: Digests | None) -> bool:
+        """Add a file as a hard link, and return whether that was possible."""
+        self._require_open()
+        self._contents.require_new(relpath)
+        root = self._broker.data_directory()
+        if root is None or self._broker.hasher.name != MD5_HEXDIGEST:
+            return False
+        target = root / relpath
+        with store_errors(self._uri, f"add {source}", item=relpath):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(os.path.realpath(source), target)  # of the file, where the path is a symbolic link
+            except OSError:  # another file system, or one without hard links; copying raises what else is wrong
+                return False
+            if digests is None:
+                digests = Digests(hash_file(target, "md5"), hash_file(target, "sha256"))
+            size = target.stat().st_size
+        self._contents.add(relpath, size, digests.md5, digests.sha256)
+        return True
+
+    def _copy(self, source: Path, relpath: str, digests: Digests | None) -> None:
+        with (
+            store_errors(self._uri, f"add {source}", item=relpath),
+            source.open("rb") as content,
+            self.open(relpath) as target,
+        ):
+            shutil.copyfileobj(content, target, CHUNK)
+        found = self._contents.items[relpath].sha256
+        if digests is not None and found != digests.sha256:
+            raise StoreError(
+                f"expected SHA-256 {digests.sha256} in {source}, found {found}. Has the file changed? Try again.",
+                uri=self._uri,
+                item=relpath,
+                kind="altered",
+            )
+
+    def _send(self, content: Path | bytes, relpath: str, digests: Digests | None = None) -> None:
         """Hash an item and send it to a store that takes several requests at a time."""
         self._require_open()
         self._contents.require_new(relpath)
@@ -326,13 +373,14 @@ class DatasetWriter:
             if isinstance(content, Path) and content.stat().st_size <= SMALL:
                 content = content.read_bytes()
             size = content.stat().st_size if isinstance(content, Path) else len(content)
-            # Starting threads pays for large content only.
-            threads = 2 if size > SMALL else 1
-            digest = partial(hash_file, content) if isinstance(content, Path) else partial(hash_bytes, content)
-            md5, sha256 = run_all([partial(digest, algorithm) for algorithm in ("md5", "sha256")], threads)
+            if digests is None:
+                # Starting threads pays for large content only.
+                threads = 2 if size > SMALL else 1
+                digest = partial(hash_file, content) if isinstance(content, Path) else partial(hash_bytes, content)
+                digests = Digests(*run_all([partial(digest, algorithm) for algorithm in ("md5", "sha256")], threads))
             assert self._uploads is not None  # noqa: S101 - called only with uploads
-            self._uploads.send(content, relpath, md5)
-        self._contents.add(relpath, size, md5, sha256)
+            self._uploads.send(content, relpath, digests.md5)
+        self._contents.add(relpath, size, digests.md5, digests.sha256)
 
     def _create(self) -> None:
         """Claim the place, and mark it as a dataset that is being built."""
