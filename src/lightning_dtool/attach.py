@@ -1,14 +1,17 @@
-"""The entry points that record every training if `LIGHTNING_DTOOL_BASE_URI` is set.
+"""The entry points: every training is recorded if `LIGHTNING_DTOOL_BASE_URI` is set, and none overwrites a dataset.
 
-Lightning calls the entry points of `lightning.pytorch.callbacks_factory` whenever a Trainer is created. torch calls
-those of `torch.backends` when it has been imported. Without the variable, each reads one environment variable and does
-nothing else. An error never ends the script, which did not ask for a record.
+Lightning calls the entry points of `lightning.pytorch.callbacks_factory` whenever a Trainer is created, and those of
+`lightning.fabric.callbacks_factory` for a Fabric. torch calls those of `torch.backends` when it has been imported.
+Without the variable, nothing is recorded, and they install only the guard of links into datasets. An error never ends
+the script, which did not ask for a record.
 """
 
 import contextlib
 import os
 import warnings
 from typing import Any
+
+from lightning_dtool import guard
 
 BASE_URI_VARIABLE = "LIGHTNING_DTOOL_BASE_URI"
 RETENTION_VARIABLE = "LIGHTNING_DTOOL_RETENTION"
@@ -22,8 +25,10 @@ _FLAGS |= {"1": True, "true": True, "yes": True, "on": True}
 def callbacks() -> list[Any]:
     """Return the callbacks to add to a Trainer: one if the variable is set, otherwise none.
 
-    If a variable has an invalid value, there is a warning, and the Trainer is not recorded.
+    From now on, saves to a link into a dataset replace the link, whether or not the Trainer is recorded. If a variable
+    has an invalid value, there is a warning, and the Trainer is not recorded.
     """
+    no_callbacks()
     base_uri = os.environ.get(BASE_URI_VARIABLE)
     if not base_uri:
         return []
@@ -46,6 +51,16 @@ def callbacks() -> list[Any]:
         with contextlib.suppress(ProvenanceWarning):  # where warnings are errors
             warnings.warn(message, ProvenanceWarning, stacklevel=2)
         return []
+
+
+def no_callbacks() -> list[Any]:
+    """Return no callbacks, for what is never recorded: a Fabric, and the Trainer of `pytorch_lightning`.
+
+    Their saves to a link into a dataset replace the link from now on.
+    """
+    with contextlib.suppress(Exception):  # a later version of Lightning may differ
+        guard.install()
+    return []
 
 
 def _flag(variable: str) -> bool:
