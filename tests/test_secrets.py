@@ -11,7 +11,7 @@ import pytest
 import programs
 from lightning_dtool.capture.recorder import secrets_in_hyperparameters
 from lightning_dtool.record import Gap, Model, Provenance
-from lightning_dtool.redaction.record import redact_record
+from lightning_dtool.redaction.record import RecordRedactor
 from record.samples import record as sample
 
 SECRETS = {
@@ -153,12 +153,12 @@ def test_secrets_in_hyperparameters_are_gaps() -> None:
 
 def test_a_complete_record_is_redacted_again() -> None:
     record: Provenance = sample()
-    assert redact_record(record) is record
+    assert RecordRedactor().redact(record) is record
     source = 'class Net:\n    def step(self):\n        password = "hunter2"\n        return password\n'
     planted = record.model_copy(
         update={"model": Model(class_path="a:Net", source=source, hyperparameters={"x": {"api_key": "hunter2"}})}
     )
-    redacted = redact_record(planted)
+    redacted = RecordRedactor().redact(planted)
     assert "hunter2" not in redacted.model_dump_json()
     assert redacted.model.source == source.replace("hunter2", "[redacted]")
     facts = [gap.fact for gap in redacted.gaps]
@@ -167,6 +167,6 @@ def test_a_complete_record_is_redacted_again() -> None:
 
 def test_an_error_that_quotes_a_secret_is_redacted() -> None:
     gap = Gap(fact="data", reason="it could not be observed: OSError: https://me:hunter2@host/x", remedy="x")
-    (redacted,) = redact_record(sample().model_copy(update={"gaps": [gap]})).gaps
+    (redacted,) = RecordRedactor().redact(sample().model_copy(update={"gaps": [gap]})).gaps
     assert (redacted.fact, redacted.remedy) == ("data", "x")
     assert redacted.reason == "it could not be observed: OSError: https://[redacted]@host/x"

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 import lightning_dtool.record.migrations as migrations
 import lightning_dtool.record.reading as reading
 from lightning_dtool.errors import NewerSchemaError, RecordError
-from lightning_dtool.record import MAX_INTEGER, SCHEMA_VERSION, Gap, Metrics, Model, from_json, json_schema, to_json
+from lightning_dtool.record import (
+    MAX_INTEGER,
+    SCHEMA_VERSION,
+    Gap,
+    Metrics,
+    Model,
+    Provenance,
+    from_json,
+    json_schema,
+    to_json,
+)
 from record.samples import record
 
 URI = "s3://lab-models/6a1c"
@@ -136,6 +146,20 @@ def test_written_records_match_the_published_schema() -> None:
     jsonschema.validate(json.loads(to_json(record())), schema)
 
 
-def test_a_duration_that_is_not_a_number_is_not_written() -> None:
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_a_number_is_not_written(number: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        to_json(record(metrics=Metrics(seconds=float("nan"))))
+        to_json(record(metrics=Metrics(seconds=number)))
+    unchecked = record().metrics.model_copy(update={"at_checkpoint": {"loss": [number]}})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json(record(metrics=unchecked))
+
+
+def test_a_text_may_say_what_a_number_may_not() -> None:
+    written = record(metrics=Metrics(at_checkpoint={"loss": "NaN", "bound": "-Infinity"}))
+    assert from_json(to_json(written), URI) == written
+
+
+def test_each_field_of_a_record_is_one_line() -> None:
+    lines = to_json(record()).splitlines()
+    assert len(lines) == len(Provenance.model_fields)

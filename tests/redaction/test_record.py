@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from lightning_dtool.record import Gaps
-from lightning_dtool.redaction.record import redact_mapping
+from lightning_dtool.record import Epoch, Gaps, Metrics, Model, to_json
+from lightning_dtool.redaction.record import RecordRedactor, redact_mapping
 from lightning_dtool.redaction.text import redact_argv
 from lightning_dtool.values.writing import encode_all
+from record.samples import record
 
 SECRET = "hunter2-very-secret"
 
@@ -55,3 +56,21 @@ def test_harmless_values_stay() -> None:
         "note": "the token: of trust"[:9],
     }
     assert redact_mapping(values, Gaps()) == values
+
+
+def test_what_changes_during_a_run_is_searched_again() -> None:
+    redactor = RecordRedactor()
+    epochs = [Epoch(epoch=epoch, global_step=epoch, seconds=1.0) for epoch in range(3)]
+    first = record(metrics=Metrics(history=epochs))
+    assert redactor.redact(first) is first
+    planted = Epoch(epoch=3, global_step=3, seconds=1.0, metrics={"api_key": SECRET})
+    # One after epochs that were searched, one in the place of such an epoch, and one in another section.
+    for history, place in (([*epochs, planted], 3), ([epochs[0], planted, epochs[2]], 1)):
+        redacted = redactor.redact(record(metrics=Metrics(history=history)))
+        assert SECRET not in to_json(redacted)
+        assert redacted.gaps[-1].fact == f"metrics.history[{place}].metrics.api_key"
+    redacted = redactor.redact(record(model=Model(class_path="a:Net", hyperparameters={"api_key": SECRET})))
+    assert SECRET not in to_json(redacted)
+    assert redacted.gaps[-1].fact == "model.hyperparameters.api_key"
+    again = redactor.redact(record(metrics=Metrics(history=[*epochs, planted])))
+    assert SECRET not in to_json(again)

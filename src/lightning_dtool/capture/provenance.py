@@ -53,7 +53,7 @@ from lightning_dtool.record import (
     Trainer,
     as_text,
 )
-from lightning_dtool.redaction.record import redact_mapping, redact_record
+from lightning_dtool.redaction.record import RecordRedactor, redact_mapping
 from lightning_dtool.store.admin_metadata import current_user
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.parsing import SAFE_IN_THREADS
@@ -85,6 +85,8 @@ class Observed:
     """How often a generator had been seeded."""
     gaps: Mapping[str, list[Gap]] = field(default_factory=dict)
     """Gaps by the part of the record at whose observation they were found."""
+    redactor: RecordRedactor = field(default_factory=RecordRedactor)
+    """Redacts the records of the run."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Description:
         environment = _with_variables(self.record.environment, sealed.variables, found)
         gaps = [*self.record.gaps, *sealed.gaps, *found]
         update = {"code": sealed.code, "environment": environment, "gaps": gaps}
-        return redact_record(self.record.model_copy(update=update)), sealed.zip
+        return self.observed.redactor.redact(self.record.model_copy(update=update)), sealed.zip
 
 
 def observe_run(

@@ -16,11 +16,12 @@ from lightning_dtool.record.model import Child, InitialWeights, Model, WeightsSo
 from lightning_dtool.record.optimizers import Optimizer, ParameterGroup, Scheduler
 from lightning_dtool.record.provenance import SCHEMA_VERSION, Provenance
 from lightning_dtool.record.randomness import Randomness
-from lightning_dtool.record.reading import from_json, json_schema, to_json
+from lightning_dtool.record.reading import from_json, json_schema
 from lightning_dtool.record.run import Checkpoint, Monitor, Run
 from lightning_dtool.record.section import MAX_INTEGER, Section
 from lightning_dtool.record.text import as_text
 from lightning_dtool.record.trainer import Component, Config, Trainer
+from lightning_dtool.record.writing import field_to_json, to_json
 
 __all__ = [
     "MAX_INTEGER",
@@ -59,6 +60,7 @@ __all__ = [
     "Trainer",
     "WeightsSource",
     "as_text",
+    "field_to_json",
     "from_json",
     "json_schema",
     "to_json",

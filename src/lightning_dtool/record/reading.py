@@ -1,4 +1,4 @@
-"""Conversion of records to and from JSON text, and their JSON Schema."""
+"""The reading of records from JSON text, and their JSON Schema."""
 
 import json
 from typing import Any
@@ -11,11 +11,6 @@ from lightning_dtool.record.provenance import SCHEMA_VERSION, Provenance
 
 MAX_DEPTH = 150
 """Maximum depth of nested containers in a record that is read. Records that this package writes are less deep."""
-
-
-def to_json(record: Provenance) -> str:
-    """Return a record as strict JSON, ready to be stored as `provenance.json`."""
-    return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str | bytes, source: str) -> Provenance:

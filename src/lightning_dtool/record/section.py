@@ -58,4 +58,5 @@ Json = Annotated[Any, AfterValidator(_check_json)]
 class Section(BaseModel):
     """Base class of every part of a record. It is immutable, and an unknown field is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Numbers that strict JSON does not have would silently become null. `field_to_json` looks for these constants.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")

@@ -1,9 +1,11 @@
 """Redaction of credentials in the values and texts of a record."""
 
+import functools
+import json
 import textwrap
 from typing import Any
 
-from lightning_dtool.record import Gaps, Provenance
+from lightning_dtool.record import Epoch, Gaps, Metrics, Provenance, field_to_json
 from lightning_dtool.redaction.source import is_credential, is_suspicious, redact_certain, redact_source
 from lightning_dtool.redaction.text import REDACTED, is_secret_name, redact_text
 
@@ -56,31 +58,75 @@ def redact_value(value: Any, gaps: Gaps, name: str = "") -> Any:
 _PLAIN_SECTIONS = ("run", "checkpoint", "code", "lineage", "gaps")
 """Sections whose keys may be names of files or modules. There, a key such as `leaves.token` means no credential."""
 
+_SEARCHED = tuple(
+    name for name in Provenance.model_fields if name not in ("schema_version", "run", "checkpoint", "gaps")
+)
 
-def redact_record(record: Provenance) -> Provenance:
-    """Return a record with the remaining credentials in its texts replaced. This is the last step before writing it.
 
-    The sections `run` and `checkpoint` are not searched.
+class RecordRedactor:
+    """Redacts the records of one run, each as the last step before it is written.
 
-    Args:
-        record: The record, after the redaction of its sections.
-
-    Returns:
-        The same record if it has no credentials, otherwise a copy with a gap for each place.
+    Most of a record is the same at every checkpoint. What has been searched before is not searched again.
     """
-    content = record.model_dump(mode="python")
-    found = Gaps()
-    redacted = {
-        name: section if name in ("run", "checkpoint", "gaps") else _redact_texts(section, found.at(name), name, "")
-        for name, section in content.items()
-    }
-    # A reason may quote an error message, which may contain a credential.
-    gaps = [gap.model_copy(update={"reason": redact_text(gap.reason)}) for gap in record.gaps]
-    if not found and gaps == record.gaps:
-        return record
-    known = {gap.fact for gap in gaps}
-    gaps += [gap for gap in found if gap.fact not in known]
-    return Provenance.model_validate({**redacted, "gaps": [gap.model_dump() for gap in gaps]})
+
+    def __init__(self) -> None:
+        self._clean: dict[str, str] = {}
+        self._clean_epochs: list[Epoch] = []
+
+    def redact(self, record: Provenance) -> Provenance:
+        """Return a record with the remaining credentials in its texts replaced.
+
+        The sections `run` and `checkpoint` are not searched.
+
+        Args:
+            record: The record, after the redaction of its sections.
+
+        Returns:
+            The same record if it has no credentials, otherwise a copy with a gap for each place.
+        """
+        found = Gaps()
+        redacted: dict[str, Any] = {}
+        for name in _SEARCHED:
+            if not self._is_clean(name, getattr(record, name)):
+                content = json.loads(field_to_json(getattr(record, name)))
+                redacted[name] = _redact_texts(content, found.at(name), name, "")
+        gaps = [gap.model_copy(update={"reason": _redact_reason(gap.reason)}) for gap in record.gaps]
+        if not found and gaps == record.gaps:
+            return record
+        known = {gap.fact for gap in gaps}
+        gaps += [gap for gap in found if gap.fact not in known]
+        content = {**record.model_dump(mode="python"), **redacted, "gaps": [gap.model_dump() for gap in gaps]}
+        return Provenance.model_validate(content)
+
+    def _is_clean(self, name: str, section: Any) -> bool:
+        """Return True if a section has no credentials, and remember it."""
+        changed = section
+        if isinstance(section, Metrics):
+            # A long run has thousands of epochs, and only the last ones are new.
+            changed = section.model_copy(update={"history": self._without_clean_epochs(section.history)})
+        text = field_to_json(changed)
+        if text == self._clean.get(name):
+            return True
+        found = Gaps()
+        _redact_texts(json.loads(text), found, name, "")
+        if found:
+            return False
+        self._clean[name] = text
+        if isinstance(section, Metrics):
+            self._clean_epochs = section.history
+        return True
+
+    def _without_clean_epochs(self, history: list[Epoch]) -> list[Epoch]:
+        pairs = enumerate(zip(history, self._clean_epochs, strict=False))
+        first = next((index for index, (epoch, clean) in pairs if epoch is not clean), None)
+        return history[min(len(history), len(self._clean_epochs)) if first is None else first :]
+
+
+# Cached, because most gaps are the same in every checkpoint of a run.
+@functools.lru_cache(maxsize=1024)
+def _redact_reason(reason: str) -> str:
+    """Redact the reason of a gap: it may quote an error message, which may contain a credential."""
+    return redact_text(reason)
 
 
 def _redact_texts(value: Any, gaps: Gaps, section: str, name: str) -> Any:
