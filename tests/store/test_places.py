@@ -62,6 +62,20 @@ def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert caught.value.errno == errno.EACCES
 
 
+def test_a_dataset_is_no_base_uri(make_dataset, tmp_path: Path) -> None:
+    dataset = make_dataset()
+    root = local_path(dataset.uri)
+    assert root is not None
+    before = sorted(root.rglob("*"))
+    (tmp_path / "link").symlink_to(root / "data")
+    for base in (root, root / "data", root / "data/oak", root / ".dtool/annotations", tmp_path / "link"):
+        with pytest.raises(InvalidURIError, match=f"found a .*dataset.*such as {root.parent}"):
+            ensure_writable(base)
+        with pytest.raises(InvalidURIError):
+            DatasetWriter("x", base)
+    assert sorted(root.rglob("*")) == before
+
+
 def test_a_store_that_is_only_read(monkeypatch: pytest.MonkeyPatch) -> None:
     dtool_http = pytest.importorskip("dtool_http.storagebroker")
     monkeypatch.setattr(dtool_http.HTTPStorageBroker, "__init__", lambda *_: None)  # which asks the server

@@ -45,7 +45,7 @@ class Libc:
 
 
 def every_path(tree: Path) -> set[str]:
-    return {str(path) for path in (tree.parent, tree, *tree.rglob("*"))}
+    return {str(path) for path in (tree, *tree.rglob("*"))}
 
 
 @pytest.mark.parametrize("kind", [0x6969, 0x65735546, 0x794C7630])
@@ -73,14 +73,18 @@ def test_an_old_kernel_hides_errors(
     assert set(synced) == (set() if whole else every_path(tree))
 
 
-def test_few_files_do_not_wait_for_what_others_write(
-    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("waiting", "whole"), [("900000", False), ("900", True), ("?", False)])
+def test_few_files_do_not_wait_for_much_that_others_write(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch, waiting: str, whole: bool
 ) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "a").touch()
-    monkeypatch.setattr(ctypes, "CDLL", lambda *args, **options: pytest.fail("asked for the whole"))
+    libc = Libc(0xEF53)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *args, **options: libc)
+    monkeypatch.setattr(Path, "read_text", lambda _: f"MemFree: 12 kB\nDirty: {waiting} kB\nWriteback: 0 kB\n")
     syncing.sync_tree(tmp_path / "tree")
-    assert set(synced) == every_path(tmp_path / "tree")
+    assert libc.whole == whole
+    assert set(synced) == (set() if whole else every_path(tmp_path / "tree"))
 
 
 def test_a_failed_write_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

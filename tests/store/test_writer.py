@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -31,9 +32,11 @@ from lightning_dtool.store import (
     DatasetWriter,
     Digests,
     FrozenDataset,
+    delete_dataset,
     generate_identifier,
     iter_datasets,
     local_path,
+    syncing,
 )
 from lightning_dtool.store.disk import DiskBroker
 
@@ -42,6 +45,14 @@ def names_in(base_uri: str) -> list[str]:
     path = local_path(base_uri)
     assert path is not None
     return sorted(os.listdir(path))
+
+
+def built(writer: DatasetWriter) -> Path:
+    """Return the folder in which a dataset is built."""
+    place = local_path(writer.uri)
+    assert place is not None
+    (folder,) = place.parent.glob(f".writing-*/{place.name}")
+    return folder
 
 
 def test_what_goes_in_comes_out(base_uri: str, tmp_path: Path) -> None:
@@ -85,22 +96,44 @@ def test_dtoolcore_reads_it_as_its_own(make_dataset) -> None:
     assert isinstance(theirs._admin_metadata["frozen_at"], float)  # public since dtoolcore 3.19
 
 
-def test_everything_is_synced(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
-    fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+def test_everything_is_durable_before_it_is_seen(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syncing, "_sync_file_system", lambda _: False)
+    events: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    monkeypatch.setattr(Path, "rename", lambda *paths: events.append(f"-> {paths[1]}") or rename(*paths))
     with DatasetWriter("x", base_uri) as writer:
         writer.put_bytes(b"1", "a/b")
         writer.put_tag("t")
-        assert synced == []
+        root = built(writer)
+        everything = {str(path) for path in root.rglob("*")} | {str(root)}
+        assert events == []
         writer.commit()
-    root = str(local_path(writer.uri))
-    everything = {str(path) for path in Path(root).rglob("*")} | {root, str(Path(root).parent)}
-    # The administrative metadata is replaced last, from a temporary file; then its directory is synced.
-    assert everything <= set(synced)
-    assert "/.dtool/.tmp-" in synced[-2]
-    assert synced[-1] == f"{root}/.dtool"
-    assert not [name for name in os.listdir(f"{root}/.dtool") if name.startswith(".tmp")]
+    place = local_path(writer.uri)
+    assert place is not None
+    assert everything <= set(events[:-2])
+    assert {str(root / path.relative_to(place)) for path in place.rglob("*")} <= set(events[:-2])
+    assert len(events) == len(set(events)), "something is synced twice"
+    assert events[-2:] == [f"-> {place}", str(place.parent)]
+    assert names_in(base_uri) == ["x"]
+
+
+def test_items_are_read_only(base_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "private").write_bytes(b"1")
+    (tmp_path / "private").chmod(0o640)
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_file(tmp_path / "private", "a/private", link=True)
+        writer.put_bytes(b"1", "b")
+        dataset = writer.commit()
+    modes = {
+        item.relpath: stat.S_IMODE(dataset.path(item.identifier).stat().st_mode) for item in dataset.items.values()
+    }
+    umask = os.umask(0)
+    os.umask(umask)
+    assert modes == {"a/private": 0o440, "b": 0o444 & ~umask}
+    dataset.put_tag("later")
+    dataset.put_annotation("later", 1)
+    delete_dataset(dataset.uri)
 
 
 def test_hashes_come_from_what_was_written(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +246,63 @@ def test_a_name_that_is_taken(make_dataset, base_uri: str) -> None:
         assert writer.commit().read_bytes(generate_identifier("a")) == b"1"
 
 
+KILLED = """
+import os, signal
+from lightning_dtool.store import DatasetWriter
+writer = DatasetWriter("x", {base_uri!r})
+writer.put_bytes(b"1", "a")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_does_not_block_its_name(base_uri: str) -> None:
+    subprocess.run([sys.executable, "-c", KILLED.format(base_uri=base_uri)], check=False)
+    assert (local_path(base_uri) / "x").is_dir()  # type: ignore[operator]
+    with DatasetWriter("x", base_uri) as writer:
+        with pytest.raises(DatasetExistsError):
+            DatasetWriter("x", base_uri)
+        with pytest.raises(NotFrozenError):
+            FrozenDataset.from_uri(writer.uri)
+        writer.put_bytes(b"2", "a")
+        writer.commit().verify()
+
+
+def test_an_unfinished_dataset_can_be_deleted(base_uri: str) -> None:
+    subprocess.run([sys.executable, "-c", KILLED.format(base_uri=base_uri)], check=False)
+    delete_dataset(f"{base_uri}/x")
+    assert names_in(base_uri) == []
+
+
+def test_a_folder_with_something_in_it_is_not_replaced(base_uri: str) -> None:
+    folder = local_path(base_uri) / "x"  # type: ignore[operator]
+    folder.mkdir()
+    (folder / "mine").touch()
+    with pytest.raises(DatasetExistsError):
+        DatasetWriter("x", base_uri)
+    (folder / "mine").unlink()
+    with DatasetWriter("x", base_uri) as writer:
+        (folder / "mine").touch()  # while the dataset is written
+        with pytest.raises(StoreError):
+            writer.commit()
+    assert names_in(base_uri) == ["x"]
+    assert os.listdir(folder) == ["mine"]
+
+
+def test_where_no_empty_folder_is_replaced(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def careful(source: Path, target: Path) -> None:
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "File exists")
+        rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", careful)
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_bytes(b"1", "a")
+        writer.commit().verify()
+    assert names_in(base_uri) == ["x"]
+
+
 def test_overlays_cover_exactly_the_items(base_uri: str) -> None:
     for values in ({"a": 1}, {"a": 1, "b": 2, "c": 3}):
         with DatasetWriter("x", base_uri) as writer:
@@ -243,7 +333,7 @@ def test_a_writer_is_used_once(base_uri: str) -> None:
 def test_without_commit_nothing_stays(base_uri: str) -> None:
     with DatasetWriter("x", base_uri) as writer:
         writer.put_bytes(b"1", "a")
-        assert names_in(base_uri) == ["x"]
+        assert [name for name in names_in(base_uri) if not name.startswith(".")] == ["x"]
     assert names_in(base_uri) == []
     with pytest.raises(StoreError, match="no such file"), DatasetWriter("x", base_uri) as writer:
         writer.put_file("/nonexistent", "a")
@@ -310,6 +400,7 @@ def test_a_kill_at_any_step_leaves_no_frozen_dataset(base_uri: str, step: str) -
     script = f"""
 import os, signal
 from lightning_dtool.store import DatasetWriter
+from lightning_dtool.store import syncing
 from lightning_dtool.store.disk import DiskBroker
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 writer = DatasetWriter("x", {base_uri!r})
@@ -351,7 +442,7 @@ def test_a_failure_while_the_place_is_claimed_leaves_no_dataset(base_uri: str, m
 def test_a_store_that_holds_something_else(base_uri: str, change: str) -> None:
     with DatasetWriter("x", base_uri) as writer:
         writer.put_bytes(b"1", "a")
-        item = local_path(writer.uri) / "data/a"  # type: ignore[operator]
+        item = built(writer) / "data/a"
         if change == "longer":
             item.write_bytes(b"12")
         elif change == "gone":

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO, Protocol
 
 from lightning_dtool.errors import StoreError
 from lightning_dtool.store.item import Item
+from lightning_dtool.store.leftovers import Leftover
 
 
 class Hasher(Protocol):
@@ -195,9 +196,6 @@ class Broker(ABC):
 
     # -- the dataset as a whole ---------------------------------------------------------------
 
-    def begin(self) -> None:  # noqa: B027 - only a disk has to prepare
-        """Prepare for building a dataset: nothing has to be durable before `sync`."""
-
     @abstractmethod
     def create_structure(self) -> None:
         """Claim the place for a new dataset.
@@ -213,6 +211,23 @@ class Broker(ABC):
     def sync(self) -> None:  # noqa: B027 - a server's answer means that it is durable
         """Make everything that was written durable."""
 
+    def freeze(self, admin_metadata: dict[str, Any]) -> None:
+        """Make a complete dataset durable, and then visible as frozen.
+
+        Args:
+            admin_metadata: The administrative metadata of the frozen dataset. To write it is the last step.
+        """
+        self.sync()
+        self.put_admin_metadata(admin_metadata)
+
+    def unfreeze(self, admin_metadata: dict[str, Any]) -> None:
+        """Undo `freeze`, which may have failed at any of its steps.
+
+        Args:
+            admin_metadata: The administrative metadata of the unfinished dataset.
+        """
+        self.put_admin_metadata(admin_metadata)
+
     @abstractmethod
     def post_freeze_hook(self) -> None:
         """Clean up after a dataset was frozen."""
@@ -224,6 +239,34 @@ class Broker(ABC):
             uri=self.uri,
             kind="unsupported",
         )
+
+    # -- what unfinished operations leave behind -----------------------------------------------
+
+    def leftovers(self) -> Iterable[Leftover]:
+        """Return what was begun below the base URI that this broker was opened with, and is not finished.
+
+        By default nothing: a store of which only dtool's interface is known does not say who writes a dataset.
+        """
+        return ()
+
+    def restore(self, leftover: Leftover) -> None:
+        """Make a dataset visible whose `whole` was verified.
+
+        Args:
+            leftover: What is left of it.
+
+        Raises:
+            FileExistsError: If another dataset has its name now.
+        """
+        raise NotImplementedError
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove what is left of an unfinished operation.
+
+        Args:
+            leftover: What is left of it.
+        """
+        raise NotImplementedError
 
 
 class ParallelBroker(Broker):

@@ -1,9 +1,10 @@
 """The storage broker for datasets on disk."""
 
+import contextlib
 import json
 import os
 import secrets
-import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,23 +12,24 @@ from typing import Any
 
 from dtoolcore.storagebroker import DiskStorageBroker
 
+from lightning_dtool.store import workplaces
 from lightning_dtool.store.broker import Broker
+from lightning_dtool.store.leftovers import Leftover
 from lightning_dtool.store.syncing import sync_path, sync_tree
+from lightning_dtool.store.workplaces import Workplace
 
 
 class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
     """dtool's disk broker, with atomic and durable writes, in UTF-8.
 
-    Attributes:
-        durable: Whether each metadata file is synced to the disk when it is written. True by default. Between
-            `begin` and `sync` it is False.
+    A new dataset is built in a hidden workplace, and moved to its place when it is complete.
     """
-
-    durable = True
 
     def __init__(self, uri: str, config_path: str | None = None) -> None:
         super().__init__(uri, config_path)
         self.uri = uri
+        self._place = Path(self._abspath)
+        self._workplace: Workplace | None = None
 
     @classmethod
     def connect(cls, uri: str, *, new: bool = False) -> "DiskBroker":
@@ -38,44 +40,58 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
         """Return the directory that holds the items by their paths."""
         return Path(self._data_abspath)
 
-    def begin(self) -> None:
-        """Leave files unsynced until `sync`, which syncs all of them at once."""
-        self.durable = False
-
     def _create_structure(self) -> None:
-        """Create the directory in one step, so that only one of two writers of the same name succeeds."""
-        root = Path(self._abspath)
-        root.mkdir()
+        """Claim the dataset's name, and create the directories in a workplace."""
+        self._workplace = workplaces.claim(self._place)
+        self._move_to(self._workplace.dataset)
         try:
-            for directory in self._essential_subdirectories:
+            for directory in (self._abspath, *self._essential_subdirectories):
                 Path(directory).mkdir(exist_ok=True)
         except BaseException:
-            shutil.rmtree(root)
+            self.remove()
             raise
+
+    def _move_to(self, root: Path) -> None:
+        """Read and write the dataset in this folder from now on."""
+        uri = self.uri
+        DiskStorageBroker.__init__(self, f"file://{root}")
+        self.uri = uri
 
     def get_text(self, key: str) -> str:
         """Read a file in UTF-8, independent of the locale."""
         return Path(key).read_text(encoding="utf-8")
 
     def put_text(self, key: str, text: str) -> None:
-        """Write a file atomically."""
+        """Write a file: atomically and durably in a frozen dataset, where readers may be reading it."""
         path = Path(key)
         # Only one level, for old datasets without a folder of tags: a removed dataset must not reappear.
         path.parent.mkdir(exist_ok=True)
+        if self._workplace is not None:
+            path.write_text(text, encoding="utf-8", newline="\n")
+            return
         # Not in the same folder: every file in `tags/` is a tag.
         temporary = Path(self._abspath) / ".dtool" / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
-                if self.durable:
-                    file.flush()
-                    os.fsync(file.fileno())
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        if self.durable:
-            sync_path(path.parent)
+        sync_path(path.parent)
+
+    def get_admin_metadata(self) -> object:
+        """Return the administrative metadata; that of a dataset that is being written says that it is not frozen."""
+        try:
+            return json.loads(self.get_text(self.get_admin_metadata_key()))
+        except FileNotFoundError:
+            found = workplaces.find(self._place)
+            if found is None:
+                raise
+            relpath = os.path.relpath(self.get_admin_metadata_key(), self._abspath)
+            return {**json.loads(self.get_text(str(found.dataset / relpath))), "type": "protodataset"}
 
     def put_manifest(self, manifest: dict[str, Any]) -> None:
         """Write the manifest on one line: Python takes longer to indent JSON than to copy the files.
@@ -110,15 +126,13 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
 
     def remove(self) -> None:
         """Rename the dataset out of sight, then delete it."""
-        root = Path(self._abspath)
-        # dtool lists only direct children of a base URI.
-        aside = Path(tempfile.mkdtemp(prefix=".removing-", dir=root.parent))
-        try:
-            root.rename(aside / root.name)
-        except BaseException:
-            aside.rmdir()
-            raise
-        shutil.rmtree(aside)
+        unfinished = self._workplace or workplaces.find(self._place)
+        if unfinished is not None:
+            workplaces.give_up(unfinished)
+            self._workplace = None
+            self._move_to(self._place)
+        else:
+            workplaces.remove(self._place)
 
     def check_writable(self) -> None:
         """Create a file and remove it."""
@@ -126,9 +140,58 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
             pass
 
     def sync(self) -> None:
-        """Sync every file and directory of the dataset, and from then on each file when it is written."""
+        """Sync every file and directory of the dataset."""
         sync_tree(Path(self._abspath))
-        self.durable = True
+
+    def freeze(self, admin_metadata: dict[str, Any]) -> None:
+        """Complete the dataset in its workplace, sync it, and move it to its place."""
+        assert self._workplace is not None  # noqa: S101 - only a dataset that is being built is frozen
+        self.put_admin_metadata(admin_metadata)
+        self._seal()
+        workplaces.deliver(self._workplace)
+        self._workplace = None
+        self._move_to(self._place)
+
+    def _seal(self) -> None:
+        """Make the items read-only, and everything durable."""
+        _make_read_only(Path(self._data_abspath))
+        self.sync()
+
+    def unfreeze(self, admin_metadata: dict[str, Any]) -> None:
+        """Move the dataset back to a workplace."""
+        if self._workplace is None:
+            self._workplace = workplaces.take_back(self._place)
+            self._move_to(self._workplace.dataset)
+        self.put_admin_metadata(admin_metadata)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Yield the workplaces below this base URI, and the datasets that are being removed."""
+        return workplaces.leftovers(self.uri, self._place)
+
+    def restore(self, leftover: Leftover) -> None:
+        """Move a whole dataset to its place."""
+        workplace = workplaces.workplace_of(leftover)
+        workplaces.require_free(workplace)
+        self._move_to(workplace.dataset)
+        try:
+            self._seal()
+        finally:
+            self._move_to(self._place)
+        workplaces.deliver(workplace)
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove an unfinished dataset, and the claim of its name."""
+        workplaces.give_up(workplaces.workplace_of(leftover))
+
+
+def _make_read_only(directory: Path) -> None:
+    if os.name == "nt":  # there a file that is read-only cannot be removed
+        return
+    for relpath, status in files_below(directory):
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        with contextlib.suppress(OSError):  # a file system without permissions
+            (directory / relpath).chmod(stat.S_IMODE(status.st_mode) & ~0o222)
 
 
 def _names_of_json(directory: Path) -> list[str]:

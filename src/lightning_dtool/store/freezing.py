@@ -37,17 +37,15 @@ def freeze(
             broker.pre_freeze_hook()
             _put_metadata(broker, admin_metadata["dtoolcore_version"], contents, overlays)
             contents.require_held(broker.held_items())
-            broker.sync()
-            # The last write: from here on the dataset is frozen.
             freezing = True
-            broker.put_admin_metadata({**admin_metadata, "type": "dataset", "frozen_at": time.time()})
+            broker.freeze({**admin_metadata, "type": "dataset", "frozen_at": time.time()})
             broker.post_freeze_hook()
         return _reopened(broker, admin_metadata["uuid"], contents)
     except BaseException:
         if freezing:
             # The error that led here is the one that is raised.
             with contextlib.suppress(Exception):
-                broker.put_admin_metadata(admin_metadata)
+                broker.unfreeze(admin_metadata)
         raise
 
 

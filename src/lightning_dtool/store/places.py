@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from lightning_dtool._public import public
-from lightning_dtool.errors import DatasetNotFoundError, LightningDtoolError, NotFrozenError, StoreError
+from lightning_dtool.errors import (
+    DatasetNotFoundError,
+    InvalidURIError,
+    LightningDtoolError,
+    NotFrozenError,
+    StoreError,
+)
 from lightning_dtool.store.brokers import broker_class, open_broker
 from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.faults import store_errors
@@ -41,19 +47,30 @@ def ensure_writable(base_uri: str | os.PathLike[str]) -> str:
 
 
 def require_directory(base_uri: str) -> None:
-    """Raise unless a base URI on disk is a directory. Other base URIs are not checked.
+    """Raise unless a base URI on disk is a directory outside of datasets. Other base URIs are not checked.
 
     Args:
         base_uri: A normalized base URI.
 
     Raises:
         StoreError: If there is no directory.
+        InvalidURIError: If it is a dataset, or a folder in one.
     """
     path = local_path(base_uri)
-    if path is not None and not path.is_dir():
+    if path is None:
+        return
+    if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
         raise StoreError(
             f"expected a directory at {path}, found {found}. Create it: mkdir -p {path}", uri=base_uri, kind="absent"
+        )
+    real = path.resolve()
+    dataset = next((folder for folder in (real, *real.parents) if (folder / ".dtool" / "dtool").is_file()), None)
+    if dataset is not None:
+        found = "a dataset" if dataset == real else f"a folder in the dataset {dataset}"
+        raise InvalidURIError(
+            f"expected a directory for datasets, found {found}. Choose one outside of it, such as {dataset.parent}.",
+            uri=base_uri,
         )
 
 

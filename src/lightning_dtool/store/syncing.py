@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Syncing the whole file system also waits for what other programs have written: not worth it for a checkpoint.
 _FEW = 64
+_LITTLE = 128 * 2**20
+"""The number of bytes waiting to be written, up to which the file system is synced for few files, too. That also waits
+for what other programs have written.
+"""
 # A file system's journal commits concurrent requests in one group.
 _THREADS = 16
 
@@ -37,11 +40,12 @@ def sync_tree(root: Path) -> None:
     """Make everything below a directory durable: files first, then the directories that name them.
 
     Many files are synced with the whole file system if that is as safe. For files of 4 KB this takes 4 ms instead of
-    19 ms (200 files), 20 ms instead of 151 ms (2,000) and 0.09 s instead of 0.80 s (10,000), measured on ext4.
+    19 ms (200 files), 20 ms instead of 151 ms (2,000) and 0.09 s instead of 0.80 s (10,000), measured on ext4. For the
+    files of a small checkpoint (23) it takes 16 ms instead of 45 ms on a busy machine, unless others have written much.
     Otherwise several files are synced at a time.
 
     Args:
-        root: The directory. Its parent is synced, too.
+        root: The directory. Its parent is not synced.
 
     Raises:
         OSError: If something could not be written.
@@ -51,11 +55,10 @@ def sync_tree(root: Path) -> None:
     for directory, _, names in os.walk(root, topdown=False):
         files += [os.path.join(directory, name) for name in names]
         directories.append(directory)
-    if len(files) + len(directories) > _FEW and _sync_file_system(root):
+    if (len(files) + len(directories) > _FEW or _is_little_waiting()) and _sync_file_system(root):
         return
     _sync_all(files)
     _sync_all(directories)
-    sync_path(root.parent)
 
 
 def _sync_all(paths: Sequence[str]) -> None:
@@ -63,6 +66,16 @@ def _sync_all(paths: Sequence[str]) -> None:
     with ThreadPoolExecutor(min(_THREADS, 1 + len(paths) // 8)) as pool:
         for _ in pool.map(sync_path, paths):
             pass
+
+
+def _is_little_waiting() -> bool:
+    """Tell whether little of what all programs have written waits to be on the disk."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = [int(line.split()[1]) for line in lines if line.startswith(("Dirty:", "Writeback:"))]
+    except (OSError, ValueError, IndexError):
+        return False
+    return len(kilobytes) > 0 and sum(kilobytes) * 1024 <= _LITTLE
 
 
 def _sync_file_system(path: Path) -> bool:

@@ -385,7 +385,6 @@ class DatasetWriter:
     def _create(self) -> None:
         """Claim the place, and mark it as a dataset that is being built."""
         with store_errors(self._uri, "create the dataset"):
-            self._broker.begin()
             try:
                 self._broker.create_structure()
             except FileExistsError as exc:

@@ -1,0 +1,259 @@
+"""Hidden folders in a base URI on disk, in which a dataset is built before it is moved to its place, or is deleted.
+
+```text
+BASE/.writing-<uuid>/owner.json    the process that writes the dataset
+BASE/.writing-<uuid>/NAME/         the dataset
+BASE/NAME/                         an empty folder, which claims the name; the dataset replaces it
+```
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_dtool.store.leftovers import Leftover
+from lightning_dtool.store.ownership import Owner, current_owner, is_alive, owner_from_json, owner_to_json
+from lightning_dtool.store.syncing import sync_path
+
+_WRITING = ".writing-"
+_REMOVING = ".removing-"
+_HIDDEN = re.compile(rf"({re.escape(_WRITING)}|{re.escape(_REMOVING)})[0-9a-f]{{32}}")
+_OWNER = "owner.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """A hidden folder for one dataset.
+
+    Attributes:
+        folder: The hidden folder.
+        name: The dataset's name; empty if there is no dataset in the folder.
+    """
+
+    folder: Path
+    name: str
+
+    @property
+    def dataset(self) -> Path:
+        """The folder of the dataset, in the hidden one."""
+        return self.folder / self.name
+
+    @property
+    def place(self) -> Path:
+        """Where the dataset will be seen, or was."""
+        return self.folder.parent / self.name
+
+    @property
+    def owner(self) -> Owner | None:
+        """The process that made the hidden folder; None if that is not known."""
+        try:
+            return owner_from_json((self.folder / _OWNER).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+
+
+def claim(place: Path) -> Workplace:
+    """Claim the name of a new dataset, and make a workplace for it.
+
+    Args:
+        place: Where the dataset will be seen.
+
+    Raises:
+        FileExistsError: If something is there already, or another process may be writing a dataset of this name.
+    """
+    # Before the name is claimed, so that a claim without a workplace is nobody's.
+    workplace = _begin(_WRITING, place)
+    try:
+        workplace.dataset.mkdir()
+        try:
+            place.mkdir()
+        except FileExistsError:
+            if not _is_empty(place) or _is_claimed(place, but_not_by=workplace):
+                raise
+    except BaseException:
+        _delete(workplace.folder)
+        raise
+    return workplace
+
+
+def deliver(workplace: Workplace) -> None:
+    """Move a durable dataset to its place in one step, durably, and remove the workplace.
+
+    Args:
+        workplace: Where it was built, or was being removed.
+
+    Raises:
+        OSError: If something else than the claim is at its place.
+    """
+    place = workplace.place
+    try:
+        workplace.dataset.rename(place)
+    except OSError:
+        # Some file systems do not replace an empty folder.
+        place.rmdir()
+        workplace.dataset.rename(place)
+    _delete(workplace.folder)
+    sync_path(place.parent)
+
+
+def take_back(place: Path) -> Workplace:
+    """Move a dataset from its place back to a workplace, and leave the claim of its name.
+
+    Args:
+        place: Where it is seen.
+    """
+    workplace = _begin(_WRITING, place)
+    place.rename(workplace.dataset)
+    with contextlib.suppress(FileExistsError):
+        place.mkdir()
+    return workplace
+
+
+def give_up(workplace: Workplace) -> None:
+    """Delete an unfinished dataset, the claim of its name, and the workplace.
+
+    Args:
+        workplace: Where it was built.
+    """
+    if workplace.name:
+        # The owner's name goes last: if this is interrupted, what is left still says whose it is.
+        _delete(workplace.dataset)
+        if not _is_claimed(workplace.place, but_not_by=workplace):
+            with contextlib.suppress(OSError):  # a dataset, or nothing
+                workplace.place.rmdir()
+    _delete(workplace.folder)
+
+
+def remove(place: Path) -> None:
+    """Rename a dataset out of sight, then delete it.
+
+    Args:
+        place: Where it is seen.
+    """
+    workplace = _begin(_REMOVING, place)
+    try:
+        place.rename(workplace.dataset)
+    except BaseException:
+        _delete(workplace.folder)
+        raise
+    _delete(workplace.dataset)
+    _delete(workplace.folder)
+
+
+def find(place: Path) -> Workplace | None:
+    """Return the workplace of a dataset that is being written, or was left by a process that ended.
+
+    Args:
+        place: Where it will be seen.
+
+    Returns:
+        The workplace. None if something else than a claim is at that place.
+    """
+    if not _is_empty(place):
+        return None
+    found = list(_workplaces_of(place))
+    return next((each for each in found if _may_be_at_work(each)), found[0] if found else None)
+
+
+def leftovers(base_uri: str, base: Path) -> Iterator[Leftover]:
+    """Yield what is being written or removed below a base URI.
+
+    Args:
+        base_uri: The normalized base URI.
+        base: Its folder.
+    """
+    for folder in sorted(base.iterdir()):
+        if not _HIDDEN.fullmatch(folder.name):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it was finished meanwhile
+            workplace = Workplace(folder, next((child.name for child in folder.iterdir() if child.is_dir()), ""))
+            owner = workplace.owner
+            yield Leftover(
+                kind="writing" if folder.name.startswith(_WRITING) else "removing",
+                name=workplace.name,
+                uri=f"{base_uri}/{workplace.name}" if workplace.name else base_uri,
+                place=str(folder),
+                owner=owner,
+                since=folder.stat().st_mtime if owner is None else owner.since,
+                whole=f"{base_uri}/{folder.name}/{workplace.name}" if _says_frozen(workplace) else None,
+            )
+
+
+def workplace_of(leftover: Leftover) -> Workplace:
+    """Return the workplace of a leftover.
+
+    Args:
+        leftover: What `leftovers` has yielded.
+    """
+    return Workplace(Path(leftover.place), leftover.name)
+
+
+def require_free(workplace: Workplace) -> None:
+    """Raise if another dataset has the name of the one in a workplace, or may be written under it.
+
+    Args:
+        workplace: The workplace.
+
+    Raises:
+        FileExistsError: If it does.
+    """
+    place = workplace.place
+    if os.path.lexists(place) and (not _is_empty(place) or _is_claimed(place, but_not_by=workplace)):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+
+
+def _begin(prefix: str, place: Path) -> Workplace:
+    workplace = Workplace(place.parent / f"{prefix}{uuid.uuid4().hex}", place.name)
+    workplace.folder.mkdir()
+    try:
+        (workplace.folder / _OWNER).write_text(owner_to_json(current_owner()), encoding="utf-8")
+    except BaseException:
+        _delete(workplace.folder)
+        raise
+    return workplace
+
+
+def _workplaces_of(place: Path) -> Iterator[Workplace]:
+    """Yield the workplaces in which a dataset for this place is written."""
+    for folder in place.parent.iterdir():
+        if folder.name.startswith(_WRITING) and (folder / place.name).is_dir():
+            yield Workplace(folder, place.name)
+
+
+def _is_claimed(place: Path, *, but_not_by: Workplace) -> bool:
+    """Tell whether somebody else may be writing a dataset for a place."""
+    return any(_may_be_at_work(each) for each in _workplaces_of(place) if each != but_not_by)
+
+
+def _may_be_at_work(workplace: Workplace) -> bool:
+    owner = workplace.owner
+    return owner is None or is_alive(owner) is not False
+
+
+def _is_empty(place: Path) -> bool:
+    try:
+        return not place.is_symlink() and not any(place.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _says_frozen(workplace: Workplace) -> bool:
+    """Tell whether all of a dataset was in its workplace once: the administrative metadata is written last."""
+    try:
+        found = json.loads((workplace.dataset / ".dtool" / "dtool").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("type") == "dataset"
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder and its content, which another process may be deleting, too."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
