@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 _LONG = 60.0
+_PIECE = 256 * 1024
 
 
 @dataclass
@@ -162,6 +163,8 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type) -> None:
         super().__init__(address, handler)
         self.released = threading.Event()
+        self.pause = 0.0
+        """Seconds before each piece of a request's content is taken."""
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore the error: tests expect clients to disconnect."""
@@ -202,9 +205,15 @@ def _handler(link: FaultyLink, endpoint: str) -> type:
             length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
             return answer.status, [*headers, ("Content-Length", length or "0")], content
 
+        def pieces(self, length: int) -> Iterator[bytes]:
+            """Yield the content of the request, as slowly as the link is."""
+            for start in range(0, length, _PIECE):
+                time.sleep(link.server.pause)
+                yield self.rfile.read(min(_PIECE, length - start))
+
         def pass_or_fail(self) -> None:
             fault = link.fault_for(f"{self.command} {self.path}")
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b"".join(self.pieces(int(self.headers.get("Content-Length", 0))))
             fault(Passing(self, body, self.forward))
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = pass_or_fail

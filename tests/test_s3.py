@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 
 import lightning_dtool
-from faulty_link import Fault, FaultyLink, answers, hangs_up
+from faulty_link import Fault, FaultyLink, answers, hangs_up, stalls
 from kit import TinyNet, loader, same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, evaluate, pack
 from lightning_dtool.errors import MissingItemError, ProvenanceWarning, StoreError, VerificationError
 from lightning_dtool.results.reproduction import Verdict
-from lightning_dtool.store import FrozenDataset, iter_datasets
+from lightning_dtool.store import FrozenDataset, iter_datasets, s3_connections
 from reproduction.runs import project, train
 from s3_server import S3Server
 
@@ -169,7 +170,9 @@ def test_a_lack_of_write_permission_is_an_error_before_training(
 
 
 @pytest.mark.filterwarnings("ignore:.* could not be written:lightning_dtool.errors.ProvenanceWarning")
-@pytest.mark.parametrize(("method", "part", "fault"), [("PUT", "/data/", answers(403)), ("", "", hangs_up)])
+@pytest.mark.parametrize(
+    ("method", "part", "fault"), [("PUT", "/data/", answers(403)), ("", "", hangs_up), ("", "", stalls)]
+)
 def test_a_store_that_fails_during_training_does_not_stop_it(
     tmp_path: Path,
     s3_base_uri: str,
@@ -199,6 +202,37 @@ def test_a_store_that_fails_during_training_does_not_stop_it(
     (uri,) = provenance.uris
     left = {dataset.uuid for dataset in iter_datasets(s3_base_uri)} - before
     assert left == {DtoolCheckpoint.from_uri(uri).uuid}
+
+
+@pytest.mark.filterwarnings("ignore:.* could not be written:lightning_dtool.errors.ProvenanceWarning")
+def test_ctrl_c_ends_training_while_a_server_is_silent(
+    tmp_path: Path, s3_base_uri: str, s3_link: FaultyLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server would be waited for ten minutes. The checkpoint is kept as a plain file."""
+
+    class Interrupted(Callback):
+        begun = 0.0
+
+        def on_train_epoch_start(self, t: L.Trainer, pl_module: L.LightningModule) -> None:
+            if t.current_epoch == 1:
+                t.strategy.checkpoint_io.flush()
+                s3_link.on("", "", stalls)
+            if t.current_epoch == 2:
+                self.begun = time.monotonic()
+                raise KeyboardInterrupt
+
+    monkeypatch.setenv("LIGHTNING_DTOOL_STORE_TIMEOUT", "600")
+    monkeypatch.setattr(s3_connections, "SILENT_SECONDS", 600)
+    provenance, interrupted = DtoolProvenanceCallback(s3_base_uri), Interrupted()
+    policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_top_k=-1)
+    with (
+        pytest.warns(ProvenanceWarning, match="plain file at Lightning's path was kept"),
+        pytest.raises((SystemExit, KeyboardInterrupt)),
+    ):
+        trainer(tmp_path, provenance, policy, interrupted, max_epochs=5).fit(TinyNet(), loader())
+    assert time.monotonic() - interrupted.begun < 30
+    assert TinyNet.load_from_checkpoint(policy.best_model_path, weights_only=True)
+    s3_link.mend()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
@@ -39,7 +40,7 @@ from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import Gaps
 from lightning_dtool.rehearsal.callback import RehearsalCallback, begin_rehearsal
 from lightning_dtool.resuming.resumption import Resumption
-from lightning_dtool.store import ensure_writable, normalize_uri
+from lightning_dtool.store import ensure_writable, hurry, normalize_uri, relax
 
 watch.install()  # a script imports the callback before it makes its model
 
@@ -183,6 +184,7 @@ class DtoolProvenanceCallback(Callback):
         """Install the CheckpointIO. Before a fit, check that the base URI can be written."""
         refuse_other_namespace(trainer, "trainer")
         refuse_other_namespace(pl_module, "model")
+        relax()
         fitting = stage == "fit"
         if fitting and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
             raise UnsupportedStrategyError(
@@ -289,7 +291,12 @@ class DtoolProvenanceCallback(Callback):
             self._resumption.load(trainer, checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Note how the run ended. The CheckpointIO's teardown finishes what is being published."""
+        """Note how the run ended. The CheckpointIO's teardown finishes what is being published.
+
+        After an interruption (Ctrl-C, or a signal of the cluster), a store that does not answer is not waited for.
+        """
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            hurry()
         if self._resumption is not None:
             self._resumption.failed(exception)
         self._outcome = FINISHED if isinstance(exception, rerun.TargetReachedError) else status_after(exception)

@@ -1,6 +1,7 @@
 """Faults on the way to a real S3 server. Each is a typed error within seconds, and nothing incomplete is visible."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,9 +29,13 @@ from lightning_dtool.store import (
     delete_dataset,
     ensure_writable,
     generate_identifier,
+    hurry,
     iter_datasets,
+    relax,
     s3,
+    s3_connections,
     uploading,
+    waiting,
 )
 from s3_server import S3Server
 
@@ -211,7 +216,10 @@ def test_what_breaks_off_once_is_fetched_again(dataset: FrozenDataset, s3_link: 
     assert dataset.read_bytes(generate_identifier("a.bin")) == b"a" * 2000
 
 
-def test_a_slow_link_is_waited_for(dataset: FrozenDataset, s3_link: FaultyLink) -> None:
+def test_a_slow_link_is_waited_for(
+    dataset: FrozenDataset, s3_link: FaultyLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "SLOWEST", 1000)
     s3_link.on("GET", "/data/", is_slow(400, 0.3))
     assert dataset.read_bytes(generate_identifier("a.bin")) == b"a" * 2000
 
@@ -260,3 +268,103 @@ def test_small_items_are_fetched_with_one_request_each(dataset: FrozenDataset, s
     s3_link.requests.clear()
     dataset.fetch()
     assert sorted(request.split()[0] for request in s3_link.requests) == ["GET", "GET"]
+
+
+# -- the time that is waited ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(s3_link: FaultyLink, monkeypatch: pytest.MonkeyPatch) -> FaultyLink:
+    """Return a link to a server that is waited for 2 seconds, with requests that could take longer."""
+    monkeypatch.setenv(waiting.SETTING, "2")
+    monkeypatch.setattr(s3_connections, "SILENT_SECONDS", 20)
+    monkeypatch.setattr(waiting, "RELUCTANT_SECONDS", 0.5)
+    for module in (s3, s3_connections):
+        monkeypatch.setattr(module, "ATTEMPTS", 3)
+    return s3_link
+
+
+def test_a_silent_server_is_given_up_and_asked_again_later(
+    s3_base_uri: str, impatient: FaultyLink, held: Callable[[], list[str]]
+) -> None:
+    impatient.on("", "", stalls)
+    started = time.monotonic()
+    with pytest.raises(StoreError, match="does not answer") as caught:
+        write(s3_base_uri)
+    assert caught.value.kind == "no_answer"
+    assert time.monotonic() - started < 8
+    for use in (ensure_writable, lambda base: list(iter_datasets(base)), write):
+        impatient.requests.clear()
+        started = time.monotonic()
+        with pytest.raises(StoreError, match="does not answer"):
+            use(s3_base_uri)
+        assert time.monotonic() - started < 3
+        assert len(impatient.requests) <= 2
+    impatient.mend()
+    write(s3_base_uri).verify()
+
+
+@pytest.mark.parametrize("where", ["in the headers", "in the content"])
+def test_an_answer_that_trickles_has_an_end(dataset: FrozenDataset, s3_link: FaultyLink, where: str) -> None:
+    """Each byte comes in time, and all of them would take an hour."""
+
+    def trickles(passing: Any) -> None:
+        _, _, body = passing.forward(passing.body)
+        lines = b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n"
+        passing.handler.wfile.write(b"" if where == "in the headers" else lines)
+        for byte in lines if where == "in the headers" else body:
+            passing.handler.wfile.write(bytes([byte]))
+            passing.handler.wfile.flush()
+            time.sleep(0.3)
+
+    s3_link.on("GET", "/data/", trickles)
+    started = time.monotonic()
+    with pytest.raises(StoreError, match="fetch item"):
+        dataset.fetch()
+    assert time.monotonic() - started < SOON
+
+
+def test_a_slow_upload_takes_longer_than_a_connection_may(
+    s3_base_uri: str, s3_link: FaultyLink, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits are for silence, and the server takes the content slowly."""
+    monkeypatch.setattr(s3_connections, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(s3_connections, "SILENT_SECONDS", 10)
+    s3_link.server.pause = 0.05  # for each 256 KiB
+    try:
+        write(s3_base_uri, os.urandom(12 * 2**20)).verify()
+    finally:
+        s3_link.server.pause = 0.0
+
+
+def test_an_interruption_ends_the_requests_that_are_under_way(
+    s3_base_uri: str, impatient: FaultyLink, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(waiting.SETTING, "600")
+    impatient.on("PUT", "/data/", stalls)
+    threading.Timer(0.5, hurry).start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(StoreError, match="does not answer"):
+            write(s3_base_uri)
+    finally:
+        relax()
+    assert time.monotonic() - started < 8
+
+
+def test_a_hurry_lets_a_server_that_answers_take_everything(s3_base_uri: str, s3_link: FaultyLink, held: Any) -> None:
+    hurry()
+    try:
+        write(s3_base_uri, os.urandom(2**20)).verify()
+    finally:
+        relax()
+
+
+def test_no_thread_stays_after_the_requests(
+    s3_base_uri: str, s3_link: FaultyLink, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(s3_base_uri)
+    deadline = time.monotonic() + SOON
+    while any(thread.name == "lightning-dtool-s3-watch" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -10,6 +10,7 @@ from lightning_dtool.store.item import Item
 from lightning_dtool.store.locating import locate
 from lightning_dtool.store.places import delete_dataset, ensure_writable, iter_datasets
 from lightning_dtool.store.uris import is_dataset_uri, local_path, normalize_uri
+from lightning_dtool.store.waiting import hurry, relax
 from lightning_dtool.store.writer import DatasetWriter
 from lightning_dtool.store.writing_process import WritingProcess
 
@@ -22,9 +23,11 @@ __all__ = [
     "delete_dataset",
     "ensure_writable",
     "generate_identifier",
+    "hurry",
     "is_dataset_uri",
     "iter_datasets",
     "local_path",
     "locate",
     "normalize_uri",
+    "relax",
 ]

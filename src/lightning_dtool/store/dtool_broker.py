@@ -2,16 +2,20 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from lightning_dtool.store.broker import Broker, Hasher
 from lightning_dtool.store.digest import CHUNK
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.locking import locked
+from lightning_dtool.store.waiting import limited, patience
 
 _SECONDS_TO_WAIT = 600
+
+Result = TypeVar("Result")
 
 
 def dtool_cache_directory() -> Path:
@@ -36,6 +40,11 @@ class DtoolBroker(Broker):
 
     A method that this broker lacks, such as those that write in a read-only broker, raises an `AttributeError`.
 
+    These brokers have no time limits, and cannot be interrupted. Each call runs in a thread of its own, and is given up
+    when it takes longer than a store is waited for, plus the time for its content. The thread waits on until the
+    program ends. The time that a store takes for a listing, or for the sizes and hashes of many items, counts as
+    silence.
+
     Args:
         uri: A normalized URI.
 
@@ -47,7 +56,7 @@ class DtoolBroker(Broker):
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._broker = self.dtool_class(uri, None)
+        self._broker = _call(lambda: self.dtool_class(uri, None))
 
     @classmethod
     def connect(cls, uri: str, *, new: bool = False) -> "DtoolBroker":
@@ -57,12 +66,12 @@ class DtoolBroker(Broker):
     @classmethod
     def generate_uri(cls, name: str, uuid: str, base_uri: str) -> str:
         """Return the URI of a new dataset."""
-        return str(cls.dtool_class.generate_uri(name, uuid, base_uri))
+        return str(_call(lambda: cls.dtool_class.generate_uri(name, uuid, base_uri)))
 
     @classmethod
     def list_dataset_uris(cls, base_uri: str, config_path: str | None) -> list[str]:
         """Return the URIs of the datasets below a base URI."""
-        return list(cls.dtool_class.list_dataset_uris(base_uri, config_path))
+        return _call(lambda: list(cls.dtool_class.list_dataset_uris(base_uri, config_path)))
 
     def check_writable(self) -> None:
         """Raise if the broker can only read; dtool's interface has no way to ask for more."""
@@ -73,65 +82,65 @@ class DtoolBroker(Broker):
 
     def get_admin_metadata(self) -> object:
         """Return the administrative metadata."""
-        return self._broker.get_admin_metadata()
+        return _call(lambda: self._broker.get_admin_metadata())
 
     def get_manifest(self) -> object:
         """Return the manifest."""
-        return self._broker.get_manifest()
+        return _call(lambda: self._broker.get_manifest())
 
     def get_readme_content(self) -> str:
         """Return the README."""
-        return str(self._broker.get_readme_content())
+        return str(_call(lambda: self._broker.get_readme_content()))
 
     def list_overlay_names(self) -> Iterable[str]:
         """Return the names of the overlays."""
-        return list(self._broker.list_overlay_names())
+        return _call(lambda: list(self._broker.list_overlay_names()))
 
     def get_overlay(self, overlay_name: str) -> object:
         """Return an overlay."""
-        return self._broker.get_overlay(overlay_name)
+        return _call(lambda: self._broker.get_overlay(overlay_name))
 
     def list_annotation_names(self) -> Iterable[str]:
         """Return the names of the annotations."""
-        return list(self._broker.list_annotation_names())
+        return _call(lambda: list(self._broker.list_annotation_names()))
 
     def get_annotation(self, annotation_name: str) -> Any:
         """Return an annotation."""
-        return self._broker.get_annotation(annotation_name)
+        return _call(lambda: self._broker.get_annotation(annotation_name))
 
     def list_tags(self) -> Iterable[str]:
         """Return the tags."""
-        return list(self._broker.list_tags())
+        return _call(lambda: list(self._broker.list_tags()))
 
     # -- metadata, written --------------------------------------------------------------------
 
     def put_admin_metadata(self, admin_metadata: dict[str, Any]) -> None:
         """Write the administrative metadata."""
-        self._broker.put_admin_metadata(admin_metadata)
+        _call(lambda: self._broker.put_admin_metadata(admin_metadata))
 
     def put_manifest(self, manifest: dict[str, Any]) -> None:
         """Write the manifest."""
-        self._broker.put_manifest(manifest)
+        _call(lambda: self._broker.put_manifest(manifest))
 
     def put_readme(self, content: str) -> None:
         """Write the README."""
-        self._broker.put_readme(content)
+        _call(lambda: self._broker.put_readme(content))
 
     def put_overlay(self, overlay_name: str, overlay: dict[str, Any]) -> None:
         """Write an overlay."""
-        self._broker.put_overlay(overlay_name, overlay)
+        _call(lambda: self._broker.put_overlay(overlay_name, overlay))
 
     def put_annotation(self, annotation_name: str, annotation: Any) -> None:
         """Write an annotation, or replace it."""
-        self._broker.put_annotation(annotation_name, annotation)
+        _call(lambda: self._broker.put_annotation(annotation_name, annotation))
 
     def put_tag(self, tag: str) -> None:
         """Write a tag."""
-        self._broker.put_tag(tag)
+        _call(lambda: self._broker.put_tag(tag))
 
     def delete_tag(self, tag: str) -> None:
         """Remove a tag."""
-        self._broker.delete_tag(tag)
+        _call(lambda: self._broker.delete_tag(tag))
 
     # -- items --------------------------------------------------------------------------------
 
@@ -148,12 +157,12 @@ class DtoolBroker(Broker):
 
     def put_item(self, fpath: str, relpath: str) -> str:
         """Store a copy of a file as an item."""
-        return str(self._broker.put_item(fpath, relpath))
+        return str(_call(lambda: self._broker.put_item(fpath, relpath), size=Path(fpath).stat().st_size))
 
     def download(self, item: Item, destination: BinaryIO) -> None:
         """Write an item's content to a file object. It comes from dtool's own cache, which dtool does not verify."""
         with self._alone(item):
-            path = self._broker.get_item_abspath(item.identifier)
+            path = _call(lambda: self._broker.get_item_abspath(item.identifier), size=item.size_in_bytes)
         with open(path, "rb") as source:
             shutil.copyfileobj(source, destination, CHUNK)
 
@@ -170,28 +179,35 @@ class DtoolBroker(Broker):
 
     def forget(self, item: Item) -> None:
         """Drop the copy of an item in dtool's own cache."""
-        source = Path(self._broker.get_item_abspath(item.identifier)).resolve()
+        source = Path(_call(lambda: self._broker.get_item_abspath(item.identifier), size=item.size_in_bytes)).resolve()
         # Some brokers return the item itself, which must stay.
         if source.is_relative_to(dtool_cache_directory().resolve()):
             source.unlink(missing_ok=True)
 
     def held_items(self) -> Mapping[str, tuple[int, str]]:
         """Return the size and hash of each item that the store holds."""
-        return {
-            handle: (self._broker.get_size_in_bytes(handle), self._broker.get_hash(handle))
-            for handle in self._broker.iter_item_handles()
-        }
+
+        def of_item(handle: str) -> tuple[int, str]:
+            return self._broker.get_size_in_bytes(handle), self._broker.get_hash(handle)
+
+        handles = _call(lambda: list(self._broker.iter_item_handles()))
+        return {handle: _call(partial(of_item, handle)) for handle in handles}
 
     # -- the dataset as a whole ---------------------------------------------------------------
 
     def create_structure(self) -> None:
         """Claim the place for a new dataset."""
-        self._broker.create_structure()
+        _call(lambda: self._broker.create_structure())
 
     def pre_freeze_hook(self) -> None:
         """Do what the layout needs before the metadata of a complete dataset is written."""
-        self._broker.pre_freeze_hook()
+        _call(lambda: self._broker.pre_freeze_hook())
 
     def post_freeze_hook(self) -> None:
         """Clean up after a dataset was frozen."""
-        self._broker.post_freeze_hook()
+        _call(lambda: self._broker.post_freeze_hook())
+
+
+def _call(function: Callable[[], Result], size: int = 0) -> Result:
+    """Call one of dtool's functions, which may wait forever, and give up when it takes too long."""
+    return limited(function, patience(), size)

@@ -121,6 +121,7 @@ _FAULTS = (
             "HTTPClientError",
             "ConnectionError",
             "Timeout",
+            "NoAnswerError",
         ),
     ),
     _Fault("absent", "no such file or directory", "Check the path.", _is(FileNotFoundError, NotADirectoryError)),

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from lightning_dtool.store.waiting import hurrying
+
 THREADS = 16
 """The number of requests at a time."""
 
@@ -29,6 +31,7 @@ def run_all(tasks: Sequence[Callable[[], Result]], threads: int = THREADS) -> li
             for future in done:
                 future.result()
             return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:
+            with hurrying(error):
+                pool.shutdown(cancel_futures=True)
             raise

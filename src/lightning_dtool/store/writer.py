@@ -34,6 +34,7 @@ from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.places import require_directory
 from lightning_dtool.store.uploading import SMALL, Uploads
 from lightning_dtool.store.uris import normalize_uri, scheme_of
+from lightning_dtool.store.waiting import hurrying
 from lightning_dtool.store.writing_process import WritingProcess
 
 
@@ -316,7 +317,8 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self.abort()
+            with hurrying(error):
+                self.abort()
         except LightningDtoolError:
             # The first error is the one that the caller needs.
             if error is None:
