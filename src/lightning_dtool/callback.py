@@ -31,11 +31,13 @@ from lightning_dtool.errors import (
 from lightning_dtool.items import BEST_TAG, LAST_TAG
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.publishing.account import Publication
-from lightning_dtool.publishing.announcing import annotate, announce, reads_files_at_once
+from lightning_dtool.publishing.announcing import annotate, announce
 from lightning_dtool.publishing.final import FinalCheckpoint
+from lightning_dtool.publishing.linking import Links
 from lightning_dtool.publishing.publisher import Retention
 from lightning_dtool.publishing.results import Result, Results
 from lightning_dtool.publishing.schedule import why_nothing_is_saved
+from lightning_dtool.publishing.worker import TIMEOUT
 from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import Gaps
 from lightning_dtool.rehearsal.callback import RehearsalCallback, begin_rehearsal
@@ -71,13 +73,18 @@ class DtoolProvenanceCallback(Callback):
         staging_memory: Maximum size of the copy of a checkpoint, in bytes. A larger checkpoint is published as with
             `background=False`. Default: the memory that the machine, or the container, has available at the save.
             There is only one copy at a time: if a checkpoint is saved before the last copy is written, training waits.
+        links: `"auto"` (default): Lightning's paths and the datasets share one copy of each checkpoint, by a link of
+            the best kind that the file system has. `"copy"`: each path is a file of its own, which takes the space of
+            a second copy.
+        publish_timeout: Seconds for which training waits for a store that does not get on with one checkpoint. After
+            that, checkpoints are kept as plain files, for `lightning-dtool recover`. Default: 600.
         final: Publish a checkpoint when training has finished, unless its state has been published already. It has no
             file, and works with `Trainer(enable_checkpointing=False)`. After an exception or an interrupt, there is
             none. Default: only what the Trainer saves is published.
 
     Raises:
         InvalidURIError: If no installed storage broker reads `base_uri`.
-        ConfigurationError: If `retention` or `staging_memory` is invalid.
+        ConfigurationError: If `retention`, `staging_memory`, `links` or `publish_timeout` is invalid.
 
     Example:
         ```python
@@ -102,6 +109,8 @@ class DtoolProvenanceCallback(Callback):
         trace: bool = False,
         staging_memory: int | None = None,
         final: bool = False,
+        links: Links = "auto",
+        publish_timeout: float = TIMEOUT,
     ) -> None:
         self.base_uri = normalize_uri(rerun.redirect_base_uri(base_uri))
         self.retention: Retention = retention
@@ -112,8 +121,16 @@ class DtoolProvenanceCallback(Callback):
         self.trace = trace
         self.staging_memory = staging_memory
         self.final = final
+        self.links: Links = links
+        self.publish_timeout = publish_timeout
         # Check the arguments now, so that the traceback shows the line with the mistake.
-        DtoolCheckpointIO(self.base_uri, retention=retention, staging_memory=staging_memory)
+        DtoolCheckpointIO(
+            self.base_uri,
+            retention=retention,
+            staging_memory=staging_memory,
+            links=links,
+            publish_timeout=publish_timeout,
+        )
         self._io: DtoolCheckpointIO | None = None
         self._recorder: Recorder | None = None
         self._resumption: Resumption | None = None
@@ -221,7 +238,7 @@ class DtoolProvenanceCallback(Callback):
                 describe=lambda checkpoint, path: self._describe(trainer, pl_module, checkpoint, path),
                 is_wanted=rehearsal.is_target if rehearsal is not None else None,
                 on_flushed=lambda: self._finish(trainer),
-                background=self.background and not any(map(reads_files_at_once, trainer.loggers)),
+                background=self.background,
                 strict=rehearsal is not None,
                 load_instead=rehearsal.parent if rehearsal is not None else None,
             )
@@ -379,6 +396,8 @@ class DtoolProvenanceCallback(Callback):
                 self.strict,
                 self.background,
                 self.staging_memory,
+                self.links,
+                self.publish_timeout,
             )
             trainer.strategy.checkpoint_io = installed
             return installed
@@ -419,7 +438,7 @@ class DtoolProvenanceCallback(Callback):
         run = self._recorder.run_uuid if self._recorder is not None else None
         if self._io is None or run is None:
             return []
-        return [publication for publication in self._io.publications if publication.record.run.uuid == run]
+        return [publication for publication in self._io.publications if publication.run_uuid == run]
 
     def _kept_of_this_run(self) -> list[Publication]:
         return [publication for publication in self._saved_by_this_run() if publication.uri is not None]

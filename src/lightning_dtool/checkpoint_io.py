@@ -5,15 +5,20 @@ each of these paths lead to a dataset.
 """
 
 import inspect
+import io
 import os
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from lightning_dtool import rerun
@@ -21,20 +26,26 @@ from lightning_dtool._public import public
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_checkpoint
 from lightning_dtool.checkpoint import DtoolCheckpoint
 from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.items import with_dataset
 from lightning_dtool.namespaces import refuse_other_namespace
+from lightning_dtool.publishing import unpublished
 from lightning_dtool.publishing.account import Account, Publication
+from lightning_dtool.publishing.asking import asking_policies, forget_names, tell_of_names
 from lightning_dtool.publishing.dataset import Staged, dataset_name
 from lightning_dtool.publishing.failures import Failures
 from lightning_dtool.publishing.final import has_no_file
+from lightning_dtool.publishing.flight import Flight
 from lightning_dtool.publishing.lightning_paths import absolute, set_last_model_path
-from lightning_dtool.publishing.linking import forget_link, free, reserve
-from lightning_dtool.publishing.publisher import Publisher, Retention
-from lightning_dtool.publishing.worker import Worker
+from lightning_dtool.publishing.linking import Links, duplicate, forget_link, write, write_and_open
+from lightning_dtool.publishing.publisher import LARGE, Publisher, Retention
+from lightning_dtool.publishing.standing import StandingFile
+from lightning_dtool.publishing.worker import TIMEOUT, Worker, interruptible
 from lightning_dtool.snapshot.copy import same_state, same_training, snapshot_if_possible, storage_sizes
 from lightning_dtool.snapshot.pickling import pickle_error
 from lightning_dtool.snapshot.staging import Staging
 from lightning_dtool.store import is_dataset_uri, normalize_uri
-from lightning_dtool.watch.files import is_tuner_checkpoint
+from lightning_dtool.store.uris import uri_of_new
+from lightning_dtool.watch.files import is_tuner_checkpoint, unobserved
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,11 @@ class DtoolCheckpointIO(CheckpointIO):
         staging_memory: Maximum size of the copy of a checkpoint, in bytes. A larger checkpoint is published as with
             `background=False`. Default: the memory that the machine, or the container, has available at the save.
             There is only one copy at a time: if a checkpoint is saved before the last copy is written, training waits.
+        links: `"auto"` (default): Lightning's paths and the datasets share one copy of each checkpoint, by a link of
+            the best kind that the file system has. `"copy"`: each path is a file of its own, which takes the space of
+            a second copy.
+        publish_timeout: Seconds for which training waits for a store that does not get on with one checkpoint. After
+            that, checkpoints are kept as plain files, for `lightning-dtool recover`. Default: 600.
 
     Example:
         ```python
@@ -96,7 +112,13 @@ class DtoolCheckpointIO(CheckpointIO):
         strict: bool = False,
         background: bool = True,
         staging_memory: int | None = None,
+        links: Links = "auto",
+        publish_timeout: float = TIMEOUT,
     ) -> None:
+        if links not in ("auto", "copy"):
+            raise ConfigurationError(f"links={links!r}: expected 'auto' or 'copy'.")
+        if not publish_timeout > 0:
+            raise ConfigurationError(f"publish_timeout={publish_timeout!r}: expected a number of seconds.")
         if retention not in ("mirror", "all"):
             raise ConfigurationError(f"retention={retention!r}: expected 'mirror' or 'all'.")
         if staging_memory is not None and staging_memory < 0:
@@ -110,14 +132,21 @@ class DtoolCheckpointIO(CheckpointIO):
         self.strict = strict
         self.background = background
         self.staging_memory = staging_memory
+        self.links: Links = links
+        self.publish_timeout = publish_timeout
         self._start()
 
     def _start(self) -> None:
         self._account = Account()
         self._failures = Failures(self.base_uri)
-        self._worker = Worker()
-        self._publisher = Publisher(self.base_uri, self._account, self._failures, self._worker, self.retention)
+        self._flight = Flight()
+        self._worker = Worker(self.publish_timeout)
+        self._publisher = Publisher(
+            self.base_uri, self._account, self._flight, self._failures, self._worker, self.retention, self.links
+        )
         self._staging = Staging(self.staging_memory)
+        self._latest_state: Mapping[str, Any] | bytes | None = None
+        self._told: list[ModelCheckpoint] = []
         self._observed: Observed | None = None
         self._hooks = RunHooks()
         self._load_instead: str | None = None
@@ -127,7 +156,17 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep only the arguments: a spawned process starts with an account and threads of its own."""
-        kept = ("base_uri", "checkpoint_io", "retention", "name", "strict", "background", "staging_memory")
+        kept = (
+            "base_uri",
+            "checkpoint_io",
+            "retention",
+            "name",
+            "strict",
+            "background",
+            "staging_memory",
+            "links",
+            "publish_timeout",
+        )
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -160,18 +199,8 @@ class DtoolCheckpointIO(CheckpointIO):
             # A remote path, or a CheckpointIO with a format or options of its own: the user gets exactly that file.
             self._save_plainly(checkpoint, address, storage_options)
         same = self._same_as_latest(checkpoint, same_training if has_no_file(address) else same_state)
-        if same is None:
-            if (place is not None or has_no_file(address)) and pickle_error(checkpoint) is not None:
-                self._raise_as_lightning(checkpoint, address)
-            # One copy in memory at a time: if saving outruns the store, training waits here.
-            self._worker.wait()
-            self._failures.report(raising=self._is_strict)
+        if same is None or not self._share(same, address, place):
             self._publish(checkpoint, address, place)
-        else:
-            self._publisher.claim(address, same)
-            if place is not None:
-                reserve(place)
-                self._worker.submit(self._publisher.fill, same, address, place)
         if not self._in_background:
             self.flush()
             self._worker.close()
@@ -198,8 +227,8 @@ class DtoolCheckpointIO(CheckpointIO):
         redirected = rerun.redirect_path(address)
         if Path(redirected).exists():  # a file that the rerun itself has saved
             address = redirected
-        if self._account.has_path(address):
-            self._worker.wait()
+        if self._flight.awaits(address):
+            self._worker.wait("Publishing checkpoints")
         options: dict[str, Any] = {} if map_location is None else {"map_location": map_location}
         # Lightning before 2.6 has no `weights_only` here.
         if "weights_only" in inspect.signature(self.checkpoint_io.load_checkpoint).parameters:
@@ -212,24 +241,38 @@ class DtoolCheckpointIO(CheckpointIO):
         """Remove a checkpoint. With `retention="mirror"`, delete its dataset too if no other path leads there."""
         address = rerun.redirect_path(absolute(path))
         place = self._place(address)
-        if place is None or not self._account.has_path(address):
+        is_ours = place is not None and self._account.has_path(address)
+        self._publisher.release(address)
+        self._flight.remove(address, partial(self._remove, address, place if is_ours else None))
+
+    def _remove(self, address: str, place: Path | None) -> None:
+        if place is None:
             self.checkpoint_io.remove_checkpoint(address)
-            self._publisher.release(address)
         else:
-            self._publisher.release(address)
             place.unlink(missing_ok=True)
+        if "://" not in address:
+            unpublished.discard(Path(address))
 
     def teardown(self) -> None:
         """Finish what is under way, however the run ended, and release memory, thread and process."""
+        interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt)
         try:
-            self.flush()
+            with interruptible(interrupted):
+                self.flush()
+            if not self._worker.busy:
+                self._publisher.settle()
+        except KeyboardInterrupt:
+            if not interrupted:
+                raise
         finally:
             if self._hooks.on_flushed is not None:
                 self._hooks.on_flushed()
             self._worker.close()
-            self._account.forget_latest()
+            self._forget_latest()
             self._staging.release()
             self._publisher.close()
+            forget_names(self._told)
+            self._told = []
             # After a run, nothing would wait for a checkpoint that is published in the background.
             self._in_background = False
             self.checkpoint_io.teardown()
@@ -288,18 +331,27 @@ class DtoolCheckpointIO(CheckpointIO):
         Args:
             state: What a checkpoint will hold, or a part of it, in nested containers.
         """
-        if self._in_background:
-            sizes = storage_sizes(state)
+        sizes = storage_sizes(state)
+        if self._in_background and sum(sizes) >= LARGE:
             self._worker.submit(self._staging.reserve, sizes)
             self._worker.submit(self._publisher.ready_process, sum(sizes))
 
     def flush(self) -> None:
         """Wait until every checkpoint so far has been published, or could not be.
 
+        A checkpoint that takes longer than `publish_timeout`, or is waited for when Ctrl-C is pressed, is kept as a
+        plain file.
+
         Raises:
             PublishError: With `strict=True`, if one could not be published.
         """
-        self._worker.wait("Publishing checkpoints")
+        try:
+            done = self._worker.wait("Publishing checkpoints")
+        except BaseException:  # Ctrl-C
+            self._publisher.give_up()
+            raise
+        if not done:
+            self._publisher.give_up()
         # If an exception is being handled, it must remain the one that the user sees.
         self._failures.report(raising=self._is_strict and sys.exc_info()[0] is None)
 
@@ -313,6 +365,11 @@ class DtoolCheckpointIO(CheckpointIO):
         return self._hooks.is_wanted is None or self._hooks.is_wanted(checkpoint, path)
 
     def _publish(self, checkpoint: dict[str, Any], path: str, place: Path | None) -> None:
+        is_small = sum(storage_sizes(checkpoint)) < LARGE
+        # Serialising a small state raises the same error.
+        if not is_small and (place is not None or has_no_file(path)) and pickle_error(checkpoint) is not None:
+            self._raise_as_lightning(checkpoint, path)
+        self._failures.report(raising=self._is_strict)
         try:
             description = self._describe(checkpoint, path)
         except Exception as error:  # for example, an object of the user that cannot be described
@@ -322,36 +379,128 @@ class DtoolCheckpointIO(CheckpointIO):
                 self._save_plainly(checkpoint, path)
             self._failures.report(raising=self._is_strict)
             return
-        if place is not None:
-            reserve(place)
         observed, record = description.observed, description.record
-        publication = self._account.open(record, dataset_name(record, self.name), path)
-        self._account.forget_latest()  # its copy is about to be overwritten
-        try:
-            copied = snapshot_if_possible(checkpoint, self._staging) if self._in_background else None
-        except BaseException:  # Ctrl-C: no placeholder may stay
-            publication.failed = True
-            if place is not None:
-                free(place)
-            raise
+        name, identity = self._account.new_name(dataset_name(record, self.name)), str(uuid.uuid4())
+        state = with_dataset(checkpoint, uri_of_new(name, identity, self.base_uri), identity)
         staged = Staged(
-            state=checkpoint if copied is None else copied,
+            state=None if is_small else state,
+            content=_serialised(state) if is_small else None,
             sealed=description.sealed,
             creator_username=record.run.creator_username,
             requirements=observed.requirements,
             random_states=observed.random_states,
             run_status=observed.run_status,
             attachments=description.attachments,
-            wait=self._staging.wait,
-            nbytes=0 if copied is None else self._staging.nbytes,
+            uuid=identity,
         )
-        if copied is not None:
-            self._worker.submit(self._publisher.publish, publication, staged, path, place)
-        else:
-            # In this thread: training cannot change the state while it is read.
-            self._publisher.publish(publication, staged, path, place)
-        self._account.remember_latest(publication, copied)
+        publication = self._account.open(record, name, path)
+        try:
+            self._send(publication, staged, path, place)
+        except BaseException:  # Ctrl-C
+            publication.failed = True
+            self._flight.not_filled(path)
+            raise
+        self._account.remember_latest(publication)
         self._publisher.claim(path, publication)
+
+    def _send(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
+        """Put a checkpoint at its path, and submit it, or publish it in this thread."""
+        self._forget_latest()
+        if staged.content is not None:
+            self._latest_state = staged.content
+            stood = self._stood(publication, staged, place)
+            beyond_limit = self.staging_memory is not None and len(staged.content) > self.staging_memory
+            ready = None if beyond_limit or not self._in_background else stood or staged
+        else:
+            ready = self._large(publication, staged, place) if self._in_background else None
+            stood = ready
+        if place is not None and (stood is None or stood.standing is None):
+            self._flight.expect(path)
+        if ready is not None:
+            self._publisher.submit(publication, ready, path, place)
+        else:  # training cannot change the state while it is read
+            self._publisher.publish(publication, stood or staged, path, place)
+
+    def _large(self, publication: Publication, staged: Staged, place: Path | None) -> Staged | None:
+        """Return a large checkpoint as a file at its path, or as a copy in memory if it may be in flight, or None."""
+        policies = asking_policies() if place is not None else []
+        if place is None or policies:
+            # One copy in memory at a time: if saving outruns the store, training waits here.
+            copied = self._copied(staged) if self._worker.wait("Publishing the checkpoint before") else None
+            if copied is not None:
+                self._tell_of_names(policies)
+                return copied
+            return self._stood(publication, staged, place)
+        stood = self._stood(publication, staged, place)
+        if stood is None and self._worker.wait("Publishing the checkpoint before"):
+            return self._copied(staged)
+        return stood
+
+    def _stood(self, publication: Publication, staged: Staged, place: Path | None) -> Staged | None:
+        """Write a checkpoint to its path. None if it has none, or if that is impossible."""
+        if place is None:
+            return None
+        stream = None
+        try:
+            if staged.content is not None:
+                write(staged.put_into, place)
+            else:
+                stream = write_and_open(staged.put_into, place)
+            publication.standing = StandingFile.at(place)
+        except (OSError, RuntimeError):  # torch's error for a file that takes no more; another attempt tells the reason
+            return None
+        self._flight.filled(str(place))
+        unpublished.discard(place)
+        return replace(staged, state=None, stream=stream, standing=publication.standing)
+
+    def _copied(self, staged: Staged) -> Staged | None:
+        assert staged.state is not None  # noqa: S101 - only large states are copied
+        copied = snapshot_if_possible(staged.state, self._staging)
+        if copied is None:
+            return None
+        self._latest_state = copied
+        return replace(staged, state=copied, wait=self._staging.wait, nbytes=self._staging.nbytes)
+
+    def _tell_of_names(self, policies: list[ModelCheckpoint]) -> None:
+        tell_of_names(policies, self._flight.exists)
+        self._told += [policy for policy in policies if policy not in self._told]
+
+    def _share(self, same: Publication, path: str, place: Path | None) -> bool:
+        """Make a path lead to a publication that holds the same state. False if that publication has no whole file."""
+        if place is None:
+            self._publisher.claim(path, same)
+            return True
+        if same.local_file is None:  # in flight
+            policies = asking_policies()
+            if policies and self._in_background:
+                self._tell_of_names(policies)
+                self._flight.expect(path)
+                # Before the claim, which may retire the dataset to which the path leads until it is filled.
+                self._worker.submit(self._publisher.fill, same, path, place)
+                same.paths.add(path)
+                self._publisher.claim(path, same)
+                return True
+            if not self._worker.wait("Publishing the same checkpoint") or same.failed:
+                return False
+        source = same.local_file
+        if source is None:
+            return False
+        try:
+            duplicate(source, place, self.links)
+        except OSError as error:
+            if not source.exists():
+                return False
+            self._publisher.cannot_fill(same, path, error)
+        else:
+            self._flight.filled(path)
+            unpublished.discard(place)
+            self._worker.submit(self._publisher.fill, same, path, place)
+        self._publisher.claim(path, same)
+        return True
+
+    def _forget_latest(self) -> None:
+        self._account.forget_latest()
+        self._latest_state = None
 
     def _describe(self, checkpoint: Mapping[str, Any], path: str) -> Description:
         if self._hooks.describe is not None:
@@ -365,16 +514,17 @@ class DtoolCheckpointIO(CheckpointIO):
     ) -> Publication | None:
         """Return the latest publication if it holds the same state: best and last of one step share a dataset."""
         latest = self._account.latest
-        if latest is None:
+        if latest is None or latest.global_step != checkpoint.get("global_step"):
             return None
-        publication, state = latest
-        if state is None:
-            # The epoch is counted up between a checkpoint of its end and the end of training.
-            epoch = publication.record.checkpoint.epoch if same is same_training else checkpoint.get("epoch")
-            state = publication.stored_state(epoch, checkpoint.get("global_step"))
-        else:
+        # The epoch is counted up between a checkpoint of its end and the end of training.
+        if same is same_state and latest.epoch != checkpoint.get("epoch"):
+            return None
+        state = self._latest_state
+        if isinstance(state, Mapping):
             self._staging.wait()
-        return publication if state is not None and same(state, checkpoint) else None
+        else:
+            state = _read(latest.local_file if state is None else io.BytesIO(state), safely=state is None)
+        return latest if state is not None and same(state, checkpoint) else None
 
     def _place(self, path: str) -> Path | None:
         """Return the path if it is local and this plugin fills it. None if another CheckpointIO fills it."""
@@ -384,11 +534,32 @@ class DtoolCheckpointIO(CheckpointIO):
         """Save a file as Lightning does, but never through a link: its target is an item of a frozen dataset."""
         forget_link(path)
         self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
+        self._flight.filled(path)
+        if "://" not in path:
+            unpublished.discard(Path(path))
 
     def _raise_as_lightning(self, checkpoint: dict[str, Any], path: str) -> None:
         """Save a checkpoint that cannot be pickled as Lightning does, for its error. Its path is left alone."""
         with tempfile.TemporaryDirectory(prefix="lightning-dtool-") as folder:
             self.checkpoint_io.save_checkpoint(checkpoint, os.path.join(folder, os.path.basename(path)))
+
+
+def _serialised(state: Mapping[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    return stream.getvalue()
+
+
+def _read(file: Path | io.BytesIO | None, *, safely: bool) -> Mapping[str, Any] | None:
+    """Return the state in a file, or in what this process has just serialised. None if it cannot be read."""
+    if file is None:
+        return None
+    try:
+        with unobserved():
+            mapped = not isinstance(file, io.BytesIO)
+            return dict(torch.load(file, map_location="cpu", weights_only=safely, mmap=mapped))
+    except Exception:  # anything in the state may refuse
+        return None
 
 
 def _without_async(checkpoint_io: CheckpointIO | None) -> CheckpointIO:

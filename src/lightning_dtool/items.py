@@ -1,6 +1,7 @@
-"""The names of the items and tags in the datasets that this package writes, with descriptions of the items."""
+"""The names of the items and tags in the datasets that this package writes, and of the section in a checkpoint."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 CHECKPOINT_ITEM = "checkpoint.ckpt"
 RECORD_ITEM = "provenance.json"
@@ -37,6 +38,9 @@ _DESCRIPTIONS = {
 RESUMPTION_SECTION = "lightning_dtool"
 """The key in a Lightning checkpoint under which the additional state for an exact resume is stored."""
 
+DATASET_KEY = "dataset"
+"""The key in this section of the URI and the UUID of the checkpoint's dataset."""
+
 CHECKPOINT_TAG = "lightning-checkpoint"
 """The tag of every checkpoint dataset."""
 
@@ -71,3 +75,29 @@ def item_descriptions(relpaths: Collection[str]) -> dict[str, str]:
     if unknown:
         raise KeyError(", ".join(sorted(unknown)))
     return {relpath: text for relpath, text in _DESCRIPTIONS.items() if relpath in relpaths}
+
+
+def with_dataset(checkpoint: Mapping[str, Any], uri: str, uuid: str) -> dict[str, Any]:
+    """Return a checkpoint whose section names its dataset, so that a copy of the file still leads there.
+
+    Args:
+        checkpoint: The checkpoint, which is not changed. If it has no section, none is added.
+        uri: The dataset's URI.
+        uuid: The dataset's UUID.
+    """
+    section = checkpoint.get(RESUMPTION_SECTION)
+    if not isinstance(section, dict):
+        return dict(checkpoint)
+    return {**checkpoint, RESUMPTION_SECTION: {**section, DATASET_KEY: {"uri": uri, "uuid": uuid}}}
+
+
+def without_dataset(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint whose section does not name its dataset, to compare states.
+
+    Args:
+        checkpoint: The checkpoint, which is not changed.
+    """
+    section = checkpoint.get(RESUMPTION_SECTION)
+    if not isinstance(section, dict):
+        return dict(checkpoint)
+    return {**checkpoint, RESUMPTION_SECTION: {key: value for key, value in section.items() if key != DATASET_KEY}}

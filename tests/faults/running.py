@@ -8,22 +8,18 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from faults import checks, processes
-from faults.arranging import Arrangement, CannotBeArranged, arranged
+from faults.arranging import CannotBeArranged, arranged, relieve
 from faults.cases import KILL_ALL, KILL_AT, KILLS, TROUBLE_AT_PATHS, Case
 from faults.checks import FAILED, HANGING, LEFT, LOST, Finding, Held
 from faults.ledger import Ledger
-from faults.links import LINKS
 from faults.plan import EVERY, Plan
-from s3_server import S3Server
 
 _PATIENCE = 120.0
 """Seconds after which a training that takes some two seconds alone is said to hang."""
-
-_FOR_A_WHILE = 3.0
-"""Seconds that a fault on the way to a store lasts, if it ends by itself."""
 
 _SOON = 20.0
 """Seconds within which a child process of a killed training ends."""
@@ -64,20 +60,19 @@ def prepare() -> None:
     _forks.set_forkserver_preload(["faults.children"])
 
 
-def judge(case: Case, server: S3Server | None, keep: bool = False) -> Result:
+def judge(case: Case, keep: bool = False) -> Result:
     """Run a case.
 
     Args:
         case: The case.
-        server: The S3 server. None if there is none.
-        keep: Leave its folders.
+        keep: Leave its folders, if something did not hold.
     """
     begun = time.monotonic()
     try:
-        with arranged(case, server, keep) as arrangement:
-            result = _Run(case, arrangement, server).judged()
+        with arranged(case, keep) as plan:
+            result = _Run(case, plan).judged()
             if keep:
-                print(f"{case.name}: {arrangement.plan.folder}", flush=True)
+                print(f"{case.name}: {plan.folder}", flush=True)
     except CannotBeArranged as error:
         result = Result(case, skipped=str(error))
     result.seconds = time.monotonic() - begun
@@ -85,18 +80,16 @@ def judge(case: Case, server: S3Server | None, keep: bool = False) -> Result:
 
 
 class _Run:
-    def __init__(self, case: Case, arrangement: Arrangement, server: S3Server | None) -> None:
-        self.case, self.arrangement, self.server = case, arrangement, server
-        self.plan = arrangement.plan
-        self.relieved = False
+    def __init__(self, case: Case, plan: Plan) -> None:
+        self.case, self.plan = case, plan
         self.result = Result(case)
 
     def judged(self) -> Result:
         if self.case.fault == KILL_AT:
-            self.plan = replace(self.plan, at=int(self.case.moment * self.baseline().operations))
+            operations = baseline(self.case.state, self.case.policy, self.case.retention, self.case.place).operations
+            self.plan = replace(self.plan, at=int(self.case.moment * operations))
         code = self.train()
-        if not self.relieved:
-            self.arrangement.relieve()
+        relieve(self.case.fault, Path(self.plan.base_uri.removeprefix("file://")), self.plan.paths)
         ledger = Ledger.read(self.plan.ledger_file)
         self.check_end(code, ledger)
         held = self.examine("killed", ledger.begun)
@@ -122,25 +115,10 @@ class _Run:
         process = _start("train", self.plan, "train.log")
         if self.case.fault in KILLS and self.case.fault != KILL_AT:
             self.kill_in_time(process)
-        elif self.case.fault in LINKS:
-            self.strike_in_time(process)
         return self.wait(process, "training")
 
-    def baseline(self) -> Baseline:
-        return baseline(self.server, self.case.state, self.case.policy, self.case.retention, self.case.place)
-
-    def strike_in_time(self, process: Any) -> None:
-        at = self.case.step(self.plan.steps)
-        while process.is_alive() and not any(step >= at - EVERY for step in Ledger.read(self.plan.ledger_file).begun):
-            time.sleep(0.005)
-        self.arrangement.strike()
-        if self.case.ends:
-            process.join(_FOR_A_WHILE)
-            self.arrangement.relieve()
-            self.relieved = True
-
     def kill_in_time(self, process: Any) -> None:
-        known = self.baseline()
+        known = baseline(self.case.state, self.case.policy, self.case.retention, self.case.place)
         deadline = time.monotonic() + _PATIENCE
         while Ledger.read(self.plan.ledger_file).resumed is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -211,10 +189,10 @@ class _Run:
         file = self.plan.folder / f"{when}.json"
         if not file.exists():
             self.result.findings.append(Finding(FAILED, f"examining: exit code {code}\n{self.log('examine.log')}"))
-            return Examined({}, {})
+            return Examined({}, {}, [])
         found = json.loads(file.read_text())
         self.add([Finding(**finding) for finding in found["findings"]])
-        return Examined(found["paths"], found["datasets"])
+        return Examined(found["paths"], found["datasets"], found["frozen"])
 
     def go_on(self, held: "Examined", certain: list[int]) -> Ledger:
         steps = self.plan.steps + EVERY
@@ -240,12 +218,13 @@ class _Run:
         after = self.examine("recovered", saved)
         self.add(checks.check_nothing_gone(before.datasets, after.datasets, "recover"))
         self.add(checks.check_nothing_gone(before.paths, after.paths, "recover"))
-        self.add(checks.check_nothing_left(self.arrangement.left(after.datasets), self.plan.paths, self.plan.temporary))
+        base = Path(self.plan.base_uri.removeprefix("file://"))
+        self.add(checks.check_nothing_left(base, self.plan.paths, self.plan.temporary, after.frozen))
         return after
 
     def log(self, name: str) -> str:
         file = self.plan.folder / name
-        return file.read_text(errors="replace").strip()[-600:] if file.exists() else ""
+        return file.read_text(errors="replace")[-1500:] if file.exists() else ""
 
 
 _EXPECTED: dict[str, set[int]] = {
@@ -259,10 +238,11 @@ _EXPECTED: dict[str, set[int]] = {
 
 @dataclass(frozen=True)
 class Examined:
-    """What the paths and the store hold: steps by path, and by URI."""
+    """What the paths and the store hold: steps by path, steps by URI, and the names of the datasets."""
 
     paths: Held
     datasets: Held
+    frozen: list[str]
 
 
 @functools.cache
@@ -273,17 +253,16 @@ def _lock_of(*setting: str) -> threading.Lock:
 _known: dict[tuple[str, ...], Baseline] = {}
 
 
-def baseline(server: S3Server | None, *setting: str) -> Baseline:
+def baseline(*setting: str) -> Baseline:
     """Return how long a training takes to which nothing happens, and how many file operations it makes."""
     with _lock_of(*setting):
         if setting not in _known:
-            _known[setting] = _measured(Case("nothing", *setting), server)
+            _known[setting] = _measured(Case("nothing", *setting))
         return _known[setting]
 
 
-def _measured(case: Case, server: S3Server | None) -> Baseline:
-    with arranged(case, server) as arrangement:
-        plan = arrangement.plan
+def _measured(case: Case) -> Baseline:
+    with arranged(case) as plan:
         process = _start("train", plan, "train.log")
         while Ledger.read(plan.ledger_file).resumed is None and process.is_alive():
             time.sleep(0.005)

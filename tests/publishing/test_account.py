@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 
 from lightning_dtool.publishing.account import Account, Publication
+from lightning_dtool.publishing.standing import StandingFile
 from record.samples import record
 
 
@@ -54,7 +54,7 @@ def test_a_path_that_is_claimed_twice_makes_no_orphan(account: Account) -> None:
 
 
 def test_two_publications_never_have_one_name(account: Account) -> None:
-    names = [account.open(record(), name, "/a").name for name in ("net", "net", "n" * 80, "n" * 80, "net")]
+    names = [account.new_name(name) for name in ("net", "net", "n" * 80, "n" * 80, "net")]
     assert names == ["net", "net-v1", "n" * 80, "n" * 77 + "-v1", "net-v2"]
 
 
@@ -85,18 +85,16 @@ def test_a_remote_address_is_kept_as_it_is(account: Account) -> None:
 def test_the_latest_counts_only_while_it_is_kept(account: Account) -> None:
     assert account.latest is None
     publication = opened(account, "/run/a.ckpt")
-    state = {"epoch": 0}
-    account.remember_latest(publication, state)
-    assert account.latest == (publication, state)
-    publication.failed = True
-    assert account.latest is None
-    publication.failed, publication.deleted = False, True
-    assert account.latest is None
-    publication.deleted = False
+    account.remember_latest(publication)
+    assert account.latest is publication
+    for lost in ("failed", "deleted", "omitted"):
+        setattr(publication, lost, True)
+        assert account.latest is None
+        setattr(publication, lost, False)
     account.release("/run/a.ckpt")
     assert account.latest is None
     account.claim("/run/b.ckpt", publication)
-    assert account.latest is not None
+    assert account.latest is publication
     account.forget_latest()
     assert account.latest is None
 
@@ -120,23 +118,18 @@ def test_a_path_is_not_released_while_it_is_filled(account: Account) -> None:
         assert not held
 
 
-def test_a_state_is_read_from_the_plain_file(tmp_path: Path) -> None:
-    of = record().checkpoint
-    publication = Publication(record(), "net", set(), file=tmp_path / "a.ckpt")
-    assert publication.stored_state(of.epoch, of.global_step) is None  # no such file
-    torch.save({"w": torch.ones(2)}, tmp_path / "a.ckpt")
-    state = publication.stored_state(of.epoch, of.global_step)
-    assert state is not None
-    assert torch.equal(state["w"], torch.ones(2))
-    assert publication.stored_state(of.epoch, of.global_step + 1) is None
+def test_a_file_counts_only_while_it_stands_unchanged(account: Account, tmp_path: Path) -> None:
+    publication = opened(account, str(tmp_path / "a.ckpt"))
+    assert publication.local_file is None
+    (tmp_path / "a.ckpt").write_bytes(b"one")
+    publication.standing = StandingFile.at(tmp_path / "a.ckpt")
+    assert publication.local_file == tmp_path / "a.ckpt"
+    (tmp_path / "other").write_bytes(b"two")
+    (tmp_path / "other").replace(tmp_path / "a.ckpt")
+    assert publication.local_file is None
+    publication.item = tmp_path / "item"
+    assert publication.local_file == tmp_path / "item"
 
 
-def test_a_state_that_is_not_safe_to_load_is_not_read(tmp_path: Path) -> None:
-    of = record().checkpoint
-    publication = Publication(record(), "net", set(), file=tmp_path / "a.ckpt")
-    torch.save({"path": tmp_path}, tmp_path / "a.ckpt")
-    assert publication.stored_state(of.epoch, of.global_step) is None
-
-
-def test_a_publication_without_a_dataset_has_no_uri() -> None:
-    assert Publication(record(), "net", set()).uri is None
+def test_a_publication_without_a_dataset_has_no_uri(account: Account) -> None:
+    assert opened(account, "/a").uri is None

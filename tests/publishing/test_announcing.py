@@ -1,5 +1,6 @@
 """What a run says about its datasets when it has ended."""
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from lightning_dtool.store import DatasetWriter, FrozenDataset
 
 def published(name: str, folder: Path) -> Publication:
     with DatasetWriter(name, folder) as writer:
-        return Publication(None, name, set(), writer.commit())  # type: ignore[arg-type]
+        uri = writer.commit().uri
+    return Publication(name, set(), "run", 0, 0, datetime.now(timezone.utc), dataset_uri=uri)
 
 
 def test_each_dataset_gets_the_status_and_its_own_tags(tmp_path: Path) -> None:
     one, other = (published(name, tmp_path) for name in "ab")
-    waiting = Publication(None, "c", set())  # type: ignore[arg-type]
+    waiting = Publication("c", set(), "run", 0, 0, datetime.now(timezone.utc))
     annotate([one, other, waiting], "finished", {"best": one.uri, "last": other.uri, "none": None})
     for publication, tag in ((one, "best"), (other, "last")):
         assert publication.uri is not None

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning_dtool.errors import StoreError
 from lightning_dtool.export.annotations import annotations
 from lightning_dtool.publishing import dataset as dataset_module
 from lightning_dtool.publishing.dataset import Staged, dataset_name, write_dataset
+from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.record import Checkpoint, Metrics, Model, from_json
 from lightning_dtool.store import DatasetWriter, FrozenDataset, WritingProcess, local_path
 from record.samples import record
@@ -43,11 +45,11 @@ def test_a_checkpoint_becomes_a_dataset(base_uri: str, tmp_path: Any, from_file:
         metrics=Metrics(at_checkpoint={"val.loss": 0.5}),
     )
     record_, source_zip = given_.sealed()
-    file = None
     if from_file:
         file = tmp_path / "a.ckpt"
         torch.save(given_.state, file)
-    dataset = write_dataset(given_, base_uri, dataset_name(record_), file)
+        given_ = replace(given_, state=None, content=file.read_bytes(), standing=StandingFile.at(file))
+    dataset = write_dataset(given_, base_uri, dataset_name(record_))
     assert isinstance(dataset, FrozenDataset)
     dataset.verify()
     relpaths = sorted(item.relpath for item in dataset.items.values())
@@ -103,7 +105,7 @@ def test_a_process_that_is_killed_costs_no_checkpoint(base_uri: str, when: str) 
     state = {"state_dict": {"w": torch.ones(5_000_000)}, "epoch": 0, "deadly": Deadly()}
     if when == "before":
         os.kill(process.pid, signal.SIGKILL)
-    dataset = write_dataset(Staged(state, given_.sealed, "ada", "", "{}", "running"), base_uri, "net", None, process)
+    dataset = write_dataset(Staged(state, given_.sealed, "ada", "", "{}", "running"), base_uri, "net", process)
     dataset.verify()
     assert not process.usable
     assert len(list(Path(local_path(base_uri) or "").iterdir())) == 1
@@ -120,6 +122,6 @@ def test_a_full_store_is_not_tried_twice(base_uri: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(dataset_module, "DatasetWriter", Full)
     with pytest.raises(StoreError, match="no space"):
-        write_dataset(staged(), base_uri, "net", None, process)
+        write_dataset(staged(), base_uri, "net", process)
     assert len(tried) == 1
     process.close()

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 from lightning_dtool.errors import LightningDtoolError
-from lightning_dtool.items import CHECKPOINT_ITEM
+from lightning_dtool.items import CHECKPOINT_ITEM, DATASET_KEY, RESUMPTION_SECTION
+from lightning_dtool.loading.weights import read_checkpoint
 from lightning_dtool.record import DatasetReference, InitialWeights
-from lightning_dtool.store import FrozenDataset, is_dataset_uri
+from lightning_dtool.store import FrozenDataset, is_dataset_uri, local_path
+from lightning_dtool.store.digest import hash_file
 from lightning_dtool.watch import files
 
 
@@ -42,7 +44,7 @@ def dataset_of(path: str) -> tuple[DatasetReference, bool] | None:
     """Return the dataset that a local file is an item of, and whether it is the checkpoint of a checkpoint dataset.
 
     Args:
-        path: The file, or a link to it.
+        path: The file, a link to it, or a copy of a checkpoint, which names its dataset.
     """
     uri = files.uri_of(os.path.abspath(path))
     real = Path(path).resolve()
@@ -50,7 +52,27 @@ def dataset_of(path: str) -> tuple[DatasetReference, bool] | None:
         reference = reference_to(place)
         if reference is not None:
             return reference, uri is not None or real == Path(place, "data", CHECKPOINT_ITEM)
-    return None
+    named = _named_dataset(real)
+    return None if named is None else (named, True)
+
+
+def _named_dataset(file: Path) -> DatasetReference | None:
+    """Return the dataset that a checkpoint file names, if that dataset holds exactly this file."""
+    try:
+        with files.unobserved():
+            named = read_checkpoint(file)[RESUMPTION_SECTION][DATASET_KEY]
+            dataset = FrozenDataset.from_uri(named["uri"])
+            item = dataset.item(CHECKPOINT_ITEM)
+            if dataset.uuid != named["uuid"] or item.size_in_bytes != file.stat().st_size:
+                return None
+            local = local_path(dataset.uri)
+            if not (local is not None and dataset.path(item.identifier).samefile(file)):
+                recorded = dataset.overlay("sha256")[item.identifier]
+                if hash_file(file, "sha256") != recorded:
+                    return None
+    except Exception:  # a file of something else, or a dataset that was deleted or is out of reach
+        return None
+    return DatasetReference.of(dataset)
 
 
 def reference_to(place: str) -> DatasetReference | None:

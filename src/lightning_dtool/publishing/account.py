@@ -2,15 +2,15 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from lightning_dtool.items import CHECKPOINT_ITEM
+from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.record import Provenance
 from lightning_dtool.store import FrozenDataset, local_path
 from lightning_dtool.store.names import fitting_name
@@ -23,53 +23,59 @@ _MAX_LINKS = 40
 class Publication:
     """One checkpoint that is, or will be, a dataset.
 
+    A run may save many thousands, so it holds no more than what is asked of it later.
+
     Attributes:
-        record: Its record, as described at the save.
         name: Name of its dataset.
         paths: The Trainer's paths that lead to it, as absolute paths or remote addresses.
-        dataset: The dataset, once it is frozen.
-        file: A plain file with the checkpoint, written because the store is remote or because publishing failed.
+        run_uuid: UUID of the run that saved it.
+        epoch: Its epoch.
+        global_step: Its step.
+        saved_at: When it was saved.
+        dataset_uri: URI of the dataset, once it is frozen.
+        item: The local file of the dataset's checkpoint, if the dataset lies on this machine.
+        standing: The plain file that was saved at a path.
         failed: Whether publishing failed.
+        unfilled: Whether one of its paths could not be filled.
+        omitted: Whether no dataset was made, because no path led to it any more when its turn came.
         deleted: Whether the dataset has been deleted since then.
     """
 
-    record: Provenance
     name: str
     paths: set[str]
-    dataset: FrozenDataset | None = None
-    file: Path | None = None
+    run_uuid: str
+    epoch: int
+    global_step: int
+    saved_at: datetime
+    dataset_uri: str | None = None
+    item: Path | None = None
+    standing: StandingFile | None = None
     failed: bool = False
+    unfilled: bool = False
+    omitted: bool = False
     deleted: bool = False
 
     @property
     def uri(self) -> str | None:
         """URI of the dataset. None before it is frozen, and after it was deleted."""
-        return self.dataset.uri if self.dataset is not None and not self.deleted else None
+        return None if self.deleted else self.dataset_uri
 
     @property
     def local_file(self) -> Path | None:
-        """A local file with the checkpoint: the plain file, or the item of a dataset that lies on this machine."""
-        if self.file is None and self.dataset is not None and local_path(self.dataset.uri) is not None:
-            return self.dataset.path(self.dataset.item(CHECKPOINT_ITEM).identifier)
-        return self.file
+        """A local file with the whole checkpoint: the plain file, or the item of a dataset on this machine."""
+        if self.standing is not None and self.standing.is_there():
+            return self.standing.path
+        return self.item if not self.deleted else None
 
-    def stored_state(self, epoch: int | None, global_step: int | None) -> Mapping[str, Any] | None:
-        """Return the state, memory-mapped from the local file that holds it.
+    def froze(self, dataset: FrozenDataset) -> None:
+        """Note the dataset.
 
         Args:
-            epoch: The epoch of the state that is looked for.
-            global_step: The step of the state that is looked for.
-
-        Returns:
-            The state. None if it is of another epoch or step, or if it cannot be read locally and safely.
+            dataset: The dataset.
         """
-        if (self.record.checkpoint.epoch, self.record.checkpoint.global_step) != (epoch, global_step):
-            return None
-        try:
-            path = self.local_file
-            return None if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception:  # anything in the state may refuse a safe load
-            return None
+        if local_path(dataset.uri) is not None:
+            self.item = dataset.path(dataset.item(CHECKPOINT_ITEM).identifier)
+        self.dataset_uri = dataset.uri
 
 
 class Account:
@@ -82,8 +88,9 @@ class Account:
 
     def __init__(self) -> None:
         self._publications: list[Publication] = []
+        self._names: Counter[str] = Counter()
         self._owners: dict[str, Publication] = {}
-        self._latest: tuple[Publication, Mapping[str, Any] | None] | None = None
+        self._latest: Publication | None = None
         self._lock = threading.Lock()
 
     @property
@@ -93,6 +100,16 @@ class Account:
 
     # -- publications -----------------------------------------------------------------------------
 
+    def new_name(self, name: str) -> str:
+        """Return a name that no other publication has.
+
+        Args:
+            name: Beginning of the name. A number is added if it was asked for before.
+        """
+        number = self._names[name]
+        self._names[name] += 1
+        return fitting_name(name, f"-v{number}" if number else "")
+
     def open(self, record: Provenance, name: str, path: str) -> Publication:
         """Enter a new publication.
 
@@ -100,39 +117,32 @@ class Account:
 
         Args:
             record: Its record.
-            name: Beginning of the dataset's name. A number is added if another publication has this name.
+            name: The dataset's name, from `new_name`.
             path: The path to which the Trainer saves the checkpoint.
         """
-        publication = Publication(record, self._unique(name), {path})
+        of = record.checkpoint
+        publication = Publication(name, {path}, record.run.uuid, of.epoch, of.global_step, of.saved_at)
         self._publications.append(publication)
         return publication
 
-    def _unique(self, name: str) -> str:
-        taken = sum(publication.name.startswith(name) for publication in self._publications)
-        version = f"-v{taken}" if taken else ""
-        return fitting_name(name, version)
-
-    def remember_latest(self, publication: Publication, state: Mapping[str, Any] | None) -> None:
+    def remember_latest(self, publication: Publication) -> None:
         """Note which publication is the latest.
 
         Args:
             publication: The publication.
-            state: The copy of its state in memory, if there is one.
         """
-        self._latest = (publication, state)
+        self._latest = publication
 
     def forget_latest(self) -> None:
-        """Drop the latest publication's state: its memory is about to be reused or released."""
+        """Forget which publication is the latest: its state is about to be overwritten or released."""
         self._latest = None
 
     @property
-    def latest(self) -> tuple[Publication, Mapping[str, Any] | None] | None:
-        """The latest publication and its state, as remembered. None if its dataset failed or is no longer kept."""
-        if self._latest is None:
-            return None
-        publication, _ = self._latest
-        kept = publication.paths and not publication.failed and not publication.deleted
-        return self._latest if kept else None
+    def latest(self) -> Publication | None:
+        """The latest publication, as remembered. None if its dataset failed or is no longer kept."""
+        latest = self._latest
+        kept = latest is not None and latest.paths and not (latest.failed or latest.deleted or latest.omitted)
+        return latest if kept else None
 
     # -- paths ------------------------------------------------------------------------------------
 

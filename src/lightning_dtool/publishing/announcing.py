@@ -20,18 +20,19 @@ def annotate(kept: Sequence[Publication], run_status: str, tags: dict[str, str |
         tags: The URI of the dataset that gets each tag.
     """
     for publication in kept:
-        if publication.dataset is not None:
-            _annotate(publication.dataset, run_status, [tag for tag, uri in tags.items() if uri == publication.uri])
+        if publication.uri is not None:
+            _annotate(publication.uri, run_status, [tag for tag, uri in tags.items() if uri == publication.uri])
 
 
-def _annotate(dataset: FrozenDataset, run_status: str, tags: list[str]) -> None:
+def _annotate(uri: str, run_status: str, tags: list[str]) -> None:
     try:
+        dataset = FrozenDataset.from_uri(uri)
         dataset.put_annotation("run_status", run_status)
         for tag in tags:
             dataset.put_tag(tag)
     except LightningDtoolError as error:
         warnings.warn(
-            f"{dataset.uri}: its tags and `run_status` could not be written. {error.reason}",
+            f"{uri}: its tags and `run_status` could not be written. {error.reason}",
             ProvenanceWarning,
             stacklevel=3,
         )

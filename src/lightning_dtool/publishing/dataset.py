@@ -1,9 +1,9 @@
 """The dataset of one checkpoint: what it holds, its name, and how it is written."""
 
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO
 
 import torch
 
@@ -17,9 +17,14 @@ from lightning_dtool.items import (
     REQUIREMENTS_ITEM,
     SOURCE_ITEM,
 )
+from lightning_dtool.publishing.linking import Links
+from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.record import Provenance, to_json
-from lightning_dtool.store import DatasetWriter, FrozenDataset, WritingProcess
+from lightning_dtool.store import DatasetWriter, Digests, FrozenDataset, WritingProcess
+from lightning_dtool.store.digest import hash_bytes
 from lightning_dtool.store.names import fitting_name
+
+_CHUNK = 2**20
 
 
 def _nothing() -> None:
@@ -30,8 +35,10 @@ def _nothing() -> None:
 class Staged:
     """A checkpoint that is ready to be published. Nothing in it changes while this object is used.
 
+    The checkpoint is given as `content`, or as `stream`, or as `state`.
+
     Attributes:
-        state: The checkpoint.
+        state: The checkpoint: a copy in memory, or the state itself if training waits.
         sealed: Returns the finished record and the content of `source.zip`. Packing the sources takes time, so the
             publishing thread calls it.
         creator_username: Who is named as the dataset's creator.
@@ -41,9 +48,14 @@ class Staged:
         attachments: Further items by relpath. Bytes are stored as they are, anything else with `torch.save`.
         wait: Waits until the state has arrived in memory, and must be called before the state is read.
         nbytes: Bytes of the copy in memory. 0 if `state` is no copy.
+        content: The checkpoint as the bytes of a file.
+        stream: The checkpoint as an open file, which can be read even when its path has been removed.
+        standing: The file of `content` or `stream` at Lightning's path. On the same file system, the dataset's item
+            becomes a hard link to it.
+        uuid: The dataset's UUID. Default: a new one.
     """
 
-    state: Mapping[str, Any]
+    state: Mapping[str, Any] | None
     sealed: Callable[[], tuple[Provenance, bytes]]
     creator_username: str
     requirements: str
@@ -52,10 +64,32 @@ class Staged:
     attachments: Mapping[str, Any] = field(default_factory=dict)
     wait: Callable[[], None] = _nothing
     nbytes: int = 0
+    content: bytes | None = None
+    stream: BinaryIO | None = None
+    standing: StandingFile | None = None
+    uuid: str | None = None
+
+    def put_into(self, target: Any) -> None:
+        """Write the checkpoint.
+
+        Args:
+            target: A binary file.
+        """
+        if self.content is not None:
+            target.write(self.content)
+        elif self.stream is not None:
+            self.stream.seek(0)
+            shutil.copyfileobj(self.stream, target, _CHUNK)
+        else:
+            torch.save(self.state, target)
+
+
+class _MovedError(Exception):
+    """The file at Lightning's path was replaced while it was being stored."""
 
 
 def write_dataset(
-    staged: Staged, base_uri: str, name: str, file: Path | None = None, process: WritingProcess | None = None
+    staged: Staged, base_uri: str, name: str, process: WritingProcess | None = None, links: Links = "auto"
 ) -> FrozenDataset:
     """Write one checkpoint as a frozen dataset.
 
@@ -63,9 +97,9 @@ def write_dataset(
         staged: The checkpoint and its record.
         base_uri: Where the dataset goes.
         name: The dataset's name.
-        file: The state as a file, if it has been written already. Then this file is stored.
         process: A process that hashes and writes the state, which disturbs training less. If it dies meanwhile,
             threads of this process write the dataset. Default: threads of this process.
+        links: `"copy"`: the item is no link to the file at Lightning's path.
 
     Returns:
         The dataset, after it was read back and compared with what was sent.
@@ -73,23 +107,23 @@ def write_dataset(
     Raises:
         StoreError: If it could not be written; nothing is then visible as frozen.
     """
+    if links == "copy":
+        staged = replace(staged, standing=None)
     try:
-        return _write(staged, base_uri, name, file, process)
+        return _write(staged, base_uri, name, process)
+    except _MovedError:
+        return _write(replace(staged, standing=None), base_uri, name, process)
     except Exception:
         if process is None or process.usable:
             raise
-        return _write(staged, base_uri, name, file, None)
+        return _write(staged, base_uri, name, None)
 
 
-def _write(
-    staged: Staged, base_uri: str, name: str, file: Path | None, process: WritingProcess | None
-) -> FrozenDataset:
-    with DatasetWriter(name, base_uri, creator_username=staged.creator_username, process=process) as writer:
-        if file is not None:
-            writer.put_file(file, CHECKPOINT_ITEM)
-        else:
-            with writer.open(CHECKPOINT_ITEM) as stream:
-                torch.save(staged.state, stream)
+def _write(staged: Staged, base_uri: str, name: str, process: WritingProcess | None) -> FrozenDataset:
+    with DatasetWriter(
+        name, base_uri, creator_username=staged.creator_username, process=process, uuid=staged.uuid
+    ) as writer:
+        _put_checkpoint(writer, staged)
         # Not earlier: training has only just resumed, and would have to wait for the interpreter lock.
         record, source_zip = staged.sealed()
         writer.put_bytes(to_json(record).encode(), RECORD_ITEM)
@@ -107,6 +141,22 @@ def _write(
             writer.put_annotation(key, value)
         writer.put_tag(CHECKPOINT_TAG)
         return writer.commit()
+
+
+def _put_checkpoint(writer: DatasetWriter, staged: Staged) -> None:
+    standing = staged.standing
+    if standing is not None and standing.is_there():
+        digests = None
+        if staged.content is not None:
+            digests = Digests(hash_bytes(staged.content, "md5"), hash_bytes(staged.content, "sha256"))
+        writer.put_file(standing.path, CHECKPOINT_ITEM, link=True, digests=digests)
+        if not standing.is_there():  # between the look and the link, another program has put something else there
+            raise _MovedError
+    elif staged.content is not None:
+        writer.put_bytes(staged.content, CHECKPOINT_ITEM)
+    else:
+        with writer.open(CHECKPOINT_ITEM) as target:
+            staged.put_into(target)
 
 
 def dataset_name(record: Provenance, prefix: str | None = None) -> str:

@@ -3,6 +3,7 @@
 import errno
 import traceback
 import warnings
+from pathlib import Path
 from types import FrameType
 
 from lightning_dtool.errors import ProvenanceWarning, PublishError
@@ -23,22 +24,33 @@ class Failures:
 
     def __init__(self, base_uri: str) -> None:
         self._base_uri = base_uri
-        self._failures: list[tuple[Exception, bool | None]] = []
+        self._failures: list[tuple[Exception, bool | None, Path | None]] = []
         self._reported = 0
+        self._unfilled: list[tuple[str, OSError]] = []
 
     @property
     def errors(self) -> list[Exception]:
         """All errors so far, oldest first."""
-        return [error for error, _ in self._failures]
+        return [error for error, *_ in self._failures]
 
-    def add(self, error: Exception, file_kept: bool | None = True) -> None:
+    def add(self, error: Exception, file_kept: bool | None = True, folder: Path | None = None) -> None:
         """Add an error; any thread may do so.
 
         Args:
             error: The error.
             file_kept: Whether a plain checkpoint file stands at Lightning's path. None if no file was to be there.
+            folder: The folder of that file, if it can still be published from there.
         """
-        self._failures.append((error, file_kept))
+        self._failures.append((error, file_kept, folder))
+
+    def add_unfilled(self, path: str, error: OSError) -> None:
+        """Add a path that keeps what it had although its checkpoint is published; any thread may do so.
+
+        Args:
+            path: The path.
+            error: Why it could not be filled.
+        """
+        self._unfilled.append((path, error))
 
     def report(self, raising: bool) -> None:
         """Report the errors that were added since the last report.
@@ -51,11 +63,22 @@ class Failures:
         """
         new = self._failures[self._reported :]
         self._reported += len(new)
-        for error, file_kept in new:
+        unfilled, self._unfilled = self._unfilled, []
+        for path, why in unfilled:
+            _clear_frames(why)
+            warnings.warn(
+                f"{path}: the checkpoint is published, but cannot be put here: {why}. Here stays what was here before, "
+                f"and its dataset is kept.{_remedy(why)}",
+                ProvenanceWarning,
+                stacklevel=3,
+            )
+        for error, file_kept, folder in new:
             _clear_frames(error)
             reason = f"a checkpoint could not be published there. {type(error).__name__}: {str(error).rstrip('.')}."
             state = _STATES[file_kept]
             remedy = _remedy(error) if file_kept is False else ""
+            if folder is not None:
+                remedy = f" Publish it later: lightning-dtool recover {self._base_uri} {folder}"
             if raising:
                 raise PublishError(f"{reason} {state}.{remedy}", uri=self._base_uri) from error
             warnings.warn(

@@ -21,7 +21,11 @@ def set_last_model_path(checkpoint: dict[str, Any], path: str) -> None:
         checkpoint: What was loaded; changed in place.
         path: The path from which it was loaded.
     """
-    if Path(path).name.startswith("last") and Path(path).is_symlink():
+    if Path(path).name.startswith("last") and _is_shared(Path(path)):
         for key, state in checkpoint.get("callbacks", {}).items():
             if key.startswith("ModelCheckpoint") and not state.get("last_model_path"):
                 state["last_model_path"] = path
+
+
+def _is_shared(path: Path) -> bool:
+    return path.is_symlink() or (path.exists() and path.stat().st_nlink > 1)

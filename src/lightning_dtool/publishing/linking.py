@@ -1,67 +1,111 @@
-"""Placeholders, links and files at Lightning's checkpoint paths."""
+"""Links and files at Lightning's checkpoint paths."""
 
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
-import torch
+Links = Literal["auto", "copy"]
+"""How a path leads to an item: by whatever the file system has, or always by a copy."""
 
-
-def reserve(path: Path) -> None:
-    """Put an empty file, the placeholder, at a path where nothing exists.
-
-    ModelCheckpoint looks for existing files when it chooses a name. Without a placeholder it would choose the name of a
-    checkpoint that is still being written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.path.lexists(path):
-        path.touch()
+_FICLONE = 0x40049409
+"""Linux's request for a copy that shares its blocks with the original until one of them changes."""
 
 
-def free(path: Path) -> None:
-    """Remove the placeholder at a path. Anything else stays."""
-    if path.is_file() and not path.is_symlink() and not path.stat().st_size:
-        path.unlink()
+def link(target: Path, path: Path, links: Links = "auto") -> None:
+    """Make a path lead to an item. Anything at the path is replaced atomically.
 
-
-def link(target: Path, path: Path) -> None:
-    """Make a path lead to an item: by a symbolic link, or else a hard link, or else a copy.
-
-    Anything at the path is replaced atomically.
+    The first way that the file system allows is used: a copy that shares its blocks with the item (Btrfs, XFS), a hard
+    link, a symbolic link where the item lies on another file system, or a copy.
 
     Args:
         target: The item, by an absolute path.
         path: Where it should appear.
+        links: `"copy"` allows only a copy.
+
+    Raises:
+        OSError: If none is possible. What was at the path stays.
     """
-    _replace(target, path, (os.symlink, os.link, shutil.copyfile))
+    _replace(target, path, (_clone, os.link, os.symlink, shutil.copyfile) if links == "auto" else _COPIES)
 
 
-def duplicate(source: Path, path: Path) -> None:
-    """Make a plain file appear at a second path, by a hard link or else a copy. Either path can be removed alone."""
-    _replace(source, path, (os.link, shutil.copyfile))
-
-
-def write(state: Mapping[str, Any], path: Path) -> None:
-    """Write a plain checkpoint file that Lightning can read. It appears at its path only when it is complete.
-
-    Lightning builds the file in memory first. This function does not.
+def exchange(target: Path, path: Path) -> None:
+    """Replace a file by a link to an item that holds the same, so that there is one copy. The exchange is atomic.
 
     Args:
-        state: The checkpoint.
+        target: The item, by an absolute path.
+        path: The file.
+
+    Raises:
+        OSError: If there are no links. The file stays.
+    """
+    _replace(target, path, (os.link, os.symlink))
+
+
+def duplicate(source: Path, path: Path, links: Links = "auto") -> None:
+    """Make a file appear at a second path, by a hard link or else a copy. Either path can be removed alone.
+
+    Args:
+        source: The file.
+        path: Where it should appear. Anything there is replaced atomically.
+        links: `"copy"` allows only a copy.
+
+    Raises:
+        OSError: If neither is possible. What was at the path stays.
+    """
+    _replace(source, path, (_clone, os.link, shutil.copyfile) if links == "auto" else _COPIES)
+
+
+def write(save: Callable[[BinaryIO], object], path: Path) -> None:
+    """Write a file that appears at its path only when it is complete.
+
+    Args:
+        save: Writes the content to an open file.
         path: Where it goes. Anything there is replaced. If it is a link, the file that it leads to stays.
     """
+    with _replacing(path) as temporary:
+        _write(save, temporary)
+
+
+def write_and_open(save: Callable[[BinaryIO], object], path: Path) -> BinaryIO:
+    """Write a file as `write` does, and return it open for reading, even if its path is removed meanwhile.
+
+    Args:
+        save: Writes the content to an open file.
+        path: Where it goes.
+    """
+    with _replacing(path) as temporary:
+        _write(save, temporary)
+        return temporary.open("rb")
+
+
+def _write(save: Callable[[BinaryIO], object], path: Path) -> None:
     # Buffered: torch ignores how many bytes a write has taken, and an unbuffered file takes at most 2 GiB at once.
-    with _replacing(path) as temporary, temporary.open("xb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("xb") as file:
+        save(file)
 
 
-def _replace(source: Path, path: Path, ways: tuple[Callable[..., Any], ...]) -> None:
+def _clone(source: Path, path: Path) -> None:
+    """Copy a file without copying its blocks. Raises an OSError where the system or the file system cannot do that."""
+    try:
+        import fcntl  # not on every system
+    except ImportError as error:
+        raise OSError("no clones on this system") from error
+    with source.open("rb") as original, path.open("xb") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
+        except OSError:
+            path.unlink()
+            raise
+
+
+_COPIES = (_clone, shutil.copyfile)
+
+
+def _replace(source: Path, path: Path, ways: Sequence[Callable[..., Any]]) -> None:
     with _replacing(path) as temporary:
         for way in ways:
             try:

@@ -1,24 +1,35 @@
 """The work of the publishing thread: a dataset for each checkpoint, and what stands at Lightning's paths."""
 
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
-from lightning_dtool.errors import LightningDtoolError
-from lightning_dtool.items import CHECKPOINT_ITEM, SUPERSEDED_TAG
+from lightning_dtool.errors import LightningDtoolError, PublishError
+from lightning_dtool.items import SUPERSEDED_TAG
+from lightning_dtool.publishing import unpublished
 from lightning_dtool.publishing.account import Account, Publication
 from lightning_dtool.publishing.dataset import Staged, write_dataset
 from lightning_dtool.publishing.failures import Failures
 from lightning_dtool.publishing.final import has_no_file
-from lightning_dtool.publishing.linking import duplicate, free, link, write
+from lightning_dtool.publishing.flight import Flight
+from lightning_dtool.publishing.linking import Links, duplicate, exchange, link, write
+from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.publishing.worker import Worker
-from lightning_dtool.store import WritingProcess, delete_dataset, local_path
+from lightning_dtool.store import FrozenDataset, WritingProcess, delete_dataset, local_path
 
 Retention = Literal["mirror", "all"]
 
-_LARGE = 32 * 2**20
-"""Bytes of a state above which starting a process for writing pays off."""
+LARGE = 32 * 2**20
+"""Bytes of a state from which it may be in flight, and from which starting a process for writing pays off."""
+
+_MAX_QUEUED = 32
+_MAX_QUEUED_BYTES = 4 * LARGE
+"""Limits of what waits to be published. Training waits when they are reached."""
 
 
 class Publisher:
@@ -29,20 +40,36 @@ class Publisher:
     Args:
         base_uri: Where the datasets go.
         account: The account of paths and publications.
+        flight: What is in flight.
         failures: Takes the errors.
-        worker: The thread in which datasets are deleted, after what was submitted before.
+        worker: The thread in which datasets are written and deleted, one after the other.
         retention: `"mirror"` deletes the dataset of a publication that has lost its last path, `"all"` keeps it.
+        links: How paths lead to items.
     """
 
     def __init__(
-        self, base_uri: str, account: Account, failures: Failures, worker: Worker, retention: Retention
+        self,
+        base_uri: str,
+        account: Account,
+        flight: Flight,
+        failures: Failures,
+        worker: Worker,
+        retention: Retention,
+        links: Links,
     ) -> None:
         self._base_uri = base_uri
+        self._is_local = local_path(base_uri) is not None
         self._account = account
+        self._flight = flight
         self._failures = failures
         self._worker = worker
         self._retention = retention
+        self._links: Links = links
         self._process: WritingProcess | None = None
+        self._queued: dict[Publication, tuple[Staged, str, Path | None]] = {}
+        self._lock = threading.Lock()
+        # Orphans whose successor is not whole at its path; used in the publishing thread only.
+        self._not_succeeded: list[Publication] = []
 
     # -- in the training thread -----------------------------------------------------------------
 
@@ -68,38 +95,130 @@ class Publisher:
             # The worker runs its tasks in order: the successor has been published by then, or has failed.
             self._worker.submit(self._retire, orphan, successor or self._account.publications[-1])
 
+    def submit(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
+        """Publish in the publishing thread. If that hangs, keep the plain file and do not wait for it.
+
+        Args:
+            publication: The publication.
+            staged: The checkpoint and its record.
+            path: The Trainer's path.
+            place: The same path, if this package fills it.
+        """
+        size = len(staged.content or b"")
+        if not self._worker.wait("Publishing checkpoints", until=lambda: self._has_room_for(size)):
+            self._give_up(publication, staged, path, place)
+            return
+        with self._lock:
+            self._queued[publication] = (staged, path, place)
+        self._worker.submit(self._publish_queued, publication)
+
+    def _has_room_for(self, size: int) -> bool:
+        with self._lock:
+            waiting = [len(staged.content or b"") for staged, _, _ in self._queued.values()]
+        return not waiting or (len(waiting) < _MAX_QUEUED and sum(waiting) + size <= _MAX_QUEUED_BYTES)
+
+    def give_up(self) -> None:
+        """Keep plain files of what is not published yet. The publishing thread does not begin with it any more."""
+        with self._lock:
+            queued, self._queued = self._queued, {}
+        for publication, (staged, path, place) in queued.items():
+            self._give_up(publication, staged, path, place)
+
+    def _give_up(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
+        error = PublishError(
+            f"the store did not finish within {self._worker.timeout:g} seconds, or waiting for it was interrupted",
+            uri=self._base_uri,
+        )
+        self._fail(publication, staged, path, place, error)
+
     # -- in the publishing thread ---------------------------------------------------------------
 
-    def publish(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
+    def _publish_queued(self, publication: Publication) -> None:
+        with self._lock:
+            queued = self._queued.get(publication)
+        if queued is None:  # given up
+            return
+        try:
+            self.publish(publication, *queued, is_wanted=lambda: publication in self._queued)
+        finally:
+            with self._lock:
+                self._queued.pop(publication, None)
+
+    def publish(
+        self,
+        publication: Publication,
+        staged: Staged,
+        path: str,
+        place: Path | None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Write a checkpoint as a dataset, and make its path lead there.
 
         Args:
-            publication: The publication; its `dataset`, `file` and `failed` are set.
+            publication: The publication; what becomes of it is noted there.
             staged: The checkpoint and its record.
             path: The Trainer's path.
             place: The same path, if this package fills it. None if another CheckpointIO has written a file there.
+            is_wanted: Whether the error of this publication is still to be reported.
         """
+        if self._retention == "mirror" and not publication.paths:
+            publication.omitted = True
+            self._flight.dropped(path)
+            return
         try:
             staged.wait()
-            if place is not None and local_path(self._base_uri) is None:
+            if place is not None and not self._is_local and staged.standing is None:
                 # A remote store: the user's path holds a file, and this file is uploaded.
-                publication.file = _write_file(staged, place)
+                staged = self._stand(publication, staged, place)
             process = self.ready_process(staged.nbytes)
-            publication.dataset = write_dataset(staged, self._base_uri, publication.name, publication.file, process)
-            self.fill(publication, path, place)
-            if self._retention == "all":  # other URIs are announced when the run has ended, if their datasets stay
-                rank_zero_info(f"Published: {publication.dataset.uri}")
+            dataset = write_dataset(staged, self._base_uri, publication.name, process, self._links)
         except Exception as error:  # a store may raise anything, and training continues
+            if is_wanted():
+                self._fail(publication, staged, path, place, error)
+            return
+        except BaseException:  # Ctrl-C, where training waits for this
             publication.failed = True
-            second = _keep_file(publication, staged, place)
-            self._failures.add(error, file_kept=None if has_no_file(path) else second is None)
-            if second is not None:
-                self._failures.add(second, file_kept=False)
-        except BaseException:  # Ctrl-C, where training waits for this: no placeholder may stay
-            publication.failed = True
-            if place is not None and publication.file is None:
-                free(place)
+            self._flight.not_filled(path)
             raise
+        publication.froze(dataset)
+        publication.failed = False
+        if place is not None:
+            unpublished.discard(place)
+        self.fill(publication, path, place)
+        if self._retention == "all":  # other URIs are announced when the run has ended, if their datasets stay
+            rank_zero_info(f"Published: {dataset.uri}")
+        if not publication.unfilled:
+            for orphan in self._not_succeeded:
+                self._delete(orphan)
+            self._not_succeeded = []
+
+    def _stand(self, publication: Publication, staged: Staged, place: Path) -> Staged:
+        """Write the plain file that Lightning would have written."""
+        write(staged.put_into, place)
+        publication.standing = StandingFile.at(place)
+        self._flight.filled(str(place))
+        return replace(staged, standing=publication.standing)
+
+    def _fail(self, publication: Publication, staged: Staged, path: str, place: Path | None, error: Exception) -> None:
+        """Note an error, and keep what a later attempt needs: the plain file, and the record beside it."""
+        publication.failed = True
+        if place is None:
+            self._flight.dropped(path)
+            self._failures.add(error, file_kept=None if has_no_file(path) else True)
+            return
+        second: Exception | None = None
+        if publication.standing is None and not publication.unfilled:
+            try:
+                staged = self._stand(publication, staged, place)
+            except Exception as found:
+                second = found
+                self._flight.not_filled(path)
+        kept_for_later = False
+        if second is None and publication.standing is not None and publication.standing.is_there():
+            kept_for_later = unpublished.keep(staged, self._base_uri, publication.name, publication.standing)
+        self._failures.add(error, file_kept=second is None, folder=place.parent if kept_for_later else None)
+        if second is not None:
+            self._failures.add(second, file_kept=False)
 
     def fill(self, publication: Publication, path: str, place: Path | None) -> None:
         """Make a path lead to a publication, unless it was released in the meantime.
@@ -111,29 +230,73 @@ class Publisher:
         """
         with self._account.path_held(path, publication) as still_ours:
             if place is None or not still_ours:
+                self._flight.dropped(path)
                 return
-            if publication.file is not None:
-                if publication.file != place:
-                    duplicate(publication.file, place)
-            elif publication.dataset is not None:
-                item = publication.dataset.item(CHECKPOINT_ITEM)
-                link(publication.dataset.path(item.identifier), place)
+            try:
+                if self._lead(publication, path, place):
+                    self._flight.filled(path)
+            except OSError as error:
+                self.cannot_fill(publication, path, error)
+
+    def cannot_fill(self, publication: Publication, path: str, error: OSError) -> None:
+        """Note that a path keeps what it had, though its checkpoint is published.
+
+        Args:
+            publication: The publication.
+            path: The Trainer's path.
+            error: Why.
+        """
+        publication.unfilled = True
+        self._flight.not_filled(path)
+        self._failures.add_unfilled(path, error)
+
+    def _lead(self, publication: Publication, path: str, place: Path) -> bool:
+        """Make a path lead to a publication, and return False if it did so before."""
+        standing, item = publication.standing, publication.item
+        if self._flight.awaits(path):
+            if standing is not None and standing.is_there():
+                duplicate(standing.path, place, self._links)
+            elif item is not None:
+                link(item, place, self._links)
+            return True
+        holds_it = standing is not None and StandingFile(place, standing.identity).is_there()
+        if holds_it and item is not None and self._links == "auto" and not item.samefile(place):
+            # The base URI lies on another file system, or the store seemed to hang. Without links, two copies stay.
+            with contextlib.suppress(OSError):
+                exchange(item, place)
+        return False
 
     def _retire(self, publication: Publication, successor: Publication) -> None:
-        """Delete a dataset to which no path leads. If its successor failed, or the store cannot delete, tag it."""
-        if publication.dataset is None:
+        """Delete a dataset to which no path leads, once its successor is whole at its path.
+
+        If the successor failed, or the store cannot delete, tag the dataset.
+        """
+        if publication.dataset_uri is None:
             return
+        if successor is publication or (successor.dataset_uri is not None and not successor.unfilled):
+            self._delete(publication)
+        elif successor.omitted or successor.unfilled:
+            self._not_succeeded.append(publication)
+        else:
+            self._supersede(publication)
+
+    def _delete(self, publication: Publication) -> None:
         try:
-            if successor is publication or successor.dataset is not None:
-                delete_dataset(publication.dataset.uri)
-                publication.deleted = True
-                return
-        except LightningDtoolError:
-            pass  # a store that cannot delete
+            delete_dataset(str(publication.dataset_uri))
+            publication.deleted = True
+        except LightningDtoolError:  # a store that cannot delete
+            self._supersede(publication)
+
+    def _supersede(self, publication: Publication) -> None:
         try:
-            publication.dataset.put_tag(SUPERSEDED_TAG)
+            FrozenDataset.from_uri(str(publication.dataset_uri)).put_tag(SUPERSEDED_TAG)
         except LightningDtoolError as error:
             self._failures.add(error)
+
+    def settle(self) -> None:
+        """Tag what a training leaves without a successor. It is deleted once a later checkpoint is published."""
+        for orphan in self._not_succeeded:
+            self._supersede(orphan)
 
     def ready_process(self, nbytes: int) -> WritingProcess | None:
         """Return the process that writes a copy, and start it if necessary.
@@ -145,7 +308,7 @@ class Publisher:
             The process. None if the copy is small or the store is remote, where threads of this process suffice, or if
             no process can be started or the last one has ended.
         """
-        if nbytes < _LARGE or local_path(self._base_uri) is None:
+        if nbytes < LARGE or not self._is_local:
             return None
         if self._process is None:
             try:
@@ -160,20 +323,3 @@ class Publisher:
         if self._process is not None:
             self._process.close()
             self._process = None
-
-
-def _keep_file(publication: Publication, staged: Staged, place: Path | None) -> Exception | None:
-    """Write the plain file that Lightning would have written, as there is no dataset; return the error, if any."""
-    if place is None or publication.file is not None:
-        return None
-    try:
-        publication.file = _write_file(staged, place)
-    except Exception as error:
-        free(place)
-        return error
-    return None
-
-
-def _write_file(staged: Staged, place: Path) -> Path:
-    write(staged.state, place)
-    return place

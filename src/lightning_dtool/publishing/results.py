@@ -80,7 +80,7 @@ class Results:
         self._receive_from_child()
         received = self._received
         publications = self._publications()
-        deleted = {found.dataset.uri for found in publications if found.dataset is not None and found.deleted}
+        deleted = {found.dataset_uri for found in publications if found.deleted}
         own = [(uri, publication.paths) for publication in publications if (uri := publication.uri)]
         by_path = {os.path.abspath(path): uri for uri, paths in own for path in paths}
         return Result(
@@ -92,7 +92,7 @@ class Results:
 
     def _publications(self) -> list[Publication]:
         every = [publication for account in self._accounts for publication in account.publications]
-        return sorted(every, key=lambda publication: publication.record.checkpoint.saved_at)
+        return sorted(every, key=lambda publication: publication.saved_at)
 
     def receive(self, result: Result) -> None:
         """Take over the result of another process, which has trained in the latest fit."""

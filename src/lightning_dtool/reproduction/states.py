@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lightning_dtool.items import RESUMPTION_SECTION
+from lightning_dtool.items import DATASET_KEY, RESUMPTION_SECTION
 from lightning_dtool.results.states import StateDifference
 from lightning_dtool.values.digests import state_digest
 
@@ -62,7 +62,7 @@ SETTINGS = frozenset(
 )
 """Keys that hold settings and not states."""
 
-_UNCOMPARED_IN_SECTION = frozenset({"version", "inexact"})
+_UNCOMPARED_IN_SECTION = frozenset({"version", "inexact", DATASET_KEY})
 
 _DATA = "DtoolDataModule"
 """The key of the identity of the training data, which names its place, too."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_dtool.items import without_dataset
 from lightning_dtool.snapshot.staging import Staging
 from lightning_dtool.snapshot.tensors import is_plain
 
@@ -156,7 +157,7 @@ def _trained(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def _without_bookkeeping(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     callbacks = checkpoint.get("callbacks", {})
     kept = {key: state for key, state in callbacks.items() if not _is_bookkeeping(key)}
-    return {**checkpoint, "callbacks": kept}
+    return {**without_dataset(checkpoint), "callbacks": kept}
 
 
 def _is_bookkeeping(key: object) -> bool:

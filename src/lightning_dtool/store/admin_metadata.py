@@ -7,17 +7,18 @@ import uuid
 from typing import Any
 
 
-def new_admin_metadata(name: str, creator_username: str | None = None) -> dict[str, Any]:
-    """Return the administrative metadata of a dataset that is being built, with a new UUID.
+def new_admin_metadata(name: str, creator_username: str | None = None, new_uuid: str | None = None) -> dict[str, Any]:
+    """Return the administrative metadata of a dataset that is being built.
 
     Args:
         name: The dataset's name.
         creator_username: The creator's name. By default that of the current user, or "unknown".
+        new_uuid: Its UUID. By default a new one.
     """
     from dtoolcore import __version__
 
     return {
-        "uuid": str(uuid.uuid4()),
+        "uuid": new_uuid or str(uuid.uuid4()),
         "dtoolcore_version": __version__,
         "name": name,
         "type": "protodataset",

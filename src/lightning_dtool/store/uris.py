@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from lightning_dtool.errors import InvalidURIError
-from lightning_dtool.store.brokers import installed_schemes, is_installed
+from lightning_dtool.store.brokers import broker_class, installed_schemes, is_installed
 
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<rest>.*)", re.DOTALL)
 _COLLAPSED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
@@ -158,3 +158,14 @@ def _unknown_scheme(scheme: str) -> str:
     installed = ", ".join(installed_schemes())
     remedy = f"pip install '{_INSTALL[scheme]}'" if scheme in _INSTALL else "correct the URI or install its broker"
     return f"expected a URI of an installed storage broker ({installed}), found {scheme!r}. Remedy: {remedy}."
+
+
+def uri_of_new(name: str, uuid: str, base_uri: str) -> str:
+    """Return the URI that a new dataset will have.
+
+    Args:
+        name: Its name.
+        uuid: Its UUID.
+        base_uri: A normalized base URI.
+    """
+    return normalize_uri(broker_class(scheme_of(base_uri)).generate_uri(name, uuid, base_uri))

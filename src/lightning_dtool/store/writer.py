@@ -50,6 +50,7 @@ class DatasetWriter:
         base_uri: The directory or the store for it, for instance `s3://bucket`.
         creator_username: The creator's name. By default that of the current user, or "unknown".
         process: The process that hashes and writes large items. By default threads do so.
+        uuid: The dataset's UUID. By default a new one.
 
     Raises:
         InvalidNameError: If dtool does not allow the name.
@@ -73,11 +74,12 @@ class DatasetWriter:
         *,
         creator_username: str | None = None,
         process: WritingProcess | None = None,
+        uuid: str | None = None,
     ) -> None:
         check_name("dataset", name)
         base = normalize_uri(base_uri)
         require_directory(base)
-        self._admin_metadata = new_admin_metadata(name, creator_username)
+        self._admin_metadata = new_admin_metadata(name, creator_username, uuid)
         self._state = "open"
         self._process = process
         with store_errors(base, f"name a dataset {name!r}"):
