@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning_dtool.errors import LightningDtoolError, ProvenanceWarning
     from lightning_dtool.evaluation.evaluate import evaluate
     from lightning_dtool.record import Provenance
+    from lightning_dtool.recovery.recover import Recovered, recover
     from lightning_dtool.reproduction.comparison import compare
     from lightning_dtool.reproduction.reproduce import replicate, reproduce
     from lightning_dtool.results.comparison import Comparison
@@ -48,6 +49,7 @@ _HOMES = {
     "MetricRow": "results.reproduction",
     "Provenance": "record",
     "ProvenanceWarning": "errors",
+    "Recovered": "recovery.recover",
     "Replication": "results.reproduction",
     "Reproduction": "results.reproduction",
     "ResumableSampler": "data.sampler",
@@ -61,6 +63,7 @@ _HOMES = {
     "locate": "store",
     "pack": "data.packing",
     "record_differences": "results.differences",
+    "recover": "recovery.recover",
     "replicate": "reproduction.reproduce",
     "reproduce": "reproduction.reproduce",
 }
@@ -82,6 +85,7 @@ __all__ = [
     "MetricRow",
     "Provenance",
     "ProvenanceWarning",
+    "Recovered",
     "Replication",
     "Reproduction",
     "ResumableSampler",
@@ -96,6 +100,7 @@ __all__ = [
     "locate",
     "pack",
     "record_differences",
+    "recover",
     "replicate",
     "reproduce",
 ]

@@ -11,6 +11,7 @@ from lightning_dtool.cli.comparison import compare, diff
 from lightning_dtool.cli.evaluation import evaluate
 from lightning_dtool.cli.inspection import check, ls, resolve, show, verify
 from lightning_dtool.cli.packing import pack
+from lightning_dtool.cli.recovery import recover
 from lightning_dtool.cli.reproduction import replicate, reproduce
 
 
@@ -29,14 +30,14 @@ def model() -> None:
       2    wrong usage: an invalid option, URI, name or table, or an overlay that does not exist
       3    the dataset or an item does not exist, is not a checkpoint, is not frozen or cannot be read; evaluate: the
            model cannot be run on the data
-      4    the store cannot be reached, read or written
+      4    the store cannot be reached, read or written; recover: something could not be finished or removed
       5    reproduce, replicate: the verdict is 'could not run' or 'could not compare'
       130  interrupted
       141  the reader of the output closed the pipe
     """  # noqa: D301 - click's own marker
 
 
-for command in (ls, show, check, verify, resolve, diff, compare, reproduce, replicate, evaluate, pack):
+for command in (ls, show, check, verify, resolve, diff, compare, reproduce, replicate, evaluate, pack, recover):
     model.add_command(command)
 
 

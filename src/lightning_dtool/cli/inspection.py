@@ -37,6 +37,7 @@ def ls(base_uri: str, as_json: bool) -> None:
     the URI is below the rest of its row. Without a terminal, every checkpoint is one line that ends with its URI.
     """
     from lightning_dtool.store import iter_datasets
+    from lightning_dtool.store.places import leftovers
 
     def warn(uri: str, error: LightningDtoolError) -> None:
         message(f"Warning: left out {uri}: {one_line(error.reason)}")
@@ -50,6 +51,7 @@ def ls(base_uri: str, as_json: bool) -> None:
 
     with status(f"Reading {base_uri}"), ThreadPoolExecutor(8) as pool:
         found = [entry for entry in pool.map(summary, iter_datasets(base_uri, warn)) if entry]
+        unfinished = sum(not leftover.is_owned for leftover in leftovers(base_uri))
     found.sort(key=lambda entry: (entry["frozen_at"], entry["uri"]), reverse=True)
     if as_json:
         print_json([{**entry, "frozen_at": entry["frozen_at"].isoformat()} for entry in found])
@@ -59,6 +61,9 @@ def ls(base_uri: str, as_json: bool) -> None:
         print_rich(lambda width: listing(found, width))
     else:
         message(f"No checkpoints in {base_uri}.")
+    if unfinished:
+        what = "1 unfinished dataset or upload" if unfinished == 1 else f"{unfinished} unfinished datasets or uploads"
+        message(f"{what} in {base_uri}. See: lightning-dtool recover --dry-run {base_uri}")
 
 
 @click.command(cls=Command)

@@ -242,15 +242,20 @@ class Broker(ABC):
 
     # -- what unfinished operations leave behind -----------------------------------------------
 
-    def leftovers(self) -> Iterable[Leftover]:
-        """Return what was begun below the base URI that this broker was opened with, and is not finished.
+    @classmethod
+    def leftovers(cls, base_uri: str, *, quick: bool = False) -> Iterable[Leftover]:
+        """Return what was begun below a base URI, and is not finished.
 
         By default nothing: a store of which only dtool's interface is known does not say who writes a dataset.
+
+        Args:
+            base_uri: A normalized base URI.
+            quick: Whether to return only what is found without opening each dataset. False by default.
         """
         return ()
 
     def restore(self, leftover: Leftover) -> None:
-        """Make a dataset visible whose `whole` was verified.
+        """Make a dataset visible whose `whole` was verified. Called on the broker of the base URI.
 
         Args:
             leftover: What is left of it.
@@ -261,7 +266,7 @@ class Broker(ABC):
         raise NotImplementedError
 
     def discard(self, leftover: Leftover) -> None:
-        """Remove what is left of an unfinished operation.
+        """Remove what is left of an unfinished operation. Called on the broker of the base URI.
 
         Args:
             leftover: What is left of it.

@@ -164,9 +164,10 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
             self._move_to(self._workplace.dataset)
         self.put_admin_metadata(admin_metadata)
 
-    def leftovers(self) -> Iterator[Leftover]:
-        """Yield the workplaces below this base URI, and the datasets that are being removed."""
-        return workplaces.leftovers(self.uri, self._place)
+    @classmethod
+    def leftovers(cls, base_uri: str, *, quick: bool = False) -> Iterator[Leftover]:
+        """Yield the workplaces below a base URI, the datasets that are being removed, and other proto datasets."""
+        return workplaces.leftovers(base_uri, Path(cls(base_uri)._abspath), quick=quick)
 
     def restore(self, leftover: Leftover) -> None:
         """Move a whole dataset to its place."""

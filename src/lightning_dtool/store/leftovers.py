@@ -1,11 +1,15 @@
 """What an unfinished operation leaves behind in a store."""
 
+import time
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_dtool.store.ownership import Owner
+from lightning_dtool.store.ownership import Owner, is_alive
 
-LeftoverKind = Literal["writing", "removing", "upload"]
+LeftoverKind = Literal["writing", "removing", "proto", "upload"]
+
+_SECONDS_TO_BE_NAMED = 600
+"""The age in seconds at which what names no owner is nobody's: an owner is named at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +17,9 @@ class Leftover:
     """Something that was begun in a store and is not finished. Its owner may still be at work.
 
     Attributes:
-        kind: `"writing"` for a dataset that is being written, `"removing"` for one that is being removed, `"upload"`
-            for an upload of an item in parts.
+        kind: `"writing"` for a dataset that is being written, `"removing"` for one that is being removed, `"proto"` for
+            one that another program may be writing, which says nothing about its owner, and `"upload"` for an upload of
+            an item in parts.
         name: The dataset's name; empty if it is not known.
         uri: The URI that the dataset will have, or had. The base URI if it is not known.
         place: Where it lies: a folder, or a key of the store.
@@ -31,3 +36,12 @@ class Leftover:
     owner: Owner | None
     since: float
     whole: str | None = None
+
+    @property
+    def is_owned(self) -> bool | None:
+        """Whether its owner still runs; None if this cannot be known here."""
+        if self.owner is not None:
+            return is_alive(self.owner)
+        if self.kind == "proto" or time.time() - self.since < _SECONDS_TO_BE_NAMED:
+            return None
+        return False

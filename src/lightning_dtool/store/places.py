@@ -16,6 +16,7 @@ from lightning_dtool.errors import (
 from lightning_dtool.store.brokers import broker_class, open_broker
 from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.faults import store_errors
+from lightning_dtool.store.leftovers import Leftover
 from lightning_dtool.store.metadata import read_admin_metadata
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.uris import local_path, normalize_uri, scheme_of
@@ -134,6 +135,57 @@ def delete_dataset(uri: str | os.PathLike[str]) -> None:
     read_admin_metadata(normal, broker)
     with store_errors(normal, "delete the dataset"):
         broker.remove()
+
+
+def leftovers(base_uri: str | os.PathLike[str], *, quick: bool = False) -> list[Leftover]:
+    """Return what was begun below a base URI and is not finished. Its owners may still be at work.
+
+    Args:
+        base_uri: A directory, or for instance `s3://bucket`.
+        quick: Whether to return only what is found without opening each dataset. False by default.
+
+    Raises:
+        InvalidURIError: If the base URI is malformed or no installed storage broker reads it.
+        StoreError: If it does not exist or cannot be read.
+    """
+    normal = normalize_uri(base_uri)
+    with store_errors(normal, "look for unfinished datasets"):
+        return list(broker_class(scheme_of(normal)).leftovers(normal, quick=quick))
+
+
+def restore(base_uri: str, leftover: Leftover) -> bool:
+    """Make a dataset visible that was left whole, and verified, by a process that ended.
+
+    Args:
+        base_uri: The normalized base URI.
+        leftover: What is left.
+
+    Returns:
+        Whether it was done; False if another dataset has its name now.
+
+    Raises:
+        StoreError: If the store cannot be written.
+    """
+    with store_errors(leftover.uri, "finish the dataset"):
+        try:
+            open_broker(base_uri).restore(leftover)
+        except FileExistsError:
+            return False
+    return True
+
+
+def discard(base_uri: str, leftover: Leftover) -> None:
+    """Remove what was left by a process that ended.
+
+    Args:
+        base_uri: The normalized base URI.
+        leftover: What is left.
+
+    Raises:
+        StoreError: If it cannot be removed.
+    """
+    with store_errors(leftover.uri, "remove what is left of the dataset"):
+        open_broker(base_uri).discard(leftover)
 
 
 def _opened(uri: str) -> FrozenDataset | LightningDtoolError:

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -24,7 +23,6 @@ from lightning_dtool.store.syncing import sync_path
 
 _WRITING = ".writing-"
 _REMOVING = ".removing-"
-_HIDDEN = re.compile(rf"({re.escape(_WRITING)}|{re.escape(_REMOVING)})[0-9a-f]{{32}}")
 _OWNER = "owner.json"
 
 
@@ -162,28 +160,37 @@ def find(place: Path) -> Workplace | None:
     return next((each for each in found if _may_be_at_work(each)), found[0] if found else None)
 
 
-def leftovers(base_uri: str, base: Path) -> Iterator[Leftover]:
+def leftovers(base_uri: str, base: Path, *, quick: bool) -> Iterator[Leftover]:
     """Yield what is being written or removed below a base URI.
 
     Args:
         base_uri: The normalized base URI.
         base: Its folder.
+        quick: Whether to leave out what another program may be writing, for which each dataset has to be opened.
     """
     for folder in sorted(base.iterdir()):
-        if not _HIDDEN.fullmatch(folder.name):
-            continue
-        with contextlib.suppress(FileNotFoundError):  # it was finished meanwhile
-            workplace = Workplace(folder, next((child.name for child in folder.iterdir() if child.is_dir()), ""))
-            owner = workplace.owner
-            yield Leftover(
-                kind="writing" if folder.name.startswith(_WRITING) else "removing",
-                name=workplace.name,
-                uri=f"{base_uri}/{workplace.name}" if workplace.name else base_uri,
-                place=str(folder),
-                owner=owner,
-                since=folder.stat().st_mtime if owner is None else owner.since,
-                whole=f"{base_uri}/{folder.name}/{workplace.name}" if _says_frozen(workplace) else None,
-            )
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it was finished meanwhile
+            if folder.name.startswith((_WRITING, _REMOVING)):
+                yield _leftover(base_uri, folder)
+            elif not quick and _type_of(folder) == "protodataset":
+                since = (folder / ".dtool" / "dtool").stat().st_mtime
+                yield Leftover("proto", folder.name, f"{base_uri}/{folder.name}", str(folder), None, since)
+
+
+def _leftover(base_uri: str, folder: Path) -> Leftover:
+    workplace = Workplace(folder, next((child.name for child in folder.iterdir() if child.is_dir()), ""))
+    owner = workplace.owner
+    complete = workplace.name and _type_of(workplace.dataset) == "dataset"
+    return Leftover(
+        kind="writing" if folder.name.startswith(_WRITING) else "removing",
+        name=workplace.name,
+        uri=f"{base_uri}/{workplace.name}" if workplace.name else base_uri,
+        place=str(folder),
+        owner=owner,
+        since=folder.stat().st_mtime if owner is None else owner.since,
+        # The administrative metadata is written last.
+        whole=f"{base_uri}/{folder.name}/{workplace.name}" if complete else None,
+    )
 
 
 def workplace_of(leftover: Leftover) -> Workplace:
@@ -244,13 +251,13 @@ def _is_empty(place: Path) -> bool:
         return False
 
 
-def _says_frozen(workplace: Workplace) -> bool:
-    """Tell whether all of a dataset was in its workplace once: the administrative metadata is written last."""
+def _type_of(dataset: Path) -> object:
+    """Return what the administrative metadata in a folder says; None if there is none."""
     try:
-        found = json.loads((workplace.dataset / ".dtool" / "dtool").read_bytes())
+        found = json.loads((dataset / ".dtool" / "dtool").read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("type") == "dataset"
+        return None
+    return found.get("type") if isinstance(found, dict) else None
 
 
 def _delete(folder: Path) -> None:

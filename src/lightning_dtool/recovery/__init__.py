@@ -1,0 +1,1 @@
+"""What unfinished operations have left behind: told, finished or removed."""

@@ -1,0 +1,57 @@
+"""Folders of Lightning's paths: links that lead into datasets, and checkpoints that were not published."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+UNPUBLISHED = ".unpublished"
+"""The end of the name of the folder beside a checkpoint file that was not published."""
+
+
+class Found(NamedTuple):
+    """What folders of Lightning's paths hold.
+
+    Attributes:
+        targets: Where symbolic links lead, as absolute paths that need not exist.
+        unpublished: The checkpoint files that were not published.
+    """
+
+    targets: frozenset[str]
+    unpublished: tuple[Path, ...]
+
+
+def look_through(folders: Iterable[Path]) -> Found:
+    """Look for links and for unpublished checkpoints below folders. No link to a folder is followed.
+
+    Args:
+        folders: The folders. Those that do not exist hold nothing.
+    """
+    targets: set[str] = set()
+    unpublished: dict[Path, None] = {}
+    for folder in folders:
+        for parent, names, files in os.walk(folder):
+            for name in (*names, *files):
+                path = os.path.join(parent, name)
+                if os.path.islink(path):
+                    targets.add(_target(path))
+            for name in names:
+                if name.endswith(UNPUBLISHED):
+                    unpublished[Path(parent, name.removesuffix(UNPUBLISHED)).absolute()] = None
+            names[:] = [] if ".dtool" in names else sorted(name for name in names if not name.endswith(UNPUBLISHED))
+    return Found(frozenset(targets), tuple(unpublished))
+
+
+def leads_into(targets: Iterable[str], folder: Path) -> bool:
+    """Tell whether a link leads into a folder.
+
+    Args:
+        targets: Where links lead.
+        folder: The folder, which need not exist.
+    """
+    roots: Sequence[str] = (str(folder), os.path.realpath(folder))
+    return any(target == root or target.startswith(f"{root}{os.sep}") for target in targets for root in roots)
+
+
+def _target(path: str) -> str:
+    return os.path.normpath(os.path.join(os.path.realpath(os.path.dirname(path)), os.readlink(path)))
