@@ -419,6 +419,7 @@ class DtoolCheckpointIO(CheckpointIO):
         if ready is not None:
             self._publisher.submit(publication, ready, path, place)
         else:  # training cannot change the state while it is read
+            # Streams are always submitted.
             self._publisher.publish(publication, stood or staged, path, place)
 
     def _large(self, publication: Publication, staged: Staged, place: Path | None) -> Staged | None:
@@ -446,7 +447,7 @@ class DtoolCheckpointIO(CheckpointIO):
                 write(staged.put_into, place)
             else:
                 stream = write_and_open(staged.put_into, place)
-            publication.standing = StandingFile.at(place)
+            publication.standing, publication.reached = StandingFile.at(place), True
         except (OSError, RuntimeError):  # torch's error for a file that takes no more; another attempt tells the reason
             return None
         self._flight.filled(str(place))
@@ -492,6 +493,7 @@ class DtoolCheckpointIO(CheckpointIO):
                 return False
             self._publisher.cannot_fill(same, path, error)
         else:
+            same.reached = True
             self._flight.filled(path)
             unpublished.discard(place)
             self._worker.submit(self._publisher.fill, same, path, place)

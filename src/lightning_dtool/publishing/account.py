@@ -37,6 +37,7 @@ class Publication:
         standing: The plain file that was saved at a path.
         failed: Whether publishing failed.
         unfilled: Whether one of its paths could not be filled.
+        reached: Whether one of its paths has led to it.
         omitted: Whether no dataset was made, because no path led to it any more when its turn came.
         deleted: Whether the dataset has been deleted since then.
     """
@@ -52,6 +53,7 @@ class Publication:
     standing: StandingFile | None = None
     failed: bool = False
     unfilled: bool = False
+    reached: bool = False
     omitted: bool = False
     deleted: bool = False
 

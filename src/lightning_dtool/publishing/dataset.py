@@ -83,6 +83,11 @@ class Staged:
         else:
             torch.save(self.state, target)
 
+    def close(self) -> None:
+        """Close `stream`."""
+        if self.stream is not None:
+            self.stream.close()
+
 
 class _MovedError(Exception):
     """The file at Lightning's path was replaced while it was being stored."""

@@ -67,6 +67,7 @@ class Publisher:
         self._links: Links = links
         self._process: WritingProcess | None = None
         self._queued: dict[Publication, tuple[Staged, str, Path | None]] = {}
+        self._begun: Publication | None = None
         self._lock = threading.Lock()
         # Orphans whose successor is not whole at its path; used in the publishing thread only.
         self._not_succeeded: list[Publication] = []
@@ -107,6 +108,7 @@ class Publisher:
         size = len(staged.content or b"")
         if not self._worker.wait("Publishing checkpoints", until=lambda: self._has_room_for(size)):
             self._give_up(publication, staged, path, place)
+            staged.close()
             return
         with self._lock:
             self._queued[publication] = (staged, path, place)
@@ -120,9 +122,11 @@ class Publisher:
     def give_up(self) -> None:
         """Keep plain files of what is not published yet. The publishing thread does not begin with it any more."""
         with self._lock:
-            queued, self._queued = self._queued, {}
+            queued, self._queued, begun = self._queued, {}, self._begun
         for publication, (staged, path, place) in queued.items():
             self._give_up(publication, staged, path, place)
+            if publication is not begun:
+                staged.close()
 
     def _give_up(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
         error = PublishError(
@@ -136,12 +140,15 @@ class Publisher:
     def _publish_queued(self, publication: Publication) -> None:
         with self._lock:
             queued = self._queued.get(publication)
-        if queued is None:  # given up
-            return
+            if queued is None:  # given up
+                return
+            self._begun = publication
         try:
             self.publish(publication, *queued, is_wanted=lambda: publication in self._queued)
         finally:
+            queued[0].close()
             with self._lock:
+                self._begun = None
                 self._queued.pop(publication, None)
 
     def publish(
@@ -195,7 +202,7 @@ class Publisher:
     def _stand(self, publication: Publication, staged: Staged, place: Path) -> Staged:
         """Write the plain file that Lightning would have written."""
         write(staged.put_into, place)
-        publication.standing = StandingFile.at(place)
+        publication.standing, publication.reached = StandingFile.at(place), True
         self._flight.filled(str(place))
         return replace(staged, standing=publication.standing)
 
@@ -234,6 +241,7 @@ class Publisher:
                 return
             try:
                 if self._lead(publication, path, place):
+                    publication.reached = True
                     self._flight.filled(path)
             except OSError as error:
                 self.cannot_fill(publication, path, error)
@@ -273,7 +281,9 @@ class Publisher:
         """
         if publication.dataset_uri is None:
             return
-        if successor is publication or (successor.dataset_uri is not None and not successor.unfilled):
+        # A path that could not be filled for the successor may still lead here.
+        leads_here = successor.unfilled and publication.reached
+        if successor is publication or (successor.dataset_uri is not None and not leads_here):
             self._delete(publication)
         elif successor.omitted or successor.unfilled:
             self._not_succeeded.append(publication)
