@@ -13,9 +13,7 @@ import pytest
 import torch
 
 import programs
-from lightning_dtool import DtoolCheckpoint
-from lightning_dtool.errors import NotFrozenError
-from lightning_dtool.store import FrozenDataset, iter_datasets
+from lightning_dtool import DtoolCheckpoint, iter_datasets, recover
 
 SCRIPT = """
     import signal, sys, time
@@ -90,8 +88,8 @@ def test_a_killed_run_leaves_no_partial_dataset(tmp_path: Path) -> None:
     assert len(found) >= 2
     for dataset in found:
         DtoolCheckpoint.from_uri(dataset.uri).verify()
-    for folder in (tmp_path / "models").iterdir():
-        if folder.name not in {dataset.name for dataset in found}:
-            with pytest.raises(NotFrozenError):
-                FrozenDataset.from_uri(folder)
+    recover(tmp_path / "models", [tmp_path / "ckpt"])
+    names = {dataset.name for dataset in iter_datasets(tmp_path / "models")}
+    assert names >= {dataset.name for dataset in found}
+    assert names == {folder.name for folder in (tmp_path / "models").iterdir()}
     torch.load(tmp_path / "ckpt" / "last.ckpt", weights_only=True)

@@ -88,8 +88,8 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
             return json.loads(self.get_text(self.get_admin_metadata_key()))
         except FileNotFoundError:
             found = workplaces.find(self._place)
-            if found is None:
-                raise
+            if found is None:  # there is nothing, or it was finished meanwhile
+                return json.loads(self.get_text(self.get_admin_metadata_key()))
             relpath = os.path.relpath(self.get_admin_metadata_key(), self._abspath)
             return {**json.loads(self.get_text(str(found.dataset / relpath))), "type": "protodataset"}
 

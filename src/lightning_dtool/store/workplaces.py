@@ -73,7 +73,7 @@ def claim(place: Path) -> Workplace:
         try:
             place.mkdir()
         except FileExistsError:
-            if not _is_empty(place) or _is_claimed(place, but_not_by=workplace):
+            if not _is_left_empty(workplace):
                 raise
     except BaseException:
         _delete(workplace.folder)
@@ -212,7 +212,7 @@ def require_free(workplace: Workplace) -> None:
         FileExistsError: If it does.
     """
     place = workplace.place
-    if os.path.lexists(place) and (not _is_empty(place) or _is_claimed(place, but_not_by=workplace)):
+    if os.path.lexists(place) and not _is_left_empty(workplace):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
 
 
@@ -232,6 +232,18 @@ def _workplaces_of(place: Path) -> Iterator[Workplace]:
     for folder in place.parent.iterdir():
         if folder.name.startswith(_WRITING) and (folder / place.name).is_dir():
             yield Workplace(folder, place.name)
+
+
+def _is_left_empty(workplace: Workplace) -> bool:
+    """Tell whether the place of a dataset is a claim of nobody else who may be at work."""
+    place = workplace.place
+    # In this order: another writer makes its workplace before it claims the place, and fills the place before its
+    # workplace goes.
+    return (
+        not _is_claimed(place, but_not_by=workplace)
+        and _is_empty(place)
+        and not _is_claimed(place, but_not_by=workplace)
+    )
 
 
 def _is_claimed(place: Path, *, but_not_by: Workplace) -> bool:
