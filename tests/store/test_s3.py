@@ -14,6 +14,7 @@ from typing import Any
 import dtoolcore
 import pytest
 
+from lightning_dtool import recover
 from lightning_dtool.errors import (
     CorruptDatasetError,
     DatasetNotFoundError,
@@ -29,6 +30,8 @@ from lightning_dtool.store import (
     generate_identifier,
     iter_datasets,
 )
+from lightning_dtool.store.brokers import open_broker
+from lightning_dtool.store.ownership import is_alive
 from lightning_dtool.store.s3 import PART, S3Broker
 from s3_server import S3Server, free_ports
 
@@ -200,7 +203,7 @@ def test_a_store_that_holds_something_else(s3_base_uri: str, s3_server: S3Server
     assert keys(writer.uuid) == []
 
 
-@pytest.mark.parametrize("lost", [f"data/{OAK}", "README.txt", "structure.json", "dtool"])
+@pytest.mark.parametrize("lost", [f"data/{OAK}", "README.txt", "structure.json"])
 def test_an_object_that_is_lost_before_the_dataset_is_frozen(
     s3_base_uri: str, s3_server: S3Server, keys: Any, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
@@ -260,6 +263,115 @@ writer.commit()
     assert list(iter_datasets(s3_base_uri)) == []
     delete_dataset(uri)
     assert keys(uri.rsplit("/")[-1]) == []
+
+
+# -- what killed processes leave behind -----------------------------------------------------------
+
+
+def killed(base_uri: str, body: str) -> str:
+    """Run a program in a process that is killed at its end, or earlier; return what it printed."""
+    script = f"""
+import os, signal
+from lightning_dtool.store import DatasetWriter, FrozenDataset, delete_dataset, s3, uploading
+base = {base_uri!r}
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+{body}
+die()
+"""
+    died = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    return died.stdout.strip()
+
+
+ITEM = "writer = DatasetWriter('x', base)\nprint(writer.uri, flush=True)\nwriter.put_bytes(b'1', 'a')\n"
+WHOLE = ITEM + "writer.put_annotation('n', 1)\nuri = writer.commit().uri\n"
+KILLED = {
+    "begun": ITEM,
+    "with its items": ITEM + "writer._uploads.finish()\n",
+    "with its metadata": ITEM + "writer._broker.held_items = die\nwriter.commit()\n",
+    "before it was frozen": ITEM + "writer._broker.freeze = die\nwriter.commit()\n",
+    "in the middle of an upload in parts": (
+        "s3.PART = 5 * 2**20\nuploading.SMALL = 1000\n" + ITEM + "writer._broker.s3client.meta.events.register("
+        "'before-send.s3.CompleteMultipartUpload', die)\nwriter.put_bytes(bytes(6 * 2**20), 'b')\n"
+    ),
+    "removed, but for its objects": WHOLE + "s3.S3Broker._delete = die\ndelete_dataset(uri)\n",
+    "removed, but for the last step": (
+        WHOLE + "delete = s3.S3Broker._delete\n"
+        "s3.S3Broker._delete = lambda self, keys: die() if len(keys) == 2 else delete(self, keys)\n"
+        "delete_dataset(uri)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("when", KILLED)
+def test_what_a_killed_process_has_left_is_found_and_removed(
+    s3_base_uri: str, s3_server: S3Server, dataset: FrozenDataset, keys: Any, when: str
+) -> None:
+    uri = killed(s3_base_uri, KILLED[when])
+    assert [each.uri for each in iter_datasets(s3_base_uri)] == [dataset.uri]
+    with pytest.raises(NotFrozenError):
+        FrozenDataset.from_uri(uri)
+
+    (found,) = S3Broker.leftovers(s3_base_uri)
+    assert (found.kind, found.uri, found.name) == ("removing" if "but" in when else "writing", uri, "x")
+    assert found.owner is not None
+    assert is_alive(found.owner) is False
+    assert found.whole is None
+
+    assert [(each.outcome, each.uri) for each in recover(s3_base_uri, [], dry_run=True)] == [("removed", uri)]
+    assert [(each.outcome, each.uri) for each in recover(s3_base_uri, [])] == [("removed", uri)]
+    assert recover(s3_base_uri, []) == []
+    assert keys(uri.rpartition("/")[2]) == []
+    bucket = s3_base_uri.removeprefix("s3://")
+    assert s3_server.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+    dataset.verify()
+
+
+def test_what_a_living_process_writes_has_an_owner_that_lives(s3_base_uri: str, keys: Any) -> None:
+    with DatasetWriter("x", s3_base_uri) as writer:
+        writer.put_bytes(b"1", "a")
+        (found,) = S3Broker.leftovers(s3_base_uri)
+        assert (found.uri, found.owner.pid) == (writer.uri, os.getpid())
+        assert is_alive(found.owner) is True
+        assert [each.outcome for each in recover(s3_base_uri, [])] == ["left"]
+        dataset = writer.commit()
+    assert list(S3Broker.leftovers(s3_base_uri)) == []
+    # It was finished after it was found.
+    open_broker(s3_base_uri).discard(found)
+    dataset.verify()
+    assert dataset.admin_metadata.keys() == {
+        "uuid", "dtoolcore_version", "name", "type", "creator_username", "created_at", "frozen_at"
+    }  # fmt: skip
+
+
+def test_uploads_of_other_programs_are_not_left_behind(s3_base_uri: str, s3_server: S3Server, keys: Any) -> None:
+    client, bucket = s3_server.client(), s3_base_uri.removeprefix("s3://")
+    begun = client.create_multipart_upload(Bucket=bucket, Key="films/leaves.mp4")
+    ours = client.create_multipart_upload(Bucket=bucket, Key=f"dtool-{'0' * 8}-0000-0000-0000-{'0' * 12}")
+    try:
+        (found,) = S3Broker.leftovers(s3_base_uri)
+        assert (found.kind, found.place, found.owner) == ("upload", ours["Key"], None)
+        open_broker(s3_base_uri).discard(found)
+        left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+        assert [each["Key"] for each in left] == ["films/leaves.mp4"]
+    finally:
+        client.abort_multipart_upload(Bucket=bucket, Key=begun["Key"], UploadId=begun["UploadId"])
+
+
+def test_a_dataset_that_dtool_is_writing_is_nobodys(s3_base_uri: str, keys: Any) -> None:
+    theirs = dtoolcore.create_proto_dataset("theirs", s3_base_uri)
+    (found,) = S3Broker.leftovers(s3_base_uri)
+    assert (found.kind, found.uri, found.name, found.owner) == ("proto", theirs.uri, "theirs", None)
+    delete_dataset(theirs.uri)
+    assert list(S3Broker.leftovers(s3_base_uri)) == []
+
+
+def test_dtool_passes_over_what_is_being_written(s3_base_uri: str, dataset: FrozenDataset, keys: Any) -> None:
+    with DatasetWriter("x", s3_base_uri) as writer:
+        writer.put_bytes(b"1", "a")
+        assert [each.uri for each in dtoolcore.iter_datasets_in_base_uri(s3_base_uri)] == [dataset.uri]
+        assert list(dtoolcore.iter_proto_datasets_in_base_uri(s3_base_uri)) == []
 
 
 # -- removing -----------------------------------------------------------------------------------

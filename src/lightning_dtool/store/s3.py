@@ -26,6 +26,8 @@ from lightning_dtool.store.broker import ParallelBroker
 from lightning_dtool.store.digest import CHUNK, generate_identifier, hash_file, new_hash
 from lightning_dtool.store.faults import kind_of
 from lightning_dtool.store.item import Item
+from lightning_dtool.store.leftovers import Leftover
+from lightning_dtool.store.ownership import current_owner, owner_from_json, owner_to_json
 from lightning_dtool.store.parallel import THREADS, run_all
 from lightning_dtool.store.s3_connections import ATTEMPTS, connections
 from lightning_dtool.store.waiting import hurried
@@ -33,7 +35,12 @@ from lightning_dtool.store.waiting import hurried
 PART = 16 * 1024 * 1024
 """Larger items are sent and fetched in parts of this size, in bytes, several at a time."""
 _REGISTRATION = re.compile(r"dtool-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_ITEM_KEY = re.compile(r"(?:^|/)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/data/[0-9a-f]{40}$")
 _DELETED_AT_ONCE = 1000
+_OWNER = "owner"
+"""In the administrative metadata of an unfinished dataset: the process that writes or removes it."""
+_PURPOSE = "unfinished"
+"""In the same place: what that process does, "writing" or "removing"."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         # Uploads by key, and paths of items by identifier.
         self._uploaded: dict[str, _Uploaded] = {}
         self._relpaths: dict[str, str] = {}
+        self._is_new = False
+        # None if it was not read, or if it is not certain what was written.
+        self._known_admin_metadata: dict[str, Any] | None = None
 
     @classmethod
     def connect(cls, uri: str, *, new: bool = False) -> "S3Broker":
@@ -75,6 +85,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         if not new:
             return cls(uri)
         broker = cls(uri, prefix=_configured_prefix(_bucket_of(uri)))
+        broker._is_new = True
         connections(broker.bucket).prefixes[broker.bucket, broker.uuid] = broker._get_prefix()
         return broker
 
@@ -201,8 +212,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
     # -- metadata -----------------------------------------------------------------------------
 
     def create_structure(self) -> None:
-        """Register the dataset."""
-        self.put_text(self.dataset_registration_key, self._get_prefix())
+        """Do nothing: the dataset is registered together with its first administrative metadata."""
 
     def pre_freeze_hook(self) -> None:
         """Describe the layout."""
@@ -211,14 +221,45 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         run_all([partial(self.put_text, key, text) for key, text in texts.items()])
 
     def put_admin_metadata(self, admin_metadata: dict[str, Any]) -> None:
-        """Write the administrative metadata as dtool-s3 does: as content and as metadata of the object."""
+        """Write the administrative metadata as dtool-s3 does: as content and as metadata of the object.
+
+        That of an unfinished dataset names its owner. When a dataset is begun, it is the metadata of the registration,
+        which saves a request: dtool-s3 passes over a registered dataset without administrative metadata.
+        """
+        if admin_metadata["type"] != "dataset":
+            admin_metadata = {_PURPOSE: "writing", **admin_metadata, _OWNER: owner_to_json(current_owner())}
         beside = {name: str(value) for name, value in admin_metadata.items()}
-        self.put_text(self.get_admin_metadata_key(), json.dumps(admin_metadata), beside)
+        self._known_admin_metadata = None
+        if self._is_new:
+            self.put_text(self.dataset_registration_key, self._get_prefix(), beside)
+            self._is_new = False
+        else:
+            self.put_text(self.get_admin_metadata_key(), json.dumps(admin_metadata), beside)
+        self._known_admin_metadata = admin_metadata
 
     def get_admin_metadata(self) -> dict[str, Any]:
-        """Read the administrative metadata from the metadata of its object, as dtool-s3 does."""
-        _, beside = self._get(self.get_admin_metadata_key())
-        return {**beside, **{name: float(beside[name]) for name in _TIMES & beside.keys()}}
+        """Read the administrative metadata from the metadata of its object, as dtool-s3 does.
+
+        That of a dataset that was only begun is read from its registration.
+        """
+        try:
+            _, beside = self._get(self.get_admin_metadata_key())
+        except ClientError as exc:
+            beside = self._begun() if kind_of(exc) == "absent" else {}
+            if "type" not in beside:
+                raise
+        found = {**beside, **{name: float(beside[name]) for name in _TIMES & beside.keys()}}
+        self._known_admin_metadata = found
+        return found
+
+    def _begun(self) -> dict[str, str]:
+        """Return the administrative metadata that was written when the dataset was begun; nothing if there is none."""
+        if self._is_new:
+            return {}
+        try:
+            return self._get(self.dataset_registration_key)[1]
+        except ClientError:
+            return {}
 
     def get_text(self, key: str) -> str:
         """Read an object as text in UTF-8."""
@@ -295,26 +336,96 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
     def remove(self) -> None:
         """Remove every object of the dataset. Readers see it as unfinished from the first step on."""
         try:
-            self.put_admin_metadata({**self.get_admin_metadata(), "type": "protodataset"})
+            known = self._known_admin_metadata or self.get_admin_metadata()
         except ClientError as exc:
             if kind_of(exc) != "absent":
                 raise
-        self._abort_unfinished_uploads()
+            known = {}
+        if known.get("type") == "dataset":
+            self.put_admin_metadata({**known, "type": "protodataset", _PURPOSE: "removing"})
+        else:  # all uploads of a frozen dataset were completed
+            self._abort_uploads(self._root)
         marker = self.get_admin_metadata_key()
         keys = [key for key, _, _ in self._objects(self._root)]
         self._delete([key for key in keys if key != marker])
-        # These two are last: as long as they exist, an interrupted removal can be repeated.
-        self._delete([marker])
-        self._delete([self.dataset_registration_key])
+        # These two are last: as long as one exists, an interrupted removal can be repeated.
+        self._delete([marker, self.dataset_registration_key])
         connections(self.bucket).prefixes.pop((self.bucket, self.uuid), None)
 
-    def _abort_unfinished_uploads(self) -> None:
+    # -- what unfinished operations leave behind -----------------------------------------------
+
+    @classmethod
+    def leftovers(cls, base_uri: str, *, quick: bool = False) -> Iterator[Leftover]:
+        """Yield the unfinished datasets of the bucket, and unfinished uploads that belong to none of them.
+
+        Nothing is found quickly: each dataset has to be asked whether it is frozen.
+        """
+        if quick:
+            return
+        bucket = _bucket_of(base_uri)
+        uris = cls.list_dataset_uris(base_uri, None)
+        found = [each for each in run_all([partial(cls._leftover, uri) for uri in uris]) if each is not None]
+        yield from found
+        unfinished = tuple(each.place for each in found)
+        for upload in cls(base_uri)._uploads(""):
+            key = upload["Key"]
+            if (_REGISTRATION.fullmatch(key) or _ITEM_KEY.search(key)) and not key.startswith(unfinished):
+                yield Leftover("upload", "", f"s3://{bucket}", key, None, upload["Initiated"].timestamp())
+
+    @classmethod
+    def _leftover(cls, uri: str) -> Leftover | None:
+        """Return what is left of a dataset; None if it is frozen, or gone meanwhile."""
+        try:
+            broker = cls(uri)
+            admin_metadata = broker.get_admin_metadata()
+        except ClientError as exc:
+            if kind_of(exc) != "absent":
+                raise
+            return cls._registration_alone(uri)
+        if admin_metadata.get("type") == "dataset":
+            return None
+        owner = owner_from_json(admin_metadata.get(_OWNER, ""))
+        purpose = admin_metadata.get(_PURPOSE)
+        return Leftover(
+            "removing" if purpose == "removing" else "writing" if purpose else "proto",
+            str(admin_metadata.get("name", "")),
+            uri,
+            broker._root,
+            owner,
+            owner.since if owner else admin_metadata.get("created_at", 0.0),
+        )
+
+    @classmethod
+    def _registration_alone(cls, uri: str) -> Leftover | None:
+        """Return a registration without a dataset, which another program may just have begun."""
+        broker = cls(uri)
+        for key, _, _ in broker._objects(broker.dataset_registration_key):
+            return Leftover("proto", "", uri, key, None, 0.0)
+        return None
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove an unfinished dataset, or an unfinished upload."""
+        if leftover.kind == "upload":
+            self._abort_uploads(leftover.place)
+            return
+        broker = type(self)(leftover.uri)
+        # It may have been finished since it was found.
+        if broker.get_admin_metadata().get("type") != "dataset":
+            broker.remove()
+
+    def _abort_uploads(self, prefix: str) -> None:
         """Abort multipart uploads that were not completed. They take space, but listings of objects omit them."""
-        # Not every server lists them, and readers cannot see them in any case.
-        with contextlib.suppress(ClientError):
-            answer = self.s3client.list_multipart_uploads(Bucket=self.bucket, Prefix=self._root)
-            for upload in answer.get("Uploads", []):
+        for upload in self._uploads(prefix):
+            with contextlib.suppress(ClientError):  # readers cannot see it, and its writer may have aborted it
                 self.s3client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _uploads(self, prefix: str) -> list[dict[str, Any]]:
+        """Return the multipart uploads that were not completed. Not every server lists them."""
+        pages = self.s3client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+        try:
+            return [upload for page in pages for upload in page.get("Uploads", [])]
+        except ClientError:
+            return []
 
     def _delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), _DELETED_AT_ONCE):
