@@ -74,6 +74,7 @@ def relieve(fault: str, base: Path, paths: Path) -> None:
     if fault in KILLS:
         return
     for place in (base, paths):
+        place.mkdir(exist_ok=True)
         if "immutable" in fault:
             subprocess.run(["chattr", "-i", place], capture_output=True)
         if "read-only" in fault and os.path.ismount(place):

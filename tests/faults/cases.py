@@ -109,4 +109,5 @@ def short(seed: int) -> list[Case]:
     kills = [Case(KILL, *setting, number, chance.random()) for number, setting in enumerate(_SETTINGS[::2])]
     at = [Case(KILL_AT, *_SETTINGS[0], number, (number + chance.random()) / 8) for number in range(8)]
     some = ("the store is full", "the folder of Lightning's paths is full", "SIGTERM", "a file system without links")
-    return [*kills, *at, *(Case(fault, moment=chance.random()) for fault in some)]
+    strikes = [Case(fault, moment=chance.random()) for fault in some]
+    return [*kills, *at, *strikes, Case("a server that answers 503", place=S3, moment=chance.random())]

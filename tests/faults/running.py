@@ -129,6 +129,7 @@ class _Run:
             until = time.monotonic() + 0.05
             while (not trace.exists() or not trace.stat().st_size) and time.monotonic() < until:
                 time.sleep(0.0005)
+            time.sleep(0.002)  # it is written piece by piece
             if self.case.fault == KILL_ALL:
                 os.killpg(process.pid, signal.SIGKILL)
             else:

@@ -27,6 +27,7 @@ from lightning_dtool.recovery.folders import look_through
 from lightning_dtool.recovery.recover import unfinished
 from lightning_dtool.store import workplaces
 from lightning_dtool.store.ownership import current_owner, owner_to_json
+from lightning_dtool.store.temporaries import temporary_beside
 
 WRITE = """
 import os, signal, sys
@@ -286,3 +287,45 @@ def test_the_next_run_says_what_is_left(base: Path, tmp_path: Path, caplog: pyte
     assert line.endswith(f"1 dataset. Finish or remove: lightning-dtool recover file://{os.uname().nodename}{base}")
     recover(base, [])
     assert said() == []
+
+
+# -- temporary files beside checkpoints ----------------------------------------------------------
+
+
+def test_a_temporary_file_of_a_killed_process_is_removed(base: Path, paths: Path) -> None:
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom lightning_dtool.publishing.linking import write\n"
+        "write(lambda file: file.write(b'half') and file.flush() or os.kill(os.getpid(), signal.SIGKILL),"
+        " Path(sys.argv[1], 'last.ckpt'))"
+    )
+    died = subprocess.run([sys.executable, "-c", program, str(paths)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    (left,) = paths.iterdir()
+    assert left.stat().st_size == 4
+
+    for dry_run in (True, False):
+        assert left.exists()
+        (found,) = recover(base, [paths], dry_run=dry_run)
+        assert (found.outcome, found.what, found.place) == ("removed", "a temporary file", str(left))
+    assert not left.exists()
+
+
+def test_a_temporary_folder_of_a_killed_process_is_removed(base: Path, paths: Path) -> None:
+    name = temporary_beside(paths / "last.ckpt").name.replace(f"-{os.getpid()}-", "-4194305-")
+    (paths / name / "inside").mkdir(parents=True)
+    assert [found.outcome for found in recover(base, [paths])] == ["removed"]
+    assert not list(paths.iterdir())
+
+
+def test_a_temporary_file_that_may_be_in_use_is_left(base: Path, paths: Path) -> None:
+    own = temporary_beside(paths / "last.ckpt")
+    own.touch()
+    machine = own.name.split("-")[2]
+    elsewhere = own.with_name(own.name.replace(machine, "00000000"))
+    elsewhere.touch()
+    assert [found.outcome for found in recover(base, [paths])] == ["left", "left"]
+    assert own.exists()
+    assert elsewhere.exists()
+    assert sorted(found.outcome for found in recover(base, [paths], other_hosts=True)) == ["left", "removed"]
+    assert own.exists()
+    assert not elsewhere.exists()

@@ -22,9 +22,9 @@ def recover(base_uri: str, folders: tuple[str, ...], dry_run: bool, other_hosts:
     """Finish or remove what killed processes and failing stores have left behind in BASE_URI.
 
     A dataset that is whole is frozen at its URI; one that is incomplete is removed. A checkpoint that could not be
-    published is published from its file in one of the FOLDERS (default: the working directory). What a running process
-    is working on is left alone, and so is a dataset to which a link in one of the FOLDERS leads. Each line of the
-    output says what was done, or why something was left.
+    published is published from its file in one of the FOLDERS (default: the working directory), and temporary files
+    there are removed. What a running process is working on is left alone, and so is a dataset to which a link in one of
+    the FOLDERS leads. Each line of the output says what was done, or why something was left.
     """
     from lightning_dtool.recovery.recover import recover as recover_all
 

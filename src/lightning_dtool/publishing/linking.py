@@ -2,11 +2,12 @@
 
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
+
+from lightning_dtool.store.temporaries import temporary_beside
 
 Links = Literal["auto", "copy"]
 """How a path leads to an item: by whatever the file system has, or always by a copy."""
@@ -120,8 +121,7 @@ def _replace(source: Path, path: Path, ways: Sequence[Callable[..., Any]]) -> No
 def _replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path. The file that the block puts there atomically replaces anything at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not derived from the path's own name, which may already be as long as the file system allows.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         temporary.replace(path)

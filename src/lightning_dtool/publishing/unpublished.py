@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.record import from_json, to_json
 from lightning_dtool.store import FrozenDataset
 from lightning_dtool.store.digest import hash_file
+from lightning_dtool.store.temporaries import temporary_beside
 
 SUFFIX = ".unpublished"
 
@@ -51,8 +51,7 @@ def keep(staged: Staged, base_uri: str, name: str, standing: StandingFile) -> bo
         False if the folder cannot be written; the file is still a checkpoint for Lightning.
     """
     target = folder_of(standing.path)
-    # In the file's folder, so that it can be renamed. Not derived from a name that may be as long as allowed.
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = temporary_beside(target)
     try:
         record, source = staged.sealed()
         (temporary / _ATTACHMENTS).mkdir(parents=True)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_dtool.store.temporaries import is_temporary
+
 UNPUBLISHED = ".unpublished"
 """The end of the name of the folder beside a checkpoint file that was not published."""
 
@@ -15,31 +17,37 @@ class Found(NamedTuple):
     Attributes:
         targets: Where symbolic links lead, as absolute paths that need not exist.
         unpublished: The checkpoint files that were not published.
+        temporary: Temporary files and folders of processes that write checkpoints, or have been killed meanwhile.
     """
 
     targets: frozenset[str]
     unpublished: tuple[Path, ...]
+    temporary: tuple[Path, ...]
 
 
 def look_through(folders: Iterable[Path]) -> Found:
-    """Look for links and for unpublished checkpoints below folders. No link to a folder is followed.
+    """Look for links, unpublished checkpoints and temporary files below folders. No link to a folder is followed.
 
     Args:
         folders: The folders. Those that do not exist hold nothing.
     """
     targets: set[str] = set()
     unpublished: dict[Path, None] = {}
+    temporary: dict[Path, None] = {}
     for folder in folders:
         for parent, names, files in os.walk(folder):
             for name in (*names, *files):
                 path = os.path.join(parent, name)
-                if os.path.islink(path):
+                if is_temporary(name):
+                    temporary[Path(path).absolute()] = None
+                elif os.path.islink(path):
                     targets.add(_target(path))
             for name in names:
                 if name.endswith(UNPUBLISHED):
                     unpublished[Path(parent, name.removesuffix(UNPUBLISHED)).absolute()] = None
-            names[:] = [] if ".dtool" in names else sorted(name for name in names if not name.endswith(UNPUBLISHED))
-    return Found(frozenset(targets), tuple(unpublished))
+            entered = (name for name in names if not (name.endswith(UNPUBLISHED) or is_temporary(name)))
+            names[:] = [] if ".dtool" in names else sorted(entered)
+    return Found(frozenset(targets), tuple(unpublished), tuple(temporary))
 
 
 def leads_into(targets: Iterable[str], folder: Path) -> bool:

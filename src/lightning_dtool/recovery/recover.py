@@ -1,6 +1,7 @@
 """Recovery from what killed processes and failing stores have left behind."""
 
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from lightning_dtool.store import FrozenDataset, local_path, normalize_uri
 from lightning_dtool.store.leftovers import Leftover
 from lightning_dtool.store.ownership import describe
 from lightning_dtool.store.places import discard, ensure_writable, leftovers, restore
+from lightning_dtool.store.temporaries import is_being_written
 
 Outcome = Literal["finished", "published", "removed", "left", "failed"]
 
@@ -71,8 +73,8 @@ def recover(
     """Finish or remove what processes that were killed, and stores that failed, have left behind.
 
     A dataset that is whole becomes visible at its URI; one that is incomplete is removed. A checkpoint that could not
-    be published is published from its file. What a running process is working on is left alone, and so is a dataset to
-    which a link in one of the folders leads.
+    be published is published from its file. Temporary files beside checkpoint files are removed. What a running process
+    is working on is left alone, and so is a dataset to which a link in one of the folders leads.
 
     Args:
         base_uri: Where the datasets are: a directory, or for instance `s3://bucket`.
@@ -96,7 +98,8 @@ def recover(
     """
     base = normalize_uri(base_uri) if dry_run else ensure_writable(base_uri)
     inside = look_through(Path(folder) for folder in folders)
-    return [_recovered(base, leftover, inside, dry_run, other_hosts) for leftover in leftovers(base)]
+    found = [_recovered(base, leftover, inside, dry_run, other_hosts) for leftover in leftovers(base)]
+    return found + [_removed(base, path, dry_run, other_hosts) for path in inside.temporary]
 
 
 def unfinished(base_uri: str) -> int:
@@ -129,6 +132,23 @@ def _recovered(base: str, leftover: Leftover, inside: Found, dry_run: bool, othe
             discard(base, leftover)
     except LightningDtoolError as error:
         return done("failed", error.reason)
+    return done("removed")
+
+
+def _removed(base: str, path: Path, dry_run: bool, other_hosts: bool) -> Recovered:
+    def done(outcome: Outcome, reason: str = "") -> Recovered:
+        return Recovered(outcome, "a temporary file", base, str(path), reason)
+
+    written = is_being_written(path.name)
+    if written:
+        return done("left", "a running process writes it.")
+    if written is None and not other_hosts:
+        return done("left", "its process cannot be asked from here. If it is not running: recover --other-hosts.")
+    try:
+        if not dry_run:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    except OSError as error:
+        return done("failed", str(error))
     return done("removed")
 
 
