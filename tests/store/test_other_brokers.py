@@ -1,5 +1,6 @@
 """The wrapper around a storage broker of which only dtool's interface is known."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,20 @@ def test_hashes_are_those_of_the_broker(box: str, monkeypatch: pytest.MonkeyPatc
     assert dataset.hash_function == "sha256sum_hexdigest"
     assert len(dataset.item("d/a.txt").hash) == 64
     dataset.verify()
+
+
+def test_a_store_that_never_answers_is_given_up(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = write(box)
+    released = threading.Event()
+    monkeypatch.setenv("LIGHTNING_DTOOL_STORE_TIMEOUT", "0.2")
+    for method in ("get_admin_metadata", "put_item", "get_item_abspath"):
+        monkeypatch.setattr(BoxStorageBroker, method, lambda *_: released.wait())
+    uses = (lambda: FrozenDataset.from_uri(dataset.uri), lambda: write(box, "y"), lambda: dataset.path(IDENTIFIER))
+    for use in uses:
+        with pytest.raises(StoreError, match="does not answer") as caught:
+            use()
+        assert caught.value.kind == "no_answer"
+    released.set()
 
 
 def test_a_wrong_copy_in_dtools_own_cache_is_dropped(box: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from lightning_dtool import recover
 from lightning_dtool.errors import (
     CorruptDatasetError,
     DatasetNotFoundError,
+    MetadataKeyError,
+    MissingItemError,
     NotFrozenError,
     StoreError,
     VerificationError,
@@ -502,3 +504,61 @@ def test_workers_of_a_data_loader(dataset: FrozenDataset, method: str) -> None:
     for worker in workers:
         worker.join()
     assert json.dumps(dataset.annotations()) == '{"a": 1}'
+
+
+WRITE_AND_RETIRE = """
+import sys
+from lightning_dtool.store import DatasetWriter, delete_dataset
+before = None
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(6):
+    with DatasetWriter("same-name", sys.argv[1]) as writer:
+        writer.put_bytes(b"%d" % number * 1000, "a")
+        writer.put_annotation("number", number)
+        now = writer.commit()
+    if before is not None:
+        delete_dataset(before.uri)
+    before = now
+print(before.uri)
+"""
+
+
+def test_many_processes_write_and_retire_while_others_read_and_recover(s3_base_uri: str, keys: Any) -> None:
+    """Readers see whole datasets, or that one is gone. `recover` takes nothing from those who write."""
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE_AND_RETIRE, s3_base_uri],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in writers:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in writers:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    faults, seen = [], 0
+    while any(process.poll() is None for process in writers):
+        for dataset in iter_datasets(s3_base_uri, lambda *fault: faults.append(fault)):
+            try:
+                dataset.verify()
+                assert set(dataset.annotations()) == {"number"}
+                seen += 1
+            except (DatasetNotFoundError, MissingItemError, CorruptDatasetError, MetadataKeyError, StoreError) as error:
+                # It was retired while it was read.
+                with pytest.raises((DatasetNotFoundError, NotFrozenError)):
+                    FrozenDataset.from_uri(error.uri)
+        assert {each.outcome for each in recover(s3_base_uri, [])} <= {"left"}
+    uris = [process.communicate()[0].strip() for process in writers]
+    assert [process.returncode for process in writers] == [0] * 4
+    assert faults == []
+    assert seen
+    assert sorted(dataset.uri for dataset in iter_datasets(s3_base_uri)) == sorted(uris)
+    for uri in uris:
+        FrozenDataset.from_uri(uri).verify()
+    assert recover(s3_base_uri, []) == []
