@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_dtool.store import FrozenDataset, local_path
+from lightning_dtool.store import DatasetWriter, FrozenDataset, delete_dataset, local_path
 
 DTOOL = Path(sys.executable).with_name("dtool")
 
@@ -58,3 +58,19 @@ def test_a_copy_is_the_same_dataset(dataset: FrozenDataset, tmp_path: Path) -> N
 def test_annotations_and_tags(dataset: FrozenDataset) -> None:
     assert dtool("annotation", "get", dataset.uri, "a").strip() == "1"
     assert dtool("tag", "ls", dataset.uri).split() == ["best"]
+
+
+def test_a_dataset_on_s3_beside_one_that_is_being_written(make_dataset, s3_base_uri: str, tmp_path: Path) -> None:
+    dataset = make_dataset({"oak/ü.txt": b"one"}, base=s3_base_uri, annotations={"a": 1}, tags=("best",))
+    with DatasetWriter("unfinished", s3_base_uri) as writer:
+        writer.put_bytes(b"1", "a")
+        listed = dtool("ls", s3_base_uri)
+    assert dataset.uri in listed
+    assert writer.uri not in listed
+    assert "oak/ü.txt" in dtool("ls", dataset.uri)
+    assert "All good" in dtool("verify", "-f", dataset.uri)
+    assert dtool("annotation", "get", dataset.uri, "a").strip() == "1"
+    (tmp_path / "copies").mkdir()
+    dtool("cp", dataset.uri, str(tmp_path / "copies"))
+    FrozenDataset.from_uri(tmp_path / "copies/leaves").verify()
+    delete_dataset(dataset.uri)
