@@ -1,7 +1,9 @@
 """The recorded random states and flags of determinism."""
 
+import base64
 import json
 import random
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+import lightning_dtool.capture.generator_states as generator_states
 import programs
 from kit import TinyNet, loader, same, trainer, weights
-from lightning_dtool.capture.randomness import (
-    AT_IMPORT,
-    capture_randomness,
-    random_states,
-    random_states_json,
-    restore,
-    state_digests,
-)
+from lightning_dtool.capture.generator_states import random_states, restore, state_digests
+from lightning_dtool.capture.randomness import AT_IMPORT, capture_randomness, random_states_json
 from lightning_dtool.record import Gaps, Randomness
 
 
@@ -140,7 +137,8 @@ def test_new_settings_for_tf32_are_read_without_an_error_or_a_warning(tmp_path: 
 
 def test_states_at_import_are_those_before_the_seed(tmp_path: Path) -> None:
     program = (
-        "from lightning_dtool.capture.randomness import AT_IMPORT, random_states, restore, state_digests\n"
+        "from lightning_dtool.capture.randomness import AT_IMPORT\n"
+        "from lightning_dtool.capture.generator_states import random_states, restore, state_digests\n"
         "import random\nhere = random_states()\nassert here == AT_IMPORT\nrandom.seed(3)\n"
         "restore(AT_IMPORT)\nprint(random_states() == here)"
     )
@@ -170,3 +168,65 @@ def test_an_unseeded_run_from_restored_states_gives_the_same_weights(tmp_path: P
         trainer(tmp_path, hook, enable_checkpointing=False).fit(net, loader(shuffle=True))
     assert same(weights(first), weights(third))
     assert not same(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_generators_that_only_were_seeded_are_their_seeds(seed: int) -> None:
+    L.seed_everything(seed, verbose=False)
+    states = json.loads(json.dumps(random_states()))
+    assert states == {kind: {"seed": seed} for kind in ("python", "numpy", "torch")}
+    expected = [draw(), draw()]
+    restore(states)
+    assert [draw(), draw()] == expected
+
+
+@pytest.mark.parametrize("kind", ["python", "numpy", "torch"])
+def test_one_draw_after_the_seed_is_not_lost(kind: str) -> None:
+    L.seed_everything(3, verbose=False)
+    {"python": random.random, "numpy": np.random.normal, "torch": lambda: torch.rand(1)}[kind]()
+    states = json.loads(json.dumps(random_states()))
+    assert [name for name, state in states.items() if "seed" not in state] == [kind]
+    expected = [draw(), draw()]
+    L.seed_everything(4, verbose=False)
+    restore(states)
+    assert [draw(), draw()] == expected
+
+
+def test_a_seed_that_a_generator_no_longer_has_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    L.seed_everything(3, verbose=False)
+    other = random.Random(5), np.random.RandomState(5), torch.Generator().manual_seed(5)
+    random.setstate(other[0].getstate())
+    np.random.set_state(other[1].get_state())
+    torch.set_rng_state(other[2].get_state())
+    states = random_states()
+    assert states["torch"] == {"seed": 5}  # torch's state contains its seed
+    assert "seed" not in states["python"]
+    assert "seed" not in states["numpy"]
+    restore(states)
+    assert random.random() == other[0].random()
+    assert np.random.rand() == other[1].rand()
+
+
+def test_a_state_has_one_digest_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    L.seed_everything(3, verbose=False)
+    short = random_states()
+    monkeypatch.setattr(generator_states, "_seeds", lambda kind: iter(()))
+    long = random_states()
+    assert not any("seed" in state for state in long.values())
+    assert state_digests(long) == state_digests(short)
+
+
+def test_states_are_short() -> None:
+    draw()
+    states = random_states()
+    assert len(json.dumps(states["torch"])) < 0.75 * torch.get_rng_state().nbytes  # half of its bytes are zeros
+    again = random_states()
+    for kind in ("python", "numpy", "torch"):
+        (name,) = states[kind].keys() & {"words", "columns"}
+        assert again[kind][name] is states[kind][name]  # pickle writes one object once
+
+
+def test_a_state_of_any_size_is_not_inflated() -> None:
+    bomb = base64.b64encode(zlib.compress(bytes(2**24))).decode()
+    with pytest.raises(ValueError, match="more than 1048576 bytes"):
+        restore({"torch": {"columns": bomb}})

@@ -16,7 +16,8 @@ from lightning_dtool.watch.seeds import install
 IMPORT = "import lightning_dtool.callback"
 SEED_ALL = "torch.manual_seed(1); np.random.seed(2); random.seed(3)"
 AT_THE_END = """
-from lightning_dtool.capture.randomness import AT_IMPORT, capture_randomness, random_states
+from lightning_dtool.capture.generator_states import random_states
+from lightning_dtool.capture.randomness import AT_IMPORT, capture_randomness
 from lightning_dtool.record import Gaps
 import json
 gaps = Gaps()

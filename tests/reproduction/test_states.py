@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import seed_everything
 
+import lightning_dtool.capture.generator_states as generator_states
+from lightning_dtool.capture.generator_states import random_states
 from lightning_dtool.reproduction.states import compare_states
 from lightning_dtool.results.states import StateDifference
 
@@ -34,7 +37,9 @@ CHECKPOINT: dict[str, Any] = {
         "moment": "epoch end",
         "inexact": [],
         "reloaded": {"train": 0},
-        "ranks": [{"random": {"torch": torch.zeros(4)}, "measured": {"logged_metrics": {"loss": 0.5}}, "later": 1}],
+        "ranks": [
+            {"random": {"torch": {"words": "AAAAAAAA"}}, "measured": {"logged_metrics": {"loss": 0.5}}, "later": 1}
+        ],
     },
 }
 
@@ -61,7 +66,7 @@ def changed(*path: Any, value: Any) -> dict[str, Any]:
         (("loops", "fit_loop", "epoch_progress", "current", "ready"), 3, "loops", None),
         (("DtoolDataModule", "items"), "sha256:2", "DtoolDataModule", "items"),
         (("mine",), (1, 2), "mine", "mine"),
-        (("lightning_dtool", "ranks", 0, "random", "torch"), torch.ones(4), "random states", "random.torch"),
+        (("lightning_dtool", "ranks", 0, "random", "torch", "words"), "AAAAAAAB", "random states", "random.torch"),
         (("lightning_dtool", "ranks", 0, "measured", "logged_metrics", "loss"), 0.25, "metrics", None),
         (("lightning_dtool", "ranks", 0, "later"), 2, "later", "later"),
         (("lightning_dtool", "reloaded", "train"), 1, "loaders", "reloaded.train"),
@@ -103,3 +108,15 @@ def test_a_difference_is_one_line() -> None:
     assert str(same) == "weights: w (float32 [2])"
     (absent,) = compare_states({"mine": {"a": 1}}, {"mine": {}})
     assert str(absent) == "mine: mine.a (1 -> absent)"
+
+
+def test_a_state_is_the_same_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    seed_everything(3, verbose=False)
+    short = random_states()
+    monkeypatch.setattr(generator_states, "_seeds", lambda kind: iter(()))
+    long = random_states()
+    assert short != long
+    one, two = (
+        {"lightning_dtool": {"ranks": [{"random": states, "requests": {"train": states}}]}} for states in (short, long)
+    )
+    assert compare_states(one, two) == []

@@ -26,7 +26,7 @@ from lightning.pytorch.callbacks import Callback
 
 from kit import trainer as make_trainer
 from lightning_dtool import DtoolProvenanceCallback
-from lightning_dtool.capture.randomness import random_states, state_digests
+from lightning_dtool.capture.generator_states import random_states, state_digests
 from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.reproduction.states import compare_states
 from resume_cases.case import ANNOUNCED, SILENT, Case

@@ -1,18 +1,14 @@
-"""The states of the random number generators, and the settings that affect bits of the results.
+"""Seeds, random states, and the settings that affect bits of the results.
 
-`random_states` reads the states of all generators as strict JSON, without drawing a number, and `restore` restores them
-bit for bit. The states are also read when this module is imported, which happens when the callback is imported. If a
-seed is set between the import and the start of training, the states differ.
+The states are also read when this module is imported, which happens when the callback is imported. If a seed is set
+between the import and the start of training, the states differ.
 """
 
-import base64
 import functools
-import hashlib
 import json
 import os
 import random
 import re
-import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -21,9 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lightning_dtool.capture.generator_states import RandomStates, random_states, restore, state_digests
 from lightning_dtool.capture.loaders import workers_seeded
 from lightning_dtool.capture.seeds import SEED_REMEDY, Seeds, integer, observe_seeds
-from lightning_dtool.random_states import accelerators, mps_in_use, raw_states
 from lightning_dtool.record import Gaps, Randomness
 from lightning_dtool.rerun.seeds import restore_import_state
 from lightning_dtool.watch.construction import arguments_of
@@ -33,8 +29,6 @@ from lightning_dtool.watch.construction import arguments_of
 warnings.filterwarnings("ignore", module=r"lightning_dtool\.capture\.randomness")
 
 Json = Any
-RandomStates = dict[str, Json]
-"""The state of each generator by name, as strict JSON."""
 
 _RICH_LINKS = 10_000
 """Number of links that rich may have counted since its import. Its counter is not recognised after more links."""
@@ -52,94 +46,14 @@ _ENVIRONMENT = (
 )
 
 
-def random_states() -> RandomStates:
-    """Return the states of the global generators of Python, NumPy and torch, and of each accelerator in use.
-
-    This neither imports NumPy nor initialises an accelerator.
-
-    Example:
-        >>> states = random_states()
-        >>> first = torch.rand(2)
-        >>> restore(states)
-        >>> torch.equal(first, torch.rand(2))
-        True
-    """
-    return encoded_states(raw_states())
-
-
-def encoded_states(raw: Mapping[str, Any]) -> RandomStates:
-    """Return states as strict JSON.
-
-    Args:
-        raw: The result of `raw_states`.
-    """
-    states: RandomStates = {}
-    for kind, state in raw.items():
-        if kind == "python":
-            version, numbers, gauss = state
-            states[kind] = {"version": version, "state": _packed(numbers), "gauss": gauss}
-        elif kind == "numpy":
-            name, keys, position, has_gauss, cached = state
-            states[kind] = {
-                "name": str(name),
-                "state": _packed(keys.tolist()),
-                "position": int(position),
-                "has_gauss": int(has_gauss),
-                "gauss": float(cached),
-            }
-        else:
-            states[kind] = _encoded(state)
-    return states
-
-
-def restore(states: Mapping[str, Json]) -> None:
-    """Restore the states of the generators.
-
-    Generators that do not exist, for example because this machine has other devices, are skipped.
-
-    Args:
-        states: The result of `random_states`, possibly written to JSON and read back.
-    """
-    python = states.get("python")
-    if python is not None:
-        random.setstate((python["version"], tuple(_unpacked(python["state"])), python["gauss"]))
-    numpy_state = states.get("numpy")
-    if numpy_state is not None:
-        import numpy as np
-
-        keys = np.array(_unpacked(numpy_state["state"]), dtype=np.uint32)
-        np.random.set_state(
-            (numpy_state["name"], keys, numpy_state["position"], numpy_state["has_gauss"], numpy_state["gauss"])
-        )
-    if "torch" in states:
-        torch.set_rng_state(_decoded(states["torch"]))
-    for kind, module in accelerators().items():
-        for index in range(module.device_count()):
-            if f"{kind}:{index}" in states:
-                module.set_rng_state(_decoded(states[f"{kind}:{index}"]), index)
-    if "mps" in states and mps_in_use():
-        torch.mps.set_rng_state(_decoded(states["mps"]))
-
-
-def state_digests(states: Mapping[str, Json]) -> dict[str, str]:
-    """Return the digest of each generator's state, as `sha256:…`.
-
-    Args:
-        states: The result of `random_states`.
-    """
-    return {
-        name: f"sha256:{hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()}"
-        for name, state in states.items()
-    }
-
-
 def random_states_json(moments: Mapping[str, RandomStates]) -> str:
     """Return the content of the item random_states.json.
 
     Args:
         moments: States by the moment when they were read (`import`, `fit_start`).
     """
-    return json.dumps({"version": VERSION, "moments": moments}, sort_keys=True, allow_nan=False) + "\n"
+    content = {"version": VERSION, "moments": moments}
+    return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def capture_randomness(
@@ -335,24 +249,6 @@ _OLD_FLAGS: dict[str, Callable[[], Json]] = {
     "cuda.matmul.allow_tf32": torch._C._get_cublas_allow_tf32,
     "cudnn.allow_tf32": torch._C._get_cudnn_allow_tf32,
 }
-
-
-def _encoded(state: torch.Tensor) -> str:
-    return base64.b64encode(state.numpy().tobytes()).decode()
-
-
-def _decoded(text: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
-
-
-def _packed(numbers: Any) -> str:
-    """Return unsigned 32-bit integers as compact text."""
-    return base64.b64encode(struct.pack(f"<{len(numbers)}I", *numbers)).decode()
-
-
-def _unpacked(text: str) -> list[int]:
-    content = base64.b64decode(text)
-    return list(struct.unpack(f"<{len(content) // 4}I", content))
 
 
 restore_import_state(restore)  # in a rerun only

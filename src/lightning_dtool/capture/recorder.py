@@ -14,6 +14,7 @@ from lightning_dtool.capture.changes import ChangeList
 from lightning_dtool.capture.code import collect_code, project_modules_changed
 from lightning_dtool.capture.data_identity import foreign_data_message, foreign_training_data, training_datasets
 from lightning_dtool.capture.ended_runs import remember_run
+from lightning_dtool.capture.generator_states import random_states
 from lightning_dtool.capture.history import History
 from lightning_dtool.capture.hyperparameters import current_hyperparameters
 from lightning_dtool.capture.initial_weights import capture_initial_weights, capture_replaced_weights
@@ -21,7 +22,7 @@ from lightning_dtool.capture.look import Look
 from lightning_dtool.capture.loss_watch import LossWatch
 from lightning_dtool.capture.optimizers import Schedule
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_again, observe_run
-from lightning_dtool.capture.randomness import AT_IMPORT, random_states
+from lightning_dtool.capture.randomness import AT_IMPORT
 from lightning_dtool.capture.trace import Tracer
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning

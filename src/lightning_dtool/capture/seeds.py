@@ -1,6 +1,5 @@
 """The seeds of random number generators, and what those of the global ones and their states leave undetermined."""
 
-import base64
 import os
 import sys
 from collections.abc import Collection, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_dtool.capture.generator_states import read_state
 from lightning_dtool.record import MAX_INTEGER, Gaps
 from lightning_dtool.values.writing import encode
 from lightning_dtool.watch.seeds import Seeding, seedings, words
@@ -155,8 +155,7 @@ def _initial_seed(states: Mapping[str, Any]) -> int | None:
     """Return the seed that a state of torch's generator contains."""
     if "torch" not in states:
         return None
-    state = torch.frombuffer(bytearray(base64.b64decode(states["torch"])), dtype=torch.uint8)
-    return torch.Generator().set_state(state).initial_seed()
+    return torch.Generator().set_state(read_state("torch", states["torch"])).initial_seed()
 
 
 def _global_seed(moments: Mapping[str, Mapping[str, Any]]) -> tuple[int | None, int | None]:

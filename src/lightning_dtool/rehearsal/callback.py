@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_dtool import rerun
-from lightning_dtool.capture.randomness import restore
+from lightning_dtool.capture.generator_states import restore
 from lightning_dtool.checkpoint_io import DtoolCheckpointIO
 from lightning_dtool.record import Data
 from lightning_dtool.rehearsal.class_recall import recall_by_class

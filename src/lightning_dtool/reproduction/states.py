@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lightning_dtool.capture.generator_states import state_digests
 from lightning_dtool.items import DATASET_KEY, RESUMPTION_SECTION
 from lightning_dtool.results.states import StateDifference
 from lightning_dtool.values.digests import state_digest
@@ -141,8 +142,18 @@ def _in_section(section: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         for rank, state in enumerate(value):
             prefix = f"rank {rank} " if len(value) > 1 else ""
             for name, content in state.items() if isinstance(state, Mapping) else [("state", state)]:
-                shown = _plain_state(content) if name == "remembered" else content
-                yield f"{prefix}{name}", _SECTION_PARTS.get(name, name), shown
+                yield f"{prefix}{name}", _SECTION_PARTS.get(name, name), _comparable(name, content)
+
+
+def _comparable(name: str, content: Any) -> Any:
+    """Return an entry of a rank's state in a form that is equal if the states are."""
+    if name == "remembered":
+        return _plain_state(content)
+    if name == "random" and content is not None:
+        return state_digests(content)
+    if name == "requests":
+        return {stage: state_digests(states) for stage, states in content.items()}
+    return content
 
 
 def _plain_state(content: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_dtool import rerun
-from lightning_dtool.capture.randomness import RandomStates, encoded_states, random_states, restore
+from lightning_dtool.capture.generator_states import RandomStates, encoded_states, random_states, restore
 from lightning_dtool.errors import ProvenanceWarning, RecordError
 from lightning_dtool.items import RESUMPTION_SECTION
 from lightning_dtool.random_states import raw_states
