@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
-from benchmarks.measuring import SEED, Bar, Comparison, Settings, interleaved
+from benchmarks.measuring import SEED, Bar, Comparison, Settings, bytes_below, interleaved
 from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
 from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.capture.recorder import Recorder
@@ -274,12 +274,7 @@ def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int, *mo
     trainer.fit(module, data)
     seconds = time.perf_counter() - begun
     os.chdir(home)
-    return Run(checkpoints.seconds or [0.0], seconds, _bytes_below(folder))
-
-
-def _bytes_below(folder: Path) -> int:
-    """Return the size of the files below a folder in bytes; a link counts as a link."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    return Run(checkpoints.seconds or [0.0], seconds, bytes_below(folder))
 
 
 def _memory(settings: Settings, megabytes: int) -> Comparison:

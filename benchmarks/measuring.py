@@ -105,3 +105,15 @@ def interleaved(
             if number >= warmup:
                 figures[name].append(figure)
     return figures
+
+
+def bytes_below(folder: Path) -> int:
+    """Return the size of the files below a folder in bytes.
+
+    A symbolic link counts as a link, and a file with several hard links once.
+
+    Args:
+        folder: The folder.
+    """
+    found = (path.lstat() for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    return sum({(status.st_dev, status.st_ino): status.st_size for status in found}.values())

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from benchmarks import measuring
-from benchmarks.measuring import Bar, Comparison, interleaved
+from benchmarks.measuring import Bar, Comparison, bytes_below, interleaved
 from benchmarks.reporting import show, write
 from rich.console import Console
 
@@ -55,3 +55,13 @@ def test_tables_show_which_bars_are_met(capsys: pytest.CaptureFixture[str], tmp_
     kept = json.loads((tmp_path / "kept" / "reading.json").read_text())
     assert kept["comparisons"][0]["series"]["ours"] == [1.0, 9.0, 1.5]
     assert {"lightning", "torch", "lightning-dtool"} <= kept["machine"]["versions"].keys()
+
+
+def test_a_file_with_two_names_takes_its_space_once(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"12345")
+    (tmp_path / "b").hardlink_to(tmp_path / "in" / "a")
+    (tmp_path / "c").write_bytes(b"12345")
+    assert bytes_below(tmp_path) == 10
+    (tmp_path / "d").symlink_to("c")
+    assert bytes_below(tmp_path) == 11

@@ -1,0 +1,115 @@
+"""Benchmarks of checkpoints of a tiny model, of which a run may save hundreds."""
+
+import shutil
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.measuring import Bar, Comparison, Settings, bytes_below, interleaved
+from benchmarks.training import TimedCheckpoint, quiet_trainer
+from lightning_dtool import DtoolProvenanceCallback
+
+PLAIN = "ModelCheckpoint"
+OURS = "DtoolProvenanceCallback"
+BATCH = 64
+
+
+class Tiny(L.LightningModule):
+    """A classifier of 5,000 parameters."""
+
+    def __init__(self, lr: float = 1e-3, p: float = 0.2) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(p), nn.Linear(64, 10))
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Return the cross-entropy."""
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW."""
+        return torch.optim.AdamW(self.parameters(), lr=self.hparams["lr"])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Figures of one fit.
+
+    Attributes:
+        seconds: Its time.
+        processor: Its processor time, of all threads, in seconds.
+        blocked: The median of the times that training waited for a save, in seconds.
+        size: The bytes of the files that it left. A file with several hard links counts once.
+    """
+
+    seconds: float
+    processor: float
+    blocked: float
+    size: int
+
+
+def run(settings: Settings) -> Iterator[Comparison]:
+    """Compare fits that save a tiny checkpoint after each epoch: time, waiting for saves, and disk space."""
+    epochs, rounds = (3, 1) if settings.short else (100, 7)
+    for kept, top in (("the best one", 1), ("all", -1)):
+        fits = _fits(settings, epochs, batches=10, top=top, rounds=rounds)
+        what = f"{epochs} epochs of 10 batches, with a tiny checkpoint after each; {kept} kept"
+        yield _compared(f"A fit of {what}", "s", fits, lambda fit: fit.seconds, 1.5)
+        yield _compared(f"Processor time of a fit of {what}", "s", fits, lambda fit: fit.processor, None)
+        yield _compared(f"Time that training waits for each of {what}", "ms", fits, lambda fit: 1000 * fit.blocked, 1.5)
+        if top == -1:
+            yield _compared(f"Disk space after {what}", "kB", fits, lambda fit: fit.size / 1000, 1.3)
+    epochs, rounds = (3, 1) if settings.short else (40, 3)
+    fits = _fits(settings, epochs, batches=100, top=-1, rounds=rounds)
+    what = f"{epochs} epochs of 100 batches, with a tiny checkpoint after each; all kept"
+    yield _compared(f"A fit of {what}", "s", fits, lambda fit: fit.seconds, 1.1)
+
+
+def _compared(
+    title: str, unit: str, fits: dict[str, list[Fit]], figure: Callable[[Fit], float], at_most: float | None
+) -> Comparison:
+    bars = [] if at_most is None else [Bar(OURS, at_most)]
+    return Comparison(title, unit, {name: [figure(fit) for fit in kept] for name, kept in fits.items()}, PLAIN, bars)
+
+
+def _fits(settings: Settings, epochs: int, batches: int, top: int, rounds: int) -> dict[str, list[Fit]]:
+    found: dict[str, list[Fit]] = {PLAIN: [], OURS: []}
+
+    def case(name: str) -> Callable[[], float]:
+        def fit() -> float:
+            found[name].append(_fit(settings, name, epochs, batches, top))
+            return found[name][-1].seconds
+
+        return fit
+
+    interleaved({name: case(name) for name in found}, rounds, warmup=0 if settings.short else 1)
+    return {name: fits[-rounds:] for name, fits in found.items()}
+
+
+def _fit(settings: Settings, name: str, epochs: int, batches: int, top: int) -> Fit:
+    folder = settings.folder / f"{uuid.uuid4()}"
+    (folder / "models").mkdir(parents=True)
+    checkpoints = TimedCheckpoint(dirpath=folder / "checkpoints", every_n_epochs=1, save_top_k=top)
+    callbacks: list[Callback] = [checkpoints]
+    if name == OURS:
+        callbacks.append(DtoolProvenanceCallback(str(folder / "models")))
+    L.seed_everything(1, verbose=False)
+    data = TensorDataset(torch.randn(BATCH * batches, 64), torch.randint(0, 10, (BATCH * batches,)))
+    loader: DataLoader[Any] = DataLoader(data, batch_size=BATCH, shuffle=True)
+    trainer, module = quiet_trainer(folder, callbacks, max_epochs=epochs), Tiny()
+    begun, used = time.perf_counter(), time.process_time()
+    trainer.fit(module, loader)
+    seconds, processor = time.perf_counter() - begun, time.process_time() - used
+    # The first save writes what later ones share.
+    measured = Fit(seconds, processor, statistics.median(checkpoints.seconds[1:]), bytes_below(folder))
+    shutil.rmtree(folder)
+    return measured
