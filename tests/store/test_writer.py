@@ -192,6 +192,56 @@ def test_without_hard_links_a_file_is_copied(base_uri: str, tmp_path: Path, monk
     dataset.verify()
 
 
+def test_equal_items_of_two_datasets_are_one_file(base_uri: str) -> None:
+    datasets: list[FrozenDataset] = []
+    for number in range(3):
+        with DatasetWriter(f"x{number}", base_uri) as writer:
+            before = datasets[-1] if datasets else None
+            writer.put_bytes(b"the same", "in/same", like=before)
+            writer.put_bytes(f"number {number}".encode(), "other", like=before)
+            datasets.append(writer.commit())
+    paths = {
+        (dataset.name, item.relpath): dataset.path(item.identifier)
+        for dataset in datasets
+        for item in dataset.items.values()
+    }
+    assert paths["x0", "in/same"].samefile(paths["x1", "in/same"])
+    assert paths["x1", "in/same"].samefile(paths["x2", "in/same"])
+    assert [paths[f"x{number}", "other"].read_text() for number in range(3)] == ["number 0", "number 1", "number 2"]
+    delete_dataset(datasets[0].uri)
+    datasets[1].verify()
+    datasets[2].verify()
+
+
+@pytest.mark.parametrize("how", ["deleted", "altered", "a link", "no hard links"])
+def test_an_item_is_written_if_it_cannot_be_that_of_another_dataset(
+    how: str, base_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DatasetWriter("before", base_uri) as writer:
+        writer.put_bytes(b"abc", "a")
+        before = writer.commit()
+    item = before.path(before.item("a").identifier)
+    if how == "deleted":
+        delete_dataset(before.uri)
+    elif how == "altered":
+        item.chmod(0o644)
+        item.write_bytes(b"abd")
+    elif how == "a link":
+        (tmp_path / "abc").write_bytes(b"abc")
+        item.unlink()
+        item.symlink_to(tmp_path / "abc")
+    else:
+        monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "not permitted")))
+    with DatasetWriter("x", base_uri) as writer:
+        writer.put_bytes(b"abc", "a", like=before)
+        dataset = writer.commit()
+    dataset.verify()
+    written = dataset.path(dataset.item("a").identifier)
+    assert not written.is_symlink()
+    assert written.read_bytes() == b"abc"
+    assert how == "deleted" or not written.samefile(item)
+
+
 def test_a_copy_that_is_not_what_was_announced_is_refused(base_uri: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abd")
     with DatasetWriter("x", base_uri) as writer, pytest.raises(StoreError, match="Has the file changed"):

@@ -33,7 +33,7 @@ from lightning_dtool.store.names import check_name, check_value
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.places import require_directory
 from lightning_dtool.store.uploading import SMALL, Uploads
-from lightning_dtool.store.uris import normalize_uri, scheme_of
+from lightning_dtool.store.uris import local_path, normalize_uri, scheme_of
 from lightning_dtool.store.waiting import hurrying
 from lightning_dtool.store.writing_process import WritingProcess
 
@@ -167,18 +167,20 @@ class DatasetWriter:
 
         copy_all(paths, root, on_copy, lambda relpath: store_errors(self._uri, f"add {paths[relpath]}", item=relpath))
 
-    def put_bytes(self, data: bytes, relpath: str) -> None:
+    def put_bytes(self, data: bytes, relpath: str, *, like: FrozenDataset | None = None) -> None:
         """Add an item with this content; see `put_file`.
 
         Args:
             data: The content.
             relpath: The item's path in the dataset.
+            like: A dataset that may have an item with the same path and content. On disk, the two items are then hard
+                links of one file, where that is possible. By default the content is written.
         """
         if self._uploads is not None:
             self._send(bytes(data), relpath)
-            return
-        with self.open(relpath) as target:
-            target.write(data)
+        elif like is None or not self._link_equal(like, data, relpath):
+            with self.open(relpath) as target:
+                target.write(data)
 
     @contextlib.contextmanager
     def open(self, relpath: str) -> Iterator[BinaryIO]:
@@ -350,6 +352,27 @@ class DatasetWriter:
                 digests = Digests(hash_file(target, "md5"), hash_file(target, "sha256"))
             size = target.stat().st_size
         self._contents.add(relpath, size, digests.md5, digests.sha256)
+        return True
+
+    def _link_equal(self, dataset: FrozenDataset, data: bytes, relpath: str) -> bool:
+        """Add an item as a hard link to that of another dataset if it has this content, and return whether it has."""
+        self._require_open()
+        self._contents.require_new(relpath)
+        folder, root = local_path(dataset.uri), self._broker.data_directory()
+        if folder is None or root is None or self._broker.hasher.name != MD5_HEXDIGEST:
+            return False
+        target = root / relpath
+        with store_errors(self._uri, f"write item {relpath!r}", item=relpath):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(folder / root.name / relpath, target, follow_symlinks=False)
+            except OSError:  # deleted meanwhile, another file system, or one without hard links
+                return False
+            # Compared now: what the link leads to cannot be replaced any more.
+            if target.is_symlink() or target.read_bytes() != data:
+                target.unlink()
+                return False
+        self._contents.add(relpath, len(data), hash_bytes(data, "md5"), hash_bytes(data, "sha256"))
         return True
 
     def _copy(self, source: Path, relpath: str, digests: Digests | None) -> None:
