@@ -94,7 +94,12 @@ class _MovedError(Exception):
 
 
 def write_dataset(
-    staged: Staged, base_uri: str, name: str, process: WritingProcess | None = None, links: Links = "auto"
+    staged: Staged,
+    base_uri: str,
+    name: str,
+    process: WritingProcess | None = None,
+    links: Links = "auto",
+    before: FrozenDataset | None = None,
 ) -> FrozenDataset:
     """Write one checkpoint as a frozen dataset.
 
@@ -105,6 +110,8 @@ def write_dataset(
         process: A process that hashes and writes the state, which disturbs training less. If it dies meanwhile,
             threads of this process write the dataset. Default: threads of this process.
         links: `"copy"`: the item is no link to the file at Lightning's path.
+        before: The dataset of an earlier checkpoint. On disk, items that do not change in a run, such as `source.zip`,
+            become hard links to its items.
 
     Returns:
         The dataset, after it was read back and compared with what was sent.
@@ -115,16 +122,18 @@ def write_dataset(
     if links == "copy":
         staged = replace(staged, standing=None)
     try:
-        return _write(staged, base_uri, name, process)
+        return _write(staged, base_uri, name, process, before)
     except _MovedError:
-        return _write(replace(staged, standing=None), base_uri, name, process)
+        return _write(replace(staged, standing=None), base_uri, name, process, before)
     except Exception:
         if process is None or process.usable:
             raise
-        return _write(staged, base_uri, name, None)
+        return _write(staged, base_uri, name, None, before)
 
 
-def _write(staged: Staged, base_uri: str, name: str, process: WritingProcess | None) -> FrozenDataset:
+def _write(
+    staged: Staged, base_uri: str, name: str, process: WritingProcess | None, before: FrozenDataset | None
+) -> FrozenDataset:
     with DatasetWriter(
         name, base_uri, creator_username=staged.creator_username, process=process, uuid=staged.uuid
     ) as writer:
@@ -132,9 +141,9 @@ def _write(staged: Staged, base_uri: str, name: str, process: WritingProcess | N
         # Not earlier: training has only just resumed, and would have to wait for the interpreter lock.
         record, source_zip = staged.sealed()
         writer.put_bytes(to_json(record).encode(), RECORD_ITEM)
-        writer.put_bytes(source_zip, SOURCE_ITEM)
-        writer.put_bytes(staged.requirements.encode(), REQUIREMENTS_ITEM)
-        writer.put_bytes(staged.random_states.encode(), RANDOM_STATES_ITEM)
+        writer.put_bytes(source_zip, SOURCE_ITEM, like=before)
+        writer.put_bytes(staged.requirements.encode(), REQUIREMENTS_ITEM, like=before)
+        writer.put_bytes(staged.random_states.encode(), RANDOM_STATES_ITEM, like=before)
         for relpath, content in staged.attachments.items():
             with writer.open(relpath) as stream:
                 if isinstance(content, bytes):

@@ -66,6 +66,7 @@ class Publisher:
         self._retention = retention
         self._links: Links = links
         self._process: WritingProcess | None = None
+        self._latest: FrozenDataset | None = None
         self._queued: dict[Publication, tuple[Staged, str, Path | None]] = {}
         self._begun: Publication | None = None
         self._lock = threading.Lock()
@@ -178,7 +179,7 @@ class Publisher:
                 # A remote store: the user's path holds a file, and this file is uploaded.
                 staged = self._stand(publication, staged, place)
             process = self.ready_process(staged.nbytes)
-            dataset = write_dataset(staged, self._base_uri, publication.name, process, self._links)
+            dataset = write_dataset(staged, self._base_uri, publication.name, process, self._links, self._latest)
         except Exception as error:  # a store may raise anything, and training continues
             if is_wanted():
                 self._fail(publication, staged, path, place, error)
@@ -187,6 +188,7 @@ class Publisher:
             publication.failed = True
             self._flight.not_filled(path)
             raise
+        self._latest = dataset
         publication.froze(dataset)
         publication.failed = False
         if place is not None:
