@@ -23,6 +23,7 @@ from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolCheckpoint, DtoolCheckpointIO, DtoolProvenanceCallback
 from lightning_dtool.errors import ConfigurationError, ProvenanceWarning, RecordError, StoreError
 from lightning_dtool.publishing import linking, publisher, unpublished
+from lightning_dtool.recovery.folders import look_through
 from lightning_dtool.store import iter_datasets
 
 
@@ -381,7 +382,7 @@ def test_what_could_not_be_published_is_published_later(tmp_path: Path, models: 
     with pytest.warns(ProvenanceWarning, match=f"lightning-dtool recover file://.*models {tmp_path}/ckpt"):
         t.fit(TinyNet(), loader())
     assert contents(tmp_path / "ckpt") == {"step=12.ckpt": 12, "step=6.ckpt": 6}
-    found = list(unpublished.find(tmp_path))
+    found = list(look_through([tmp_path]).unpublished)
     assert sorted(path.name for path in found) == ["step=12.ckpt", "step=6.ckpt"]
     assert {unpublished.base_uri_of(path) for path in found} == {provenance.base_uri}
 
@@ -393,7 +394,7 @@ def test_what_could_not_be_published_is_published_later(tmp_path: Path, models: 
         assert checkpoint.record.checkpoint.global_step == step_of(path)
         assert "initial_weights.ckpt" in {item.relpath for item in dataset.items.values()}
         assert checkpoint.path.samefile(path)
-    assert list(unpublished.find(tmp_path)) == []
+    assert list(look_through([tmp_path]).unpublished) == []
     assert not list((tmp_path / "ckpt").glob("*.unpublished"))
 
 
@@ -408,7 +409,7 @@ def test_the_record_of_what_was_not_published_goes_with_its_file(tmp_path: Path,
     io.remove_checkpoint(tmp_path / "a.ckpt")
     store.error = None
     io.save_checkpoint({**state, "global_step": 2}, tmp_path / "b.ckpt")
-    assert [path.name for path in unpublished.find(tmp_path)] == ["c.ckpt"]
+    assert [path.name for path in look_through([tmp_path]).unpublished] == ["c.ckpt"]
     with pytest.raises(RecordError, match="expected the checkpoint with SHA-256"):
         unpublished.publish(tmp_path / "c.ckpt")
 
@@ -426,7 +427,11 @@ def test_a_store_that_hangs_costs_no_training(
         t.fit(TinyNet(), loader())
     expected = {"last.ckpt": 18, "step=12.ckpt": 12, "step=18.ckpt": 18, "step=6.ckpt": 6}
     assert contents(tmp_path / "ckpt") == expected
-    assert {path.name for path in unpublished.find(tmp_path)} >= {"step=6.ckpt", "step=12.ckpt", "step=18.ckpt"}
+    assert {path.name for path in look_through([tmp_path]).unpublished} >= {
+        "step=6.ckpt",
+        "step=12.ckpt",
+        "step=18.ckpt",
+    }
     store.open.set()
     t.strategy.checkpoint_io.flush()
 
@@ -452,7 +457,7 @@ def test_the_first_ctrl_c_ends_a_wait(tmp_path: Path, models: Path, store: Store
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 300
     assert contents(tmp_path / "ckpt") == {"step=6.ckpt": 6}
-    assert [path.name for path in unpublished.find(tmp_path)] == ["step=6.ckpt"]
+    assert [path.name for path in look_through([tmp_path]).unpublished] == ["step=6.ckpt"]
     store.open.set()
     t.strategy.checkpoint_io.flush()
 

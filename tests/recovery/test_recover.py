@@ -11,13 +11,17 @@ from pathlib import Path
 
 import dtoolcore
 import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from conftest import MakeDataset, Run
 from kit import TinyNet, loader, trainer
 from lightning_dtool import (
     DatasetWriter,
+    DtoolCheckpoint,
     DtoolProvenanceCallback,
     FrozenDataset,
+    ProvenanceWarning,
     Recovered,
     iter_datasets,
     recover,
@@ -237,6 +241,57 @@ def test_links_and_unpublished_checkpoints_are_looked_for(tmp_path: Path, make_d
     found = look_through([tmp_path / "a", tmp_path / "nothing"])
     assert found.targets == {f"{os.path.realpath(tmp_path)}/gone/data/x"}
     assert found.unpublished == (tmp_path / "a/epoch=1.ckpt",)
+
+
+# -- Lightning's paths ------------------------------------------------------------------------------
+
+
+class LosesTheStore(Callback):
+    """Takes the base folder away when the first epoch has ended."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.base.exists():
+            self.base.rename(self.base.with_name("away"))
+
+
+def test_checkpoints_that_were_not_published_are_published(base: Path, paths: Path, run: Run) -> None:
+    policy = ModelCheckpoint(dirpath=paths, filename="{epoch}", save_top_k=-1)
+    with pytest.warns(ProvenanceWarning, match=f"lightning-dtool recover file://.*{base} {paths}"):
+        trainer(paths, LosesTheStore(base), DtoolProvenanceCallback(base), policy).fit(TinyNet(), loader())
+    files = {path.name: path.read_bytes() for path in paths.glob("*.ckpt")}
+    assert sorted(files) == ["epoch=0.ckpt", "epoch=1.ckpt"]
+    base.with_name("away").rename(base)
+    other = base.with_name("other")
+    other.mkdir()
+    assert outcomes(recover(other, [paths])) == ["left", "left"]
+    assert outcomes(recover(base, [paths], dry_run=True)) == ["published", "published"]
+    lines = run("recover", base, paths).stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["published", "published"]
+    for dataset in iter_datasets(base):
+        checkpoint = DtoolCheckpoint.from_uri(dataset.uri)
+        checkpoint.verify()
+        assert checkpoint.path.read_bytes() == files.pop(f"epoch={checkpoint.record.checkpoint.epoch}.ckpt")
+    assert files == {}
+    assert recover(base, [paths]) == []
+    assert {path.suffix for path in paths.iterdir()} == {".ckpt"}
+
+
+def test_the_record_of_a_file_that_was_removed_goes(base: Path, paths: Path) -> None:
+    (paths / "last.ckpt.unpublished").mkdir()
+    assert outcomes(recover(base, [paths])) == ["removed"]
+    assert os.listdir(paths) == []
+
+
+def test_an_unpublished_checkpoint_that_was_replaced_is_told(base: Path, paths: Path) -> None:
+    (paths / "last.ckpt.unpublished").mkdir()
+    (paths / "last.ckpt").touch()
+    (found,) = recover(base, [paths])
+    assert found.outcome == "failed"
+    assert found.place == str(paths / "last.ckpt")
+    assert sorted(os.listdir(paths)) == ["last.ckpt", "last.ckpt.unpublished"]
 
 
 # -- the command line -------------------------------------------------------------------------------

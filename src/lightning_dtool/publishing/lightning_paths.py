@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+UNPUBLISHED = ".unpublished"
+"""The end of the name of the folder beside a checkpoint file that could not be published."""
+
 
 def absolute(path: str | os.PathLike[str]) -> str:
     """Return a local path as absolute, and a remote address unchanged."""

@@ -6,9 +6,7 @@ The folder is named as the file, with `.unpublished` at the end. `publish` makes
 import contextlib
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,12 @@ import torch
 from lightning_dtool.errors import RecordError
 from lightning_dtool.items import RANDOM_STATES_ITEM, RECORD_ITEM, REQUIREMENTS_ITEM, SOURCE_ITEM
 from lightning_dtool.publishing.dataset import Staged, write_dataset
+from lightning_dtool.publishing.lightning_paths import UNPUBLISHED
 from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.record import from_json, to_json
 from lightning_dtool.store import FrozenDataset
 from lightning_dtool.store.digest import hash_file
 from lightning_dtool.store.temporaries import temporary_beside
-
-SUFFIX = ".unpublished"
 
 _PUBLICATION = "publication.json"
 _ATTACHMENTS = "attachments"
@@ -35,7 +32,7 @@ def folder_of(path: Path) -> Path:
     Args:
         path: The file.
     """
-    return path.with_name(f"{path.name}{SUFFIX}")
+    return path.with_name(f"{path.name}{UNPUBLISHED}")
 
 
 def keep(staged: Staged, base_uri: str, name: str, standing: StandingFile) -> bool:
@@ -97,24 +94,11 @@ def discard(path: Path) -> None:
             shutil.rmtree(folder)
 
 
-def find(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoint files below a folder that could not be published.
-
-    Args:
-        folder: The folder. Symbolic links to other folders are not followed.
-    """
-    for parent, names, _ in os.walk(folder):
-        for name in sorted(names):
-            if name.endswith(SUFFIX) and Path(parent, name, _PUBLICATION).is_file():
-                yield Path(parent, name.removesuffix(SUFFIX))
-        names[:] = sorted(name for name in names if not name.endswith(SUFFIX))
-
-
 def base_uri_of(path: Path) -> str:
     """Return where the dataset of a checkpoint file was to be.
 
     Args:
-        path: A file that `find` yields.
+        path: The file.
 
     Raises:
         RecordError: If the folder beside it is damaged.
@@ -126,7 +110,7 @@ def publish(path: Path, base_uri: str | None = None) -> FrozenDataset:
     """Publish a checkpoint file from the folder beside it, and remove the folder.
 
     Args:
-        path: A file that `find` yields.
+        path: The file.
         base_uri: Where its dataset goes. By default where it was to be.
 
     Returns:

@@ -5,10 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_dtool.publishing.lightning_paths import UNPUBLISHED
 from lightning_dtool.store.temporaries import is_temporary
-
-UNPUBLISHED = ".unpublished"
-"""The end of the name of the folder beside a checkpoint file that was not published."""
 
 
 class Found(NamedTuple):

@@ -98,8 +98,11 @@ def recover(
     """
     base = normalize_uri(base_uri) if dry_run else ensure_writable(base_uri)
     inside = look_through(Path(folder) for folder in folders)
-    found = [_recovered(base, leftover, inside, dry_run, other_hosts) for leftover in leftovers(base)]
-    return found + [_removed(base, path, dry_run, other_hosts) for path in inside.temporary]
+    return [
+        *(_recovered(base, leftover, inside, dry_run, other_hosts) for leftover in leftovers(base)),
+        *(_published(base, path, dry_run) for path in inside.unpublished),
+        *(_removed(base, path, dry_run, other_hosts) for path in inside.temporary),
+    ]
 
 
 def unfinished(base_uri: str) -> int:
@@ -133,6 +136,26 @@ def _recovered(base: str, leftover: Leftover, inside: Found, dry_run: bool, othe
     except LightningDtoolError as error:
         return done("failed", error.reason)
     return done("removed")
+
+
+def _published(base: str, path: Path, dry_run: bool) -> Recovered:
+    """Publish a checkpoint file that could not be published, if its dataset was to be at this base URI."""
+    from lightning_dtool.publishing import unpublished  # imports torch
+
+    def done(outcome: Outcome, uri: str, reason: str = "") -> Recovered:
+        return Recovered(outcome, "a checkpoint that was not published", uri, str(path), reason)
+
+    try:
+        if not path.is_file():
+            if not dry_run:
+                unpublished.discard(path)
+            return done("removed", base)
+        there = normalize_uri(unpublished.base_uri_of(path))
+        if there != base:
+            return done("left", there, f"it belongs to another base URI: lightning-dtool recover {there}")
+        return done("published", base if dry_run else unpublished.publish(path).uri)
+    except LightningDtoolError as error:
+        return done("failed", base, error.reason)
 
 
 def _removed(base: str, path: Path, dry_run: bool, other_hosts: bool) -> Recovered:
