@@ -116,8 +116,14 @@ def test_weights_from_s3_name_their_checkpoint_as_parent(tmp_path: Path, s3_base
 def test_checkpoints_removed_by_the_trainer_are_deleted_on_s3(
     tmp_path: Path, s3_base_uri: str, s3_server: S3Server, s3_link: FaultyLink, leaves: str
 ) -> None:
+    class Flush(Callback):
+        """A checkpoint that is removed before its dataset was begun gets none."""
+
+        def on_train_epoch_start(self, t: L.Trainer, pl_module: L.LightningModule) -> None:
+            t.strategy.checkpoint_io.flush()
+
     before = objects(s3_server, s3_base_uri)
-    _, provenance = fit(tmp_path, s3_base_uri, leaves, epochs=3)
+    _, provenance = fit(tmp_path, s3_base_uri, leaves, Flush(), epochs=3)
     assert len({request for request in s3_link.requests if request.startswith("PUT") and "/dtool-" in request}) == 3
     assert objects(s3_server, s3_base_uri) - before == {DtoolCheckpoint.from_uri(provenance.last_uri).uuid}
 
