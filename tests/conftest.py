@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from faulty_link import FaultyLink, faulty_link
 from lightning_dtool.cli import model
-from lightning_dtool.store import DatasetWriter, FrozenDataset, normalize_uri
+from lightning_dtool.store import DatasetWriter, FrozenDataset, normalize_uri, relax
 from s3_server import S3Server, running_s3_server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch is imported, because one test runs on each core
@@ -48,6 +48,13 @@ def _isolated_from_the_user(tmp_path_factory: pytest.TempPathFactory, monkeypatc
         monkeypatch.setenv(name, "/nonexistent")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_hurry_left_behind() -> Iterator[None]:
+    """Wait for servers as usual after a test that was interrupted."""
+    yield
+    relax()
 
 
 @pytest.fixture(autouse=True)

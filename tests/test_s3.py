@@ -1,8 +1,10 @@
 """Training on data from S3 and publishing to S3, with a real server."""
 
+import _thread
 import importlib.util
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -211,8 +213,9 @@ def test_a_store_that_fails_during_training_does_not_stop_it(
 
 
 @pytest.mark.filterwarnings("ignore:.* could not be written:lightning_dtool.errors.ProvenanceWarning")
+@pytest.mark.parametrize("when", ["while training", "while it waits at its end"])
 def test_ctrl_c_ends_training_while_a_server_is_silent(
-    tmp_path: Path, s3_base_uri: str, s3_link: FaultyLink, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3_base_uri: str, s3_link: FaultyLink, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """The server would be waited for ten minutes. The checkpoint is kept as a plain file."""
 
@@ -223,9 +226,14 @@ def test_ctrl_c_ends_training_while_a_server_is_silent(
             if t.current_epoch == 1:
                 t.strategy.checkpoint_io.flush()
                 s3_link.on("", "", stalls)
-            if t.current_epoch == 2:
+            if t.current_epoch == 2 and when == "while training":
                 self.begun = time.monotonic()
                 raise KeyboardInterrupt
+
+        def on_train_end(self, t: L.Trainer, pl_module: L.LightningModule) -> None:
+            if not self.begun:
+                self.begun = time.monotonic() + 1
+                threading.Timer(1, _thread.interrupt_main).start()
 
     monkeypatch.setenv("LIGHTNING_DTOOL_STORE_TIMEOUT", "600")
     monkeypatch.setattr(s3_connections, "SILENT_SECONDS", 600)
@@ -235,7 +243,7 @@ def test_ctrl_c_ends_training_while_a_server_is_silent(
         pytest.warns(ProvenanceWarning, match="plain file at Lightning's path was kept"),
         pytest.raises((SystemExit, KeyboardInterrupt)),
     ):
-        trainer(tmp_path, provenance, policy, interrupted, max_epochs=5).fit(TinyNet(), loader())
+        trainer(tmp_path, provenance, policy, interrupted, max_epochs=3).fit(TinyNet(), loader())
     assert time.monotonic() - interrupted.begun < 30
     assert TinyNet.load_from_checkpoint(policy.best_model_path, weights_only=True)
     s3_link.mend()

@@ -31,7 +31,6 @@ from lightning_dtool.store import (
     generate_identifier,
     hurry,
     iter_datasets,
-    relax,
     s3,
     s3_connections,
     uploading,
@@ -305,9 +304,16 @@ def test_a_silent_server_is_given_up_and_asked_again_later(
         with pytest.raises(StoreError, match="does not answer"):
             use(s3_base_uri)
         assert time.monotonic() - started < 3
-        assert len(impatient.requests) <= 2
+        assert len(impatient.requests) <= 1
     impatient.mend()
-    write(s3_base_uri).verify()
+    waits = [0.5] * 60  # for the pause between two requests to a server that was given up
+    while waits:
+        try:
+            write(s3_base_uri).verify()
+            break
+        except StoreError:
+            time.sleep(waits.pop())
+    assert waits
 
 
 @pytest.mark.parametrize("where", ["in the headers", "in the content"])
@@ -350,20 +356,14 @@ def test_an_interruption_ends_the_requests_that_are_under_way(
     impatient.on("PUT", "/data/", stalls)
     threading.Timer(0.5, hurry).start()
     started = time.monotonic()
-    try:
-        with pytest.raises(StoreError, match="does not answer"):
-            write(s3_base_uri)
-    finally:
-        relax()
+    with pytest.raises(StoreError, match="does not answer"):
+        write(s3_base_uri)
     assert time.monotonic() - started < 8
 
 
 def test_a_hurry_lets_a_server_that_answers_take_everything(s3_base_uri: str, s3_link: FaultyLink, held: Any) -> None:
     hurry()
-    try:
-        write(s3_base_uri, os.urandom(2**20)).verify()
-    finally:
-        relax()
+    write(s3_base_uri, os.urandom(2**20)).verify()
 
 
 def test_no_thread_stays_after_the_requests(

@@ -2,20 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from lightning_dtool.errors import ConfigurationError
-from lightning_dtool.store import hurry, relax, waiting
+from lightning_dtool.store import hurry, waiting
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.waiting import NoAnswerError, Server, hurried, limited, patience
-
-
-@pytest.fixture(autouse=True)
-def _no_hurry() -> Iterator[None]:
-    yield
-    relax()
 
 
 def test_the_time_for_a_silent_store_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +24,7 @@ def test_another_time_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> 
         patience()
 
 
-def test_a_server_is_given_up_after_its_time_until_it_answers() -> None:
+def test_a_server_is_given_up_after_its_time_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(60, silent_seconds=20)
     now = time.monotonic()
     assert server.is_asked(again=True)
@@ -44,6 +37,9 @@ def test_a_server_is_given_up_after_its_time_until_it_answers() -> None:
     server.failed(now - 61)
     assert server.is_given_up
     assert not server.is_asked(again=True)
+    assert server.is_asked(again=False)
+    assert not server.is_asked(again=False)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 9)
     assert server.is_asked(again=False)
     assert server.limit(now, 0) == now + waiting.RELUCTANT_SECONDS
     server.answered()

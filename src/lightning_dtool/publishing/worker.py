@@ -15,6 +15,8 @@ from weakref import WeakSet
 
 from rich.console import Console
 
+from lightning_dtool.store import hurry
+
 P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
@@ -147,8 +149,9 @@ class Worker:
                         elif time.monotonic() - since >= self.timeout:
                             self._given_up = self._done
                             return False
-            except BaseException:
+            except BaseException:  # Ctrl-C
                 self._given_up = self._done
+                hurry()
                 raise
         return True
 

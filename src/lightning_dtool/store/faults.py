@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, StoreError, StoreErrorKind
+from lightning_dtool.store.waiting import hurry
 
 
 class _Raised(NamedTuple):
@@ -154,6 +155,9 @@ def store_errors(uri: str, action: str, *, item: str | None = None) -> Iterator[
     try:
         yield
     except LightningDtoolError:
+        raise
+    except KeyboardInterrupt:
+        hurry()  # much may still be waited for while the program ends
         raise
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptDatasetError(

@@ -14,6 +14,8 @@ SETTING = "LIGHTNING_DTOOL_STORE_TIMEOUT"
 DEFAULT_SECONDS = 60.0
 RELUCTANT_SECONDS = 3.0
 """The limit of a request to a store that has not answered for so long."""
+PAUSE_SECONDS = 5.0
+"""The time between two such requests."""
 HURRIED_SECONDS = 2.0
 """The limit of each request once the user has interrupted the program."""
 SLOWEST = 10_000
@@ -128,8 +130,9 @@ def time_limit(begun: float, size: int, usual: float) -> float:
 class Server:
     """What is known about whether a server answers.
 
-    Until it has failed for as long as it is waited for, each request is repeated and may take its time. After that, a
-    request is made once and gets a few seconds, until the server answers again.
+    Until it has failed for as long as it is waited for, each request is repeated and may take its time. After that, one
+    request at a time is made, once, and gets a few seconds, until the server answers again. All others fail at once:
+    much may still be about to be asked of it, such as a tag for each of a hundred datasets.
 
     Args:
         seconds: How long it is waited for.
@@ -140,6 +143,8 @@ class Server:
         self._seconds = seconds
         self._silent_seconds = min(silent_seconds, seconds)
         self._failing_since: float | None = None
+        self._next_attempt = 0.0
+        self._lock = threading.Lock()
 
     @property
     def is_given_up(self) -> bool:
@@ -155,7 +160,14 @@ class Server:
         """
         if hurried():
             return self._failing_since is None and not again
-        return not (again and self.is_given_up)
+        if not self.is_given_up:
+            return True
+        with self._lock:
+            now = time.monotonic()
+            if again or now < self._next_attempt:
+                return False
+            self._next_attempt = now + RELUCTANT_SECONDS + PAUSE_SECONDS
+            return True
 
     def answered(self) -> None:
         """Note that it has answered."""
