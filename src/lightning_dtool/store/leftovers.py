@@ -1,10 +1,12 @@
 """What an unfinished operation leaves behind in a store."""
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Literal
 
 from lightning_dtool.store.ownership import Owner, is_alive
+from lightning_dtool.store.temporaries import is_being_written, is_temporary
 
 LeftoverKind = Literal["writing", "removing", "proto", "upload"]
 
@@ -42,6 +44,9 @@ class Leftover:
         """Whether its owner still runs; None if this cannot be known here."""
         if self.owner is not None:
             return is_alive(self.owner)
+        name = os.path.basename(self.place)
+        if is_temporary(name):
+            return is_being_written(name)
         if self.kind == "proto" or time.time() - self.since < _SECONDS_TO_BE_NAMED:
             return None
         return False

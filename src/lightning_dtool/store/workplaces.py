@@ -20,6 +20,7 @@ from pathlib import Path
 from lightning_dtool.store.leftovers import Leftover
 from lightning_dtool.store.ownership import Owner, current_owner, is_alive, owner_from_json, owner_to_json
 from lightning_dtool.store.syncing import sync_path
+from lightning_dtool.store.temporaries import is_temporary, temporary_beside
 
 _WRITING = ".writing-"
 _REMOVING = ".removing-"
@@ -76,7 +77,7 @@ def claim(place: Path) -> Workplace:
             if not _is_left_empty(workplace):
                 raise
     except BaseException:
-        _delete(workplace.folder)
+        _close(workplace)
         raise
     return workplace
 
@@ -97,7 +98,8 @@ def deliver(workplace: Workplace) -> None:
         # Some file systems do not replace an empty folder.
         place.rmdir()
         workplace.dataset.rename(place)
-    _delete(workplace.folder)
+    with contextlib.suppress(OSError):  # the dataset is at its place, whatever happens to the empty workplace
+        _close(workplace)
     sync_path(place.parent)
 
 
@@ -126,7 +128,7 @@ def give_up(workplace: Workplace) -> None:
         if not _is_claimed(workplace.place, but_not_by=workplace):
             with contextlib.suppress(OSError):  # a dataset, or nothing
                 workplace.place.rmdir()
-    _delete(workplace.folder)
+    _close(workplace)
 
 
 def remove(place: Path) -> None:
@@ -139,10 +141,10 @@ def remove(place: Path) -> None:
     try:
         place.rename(workplace.dataset)
     except BaseException:
-        _delete(workplace.folder)
+        _close(workplace)
         raise
     _delete(workplace.dataset)
-    _delete(workplace.folder)
+    _close(workplace)
 
 
 def find(place: Path) -> Workplace | None:
@@ -170,7 +172,7 @@ def leftovers(base_uri: str, base: Path, *, quick: bool) -> Iterator[Leftover]:
     """
     for folder in sorted(base.iterdir()):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it was finished meanwhile
-            if folder.name.startswith((_WRITING, _REMOVING)):
+            if folder.name.startswith((_WRITING, _REMOVING)) or is_temporary(folder.name):
                 yield _leftover(base_uri, folder)
             elif not quick and _type_of(folder) == "protodataset":
                 since = (folder / ".dtool" / "dtool").stat().st_mtime
@@ -182,7 +184,7 @@ def _leftover(base_uri: str, folder: Path) -> Leftover:
     owner = workplace.owner
     complete = workplace.name and _type_of(workplace.dataset) == "dataset"
     return Leftover(
-        kind="writing" if folder.name.startswith(_WRITING) else "removing",
+        kind="removing" if folder.name.startswith(_REMOVING) else "writing",
         name=workplace.name,
         uri=f"{base_uri}/{workplace.name}" if workplace.name else base_uri,
         place=str(folder),
@@ -218,13 +220,24 @@ def require_free(workplace: Workplace) -> None:
 
 def _begin(prefix: str, place: Path) -> Workplace:
     workplace = Workplace(place.parent / f"{prefix}{uuid.uuid4().hex}", place.name)
-    workplace.folder.mkdir()
+    # At no moment is there a folder that does not say whose it is: until then its name does.
+    temporary = temporary_beside(workplace.folder)
+    temporary.mkdir()
     try:
-        (workplace.folder / _OWNER).write_text(owner_to_json(current_owner()), encoding="utf-8")
+        (temporary / _OWNER).write_text(owner_to_json(current_owner()), encoding="utf-8")
+        temporary.rename(workplace.folder)
     except BaseException:
-        _delete(workplace.folder)
+        _delete(temporary)
         raise
     return workplace
+
+
+def _close(workplace: Workplace) -> None:
+    """Delete a workplace. Another process may be deleting it, too."""
+    temporary = temporary_beside(workplace.folder)
+    with contextlib.suppress(FileNotFoundError):
+        workplace.folder.rename(temporary)
+    _delete(temporary)
 
 
 def _workplaces_of(place: Path) -> Iterator[Workplace]:
@@ -273,6 +286,6 @@ def _type_of(dataset: Path) -> object:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a folder and its content, which another process may be deleting, too."""
+    """Delete a folder and its content, if it is there. Another process may be deleting it, too."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
