@@ -634,6 +634,23 @@ def test_a_model_can_be_pickled_with_its_trainer(tmp_path: Path, models: Path) -
     assert pickle.loads(pickle.dumps(provenance)).best_uri == copy.deepcopy(provenance).best_uri == provenance.best_uri
 
 
+class CopiesCallbacks(L.Callback):
+    """Copies all callbacks, of which a progress bar knows the Trainer, when training begins."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.copies = copy.deepcopy(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def test_a_trainer_can_be_pickled_and_its_callbacks_copied(tmp_path: Path, models: Path) -> None:
+    copying = CopiesCallbacks()
+    t = trainer(tmp_path, DtoolProvenanceCallback(str(models)), copying, enable_progress_bar=True)
+    t.fit(TinyNet(), loader())
+    assert [type(each) for each in copying.copies] == [type(each) for each in t.callbacks]
+    torch.save(t, tmp_path / "trainer.pt")
+    again = torch.load(tmp_path / "trainer.pt", weights_only=False)
+    assert same(weights(again.lightning_module), weights(t.lightning_module))
+
+
 def test_an_observation_that_fails_never_stops_training(tmp_path: Path, models: Path, monkeypatch) -> None:
     monkeypatch.setattr("lightning_dtool.capture.recorder.observe_run", lambda *_: 1 / 0)
     provenance = DtoolProvenanceCallback(str(models))

@@ -165,6 +165,34 @@ def test_the_plug_in_can_be_pickled_for_a_spawned_process(models: Path) -> None:
     assert io.publications == []
 
 
+class TakesOptions(TorchCheckpointIO):
+    """A plug-in of the user's that notes what it receives."""
+
+    def __init__(self) -> None:
+        self.received: list[Any] = []
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        self.received.append(path)
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+    def load_checkpoint(self, path: Any, **options: Any) -> Any:
+        self.received.append(options)
+        return super().load_checkpoint(path, **options)
+
+
+def test_a_plug_in_of_the_user_receives_what_the_trainer_passes(tmp_path: Path, models: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plug_in = TakesOptions()
+    t = trainer(tmp_path, plugins=[DtoolCheckpointIO(str(models), checkpoint_io=plug_in)], enable_checkpointing=False)
+    t.fit(TinyNet(), loader())
+    for path in (Path("now.ckpt"), "then.ckpt"):
+        t.save_checkpoint(path)
+        assert plug_in.received[-1] == path
+        assert type(plug_in.received[-1]) is type(path)
+    t.strategy.checkpoint_io.load_checkpoint("now.ckpt", weights_only=False)
+    assert plug_in.received[-1] == {"weights_only": False}
+
+
 def test_a_misspelt_retention_is_refused(models: Path) -> None:
     with pytest.raises(ConfigurationError, match="'mirror' or 'all'"):
         DtoolCheckpointIO(str(models), retention="everything")  # type: ignore[arg-type]

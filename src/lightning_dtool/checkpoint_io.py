@@ -21,7 +21,7 @@ from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
-from lightning_dtool import rerun
+from lightning_dtool import guard, rerun
 from lightning_dtool._public import public
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_checkpoint
 from lightning_dtool.checkpoint import DtoolCheckpoint
@@ -137,6 +137,7 @@ class DtoolCheckpointIO(CheckpointIO):
         self._start()
 
     def _start(self) -> None:
+        guard.install()
         self._account = Account()
         self._failures = Failures(self.base_uri)
         self._flight = Flight()
@@ -190,14 +191,15 @@ class DtoolCheckpointIO(CheckpointIO):
             Exception: If the checkpoint cannot be pickled: the error that the plain CheckpointIO raises.
         """
         address = rerun.redirect_path(absolute(path))
+        requested = path if address == absolute(path) else address  # as a plug-in would receive it
         if not (_is_training_checkpoint(checkpoint, address) and self._is_wanted(checkpoint, address)):
             if not has_no_file(address):
-                self._save_plainly(checkpoint, address, storage_options)
+                self._save_plainly(checkpoint, requested, storage_options)
             return
         place = self._place(address) if storage_options is None else None
         if place is None and not has_no_file(address):
             # A remote path, or a CheckpointIO with a format or options of its own: the user gets exactly that file.
-            self._save_plainly(checkpoint, address, storage_options)
+            self._save_plainly(checkpoint, requested, storage_options)
         same = self._same_as_latest(checkpoint, same_training if has_no_file(address) else same_state)
         if same is None or not self._share(same, address, place):
             self._publish(checkpoint, address, place)
@@ -231,7 +233,7 @@ class DtoolCheckpointIO(CheckpointIO):
             self._worker.wait("Publishing checkpoints")
         options: dict[str, Any] = {} if map_location is None else {"map_location": map_location}
         # Lightning before 2.6 has no `weights_only` here.
-        if "weights_only" in inspect.signature(self.checkpoint_io.load_checkpoint).parameters:
+        if _takes(self.checkpoint_io.load_checkpoint, "weights_only"):
             options["weights_only"] = weights_only
         loaded = self.checkpoint_io.load_checkpoint(address, **options)
         set_last_model_path(loaded, address)
@@ -532,13 +534,17 @@ class DtoolCheckpointIO(CheckpointIO):
         """Return the path if it is local and this plugin fills it. None if another CheckpointIO fills it."""
         return None if "://" in path or type(self.checkpoint_io) is not TorchCheckpointIO else Path(path)
 
-    def _save_plainly(self, checkpoint: dict[str, Any], path: str, storage_options: Any | None = None) -> None:
+    def _save_plainly(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
         """Save a file as Lightning does, but never through a link: its target is an item of a frozen dataset."""
-        forget_link(path)
+        address = absolute(path)
+        if type(self.checkpoint_io).save_checkpoint is not TorchCheckpointIO.save_checkpoint:  # that one is guarded
+            forget_link(address)
         self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
-        self._flight.filled(path)
-        if "://" not in path:
-            unpublished.discard(Path(path))
+        self._flight.filled(address)
+        if "://" not in address:
+            unpublished.discard(Path(address))
 
     def _raise_as_lightning(self, checkpoint: dict[str, Any], path: str) -> None:
         """Save a checkpoint that cannot be pickled as Lightning does, for its error. Its path is left alone."""
@@ -569,6 +575,12 @@ def _without_async(checkpoint_io: CheckpointIO | None) -> CheckpointIO:
     if isinstance(checkpoint_io, AsyncCheckpointIO):
         checkpoint_io = checkpoint_io.checkpoint_io
     return checkpoint_io if checkpoint_io is not None else TorchCheckpointIO()
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Return True if a function takes a keyword argument, itself or among its `**options`."""
+    found = inspect.signature(function).parameters
+    return name in found or any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values())
 
 
 def _is_training_checkpoint(checkpoint: Mapping[str, Any], path: str) -> bool:

@@ -75,6 +75,10 @@ class Resumption:
         self._stop = Stop()
         self._remembered = Remembered()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out all that was observed: a copy of a Trainer holds this object, and is another run."""
+        return type(self), ()
+
     # -- observing the run ----------------------------------------------------------------------
 
     def install(self, trainer: Any) -> None:
