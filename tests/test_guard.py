@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,15 @@ from lightning_dtool.attach import callbacks, no_callbacks
 from lightning_dtool.store import iter_datasets
 
 OTHER_FILE_SYSTEM = """
-import errno, os, sys
+import errno, os, sys, tempfile
 rename = os.rename
 def elsewhere(source, target, **options):
-    if os.path.dirname(source) != os.path.dirname(target):
+    if os.path.dirname(source) == tempfile.gettempdir():
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
     rename(source, target, **options)
 os.rename = elsewhere
 """
-"""Makes all folders lie on different file systems, as the one of temporary files often does."""
+"""Makes temporary files lie on another file system, as they often do."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def _temporary_files_on_another_file_system(monkeypatch: pytest.MonkeyPatch) -> 
     rename = os.rename
 
     def elsewhere(source: str, target: str, **options: Any) -> None:
-        if os.path.dirname(source) != os.path.dirname(target):
+        if os.path.dirname(source) == tempfile.gettempdir():
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         rename(source, target, **options)
 

@@ -534,9 +534,7 @@ class DtoolCheckpointIO(CheckpointIO):
         """Return the path if it is local and this plugin fills it. None if another CheckpointIO fills it."""
         return None if "://" in path or type(self.checkpoint_io) is not TorchCheckpointIO else Path(path)
 
-    def _save_plainly(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
+    def _save_plainly(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save a file as Lightning does, but never through a link: its target is an item of a frozen dataset."""
         address = absolute(path)
         if type(self.checkpoint_io).save_checkpoint is not TorchCheckpointIO.save_checkpoint:  # that one is guarded
