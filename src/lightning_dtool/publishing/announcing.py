@@ -2,13 +2,15 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
 from lightning_dtool.errors import LightningDtoolError, ProvenanceWarning
 from lightning_dtool.publishing.account import Publication
-from lightning_dtool.store import FrozenDataset
+from lightning_dtool.store import FrozenDataset, local_path
+from lightning_dtool.store.parallel import THREADS, run_all
 
 
 def annotate(kept: Sequence[Publication], run_status: str, tags: dict[str, str | None]) -> None:
@@ -19,23 +21,30 @@ def annotate(kept: Sequence[Publication], run_status: str, tags: dict[str, str |
         run_status: How the run ended.
         tags: The URI of the dataset that gets each tag.
     """
-    for publication in kept:
-        if publication.uri is not None:
-            _annotate(publication.uri, run_status, [tag for tag, uri in tags.items() if uri == publication.uri])
+    uris = [publication.uri for publication in kept if publication.uri is not None]
+    tasks = [
+        partial(_annotate, uri, run_status, [tag for tag, tagged in tags.items() if tagged == uri]) for uri in uris
+    ]
+    # Each waits for the disk, and a file system's journal commits several writes in one group.
+    threads = THREADS if all(local_path(uri) is not None for uri in uris) else 1
+    for uri, error in zip(uris, run_all(tasks, threads), strict=True):
+        if error is not None:
+            warnings.warn(
+                f"{uri}: its tags and `run_status` could not be written. {error.reason}",
+                ProvenanceWarning,
+                stacklevel=2,
+            )
 
 
-def _annotate(uri: str, run_status: str, tags: list[str]) -> None:
+def _annotate(uri: str, run_status: str, tags: list[str]) -> LightningDtoolError | None:
     try:
         dataset = FrozenDataset.from_uri(uri)
         dataset.put_annotation("run_status", run_status)
         for tag in tags:
             dataset.put_tag(tag)
     except LightningDtoolError as error:
-        warnings.warn(
-            f"{uri}: its tags and `run_status` could not be written. {error.reason}",
-            ProvenanceWarning,
-            stacklevel=3,
-        )
+        return error
+    return None
 
 
 def announce(loggers: Sequence[Logger], base_uri: str, number: int, uri: str) -> None:
