@@ -27,7 +27,7 @@ from lightning_dtool.errors import (
     StoreError,
     UnsupportedStrategyError,
 )
-from lightning_dtool.store import FrozenDataset, iter_datasets
+from lightning_dtool.store import FrozenDataset, delete_dataset, iter_datasets
 
 
 @pytest.fixture
@@ -210,6 +210,22 @@ def test_a_fixed_file_name_gets_the_same_versions_as_without_the_callback(tmp_pa
     plain = run(tmp_path / "plain")
     assert run(tmp_path / "ours", DtoolProvenanceCallback(str(models))) == plain
     assert len(datasets(models)) == len(plain) == 3
+
+
+def test_items_that_do_not_change_in_a_run_take_their_space_once(tmp_path: Path, models: Path) -> None:
+    policy = ModelCheckpoint(dirpath=tmp_path / "c", save_top_k=-1)
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, policy, max_epochs=3).fit(TinyNet(), loader())
+
+    first, *others = [FrozenDataset.from_uri(uri) for uri in provenance.uris]
+    for relpath in ("source.zip", "requirements.txt", "random_states.json", "provenance.json", "checkpoint.ckpt"):
+        shared = relpath not in ("provenance.json", "checkpoint.ckpt")
+        for other in others:
+            paths = [dataset.path(dataset.item(relpath).identifier) for dataset in (first, other)]
+            assert paths[0].samefile(paths[1]) == shared, relpath
+    delete_dataset(first.uri)
+    for other in others:
+        other.verify()
 
 
 def test_weights_only_checkpoints_every_n_steps_are_published(tmp_path: Path, models: Path) -> None:
