@@ -10,10 +10,12 @@ are skipped, and listed.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import sys
+import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -23,9 +25,10 @@ from typing import Any
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from faults.cases import Case, cases, short
+from faults.cases import S3, Case, cases, short
 from faults.checks import KINDS
 from faults.running import Result, judge, prepare
+from s3_server import running_s3_server
 
 
 def rows(results: list[Result]) -> list[dict[str, Any]]:
@@ -81,8 +84,13 @@ def main() -> None:
 def _judged(chosen: list[Case], jobs: int, keep: bool) -> list[Result]:
     prepare()
     results: dict[Case, Result] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        for future in as_completed([pool.submit(judge, case, keep) for case in chosen]):
+    with contextlib.ExitStack() as stack:
+        server = None
+        if any(case.place == S3 for case in chosen):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True))
+            server = stack.enter_context(running_s3_server(Path(folder)))
+        pool = stack.enter_context(ThreadPoolExecutor(jobs))
+        for future in as_completed([pool.submit(judge, case, server, keep) for case in chosen]):
             result = future.result()
             results[result.case] = result
             said = result.skipped or ("ok" if not result.findings else "")

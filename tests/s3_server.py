@@ -19,11 +19,33 @@ READER_SECRET = "reader-secret"
 _SECONDS_TO_START = 120
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
-    """The address and credentials of the server."""
+    """The server, with its address and credentials.
+
+    Attributes:
+        endpoint: Its URL.
+        command: Starts it.
+        directory: Holds its data and its log.
+        process: The server's process.
+    """
 
     endpoint: str
+    command: list[str]
+    directory: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server, with the data that it has, and wait until it answers."""
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command, cwd=self.directory, stdout=log, stderr=subprocess.STDOUT)
+        _wait_until_it_answers(self.process, self, self.directory / "server.log")
+
+    def kill(self) -> None:
+        """End the server at once. An orderly shutdown takes long."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def settings(self, bucket: str, *, may_write: bool = True) -> dict[str, str]:
         """Return the environment variables that dtool-s3 needs for a bucket."""
@@ -79,35 +101,26 @@ def running_s3_server(directory: Path) -> Iterator[S3Server]:
     names = [*(f"{name}.port" for name in services), *(f"{name}.port.grpc" for name in services)]
     names += ["s3.port.iceberg", "s3.port.lance"]
     ports = free_ports(len(names))
-    log = (directory / "server.log").open("wb")
-    process = subprocess.Popen(
-        [
-            command,
-            "server",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=64",
-            "-volume.max=50",
-            "-s3",
-            "-s3.autoCreateBucket=false",
-            f"-s3.config={config}",
-            f"-dir={data}",
-            *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
-        ],
-        cwd=directory,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    server = S3Server(f"http://127.0.0.1:{ports[names.index('s3.port')]}")
+    arguments = [
+        command,
+        "server",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=50",
+        "-s3",
+        "-s3.autoCreateBucket=false",
+        f"-s3.config={config}",
+        f"-dir={data}",
+        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+    ]
+    server = S3Server(f"http://127.0.0.1:{ports[names.index('s3.port')]}", arguments, directory)
     try:
-        _wait_until_it_answers(process, server, directory / "server.log")
+        server.start()
         yield server
     finally:
-        # An orderly shutdown takes long, and its data is not needed.
-        process.kill()
-        process.wait()
-        log.close()
+        server.kill()
 
 
 def free_ports(count: int) -> list[int]:
@@ -124,7 +137,8 @@ def _wait_until_it_answers(process: subprocess.Popen, server: S3Server, log: Pat
     while time.monotonic() < deadline and process.poll() is None:
         # An open port is not enough: the storage starts later.
         try:
-            server.client().create_bucket(Bucket="probe")
+            with contextlib.suppress(server.client().exceptions.BucketAlreadyOwnedByYou):
+                server.client().create_bucket(Bucket="probe")
             server.client().put_object(Bucket="probe", Key="probe", Body=b"x")
             return
         except Exception:

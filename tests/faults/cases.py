@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+from faults.links import LINKS
 from faults.plan import EVERY
 from faults.strikes import STRIKES
 
@@ -13,7 +14,10 @@ KILLS = (KILL, KILL_ALL, KILL_AT)
 
 ONE, TWO, S3 = "one file system", "two file systems", "S3"
 
-TROUBLE_AT_PATHS = tuple(name for name in STRIKES if "Lightning's paths" in name)
+FULL_DISK = "one full disk for both"
+"""Neither a dataset nor a file can be written."""
+
+TROUBLE_AT_PATHS = (FULL_DISK, *(name for name in STRIKES if "Lightning's paths" in name))
 """Faults after which nothing more can be written at Lightning's paths."""
 
 
@@ -53,6 +57,11 @@ class Case:
         """Whether the next run has the callback."""
         return self.number % 3 != 2
 
+    @property
+    def ends(self) -> bool:
+        """Whether a fault on the way to a store ends while training continues."""
+        return self.number % 2 == 1
+
     def step(self, steps: int) -> int:
         """Return the step at which a fault inside the training strikes, of that number of steps."""
         return EVERY + 1 + int(self.moment * (steps - EVERY - 2))
@@ -68,6 +77,8 @@ _SETTINGS = [
     ("large", "last only", "mirror", ONE),
     ("large", "top 2 and last", "all", TWO),
 ]
+
+_ON_S3 = [("small", "top 2 and last", "mirror", S3), ("large", "top 1", "mirror", S3)]
 
 
 def cases(seed: int, share: float = 1.0) -> list[Case]:
@@ -89,17 +100,24 @@ def cases(seed: int, share: float = 1.0) -> list[Case]:
         for number in range(each):
             # Also after the last save, in teardown.
             add(KILL_ALL if number % 4 == 3 else KILL, number, setting, 1.05 * chance.random())
-        for number in range(each):
-            add(KILL_AT, number, setting, (number + chance.random()) / each)
+        some = each if setting[0] == "small" else max(1, each // 2)
+        for number in range(some):
+            add(KILL_AT, number, setting, (number + chance.random()) / some)
     for fault in STRIKES:
         for number, setting in enumerate((_SETTINGS[0], _SETTINGS[3], _SETTINGS[4], _SETTINGS[7])):
             if fault.endswith("is deleted") and setting[3] == TWO:
                 continue  # a link to another file system cannot outlive it
-            if fault == "one full disk for both" and setting[3] == TWO:
+            if fault == FULL_DISK and setting[3] == TWO:
                 continue
             if fault == "the writing process is killed" and setting[0] == "small":
                 continue  # it has none
             add(fault, number, setting, chance.random())
+    for setting in _ON_S3:
+        for number in range(max(1, round(share * 10))):
+            add(KILL, number, setting, 1.05 * chance.random())
+        for fault in LINKS:
+            for number in range(2):
+                add(fault, number, setting, chance.random())
     return found
 
 
@@ -108,6 +126,6 @@ def short(seed: int) -> list[Case]:
     chance = random.Random(seed)
     kills = [Case(KILL, *setting, number, chance.random()) for number, setting in enumerate(_SETTINGS[::2])]
     at = [Case(KILL_AT, *_SETTINGS[0], number, (number + chance.random()) / 8) for number in range(8)]
+    links = [Case(fault, place=S3, moment=chance.random()) for fault in ("a server that answers 503",)]
     some = ("the store is full", "the folder of Lightning's paths is full", "SIGTERM", "a file system without links")
-    strikes = [Case(fault, moment=chance.random()) for fault in some]
-    return [*kills, *at, *strikes, Case("a server that answers 503", place=S3, moment=chance.random())]
+    return [*kills, *at, *links, *(Case(fault, moment=chance.random()) for fault in some)]

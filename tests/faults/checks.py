@@ -11,7 +11,7 @@ import torch
 from lightning_dtool import DtoolCheckpoint
 from lightning_dtool.errors import LightningDtoolError
 from lightning_dtool.items import CHECKPOINT_ITEM
-from lightning_dtool.store import iter_datasets
+from lightning_dtool.store import iter_datasets, local_path
 
 CONTENT = "content"
 
@@ -91,20 +91,27 @@ def check_paths(folder: Path, saved: Iterable[int]) -> tuple[Held, list[Finding]
     return held, findings
 
 
-def check_datasets(base_uri: str, saved: Iterable[int]) -> tuple[Held, list[Finding]]:
+def check_datasets(
+    base_uri: str, saved: Iterable[int], known: dict[str, str] | None = None
+) -> tuple[Held, list[Finding]]:
     """Check that each frozen dataset verifies, and holds the checkpoint that its record tells of.
 
     Args:
         base_uri: Where the datasets are.
         saved: The steps whose saves have begun.
+        known: What is known of the files of datasets that have verified, by URI: they are not hashed again as long as
+            this is so. It is extended.
     """
+    known = {} if known is None else known
     held: Held = {}
     findings: list[Finding] = []
     problems: list[LightningDtoolError] = []
     for dataset in iter_datasets(base_uri, on_error=lambda uri, error: problems.append(error)):
         try:
             checkpoint = DtoolCheckpoint.from_uri(dataset.uri)
-            checkpoint.verify()
+            if not (files := _files(dataset.uri)) or known.get(dataset.uri) != files:
+                checkpoint.verify()
+                known[dataset.uri] = files
             step = step_of(dataset.path(dataset.item(CHECKPOINT_ITEM).identifier))
         except (LightningDtoolError, NotWhole) as error:
             findings.append(Finding(WRONG, f"{dataset.name}: {error}"))
@@ -114,6 +121,15 @@ def check_datasets(base_uri: str, saved: Iterable[int]) -> tuple[Held, list[Find
         held[dataset.uri] = step
     findings += [Finding(WRONG, str(error)) for error in problems]
     return held, findings
+
+
+def _files(uri: str) -> str:
+    """Return size, time of change and number of each file of a dataset on disk. An empty text for other stores."""
+    folder = local_path(uri)
+    if folder is None:
+        return ""
+    found = [(str(file), file.stat()) for file in sorted(folder.rglob("*"))]
+    return repr([(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in found])
 
 
 def check_kept(paths: Held, certain: Sequence[int], kept: int, has_last: bool) -> list[Finding]:
@@ -166,18 +182,15 @@ def check_resumed(resumed: int | None, paths: Held, certain: Sequence[int], has_
     return []
 
 
-def check_nothing_left(base: Path | None, paths: Path, temporary: Path, frozen: Iterable[str]) -> list[Finding]:
+def check_nothing_left(in_store: Iterable[str], paths: Path, temporary: Path) -> list[Finding]:
     """Check that there is nothing but datasets in the store, checkpoints at the paths, and nothing temporary.
 
     Args:
-        base: The folder of the datasets, if it is one.
+        in_store: What is in the store and belongs to no dataset.
         paths: The folder of Lightning's paths.
         temporary: The folder of temporary files.
-        frozen: The names of the frozen datasets.
     """
-    left = []
-    if base is not None and base.is_dir():
-        left += [f"{entry.name} in the store" for entry in base.iterdir() if entry.name not in set(frozen)]
+    left = [f"{name} in the store" for name in in_store]
     if paths.is_dir():
         left += [f"{entry.name} beside the checkpoints" for entry in paths.iterdir() if entry.suffix != ".ckpt"]
     if temporary.is_dir():

@@ -8,7 +8,6 @@ from typing import Any
 
 from faults import checks, training
 from faults.plan import Plan
-from lightning_dtool.store import FrozenDataset
 
 
 def child(what: str, plan: Plan, log: str, *arguments: Any) -> None:
@@ -27,12 +26,14 @@ def child(what: str, plan: Plan, log: str, *arguments: Any) -> None:
 def _examine(plan: Plan, when: str, saved: list[int]) -> None:
     paths, findings = checks.check_paths(plan.paths, saved)
     datasets, wrong = {}, []
-    if "://" in plan.base_uri.removeprefix("file://") or Path(plan.base_uri.removeprefix("file://")).is_dir():
-        datasets, wrong = checks.check_datasets(plan.base_uri, saved)
+    if not plan.base_uri.startswith("file://") or Path(plan.base_uri.removeprefix("file://")).is_dir():
+        verified = plan.folder / "verified.json"
+        known = json.loads(verified.read_text()) if verified.exists() else {}
+        datasets, wrong = checks.check_datasets(plan.base_uri, saved, known)
+        verified.write_text(json.dumps(known))
     content = {
         "paths": paths,
         "datasets": datasets,
-        "frozen": [FrozenDataset.from_uri(uri).name for uri in datasets],
         "findings": checks.as_json([*findings, *wrong]),
     }
     (plan.folder / f"{when}.json").write_text(json.dumps(content))

@@ -8,18 +8,22 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from faults import checks, processes
-from faults.arranging import CannotBeArranged, arranged, relieve
-from faults.cases import KILL_ALL, KILL_AT, KILLS, TROUBLE_AT_PATHS, Case
+from faults.arranging import Arrangement, CannotBeArranged, arranged
+from faults.cases import FULL_DISK, KILL_ALL, KILL_AT, KILLS, TROUBLE_AT_PATHS, Case
 from faults.checks import FAILED, HANGING, LEFT, LOST, Finding, Held
 from faults.ledger import Ledger
+from faults.links import LINKS
 from faults.plan import EVERY, Plan
+from s3_server import S3Server
 
 _PATIENCE = 120.0
 """Seconds after which a training that takes some two seconds alone is said to hang."""
+
+_FOR_A_WHILE = 3.0
+"""Seconds that a fault on the way to a store lasts, if it ends by itself."""
 
 _SOON = 20.0
 """Seconds within which a child process of a killed training ends."""
@@ -60,19 +64,20 @@ def prepare() -> None:
     _forks.set_forkserver_preload(["faults.children"])
 
 
-def judge(case: Case, keep: bool = False) -> Result:
+def judge(case: Case, server: S3Server | None, keep: bool = False) -> Result:
     """Run a case.
 
     Args:
         case: The case.
-        keep: Leave its folders, if something did not hold.
+        server: The S3 server. None if there is none.
+        keep: Leave its folders.
     """
     begun = time.monotonic()
     try:
-        with arranged(case, keep) as plan:
-            result = _Run(case, plan).judged()
+        with arranged(case, server, keep) as arrangement:
+            result = _Run(case, arrangement, server).judged()
             if keep:
-                print(f"{case.name}: {plan.folder}", flush=True)
+                print(f"{case.name}: {arrangement.plan.folder}", flush=True)
     except CannotBeArranged as error:
         result = Result(case, skipped=str(error))
     result.seconds = time.monotonic() - begun
@@ -80,16 +85,18 @@ def judge(case: Case, keep: bool = False) -> Result:
 
 
 class _Run:
-    def __init__(self, case: Case, plan: Plan) -> None:
-        self.case, self.plan = case, plan
+    def __init__(self, case: Case, arrangement: Arrangement, server: S3Server | None) -> None:
+        self.case, self.arrangement, self.server = case, arrangement, server
+        self.plan = arrangement.plan
+        self.relieved = False
         self.result = Result(case)
 
     def judged(self) -> Result:
         if self.case.fault == KILL_AT:
-            operations = baseline(self.case.state, self.case.policy, self.case.retention, self.case.place).operations
-            self.plan = replace(self.plan, at=int(self.case.moment * operations))
+            self.plan = replace(self.plan, at=int(self.case.moment * self.baseline().operations))
         code = self.train()
-        relieve(self.case.fault, Path(self.plan.base_uri.removeprefix("file://")), self.plan.paths)
+        if not self.relieved:
+            self.arrangement.relieve()
         ledger = Ledger.read(self.plan.ledger_file)
         self.check_end(code, ledger)
         held = self.examine("killed", ledger.begun)
@@ -115,10 +122,25 @@ class _Run:
         process = _start("train", self.plan, "train.log")
         if self.case.fault in KILLS and self.case.fault != KILL_AT:
             self.kill_in_time(process)
+        elif self.case.fault in LINKS:
+            self.strike_in_time(process)
         return self.wait(process, "training")
 
+    def baseline(self) -> Baseline:
+        return baseline(self.server, self.case.state, self.case.policy, self.case.retention, self.case.place)
+
+    def strike_in_time(self, process: Any) -> None:
+        at = self.case.step(self.plan.steps)
+        while process.is_alive() and not any(step >= at - EVERY for step in Ledger.read(self.plan.ledger_file).begun):
+            time.sleep(0.005)
+        self.arrangement.strike()
+        if self.case.ends:
+            process.join(_FOR_A_WHILE)
+            self.arrangement.relieve()
+            self.relieved = True
+
     def kill_in_time(self, process: Any) -> None:
-        known = baseline(self.case.state, self.case.policy, self.case.retention, self.case.place)
+        known = self.baseline()
         deadline = time.monotonic() + _PATIENCE
         while Ledger.read(self.plan.ledger_file).resumed is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -166,18 +188,21 @@ class _Run:
 
     def certain(self, ledger: Ledger) -> list[int]:
         """Return the steps that Lightning's paths must hold, as far as the policy keeps them."""
-        steps = ledger.certain(in_flight=1 if self.plan.state == "large" else 0)
+        in_flight = 1 if self.plan.state == "large" else 0
         if ledger.struck is None or self.case.fault not in TROUBLE_AT_PATHS:
-            return steps
+            return ledger.certain(in_flight)
         if self.case.fault.endswith("is deleted"):
-            return [step for step in steps if step > ledger.struck]
-        return [step for step in steps if step < ledger.struck]
+            return [step for step in ledger.certain(in_flight) if step > ledger.struck]
+        before = [step for step in ledger.returned if step < ledger.struck]
+        return before[: len(before) - in_flight]
 
     def check_newest(self, held: "Examined", ledger: Ledger) -> None:
         """Check that a path or a dataset holds the newest checkpoint that must be whole."""
         steps = ledger.certain(in_flight=1 if self.plan.state == "large" else 0)
         newest = max([*held.paths.values(), *held.datasets.values()], default=0)
-        if self.case.fault in TROUBLE_AT_PATHS and not ledger.ended:
+        if self.case.fault == FULL_DISK:
+            steps = self.certain(ledger)
+        elif self.case.fault in TROUBLE_AT_PATHS and not ledger.ended:
             steps = steps[:-1]  # its dataset may have been on its way
         if steps and newest < max(steps):
             text = f"step {max(steps)} was saved; paths {held.paths}, datasets {held.datasets}"
@@ -190,10 +215,10 @@ class _Run:
         file = self.plan.folder / f"{when}.json"
         if not file.exists():
             self.result.findings.append(Finding(FAILED, f"examining: exit code {code}\n{self.log('examine.log')}"))
-            return Examined({}, {}, [])
+            return Examined({}, {})
         found = json.loads(file.read_text())
         self.add([Finding(**finding) for finding in found["findings"]])
-        return Examined(found["paths"], found["datasets"], found["frozen"])
+        return Examined(found["paths"], found["datasets"])
 
     def go_on(self, held: "Examined", certain: list[int]) -> Ledger:
         steps = self.plan.steps + EVERY
@@ -219,13 +244,12 @@ class _Run:
         after = self.examine("recovered", saved)
         self.add(checks.check_nothing_gone(before.datasets, after.datasets, "recover"))
         self.add(checks.check_nothing_gone(before.paths, after.paths, "recover"))
-        base = Path(self.plan.base_uri.removeprefix("file://"))
-        self.add(checks.check_nothing_left(base, self.plan.paths, self.plan.temporary, after.frozen))
+        self.add(checks.check_nothing_left(self.arrangement.left(after.datasets), self.plan.paths, self.plan.temporary))
         return after
 
     def log(self, name: str) -> str:
         file = self.plan.folder / name
-        return file.read_text(errors="replace")[-1500:] if file.exists() else ""
+        return file.read_text(errors="replace").strip()[-600:] if file.exists() else ""
 
 
 _EXPECTED: dict[str, set[int]] = {
@@ -233,17 +257,16 @@ _EXPECTED: dict[str, set[int]] = {
     "os._exit": {3},
     "Ctrl-C twice": {0, 1, -signal.SIGINT},
     # As in Lightning, which has nowhere to write.
-    "one full disk for both": {0, 1},
+    FULL_DISK: {0, 1},
 }
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What the paths and the store hold: steps by path, steps by URI, and the names of the datasets."""
+    """What the paths and the store hold: steps by path, and by URI."""
 
     paths: Held
     datasets: Held
-    frozen: list[str]
 
 
 @functools.cache
@@ -254,16 +277,17 @@ def _lock_of(*setting: str) -> threading.Lock:
 _known: dict[tuple[str, ...], Baseline] = {}
 
 
-def baseline(*setting: str) -> Baseline:
+def baseline(server: S3Server | None, *setting: str) -> Baseline:
     """Return how long a training takes to which nothing happens, and how many file operations it makes."""
     with _lock_of(*setting):
         if setting not in _known:
-            _known[setting] = _measured(Case("nothing", *setting))
+            _known[setting] = _measured(Case("nothing", *setting), server)
         return _known[setting]
 
 
-def _measured(case: Case) -> Baseline:
-    with arranged(case) as plan:
+def _measured(case: Case, server: S3Server | None) -> Baseline:
+    with arranged(case, server) as arrangement:
+        plan = arrangement.plan
         process = _start("train", plan, "train.log")
         while Ledger.read(plan.ledger_file).resumed is None and process.is_alive():
             time.sleep(0.005)

@@ -8,7 +8,6 @@ import signal
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,6 @@ def begun(plan: Plan, log: str) -> Iterator[None]:
     os.chdir(plan.folder)
     sys.argv = [str(Path(__file__)), "campaign"]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore", UserWarning)
     yield
 
 
