@@ -374,6 +374,46 @@ def test_a_path_that_cannot_be_filled_keeps_what_it_had(
             models.mkdir()
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system")
+def test_a_link_in_a_full_folder_never_dangles_however_slow_the_store(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, replacing = tmp_path / "ckpt", linking._replacing
+
+    @contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        if path.parent == folder and not store.open.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        with replacing(path) as temporary:
+            yield temporary
+
+    class Fills(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                trainer.strategy.checkpoint_io.flush()
+                store.open.clear()
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            monkeypatch.setattr(linking, "_replacing", refused)
+            store.open.set()
+
+    @contextmanager
+    def refused(path: Path) -> Iterator[Path]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield path
+
+    monkeypatch.setattr(linking, "_replacing", full)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as models:
+        policy = ModelCheckpoint(dirpath=folder, filename="{step}", save_last=True)
+        t = trainer(tmp_path, policy, provenance := DtoolProvenanceCallback(models), max_epochs=5)
+        t.callbacks.append(Fills())
+        with pytest.warns(ProvenanceWarning, match="is published, but cannot be put here"):
+            t.fit(TinyNet(), loader())
+        assert contents(folder) == {"last.ckpt": 6, "step=6.ckpt": 6}
+        assert sorted(d.name.split("-")[1] for d in iter_datasets(models)) == ["epoch0", "epoch4"]
+        assert DtoolCheckpoint.from_uri(provenance.last_uri).record.checkpoint.global_step == 30
+
+
 def test_what_could_not_be_published_is_published_later(tmp_path: Path, models: Path, size: str, store: Store) -> None:
     provenance = DtoolProvenanceCallback(str(models), save_initial_weights=True)
     policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", filename="{step}", save_top_k=-1)

@@ -400,7 +400,7 @@ class DtoolCheckpointIO(CheckpointIO):
             self._send(publication, staged, path, place)
         except BaseException:  # Ctrl-C
             publication.failed = True
-            self._flight.not_filled(path)
+            self._flight.not_filled(path, publication)
             raise
         self._account.remember_latest(publication)
         self._publisher.claim(path, publication)
@@ -417,7 +417,7 @@ class DtoolCheckpointIO(CheckpointIO):
             ready = self._large(publication, staged, place) if self._in_background else None
             stood = ready
         if place is not None and (stood is None or stood.standing is None):
-            self._flight.expect(path)
+            self._flight.expect(path, publication)
         if ready is not None:
             self._publisher.submit(publication, ready, path, place)
         else:  # training cannot change the state while it is read
@@ -477,7 +477,7 @@ class DtoolCheckpointIO(CheckpointIO):
             policies = asking_policies()
             if policies and self._in_background:
                 self._tell_of_names(policies)
-                self._flight.expect(path)
+                self._flight.expect(path, same)
                 # Before the claim, which may retire the dataset to which the path leads until it is filled.
                 self._worker.submit(self._publisher.fill, same, path, place)
                 same.paths.add(path)

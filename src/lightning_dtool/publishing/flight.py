@@ -15,52 +15,65 @@ class Flight:
     """
 
     def __init__(self) -> None:
-        self._awaited: set[str] = set()
+        self._awaited: dict[str, object] = {}
         self._removals: dict[str, Callable[[], None]] = {}
         self._unfilled = False
         self._lock = threading.RLock()
 
-    def expect(self, path: str) -> None:
-        """Note that a checkpoint is in flight to a path.
+    @property
+    def holds_back(self) -> bool:
+        """True while older checkpoints must stay."""
+        with self._lock:
+            return self._unfilled or bool(self._awaited)
+
+    def expect(self, path: str, checkpoint: object) -> None:
+        """Note that a checkpoint is in flight to a path, in place of any other.
 
         Args:
             path: The path. A removal of it that waits is forgotten: it will be overwritten.
+            checkpoint: What stands for the checkpoint.
         """
         with self._lock:
-            self._awaited.add(path)
+            self._awaited[path] = checkpoint
             self._removals.pop(path, None)
 
     def filled(self, path: str) -> None:
-        """Note that a checkpoint is whole at its path, and carry out the removals unless others are in flight.
+        """Note that the latest checkpoint for a path is whole there. Carry out removals unless others are in flight.
 
         Args:
             path: The path. A removal of it that waits is forgotten.
         """
         with self._lock:
-            self._awaited.discard(path)
+            self._awaited.pop(path, None)
             self._removals.pop(path, None)
             self._unfilled = False
             self._settle()
 
-    def not_filled(self, path: str) -> None:
+    def not_filled(self, path: str, checkpoint: object) -> None:
         """Note that a path could not be filled and holds what it held before.
 
         Args:
             path: The path.
+            checkpoint: What stands for the checkpoint.
         """
         with self._lock:
-            self._awaited.discard(path)
+            self._forget(path, checkpoint)
             self._unfilled = True
 
-    def dropped(self, path: str) -> None:
+    def dropped(self, path: str, checkpoint: object) -> None:
         """Note that nobody wants a checkpoint at a path any more.
 
         Args:
             path: The path.
+            checkpoint: What stands for the checkpoint.
         """
         with self._lock:
-            self._awaited.discard(path)
+            self._forget(path, checkpoint)
             self._settle()
+
+    def _forget(self, path: str, checkpoint: object) -> None:
+        if self._awaited.get(path) is checkpoint:
+            del self._awaited[path]
 
     def awaits(self, path: str) -> bool:
         """Return True if a checkpoint is in flight to a path."""
@@ -89,14 +102,14 @@ class Flight:
             removal: Removes it. If it runs later, its error is ignored, as nobody waits for it.
         """
         with self._lock:
-            self._awaited.discard(path)
-            if self._awaited or self._unfilled:
+            self._awaited.pop(path, None)
+            if self.holds_back:
                 self._removals[path] = removal
                 return
         removal()
 
     def _settle(self) -> None:
-        if self._awaited or self._unfilled:
+        if self.holds_back:
             return
         removals, self._removals = self._removals, {}
         for removal in removals.values():

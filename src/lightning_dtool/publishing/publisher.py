@@ -171,7 +171,7 @@ class Publisher:
         """
         if self._retention == "mirror" and not publication.paths:
             publication.omitted = True
-            self._flight.dropped(path)
+            self._flight.dropped(path, publication)
             return
         try:
             staged.wait()
@@ -186,7 +186,7 @@ class Publisher:
             return
         except BaseException:  # Ctrl-C, where training waits for this
             publication.failed = True
-            self._flight.not_filled(path)
+            self._flight.not_filled(path, publication)
             raise
         self._latest = dataset
         publication.froze(dataset)
@@ -196,10 +196,6 @@ class Publisher:
         self.fill(publication, path, place)
         if self._retention == "all":  # other URIs are announced when the run has ended, if their datasets stay
             rank_zero_info(f"Published: {dataset.uri}")
-        if not publication.unfilled:
-            for orphan in self._not_succeeded:
-                self._delete(orphan)
-            self._not_succeeded = []
 
     def _stand(self, publication: Publication, staged: Staged, place: Path) -> Staged:
         """Write the plain file that Lightning would have written."""
@@ -212,7 +208,7 @@ class Publisher:
         """Note an error, and keep what a later attempt needs: the plain file, and the record beside it."""
         publication.failed = True
         if place is None:
-            self._flight.dropped(path)
+            self._flight.dropped(path, publication)
             self._failures.add(error, file_kept=None if has_no_file(path) else True)
             return
         second: Exception | None = None
@@ -221,7 +217,7 @@ class Publisher:
                 staged = self._stand(publication, staged, place)
             except Exception as found:
                 second = found
-                self._flight.not_filled(path)
+                self._flight.not_filled(path, publication)
         kept_for_later = False
         if second is None and publication.standing is not None and publication.standing.is_there():
             kept_for_later = unpublished.keep(staged, self._base_uri, publication.name, publication.standing)
@@ -238,15 +234,24 @@ class Publisher:
             place: The same path, if this package fills it.
         """
         with self._account.path_held(path, publication) as still_ours:
-            if place is None or not still_ours:
-                self._flight.dropped(path)
+            if place is None:
+                publication.reached = True
+            elif not still_ours:
+                self._flight.dropped(path, publication)
                 return
             try:
-                if self._lead(publication, path, place):
+                if place is not None and self._lead(publication, path, place):
                     publication.reached = True
                     self._flight.filled(path)
             except OSError as error:
                 self.cannot_fill(publication, path, error)
+        if publication.dataset_uri is not None:
+            is_whole = publication.reached and not self._flight.holds_back
+            kept = [orphan for orphan in self._not_succeeded if orphan.reached and not is_whole]
+            for orphan in self._not_succeeded:
+                if orphan not in kept:
+                    self._delete(orphan)
+            self._not_succeeded = kept
 
     def cannot_fill(self, publication: Publication, path: str, error: OSError) -> None:
         """Note that a path keeps what it had, though its checkpoint is published.
@@ -257,7 +262,7 @@ class Publisher:
             error: Why.
         """
         publication.unfilled = True
-        self._flight.not_filled(path)
+        self._flight.not_filled(path, publication)
         self._failures.add_unfilled(path, error)
 
     def _lead(self, publication: Publication, path: str, place: Path) -> bool:
@@ -283,11 +288,11 @@ class Publisher:
         """
         if publication.dataset_uri is None:
             return
-        # A path that could not be filled for the successor may still lead here.
-        leads_here = successor.unfilled and publication.reached
-        if successor is publication or (successor.dataset_uri is not None and not leads_here):
+        # A path that was never filled for the successor may still lead here.
+        may_lead_here = publication.reached and (successor.unfilled or not successor.reached)
+        if successor is publication or (successor.dataset_uri is not None and not may_lead_here):
             self._delete(publication)
-        elif successor.omitted or successor.unfilled:
+        elif successor.omitted or successor.dataset_uri is not None:
             self._not_succeeded.append(publication)
         else:
             self._supersede(publication)
