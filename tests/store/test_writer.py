@@ -37,6 +37,7 @@ from lightning_dtool.store import (
     iter_datasets,
     local_path,
     syncing,
+    workplaces,
 )
 from lightning_dtool.store.disk import DiskBroker
 
@@ -99,9 +100,9 @@ def test_dtoolcore_reads_it_as_its_own(make_dataset) -> None:
 def test_everything_is_durable_before_it_is_seen(base_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syncing, "_sync_file_system", lambda _: False)
     events: list[str] = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, deliver = os.fsync, workplaces.deliver
     monkeypatch.setattr(os, "fsync", lambda fd: events.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
-    monkeypatch.setattr(Path, "rename", lambda *paths: events.append(f"-> {paths[1]}") or rename(*paths))
+    monkeypatch.setattr(workplaces, "deliver", lambda place: events.append("seen") or deliver(place))
     with DatasetWriter("x", base_uri) as writer:
         writer.put_bytes(b"1", "a/b")
         writer.put_tag("t")
@@ -114,7 +115,7 @@ def test_everything_is_durable_before_it_is_seen(base_uri: str, monkeypatch: pyt
     assert everything <= set(events[:-2])
     assert {str(root / path.relative_to(place)) for path in place.rglob("*")} <= set(events[:-2])
     assert len(events) == len(set(events)), "something is synced twice"
-    assert events[-2:] == [f"-> {place}", str(place.parent)]
+    assert events[-2:] == ["seen", str(place.parent)]
     assert names_in(base_uri) == ["x"]
 
 

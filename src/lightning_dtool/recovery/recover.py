@@ -134,6 +134,8 @@ def _recovered(base: str, leftover: Leftover, inside: Found, dry_run: bool, othe
         if not dry_run:
             discard(base, leftover)
     except LightningDtoolError as error:
+        if error.kind == "absent":
+            return done("left", "another process has finished or removed it meanwhile.")
         return done("failed", error.reason)
     return done("removed")
 

@@ -287,5 +287,6 @@ def _type_of(dataset: Path) -> object:
 
 def _delete(folder: Path) -> None:
     """Delete a folder and its content, if it is there. Another process may be deleting it, too."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+    while os.path.lexists(folder):
+        with contextlib.suppress(FileNotFoundError):  # the other process was faster with a part of it
+            shutil.rmtree(folder)
