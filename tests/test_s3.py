@@ -179,7 +179,14 @@ def test_a_lack_of_write_permission_is_an_error_before_training(
 
 @pytest.mark.filterwarnings("ignore:.* could not be written:lightning_dtool.errors.ProvenanceWarning")
 @pytest.mark.parametrize(
-    ("method", "part", "fault"), [("PUT", "/data/", answers(403)), ("", "", hangs_up), ("", "", stalls)]
+    ("method", "part", "fault"),
+    [
+        ("PUT", "/data/", answers(403)),
+        ("", "", answers(404, "NoSuchBucket")),
+        ("", "", answers(503, "SlowDown")),
+        ("", "", hangs_up),
+        ("", "", stalls),
+    ],
 )
 def test_a_store_that_fails_during_training_does_not_stop_it(
     tmp_path: Path,

@@ -20,6 +20,7 @@ from lightning_dtool.store import (
     iter_datasets,
     local_path,
 )
+from lightning_dtool.store.places import discard, leftovers
 from store.box import BoxStorageBroker, installed_box
 
 IDENTIFIER = generate_identifier("d/a.txt")
@@ -61,6 +62,18 @@ def test_hashes_are_those_of_the_broker(box: str, monkeypatch: pytest.MonkeyPatc
     assert dataset.hash_function == "sha256sum_hexdigest"
     assert len(dataset.item("d/a.txt").hash) == 64
     dataset.verify()
+
+
+def test_an_unfinished_dataset_names_its_owner(box: str) -> None:
+    writer = DatasetWriter("x", box)
+    writer.put_bytes(b"1", "a")
+    (found,) = leftovers(box)
+    assert (found.kind, found.name, found.uri, found.is_owned) == ("writing", "x", writer.uri, True)
+    with pytest.raises(StoreError, match="Remove it by other means"):
+        discard(box, found)
+    dataset = writer.commit()
+    assert leftovers(box) == []
+    assert not {"owner", "unfinished"} & dataset.admin_metadata.keys()
 
 
 def test_a_store_that_never_answers_is_given_up(box: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, ClassVar, TypeVar
 from lightning_dtool.store.broker import Broker, Hasher
 from lightning_dtool.store.digest import CHUNK
 from lightning_dtool.store.item import Item
+from lightning_dtool.store.leftovers import Leftover, leftover_of, with_owner
 from lightning_dtool.store.locking import locked
 from lightning_dtool.store.waiting import limited, patience
 
@@ -73,6 +74,19 @@ class DtoolBroker(Broker):
         """Return the URIs of the datasets below a base URI."""
         return _call(lambda: list(cls.dtool_class.list_dataset_uris(base_uri, config_path)))
 
+    @classmethod
+    def leftovers(cls, base_uri: str, *, quick: bool = False) -> Iterator[Leftover]:
+        """Yield the unfinished datasets below a base URI. Nothing is found quickly: each dataset has to be opened."""
+        for uri in () if quick else cls.list_dataset_uris(base_uri, None):
+            admin_metadata = cls(uri).get_admin_metadata()
+            found = leftover_of(uri, uri, admin_metadata) if isinstance(admin_metadata, dict) else None
+            if found is not None:
+                yield found
+
+    def discard(self, leftover: Leftover) -> None:
+        """Raise an error: dtool's interface has no way to remove a dataset."""
+        type(self)(leftover.uri).remove()
+
     def check_writable(self) -> None:
         """Raise if the broker can only read; dtool's interface has no way to ask for more."""
         if not hasattr(self._broker, "put_item"):
@@ -115,7 +129,9 @@ class DtoolBroker(Broker):
     # -- metadata, written --------------------------------------------------------------------
 
     def put_admin_metadata(self, admin_metadata: dict[str, Any]) -> None:
-        """Write the administrative metadata."""
+        """Write the administrative metadata. That of an unfinished dataset names its owner."""
+        if admin_metadata["type"] != "dataset":
+            admin_metadata = with_owner(admin_metadata)
         _call(lambda: self._broker.put_admin_metadata(admin_metadata))
 
     def put_manifest(self, manifest: dict[str, Any]) -> None:

@@ -2,10 +2,11 @@
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from lightning_dtool.store.ownership import Owner, is_alive
+from lightning_dtool.store.ownership import Owner, current_owner, is_alive, owner_from_json, owner_to_json
 from lightning_dtool.store.temporaries import is_being_written, is_temporary
 
 LeftoverKind = Literal["writing", "removing", "proto", "upload"]
@@ -50,3 +51,46 @@ class Leftover:
         if self.kind == "proto" or time.time() - self.since < _SECONDS_TO_BE_NAMED:
             return None
         return False
+
+
+# -- stores other than a disk -------------------------------------------------------------------------
+
+_OWNER = "owner"
+_PURPOSE = "unfinished"
+
+
+def with_owner(
+    admin_metadata: Mapping[str, Any], purpose: Literal["writing", "removing"] = "writing"
+) -> dict[str, Any]:
+    """Return the administrative metadata of an unfinished dataset with this process as its owner.
+
+    Two keys are added, which a frozen dataset does not have.
+
+    Args:
+        admin_metadata: The administrative metadata without an owner.
+        purpose: What this process does with the dataset. Default: it writes it.
+    """
+    return {**admin_metadata, _PURPOSE: purpose, _OWNER: owner_to_json(current_owner())}
+
+
+def leftover_of(uri: str, place: str, admin_metadata: Mapping[str, Any]) -> Leftover | None:
+    """Return what is left of a dataset; None if it is frozen.
+
+    Args:
+        uri: The dataset's URI.
+        place: Where it lies.
+        admin_metadata: Its administrative metadata, which may come from another program.
+    """
+    if admin_metadata.get("type") == "dataset":
+        return None
+    owner = owner_from_json(str(admin_metadata.get(_OWNER, "")))
+    purpose = admin_metadata.get(_PURPOSE)
+    created = admin_metadata.get("created_at")
+    return Leftover(
+        kind="proto" if owner is None else "removing" if purpose == "removing" else "writing",
+        name=str(admin_metadata.get("name", "")),
+        uri=uri,
+        place=place,
+        owner=owner,
+        since=owner.since if owner else float(created) if isinstance(created, int | float) else 0.0,
+    )

@@ -26,8 +26,7 @@ from lightning_dtool.store.broker import ParallelBroker
 from lightning_dtool.store.digest import CHUNK, generate_identifier, hash_file, new_hash
 from lightning_dtool.store.faults import kind_of
 from lightning_dtool.store.item import Item
-from lightning_dtool.store.leftovers import Leftover
-from lightning_dtool.store.ownership import current_owner, owner_from_json, owner_to_json
+from lightning_dtool.store.leftovers import Leftover, leftover_of, with_owner
 from lightning_dtool.store.parallel import THREADS, run_all
 from lightning_dtool.store.s3_connections import ATTEMPTS, connections
 from lightning_dtool.store.waiting import hurried
@@ -37,10 +36,6 @@ PART = 16 * 1024 * 1024
 _REGISTRATION = re.compile(r"dtool-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _ITEM_KEY = re.compile(r"(?:^|/)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/data/[0-9a-f]{40}$")
 _DELETED_AT_ONCE = 1000
-_OWNER = "owner"
-"""In the administrative metadata of an unfinished dataset: the process that writes or removes it."""
-_PURPOSE = "unfinished"
-"""In the same place: what that process does, "writing" or "removing"."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +222,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         which saves a request: dtool-s3 passes over a registered dataset without administrative metadata.
         """
         if admin_metadata["type"] != "dataset":
-            admin_metadata = {_PURPOSE: "writing", **admin_metadata, _OWNER: owner_to_json(current_owner())}
+            admin_metadata = admin_metadata if "owner" in admin_metadata else with_owner(admin_metadata)
         beside = {name: str(value) for name, value in admin_metadata.items()}
         self._known_admin_metadata = None
         if self._is_new:
@@ -342,7 +337,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
                 raise
             known = {}
         if known.get("type") == "dataset":
-            self.put_admin_metadata({**known, "type": "protodataset", _PURPOSE: "removing"})
+            self.put_admin_metadata(with_owner({**known, "type": "protodataset"}, "removing"))
         else:  # all uploads of a frozen dataset were completed
             self._abort_uploads(self._root)
         marker = self.get_admin_metadata_key()
@@ -382,18 +377,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
             if kind_of(exc) != "absent":
                 raise
             return cls._registration_alone(uri)
-        if admin_metadata.get("type") == "dataset":
-            return None
-        owner = owner_from_json(admin_metadata.get(_OWNER, ""))
-        purpose = admin_metadata.get(_PURPOSE)
-        return Leftover(
-            "removing" if purpose == "removing" else "writing" if purpose else "proto",
-            str(admin_metadata.get("name", "")),
-            uri,
-            broker._root,
-            owner,
-            owner.since if owner else admin_metadata.get("created_at", 0.0),
-        )
+        return leftover_of(uri, broker._root, admin_metadata)
 
     @classmethod
     def _registration_alone(cls, uri: str) -> Leftover | None:
