@@ -63,12 +63,14 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
 
     def put_text(self, key: str, text: str) -> None:
         """Write a file: atomically and durably in a frozen dataset, where readers may be reading it."""
+        if self._workplace is not None:
+            # It has all folders, and no reader. A small checkpoint has twenty texts, for which a Path takes long.
+            with open(key, "wb") as new:
+                new.write(text.encode())
+            return
         path = Path(key)
         # Only one level, for old datasets without a folder of tags: a removed dataset must not reappear.
         path.parent.mkdir(exist_ok=True)
-        if self._workplace is not None:
-            path.write_text(text, encoding="utf-8", newline="\n")
-            return
         # Not in the same folder: every file in `tags/` is a tag.
         temporary = Path(self._abspath) / ".dtool" / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
