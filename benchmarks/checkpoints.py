@@ -27,6 +27,7 @@ from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
 from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.resuming.plain_state.remembered import Remembered
+from lightning_dtool.snapshot.memory import available_memory
 from lightning_dtool.store.digest import hash_file
 
 NONE = "no checkpoints"
@@ -81,6 +82,7 @@ def run(settings: Settings) -> Iterator[Comparison]:
     sizes = {"1 MB": (1, 4, 1)} if settings.short else {"100 MB": (100, 12, 5), "1 GB": (1024, 6, 2)}
     for shown, (megabytes, steps, rounds) in sizes.items():
         yield from _compare(settings, shown, megabytes, steps, rounds)
+    yield from _huge(settings)
     yield _memory(settings, 8 if settings.short else 512)
     for background in (False, True):
         for megabytes in (0.01,) if settings.short else (0.01, 100):
@@ -216,6 +218,27 @@ def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds:
     yield Comparison(f"Disk space after {epochs} checkpoints of {shown}", "MiB", size, PLAIN, [Bar(OURS, 1.005)])
     if large or settings.short:
         yield _against_md5(settings, shown, megabytes, rounds, later[BLOCKING])
+
+
+def _huge(settings: Settings) -> Iterator[Comparison]:
+    """Compare the waiting time and the memory for a state that takes a large part of a machine's memory."""
+    megabytes, shown = (1, "1 MB") if settings.short else (5 * 1024, "5 GB")
+    free = shutil.disk_usage(settings.folder).free
+    if (available_memory() or 0) < 4 * megabytes * 2**20 or free < 5 * megabytes * 2**20:
+        print(f"skipped: {shown} needs four times as much memory, and five times as much room on the disk")
+        return
+
+    def blocked(name: str) -> float:
+        folder = settings.folder / f"{uuid.uuid4()}"
+        saves = _fit(name, folder, megabytes, steps=20, epochs=3).saves
+        shutil.rmtree(folder)
+        return statistics.median(saves[1:])
+
+    waits = interleaved({name: lambda name=name: blocked(name) for name in (PLAIN, OURS)}, rounds=1, warmup=0)
+    title = f"Time that training waits for a checkpoint of {shown} that takes a large part of the memory"
+    yield Comparison(title, "s", waits, PLAIN, [Bar(OURS, 0.05)])
+    if not settings.short:
+        yield _memory(settings, megabytes)
 
 
 def _against_md5(settings: Settings, shown: str, megabytes: int, rounds: int, blocked: Sequence[float]) -> Comparison:
