@@ -70,6 +70,30 @@ def test_a_checkpoint_becomes_a_dataset(base_uri: str, tmp_path: Any, from_file:
     assert theirs.get_annotation("model_name") == "LeafNet"
 
 
+@pytest.mark.parametrize("gone", ["removed", "replaced"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_file_that_goes_while_it_is_stored_costs_no_checkpoint(
+    base_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, streamed: bool
+) -> None:
+    path, given_ = tmp_path / "a.ckpt", staged()
+    torch.save(given_.state, path)
+    content, put_file = path.read_bytes(), DatasetWriter.put_file
+
+    def too_late(*args: Any, **options: Any) -> None:
+        path.unlink()
+        if gone == "replaced":
+            path.write_bytes(b"another")
+        put_file(*args, **options)
+
+    monkeypatch.setattr(DatasetWriter, "put_file", too_late)
+    with path.open("rb") as stream:
+        form: dict[str, Any] = {"stream": stream} if streamed else {"content": content}
+        standing = replace(given_, state=None, standing=StandingFile.at(path), **form)
+        dataset = write_dataset(standing, base_uri, "net")
+    dataset.verify()
+    assert dataset.path(dataset.item("checkpoint.ckpt").identifier).read_bytes() == content
+
+
 @given(
     path=st.one_of(
         st.text(max_size=200), st.sampled_from(["a:B.<locals>.C", "__main__:", ":", "a:..", "a:\n", "m:" + "X" * 300])

@@ -163,8 +163,13 @@ def _put_checkpoint(writer: DatasetWriter, staged: Staged) -> None:
         digests = None
         if staged.content is not None:
             digests = Digests(hash_bytes(staged.content, "md5"), hash_bytes(staged.content, "sha256"))
-        writer.put_file(standing.path, CHECKPOINT_ITEM, link=True, digests=digests)
-        if not standing.is_there():  # between the look and the link, another program has put something else there
+        try:
+            writer.put_file(standing.path, CHECKPOINT_ITEM, link=True, digests=digests)
+        except Exception as error:
+            if standing.is_there():
+                raise
+            raise _MovedError from error
+        if not standing.is_there():  # after the look, training or another program has removed or replaced it
             raise _MovedError
     elif staged.content is not None:
         writer.put_bytes(staged.content, CHECKPOINT_ITEM)

@@ -275,10 +275,11 @@ class Publisher:
                 link(item, place, self._links)
             return True
         holds_it = standing is not None and StandingFile(place, standing.identity).is_there()
-        if holds_it and item is not None and self._links == "auto" and not item.samefile(place):
-            # The base URI lies on another file system, or the store seemed to hang. Without links, two copies stay.
-            with contextlib.suppress(OSError):
-                exchange(item, place)
+        if holds_it and item is not None and self._links == "auto":
+            # If it is not the item itself, the base URI lies on another file system, or the store seemed to hang.
+            with contextlib.suppress(OSError):  # without links, two copies stay
+                if not item.samefile(place):
+                    exchange(item, place)
         return False
 
     def _retire(self, publication: Publication, successor: Publication) -> None:
