@@ -537,7 +537,8 @@ class DtoolCheckpointIO(CheckpointIO):
     def _save_plainly(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save a file as Lightning does, but never through a link: its target is an item of a frozen dataset."""
         address = absolute(path)
-        if type(self.checkpoint_io).save_checkpoint is not TorchCheckpointIO.save_checkpoint:  # that one is guarded
+        own = getattr(type(self.checkpoint_io), "save_checkpoint", None)
+        if own is not TorchCheckpointIO.save_checkpoint:  # that one is guarded
             forget_link(address)
         self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
         self._flight.filled(address)
