@@ -39,6 +39,23 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int,
     return min(workers, MAX_WORKERS)
 
 
+@pytest.fixture(scope="session")
+def _may_write_anywhere(tmp_path_factory: pytest.TempPathFactory) -> bool:
+    """Return whether this user may write to read-only files, as root may."""
+    path = tmp_path_factory.mktemp("rights") / "file"
+    path.touch(0o444)
+    return os.access(path, os.W_OK)
+
+
+@pytest.fixture(autouse=True)
+def _items_can_be_damaged(
+    request: pytest.FixtureRequest, _may_write_anywhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leave the items of datasets writable, because many tests damage them; for root they are anyway."""
+    if not _may_write_anywhere and request.node.get_closest_marker("read_only_items") is None:
+        monkeypatch.setattr("lightning_dtool.store.disk._make_read_only", lambda _: None)
+
+
 @pytest.fixture(autouse=True)
 def _isolated_from_the_user(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the user's cache and credentials from the tests."""

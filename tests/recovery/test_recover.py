@@ -93,6 +93,7 @@ def test_an_incomplete_dataset_is_removed(base: Path, paths: Path) -> None:
     assert recover(base, [paths]) == []
 
 
+@pytest.mark.read_only_items
 def test_a_whole_dataset_is_finished(base: Path, paths: Path) -> None:
     killed(base, when="deliver")
     assert list(iter_datasets(base)) == []

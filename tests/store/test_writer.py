@@ -119,6 +119,7 @@ def test_everything_is_durable_before_it_is_seen(base_uri: str, monkeypatch: pyt
     assert names_in(base_uri) == ["x"]
 
 
+@pytest.mark.read_only_items
 def test_items_are_read_only(base_uri: str, tmp_path: Path) -> None:
     (tmp_path / "private").write_bytes(b"1")
     (tmp_path / "private").chmod(0o640)
