@@ -2,7 +2,7 @@
 
 Lightning writes a checkpoint to the folder of temporary files and moves it to its path. If that folder lies on another
 file system, moving is copying, and what is copied to a link overwrites the file behind it: the item of a frozen
-dataset. This module is imported whenever a Trainer is created, so it needs only the standard library.
+dataset. This module is imported whenever a Trainer is created, so it imports only the standard library.
 """
 
 import functools
@@ -10,7 +10,6 @@ import os
 import stat
 import sys
 import types
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,9 @@ def _guarded(original: Any) -> Any:
         place = linked(path)
         if place is None:
             return original(self, checkpoint, path, *args, **kwargs)
-        temporary = place.with_name(f".{uuid.uuid4().hex}.tmp")
+        from lightning_dtool.store.temporaries import temporary_beside  # takes time to import, and is rarely needed
+
+        temporary = temporary_beside(place)
         try:
             result = original(self, checkpoint, str(temporary), *args, **kwargs)
             temporary.replace(place)
