@@ -7,6 +7,7 @@
 import json
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lightning_dtool.record import json_schema
 SCHEMA = "schema/provenance.schema.json"
 FACTS = Path(__file__).with_name("facts.yml")
 RESUME = Path(__file__).with_name("resume")
+FAULTS = Path(__file__).with_name("faults.json")
 BENCHMARKS = Path(__file__).with_name("benchmarks")
 _MARKER = re.compile(r"<!-- generated: (\w+) -->")
 
@@ -117,6 +119,34 @@ def _resumed(row: dict[str, Any] | None) -> str:
     return f"{', '.join(row['differing'])} differ: {reasons}"
 
 
+def faults() -> str:
+    """Return a table that says what was found after each fault, and what killed trainings were doing."""
+    content = json.loads(FAULTS.read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    kinds = list(content["rows"][0]["found"])
+    lines = ["| What happened | State | Datasets | Runs | " + " | ".join(map(str.capitalize, kinds)) + " |"]
+    lines.append("|" + "---|" * (4 + len(kinds)))
+    moments: Counter[str] = Counter()
+    for row in content["rows"]:
+        found = [str(row["found"][kind]) for kind in kinds]
+        counts = found if row["runs"] else [row["skipped"], *[""] * (len(kinds) - 1)]
+        lines.append("| " + " | ".join([row["fault"], row["state"], row["place"], str(row["runs"]), *counts]) + " |")
+        moments.update(row["where"])
+    where = [
+        "| The training was | Runs |",
+        "|---|---|",
+        *(f"| {doing} | {runs} |" for doing, runs in moments.most_common()),
+    ]
+    total = sum(row["runs"] for row in content["rows"])
+    return "\n\n".join(
+        [
+            f"## Findings\n\n{total} runs, with {versions} and seed {content['seed']}.",
+            "\n".join(lines),
+            "## Where the kills came\n\n" + "\n".join(where),
+        ]
+    )
+
+
 def benchmark_tables() -> str:
     """Return a table for each comparison that `python -m benchmarks --write docs/benchmarks` wrote."""
     parts = []
@@ -158,6 +188,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "recorded_facts": recorded_facts,
     "command_line": command_line,
     "resume_matrix": resume_matrix,
+    "faults": faults,
     "benchmark_tables": benchmark_tables,
 }
 

@@ -52,6 +52,10 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
     ]
 
 
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["fault"], row["state"], row["place"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="Run a choice of the cases.")
@@ -62,7 +66,7 @@ def main() -> None:
         "--jobs", type=int, default=os.cpu_count() or 1, help="How many at once. Default: one per core."
     )
     parser.add_argument("--keep", action="store_true", help="Leave the folders, and print where they are.")
-    parser.add_argument("--write", type=Path, help="Write the table as JSON for the documentation.")
+    parser.add_argument("--write", type=Path, help="Write the table as JSON. Rows of cases that were not run stay.")
     options = parser.parse_args()
     chosen = short(options.seed) if options.short else cases(options.seed, options.share)
     results = _judged([case for case in chosen if options.only in case.name], options.jobs, options.keep)
@@ -76,7 +80,14 @@ def main() -> None:
         import torch
 
         versions = {"python": platform.python_version(), "lightning": lightning.__version__, "torch": torch.__version__}
-        content = {"versions": versions, "seed": options.seed, "rows": rows(results)}
+        known = json.loads(options.write.read_text(encoding="utf-8"))["rows"] if options.write.exists() else []
+        found = {_key(row): row for row in [*known, *rows(results)]}
+        order = list(dict.fromkeys((case.fault, case.state, case.place) for case in cases(options.seed)))
+        content = {
+            "versions": versions,
+            "seed": options.seed,
+            "rows": sorted((row for key, row in found.items() if key in order), key=lambda row: order.index(_key(row))),
+        }
         options.write.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     sys.exit(1 if counts else 0)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.cases import FULL_DISK, KILL_AT, S3, TWO, Case
-from faults.links import KILLED_SERVER, LINKS, Bucket
+from faults.links import KILLED_SERVER, LINKS, Bucket, delete
 from faults.plan import Plan
 from faults.strikes import FILLER, STRIKES
 from faulty_link import faulty_link
@@ -80,6 +80,8 @@ def _on_s3(case: Case, stack: contextlib.ExitStack, folder: Path, server: S3Serv
         raise CannotBeArranged("there is no S3 server")
     bucket = Bucket(f"faults-{uuid.uuid4().hex}", server, stack.enter_context(faulty_link(server.endpoint)))
     bucket.make()
+    if case.fault != KILLED_SERVER:  # else its server goes, too
+        stack.callback(delete, bucket)  # the server has room for a limited number of volumes
     settings = server.settings(bucket.name) | {f"DTOOL_S3_ENDPOINT_{bucket.name}": bucket.link.endpoint}
     plan = _planned(case, folder, f"s3://{bucket.name}", folder / "ckpt", settings | {"AWS_EC2_METADATA_DISABLED": "1"})
     plan.paths.mkdir()

@@ -40,6 +40,15 @@ class Bucket:
         return objects + [entry["Key"] for entry in uploads]
 
 
+def delete(bucket: Bucket) -> None:
+    """Delete a bucket and what is in it, if it is there."""
+    client = bucket.server.client()
+    with contextlib.suppress(client.exceptions.NoSuchBucket):
+        for key in bucket.objects():
+            client.delete_object(Bucket=bucket.name, Key=key)
+        client.delete_bucket(Bucket=bucket.name)
+
+
 def _always(fault: Callable[[Passing], None]) -> Callable[[Bucket], None]:
     return lambda bucket: bucket.link.on("", "", fault)
 
@@ -52,13 +61,6 @@ def _slowly(passing: Passing) -> None:
 def _reset(bucket: Bucket) -> None:
     bucket.link.on("GET", "", breaks_off(5))
     bucket.link.on("", "", hangs_up)
-
-
-def _delete(bucket: Bucket) -> None:
-    client = bucket.server.client()
-    for key in bucket.objects():
-        client.delete_object(Bucket=bucket.name, Key=key)
-    client.delete_bucket(Bucket=bucket.name)
 
 
 def _mend(bucket: Bucket) -> None:
@@ -74,6 +76,6 @@ LINKS: dict[str, tuple[Callable[[Bucket], None], Callable[[Bucket], None]]] = {
     "a server that answers 500": (_always(answers(500, "InternalError")), _mend),
     "a server that answers 503": (_always(answers(503, "SlowDown")), _mend),
     "connections are reset": (_reset, _mend),
-    "the bucket is deleted": (_delete, Bucket.make),
+    "the bucket is deleted": (delete, Bucket.make),
 }
 """How each fault is brought about, and how it is mended."""
