@@ -374,6 +374,39 @@ def test_a_path_that_cannot_be_filled_keeps_what_it_had(
             models.mkdir()
 
 
+def test_checkpoints_stay_while_later_ones_can_be_written_nowhere(
+    tmp_path: Path, models: Path, size: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, replacing = tmp_path / "ckpt", linking._replacing
+
+    @contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        if path.parent == folder and store.error is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        with replacing(path) as temporary:
+            yield temporary
+
+    class Fills(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            store.open.set()
+            trainer.strategy.checkpoint_io.flush()
+            if trainer.current_epoch >= 2:
+                store.error = StoreError("there is no room", uri=str(models))
+                store.open.clear()  # until best and last of this epoch are saved
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            store.open.set()
+
+    monkeypatch.setattr(linking, "_replacing", full)
+    policy = ModelCheckpoint(dirpath=folder, filename="{step}", monitor="train_loss", save_top_k=2, save_last=True)
+    provenance = DtoolProvenanceCallback(str(models))
+    with pytest.warns(ProvenanceWarning, match="Lightning's path does not hold it either"):
+        trainer(tmp_path, Fills(), policy, provenance, max_epochs=6).fit(TinyNet(), loader())
+    assert contents(folder) == {"last.ckpt": 12, "step=6.ckpt": 6, "step=12.ckpt": 12}
+    for name in contents(folder):
+        torch.load(folder / name, weights_only=True)
+
+
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system")
 def test_a_link_in_a_full_folder_never_dangles_however_slow_the_store(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch

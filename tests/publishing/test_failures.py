@@ -25,7 +25,7 @@ def test_a_strict_report_raises_with_the_cause() -> None:
     failures = Failures("file:///models")
     cause = OSError(errno.ENOSPC, "no space")
     failures.add(cause, file_kept=False)
-    with pytest.raises(PublishError, match=r"There is no file at Lightning's path\. Make room") as raised:
+    with pytest.raises(PublishError, match=r"Lightning's path does not hold it either\. Make room") as raised:
         failures.report(raising=True)
     assert raised.value.__cause__ is cause
     assert raised.value.uri == "file:///models"

@@ -10,7 +10,7 @@ from lightning_dtool.errors import ProvenanceWarning, PublishError
 
 _STATES = {
     True: "The plain file at Lightning's path was kept",
-    False: "There is no file at Lightning's path",
+    False: "Lightning's path does not hold it either",
     None: "This checkpoint has no file",
 }
 

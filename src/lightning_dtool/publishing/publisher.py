@@ -273,6 +273,9 @@ class Publisher:
                 duplicate(standing.path, place, self._links)
             elif item is not None:
                 link(item, place, self._links)
+            else:  # the checkpoint that this path shares with another one could be written nowhere
+                self._flight.not_filled(path, publication)
+                return False
             return True
         holds_it = standing is not None and StandingFile(place, standing.identity).is_there()
         if holds_it and item is not None and self._links == "auto":
