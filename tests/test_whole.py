@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import signal
+import stat
 import tempfile
 import threading
 import time
@@ -283,6 +284,25 @@ def test_on_another_file_system_paths_become_symbolic_links(tmp_path: Path, size
         for path in (policy.best_model_path, policy.last_model_path):
             assert Path(path).resolve() == item.resolve()
         assert contents(tmp_path / "ckpt") == {"epoch=2-step=18.ckpt": 18, "last.ckpt": 18}
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system")
+def test_last_is_a_copy_where_lightning_would_write_into_it(
+    tmp_path: Path, models: Path, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if os.stat(elsewhere).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("needs a second file system")
+        monkeypatch.setattr(tempfile, "tempdir", elsewhere)
+        policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True)
+        provenance = DtoolProvenanceCallback(str(models))
+        trainer(tmp_path, policy, provenance, max_epochs=3).fit(TinyNet(), loader())
+        dataset, last = DtoolCheckpoint.from_uri(provenance.best_uri), Path(policy.last_model_path)
+        assert Path(policy.best_model_path).samefile(dataset.path)
+        assert last.stat().st_nlink == 1
+        assert last.stat().st_mode & stat.S_IWUSR
+        last.write_bytes(b"as Lightning does there")
+        dataset.verify()
 
 
 @pytest.mark.parametrize("value", ["hard", ""])

@@ -36,7 +36,7 @@ from lightning_dtool.publishing.failures import Failures
 from lightning_dtool.publishing.final import has_no_file
 from lightning_dtool.publishing.flight import Flight
 from lightning_dtool.publishing.lightning_paths import absolute, set_last_model_path
-from lightning_dtool.publishing.linking import Links, duplicate, forget_link, write, write_and_open
+from lightning_dtool.publishing.linking import Links, duplicate, forget_link, links_at, write, write_and_open
 from lightning_dtool.publishing.publisher import LARGE, Publisher, Retention
 from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.publishing.worker import TIMEOUT, Worker, interruptible
@@ -489,7 +489,7 @@ class DtoolCheckpointIO(CheckpointIO):
         if source is None:
             return False
         try:
-            duplicate(source, place, self.links)
+            duplicate(source, place, links_at(place, self.links))
         except OSError as error:
             if not source.exists():
                 return False

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,26 @@ Links = Literal["auto", "copy"]
 
 _FICLONE = 0x40049409
 """Linux's request for a copy that shares its blocks with the original until one of them changes."""
+
+
+def links_at(path: Path, links: Links) -> Links:
+    """Return how a path may lead to an item: by a copy alone, if a later run may try to write into what is there.
+
+    Lightning writes a checkpoint to the folder of temporary files and moves it to its path. Across file systems, moving
+    is copying into the file at the path. If this is a read-only item, fsspec ignores the error, and a run without this
+    package would go on without its new checkpoints. Only the latest checkpoint has the same name in every run.
+
+    Args:
+        path: The path.
+        links: How paths lead to items otherwise.
+    """
+    if "last" not in path.name:
+        return links
+    try:
+        moves_by_copying = os.stat(tempfile.gettempdir()).st_dev != os.stat(path.parent).st_dev
+    except OSError:
+        return links
+    return "copy" if moves_by_copying else links
 
 
 def link(target: Path, path: Path, links: Links = "auto") -> None:

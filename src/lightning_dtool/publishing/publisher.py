@@ -17,7 +17,7 @@ from lightning_dtool.publishing.dataset import Staged, write_dataset
 from lightning_dtool.publishing.failures import Failures
 from lightning_dtool.publishing.final import has_no_file
 from lightning_dtool.publishing.flight import Flight
-from lightning_dtool.publishing.linking import Links, duplicate, exchange, link, write
+from lightning_dtool.publishing.linking import Links, duplicate, exchange, link, links_at, write
 from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.publishing.worker import Worker
 from lightning_dtool.store import FrozenDataset, WritingProcess, delete_dataset, local_path
@@ -179,7 +179,8 @@ class Publisher:
                 # A remote store: the user's path holds a file, and this file is uploaded.
                 staged = self._stand(publication, staged, place)
             process = self.ready_process(staged.nbytes)
-            dataset = write_dataset(staged, self._base_uri, publication.name, process, self._links, self._latest)
+            links = self._links if place is None else links_at(place, self._links)
+            dataset = write_dataset(staged, self._base_uri, publication.name, process, links, self._latest)
         except Exception as error:  # a store may raise anything, and training continues
             if is_wanted():
                 self._fail(publication, staged, path, place, error)
@@ -267,18 +268,18 @@ class Publisher:
 
     def _lead(self, publication: Publication, path: str, place: Path) -> bool:
         """Make a path lead to a publication, and return False if it did so before."""
-        standing, item = publication.standing, publication.item
+        standing, item, links = publication.standing, publication.item, links_at(place, self._links)
         if self._flight.awaits(path):
             if standing is not None and standing.is_there():
-                duplicate(standing.path, place, self._links)
+                duplicate(standing.path, place, links)
             elif item is not None:
-                link(item, place, self._links)
+                link(item, place, links)
             else:  # the checkpoint that this path shares with another one could be written nowhere
                 self._flight.not_filled(path, publication)
                 return False
             return True
         holds_it = standing is not None and StandingFile(place, standing.identity).is_there()
-        if holds_it and item is not None and self._links == "auto":
+        if holds_it and item is not None and links == "auto":
             # If it is not the item itself, the base URI lies on another file system, or the store seemed to hang.
             with contextlib.suppress(OSError):  # without links, two copies stay
                 if not item.samefile(place):
