@@ -458,11 +458,12 @@ class Witness(L.Callback):
         self.operations: list[list[str]] = []
         self.loss: Any = None
         self.rates: dict[int, list[float]] = {}
-        self.epochs: list[tuple[int, int, dict[str, Any], list[list[float]]]] = []
 
     def on_fit_start(self, t: L.Trainer, module: L.LightningModule) -> None:
         state = module.state_dict()
-        self.initial: Facts = {
+        # Not in attributes of this object: a resumed run would get those of the run before.
+        vars(t)["_epochs_witnessed"] = []
+        vars(t)["_start_witnessed"] = {
             "InitialWeights.origin": ["script"],
             "InitialWeights.stored": [any(kept(part).get("save_initial_weights") for part in t.callbacks)],
             "InitialWeights.seeded": [torch.initial_seed() == SEED],
@@ -486,13 +487,14 @@ class Witness(L.Callback):
 
     def on_train_epoch_end(self, t: L.Trainer, module: L.LightningModule) -> None:
         rates = [list(self.rates.get(id(optimizer), [])) for optimizer in t.optimizers]
-        self.epochs.append((t.current_epoch, t.global_step, plain(t.callback_metrics), rates))
+        notes = (t.current_epoch, t.global_step, plain(t.callback_metrics), rates)
+        vars(t)["_epochs_witnessed"].append(notes)
 
     def on_save_checkpoint(self, t: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        epochs, steps, metrics, rates = (list(column) for column in zip(*self.epochs, strict=True))
+        epochs, steps, metrics, rates = (list(column) for column in zip(*vars(t)["_epochs_witnessed"], strict=True))
         self.seen[t.current_epoch, t.global_step] = {
             **held(t, module, checkpoint),
-            **self.initial,
+            **vars(t)["_start_witnessed"],
             "Loss.operations": [list(self.operations)],
             "Epoch.epoch": epochs,
             "Epoch.global_step": steps,

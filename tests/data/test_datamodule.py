@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -718,7 +719,10 @@ def test_a_record_without_this_datamodule_is_refused(uri, base_uri, make_dataset
 def test_a_changed_record_is_refused(uri, base_uri):
     checkpoint = checkpoint_of(DtoolDataModule(uri, batch_size=7), base_uri)
     file = local_path(checkpoint) / "data" / "provenance.json"
-    file.write_text(file.read_text().replace('"batch_size": 7', '"batch_size": 9'))
+    text = file.read_text()
+    changed = re.sub(r'("batch_size": ?)7', r"\g<1>9", text)
+    assert changed != text
+    file.write_text(changed)
     with pytest.raises(VerificationError, match=r"provenance\.json"):
         DtoolDataModule.from_uri(checkpoint)
 

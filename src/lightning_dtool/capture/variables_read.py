@@ -1,6 +1,8 @@
 """The environment variables that the user's code reads: those it was seen to read, and those that its source names."""
 
 import ast
+import contextlib
+import hashlib
 import os
 import re
 import sys
@@ -30,6 +32,9 @@ _LOOK_UPS = frozenset({"get", "getenv", "pop", "setdefault"})
 
 _OF_OPTIONS = frozenset({"envvar", "env_var", "auto_env_var", "validation_alias"})
 """Keywords that name the variable of an option (click, typer, configargparse, pydantic-settings)."""
+
+_named: dict[tuple[bool, bytes], frozenset[str]] = {}
+"""The names in contents that were searched already in this process, by their digests."""
 
 
 def capture_variables_read(names: frozenset[str], gaps: Gaps) -> dict[str, str | None]:
@@ -99,14 +104,21 @@ def named_variables(sources: Mapping[str, bytes]) -> frozenset[str]:
     """
     found: set[str] = set()
     for path, content in sources.items():
-        if not _MENTIONS.search(content):
-            continue
-        found |= set(_RESOLVED.findall(content.decode("utf-8", "replace")))
-        if not path.endswith((".yaml", ".yml", ".json", ".ipynb", ".patch")):
-            try:
-                found |= set(_names_in(parse(content)))
-            except (SyntaxError, ValueError, RecursionError, MemoryError):
-                continue
+        is_code = not path.endswith((".yaml", ".yml", ".json", ".ipynb", ".patch"))
+        key = is_code, hashlib.sha256(content).digest()
+        if key not in _named:
+            _named[key] = _named_in(content, is_code)
+        found |= _named[key]
+    return frozenset(found)
+
+
+def _named_in(content: bytes, is_code: bool) -> frozenset[str]:
+    if not _MENTIONS.search(content):
+        return frozenset()
+    found = set(_RESOLVED.findall(content.decode("utf-8", "replace")))
+    if is_code:
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            found |= set(_names_in(parse(content)))
     return frozenset(found)
 
 
