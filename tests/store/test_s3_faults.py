@@ -113,6 +113,13 @@ def test_what_fails_once_is_tried_again(s3_base_uri: str, s3_link: FaultyLink, h
     write(s3_base_uri).verify()
 
 
+def test_a_connection_that_breaks_is_said_to_have_broken(dataset: FrozenDataset, s3_link: FaultyLink) -> None:
+    s3_link.on("GET", "/data/", hangs_up)
+    with pytest.raises(StoreError, match="does not answer") as raised:
+        dataset.read_bytes(generate_identifier("a.bin"))
+    assert "NoneType" not in str(raised.value)
+
+
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Return content that is sent in two parts."""

@@ -198,7 +198,8 @@ class _WatchedPool:
     _watch: _Watch
 
     def _put_conn(self, conn: Any) -> None:
-        self._watch.end(conn)
+        if conn is not None:  # None: the connection has broken, and is thrown away
+            self._watch.end(conn)
         super()._put_conn(conn)  # type: ignore[misc]
 
 
