@@ -293,8 +293,9 @@ class Publisher:
         """
         if publication.dataset_uri is None:
             return
-        # A path that was never filled for the successor may still lead here.
-        may_lead_here = publication.reached and (successor.unfilled or not successor.reached)
+        # A path that was never filled for the successor may still lead here, or one whose removal waits.
+        is_whole = successor.reached and not successor.unfilled and not self._flight.holds_back
+        may_lead_here = publication.reached and not is_whole
         if successor is publication or (successor.dataset_uri is not None and not may_lead_here):
             self._delete(publication)
         elif successor.omitted or successor.dataset_uri is not None:
