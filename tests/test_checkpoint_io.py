@@ -270,7 +270,7 @@ def test_ctrl_c_while_a_checkpoint_is_published_leaves_nothing_half_written(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, small: bool
 ) -> None:
     if not small:
-        monkeypatch.setattr("lightning_dtool.checkpoint_io.LARGE", 0)
+        monkeypatch.setattr("lightning_dtool.publishing.saving.LARGE", 0)
 
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
@@ -297,7 +297,7 @@ def test_a_negative_staging_memory_is_refused(models: Path) -> None:
 def test_staging_memory_is_allocated_early_and_freed_at_the_end(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_dtool.checkpoint_io.LARGE", 0)
+    monkeypatch.setattr("lightning_dtool.publishing.saving.LARGE", 0)
 
     class Wide(TinyNet):
         def __init__(self) -> None:
@@ -379,8 +379,8 @@ def test_a_checkpoint_saved_after_ctrl_c_during_a_copy_is_consistent(
 
     monkeypatch.setattr(staging, "_THREADS", 2)
     monkeypatch.setattr(staging, "_copy_all", slow_and_interrupted)
-    monkeypatch.setattr("lightning_dtool.checkpoint_io.LARGE", 0)
-    monkeypatch.setattr("lightning_dtool.checkpoint_io.asking_policies", lambda: [ModelCheckpoint()])
+    monkeypatch.setattr("lightning_dtool.publishing.saving.LARGE", 0)
+    monkeypatch.setattr("lightning_dtool.publishing.saving.asking_policies", lambda: [ModelCheckpoint()])
     plugin = DtoolCheckpointIO(str(models), retention="all")
     plugin.save_checkpoint(large_state(1, 10.0), tmp_path / "a.ckpt")
     with pytest.raises(KeyboardInterrupt):

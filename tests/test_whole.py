@@ -38,13 +38,13 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat every state as a large one."""
-    monkeypatch.setattr("lightning_dtool.checkpoint_io.LARGE", 0)
+    monkeypatch.setattr("lightning_dtool.publishing.saving.LARGE", 0)
 
 
 @pytest.fixture(params=["small", "large"])
 def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "large":
-        monkeypatch.setattr("lightning_dtool.checkpoint_io.LARGE", 0)
+        monkeypatch.setattr("lightning_dtool.publishing.saving.LARGE", 0)
     return str(request.param)
 
 

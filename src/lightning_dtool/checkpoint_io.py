@@ -5,20 +5,17 @@ each of these paths lead to a dataset.
 """
 
 import inspect
-import io
 import os
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from lightning_dtool import guard, rerun
@@ -30,22 +27,20 @@ from lightning_dtool.items import with_dataset
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.publishing import unpublished
 from lightning_dtool.publishing.account import Account, Publication
-from lightning_dtool.publishing.asking import asking_policies, forget_names, tell_of_names
 from lightning_dtool.publishing.dataset import Staged, dataset_name
 from lightning_dtool.publishing.failures import Failures
 from lightning_dtool.publishing.final import has_no_file
 from lightning_dtool.publishing.flight import Flight
 from lightning_dtool.publishing.lightning_paths import absolute, set_last_model_path
-from lightning_dtool.publishing.linking import Links, duplicate, forget_link, links_at, write, write_and_open
-from lightning_dtool.publishing.publisher import LARGE, Publisher, Retention
-from lightning_dtool.publishing.standing import StandingFile
+from lightning_dtool.publishing.linking import Links, forget_link
+from lightning_dtool.publishing.publisher import Publisher, Retention
+from lightning_dtool.publishing.saving import Saver, is_large, serialised
 from lightning_dtool.publishing.worker import TIMEOUT, Worker, interruptible
-from lightning_dtool.snapshot.copy import same_state, same_training, snapshot_if_possible, storage_sizes
 from lightning_dtool.snapshot.pickling import pickle_error
 from lightning_dtool.snapshot.staging import Staging
 from lightning_dtool.store import is_dataset_uri, normalize_uri
 from lightning_dtool.store.uris import uri_of_new
-from lightning_dtool.watch.files import is_tuner_checkpoint, unobserved
+from lightning_dtool.watch.files import is_tuner_checkpoint
 
 
 @dataclass(frozen=True)
@@ -146,8 +141,7 @@ class DtoolCheckpointIO(CheckpointIO):
             self.base_uri, self._account, self._flight, self._failures, self._worker, self.retention, self.links
         )
         self._staging = Staging(self.staging_memory)
-        self._latest_state: Mapping[str, Any] | bytes | None = None
-        self._told: list[ModelCheckpoint] = []
+        self._saver = Saver(self._account, self._flight, self._worker, self._publisher, self._staging, self.links)
         self._observed: Observed | None = None
         self._hooks = RunHooks()
         self._load_instead: str | None = None
@@ -200,8 +194,7 @@ class DtoolCheckpointIO(CheckpointIO):
         if place is None and not has_no_file(address):
             # A remote path, or a CheckpointIO with a format or options of its own: the user gets exactly that file.
             self._save_plainly(checkpoint, requested, storage_options)
-        same = self._same_as_latest(checkpoint, same_training if has_no_file(address) else same_state)
-        if same is None or not self._share(same, address, place):
+        if not self._saver.share(checkpoint, address, place, self._in_background):
             self._publish(checkpoint, address, place)
         if not self._in_background:
             self.flush()
@@ -270,11 +263,8 @@ class DtoolCheckpointIO(CheckpointIO):
             if self._hooks.on_flushed is not None:
                 self._hooks.on_flushed()
             self._worker.close()
-            self._forget_latest()
-            self._staging.release()
+            self._saver.close()
             self._publisher.close()
-            forget_names(self._told)
-            self._told = []
             # After a run, nothing would wait for a checkpoint that is published in the background.
             self._in_background = False
             self.checkpoint_io.teardown()
@@ -333,10 +323,8 @@ class DtoolCheckpointIO(CheckpointIO):
         Args:
             state: What a checkpoint will hold, or a part of it, in nested containers.
         """
-        sizes = storage_sizes(state)
-        if self._in_background and sum(sizes) >= LARGE:
-            self._worker.submit(self._staging.reserve, sizes)
-            self._worker.submit(self._publisher.ready_process, sum(sizes))
+        if self._in_background:
+            self._saver.prepare(state)
 
     def flush(self) -> None:
         """Wait until every checkpoint so far has been published, or could not be.
@@ -367,9 +355,9 @@ class DtoolCheckpointIO(CheckpointIO):
         return self._hooks.is_wanted is None or self._hooks.is_wanted(checkpoint, path)
 
     def _publish(self, checkpoint: dict[str, Any], path: str, place: Path | None) -> None:
-        is_small = sum(storage_sizes(checkpoint)) < LARGE
+        large = is_large(checkpoint)
         # Serialising a small state raises the same error.
-        if not is_small and (place is not None or has_no_file(path)) and pickle_error(checkpoint) is not None:
+        if large and (place is not None or has_no_file(path)) and pickle_error(checkpoint) is not None:
             self._raise_as_lightning(checkpoint, path)
         self._failures.report(raising=self._is_strict)
         try:
@@ -385,8 +373,8 @@ class DtoolCheckpointIO(CheckpointIO):
         name, identity = self._account.new_name(dataset_name(record, self.name)), str(uuid.uuid4())
         state = with_dataset(checkpoint, uri_of_new(name, identity, self.base_uri), identity)
         staged = Staged(
-            state=None if is_small else state,
-            content=_serialised(state) if is_small else None,
+            state=state if large else None,
+            content=None if large else serialised(state),
             sealed=description.sealed,
             creator_username=record.run.creator_username,
             requirements=observed.requirements,
@@ -395,116 +383,7 @@ class DtoolCheckpointIO(CheckpointIO):
             attachments=description.attachments,
             uuid=identity,
         )
-        publication = self._account.open(record, name, path)
-        try:
-            self._send(publication, staged, path, place)
-        except BaseException:  # Ctrl-C
-            publication.failed = True
-            self._flight.not_filled(path, publication)
-            raise
-        self._account.remember_latest(publication)
-        self._publisher.claim(path, publication)
-
-    def _send(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
-        """Put a checkpoint at its path, and submit it, or publish it in this thread."""
-        self._forget_latest()
-        if staged.content is not None:
-            self._latest_state = staged.content
-            stood = self._stood(publication, staged, place)
-            beyond_limit = self.staging_memory is not None and len(staged.content) > self.staging_memory
-            ready = None if beyond_limit or not self._in_background else stood or staged
-        else:
-            ready = self._large(publication, staged, place) if self._in_background else None
-            stood = ready
-        if place is not None and (stood is None or stood.standing is None):
-            self._flight.expect(path, publication)
-        if ready is not None:
-            self._publisher.submit(publication, ready, path, place)
-        else:  # training cannot change the state while it is read
-            # Streams are always submitted.
-            self._publisher.publish(publication, stood or staged, path, place)
-
-    def _large(self, publication: Publication, staged: Staged, place: Path | None) -> Staged | None:
-        """Return a large checkpoint as a file at its path, or as a copy in memory if it may be in flight, or None."""
-        policies = asking_policies() if place is not None else []
-        if place is None or policies:
-            # One copy in memory at a time: if saving outruns the store, training waits here.
-            copied = self._copied(staged) if self._worker.wait("Publishing the checkpoint before") else None
-            if copied is not None:
-                self._tell_of_names(policies)
-                return copied
-            return self._stood(publication, staged, place)
-        stood = self._stood(publication, staged, place)
-        if stood is None and self._worker.wait("Publishing the checkpoint before"):
-            return self._copied(staged)
-        return stood
-
-    def _stood(self, publication: Publication, staged: Staged, place: Path | None) -> Staged | None:
-        """Write a checkpoint to its path. None if it has none, or if that is impossible."""
-        if place is None:
-            return None
-        stream = None
-        try:
-            if staged.content is not None:
-                write(staged.put_into, place)
-            else:
-                stream = write_and_open(staged.put_into, place)
-            publication.standing, publication.reached = StandingFile.at(place), True
-        except (OSError, RuntimeError):  # torch's error for a file that takes no more; another attempt tells the reason
-            return None
-        self._flight.filled(str(place))
-        unpublished.discard(place)
-        return replace(staged, state=None, stream=stream, standing=publication.standing)
-
-    def _copied(self, staged: Staged) -> Staged | None:
-        assert staged.state is not None  # noqa: S101 - only large states are copied
-        copied = snapshot_if_possible(staged.state, self._staging)
-        if copied is None:
-            return None
-        self._latest_state = copied
-        return replace(staged, state=copied, wait=self._staging.wait, nbytes=self._staging.nbytes)
-
-    def _tell_of_names(self, policies: list[ModelCheckpoint]) -> None:
-        tell_of_names(policies, self._flight.exists)
-        self._told += [policy for policy in policies if policy not in self._told]
-
-    def _share(self, same: Publication, path: str, place: Path | None) -> bool:
-        """Make a path lead to a publication that holds the same state. False if that publication has no whole file."""
-        if place is None:
-            self._publisher.claim(path, same)
-            return True
-        if same.local_file is None:  # in flight
-            policies = asking_policies()
-            if policies and self._in_background:
-                self._tell_of_names(policies)
-                self._flight.expect(path, same)
-                # Before the claim, which may retire the dataset to which the path leads until it is filled.
-                self._worker.submit(self._publisher.fill, same, path, place)
-                same.paths.add(path)
-                self._publisher.claim(path, same)
-                return True
-            if not self._worker.wait("Publishing the same checkpoint") or same.failed:
-                return False
-        source = same.local_file
-        if source is None:
-            return False
-        try:
-            duplicate(source, place, links_at(place, self.links))
-        except OSError as error:
-            if not source.exists():
-                return False
-            self._publisher.cannot_fill(same, path, error)
-        else:
-            same.reached = True
-            self._flight.filled(path)
-            unpublished.discard(place)
-            self._worker.submit(self._publisher.fill, same, path, place)
-        self._publisher.claim(path, same)
-        return True
-
-    def _forget_latest(self) -> None:
-        self._account.forget_latest()
-        self._latest_state = None
+        self._saver.save(record, name, staged, path, place, self._in_background)
 
     def _describe(self, checkpoint: Mapping[str, Any], path: str) -> Description:
         if self._hooks.describe is not None:
@@ -512,23 +391,6 @@ class DtoolCheckpointIO(CheckpointIO):
         if self._observed is None:
             self._observed = observe_checkpoint(checkpoint)
         return describe(self._observed, checkpoint, path)
-
-    def _same_as_latest(
-        self, checkpoint: Mapping[str, Any], same: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
-    ) -> Publication | None:
-        """Return the latest publication if it holds the same state: best and last of one step share a dataset."""
-        latest = self._account.latest
-        if latest is None or latest.global_step != checkpoint.get("global_step"):
-            return None
-        # The epoch is counted up between a checkpoint of its end and the end of training.
-        if same is same_state and latest.epoch != checkpoint.get("epoch"):
-            return None
-        state = self._latest_state
-        if isinstance(state, Mapping):
-            self._staging.wait()
-        else:
-            state = _read(latest.local_file if state is None else io.BytesIO(state), safely=state is None)
-        return latest if state is not None and same(state, checkpoint) else None
 
     def _place(self, path: str) -> Path | None:
         """Return the path if it is local and this plugin fills it. None if another CheckpointIO fills it."""
@@ -549,24 +411,6 @@ class DtoolCheckpointIO(CheckpointIO):
         """Save a checkpoint that cannot be pickled as Lightning does, for its error. Its path is left alone."""
         with tempfile.TemporaryDirectory(prefix="lightning-dtool-") as folder:
             self.checkpoint_io.save_checkpoint(checkpoint, os.path.join(folder, os.path.basename(path)))
-
-
-def _serialised(state: Mapping[str, Any]) -> bytes:
-    stream = io.BytesIO()
-    torch.save(state, stream)
-    return stream.getvalue()
-
-
-def _read(file: Path | io.BytesIO | None, *, safely: bool) -> Mapping[str, Any] | None:
-    """Return the state in a file, or in what this process has just serialised. None if it cannot be read."""
-    if file is None:
-        return None
-    try:
-        with unobserved():
-            mapped = not isinstance(file, io.BytesIO)
-            return dict(torch.load(file, map_location="cpu", weights_only=safely, mmap=mapped))
-    except Exception:  # anything in the state may refuse
-        return None
 
 
 def _without_async(checkpoint_io: CheckpointIO | None) -> CheckpointIO:

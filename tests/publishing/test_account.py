@@ -82,23 +82,6 @@ def test_a_remote_address_is_kept_as_it_is(account: Account) -> None:
     assert account.publication_for("s3://bucket/a.ckpt") is publication
 
 
-def test_the_latest_counts_only_while_it_is_kept(account: Account) -> None:
-    assert account.latest is None
-    publication = opened(account, "/run/a.ckpt")
-    account.remember_latest(publication)
-    assert account.latest is publication
-    for lost in ("failed", "deleted", "omitted"):
-        setattr(publication, lost, True)
-        assert account.latest is None
-        setattr(publication, lost, False)
-    account.release("/run/a.ckpt")
-    assert account.latest is None
-    account.claim("/run/b.ckpt", publication)
-    assert account.latest is publication
-    account.forget_latest()
-    assert account.latest is None
-
-
 def test_a_path_is_not_released_while_it_is_filled(account: Account) -> None:
     publication = opened(account, "/run/a.ckpt")
     released = threading.Event()

@@ -92,7 +92,6 @@ class Account:
         self._publications: list[Publication] = []
         self._names: Counter[str] = Counter()
         self._owners: dict[str, Publication] = {}
-        self._latest: Publication | None = None
         self._lock = threading.Lock()
 
     @property
@@ -126,25 +125,6 @@ class Account:
         publication = Publication(name, {path}, record.run.uuid, of.epoch, of.global_step, of.saved_at)
         self._publications.append(publication)
         return publication
-
-    def remember_latest(self, publication: Publication) -> None:
-        """Note which publication is the latest.
-
-        Args:
-            publication: The publication.
-        """
-        self._latest = publication
-
-    def forget_latest(self) -> None:
-        """Forget which publication is the latest: its state is about to be overwritten or released."""
-        self._latest = None
-
-    @property
-    def latest(self) -> Publication | None:
-        """The latest publication, as remembered. None if its dataset failed or is no longer kept."""
-        latest = self._latest
-        kept = latest is not None and latest.paths and not (latest.failed or latest.deleted or latest.omitted)
-        return latest if kept else None
 
     # -- paths ------------------------------------------------------------------------------------
 
