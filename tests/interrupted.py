@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kit import trainer
 from lightning_dtool import DtoolProvenanceCallback
-from lightning_dtool.data.sampler import ResumableSampler, StatefulDataLoader
+from lightning_dtool.data.loaders import StatefulDataLoader
+from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.errors import ProvenanceWarning
 
 ANNOUNCED = "may differ from an uninterrupted run: "

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from lightning_dtool.checkpoint_io import DtoolCheckpointIO
     from lightning_dtool.data.datamodule import DtoolDataModule
     from lightning_dtool.data.dataset import DtoolDataset
+    from lightning_dtool.data.loaders import SeededDataLoader, StatefulDataLoader
     from lightning_dtool.data.packing import pack
-    from lightning_dtool.data.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
+    from lightning_dtool.data.sampler import ResumableSampler
     from lightning_dtool.errors import LightningDtoolError, ProvenanceWarning
     from lightning_dtool.evaluation.evaluate import evaluate
     from lightning_dtool.record import Provenance
@@ -53,8 +54,8 @@ _HOMES = {
     "Replication": "results.reproduction",
     "Reproduction": "results.reproduction",
     "ResumableSampler": "data.sampler",
-    "SeededDataLoader": "data.sampler",
-    "StatefulDataLoader": "data.sampler",
+    "SeededDataLoader": "data.loaders",
+    "StatefulDataLoader": "data.loaders",
     "Verdict": "results.reproduction",
     "compare": "reproduction.comparison",
     "delete_dataset": "store",

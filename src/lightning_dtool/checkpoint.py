@@ -17,7 +17,8 @@ from lightning_dtool.loading import modules
 from lightning_dtool.loading.building import Built, warn_of_differences
 from lightning_dtool.loading.messages import listed
 from lightning_dtool.loading.opening import require_checkpoint
-from lightning_dtool.loading.weights import load_safely, state_dict_of, unread
+from lightning_dtool.loading.unread import unread
+from lightning_dtool.loading.weights import load_safely, state_dict_of
 from lightning_dtool.record import Provenance, from_json
 from lightning_dtool.store import FrozenDataset, delete_dataset, local_path
 from lightning_dtool.store.verified import Mark, mark

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset, SequentialSampler
 
 from counting import counted
-from lightning_dtool.data.sampler import ResumableSampler, StatefulDataLoader, _chained
+from lightning_dtool.data.loaders import StatefulDataLoader, _chained
+from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.errors import ConfigurationError
 
 SIZES = st.integers(1, 40)

@@ -16,7 +16,8 @@ from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback, compare
 from lightning_dtool.errors import UnsafeCheckpointError
 from lightning_dtool.items import CHECKPOINT_ITEM
 from lightning_dtool.loading.bounds import MAX_DEPTH, check_bounds
-from lightning_dtool.loading.weights import load_safely, unread
+from lightning_dtool.loading.unread import unread
+from lightning_dtool.loading.weights import load_safely
 
 
 def shared(levels: int, width: int = 10) -> list[Any]:

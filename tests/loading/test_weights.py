@@ -21,7 +21,8 @@ import torch
 from lightning.fabric.utilities.data import AttributeDict
 
 from lightning_dtool.errors import LightningDtoolError, ModuleLoadError, NotACheckpointError, UnsafeCheckpointError
-from lightning_dtool.loading.weights import Unread, load_safely, read_checkpoint, state_dict_of, unknown_names, unread
+from lightning_dtool.loading.unread import Unread, unread
+from lightning_dtool.loading.weights import load_safely, read_checkpoint, state_dict_of, unknown_names
 from lightning_dtool.values.digests import state_digest
 
 

@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from lightning_dtool.data.sampler import ResumableSampler, StatefulDataLoader
+from lightning_dtool.data.loaders import StatefulDataLoader
+from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.resuming.generators import (
     has_persistent_workers,
     is_known_to_resume,

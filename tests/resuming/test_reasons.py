@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from kit import TinyNet, loader
-from lightning_dtool.data.sampler import ResumableSampler, StatefulDataLoader
+from lightning_dtool.data.loaders import StatefulDataLoader
+from lightning_dtool.data.sampler import ResumableSampler
 from resuming.runs import Resumed, assert_exact, resumed
 
 # Lightning's warning about a run that is resumed in another folder.

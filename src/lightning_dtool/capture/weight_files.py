@@ -17,7 +17,8 @@ from numpy.lib import format as npy
 
 from lightning_dtool.capture.tensor_match import Candidate, candidate, is_plain, lazy_candidate, sampled_candidate
 from lightning_dtool.items import RESUMPTION_SECTION
-from lightning_dtool.loading.weights import Unread, read_checkpoint
+from lightning_dtool.loading.unread import Unread
+from lightning_dtool.loading.weights import read_checkpoint
 from lightning_dtool.store.digest import hash_file
 from lightning_dtool.watch import files
 

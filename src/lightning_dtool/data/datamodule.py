@@ -14,8 +14,9 @@ from lightning_dtool import rerun
 from lightning_dtool._public import public
 from lightning_dtool.data.arguments import check_arguments, plain
 from lightning_dtool.data.dataset import DtoolDataset
+from lightning_dtool.data.loaders import SeededDataLoader, StatefulDataLoader
 from lightning_dtool.data.recorded_data import recorded_arguments, verify_data, verify_stages
-from lightning_dtool.data.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
+from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.data.selection import STAGES
 from lightning_dtool.data.stages import Stages
 from lightning_dtool.errors import ProvenanceWarning

@@ -28,7 +28,8 @@ from lightning_dtool.loading.by_cli import refuse_names
 from lightning_dtool.loading.messages import MAX_NAMED, listed, shortened, shown
 from lightning_dtool.loading.own_loader import has_own_loader, load_by_class, written_again
 from lightning_dtool.loading.recorded_source import call, import_class, import_object, objects_from_source
-from lightning_dtool.loading.weights import load_safely, names_within, read_checkpoint, unknown_names, unread
+from lightning_dtool.loading.unread import names_within, unread
+from lightning_dtool.loading.weights import load_safely, read_checkpoint, unknown_names
 from lightning_dtool.namespaces import refuse_other_namespace
 from lightning_dtool.record import Provenance
 from lightning_dtool.values.definitions import source_digest

@@ -8,7 +8,8 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_dtool.data.sampler import ResumableSampler, SeededDataLoader, StatefulDataLoader
+from lightning_dtool.data.loaders import SeededDataLoader, StatefulDataLoader
+from lightning_dtool.data.sampler import ResumableSampler
 
 
 def loaders(trainer: Any) -> Iterator[tuple[str, Any]]:

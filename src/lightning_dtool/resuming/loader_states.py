@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_dtool.data.sampler import StatefulDataLoader
+from lightning_dtool.data.loaders import StatefulDataLoader
 
 
 def repeat_last_batch(trainer: Any, checkpoint: dict[str, Any]) -> None:
