@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_dtool.capture.data_around import is_data, values_outside
+from lightning_dtool.capture.data_around import values_outside
 from lightning_dtool.capture.named_files import MAX_FILES, NamedFiles, is_folder, is_path
+from lightning_dtool.capture.parts import attributes_beside, elements, pairs, plain_part, settings_of
 from lightning_dtool.capture.preprocessing import decoders_of, transforms_of
 from lightning_dtool.capture.sample_code import SampleCode, code_of_methods, reading_of, sample_code
 from lightning_dtool.capture.seeds import seed_of
@@ -38,9 +39,8 @@ from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.record import as_text
 from lightning_dtool.store import FrozenDataset
 from lightning_dtool.values.attributes import attributes_of, has_hidden_state
-from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_library, is_users
+from lightning_dtool.values.definitions import class_path, closure, defaults, digest_of_code, is_users
 from lightning_dtool.values.digests import digest_of_numbers, nbytes, state_digest
-from lightning_dtool.values.surroundings import is_setting
 
 MAX_BYTES = 64 * 2**20
 """Maximum size of data in memory that is read, in bytes."""
@@ -210,7 +210,7 @@ class Content:
         self._inside.append(id(value))
         try:
             line = self._compound(value, place, has_name)
-            beside = _attributes_beside(value)
+            beside = attributes_beside(value)
             return self._by_name(line, beside, place, has_name) if beside else line
         finally:
             self._inside.pop()
@@ -227,7 +227,7 @@ class Content:
         if isinstance(value, weakref.ReferenceType):
             return _joined("a reference", [self._line(weakref.ref.__call__(value), place)])
         if isinstance(value, types.ModuleType):
-            return self._by_name(f"module {value.__name__}", _settings_of(value), place, has_name)
+            return self._by_name(f"module {value.__name__}", settings_of(value), place, has_name)
         if isinstance(value, pl.LightningModule) and not self._search:
             return self.omit(place, f"the weights of a {class_path(type(value))}")
         if isinstance(value, torch.Generator | np.random.Generator):
@@ -250,22 +250,20 @@ class Content:
                 self._note_data()
             return f"{class_path(type(value))} {value!r}"
         if issubclass(type(value), bool | int | float | str):
-            return _joined(class_path(type(value)), [self._plain(_plain_of(value), place)])
+            return _joined(class_path(type(value)), [self._plain(plain_part(value), place)])
         if isinstance(value, collections.deque):
-            line = self._entries_of(list(collections.deque.__iter__(value)), place)
+            line = self._entries_of(elements(value), place)
             return _joined(f"{class_path(type(value))} {value.maxlen}", [line])
-        if isinstance(value, list):
-            return self._entries_of(list.__getitem__(value, slice(None)), place, type(value))
-        if isinstance(value, tuple):
-            return self._entries_of(tuple.__getitem__(value, slice(None)), place, type(value))
+        if isinstance(value, list | tuple):
+            return self._entries_of(elements(value), place, type(value))
         if isinstance(value, _VIEWS):
             return self._entries_of(list(value), place)
         if isinstance(value, set | frozenset):
-            entries = list(set.__iter__(value) if isinstance(value, set) else frozenset.__iter__(value))
+            entries = elements(value)
             self._take_entries(entries)
             return _joined(class_path(type(value)), sorted(self._line(entry, f"{place}[…]") for entry in entries))
         if isinstance(value, dict):
-            line = self._pairs_of(_pairs(value), place, has_name, type(value))
+            line = self._pairs_of(pairs(value), place, has_name, type(value))
             if not isinstance(value, collections.defaultdict):
                 return line
             return _joined(line, [self._line(value.default_factory, f"{place}.default_factory")])
@@ -484,51 +482,6 @@ def _encoded(text: str) -> bytes:
 
 def _at(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
-
-
-def _plain_of(value: Any) -> Any:
-    """Return a plain value without the class that a user derived."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    return int.__int__(value) if isinstance(value, int) else float.__float__(value)
-
-
-def _pairs(value: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the pairs of a dict in order. Methods of a class that a user derived are not called."""
-    if isinstance(value, collections.OrderedDict):
-        return dict(collections.OrderedDict.items(value))
-    return dict(dict.items(value))
-
-
-def _settings_of(module: types.ModuleType) -> dict[str, Any]:
-    """Return the settings in a module of the user, such as a configuration."""
-    if is_library(module.__name__):
-        return {}
-    return {
-        as_text(name): value
-        for name, value in vars(module).items()
-        if not name.startswith("__") and (is_data(value) or is_setting(value))
-    }
-
-
-_MAY_HAVE_ATTRIBUTES = (
-    torch.Tensor, np.ndarray, list, tuple, dict, set, frozenset, collections.deque, str, int, float, bytes, bytearray
-)  # fmt: skip
-
-
-def _attributes_beside(value: Any) -> dict[str, Any]:
-    """Return the attributes that a tensor, an array, a container or a plain value has beside its elements."""
-    cls = type(value)
-    if not issubclass(cls, _MAY_HAVE_ATTRIBUTES) or issubclass(cls, enum.Enum | np.generic):
-        return {}
-    if issubclass(cls, torch.Tensor) and value.is_nested:  # torch keeps notes of its own
-        return {}
-    if cls in (list, tuple, dict, set, np.ndarray) or (isinstance(value, np.ndarray) and not is_users(cls)):
-        return {}
-    kept = attributes_of(value) or {}
-    if cls in (torch.Tensor, torch.nn.Parameter):  # torch keeps notes of its own
-        kept = {name: entry for name, entry in kept.items() if not name.startswith("_")}
-    return {as_text(name): entry for name, entry in kept.items()}
 
 
 def _megabytes(size: int) -> str:

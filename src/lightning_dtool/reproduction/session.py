@@ -8,26 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from lightning_dtool.errors import (
-    DatasetNotFoundError,
-    LightningDtoolError,
-    ReproductionError,
-)
+from lightning_dtool.errors import LightningDtoolError, ReproductionError
 from lightning_dtool.items import REQUIREMENTS_ITEM, TRACE_ITEM
 from lightning_dtool.reproduction.launch import Options, Rerun, rerun
-from lightning_dtool.reproduction.original import (
-    MAX_GENERATIONS,
-    LocatedData,
-    Original,
-    datasets_of,
-    locate_data,
-    normal,
-)
+from lightning_dtool.reproduction.original import LocatedData, Original, datasets_of, locate_data, normal
+from lightning_dtool.reproduction.parents import parent_of, places_beside
 from lightning_dtool.reproduction.process import ended_by_signals
 from lightning_dtool.reproduction.request import Request
-from lightning_dtool.reproduction.storing import store_result
+from lightning_dtool.reproduction.storing import store_copy, store_result
 from lightning_dtool.reproduction.tolerance import MIN_VALUES, judge
 from lightning_dtool.reproduction.tracing import first_differing_step
 from lightning_dtool.reproduction.unrecorded import unrecorded_causes
@@ -35,7 +24,7 @@ from lightning_dtool.reproduction.verdict import decide, explains, factors, judg
 from lightning_dtool.rerun import REPLICATE, REPRODUCE
 from lightning_dtool.results.comparison import Comparison
 from lightning_dtool.results.reproduction import Replication, Reproduction, Verdict
-from lightning_dtool.store import DatasetWriter, FrozenDataset, ensure_writable, local_path, locate, normalize_uri
+from lightning_dtool.store import ensure_writable, local_path, normalize_uri
 
 DEFAULT_INTO = "reproductions"
 """The folder in the working directory for reruns and their results, by default."""
@@ -61,7 +50,7 @@ def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.Path
         # Imported late: this module imports torch.
         from lightning_dtool.reproduction.proof import check_earlier
 
-        check_earlier(earlier, original, [*request.search, *_beside(original.uri)])
+        check_earlier(earlier, original, places_beside(original, request))
     kind = Reproduction if request.kind == REPRODUCE else Replication
     with ended_by_signals(), _scratch() as scratch:
         log: Path | None = None
@@ -108,7 +97,7 @@ class _Session:
         if request.kind == REPLICATE:
             data = self._new_data(data)
         proves = self.earlier is not None
-        parent = self.earlier.uri if self.earlier is not None else self._parent(original, options, 0)
+        parent = self.earlier.uri if self.earlier is not None else self._parent(options)
         folder = self.scratch / "rerun"
         first = rerun(
             original,
@@ -123,9 +112,12 @@ class _Session:
         )
         self.log = first.log
         self._notes += first.notes
-        again = Original(_published_copy(first.dataset, self.base_uri))
-        comparison = self._compare(original.uri, again.uri)
-        measured = self._all_measured(first, data, options, parent)
+        again = Original(store_copy(first.dataset, self.base_uri))
+        # Imported late: this module imports torch, which the command line loads only after a rerun.
+        from lightning_dtool.reproduction.comparison import compare
+
+        comparison = compare(original.uri, again.uri)
+        measured = self._all_measured(data, options, parent)
         before = {**original.record.metrics.at_checkpoint, **_recalls(first, "recorded")}
         judgements = judge(before, measured, request.level, original.record.loss) if measured else []
         rows = judged_rows(before, {**again.record.metrics.at_checkpoint, **_recalls(first, "rerun")}, judgements)
@@ -137,7 +129,7 @@ class _Session:
 
             verdict, reason, resume = prove(self.earlier, original, again, comparison, _doubts(first))
         traced = self._traces() if proves else request.trace
-        step = self._step(original, first, data, options, parent) if traced else None
+        step = self._step(first, data, options, parent) if traced else None
         same = verdict in (Verdict.IDENTICAL, Verdict.RESUME_EXACT)
         return kind(
             verdict,
@@ -157,12 +149,6 @@ class _Session:
             resume=resume,
         )
 
-    def _compare(self, one: str, two: str) -> Comparison:
-        # Imported late: this module imports torch, which the command line loads only after a rerun.
-        from lightning_dtool.reproduction.comparison import compare
-
-        return compare(one, two)
-
     def _causes(self, comparison: Comparison, again: Original) -> list[str]:
         """Return what could explain a difference: recorded inputs, and without any also what records do not hold."""
         resumes = self.earlier is not None
@@ -172,14 +158,12 @@ class _Session:
             return lines
         return [*lines, *unrecorded_causes(self.original.record, again.record)]
 
-    def _all_measured(
-        self, first: Rerun, data: LocatedData, options: Options, parent: str | None
-    ) -> list[dict[str, float]]:
+    def _all_measured(self, data: LocatedData, options: Options, parent: str | None) -> list[dict[str, float]]:
         """Return the metrics of reruns with other seeds. A rerun that fails is left out."""
         measured = []
         for number in range(1, self.request.runs + 1):
             try:
-                measured.append(self._measured(first, data, options, parent, number))
+                measured.append(self._measured(data, options, parent, number))
             except ReproductionError as error:
                 self._notes.append(f"seed {number} gave no checkpoint: {error.reason}")
         if 0 < len(measured) < MIN_VALUES:
@@ -250,99 +234,49 @@ class _Session:
     def _traces(self) -> bool:
         return self.request.trace or TRACE_ITEM in self.original.items
 
-    def _measured(
-        self, first: Rerun, data: LocatedData, options: Options, parent: str | None, number: int
-    ) -> dict[str, Any]:
+    def _measured(self, data: LocatedData, options: Options, parent: str | None, number: int) -> dict[str, float]:
         """Return the metrics of a rerun with another seed, and delete its checkpoint."""
         folder = self.scratch / f"seed-{number}"
         what = f"seed {number} of {self.request.runs}"
         other = rerun(self.original, data, folder, options, parent=parent, seed_offset=number, recall=True, what=what)
         metrics = {**Original(other.dataset).record.metrics.at_checkpoint, **_recalls(other, "rerun")}
         shutil.rmtree(folder, ignore_errors=True)
-        return dict(metrics)
+        return metrics
 
-    def _parent(self, original: Original, options: Options, generation: int) -> str | None:
-        """Return the checkpoint that a resumed training starts from: reproduced first, or the recorded one."""
-        lineage = original.record.lineage
-        reference = lineage.parent_checkpoint
-        if reference is None or not lineage.resumed:
-            return None
-        if generation >= MAX_GENERATIONS:
-            raise ReproductionError(
-                f"expected at most {MAX_GENERATIONS} trainings, each resumed from another, found more.",
-                uri=original.uri,
-                kind="no_parent",
-            )
-        search = [*self.request.search, *_beside(original.uri)]
-        try:
-            located = locate(reference.uri, reference.uuid, content_digest=reference.content_digest, search=search)
-        except DatasetNotFoundError:
-            if not original.record.run.fit_index:
-                raise
-            # An earlier fit of the same script may make the parent. The results are compared whether it does or not.
-            self._notes.append(f"the parent is missing; an earlier fit of the script may make it: {reference.uri}")
-            return None
-        parent = Original(located)
-        if _same_process(parent, original):
-            return None  # the script trains the parent itself
-        if self.request.from_ == "parent":
-            self._notes.append(f"resumed from the recorded parent: {parent.uri}")
-            return parent.uri
-        before = self._parent(parent, options, generation + 1)
-        data = locate_data(parent.record, self.request.data, self.request.search)
-        folder = self.scratch / f"parent-{generation + 1}"
-        name = f"parent {parent.dataset.name}"
-        again = rerun(parent, data, folder, replace(options, kind=REPRODUCE), parent=before, what=name)
-        self._notes += again.notes
-        same = self._compare(parent.uri, again.dataset.uri)
-        result = "identical to the recorded one" if same.weights_identical else "NOT identical to the recorded one"
-        self._notes.append(f"resumed from the reproduced parent, which is {result}: {parent.uri}")
-        return again.dataset.uri
+    def _parent(self, options: Options) -> str | None:
+        parent, notes = parent_of(self.original, self.request, options, self.scratch)
+        self._notes += notes
+        return parent
 
-    def _step(
-        self, original: Original, first: Rerun, data: LocatedData, options: Options, parent: str | None
-    ) -> str | None:
+    def _step(self, first: Rerun, data: LocatedData, options: Options, parent: str | None) -> str | None:
         """Return the step at which the rerun differs from the recorded training, or else from another rerun."""
         mine = Original(first.dataset).optional_path(TRACE_ITEM)
         if mine is None:
             return None
-        theirs = original.optional_path(TRACE_ITEM)
+        theirs = self.original.optional_path(TRACE_ITEM)
         resumed = self.earlier is not None
         begin = self.earlier.record.checkpoint.global_step + 1 if self.earlier is not None else 0
         if theirs is not None:
             step = first_differing_step(theirs, mine, begin)
             return f"first difference from the recorded training at {step}" if step else "no step differs"
-        parent = self._parent(original, options, 0) if resumed else parent
-        second = rerun(original, data, self.scratch / "again", options, parent=parent, trace=True, what="second rerun")
+        parent = self._parent(options) if resumed else parent
+        second = rerun(
+            self.original, data, self.scratch / "again", options, parent=parent, trace=True, what="second rerun"
+        )
         theirs = Original(second.dataset).optional_path(TRACE_ITEM)
+        if theirs is None:
+            return None
         if resumed:
-            step = first_differing_step(theirs, mine, begin) if theirs is not None else None
+            step = first_differing_step(theirs, mine, begin)
             where = f"first difference from a rerun that was not stopped at {step}"
             return where if step else "no step differs from those of a rerun that was not stopped"
-        step = first_differing_step(mine, theirs) if theirs is not None else None
+        step = first_differing_step(mine, theirs)
         if step:
             return f"training is not deterministic here: two reruns differ at {step}"
         return (
             "training is deterministic here (two reruns are identical in every step), so a difference comes from a "
             "changed input or environment"
         )
-
-
-def _published_copy(dataset: FrozenDataset, base_uri: str) -> FrozenDataset:
-    """Publish a checkpoint from the scratch folder, under a new UUID.
-
-    In a plain copy of the dataset, the README would still name the URI in the scratch folder.
-    """
-    creator = dataset.admin_metadata.get("creator_username")
-    with DatasetWriter(dataset.name, base_uri, creator_username=creator) as writer:
-        for identifier, item in dataset.items.items():
-            writer.put_file(dataset.path(identifier), item.relpath)
-        for name, value in dataset.annotations().items():
-            writer.put_annotation(name, value)
-        for tag in dataset.tags():
-            writer.put_tag(tag)
-        writer.put_readme(dataset.readme().replace(dataset.uri, writer.uri))
-        return writer.commit()
 
 
 def _reason(error: LightningDtoolError, original: str) -> str:
@@ -364,24 +298,6 @@ def _recalls(rerun: Rerun, whose: str) -> dict[str, float]:
     """Return the recall of each class as metrics, if the rerun could compute it."""
     event = rerun.outcome.last("recall") or {}
     return {f"recall[{name}]": value for name, value in event.get(whose, {}).items()}
-
-
-def _same_process(parent: Original, original: Original) -> bool:
-    """Return whether one process trained both, one `fit` after another.
-
-    Python seeds its generator from the operating system when a process starts, so equal states mean the same process.
-    """
-    one, two = (entry.record for entry in (parent, original))
-    states = [record.randomness.states.get("import", {}).get("python") for record in (one, two)]
-    if None in states or states[0] != states[1] or one.run.uuid == two.run.uuid:
-        return False
-    return (one.run.fit_index or 0) < (two.run.fit_index or 0)
-
-
-def _beside(uri: str) -> list[str]:
-    """Return the base URI of a checkpoint; its parent is often there as well."""
-    folder = local_path(uri)
-    return [str(folder.parent)] if folder is not None else [uri.rpartition("/")[0]]
 
 
 def _prepared(into: str | os.PathLike[str] | None) -> str:

@@ -1,4 +1,4 @@
-"""The dataset that stores the result of a rerun and refers to both checkpoints."""
+"""The datasets that a reproduction stores: the checkpoint of the rerun, and the result, which refers to both."""
 
 import json
 import uuid
@@ -33,6 +33,25 @@ def store_result(found: Reproduction, base_uri: str, log: Path | None) -> Frozen
             writer.put_annotation(key, value)
         writer.put_readme(reproduction_readme(found, writer.uri, writer.relpaths))
         writer.put_tag(REPRODUCTION_TAG)
+        return writer.commit()
+
+
+def store_copy(dataset: FrozenDataset, base_uri: str) -> FrozenDataset:
+    """Store a checkpoint from the scratch folder under a new UUID, with a README that names the new URI.
+
+    Args:
+        dataset: The dataset in the scratch folder.
+        base_uri: The base URI of the new dataset.
+    """
+    creator = dataset.admin_metadata.get("creator_username")
+    with DatasetWriter(dataset.name, base_uri, creator_username=creator) as writer:
+        for identifier, item in dataset.items.items():
+            writer.put_file(dataset.path(identifier), item.relpath)
+        for name, value in dataset.annotations().items():
+            writer.put_annotation(name, value)
+        for tag in dataset.tags():
+            writer.put_tag(tag)
+        writer.put_readme(dataset.readme().replace(dataset.uri, writer.uri))
         return writer.commit()
 
 
