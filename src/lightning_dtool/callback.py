@@ -398,14 +398,14 @@ class DtoolProvenanceCallback(Callback):
         if not isinstance(present, DtoolCheckpointIO):
             installed = DtoolCheckpointIO(
                 self.base_uri,
-                present,
-                self.retention,
-                self.name,
-                self.strict,
-                self.background,
-                self.staging_memory,
-                self.links,
-                self.publish_timeout,
+                checkpoint_io=present,
+                retention=self.retention,
+                name=self.name,
+                strict=self.strict,
+                background=self.background,
+                staging_memory=self.staging_memory,
+                links=self.links,
+                publish_timeout=self.publish_timeout,
             )
             trainer.strategy.checkpoint_io = installed
             return installed

@@ -151,18 +151,8 @@ class DtoolCheckpointIO(CheckpointIO):
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep only the arguments: a spawned process starts with an account and threads of its own."""
-        kept = (
-            "base_uri",
-            "checkpoint_io",
-            "retention",
-            "name",
-            "strict",
-            "background",
-            "staging_memory",
-            "links",
-            "publish_timeout",
-        )
-        return {name: self.__dict__[name] for name in kept}
+        arguments = inspect.signature(DtoolCheckpointIO.__init__).parameters
+        return {name: value for name, value in self.__dict__.items() if name in arguments}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

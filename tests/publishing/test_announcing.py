@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_dtool.errors import ProvenanceWarning, StoreError
 from lightning_dtool.publishing.account import Publication
-from lightning_dtool.publishing.announcing import annotate, announce, reads_files_at_once
+from lightning_dtool.publishing.announcing import annotate, announce
 from lightning_dtool.store import DatasetWriter, FrozenDataset
 
 
@@ -48,15 +48,3 @@ def test_a_logger_that_fails_does_not_keep_the_others_from_the_uri(tmp_path: Pat
     with pytest.warns(ProvenanceWarning, match="Failing could not log the URI file:///x: disk full"):
         announce([failing, working], "file:///", 1, "file:///x")
     assert "file:///x" in next((tmp_path / "two").rglob("hparams.yaml")).read_text()
-
-
-def test_a_logger_that_uploads_files_is_told_from_others(tmp_path: Path) -> None:
-    class Uploads(CSVLogger):
-        def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-            pass
-
-    uploads: Logger = Uploads(tmp_path)
-    assert reads_files_at_once(uploads)
-    assert not reads_files_at_once(CSVLogger(tmp_path))
-    uploads._log_model = False  # type: ignore[attr-defined]
-    assert not reads_files_at_once(uploads)

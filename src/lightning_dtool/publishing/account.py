@@ -128,6 +128,16 @@ class Account:
 
     # -- paths ------------------------------------------------------------------------------------
 
+    def admit(self, path: str, publication: Publication) -> None:
+        """Let a path be filled for a publication before it is claimed, as `open` does for the first path.
+
+        Args:
+            path: The path.
+            publication: The publication.
+        """
+        with self._lock:
+            publication.paths.add(path)
+
     def claim(self, path: str, publication: Publication) -> Publication | None:
         """Make a path lead to a publication, and no longer to another one.
 
@@ -141,8 +151,7 @@ class Account:
         if self._owners.get(path) is publication:
             return None
         orphan = self.release(path)
-        with self._lock:
-            publication.paths.add(path)
+        self.admit(path, publication)
         self._owners[path] = publication
         return orphan
 

@@ -73,13 +73,3 @@ def _log_uri(logger: Logger, uri: str) -> None:
     else:
         logger.log_hyperparams({"dtool_uri": uri})
     logger.save()
-
-
-def reads_files_at_once(logger: Logger) -> bool:
-    """Return True if a logger reads checkpoint files as soon as they are saved (W&B, MLflow with `log_model`).
-
-    Args:
-        logger: A logger of the Trainer.
-    """
-    reads = type(logger).after_save_checkpoint is not Logger.after_save_checkpoint
-    return reads and bool(getattr(logger, "_log_model", True))

@@ -9,8 +9,6 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
-from lightning_dtool.publishing.announcing import reads_files_at_once
-
 _POLICY = ModelCheckpoint.__module__
 _BETWEEN = ("lightning.pytorch.", "lightning_dtool.", "lightning.fabric.")
 _HOOKS = "lightning.pytorch.trainer.call"
@@ -54,6 +52,16 @@ def _reads_nothing(policy: Any, loggers: list[Logger] | None) -> bool:
         and loggers is not None
         and not any("after_save_checkpoint" in vars(logger) or reads_files_at_once(logger) for logger in loggers)
     )
+
+
+def reads_files_at_once(logger: Logger) -> bool:
+    """Return True if a logger reads checkpoint files as soon as they are saved (W&B, MLflow with `log_model`).
+
+    Args:
+        logger: A logger of the Trainer.
+    """
+    reads = type(logger).after_save_checkpoint is not Logger.after_save_checkpoint
+    return reads and bool(getattr(logger, "_log_model", True))
 
 
 def tell_of_names(policies: list[ModelCheckpoint], exists: Callable[[str], bool | None]) -> None:

@@ -200,10 +200,10 @@ class Saver:
             policies = asking_policies()
             if policies and background:
                 self._tell_of_names(policies)
+                self._account.admit(path, same)
                 self._flight.expect(path, same)
                 # Before the claim, which may retire the dataset to which the path leads until it is filled.
                 self._worker.submit(self._publisher.fill, same, path, place)
-                same.paths.add(path)
                 self._publisher.claim(path, same)
                 return True
             if not self._worker.wait("Publishing the same checkpoint") or same.failed:
