@@ -2,7 +2,9 @@
 
 import collections
 import copy
+import functools
 import io
+import os
 import random
 import time
 import warnings
@@ -22,11 +24,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 from kit import same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.errors import ProvenanceWarning
+from lightning_dtool.resuming.plain_state.changes import may_decide
 from lightning_dtool.resuming.plain_state.comparison import digest, equal
 from lightning_dtool.resuming.plain_state.decoding import Decoder
 from lightning_dtool.resuming.plain_state.encoding import Encoder
 from lightning_dtool.resuming.plain_state.kinds import NotPlainError
 from lightning_dtool.resuming.plain_state.remembered import Remembered
+from lightning_dtool.resuming.plain_state.scope import set_by_the_user
 from lightning_dtool.values.definitions import class_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
@@ -483,6 +487,18 @@ class Ordinary(L.Callback):
         self.folder, self.hostile, self.files, self.opened = folder, Hostile(), {"file": None}, None
         self.folder_of_this_run = ""
 
+    @functools.cached_property
+    def tool(self) -> Any:
+        return nn.functional.relu, object()
+
+    @functools.cached_property
+    def data(self) -> list[int]:
+        return list(range(20_000))
+
+    @functools.cached_property
+    def log_folder(self) -> str:
+        return self.folder_of_this_run
+
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         self.began = time.time()
         self.folder_of_this_run = trainer.default_root_dir
@@ -492,20 +508,37 @@ class Ordinary(L.Callback):
         if self.opened is None:
             self.opened = self.files["file"] = open(self.folder / "log.txt", "a")  # noqa: SIM115
         self.seconds = time.time() - self.began
+        assert self.tool is not None
+        assert len(self.data) == 20_000
+        assert self.log_folder == trainer.default_root_dir
+        os.environ["TORCH_NOTE"] = str(trainer.global_step)
         vars(self.hostile)["calls"] = vars(self.hostile).get("calls", 0) + 1
 
 
-def test_files_clocks_and_folders_give_no_doubt_and_no_code_of_the_user_runs(tmp_path: Path) -> None:
+def test_files_clocks_and_folders_give_no_doubt_and_no_code_of_the_user_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCH_NOTE", raising=False)
     one, two = Ordinary(tmp_path), Ordinary(tmp_path)
     _, provenance, _ = fit(tmp_path / "whole", (Net(), plain_loader(), [one], {}))
     assert reasons(provenance.uris[1]) == []
     _, _, told = fit(tmp_path / "resumed", (Net(), plain_loader(), [two], {}), provenance.uris[1])
     assert told == []
     assert vars(two.hostile)["calls"] == 4 * SAMPLES // BATCH
-    assert two.folder_of_this_run == str(tmp_path / "resumed")
+    assert two.folder_of_this_run == two.log_folder == str(tmp_path / "resumed")
     assert two.began > one.began
     one.opened.close()
     two.opened.close()
+
+
+def test_a_trainer_has_no_attributes_that_are_taken_for_the_users(tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_epochs=1, val_check_interval={"seconds": 60}, check_val_every_n_epoch=None)
+    made.fit(Validated(), plain_loader())
+    made.validate(made.lightning_module, verbose=False)
+    assert [name for name, value in set_by_the_user(made).items() if name.startswith("_") or may_decide(value)] == []
+    made._own, made.own = 1, 2
+    found = set_by_the_user(made)
+    assert (found["_own"], found["own"]) == (1, 2)
 
 
 def test_a_removed_callback_gives_no_doubt(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from lightning_dtool.resuming.loader_states import (
 )
 from lightning_dtool.resuming.measured import reset_ended, restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
+from lightning_dtool.resuming.of_the_process import changed_in_the_process, of_the_process
 from lightning_dtool.resuming.plain_state.remembered import Remembered
 from lightning_dtool.resuming.pruning import restore_pruning, save_pruning
 from lightning_dtool.resuming.reasons import inexact_reasons
@@ -74,6 +75,7 @@ class Resumption:
         self._searches = Searches()
         self._stop = Stop()
         self._remembered = Remembered()
+        self._of_the_process: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave out all that was observed: a copy of a Trainer holds this object, and is another run."""
@@ -185,6 +187,8 @@ class Resumption:
     def _reasons(self, trainer: Any, module: LightningModule, moment: Moment, remembered: Any) -> list[str]:
         """Return the reasons why the state that is saved is not enough for an exact resume."""
         reasons = [*inexact_reasons(trainer, moment), *self._stop.reasons(trainer, moment)]
+        if self._of_the_process:  # not before training has begun
+            reasons += changed_in_the_process(self._of_the_process)
         if moment is Moment.INSIDE_VALIDATION:
             name = moved(self._versions_before_validation, versions(module))
             if name is not None:
@@ -317,6 +321,7 @@ class Resumption:
         if in_trial(trainer):
             return result
         self._remembered.start()
+        self._of_the_process = of_the_process()
         saved, self._saved = self._saved, None
         if saved is not None and self._moment is not None:
             self._awaited = {}

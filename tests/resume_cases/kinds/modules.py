@@ -1,7 +1,9 @@
 """Modules that keep state outside parameters and buffers."""
 
 import collections
+import functools
 import itertools
+import os
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -328,6 +330,73 @@ class OnTrainer(Scaled):
         return 1 + 0.1 * self.trainer.steps_so_far
 
 
+class OnTrainerHidden(Scaled):
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.trainer._steps_so_far = getattr(self.trainer, "_steps_so_far", 0) + 1
+        return 1 + 0.1 * self.trainer._steps_so_far
+
+
+class InVariable(Scaled):
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        os.environ["STEPS_SO_FAR"] = str(int(os.environ.get("STEPS_SO_FAR", "0")) + 1)
+        return 1 + 0.1 * int(os.environ["STEPS_SO_FAR"])
+
+
+def _begin_variable() -> None:
+    os.environ.pop("STEPS_SO_FAR", None)
+
+
+class InCachedProperty(Scaled):
+    @functools.cached_property
+    def seen(self) -> list[float]:
+        return []
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.seen.append(float(x.mean()))
+        return 1 + 0.1 * len(self.seen)
+
+
+class FirstBatchInCachedProperty(Scaled):
+    @functools.cached_property
+    def scale(self) -> torch.Tensor:
+        return self.layers[0].weight.detach().abs().mean()
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return self.scale
+
+
+class InDefaultOfMethod(Scaled):
+    def factor(self, x: torch.Tensor, y: torch.Tensor, steps: dict[str, int] = {}) -> Any:  # noqa: B006
+        steps["so far"] = steps.get("so far", 0) + 1
+        return 1 + 0.1 * steps["so far"]
+
+
+def _begin_default_of_method() -> None:
+    InDefaultOfMethod.factor.__defaults__[0].clear()
+
+
+def _counted(method: Any) -> Any:
+    calls = 0
+
+    @functools.wraps(method)
+    def wrapper(*args: Any) -> Any:
+        nonlocal calls
+        calls = 0 if args == ("begin",) else calls + 1
+        return None if calls == 0 else method(*args) * (1 + 0.1 * calls)
+
+    return wrapper
+
+
+class Decorated(Scaled):
+    @_counted
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return 1.0
+
+
+def _begin_decorated() -> None:
+    Decorated.factor("begin")  # type: ignore[call-arg, arg-type]
+
+
 class InClass(Scaled):
     steps = 0
 
@@ -416,6 +485,12 @@ KINDS = {
     "forward hook that counts in a closure": Training(ForwardHook),
     "hyperparameter that changes": Training(InHyperparameters),
     "attribute of the Trainer": Training(OnTrainer),
+    "hidden attribute of the Trainer": Training(OnTrainerHidden),
+    "environment variable": Training(InVariable, begin=_begin_variable),
+    "list in a cached_property": Training(InCachedProperty),
+    "cached_property that is read in the first batch": Training(FirstBatchInCachedProperty),
+    "default argument of a method": Training(InDefaultOfMethod, begin=_begin_default_of_method),
+    "decorator that counts": Training(Decorated, begin=_begin_decorated),
     "class attribute": Training(InClass, begin=_begin_class),
     "global variable of the script": Training(InGlobal, begin=_begin_global),
     "global dictionary of the script": Training(InGlobalDict, begin=STATE.clear),

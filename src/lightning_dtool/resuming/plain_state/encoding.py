@@ -38,6 +38,9 @@ MAX_BYTES = 256 * 2**20
 MAX_ENTRIES = 1_000_000
 """Maximum number of entries of containers that one checkpoint remembers."""
 
+MAX_READ = 2**20
+"""Maximum number of bytes of a value that was computed when it was first read; a larger one is taken for data."""
+
 _MAX_DEPTH = 50
 
 _LARGEST_INT = 2**63
@@ -105,16 +108,24 @@ class Encoder:
         self.table[index] = self.contents(value)
         return {"kind": "new", "index": index}
 
-    def attempt(self, value: Any) -> Encoded:
+    def attempt(self, value: Any, max_bytes: int = MAX_BYTES) -> Encoded:
         """Return an encoded value, like `value`. If it cannot be encoded, the table is as before.
 
         Args:
             value: Any value.
+            max_bytes: Maximum number of its bytes; one entry counts as 64. Default: what one checkpoint remembers.
 
         Raises:
             NotPlainError: If the value is not plain, or too large.
         """
-        return self._undone(lambda: self.value(value))
+        left = self._bytes_left, self._entries_left
+        given = min(left[0], max_bytes), min(left[1], max_bytes // 64)
+        self._bytes_left, self._entries_left = given
+        try:
+            return self._undone(lambda: self.value(value))
+        finally:
+            self._bytes_left = left[0] - (given[0] - self._bytes_left)
+            self._entries_left = left[1] - (given[1] - self._entries_left)
 
     def attempt_filling(self, value: Any) -> dict[str, Any]:
         """Return what `Decoder.filling` needs to fill an object of the run. If this fails, the table is as before.

@@ -18,14 +18,14 @@ from lightning_dtool.resuming.plain_state.changes import (
 )
 from lightning_dtool.resuming.plain_state.clocks import Clocks
 from lightning_dtool.resuming.plain_state.comparison import digest
-from lightning_dtool.resuming.plain_state.encoding import Encoded, Encoder
+from lightning_dtool.resuming.plain_state.encoding import MAX_READ, Encoded, Encoder
 from lightning_dtool.resuming.plain_state.images import for_image, from_image
 from lightning_dtool.resuming.plain_state.kinds import MISSING, NotPlainError
 from lightning_dtool.resuming.plain_state.nodes import Node
 from lightning_dtool.resuming.plain_state.restoring import Restorer
 from lightning_dtool.resuming.plain_state.roots import roots_of
 from lightning_dtool.resuming.plain_state.samples import sample_of_tensor
-from lightning_dtool.resuming.plain_state.scope import set_by_the_user
+from lightning_dtool.resuming.plain_state.scope import is_made_by_reading, set_by_the_user
 from lightning_dtool.resuming.plain_state.walk import MAX_OBJECTS, Reached
 from lightning_dtool.values.definitions import class_path
 
@@ -90,7 +90,7 @@ class Remembered:
             self._reached.walk_new()
             for node, name, value in list(self._changes({})):
                 node.moved.add(name)
-                if not node.derived:
+                if not node.derived and not _is_made_by_reading(node, name):
                     self._set_at_start[node.path, name] = for_image(value)
         except Exception as error:
             self._failed(error)
@@ -162,6 +162,8 @@ class Remembered:
                 encoded = _encoded(encoder, node, name, value)
             except NotPlainError as error:
                 key = (node.path, name)
+                if _is_made_by_reading(node, name):  # data or a tool, which the resumed run makes again
+                    continue
                 # An object that was changed when training started may have changed since.
                 if name is None or from_image(self._set_at_start.get(key, MISSING)) is not value:
                     not_saved.append(f"`{_place(node.path, name)}` {error}")
@@ -229,12 +231,16 @@ class Remembered:
 
 def _encoded(encoder: Encoder, node: Node, name: Any, value: Any) -> Encoded:
     if name is not None:
-        return encoder.attempt(value)
+        return encoder.attempt(value, MAX_READ) if _is_made_by_reading(node, name) else encoder.attempt(value)
     if node.kind == "flag":
         return bool(value.requires_grad)
     if node.kind == "iterator":
         raise NotPlainError(f"is a {class_path(type(value))}, whose position cannot be saved")
     return encoder.attempt_filling(value)
+
+
+def _is_made_by_reading(node: Node, name: Any) -> bool:
+    return name is not None and is_made_by_reading(type(node.object), name)
 
 
 def _digest_of(collected: Mapping[str, Any]) -> str:

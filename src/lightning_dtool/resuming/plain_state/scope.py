@@ -6,6 +6,7 @@ import functools
 import inspect
 import io
 import logging
+import sys
 import types
 import warnings
 import weakref
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
+
+from lightning_dtool.values.definitions import names_used
 
 _RESOURCES = frozenset(
     {
@@ -204,14 +207,35 @@ def set_by_the_user(trainer: Any) -> dict[str, Any]:
         trainer: The Trainer.
     """
     own = _of_the_trainer()
-    return {name: value for name, value in vars(trainer).items() if name not in own and not name.startswith("_")}
+    return {
+        name: value
+        for name, value in vars(trainer).items()
+        if name not in own and not (name.startswith("_") and name in _named_in_loops())
+    }
 
 
 @functools.cache
 def _of_the_trainer() -> frozenset[str]:
-    """Return the names of the public attributes of every Trainer; the hidden ones are Lightning's."""
+    """Return the names of the attributes of every Trainer, without some that its loops and connectors set."""
     arguments = inspect.signature(pl.Trainer.__init__).parameters
-    return _assigned(pl.Trainer) | arguments.keys() | {"state", "val_check_batch", "enable_autolog_hparams"}
+    return (
+        _assigned(pl.Trainer) | arguments.keys() | {"datamodule", "state", "val_check_batch", "enable_autolog_hparams"}
+    )
+
+
+@functools.cache
+def _named_in_loops() -> frozenset[str]:
+    """Return the names of attributes in the code of Lightning's loops and of the parts of the Trainer."""
+    package = pl.__name__
+    names: set[str] = set()
+    for path, module in list(sys.modules.items()):
+        if path.startswith((f"{package}.trainer", f"{package}.loops")):
+            for entry in list(vars(module).values()):
+                for each in vars(entry).values() if isinstance(entry, type) else (entry,):
+                    function = getattr(each, "fget", getattr(each, "__func__", each))
+                    if isinstance(function, types.FunctionType):
+                        names |= names_used(function.__code__)
+    return frozenset(names)
 
 
 @functools.lru_cache(maxsize=2000)

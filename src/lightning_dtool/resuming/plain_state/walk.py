@@ -26,7 +26,7 @@ from lightning_dtool.resuming.plain_state.scope import (
     managed_by_torch,
     parts_of_managed,
 )
-from lightning_dtool.values.definitions import class_path, is_users, names_used
+from lightning_dtool.values.definitions import class_path, is_library, is_users, names_used
 
 MAX_OBJECTS = 10_000
 """Maximum number of objects of which images are taken."""
@@ -247,6 +247,9 @@ class Reached:
                 self.classes.setdefault(class_path(each), each)
                 yield f"class {class_path(each)}", each
                 yield from self._variables(each.__module__, _names_of_methods(each))
+                for name, method in _methods(each).items():
+                    if _keeps_state(method):
+                        yield f"class {class_path(each)}.{name}", method
 
     def _variables(self, name: str, used: frozenset[str]) -> Iterator[tuple[str, Any]]:
         """Yield the variables of a module that are used, and watch them."""
@@ -317,12 +320,20 @@ def _users_classes(kind: Any) -> tuple[type, ...]:
 
 @functools.lru_cache(maxsize=2000)
 def _names_of_methods(cls: Any) -> frozenset[str]:
-    used: set[str] = set()
-    for entry in vars(cls).values():
-        function = getattr(entry, "__func__", getattr(entry, "fget", entry))
-        if isinstance(function, types.FunctionType):
-            used |= names_used(function.__code__)
-    return frozenset(used)
+    return frozenset().union(*(names_used(method.__code__) for method in _methods(cls).values()))
+
+
+def _methods(cls: Any) -> dict[str, types.FunctionType]:
+    """Return the functions of a class by name: methods and properties."""
+    found = {name: getattr(entry, "__func__", getattr(entry, "fget", entry)) for name, entry in vars(cls).items()}
+    return {name: entry for name, entry in found.items() if isinstance(entry, types.FunctionType)}
+
+
+def _keeps_state(method: types.FunctionType) -> bool:
+    """Return whether a method has default arguments that change, or variables of a decorator of the user."""
+    given = [*(method.__defaults__ or ()), *(method.__kwdefaults__ or {}).values()]
+    closes = set(method.__code__.co_freevars) - {"__class__"}
+    return any(map(_holds_state, given)) or (bool(closes) and not is_library(str(method.__globals__.get("__name__"))))
 
 
 def _is_variable(value: Any) -> bool:
