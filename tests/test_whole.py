@@ -482,6 +482,7 @@ def test_what_could_not_be_published_is_published_later(tmp_path: Path, models: 
     store.error = None
     for path in found:
         dataset = unpublished.publish(path)
+        assert dataset is not None
         checkpoint = DtoolCheckpoint.from_uri(dataset.uri)
         checkpoint.verify()
         assert checkpoint.record.checkpoint.global_step == step_of(path)

@@ -40,7 +40,7 @@ from lightning_dtool.publishing.schedule import why_nothing_is_saved
 from lightning_dtool.publishing.worker import TIMEOUT
 from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import Gaps
-from lightning_dtool.recovery.recover import unfinished
+from lightning_dtool.recovery.telling import tell_of_unfinished
 from lightning_dtool.rehearsal.callback import RehearsalCallback, begin_rehearsal
 from lightning_dtool.resuming.resumption import Resumption
 from lightning_dtool.store import ensure_writable, hurry, normalize_uri, relax
@@ -380,13 +380,7 @@ class DtoolProvenanceCallback(Callback):
         if trainer.is_global_zero:
             try:
                 ensure_writable(self.base_uri)
-                left = unfinished(self.base_uri)
-                if left:
-                    what = "1 dataset" if left == 1 else f"{left} datasets"
-                    rank_zero_info(
-                        f"Left unfinished in {self.base_uri} by processes that have ended: {what}. "
-                        f"Finish or remove: lightning-dtool recover {self.base_uri}"
-                    )
+                tell_of_unfinished(self.base_uri, rank_zero_info)
             except LightningDtoolError as found:
                 error = found
         error = trainer.strategy.broadcast(error)

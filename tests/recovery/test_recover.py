@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -27,9 +28,11 @@ from lightning_dtool import (
     recover,
 )
 from lightning_dtool.errors import DatasetNotFoundError, InvalidURIError, StoreError
+from lightning_dtool.publishing.unpublished import folder_of
 from lightning_dtool.recovery.folders import look_through
-from lightning_dtool.recovery.recover import unfinished
+from lightning_dtool.recovery.telling import unfinished
 from lightning_dtool.store import workplaces
+from lightning_dtool.store.locking import tried
 from lightning_dtool.store.ownership import current_owner, owner_to_json
 from lightning_dtool.store.temporaries import temporary_beside
 
@@ -138,7 +141,7 @@ def test_what_a_process_is_writing_is_left(base: Path, paths: Path) -> None:
         (found,) = recover(base, [paths], other_hosts=True)
         assert found.outcome == "left"
         assert f"process {os.getpid()} on " in found.reason
-        assert unfinished(writer.uri.rpartition("/")[0]) == 0
+        assert unfinished(writer.uri.rpartition("/")[0]) == ""
         writer.commit().verify()
     assert recover(base, [paths]) == []
 
@@ -280,6 +283,92 @@ def test_checkpoints_that_were_not_published_are_published(base: Path, paths: Pa
     assert {path.suffix for path in paths.iterdir()} == {".ckpt"}
 
 
+class Recovers(LosesTheStore):
+    """Takes the base folder away, brings it back after the next epoch, and runs `recover` as another terminal would."""
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        self.found: list[Recovered] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            super().on_train_epoch_end(trainer, module)
+        elif trainer.current_epoch == 1:
+            trainer.strategy.checkpoint_io._worker.wait()  # until the first checkpoint could not be published
+            self.base.with_name("away").rename(self.base)
+            self.found = recover(self.base, [trainer.checkpoint_callback.dirpath], other_hosts=True)
+
+
+@pytest.fixture
+def unpublished_file(base: Path, paths: Path) -> Path:
+    """Return the only file of a run whose store was away, and has come back."""
+    policy = ModelCheckpoint(dirpath=paths, filename="only")
+    with pytest.warns(ProvenanceWarning, match="could not be published"):
+        trainer(paths, LosesTheStore(base), DtoolProvenanceCallback(base), policy, max_epochs=1).fit(
+            TinyNet(), loader()
+        )
+    base.with_name("away").rename(base)
+    return paths / "only.ckpt"
+
+
+def test_an_unpublished_checkpoint_of_a_run_that_lives_is_left(base: Path, paths: Path) -> None:
+    policy = ModelCheckpoint(dirpath=paths, filename="{epoch}", save_top_k=-1)
+    other = Recovers(base)
+    with pytest.warns(ProvenanceWarning, match="could not be published"):
+        trainer(paths, other, DtoolProvenanceCallback(base), policy, max_epochs=3).fit(TinyNet(), loader())
+    (left,) = other.found
+    assert (left.outcome, left.what) == ("left", "a checkpoint that was not published")
+    assert f"process {os.getpid()} on " in left.reason
+    assert outcomes(recover(base, [paths])) == ["published"]
+    assert sorted(d.name.split("-")[1] for d in iter_datasets(base)) == ["epoch0", "epoch1", "epoch2"]
+
+
+def test_an_unpublished_checkpoint_of_another_machine_is_left(base: Path, paths: Path, unpublished_file: Path) -> None:
+    owner = folder_of(unpublished_file) / "owner.json"
+    owner.write_text(owner_to_json(replace(current_owner(), host="node17")))
+    (found,) = recover(base, [paths])
+    assert (found.outcome, "on node17" in found.reason) == ("left", True)
+    assert outcomes(recover(base, [paths], other_hosts=True)) == ["published"]
+
+
+def test_an_unpublished_checkpoint_is_published_once(base: Path, paths: Path, unpublished_file: Path) -> None:
+    """Two processes at once, and one that was killed before it could remove the folder."""
+    folder = folder_of(unpublished_file)
+    kept = folder.with_name("kept")
+    shutil.copytree(folder, kept)
+    with tried(folder / "publishing.lock") as is_free:
+        assert is_free
+        (found,) = recover(base, [paths])
+        assert (found.outcome, "another process" in found.reason) == ("left", True)
+    (first,) = recover(base, [paths])
+    kept.rename(folder)
+    (second,) = recover(base, [paths])
+    assert (first.outcome, second.outcome, first.uri) == ("published", "published", second.uri)
+    assert not folder.exists()
+    (dataset,) = iter_datasets(base)
+    dataset.verify()
+
+
+def test_the_record_of_a_file_that_was_overwritten_goes(base: Path, paths: Path, unpublished_file: Path) -> None:
+    """A run without the callback goes on in the same folder."""
+    policy = ModelCheckpoint(dirpath=paths, filename="other")
+    t = trainer(paths, policy, max_epochs=2)
+    t.fit(TinyNet(), loader())
+    (paths / "other.ckpt").replace(unpublished_file)
+    before = unpublished_file.read_bytes()
+    assert outcomes(recover(base, [paths], dry_run=True)) == ["removed"]
+    assert outcomes(recover(base, [paths])) == ["removed"]
+    assert unpublished_file.read_bytes() == before
+    assert not folder_of(unpublished_file).exists()
+
+
+def test_the_record_of_a_file_that_is_damaged_stays(base: Path, paths: Path, unpublished_file: Path) -> None:
+    os.truncate(unpublished_file, unpublished_file.stat().st_size - 100)
+    (found,) = recover(base, [paths])
+    assert found.outcome == "failed"
+    assert folder_of(unpublished_file).is_dir()
+
+
 def test_the_record_of_a_file_that_was_removed_goes(base: Path, paths: Path) -> None:
     (paths / "last.ckpt.unpublished").mkdir()
     assert outcomes(recover(base, [paths])) == ["removed"]
@@ -303,8 +392,9 @@ def test_the_command_says_what_it_did(base: Path, paths: Path, run: Run) -> None
     killed(base, "part")
     killed(base, "whole", when="deliver")
     listed = run("ls", base)
+    uri = f"file://{os.uname().nodename}{base}"
     assert listed.stderr.splitlines()[-1] == (
-        f"2 unfinished datasets or uploads in {base}. See: lightning-dtool recover --dry-run {base}"
+        f"Unfinished in {uri}: 2 datasets or uploads. See: lightning-dtool recover --dry-run {uri}"
     )
     lines = sorted(run("recover", base, paths, "--dry-run").stdout.splitlines())
     assert [line.partition(":")[0] for line in lines] == ["would finish", "would remove"]
@@ -313,7 +403,7 @@ def test_the_command_says_what_it_did(base: Path, paths: Path, run: Run) -> None
         ("finished", "whole"),
         ("removed", "part"),
     ]
-    assert "unfinished" not in run("ls", base).stderr
+    assert "nfinished" not in run("ls", base).stderr
 
 
 def test_the_command_fails_if_something_cannot_be_removed(
@@ -340,7 +430,9 @@ def test_the_next_run_says_what_is_left(base: Path, tmp_path: Path, caplog: pyte
     assert said() == []
     killed(base)
     (line,) = said()
-    assert line.endswith(f"1 dataset. Finish or remove: lightning-dtool recover file://{os.uname().nodename}{base}")
+    assert line.endswith(
+        f"1 dataset or upload. Finish or remove: lightning-dtool recover file://{os.uname().nodename}{base}"
+    )
     recover(base, [])
     assert said() == []
 

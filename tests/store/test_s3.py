@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import dtoolcore
 import pytest
 
+from faulty_link import FaultyLink, stalls
 from lightning_dtool import recover
 from lightning_dtool.errors import (
     CorruptDatasetError,
@@ -25,6 +27,7 @@ from lightning_dtool.errors import (
     StoreError,
     VerificationError,
 )
+from lightning_dtool.recovery.telling import tell_of_unfinished, unfinished
 from lightning_dtool.store import (
     DatasetWriter,
     FrozenDataset,
@@ -35,6 +38,7 @@ from lightning_dtool.store import (
 )
 from lightning_dtool.store.brokers import open_broker
 from lightning_dtool.store.ownership import is_alive
+from lightning_dtool.store.places import leave_note, take_note
 from lightning_dtool.store.s3 import PART, S3Broker
 from s3_server import S3Server, free_ports
 
@@ -288,7 +292,8 @@ die()
 
 
 ITEM = "writer = DatasetWriter('x', base)\nprint(writer.uri, flush=True)\nwriter.put_bytes(b'1', 'a')\n"
-WHOLE = ITEM + "writer.put_annotation('n', 1)\nuri = writer.commit().uri\n"
+ITEM += "writer.put_annotation('n', 1)\n"
+WHOLE = ITEM + "uri = writer.commit().uri\n"
 KILLED = {
     "begun": ITEM,
     "with its items": ITEM + "writer._uploads.finish()\n",
@@ -307,8 +312,11 @@ KILLED = {
 }
 
 
+WRITTEN = ("with its metadata", "before it was frozen")
+
+
 @pytest.mark.parametrize("when", KILLED)
-def test_what_a_killed_process_has_left_is_found_and_removed(
+def test_what_a_killed_process_has_left_is_finished_or_removed(
     s3_base_uri: str, s3_server: S3Server, dataset: FrozenDataset, keys: Any, when: str
 ) -> None:
     uri = killed(s3_base_uri, KILLED[when])
@@ -320,15 +328,107 @@ def test_what_a_killed_process_has_left_is_found_and_removed(
     assert (found.kind, found.uri, found.name) == ("removing" if "but" in when else "writing", uri, "x")
     assert found.owner is not None
     assert is_alive(found.owner) is False
-    assert found.whole is None
+    assert found.whole == (uri if when in WRITTEN else None)
 
-    assert [(each.outcome, each.uri) for each in recover(s3_base_uri, [], dry_run=True)] == [("removed", uri)]
-    assert [(each.outcome, each.uri) for each in recover(s3_base_uri, [])] == [("removed", uri)]
+    outcome = "finished" if when in WRITTEN else "removed"
+    assert [(each.outcome, each.uri) for each in recover(s3_base_uri, [], dry_run=True)] == [(outcome, uri)]
+    assert list(S3Broker.leftovers(s3_base_uri)) == [found]
+    assert [(each.outcome, each.uri) for each in recover(s3_base_uri, [])] == [(outcome, uri)]
     assert recover(s3_base_uri, []) == []
+    if when in WRITTEN:
+        finished = FrozenDataset.from_uri(uri)
+        finished.verify()
+        assert "sha256" in finished.overlay_names()
+        assert dtoolcore.DataSet.from_uri(uri).get_annotation("n") == 1
+        assert finished.admin_metadata.keys() == dataset.admin_metadata.keys()
+        open_broker(s3_base_uri).restore(found)  # another `recover` that had found it, too
+        finished.verify()
+        delete_dataset(uri)
     assert keys(uri.rpartition("/")[2]) == []
     bucket = s3_base_uri.removeprefix("s3://")
     assert s3_server.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
     dataset.verify()
+
+
+@pytest.mark.parametrize("damaged", ["annotations/n.json", "overlays/sha256.json", "README.yml", "data/"])
+def test_a_dataset_that_lacks_a_part_or_has_another_one_is_removed(
+    s3_base_uri: str, s3_server: S3Server, keys: Any, damaged: str
+) -> None:
+    """A server may have acknowledged what it did not store."""
+    client, bucket = s3_server.client(), s3_base_uri.removeprefix("s3://")
+    for lacks in (True, False):
+        uri = killed(s3_base_uri, KILLED["before it was frozen"]).rpartition("/")[2]
+        (key,) = (key for key in keys(uri) if f"/{damaged}" in key)
+        if lacks:
+            client.delete_object(Bucket=bucket, Key=key)
+        else:
+            client.put_object(Bucket=bucket, Key=key, Body=b"{}")
+        assert [each.outcome for each in recover(s3_base_uri, [])] == ["removed"]
+        assert keys(uri) == []
+
+
+def test_a_note_names_the_process_that_writes_to_a_bucket(s3_base_uri: str, keys: Any) -> None:
+    def quickly() -> list[str]:
+        return [each.kind for each in S3Broker.leftovers(s3_base_uri, quick=True)]
+
+    note = leave_note(s3_base_uri)
+    assert keys(note) == [note]
+    assert quickly() == []
+    take_note(s3_base_uri, note)
+    assert keys("") == []
+
+    killed(s3_base_uri, "from lightning_dtool.store.places import leave_note\nleave_note(base)\n" + ITEM)
+    assert quickly() == ["note"]
+    assert sorted(each.kind for each in S3Broker.leftovers(s3_base_uri)) == ["note", "writing"]
+    assert [each.outcome for each in recover(s3_base_uri, [])] == ["removed", "removed"]
+    assert keys("") == []
+
+
+def test_what_a_killed_process_has_left_is_told_with_one_request(
+    s3_base_uri: str, s3_link: FaultyLink, dataset: FrozenDataset, keys: Any
+) -> None:
+    note = "from lightning_dtool.store.places import leave_note\nleave_note(base)\n"
+    said: list[str] = []
+    for expected in ("", "whatever 1 process was writing", "whatever 2 processes were writing"):
+        s3_link.requests.clear()
+        assert expected in unfinished(s3_base_uri)
+        assert bool(expected) == bool(unfinished(s3_base_uri))
+        assert len(s3_link.requests) == 2
+        tell_of_unfinished(s3_base_uri, said.append)
+        _wait_for_look()
+        assert len(s3_link.requests) == 3
+        killed(s3_base_uri, note + ITEM)
+    assert len(said) == 2
+    assert said[0] == (
+        f"Left unfinished in {s3_base_uri} by processes that have ended: whatever 1 process was writing. "
+        f"Finish or remove: lightning-dtool recover {s3_base_uri}"
+    )
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_to_tell(s3_base_uri: str, s3_link: FaultyLink) -> None:
+    s3_link.on("", "", stalls)
+    said: list[str] = []
+    begun = time.thread_time()
+    tell_of_unfinished(s3_base_uri, said.append)
+    assert [each.name for each in threading.enumerate()].count("lightning-dtool-look") == 1
+    assert time.thread_time() - begun < 1
+    s3_link.mend()
+    _wait_for_look()
+    assert said == []
+
+
+def _wait_for_look() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "lightning-dtool-look":
+            thread.join()
+
+
+def test_a_note_lies_below_the_prefix(s3_base_uri: str, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"DTOOL_S3_DATASET_PREFIX_{s3_base_uri.removeprefix('s3://')}", "lab/")
+    note = leave_note(s3_base_uri)
+    assert keys("lab/") == [note]
+    take_note(s3_base_uri, note)
+    assert keys("") == []
 
 
 def test_what_a_living_process_writes_has_an_owner_that_lives(s3_base_uri: str, keys: Any) -> None:

@@ -36,8 +36,8 @@ def ls(base_uri: str, as_json: bool) -> None:
     Datasets that are not checkpoints are left out. A damaged dataset gives a warning. On a terminal that is too narrow,
     the URI is below the rest of its row. Without a terminal, every checkpoint is one line that ends with its URI.
     """
-    from lightning_dtool.store import iter_datasets
-    from lightning_dtool.store.places import leftovers
+    from lightning_dtool.recovery.telling import unfinished
+    from lightning_dtool.store import iter_datasets, normalize_uri
 
     def warn(uri: str, error: LightningDtoolError) -> None:
         message(f"Warning: left out {uri}: {one_line(error.reason)}")
@@ -51,7 +51,7 @@ def ls(base_uri: str, as_json: bool) -> None:
 
     with status(f"Reading {base_uri}"), ThreadPoolExecutor(8) as pool:
         found = [entry for entry in pool.map(summary, iter_datasets(base_uri, warn)) if entry]
-        unfinished = sum(not leftover.is_owned for leftover in leftovers(base_uri))
+        left = unfinished(normalize_uri(base_uri))
     found.sort(key=lambda entry: (entry["frozen_at"], entry["uri"]), reverse=True)
     if as_json:
         print_json([{**entry, "frozen_at": entry["frozen_at"].isoformat()} for entry in found])
@@ -61,9 +61,8 @@ def ls(base_uri: str, as_json: bool) -> None:
         print_rich(lambda width: listing(found, width))
     else:
         message(f"No checkpoints in {base_uri}.")
-    if unfinished:
-        what = "1 unfinished dataset or upload" if unfinished == 1 else f"{unfinished} unfinished datasets or uploads"
-        message(f"{what} in {base_uri}. See: lightning-dtool recover --dry-run {base_uri}")
+    if left:
+        message(left)
 
 
 @click.command(cls=Command)

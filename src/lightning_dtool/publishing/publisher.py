@@ -21,6 +21,7 @@ from lightning_dtool.publishing.linking import Links, duplicate, exchange, link,
 from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.publishing.worker import Worker
 from lightning_dtool.store import FrozenDataset, WritingProcess, delete_dataset, local_path
+from lightning_dtool.store.places import leave_note, take_note
 
 Retention = Literal["mirror", "all"]
 
@@ -72,6 +73,8 @@ class Publisher:
         self._lock = threading.Lock()
         # Orphans whose successor is not whole at its path; used in the publishing thread only.
         self._not_succeeded: list[Publication] = []
+        self._unpublished: set[Path] = set()
+        self._note: str | None = None
 
     # -- in the training thread -----------------------------------------------------------------
 
@@ -178,6 +181,8 @@ class Publisher:
             if place is not None and not self._is_local and staged.standing is None:
                 # A remote store: the user's path holds a file, and this file is uploaded.
                 staged = self._stand(publication, staged, place)
+            if self._note is None:
+                self._note = leave_note(self._base_uri)
             process = self.ready_process(staged.nbytes)
             links = self._links if place is None else links_at(place, self._links)
             dataset = write_dataset(staged, self._base_uri, publication.name, process, links, self._latest)
@@ -222,6 +227,7 @@ class Publisher:
         kept_for_later = False
         if second is None and publication.standing is not None and publication.standing.is_there():
             kept_for_later = unpublished.keep(staged, self._base_uri, publication.name, publication.standing)
+            self._unpublished.add(publication.standing.path)
         self._failures.add(error, file_kept=second is None, folder=place.parent if kept_for_later else None)
         if second is not None:
             self._failures.add(second, file_kept=False)
@@ -342,7 +348,14 @@ class Publisher:
         return self._process if self._process.usable else None
 
     def close(self) -> None:
-        """End the writing process."""
+        """End the writing process, and leave to others what could not be finished."""
+        if not self._worker.busy:  # else the thread may still publish it
+            for path in self._unpublished:
+                unpublished.release(path)
+            self._unpublished.clear()
+            if self._note:
+                take_note(self._base_uri, self._note)
+            self._note = None
         if self._process is not None:
             self._process.close()
             self._process = None

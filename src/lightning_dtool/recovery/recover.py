@@ -18,10 +18,10 @@ from lightning_dtool.errors import (
 )
 from lightning_dtool.items import CHECKPOINT_TAG, RECORD_ITEM
 from lightning_dtool.recovery.folders import Found, leads_into, look_through
-from lightning_dtool.store import FrozenDataset, local_path, normalize_uri
+from lightning_dtool.store import local_path, normalize_uri
 from lightning_dtool.store.leftovers import Leftover
-from lightning_dtool.store.ownership import describe
-from lightning_dtool.store.places import discard, ensure_writable, leftovers, restore
+from lightning_dtool.store.ownership import Owner, describe, is_alive
+from lightning_dtool.store.places import discard, ensure_writable, leftovers, open_left, restore
 from lightning_dtool.store.temporaries import is_being_written
 
 Outcome = Literal["finished", "published", "removed", "left", "failed"]
@@ -33,6 +33,7 @@ _WHAT = {
     "removing": "a dataset that was being removed",
     "proto": "a proto dataset",
     "upload": "an upload",
+    "note": "the note of a process that wrote datasets",
 }
 
 
@@ -100,21 +101,9 @@ def recover(
     inside = look_through(Path(folder) for folder in folders)
     return [
         *(_recovered(base, leftover, inside, dry_run, other_hosts) for leftover in leftovers(base)),
-        *(_published(base, path, dry_run) for path in inside.unpublished),
+        *(_published(base, path, dry_run, other_hosts) for path in inside.unpublished),
         *(_removed(base, path, dry_run, other_hosts) for path in inside.temporary),
     ]
-
-
-def unfinished(base_uri: str) -> int:
-    """Return how many operations at a base URI nobody will finish, as far as can be seen with little effort.
-
-    Args:
-        base_uri: The base URI.
-
-    Raises:
-        StoreError: If the store cannot be read.
-    """
-    return sum(leftover.is_owned is False for leftover in leftovers(base_uri, quick=True))
 
 
 def _recovered(base: str, leftover: Leftover, inside: Found, dry_run: bool, other_hosts: bool) -> Recovered:
@@ -127,7 +116,7 @@ def _recovered(base: str, leftover: Leftover, inside: Found, dry_run: bool, othe
     place = local_path(leftover.uri)
     linked = place is not None and bool(leftover.name) and leads_into(inside.targets, place)
     try:
-        if leftover.whole is not None and (leftover.kind != "removing" or linked) and _is_whole(leftover.whole):
+        if leftover.whole is not None and (leftover.kind != "removing" or linked) and _is_whole(leftover):
             if dry_run or restore(base, leftover):
                 return done("finished")
             return done("left", "it is whole, but another dataset has its name now. Rename or remove the other one.")
@@ -140,7 +129,7 @@ def _recovered(base: str, leftover: Leftover, inside: Found, dry_run: bool, othe
     return done("removed")
 
 
-def _published(base: str, path: Path, dry_run: bool) -> Recovered:
+def _published(base: str, path: Path, dry_run: bool, other_hosts: bool) -> Recovered:
     """Publish a checkpoint file that could not be published, if its dataset was to be at this base URI."""
     from lightning_dtool.publishing import unpublished  # imports torch
 
@@ -148,16 +137,25 @@ def _published(base: str, path: Path, dry_run: bool) -> Recovered:
         return Recovered(outcome, "a checkpoint that was not published", uri, str(path), reason)
 
     try:
-        if not path.is_file():
+        owner = unpublished.owner_of(path)
+        obstacle = None if owner is None else _in_use(owner, is_alive(owner), other_hosts)
+        if obstacle is not None:
+            return done("left", base, obstacle)
+        if not path.is_file() or unpublished.is_overwritten(path):
             if not dry_run:
                 unpublished.discard(path)
             return done("removed", base)
         there = normalize_uri(unpublished.base_uri_of(path))
         if there != base:
             return done("left", there, f"it belongs to another base URI: lightning-dtool recover {there}")
-        return done("published", base if dry_run else unpublished.publish(path).uri)
+        if dry_run:
+            return done("published", base)
+        dataset = unpublished.publish(path)
     except LightningDtoolError as error:
         return done("failed", base, error.reason)
+    if dataset is None:
+        return done("left", base, "another process is publishing it, or has published it meanwhile.")
+    return done("published", dataset.uri)
 
 
 def _removed(base: str, path: Path, dry_run: bool, other_hosts: bool) -> Recovered:
@@ -180,24 +178,27 @@ def _removed(base: str, path: Path, dry_run: bool, other_hosts: bool) -> Recover
 def _obstacle(leftover: Leftover, other_hosts: bool) -> str | None:
     """Return why something that is unfinished is left alone; None if it is nobody's."""
     owned = leftover.is_owned
-    if owned:
-        return f"{describe(leftover.owner)}, is at work on it."
-    if leftover.kind == "proto":
+    if leftover.kind == "proto" and not owned:
         return "it does not say who writes it. If nobody does, delete it: lightning_dtool.delete_dataset(uri)."
+    return _in_use(leftover.owner, owned, other_hosts)
+
+
+def _in_use(owner: Owner | None, owned: bool | None, other_hosts: bool) -> str | None:
+    if owned:
+        return f"{describe(owner)}, is at work on it."
     if owned is None and not other_hosts:
-        who = describe(leftover.owner)
-        return f"{who}, cannot be asked from here. If no such process is running: recover --other-hosts."
+        return f"{describe(owner)}, cannot be asked from here. If no such process is running: recover --other-hosts."
     return None
 
 
-def _is_whole(uri: str) -> bool:
+def _is_whole(leftover: Leftover) -> bool:
     """Tell whether all of a dataset is there, and is what was written.
 
     Raises:
         StoreError: If this cannot be told, because something cannot be read.
     """
     try:
-        dataset = FrozenDataset.from_uri(uri)
+        dataset = open_left(leftover)
         dataset.verify()
         dataset.readme()
         dataset.annotations()

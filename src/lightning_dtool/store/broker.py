@@ -254,6 +254,21 @@ class Broker(ABC):
         """
         return ()
 
+    def leave_note(self) -> str:
+        """Say in the store that this process writes datasets to it, if that finds unfinished ones faster.
+
+        Returns:
+            Where it is said, for `take_note`. By default nothing is said.
+        """
+        return ""
+
+    def take_note(self, note: str) -> None:  # noqa: B027 - by default nothing is said
+        """Take back what `leave_note` has said.
+
+        Args:
+            note: What it returned.
+        """
+
     def restore(self, leftover: Leftover) -> None:
         """Make a dataset visible whose `whole` was verified. Called on the broker of the base URI.
 

@@ -34,7 +34,6 @@ def freeze(
     freezing = False
     try:
         with store_errors(contents.uri, "freeze the dataset"):
-            broker.pre_freeze_hook()
             _put_metadata(broker, admin_metadata["dtoolcore_version"], contents, overlays)
             contents.require_held(broker.held_items())
             freezing = True
@@ -55,7 +54,7 @@ def _put_metadata(
     # dtool's layout has one object for each of these.
     run_all(
         [
-            partial(broker.put_manifest, contents.manifest(dtoolcore_version, broker.hasher.name)),
+            partial(broker.pre_freeze_hook),
             partial(broker.put_readme, contents.readme),
             *(partial(broker.put_overlay, name, values) for name, values in overlays.items()),
             *(partial(broker.put_annotation, name, value) for name, value in contents.annotations.items()),
@@ -63,6 +62,8 @@ def _put_metadata(
         ],
         broker.at_once,
     )
+    # The last: where there is a manifest, all the rest was written, too.
+    broker.put_manifest(contents.manifest(dtoolcore_version, broker.hasher.name))
 
 
 def _reopened(broker: Broker, uuid: str, contents: Contents) -> FrozenDataset:

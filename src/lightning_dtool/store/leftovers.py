@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lightning_dtool.store.ownership import Owner, current_owner, is_alive, owner_from_json, owner_to_json
 from lightning_dtool.store.temporaries import is_being_written, is_temporary
 
-LeftoverKind = Literal["writing", "removing", "proto", "upload"]
+LeftoverKind = Literal["writing", "removing", "proto", "upload", "note"]
 
 _SECONDS_TO_BE_NAMED = 600
 """The age in seconds at which what names no owner is nobody's: an owner is named at once."""
@@ -21,15 +21,14 @@ class Leftover:
 
     Attributes:
         kind: `"writing"` for a dataset that is being written, `"removing"` for one that is being removed, `"proto"` for
-            one that another program may be writing, which says nothing about its owner, and `"upload"` for an upload of
-            an item in parts.
+            one that another program may be writing, which says nothing about its owner, `"upload"` for an upload of
+            an item in parts, and `"note"` for the note of a process that writes to the store.
         name: The dataset's name; empty if it is not known.
         uri: The URI that the dataset will have, or had. The base URI if it is not known.
         place: Where it lies: a folder, or a key of the store.
         owner: The process that began it; None if that is not known.
         since: When it was begun or last changed, in seconds since the epoch.
-        whole: The URI under which what is there can be opened and verified as a frozen dataset; None if it is known
-            to be incomplete.
+        whole: The URI under which what is there can be opened and verified; None if it is known to be incomplete.
     """
 
     kind: LeftoverKind
@@ -71,6 +70,15 @@ def with_owner(
         purpose: What this process does with the dataset. Default: it writes it.
     """
     return {**admin_metadata, _PURPOSE: purpose, _OWNER: owner_to_json(current_owner())}
+
+
+def without_owner(admin_metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the administrative metadata of an unfinished dataset without what `with_owner` has added.
+
+    Args:
+        admin_metadata: The administrative metadata.
+    """
+    return {name: value for name, value in admin_metadata.items() if name not in {_OWNER, _PURPOSE}}
 
 
 def leftover_of(uri: str, place: str, admin_metadata: Mapping[str, Any]) -> Leftover | None:

@@ -22,3 +22,26 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def tried(path: Path) -> Iterator[bool]:
+    """Run the block with a lock if it is free, and tell the block whether nobody else has it.
+
+    Args:
+        path: The file of the lock.
+
+    Yields:
+        False if another process or thread has the lock. True if not, also where the file system has no locks.
+    """
+    lock, is_free = FileLock(path), True
+    try:
+        lock.acquire(0)
+    except Timeout:
+        is_free = False
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield is_free
+    finally:
+        lock.release()

@@ -1,5 +1,6 @@
 """Operations on base URIs: a check that they can be written, listing, and deletion."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -151,6 +152,44 @@ def leftovers(base_uri: str | os.PathLike[str], *, quick: bool = False) -> list[
     normal = normalize_uri(base_uri)
     with store_errors(normal, "look for unfinished datasets"):
         return list(broker_class(scheme_of(normal)).leftovers(normal, quick=quick))
+
+
+def open_left(leftover: Leftover) -> FrozenDataset:
+    """Open what was left of a dataset as if it was frozen, to verify it.
+
+    Args:
+        leftover: What is left, with a URI in `whole`.
+
+    Raises:
+        DatasetNotFoundError, CorruptDatasetError, StoreError: As for a frozen dataset.
+    """
+    uri = normalize_uri(str(leftover.whole))
+    return FrozenDataset(uri, {**read_admin_metadata(uri, open_broker(uri)), "type": "dataset"})
+
+
+def leave_note(base_uri: str) -> str:
+    """Say in a store that this process writes datasets to it, if that finds unfinished ones faster.
+
+    Args:
+        base_uri: The normalized base URI.
+
+    Returns:
+        Where it is said, for `take_note`. Empty if it is not said.
+    """
+    with contextlib.suppress(StoreError), store_errors(base_uri, "write to this base URI"):
+        return open_broker(base_uri).leave_note()
+    return ""
+
+
+def take_note(base_uri: str, note: str) -> None:
+    """Take back what `leave_note` has said. A store that fails is not an error.
+
+    Args:
+        base_uri: The normalized base URI.
+        note: What `leave_note` returned.
+    """
+    with contextlib.suppress(StoreError), store_errors(base_uri, "write to this base URI"):
+        open_broker(base_uri).take_note(note)
 
 
 def restore(base_uri: str, leftover: Leftover) -> bool:

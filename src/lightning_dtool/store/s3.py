@@ -5,11 +5,12 @@ import contextlib
 import io
 import json
 import re
+import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
@@ -23,12 +24,13 @@ from dtoolcore.utils import get_config_value
 
 from lightning_dtool.errors import StoreError
 from lightning_dtool.store.broker import ParallelBroker
-from lightning_dtool.store.digest import CHUNK, generate_identifier, hash_file, new_hash
+from lightning_dtool.store.digest import CHUNK, generate_identifier, hash_bytes, hash_file, new_hash
 from lightning_dtool.store.faults import kind_of
 from lightning_dtool.store.item import Item
-from lightning_dtool.store.leftovers import Leftover, leftover_of, with_owner
+from lightning_dtool.store.leftovers import Leftover, leftover_of, with_owner, without_owner
 from lightning_dtool.store.parallel import THREADS, run_all
 from lightning_dtool.store.s3_connections import ATTEMPTS, connections
+from lightning_dtool.store.temporaries import is_being_written, is_temporary, temporary_beside
 from lightning_dtool.store.waiting import hurried
 
 PART = 16 * 1024 * 1024
@@ -215,6 +217,29 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         texts = {self.get_structure_key(): structure, self.get_dtool_readme_key(): self._dtool_readme_txt}
         run_all([partial(self.put_text, key, text) for key, text in texts.items()])
 
+    def put_manifest(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, which is the last object of the metadata, beside a digest of all the others."""
+        text = json.dumps(manifest, indent=2, sort_keys=True)
+        sent = {key: uploaded.md5 for key, uploaded in self._uploaded.items() if self._is_described(key)}
+        self.put_text(self.get_manifest_key(), text, {_METADATA: _digest(sent)})
+
+    def _is_described(self, key: str) -> bool:
+        """Tell whether an object belongs to the metadata of which the manifest has a digest beside it."""
+        return self._is_metadata(key) and key not in {self.get_manifest_key(), self.get_admin_metadata_key()}
+
+    def _has_all_metadata(self) -> bool:
+        """Tell whether an unfinished dataset has all of its metadata as it was written."""
+        try:
+            _, beside = self._get(self.get_manifest_key())
+        except ClientError as exc:
+            if kind_of(exc) != "absent":
+                raise
+            return False
+        keys = [key for key, _, _ in self._objects(self._root) if self._is_described(key)]
+        # Read, because not every server's ETag is an MD5.
+        held = dict(zip(keys, run_all([partial(self._hash_of, key) for key in keys]), strict=True))
+        return beside.get(_METADATA) == _digest(held)
+
     def put_admin_metadata(self, admin_metadata: dict[str, Any]) -> None:
         """Write the administrative metadata as dtool-s3 does: as content and as metadata of the object.
 
@@ -351,13 +376,20 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
 
     @classmethod
     def leftovers(cls, base_uri: str, *, quick: bool = False) -> Iterator[Leftover]:
-        """Yield the unfinished datasets of the bucket, and unfinished uploads that belong to none of them.
+        """Yield the unfinished datasets of the bucket, unfinished uploads of others, and notes of processes.
 
-        Nothing is found quickly: each dataset has to be asked whether it is frozen.
+        Only the notes are found quickly: each dataset has to be asked whether it is frozen. Notes of processes that
+        run, which have nothing to be recovered, are left out.
         """
-        if quick:
-            return
         bucket = _bucket_of(base_uri)
+        # Before the datasets: what a process leaves that ends meanwhile would otherwise be found by nobody.
+        notes = [key for key in cls(base_uri)._notes() if not is_being_written(PurePosixPath(key).name)]
+        if not quick:
+            yield from cls._unfinished(base_uri, bucket)
+        yield from (Leftover("note", "", f"s3://{bucket}", key, None, 0.0) for key in notes)
+
+    @classmethod
+    def _unfinished(cls, base_uri: str, bucket: str) -> Iterator[Leftover]:
         uris = cls.list_dataset_uris(base_uri, None)
         found = [each for each in run_all([partial(cls._leftover, uri) for uri in uris]) if each is not None]
         yield from found
@@ -377,7 +409,10 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
             if kind_of(exc) != "absent":
                 raise
             return cls._registration_alone(uri)
-        return leftover_of(uri, broker._root, admin_metadata)
+        found = leftover_of(uri, broker._root, admin_metadata)
+        if found is not None and found.kind == "writing" and not found.is_owned and broker._has_all_metadata():
+            return replace(found, whole=uri)
+        return found
 
     @classmethod
     def _registration_alone(cls, uri: str) -> Leftover | None:
@@ -387,8 +422,41 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
             return Leftover("proto", "", uri, key, None, 0.0)
         return None
 
+    def leave_note(self) -> str:
+        """Write an object whose name says which process writes to the bucket."""
+        key = f"{self._notes_prefix}{temporary_beside(Path('note')).name}"
+        self.s3client.put_object(Bucket=self.bucket, Key=key, Body=b"")
+        return key
+
+    def take_note(self, note: str) -> None:
+        """Remove that object."""
+        self.delete_key(note)
+
+    @property
+    def _notes_prefix(self) -> str:
+        prefix = _configured_prefix(self.bucket).rstrip("/")
+        return f"{prefix}/" if prefix else ""
+
+    def _notes(self) -> list[str]:
+        """Return the objects that processes have written with `leave_note`."""
+        keys = (key for key, _, _ in self._objects(f"{self._notes_prefix}.lightning-dtool-"))
+        return [key for key in keys if is_temporary(PurePosixPath(key).name)]
+
+    def restore(self, leftover: Leftover) -> None:
+        """Freeze a dataset whose `whole` was verified, unless that was done meanwhile."""
+        broker = type(self)(leftover.uri)
+        admin_metadata = without_owner(broker.get_admin_metadata())
+        if admin_metadata["type"] == "dataset":
+            return
+        broker.put_admin_metadata({**admin_metadata, "type": "dataset", "frozen_at": time.time()})
+        if broker.get_admin_metadata()["type"] != "dataset":
+            raise StoreError("expected the dataset to be frozen, found that it is not. Try again.", uri=leftover.uri)
+
     def discard(self, leftover: Leftover) -> None:
-        """Remove an unfinished dataset, or an unfinished upload."""
+        """Remove an unfinished dataset, an unfinished upload, or the note of a process."""
+        if leftover.kind == "note":
+            self.take_note(leftover.place)
+            return
         if leftover.kind == "upload":
             self._abort_uploads(leftover.place)
             return
@@ -428,6 +496,13 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
 
 
 _TIMES = {"frozen_at", "created_at"}
+_METADATA = "lightning-dtool-metadata"
+"""The name of the digest that stands beside a manifest."""
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    """Return a hash of the names and hashes of objects."""
+    return hash_bytes("".join(f"{hashes[key]} {key}\n" for key in sorted(hashes)).encode(), "sha256")
 
 
 def _listed(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, int, str]]:
