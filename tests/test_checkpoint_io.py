@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import seed_everything
-from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
@@ -54,6 +54,60 @@ def test_the_callback_uses_the_plug_in_of_the_trainer(tmp_path: Path, models: Pa
     assert t.strategy.checkpoint_io is io
     assert [dataset.uri for dataset in iter_datasets(str(models))] == provenance.uris
     assert DtoolCheckpoint.from_uri(provenance.best_uri).record.model.class_path == "kit:TinyNet"
+
+
+class WritesInPlace(CheckpointIO):
+    """A plug-in with a format of its own, which writes at the path itself, and looks at what is there before."""
+
+    def __init__(self) -> None:
+        self.before: list[Any] = []
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        self.before.append(torch.load(path, weights_only=True)["global_step"] if Path(path).exists() else None)
+        Path(path).parent.mkdir(exist_ok=True)
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink()
+
+
+def test_another_plug_in_finds_what_an_earlier_run_has_left_and_changes_no_dataset(
+    tmp_path: Path, models: Path
+) -> None:
+    last = tmp_path / "ckpt" / "last.ckpt"
+
+    def fit(epochs: int, plugins: list[Any], **options: Any) -> None:
+        policy = ModelCheckpoint(dirpath=last.parent, save_top_k=0, save_last=True)
+        t = trainer(tmp_path, policy, DtoolProvenanceCallback(str(models)), max_epochs=epochs, plugins=plugins)
+        t.fit(TinyNet(), loader(), **options)
+
+    fit(1, [])
+    plug_in = WritesInPlace()
+    fit(2, [plug_in], ckpt_path=last)
+    assert plug_in.before == [6]  # not nothing: a kill now would leave no checkpoint
+    assert torch.load(last, weights_only=True)["global_step"] == 12
+    found = {DtoolCheckpoint.from_uri(dataset.uri).record.checkpoint.global_step for dataset in iter_datasets(models)}
+    assert found == {6, 12}
+    for dataset in iter_datasets(models):
+        dataset.verify()
+
+
+def test_what_another_plug_in_saves_stays_when_the_store_fails(tmp_path: Path, models: Path) -> None:
+    class LosesTheStore(Callback):
+        def on_train_epoch_end(self, *_: Any) -> None:
+            models.rename(models.with_name("away"))
+
+    policy = ModelCheckpoint(dirpath=tmp_path / "ckpt")
+    provenance = DtoolProvenanceCallback(str(models))
+    t = trainer(tmp_path, policy, provenance, LosesTheStore(), max_epochs=1, plugins=[WritesInPlace()])
+    with pytest.warns(ProvenanceWarning, match="The plain file at Lightning's path was kept"):
+        t.fit(TinyNet(), loader())
+    (file,) = (tmp_path / "ckpt").iterdir()  # without a record, which would not belong to a file of another format
+    assert torch.load(file, weights_only=True)["global_step"] == 6
 
 
 def test_lightnings_asynchronous_io_is_replaced(tmp_path: Path, models: Path) -> None:

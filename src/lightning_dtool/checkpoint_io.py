@@ -32,7 +32,7 @@ from lightning_dtool.publishing.failures import Failures
 from lightning_dtool.publishing.final import has_no_file
 from lightning_dtool.publishing.flight import Flight
 from lightning_dtool.publishing.lightning_paths import absolute, set_last_model_path
-from lightning_dtool.publishing.linking import Links, forget_link
+from lightning_dtool.publishing.linking import Links, detach
 from lightning_dtool.publishing.publisher import Publisher, Retention
 from lightning_dtool.publishing.saving import Saver, is_large, serialised
 from lightning_dtool.publishing.worker import TIMEOUT, Worker, interruptible
@@ -391,7 +391,7 @@ class DtoolCheckpointIO(CheckpointIO):
         address = absolute(path)
         own = getattr(type(self.checkpoint_io), "save_checkpoint", None)
         if own is not TorchCheckpointIO.save_checkpoint:  # that one is guarded
-            forget_link(address)
+            detach(address)
         self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
         self._flight.filled(address)
         if "://" not in address:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_dtool.publishing import linking
-from lightning_dtool.publishing.linking import duplicate, exchange, forget_link, link, write, write_and_open
+from lightning_dtool.publishing.linking import detach, duplicate, exchange, link, write, write_and_open
 
 
 def refuse(*_: Any, **__: Any) -> None:
@@ -109,14 +109,20 @@ def test_what_is_written_at_a_link_does_not_reach_what_is_behind_it(tmp_path: Pa
         item.write_text("frozen")
         place = tmp_path / "last.ckpt"
         make(item, place)
-        forget_link(place)
+        item.chmod(0o444)
+        detach(place)
+        assert (place.read_text(), place.is_symlink()) == ("frozen", False)
         place.write_text("plain")
         assert item.read_text() == "frozen"
-        forget_link(place)
+        detach(place)
         assert place.read_text() == "plain"
         place.unlink()
-    forget_link(place)
-    forget_link("s3://lab/last.ckpt")
+        item.chmod(0o644)
+    detach(place)
+    detach("s3://lab/last.ckpt")
+    place.symlink_to(tmp_path / "gone")
+    detach(place)
+    assert not place.is_symlink()
 
 
 def test_a_file_that_is_cut_short_is_an_error(tmp_path: Path) -> None:

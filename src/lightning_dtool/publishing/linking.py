@@ -150,12 +150,16 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def forget_link(path: str | os.PathLike[str]) -> None:
-    """Remove a symbolic or hard link, so that writing to its path does not change the file that it leads to.
+def detach(path: str | os.PathLike[str]) -> None:
+    """Replace a symbolic or hard link by a copy of its file, so that writing to its path does not change that file.
 
     Args:
         path: A path, which need not exist, or a remote address, which is left alone.
     """
-    place = os.fspath(path)
-    if "://" not in place and (os.path.islink(place) or (os.path.isfile(place) and os.stat(place).st_nlink > 1)):
-        os.unlink(place)
+    place = Path(path)
+    if "://" in os.fspath(path) or not (place.is_symlink() or (place.is_file() and place.stat().st_nlink > 1)):
+        return
+    try:
+        _replace(Path(os.path.realpath(place)), place, _COPIES)
+    except OSError:  # it leads to nothing or to a folder, or there is no room; a dataset still holds what it leads to
+        place.unlink()
