@@ -81,7 +81,8 @@ def test_few_files_do_not_wait_for_much_that_others_write(
     (tmp_path / "tree" / "a").touch()
     libc = Libc(0xEF53)
     monkeypatch.setattr(ctypes, "CDLL", lambda *args, **options: libc)
-    monkeypatch.setattr(Path, "read_text", lambda _: f"MemFree: 12 kB\nDirty: {waiting} kB\nWriteback: 0 kB\n")
+    memory = f"MemFree: 12 kB\nDirty: {waiting} kB\nWriteback: 0 kB\n".encode()
+    monkeypatch.setattr(syncing, "read_small", lambda _: memory)
     syncing.sync_tree(tmp_path / "tree")
     assert libc.whole == whole
     assert set(synced) == (set() if whole else every_path(tmp_path / "tree"))

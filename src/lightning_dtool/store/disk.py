@@ -15,8 +15,11 @@ from dtoolcore.storagebroker import DiskStorageBroker
 from lightning_dtool.store import workplaces
 from lightning_dtool.store.broker import Broker
 from lightning_dtool.store.leftovers import Leftover
+from lightning_dtool.store.small_files import LinkedFiles, read_small, write_small
 from lightning_dtool.store.syncing import sync_path, sync_tree
 from lightning_dtool.store.workplaces import Workplace
+
+_linked = LinkedFiles()
 
 
 class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
@@ -45,8 +48,8 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
         self._workplace = workplaces.claim(self._place)
         self._move_to(self._workplace.dataset)
         try:
-            for directory in (self._abspath, *self._essential_subdirectories):
-                Path(directory).mkdir(exist_ok=True)
+            for directory in self._essential_subdirectories:
+                os.mkdir(directory)
         except BaseException:
             self.remove()
             raise
@@ -59,14 +62,17 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
 
     def get_text(self, key: str) -> str:
         """Read a file in UTF-8, independent of the locale."""
-        return Path(key).read_text(encoding="utf-8")
+        return read_small(key).decode()
 
     def put_text(self, key: str, text: str) -> None:
         """Write a file: atomically and durably in a frozen dataset, where readers may be reading it."""
         if self._workplace is not None:
-            # It has all folders, and no reader. A small checkpoint has twenty texts, for which a Path takes long.
-            with open(key, "wb") as new:
-                new.write(text.encode())
+            # It has all folders, and no reader. Tags are empty, and two texts of dtool are the same in every dataset.
+            if not text or key in (self.get_structure_key(), self.get_dtool_readme_key()):
+                place = os.path.join(self._place, os.path.relpath(key, self._abspath))
+                _linked.put(key, text.encode(), place)
+            else:
+                write_small(key, text.encode())
             return
         path = Path(key)
         # Only one level, for old datasets without a folder of tags: a removed dataset must not reappear.
@@ -191,7 +197,7 @@ def _make_read_only(directory: Path) -> None:
     if os.name == "nt":  # there a file that is read-only cannot be removed
         return
     for relpath, status in files_below(directory):
-        if not stat.S_ISREG(status.st_mode):
+        if not (stat.S_ISREG(status.st_mode) and status.st_mode & 0o222):
             continue
         with contextlib.suppress(OSError):  # a file system without permissions
             (directory / relpath).chmod(stat.S_IMODE(status.st_mode) & ~0o222)

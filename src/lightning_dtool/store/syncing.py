@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lightning_dtool.store.small_files import read_small
+
 _FEW = 64
 _LITTLE = 128 * 2**20
 """The number of bytes waiting to be written, up to which the file system is synced for few files, too. That also waits
@@ -50,12 +52,14 @@ def sync_tree(root: Path) -> None:
     Raises:
         OSError: If something could not be written.
     """
+    if _is_little_waiting() and _sync_file_system(root):
+        return
     files: list[str] = []
     directories: list[str] = []
     for directory, _, names in os.walk(root, topdown=False):
         files += [os.path.join(directory, name) for name in names]
         directories.append(directory)
-    if (len(files) + len(directories) > _FEW or _is_little_waiting()) and _sync_file_system(root):
+    if len(files) + len(directories) > _FEW and _sync_file_system(root):
         return
     _sync_all(files)
     _sync_all(directories)
@@ -71,8 +75,8 @@ def _sync_all(paths: Sequence[str]) -> None:
 def _is_little_waiting() -> bool:
     """Tell whether little of what all programs have written waits to be on the disk."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kilobytes = [int(line.split()[1]) for line in lines if line.startswith(("Dirty:", "Writeback:"))]
+        lines = read_small("/proc/meminfo").splitlines()
+        kilobytes = [int(line.split()[1]) for line in lines if line.startswith((b"Dirty:", b"Writeback:"))]
     except (OSError, ValueError, IndexError):
         return False
     return len(kilobytes) > 0 and sum(kilobytes) * 1024 <= _LITTLE

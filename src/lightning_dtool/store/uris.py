@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+from functools import cache
 from pathlib import Path
 
 from lightning_dtool.errors import InvalidURIError
@@ -151,7 +152,12 @@ def _file_uri(text: str, path: str) -> str:
             f"expected a path without '#' and '?', which dtool misreads, found {found[0]!r}. Rename the directory.",
             uri=text,
         )
-    return f"file://{socket.gethostname()}{absolute}"
+    return f"file://{_host()}{absolute}"
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
 
 
 def _unknown_scheme(scheme: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lightning_dtool.store.leftovers import Leftover
 from lightning_dtool.store.ownership import Owner, current_owner, is_alive, owner_from_json, owner_to_json
+from lightning_dtool.store.small_files import read_small, write_small
 from lightning_dtool.store.syncing import sync_path
 from lightning_dtool.store.temporaries import is_temporary, temporary_beside
 
@@ -53,7 +54,7 @@ class Workplace:
     def owner(self) -> Owner | None:
         """The process that made the hidden folder; None if that is not known."""
         try:
-            return owner_from_json((self.folder / _OWNER).read_text(encoding="utf-8"))
+            return owner_from_json(read_small(self.folder / _OWNER).decode())
         except (OSError, UnicodeDecodeError):
             return None
 
@@ -224,7 +225,7 @@ def _begin(prefix: str, place: Path) -> Workplace:
     temporary = temporary_beside(workplace.folder)
     temporary.mkdir()
     try:
-        (temporary / _OWNER).write_text(owner_to_json(current_owner()), encoding="utf-8")
+        write_small(temporary / _OWNER, owner_to_json(current_owner()).encode())
         temporary.rename(workplace.folder)
     except BaseException:
         _delete(temporary)
@@ -237,7 +238,11 @@ def _close(workplace: Workplace) -> None:
     temporary = temporary_beside(workplace.folder)
     with contextlib.suppress(FileNotFoundError):
         workplace.folder.rename(temporary)
-    _delete(temporary)
+    try:
+        os.unlink(temporary / _OWNER)
+        os.rmdir(temporary)
+    except OSError:  # there is more in it, or less
+        _delete(temporary)
 
 
 def _workplaces_of(place: Path) -> Iterator[Workplace]:

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -32,6 +32,7 @@ from lightning_dtool.store.hashing_writer import Digests
 from lightning_dtool.store.names import check_name, check_value
 from lightning_dtool.store.parallel import run_all
 from lightning_dtool.store.places import require_directory
+from lightning_dtool.store.small_files import read_small
 from lightning_dtool.store.uploading import SMALL, Uploads
 from lightning_dtool.store.uris import local_path, normalize_uri, scheme_of
 from lightning_dtool.store.waiting import hurrying
@@ -88,6 +89,8 @@ class DatasetWriter:
         self._broker = open_broker(self._uri, new=True)
         self._uploads = Uploads(self._uri, self._broker) if isinstance(self._broker, ParallelBroker) else None
         self._create()
+        root = self._broker.data_directory()
+        self._folders = set() if root is None else {root}
 
     # -- identity -----------------------------------------------------------------------------
 
@@ -334,6 +337,11 @@ class DatasetWriter:
         if self._state != "open":
             raise ConfigurationError(f"this writer is {self._state}. Make a new DatasetWriter.", uri=self._uri)
 
+    def _make_folder(self, folder: Path) -> None:
+        if folder not in self._folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._folders.add(folder)
+
     def _link(self, source: Path, relpath: str, digests: Digests | None) -> bool:
         """Add a file as a hard link, and return whether that was possible."""
         self._require_open()
@@ -343,9 +351,9 @@ class DatasetWriter:
             return False
         target = root / relpath
         with store_errors(self._uri, f"add {source}", item=relpath):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(os.path.realpath(source), target)  # of the file, where the path is a symbolic link
+            self._make_folder(target.parent)
+            try:  # of the file, where the path is a symbolic link
+                os.link(os.path.realpath(source) if os.path.islink(source) else source, target)
             except OSError:  # another file system, or one without hard links; copying raises what else is wrong
                 return False
             if digests is None:
@@ -363,16 +371,17 @@ class DatasetWriter:
             return False
         target = root / relpath
         with store_errors(self._uri, f"write item {relpath!r}", item=relpath):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(target.parent)
             try:
                 os.link(folder / root.name / relpath, target, follow_symlinks=False)
             except OSError:  # deleted meanwhile, another file system, or one without hard links
                 return False
             # Compared now: what the link leads to cannot be replaced any more.
-            if target.is_symlink() or target.read_bytes() != data:
+            if target.is_symlink() or read_small(target) != data:
                 target.unlink()
                 return False
-        self._contents.add(relpath, len(data), hash_bytes(data, "md5"), hash_bytes(data, "sha256"))
+        digests = _digests(data)
+        self._contents.add(relpath, len(data), digests.md5, digests.sha256)
         return True
 
     def _copy(self, source: Path, relpath: str, digests: Digests | None) -> None:
@@ -430,7 +439,7 @@ class DatasetWriter:
         """Write a file, and note the item when it is complete."""
         action = f"write item {relpath!r}"
         with store_errors(self._uri, action, item=relpath):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(path.parent)
             raw = path.open("xb", buffering=0)
         # Only errors of the writing itself are translated, not those of the caller's block.
         file = HashingFile(raw, partial(store_errors, self._uri, action, item=relpath), self._process)
@@ -449,3 +458,9 @@ class DatasetWriter:
             hasher = self._broker.hasher
             md5 = digests.md5 if hasher.name == MD5_HEXDIGEST else str(hasher(str(path)))
         self._contents.add(relpath, file.tell(), md5, digests.sha256)
+
+
+# Cached for items that do not change in a run, and are links of one file.
+@lru_cache(maxsize=4)
+def _digests(data: bytes) -> Digests:
+    return Digests(hash_bytes(data, "md5"), hash_bytes(data, "sha256"))
