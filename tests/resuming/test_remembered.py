@@ -1,13 +1,17 @@
 """Plain state that no state_dict holds is exact after a resume, or there is a warning."""
 
+import array
 import collections
 import copy
+import ctypes
+import datetime
 import functools
 import io
 import os
 import random
 import time
 import warnings
+import zoneinfo
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +29,15 @@ from kit import same, trainer, weights
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback
 from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.resuming.plain_state.changes import may_decide
+from lightning_dtool.resuming.plain_state.clocks import Clocks
 from lightning_dtool.resuming.plain_state.comparison import digest, equal
 from lightning_dtool.resuming.plain_state.decoding import Decoder
 from lightning_dtool.resuming.plain_state.encoding import Encoder
-from lightning_dtool.resuming.plain_state.kinds import NotPlainError
+from lightning_dtool.resuming.plain_state.images import is_unchanged
+from lightning_dtool.resuming.plain_state.kinds import NotPlainError, is_buffer
 from lightning_dtool.resuming.plain_state.remembered import Remembered
 from lightning_dtool.resuming.plain_state.scope import set_by_the_user
+from lightning_dtool.resuming.plain_state.walk import Reached
 from lightning_dtool.values.definitions import class_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
@@ -486,6 +493,8 @@ class Ordinary(L.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder, self.hostile, self.files, self.opened = folder, Hostile(), {"file": None}, None
         self.folder_of_this_run = ""
+        self.moment, self.took, self.today = datetime.datetime.now(), datetime.timedelta(), datetime.date(2020, 1, 1)
+        self.times = {"last": datetime.datetime.now()}
 
     @functools.cached_property
     def tool(self) -> Any:
@@ -508,6 +517,8 @@ class Ordinary(L.Callback):
         if self.opened is None:
             self.opened = self.files["file"] = open(self.folder / "log.txt", "a")  # noqa: SIM115
         self.seconds = time.time() - self.began
+        self.moment, self.times["last"] = datetime.datetime.now(), datetime.datetime.now(datetime.timezone.utc)
+        self.took, self.today = datetime.datetime.now() - self.moment, datetime.date.today()
         assert self.tool is not None
         assert len(self.data) == 20_000
         assert self.log_folder == trainer.default_root_dir
@@ -549,13 +560,23 @@ def test_a_removed_callback_gives_no_doubt(tmp_path: Path) -> None:
 
 # -- values -------------------------------------------------------------------------------------------
 
+ZONE = datetime.timezone(datetime.timedelta(hours=2))
+
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5),
     st.complex_numbers(), st.sampled_from([torch.float32, torch.device("cpu"), torch.Size([1, 2]), range(3)]),
-    st.sampled_from([np.float32(1.5), np.int64(3), Path("folder")]),
+    st.sampled_from([np.float32(1.5), np.int64(3), Path("folder")]), st.dates(), st.times(), st.timedeltas(),
+    st.datetimes(timezones=st.sampled_from([None, ZONE, datetime.timezone.utc, zoneinfo.ZoneInfo("UTC")])),
 )  # fmt: skip
 
 KEYS = st.one_of(st.integers(), st.text(max_size=3), st.tuples(st.integers(), st.text(max_size=2)))
+
+
+def objects(one: Any, two: Any) -> Any:
+    made = np.empty((2, 1), dtype=object)
+    made[0, 0], made[1, 0] = one, two
+    return made
+
 
 VALUES = st.recursive(
     SCALARS,
@@ -570,6 +591,8 @@ VALUES = st.recursive(
         st.builds(lambda number: torch.full((2, 3), number), st.floats(width=32)),
         st.builds(lambda number: np.full((2, 1), number), st.integers(-100, 100)),
         st.builds(lambda one, two: Step(one, two), inner, inner),
+        st.builds(lambda numbers: array.array("q", numbers), st.lists(st.integers(-9, 9), max_size=3)),
+        st.builds(objects, inner, inner),
     ),
     max_leaves=10,
 )
@@ -607,6 +630,41 @@ def test_the_digests_of_two_values_are_equal_only_if_the_values_are(one: Any, ot
     assert same_digest == equal(a, first.table, b, second.table)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        datetime.date(2020, 1, 1), datetime.datetime(2020, 1, 1), datetime.datetime(2020, 1, 1, tzinfo=ZONE),
+        datetime.timedelta(days=1), datetime.timedelta(seconds=-1),
+    ],
+)  # fmt: skip
+def test_a_date_that_no_clock_has_shown_is_state(value: Any) -> None:
+    assert not Clocks().may_have_given(value, "last_time")
+
+
+@pytest.mark.parametrize("name", ["array", "tensor"])
+def test_of_large_arrays_all_values_count_up_to_a_limit(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("lightning_dtool.resuming.plain_state.walk._MAX_HASHED", 5 * 2**20)
+    held = [np.zeros(2**18), np.zeros((2**10, 2**8)).T, np.zeros(2**18)]
+    values = held if name == "array" else [torch.from_numpy(each) for each in held[:1]]
+    reached = Reached()
+    reached.walk([("values", values)])
+    for each in held:
+        each.ravel(order="K")[1] = 1.0
+    unchanged = [is_unchanged(node) for node in reached.nodes]
+    assert unchanged == ([True, False, False, True] if name == "array" else [True, False])
+
+
+def test_a_buffer_with_pointers_is_left_alone() -> None:
+    class Numbers(ctypes.Structure):
+        _fields_ = (("one", ctypes.c_int), ("more", ctypes.c_double * 3))
+
+    class Linked(ctypes.Structure):
+        _fields_ = (("one", ctypes.c_int), ("next", ctypes.c_void_p))
+
+    assert all(map(is_buffer, (array.array, ctypes.c_float, ctypes.c_int * 3, Numbers)))
+    assert not any(map(is_buffer, (Linked, ctypes.c_char_p, ctypes.py_object, ctypes.c_void_p * 2, bytearray)))
+
+
 def test_an_object_in_two_places_and_in_itself_stays_one() -> None:
     shared: list[Any] = [torch.ones(2)]
     shared.append(shared)
@@ -636,8 +694,12 @@ def test_a_generator_goes_on_with_the_same_numbers(generator: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [lambda: None, open, object(), iter([1]), torch.nn.ReLU(), np.array([object()]), "\udc80"]
-)
+    "value",
+    [
+        lambda: None, open, object(), iter([1]), torch.nn.ReLU(), np.array([object()]), "\udc80", ctypes.c_int(3),
+        type("Day", (datetime.date,), {})(2020, 1, 1),
+    ],
+)  # fmt: skip
 def test_what_is_not_plain_is_refused_and_leaves_no_trace(value: Any) -> None:
     encoder = Encoder(lambda value: None)
     with pytest.raises(NotPlainError):

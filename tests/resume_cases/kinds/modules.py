@@ -1,10 +1,15 @@
 """Modules that keep state outside parameters and buffers."""
 
+import array
 import collections
+import ctypes
+import datetime
 import functools
 import itertools
+import multiprocessing
 import os
 import random
+import zoneinfo
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +117,72 @@ class LargeReplayBuffer(ReplayBuffer):
     def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
         self.memory.append(torch.cat([x] * 20000))
         return 1 + random.choice(self.memory)[-4:].std()
+
+
+class InArray(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = array.array("d")
+        self.steps = (ctypes.c_int * 1)()
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.means.append(float(x.mean()))
+        self.steps[0] += 1
+        return 1 + 0.1 * self.steps[0] + sum(self.means)
+
+
+class InSharedValue(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = multiprocessing.Value("i", 0)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        with self.steps.get_lock():
+            self.steps.value += 1
+        return 1 + 0.1 * self.steps.value
+
+
+class InArrayOfObjects(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = np.array([None, [], 0.0], dtype=object)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.kept[0] = x.mean()
+        self.kept[1].append(1)
+        self.kept[2] += 0.1
+        return 1 + self.kept[0] + 0.01 * len(self.kept[1]) + self.kept[2]
+
+
+class InDate(Scaled):
+    """Goes through the days of a year, and looks further back each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.day, self.back = datetime.date(2020, 1, 1), datetime.timedelta(days=1)
+        self.hour = datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC"))
+        self.seen = datetime.datetime.now()
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.seen = datetime.datetime.now()
+        self.day += self.back
+        self.back += datetime.timedelta(days=2)
+        self.hour += datetime.timedelta(hours=1)
+        return 1 + 0.01 * self.day.timetuple().tm_yday + 0.01 * self.back.days + 0.01 * self.hour.hour
+
+
+class LongList(Scaled):
+    """Replaces entries that no sample of the list holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = [1.0] * 30_001
+        self.counts = np.ones(2**18)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.weights[1] += 0.1
+        self.counts[1] += 0.1
+        return self.weights[1] * self.counts[1]
 
 
 class OwnGenerator(Scaled):
@@ -470,6 +541,11 @@ KINDS = {
     "one list under two names": Training(LinkedLists),
     "replay buffer": Training(ReplayBuffer),
     "large replay buffer": Training(LargeReplayBuffer),
+    "array.array and ctypes in the module": Training(InArray),
+    "multiprocessing.Value in the module": Training(InSharedValue),
+    "NumPy array of objects in the module": Training(InArrayOfObjects),
+    "dates in the module": Training(InDate),
+    "long list and large array in the module": Training(LongList),
     "torch.Generator in the module": Training(OwnGenerator),
     "NumPy generator in the module": Training(OwnNumpyGenerator),
     "random.Random in the module": Training(OwnPythonGenerator),

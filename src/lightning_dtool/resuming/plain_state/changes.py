@@ -9,7 +9,7 @@ import torch
 from lightning_dtool.resuming.plain_state.clocks import Clocks
 from lightning_dtool.resuming.plain_state.encoding import Encoder
 from lightning_dtool.resuming.plain_state.images import from_image, is_unchanged
-from lightning_dtool.resuming.plain_state.kinds import MISSING, PLAIN, NotPlainError, kind_of
+from lightning_dtool.resuming.plain_state.kinds import DATES, MISSING, PLAIN, NotPlainError, kind_of
 from lightning_dtool.resuming.plain_state.nodes import Node, attributes
 from lightning_dtool.resuming.plain_state.roots import root_of, roots_of
 from lightning_dtool.resuming.plain_state.scope import is_left_out, is_made_by_reading
@@ -39,7 +39,7 @@ def changes(nodes: list[Node], clocks: Clocks, modes: Mapping[int, bool]) -> Ite
             yield from _changed_attributes(node, held, clocks, modes)
         elif node.kind == "opaque" or held is None or (node.kind == "iterator" and is_unchanged(node)):
             continue
-        elif not _holds_only_what_is_left_out(held):
+        elif not _holds_only_what_is_left_out(held, clocks):
             yield node, None, held
 
 
@@ -68,7 +68,7 @@ def is_same(one: Any, other: Any) -> bool:
         return False
     if type(one) in (float, complex):  # 0.0 is not -0.0, and NaN is NaN
         return repr(one) == repr(other)
-    if type(one) in PLAIN:
+    if type(one) in PLAIN or type(one) in DATES:
         return bool(one == other)
     if type(one) is tuple:
         return len(one) == len(other) and all(map(is_same, one, other))
@@ -83,7 +83,7 @@ def may_decide(value: Any) -> bool:
     """
     if type(value) is str or type(value) not in (*PLAIN, list, dict, set, torch.Tensor):
         return False
-    if _holds_only_what_is_left_out(value):
+    if _holds_only_what_is_left_out(value, None):
         return False
     try:
         Encoder(lambda value: None).value(value)
@@ -131,14 +131,18 @@ def _changed_attributes(
             continue  # a text may be the folder of this run
         if not always and is_same(then, value):
             continue
-        if type(value) is float and clocks.may_have_given(value, name):
+        if clocks.may_have_given(value, name):
             continue
         yield node, name, value
 
 
-def _holds_only_what_is_left_out(value: Any) -> bool:
-    """Return whether a value is a container of loggers, files, warnings and the like."""
+def _holds_only_what_is_left_out(value: Any, clocks: Clocks | None) -> bool:
+    """Return whether a value is a container of loggers, files, warnings, readings of a clock and the like."""
     if type(value) not in (dict, list, set):
         return False
     entries = list(value.values() if type(value) is dict else value)
-    return bool(entries) and all(is_left_out(kind_of(entry)) for entry in entries)
+    return bool(entries) and all(
+        is_left_out(kind_of(entry))
+        or (isinstance(entry, DATES) and (clocks is None or clocks.may_have_given(entry, "time")))
+        for entry in entries
+    )

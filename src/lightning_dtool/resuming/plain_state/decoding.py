@@ -1,8 +1,12 @@
 """Encoded values as values again: built anew, or filled into the objects of the run."""
 
+import array
 import collections
+import ctypes
+import datetime
 import enum
 import pathlib
+import zoneinfo
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +20,7 @@ from lightning_dtool.resuming.plain_state.kinds import (
     GENERATORS,
     MISSING,
     SCALARS,
+    is_buffer,
     is_buildable,
     is_named_tuple,
     kind_of,
@@ -136,8 +141,10 @@ class Decoder:
         kind, value = entry["kind"], entry["value"]
         if kind in ("tensor", "array"):
             return self._leaf(entry)
-        if kind == "bytearray":
+        if kind in ("bytearray", "buffer", "array.array"):
             return value.numpy().tobytes()
+        if kind == "objects":
+            return list(map(self.value, value))
         if kind == "generator":
             return self.value(value)
         if kind in ("list", "deque", "set"):
@@ -160,8 +167,14 @@ def fill(target: Any, filling: Any) -> None:
                 target.copy_(filling)
             else:
                 target.data = filling.to(target.device)
+    elif isinstance(target, np.ndarray) and target.dtype == object:
+        for index, value in enumerate(filling):
+            if value is not MISSING:
+                target.flat[index] = value
     elif isinstance(target, np.ndarray):
         np.copyto(target, filling)
+    elif is_buffer(kind_of(target)):
+        _fill_buffer(target, filling)
     elif isinstance(target, GENERATORS):
         set_generator_state(target, filling)
     elif isinstance(target, dict):
@@ -179,6 +192,15 @@ def fill(target: Any, filling: Any) -> None:
         bytearray.__setitem__(target, slice(None), filling)
     else:
         list.__setitem__(target, slice(None), filling)
+
+
+def _fill_buffer(target: Any, data: bytes) -> None:
+    if isinstance(target, array.array):
+        array.array.__setitem__(target, slice(None), array.array(target.typecode, data))
+    elif ctypes.sizeof(target) == len(data):
+        ctypes.memmove(ctypes.addressof(target), data, len(data))
+    else:
+        raise ValueError(f"{len(data)} bytes are too many or too few")
 
 
 def _simple_value(encoded: Mapping[str, Any], class_named: Callable[[str], Any]) -> Any:
@@ -201,6 +223,18 @@ def _simple_value(encoded: Mapping[str, Any], class_named: Callable[[str], Any])
         return np.frombuffer(value.numpy().tobytes(), dtype=np.dtype(encoded["dtype"]))[0]
     if kind == "path":
         return pathlib.Path(value)
+    if kind == "timedelta":
+        return datetime.timedelta(*value)
+    if kind == "date":
+        return datetime.date.fromisoformat(value)
+    if kind in ("datetime", "time"):
+        zone = encoded["zone"]
+        if isinstance(zone, float):
+            zone = datetime.timezone(datetime.timedelta(seconds=zone))
+        elif zone is not None:
+            zone = zoneinfo.ZoneInfo(zone)
+        read = datetime.datetime.fromisoformat if kind == "datetime" else datetime.time.fromisoformat
+        return read(value).replace(tzinfo=zone, fold=encoded["fold"])
     if kind == "enum":
         cls = class_named(encoded["class"])
         if isinstance(cls, enum.EnumMeta):
@@ -214,6 +248,10 @@ def _empty(entry: Mapping[str, Any]) -> Any:
         return collections.deque(maxlen=entry["maxlen"])
     if kind == "defaultdict":
         return collections.defaultdict(next(made for made, name in FACTORIES.items() if name == entry["factory"]))
+    if kind == "array.array":
+        return array.array(entry["typecode"])
+    if kind == "objects":
+        return np.empty(entry["shape"], dtype=object)
     kinds: dict[str, Callable[[], Any]] = {
         "list": list, "set": set, "dict": dict, "bytearray": bytearray, "OrderedDict": collections.OrderedDict,
         "Counter": collections.Counter,

@@ -5,9 +5,12 @@ object of the run is named by its path (`{"kind": "at"}`), and a mutable value i
 "new"}`), so that an object that is held in two places stays one object. Encoding runs no code of the values' classes.
 """
 
+import array
 import collections
+import datetime
 import enum
 import pathlib
+import zoneinfo
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,12 +19,15 @@ import torch
 
 from lightning_dtool.resuming.plain_state.generator_states import generator_state
 from lightning_dtool.resuming.plain_state.kinds import (
+    DATES,
     FACTORIES,
     GENERATORS,
     MISSING,
     SCALARS,
     NotPlainError,
     family_of,
+    holds_objects,
+    is_buffer,
     is_buildable,
     is_named_tuple,
     kind_of,
@@ -92,6 +98,8 @@ class Encoder:
             return {"kind": "at", "path": path}
         if id(value) in self._places:
             return {"kind": "new", "index": self._places[id(value)]}
+        if issubclass(kind, DATES):
+            return _date(kind, value)
         if kind is bytes:
             return {"kind": "bytes", "value": self._bytes(value)}
         simple = _simple(kind, value)
@@ -149,6 +157,8 @@ class Encoder:
             return {"kind": "set", "value": self._several(_sorted_entries(set.__iter__(value)))}
         if family in (list, collections.deque):
             return {"kind": "list", "value": self._several(family.__iter__(value))}
+        if is_buffer(kind_of(value)):
+            return {"kind": "buffer", "value": self._bytes(memoryview(value).tobytes())}
         return self.contents(value)
 
     def _undone(self, encode: Callable[[], Any]) -> Any:
@@ -194,6 +204,8 @@ class Encoder:
             return {"kind": "set", "value": self._several(_sorted_entries(value))}
         if kind is bytearray:
             return {"kind": "bytearray", "value": self._bytes(bytes(value))}
+        if kind is array.array:
+            return {"kind": "array.array", "value": self._bytes(value.tobytes()), "typecode": value.typecode}
         if kind in (dict, collections.OrderedDict, collections.Counter, collections.defaultdict):
             found: dict[str, Any] = {"kind": kind.__name__, "value": self.pairs(dict.items(value))}
             if kind is collections.defaultdict:
@@ -262,6 +274,8 @@ class Encoder:
         }
 
     def _array(self, value: Any) -> dict[str, Any]:
+        if holds_objects(value):
+            return {"kind": "objects", "value": self._several(value.reshape(-1).tolist()), "shape": list(value.shape)}
         if type(value) is not np.ndarray or value.dtype.hasobject or value.dtype.names is not None:
             raise NotPlainError(
                 f"is an array of the kind {class_path(type(value))} {value.dtype}, which cannot be saved"
@@ -350,6 +364,25 @@ def _simple(kind: type, value: Any) -> dict[str, Any] | None:
     if issubclass(kind, pathlib.PurePath):
         return {"kind": "path", "value": str(value)}
     return None
+
+
+def _date(kind: type, value: Any) -> dict[str, Any]:
+    """Return an encoded date, time of day or duration."""
+    if kind is datetime.timedelta:
+        return {"kind": "timedelta", "value": [value.days, value.seconds, value.microseconds]}
+    if kind is datetime.date:
+        return {"kind": "date", "value": value.isoformat()}
+    if kind not in (datetime.datetime, datetime.time):
+        raise NotPlainError(f"is a {class_path(kind)}, which cannot be saved as plain values")
+    zone: Any = value.tzinfo
+    if type(zone) is datetime.timezone:
+        zone = zone.utcoffset(None).total_seconds()
+    elif type(zone) is zoneinfo.ZoneInfo:
+        zone = zone.key
+    if zone is not None and type(zone) not in (float, str):
+        raise NotPlainError(f"has a time zone of the class {class_path(type(zone))}, which cannot be saved")
+    text = value.replace(tzinfo=None).isoformat()
+    return {"kind": kind.__name__, "value": text, "zone": zone, "fold": value.fold}
 
 
 def _has_been_used(node: Any) -> bool:

@@ -13,11 +13,19 @@ import torch
 from lightning_dtool.resuming.plain_state.generator_states import generator_state
 from lightning_dtool.resuming.plain_state.kinds import MISSING, NotPlainError, family_of, kind_of
 from lightning_dtool.resuming.plain_state.nodes import Node, attributes, slots_of
-from lightning_dtool.resuming.plain_state.samples import sample_of_array, sample_of_tensor
+from lightning_dtool.resuming.plain_state.samples import (
+    hash_of_all,
+    sample_of_array,
+    sample_of_buffer,
+    sample_of_tensor,
+)
 from lightning_dtool.watch.replaced import version
 
-_MAX_COMPARED = 20_000
+_MAX_COMPARED = 200_000
 """Maximum number of entries of a container that are compared one by one. Of a longer one, some are."""
+
+_MAX_KNOWN = 20_000
+"""Maximum number of entries of a container of which it is known whether a resumed run began with the same ones."""
 
 _SAMPLE = 512
 """Number of entries that are compared of a longer container."""
@@ -48,10 +56,14 @@ def take_image(node: Node) -> None:
         node.image = value.requires_grad
     elif node.kind == "array":
         node.image = sample_of_array(value)
+    elif node.kind == "buffer":
+        node.image = sample_of_buffer(value)
     elif node.kind == "generator":
         node.image = _state_image(value)
     elif node.kind == "iterator":
         node.image = _position(value)
+    if node.hashed:
+        node.hash = hash_of_all(value)
 
 
 def is_unchanged(node: Node) -> bool:
@@ -79,14 +91,21 @@ def is_unchanged(node: Node) -> bool:
         return True
     if kind == "tensor":
         changes, sample, flag = node.image
-        return bool(changes == version(value) and flag == value.requires_grad and sample == sample_of_tensor(value))
+        same = changes == version(value) and flag == value.requires_grad and sample == sample_of_tensor(value)
+        return bool(same and _same_hash(node, value))
     if kind == "flag":
         return bool(node.image == value.requires_grad)
     if kind == "array":
-        return bool(node.image == sample_of_array(value))
+        return bool(node.image == sample_of_array(value)) and _same_hash(node, value)
+    if kind == "buffer":
+        return bool(node.image == sample_of_buffer(value))
     if kind == "generator":
         return bool(node.image == _state_image(value))
     return node.image is not None and bool(node.image == _position(value))
+
+
+def _same_hash(node: Node, value: Any) -> bool:
+    return not node.hashed or node.hash == hash_of_all(value)
 
 
 def _same_parts(node: Node) -> bool:
@@ -139,11 +158,18 @@ def _contents_image(value: Any) -> Any:
         return (dict.__len__(value), list(dict.keys(value)), list(dict.values(value)))
     if isinstance(value, bytearray):
         return (len(value), bytes(value), None)
+    if isinstance(value, np.ndarray):
+        return (value.size, _objects(value), value.shape)
     family = family_of(kind_of(value))
     length = family.__len__(value)
     if length > _MAX_COMPARED:
         return (length, None, _sampled(family, value, length))
     return (length, list(family.__iter__(value)), None)
+
+
+def _objects(value: np.ndarray[Any, Any]) -> list[Any]:
+    entries: list[Any] = value.reshape(-1)[:: max(1, value.size // _MAX_COMPARED)].tolist()
+    return entries
 
 
 def image_entries(node: Node) -> list[Any] | None:
@@ -152,9 +178,13 @@ def image_entries(node: Node) -> list[Any] | None:
     Args:
         node: An object of the kind `contents`.
     """
-    value, (_, first, second) = node.object, node.image
+    value, (length, first, second) = node.object, node.image
     if isinstance(value, bytearray):
         return list(first)
+    if length > _MAX_KNOWN:
+        return None
+    if isinstance(value, np.ndarray):
+        return [*first, second]
     if isinstance(value, dict):
         return None if second is None else list(zip(first, second, strict=True))
     return list(first) if first is not None else None
@@ -171,6 +201,8 @@ def _same_contents(value: Any, image: Any) -> bool:
         return all(map(operator.is_, dict.keys(value), first)) and all(map(operator.is_, dict.values(value), second))
     if isinstance(value, bytearray):
         return bool(bytes(value) == first)
+    if isinstance(value, np.ndarray):
+        return value.shape == second and all(map(operator.is_, _objects(value), first))
     family = family_of(kind_of(value))
     if family.__len__(value) != length:
         return False

@@ -1,6 +1,9 @@
 """Kinds of plain values: which may be saved, which are built anew, and which hold no others."""
 
+import array
 import collections
+import ctypes
+import datetime
 import enum
 import functools
 import pathlib
@@ -17,8 +20,11 @@ from lightning_dtool.values.definitions import is_users
 
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
+DATES = (datetime.date, datetime.datetime, datetime.time, datetime.timedelta)
+"""Types of dates and durations, which may be readings of a clock."""
+
 CONSTANTS = (
-    range, slice, torch.dtype, torch.device, torch.Size, torch.layout, np.generic, np.dtype, enum.Enum,
+    *DATES, range, slice, torch.dtype, torch.device, torch.Size, torch.layout, np.generic, np.dtype, enum.Enum,
     pathlib.PurePath, re.Pattern,
 )  # fmt: skip
 """Types whose objects do not change, and hold none that do."""
@@ -74,6 +80,33 @@ def family_of(kind: Any) -> Any:
     """
     families = (dict, list, set, collections.deque, bytearray)
     return next((each for each in families if issubclass(kind, each)), None)
+
+
+@functools.lru_cache(maxsize=1000)
+def is_buffer(kind: Any) -> bool:
+    """Return whether objects of a class are numbers in memory: `array.array`, or objects of ctypes without pointers.
+
+    `multiprocessing.Value` and `Array` hold such objects.
+
+    Args:
+        kind: The class.
+    """
+    if issubclass(kind, ctypes._SimpleCData):
+        return str(getattr(kind, "_type_", "")) in set("bBhHiIlLqQfdg?c")
+    if issubclass(kind, ctypes.Array):
+        return is_buffer(kind._type_)
+    if issubclass(kind, ctypes.Structure | ctypes.Union):
+        return all(is_buffer(field[1]) for each in kind.__mro__ for field in vars(each).get("_fields_", ()))
+    return issubclass(kind, array.array)
+
+
+def holds_objects(value: Any) -> bool:
+    """Return whether a value is a NumPy array of Python objects.
+
+    Args:
+        value: Any value.
+    """
+    return type(value) is np.ndarray and bool(value.dtype == object)
 
 
 @functools.lru_cache(maxsize=1000)

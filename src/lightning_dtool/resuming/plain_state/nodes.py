@@ -19,15 +19,20 @@ class Node:
 
     Attributes:
         path: Its path, such as `model.encoder` or `callbacks[1].history`.
-        kind: `attributes`, `contents`, `tensor`, `array`, `generator`, `flag`, `iterator`, or `opaque`.
+        kind: `attributes`, `contents`, `tensor`, `array`, `buffer`, `generator`, `flag`, `iterator`,
+            or `opaque`.
         image: What it held when its image was taken, in a form that depends on its kind.
+        hashed: Whether all values of a large tensor or array are hashed, too, and not only some.
+        hash: The hash of all values when the image was taken.
         derived: Whether it came into being while training began: in the sanity check or in a hook.
         moved: What changed while training began: names, or None for what it holds without names.
         managed: Names of attributes that Lightning or torch manage.
         of_model: Whether it is a part of the LightningModule, whose parameters and buffers the state_dict holds.
     """
 
-    __slots__ = ("_held", "derived", "image", "kind", "managed", "moved", "names", "of_model", "path", "space")
+    __slots__ = (
+        "_held", "derived", "hash", "hashed", "image", "kind", "managed", "moved", "names", "of_model", "path", "space",
+    )  # fmt: skip
 
     def __init__(self, path: str, held: Any, kind: str, derived: bool) -> None:
         self.path, self.kind, self.derived = path, kind, derived
@@ -38,6 +43,8 @@ class Node:
         self.names: tuple[str, ...] | None = None
         self.space: Any = None
         self.image: Any = None
+        self.hashed = False
+        self.hash: int | None = None
 
     @property
     def object(self) -> Any:

@@ -41,7 +41,7 @@ _RESOURCE_MODULES = (
 _RESOURCE_TYPES = (
     io.IOBase, logging.Logger, logging.Handler, np.memmap, weakref.ReferenceType, weakref.ProxyType,
     weakref.CallableProxyType, types.ModuleType, types.CodeType, types.FrameType, types.TracebackType, BaseException,
-    datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, property, classmethod, staticmethod,
+    datetime.tzinfo, property, classmethod, staticmethod,
     functools.cached_property, warnings.WarningMessage,
 )  # fmt: skip
 

@@ -15,8 +15,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 
 from lightning_dtool.resuming.plain_state.images import is_unchanged, take_image
-from lightning_dtool.resuming.plain_state.kinds import CONSTANTS, GENERATORS, MISSING, PLAIN, family_of, kind_of
+from lightning_dtool.resuming.plain_state.kinds import (
+    CONSTANTS,
+    DATES,
+    GENERATORS,
+    MISSING,
+    PLAIN,
+    family_of,
+    holds_objects,
+    is_buffer,
+    kind_of,
+)
 from lightning_dtool.resuming.plain_state.nodes import Node, attributes, slots_of
+from lightning_dtool.resuming.plain_state.samples import MAX_ARRAY, SMALL
 from lightning_dtool.resuming.plain_state.scope import (
     hooks_of,
     is_left_out,
@@ -30,6 +41,9 @@ from lightning_dtool.values.definitions import class_path, is_library, is_users,
 
 MAX_OBJECTS = 10_000
 """Maximum number of objects of which images are taken."""
+
+_MAX_HASHED = 64 * 2**20
+"""Number of bytes of large tensors and arrays of which all values are hashed. Of others, some are."""
 
 _MAX_INSIDE = 1000
 """Maximum number of entries of a container that are looked into. A longer one holds data."""
@@ -64,6 +78,7 @@ class Reached:
         self._parts: set[int] = set()
         self._saved: set[int] = set()
         self._looked_at: set[type] = set()
+        self._left_to_hash = _MAX_HASHED
 
     def node_of(self, value: Any) -> Node | None:
         """Return the node of an object; None if it was not found before.
@@ -155,12 +170,18 @@ class Reached:
         kind: Any = type(value)
         if issubclass(kind, torch.Tensor):
             node = Node(path, value, "flag" if id(value) in self._owned else "tensor", derived)
+            node.hashed = node.kind == "tensor" and self._is_hashed(value, SMALL)
+        elif holds_objects(value):
+            node = Node(path, value, "contents", derived)
         elif issubclass(kind, np.ndarray):
             node = Node(path, value, "array", derived)
+            node.hashed = self._is_hashed(value, MAX_ARRAY)
         elif issubclass(kind, GENERATORS):
             node = Node(path, value, "opaque" if _is_global(value) else "generator", derived)
         elif issubclass(kind, list | dict | set | bytearray | collections.deque):
             node = Node(path, value, "contents", derived)
+        elif is_buffer(kind):
+            node = Node(path, value, "buffer", derived)
         elif issubclass(kind, tuple | frozenset | types.MethodType | types.BuiltinFunctionType):
             return None
         elif issubclass(kind, types.FunctionType | functools.partial):
@@ -175,6 +196,13 @@ class Reached:
             node = self._of_object(path, value, derived)
         take_image(node)
         return node
+
+    def _is_hashed(self, value: Any, smallest: int) -> bool:
+        """Return whether all values of a tensor or array are hashed, of which otherwise only some are."""
+        if not smallest < value.nbytes <= self._left_to_hash:
+            return False
+        self._left_to_hash -= value.nbytes
+        return True
 
     def _of_class(self, path: str, value: Any, derived: bool) -> Node | None:
         if not is_users(value):
@@ -306,6 +334,9 @@ def _entries(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         if dict.__len__(value) <= _MAX_INSIDE:
             for key, entry in dict.items(value):
                 yield f"{path}[{key!r}]" if type(key) in (str, int) else f"{path}[…]", entry
+    elif isinstance(value, np.ndarray):
+        if value.size <= _MAX_INSIDE:
+            yield from ((f"{path}[{index}]", entry) for index, entry in enumerate(value.reshape(-1).tolist()))
     elif not isinstance(value, bytearray):
         family = family_of(kind_of(value))
         if family.__len__(value) <= _MAX_INSIDE and family is not set:
@@ -337,12 +368,14 @@ def _keeps_state(method: types.FunctionType) -> bool:
 
 
 def _is_variable(value: Any) -> bool:
-    return value is not MISSING and (type(value) in PLAIN or _holds_state(value))
+    return value is not MISSING and (type(value) in PLAIN or isinstance(value, DATES) or _holds_state(value))
 
 
 def _holds_state(value: Any) -> bool:
     kind: Any = type(value)
     if issubclass(kind, (list, dict, set, collections.deque, torch.Tensor, np.ndarray, *GENERATORS)):
+        return True
+    if is_buffer(kind) or kind.__module__ == "multiprocessing.sharedctypes":
         return True
     routine = isinstance(value, type | types.FunctionType | types.BuiltinFunctionType | types.ModuleType)
     return not routine and kind not in PLAIN and is_users(kind)
