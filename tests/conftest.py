@@ -117,6 +117,13 @@ def base_uri(tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Return an empty folder for the datasets of checkpoints."""
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture
 def make_dataset(base_uri: str) -> MakeDataset:
     """Return a function that makes a small frozen dataset.
 

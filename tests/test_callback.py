@@ -30,13 +30,6 @@ from lightning_dtool.errors import (
 from lightning_dtool.store import FrozenDataset, delete_dataset, iter_datasets
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return folder
-
-
 def datasets(models: Path) -> list[FrozenDataset]:
     return list(iter_datasets(str(models)))
 

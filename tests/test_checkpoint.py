@@ -28,13 +28,6 @@ from lightning_dtool.errors import (
 from lightning_dtool.store import DatasetWriter, iter_datasets
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return folder
-
-
 def train(tmp_path: Path, models: Path, model: L.LightningModule, **options: Any) -> str:
     provenance = DtoolProvenanceCallback(str(models))
     trainer(tmp_path, provenance, max_epochs=1, **options).fit(model, loader())

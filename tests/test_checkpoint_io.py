@@ -24,13 +24,6 @@ from lightning_dtool.snapshot import staging
 from lightning_dtool.store import WritingProcess, iter_datasets
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return folder
-
-
 def test_the_plug_in_works_without_the_callback(tmp_path: Path, models: Path) -> None:
     t = trainer(tmp_path, plugins=[DtoolCheckpointIO(str(models))])
     model = TinyNet(lr=0.01)
@@ -452,6 +445,11 @@ def test_a_checkpoint_saved_after_ctrl_c_during_a_copy_is_consistent(
         }
 
 
+def save_and_end(plugin: DtoolCheckpointIO, path: Path) -> None:
+    plugin.save_checkpoint(large_state(1, 1.0), path)
+    plugin.teardown()
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_a_failed_write_leaves_nothing_that_looks_like_a_checkpoint(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, background: bool
@@ -462,13 +460,8 @@ def test_a_failed_write_leaves_nothing_that_looks_like_a_checkpoint(
     monkeypatch.setattr("lightning_dtool.publishing.publisher.write_dataset", full)
     monkeypatch.setattr("lightning_dtool.publishing.linking._write", full)
     plugin = DtoolCheckpointIO(str(models), background=background)
-
-    def saved() -> None:
-        plugin.save_checkpoint(large_state(1, 1.0), tmp_path / "a.ckpt")
-        plugin.teardown()
-
     with pytest.warns(ProvenanceWarning, match=r"No space left.*Lightning's path does not hold it either.*Make room"):
-        saved()
+        save_and_end(plugin, tmp_path / "a.ckpt")
     assert not (tmp_path / "a.ckpt").exists()
     assert [type(error) for error in plugin.errors] == [OSError, OSError]
 
@@ -482,13 +475,8 @@ def test_an_error_keeps_no_state_alive(tmp_path: Path, models: Path, monkeypatch
 
     monkeypatch.setattr("lightning_dtool.publishing.publisher.write_dataset", failing)
     plugin = DtoolCheckpointIO(str(models))
-
-    def saved() -> None:
-        plugin.save_checkpoint(large_state(1, 1.0), tmp_path / "a.ckpt")
-        plugin.teardown()
-
     with pytest.warns(ProvenanceWarning, match="plain file at Lightning's path was kept, and training continues"):
-        saved()
+        save_and_end(plugin, tmp_path / "a.ckpt")
     gc.collect()
     assert [reference() for reference in kept] == [None]
     assert str(plugin.errors[0]) == "no store"

@@ -19,13 +19,6 @@ from lightning_dtool.store import iter_datasets
 OFF: dict[str, Any] = {"enable_checkpointing": False}
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return folder
-
-
 def final(models: Path, **options: Any) -> DtoolProvenanceCallback:
     return DtoolProvenanceCallback(str(models), final=True, **options)
 

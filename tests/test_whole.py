@@ -17,7 +17,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from kit import TinyNet, loader, trainer
@@ -26,13 +26,6 @@ from lightning_dtool.errors import ConfigurationError, ProvenanceWarning, Record
 from lightning_dtool.publishing import linking, publisher, unpublished
 from lightning_dtool.recovery.folders import look_through
 from lightning_dtool.store import iter_datasets
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture
@@ -169,10 +162,6 @@ def contents(folder: Path) -> dict[str, int]:
 def test_while_a_checkpoint_is_in_flight_the_one_before_stays(tmp_path: Path, models: Path, store: Store) -> None:
     seen: list[tuple[dict[str, int], dict[str, int]]] = []
 
-    class LetsGo(Callback):
-        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            store.open.set()
-
     class Looks(Callback):
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             if trainer.current_epoch == 0:
@@ -188,7 +177,7 @@ def test_while_a_checkpoint_is_in_flight_the_one_before_stays(tmp_path: Path, mo
     store.open.clear()
     policy = ModelCheckpoint(dirpath=folder, filename="{step}", save_last=True)
     t = trainer(tmp_path, policy, Looks(), DtoolProvenanceCallback(str(models)), max_epochs=3)
-    t.callbacks.append(LetsGo())
+    t.callbacks.append(LambdaCallback(on_train_end=lambda *_: store.open.set()))
     t.fit(TinyNet(), loader())
 
     first, second = {"last.ckpt": 6, "step=6.ckpt": 6}, {"last.ckpt": 12, "step=12.ckpt": 12}
@@ -560,15 +549,11 @@ def test_the_first_ctrl_c_ends_a_wait(tmp_path: Path, models: Path, store: Store
 
 
 def test_a_checkpoint_that_is_replaced_before_its_turn_is_not_made(tmp_path: Path, models: Path, store: Store) -> None:
-    class Lets(Callback):
-        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            store.open.set()
-
     store.open.clear()
     provenance = DtoolProvenanceCallback(str(models))
     policy = ModelCheckpoint(dirpath=tmp_path / "ckpt", filename="{step}")
     t = trainer(tmp_path, policy, provenance, max_epochs=10)
-    t.callbacks.append(Lets())
+    t.callbacks.append(LambdaCallback(on_train_end=lambda *_: store.open.set()))
     t.fit(TinyNet(), loader())
     made = [publication for publication in t.strategy.checkpoint_io.publications if publication.dataset_uri]
     assert [publication.global_step for publication in made] == [6, 60]

@@ -37,13 +37,6 @@ def run(script: str, folder: Path, base_uri: str | None, *arguments: str) -> sub
     return programs.run(project / script, *arguments, cwd=folder, env=environment)
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return folder
-
-
 # The gaps in the records of these scripts: their data has no URI and no observable order, and the
 # GAN is not seeded.
 FOREIGN_DATA = {"data.stages.train[0].dataset", "data.stages.val[0].dataset", "data.order"}

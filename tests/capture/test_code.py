@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
 import threading
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 import lightning_dtool.capture.code as code_module
 import programs
+from capture.work_trees import git
 from kit import TinyNet, loader, trainer
 from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.capture.code import Sources, collect_code
@@ -48,12 +48,6 @@ def write(root: Path, files: dict[str, str]) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-
-
-def git(root: Path, *arguments: str) -> str:
-    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}
-    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
 
 def committed(root: Path) -> str:

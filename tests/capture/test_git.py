@@ -1,21 +1,14 @@
 """The recorded state of a git work tree, and the gaps where git gives no answer."""
 
-import os
-import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
 import lightning_dtool.capture.git as room
+from capture.work_trees import git
 from lightning_dtool.capture.git import GitState, WorkTree
 from lightning_dtool.record import Gaps
-
-
-def git(root: Path, *arguments: str) -> str:
-    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}
-    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
 
 def asked(root: Path, gaps: Gaps) -> GitState:

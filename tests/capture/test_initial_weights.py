@@ -44,12 +44,6 @@ class Net(TinyNet):
         return self.head(self.layers(x))
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
-
-
 def fit(module: L.LightningModule, models: Path, *callbacks: L.Callback, **options: Any) -> DtoolCheckpoint:
     """Train with a record, and return the last checkpoint."""
     provenance = DtoolProvenanceCallback(str(models))

@@ -23,12 +23,6 @@ OWN = np.random.default_rng()
 SEEDED = np.random.default_rng(4)
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
-
-
 def unseeded_torch() -> torch.Generator:
     generator = torch.Generator()
     generator.seed()

@@ -18,13 +18,6 @@ from lightning_dtool.values.digests import state_digest
 from lightning_dtool.watch.seeds import Seeding
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return folder
-
-
 def test_the_number_of_the_fit_in_its_process_is_recorded(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,7 +309,7 @@ def _start(what: str, plan: Plan, log: str, *arguments: Any) -> Any:
 
 
 _WORDS = (
-    ("retiring", ("_retire", "delete_dataset", "remove_checkpoint", "removing")),
+    ("retiring", ("retiring.py", "delete_dataset", "remove_checkpoint", "removing")),
     ("freezing", ("freezing.py", "commit")),
     ("hashing", ("hashing_writer.py", "hashing_file.py", "digest")),
     ("writing", ("writer.py", "write_dataset", "disk.py", "metadata.py")),

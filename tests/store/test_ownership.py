@@ -34,11 +34,11 @@ def test_a_process_lives_until_it_ends() -> None:
     assert is_alive(owner) is False
 
 
-def test_a_number_that_was_given_to_another_process() -> None:
+def test_another_process_with_the_number_of_an_owner_is_not_the_owner() -> None:
     assert is_alive(replace(current_owner(), started="1")) is False
 
 
-def test_what_cannot_be_known() -> None:
+def test_an_owner_that_cannot_be_asked_is_neither_alive_nor_dead() -> None:
     mine = current_owner()
     assert is_alive(replace(mine, host="elsewhere")) is None
     assert is_alive(replace(mine, machine="another")) is None
@@ -47,11 +47,11 @@ def test_what_cannot_be_known() -> None:
     assert is_alive(replace(mine, pid=2**70)) is None
 
 
-def test_a_machine_that_was_started_again() -> None:
+def test_an_owner_from_before_a_restart_of_the_machine_is_dead() -> None:
     assert is_alive(replace(current_owner(), boot="before")) is False
 
 
-def test_a_process_of_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> None:
         raise PermissionError
 
@@ -97,7 +97,7 @@ def test_a_forked_child_is_another_process() -> None:
     assert is_alive(theirs) is False
 
 
-def test_an_owner_as_json() -> None:
+def test_an_owner_is_read_back_from_json_and_anything_else_is_none() -> None:
     owner = current_owner()
     assert owner_from_json(owner_to_json(owner)) == owner
     for text in ("", "[]", "{}", "null", '"x"', owner_to_json(replace(owner, pid=-1)), "[" * 100_000):

@@ -130,7 +130,7 @@ def _written(kind: str, state: Any) -> Json:
             "has_gauss": int(has_gauss),
             "gauss": float(cached),
         }
-    return {**_packed(state.numpy().tobytes())}
+    return dict(_packed(state.numpy().tobytes()))
 
 
 # Cached, so that equal states of one checkpoint are one text, which pickle writes once.

@@ -9,8 +9,7 @@ from typing import Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
-from lightning_dtool.errors import LightningDtoolError, PublishError
-from lightning_dtool.items import SUPERSEDED_TAG
+from lightning_dtool.errors import PublishError
 from lightning_dtool.publishing import unpublished
 from lightning_dtool.publishing.account import Account, Publication
 from lightning_dtool.publishing.dataset import Staged, write_dataset
@@ -18,9 +17,10 @@ from lightning_dtool.publishing.failures import Failures
 from lightning_dtool.publishing.final import has_no_file
 from lightning_dtool.publishing.flight import Flight
 from lightning_dtool.publishing.linking import Links, duplicate, exchange, link, links_at, write
+from lightning_dtool.publishing.retiring import Retirement
 from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.publishing.worker import Worker
-from lightning_dtool.store import FrozenDataset, WritingProcess, delete_dataset, local_path
+from lightning_dtool.store import FrozenDataset, WritingProcess, local_path
 from lightning_dtool.store.places import leave_note, take_note
 
 Retention = Literal["mirror", "all"]
@@ -34,7 +34,7 @@ _MAX_QUEUED_BYTES = 4 * LARGE
 
 
 class Publisher:
-    """Writes checkpoints as datasets, fills the paths that lead to them, and deletes what is no longer kept.
+    """Writes checkpoints as datasets, fills the paths that lead to them, and has retired what is no longer kept.
 
     If publishing fails, the error is added to `failures`, and the checkpoint is kept as a plain file.
 
@@ -71,8 +71,7 @@ class Publisher:
         self._queued: dict[Publication, tuple[Staged, str, Path | None]] = {}
         self._begun: Publication | None = None
         self._lock = threading.Lock()
-        # Orphans whose successor is not whole at its path; used in the publishing thread only.
-        self._not_succeeded: list[Publication] = []
+        self._retirement = Retirement(flight, failures)
         self._unpublished: set[Path] = set()
         self._note: str | None = None
 
@@ -98,7 +97,7 @@ class Publisher:
     def _submit_retirement(self, orphan: Publication | None, successor: Publication | None) -> None:
         if orphan is not None and self._retention == "mirror":
             # The worker runs its tasks in order: the successor has been published by then, or has failed.
-            self._worker.submit(self._retire, orphan, successor or self._account.publications[-1])
+            self._worker.submit(self._retirement.retire, orphan, successor or self._account.publications[-1])
 
     def submit(self, publication: Publication, staged: Staged, path: str, place: Path | None) -> None:
         """Publish in the publishing thread. If that hangs, keep the plain file and do not wait for it.
@@ -252,13 +251,7 @@ class Publisher:
                     self._flight.filled(path)
             except OSError as error:
                 self.cannot_fill(publication, path, error)
-        if publication.dataset_uri is not None:
-            is_whole = publication.reached and not self._flight.holds_back
-            kept = [orphan for orphan in self._not_succeeded if orphan.reached and not is_whole]
-            for orphan in self._not_succeeded:
-                if orphan not in kept:
-                    self._delete(orphan)
-            self._not_succeeded = kept
+        self._retirement.succeed(publication)
 
     def cannot_fill(self, publication: Publication, path: str, error: OSError) -> None:
         """Note that a path keeps what it had, though its checkpoint is published.
@@ -292,40 +285,9 @@ class Publisher:
                     exchange(item, place)
         return False
 
-    def _retire(self, publication: Publication, successor: Publication) -> None:
-        """Delete a dataset to which no path leads, once its successor is whole at its path.
-
-        If the successor failed, or the store cannot delete, tag the dataset.
-        """
-        if publication.dataset_uri is None:
-            return
-        # A path that was never filled for the successor may still lead here, or one whose removal waits.
-        is_whole = successor.reached and not successor.unfilled and not self._flight.holds_back
-        may_lead_here = publication.reached and not is_whole
-        if successor is publication or (successor.dataset_uri is not None and not may_lead_here):
-            self._delete(publication)
-        elif successor.omitted or successor.dataset_uri is not None:
-            self._not_succeeded.append(publication)
-        else:
-            self._supersede(publication)
-
-    def _delete(self, publication: Publication) -> None:
-        try:
-            delete_dataset(str(publication.dataset_uri))
-            publication.deleted = True
-        except LightningDtoolError:  # a store that cannot delete
-            self._supersede(publication)
-
-    def _supersede(self, publication: Publication) -> None:
-        try:
-            FrozenDataset.from_uri(str(publication.dataset_uri)).put_tag(SUPERSEDED_TAG)
-        except LightningDtoolError as error:
-            self._failures.add(error)
-
     def settle(self) -> None:
         """Tag what a training leaves without a successor. It is deleted once a later checkpoint is published."""
-        for orphan in self._not_succeeded:
-            self._supersede(orphan)
+        self._retirement.settle()
 
     def ready_process(self, nbytes: int) -> WritingProcess | None:
         """Return the process that writes a copy, and start it if necessary.

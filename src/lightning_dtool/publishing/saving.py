@@ -123,7 +123,7 @@ class Saver:
             ready, limit = self._written(publication, staged, place) or staged, self._staging.limit
             may_wait = background and (limit is None or len(staged.content) <= limit)
         else:
-            large = self._large(publication, staged, place) if background else None
+            large = self._written_or_copied(publication, staged, place) if background else None
             ready, may_wait = large or staged, large is not None
         if place is not None and ready.standing is None:
             self._flight.expect(path, publication)
@@ -133,7 +133,7 @@ class Saver:
             self._publisher.publish(publication, ready, path, place)
         return ready if may_wait or ready.content is not None else None
 
-    def _large(self, publication: Publication, staged: Staged, place: Path | None) -> Staged | None:
+    def _written_or_copied(self, publication: Publication, staged: Staged, place: Path | None) -> Staged | None:
         """Return a large checkpoint as a file at its path, or as a copy in memory if it may be in flight, or None."""
         policies = asking_policies() if place is not None else []
         if place is None or policies:

@@ -80,10 +80,8 @@ def is_unchanged(node: Node) -> bool:
             if isinstance(node.object, torch.nn.Module) and not _same_parts(node):
                 return False
             return len(space) == len(whole) and all(map(operator.is_, space.values(), whole))
-        now = attributes(node)
-        return all(node.image.get(name, MISSING) is entry for name, entry in now.items()) and len(now) == len(
-            node.image
-        ) - (_WHOLE in node.image)
+        now, then = attributes(node), {name: entry for name, entry in node.image.items() if name is not _WHOLE}
+        return now.keys() == then.keys() and all(then[name] is entry for name, entry in now.items())
     if kind == "contents":
         return _same_contents(node.object, node.image)
     value = node.object
