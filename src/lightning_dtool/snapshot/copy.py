@@ -21,6 +21,9 @@ _BOOKKEEPING = ("ModelCheckpoint", "ModelCheckpoint{")
 """A state key that equals the first or begins with the second holds the state of a ModelCheckpoint: its paths, which
 differ between best and last. A subclass with another name may hold more, and is compared."""
 
+_CONTAINERS = (dict, list, tuple, Mapping)
+"""The abstract class comes last, because asking it takes longest."""
+
 _LEAVES = frozenset({int, float, str, bool, type(None)})
 """Types of values that hold no tensors. The state of one random number generator has 625 of them."""
 
@@ -45,7 +48,7 @@ def snapshot(checkpoint: Mapping[str, Any], staging: Staging | None = None) -> d
     # deepcopy copies what is not in its memo. With the copied tensors there, it copies only the rest, and does so
     # correctly (attributes of an OrderedDict, dataclasses, tuples that hold tensors).
     # The list keeps every tensor alive: the id of an object may be reused once the object is gone.
-    found = list(_tensors(checkpoint, set()))
+    found = list(_tensors(checkpoint))
     if not copies.fits(nbytes := sum(_sizes(found))):
         raise MemoryError(f"a copy of {nbytes} bytes is more than may be used for it")
     memory: dict[Any, Any] = {id(tensor): _copy(tensor, storages, copies) for tensor in found}
@@ -83,7 +86,7 @@ def storage_sizes(value: Any) -> list[int]:
     Args:
         value: A checkpoint, or a part of one.
     """
-    return _sizes(_tensors(value, set()))
+    return _sizes(_tensors(value))
 
 
 def _sizes(tensors: Iterable[torch.Tensor]) -> list[int]:
@@ -91,16 +94,20 @@ def _sizes(tensors: Iterable[torch.Tensor]) -> list[int]:
     return list({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
-def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
     """Yield the plain tensors in nested containers, which may hold themselves."""
-    if isinstance(value, torch.Tensor):
-        if is_plain(value):
-            yield value
-    elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-        seen.add(id(value))
-        for item in value.values() if isinstance(value, Mapping) else value:
-            if type(item) not in _LEAVES:
-                yield from _tensors(item, seen)
+    # Without recursion, which takes three times as long: training waits for this, also at a tiny checkpoint.
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, torch.Tensor):
+            if is_plain(found):
+                yield found
+        elif isinstance(found, _CONTAINERS) and id(found) not in seen:
+            seen.add(id(found))
+            items = found if isinstance(found, list | tuple) else found.values()
+            pending += [item for item in items if type(item) not in _LEAVES][::-1]
 
 
 def _copy(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage], copies: Staging) -> torch.Tensor:

@@ -32,6 +32,7 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
         super().__init__(uri, config_path)
         self.uri = uri
         self._place = Path(self._abspath)
+        self._constant: tuple[str, ...] = ()
         self._workplace: Workplace | None = None
 
     @classmethod
@@ -47,6 +48,7 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
         """Claim the dataset's name, and create the directories in a workplace."""
         self._workplace = workplaces.claim(self._place)
         self._move_to(self._workplace.dataset)
+        self._constant = (self.get_structure_key(), self.get_dtool_readme_key())
         try:
             for directory in self._essential_subdirectories:
                 os.mkdir(directory)
@@ -68,7 +70,7 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
         """Write a file: atomically and durably in a frozen dataset, where readers may be reading it."""
         if self._workplace is not None:
             # It has all folders, and no reader. Tags are empty, and two texts of dtool are the same in every dataset.
-            if not text or key in (self.get_structure_key(), self.get_dtool_readme_key()):
+            if not text or key in self._constant:
                 place = os.path.join(self._place, os.path.relpath(key, self._abspath))
                 _linked.put(key, text.encode(), place)
             else:
