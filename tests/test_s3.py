@@ -125,9 +125,17 @@ def test_checkpoints_removed_by_the_trainer_are_deleted_on_s3(
             t.strategy.checkpoint_io.flush()
 
     before = objects(s3_server, s3_base_uri)
+    s3_link.requests.clear()
     _, provenance = fit(tmp_path, s3_base_uri, leaves, Flush(), epochs=3)
-    assert len({request for request in s3_link.requests if request.startswith("PUT") and "/dtool-" in request}) == 3
-    assert objects(s3_server, s3_base_uri) - before == {DtoolCheckpoint.from_uri(provenance.last_uri).uuid}
+    requests = list(s3_link.requests)
+    assert len({request for request in requests if request.startswith("PUT") and "/dtool-" in request}) == 3
+    kept = DtoolCheckpoint.from_uri(provenance.last_uri)
+    assert objects(s3_server, s3_base_uri) - before == {kept.uuid}
+    # As the documentation lists them: nine for the dataset, one per item, annotation and tag, two for the status.
+    beside = len(kept.annotations) + len(kept.tags)
+    assert sum(kept.uuid in request for request in requests) == 9 + 5 + beside + 2
+    notes = [request.split()[0] for request in requests if "/.lightning-dtool-" in request]
+    assert notes == ["PUT", "DELETE"]
 
 
 def test_an_evaluation_is_stored_on_s3(s3_base_uri: str, tmp_path: Path, leaves: str) -> None:
