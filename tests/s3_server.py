@@ -108,7 +108,8 @@ def running_s3_server(directory: Path) -> Iterator[S3Server]:
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=64",
-        "-volume.max=50",
+        # Each bucket takes several volumes, and objects that are removed keep their room for a while.
+        "-volume.max=500",
         "-s3",
         "-s3.autoCreateBucket=false",
         f"-s3.config={config}",

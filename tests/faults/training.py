@@ -103,7 +103,7 @@ def train(plan: Plan) -> None:
 
 def recover(plan: Plan) -> None:
     """Run `lightning-dtool recover`."""
-    command_line(["recover", plan.base_uri, str(plan.paths)], standalone_mode=False)
+    sys.exit(command_line(["recover", plan.base_uri, str(plan.paths)], standalone_mode=False))
 
 
 @contextlib.contextmanager

@@ -109,8 +109,8 @@ def test_where_the_servers_tag_is_another_the_content_is_read_back(
 ) -> None:
     from lightning_dtool.store import s3
 
-    read_back, listed, hash_of = [], s3._listed, S3Broker._hash_of
-    monkeypatch.setattr(s3, "_listed", lambda *args: ((key, size, "another") for key, size, _ in listed(*args)))
+    read_back, listed, hash_of = [], s3.listed, S3Broker._hash_of
+    monkeypatch.setattr(s3, "listed", lambda *args: ((key, size, "another") for key, size, _ in listed(*args)))
     monkeypatch.setattr(S3Broker, "_hash_of", lambda self, key: read_back.append(key) or hash_of(self, key))
     with DatasetWriter("x", s3_base_uri) as writer:
         writer.put_bytes(b"1", "a")

@@ -4,39 +4,30 @@ import base64
 import contextlib
 import io
 import json
-import re
-import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
-from botocore.exceptions import (  # type: ignore[import-untyped]
-    ClientError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from dtool_s3.storagebroker import S3StorageBroker
-from dtoolcore.utils import get_config_value
 
 from lightning_dtool.errors import StoreError
-from lightning_dtool.store.broker import ParallelBroker
 from lightning_dtool.store.digest import CHUNK, generate_identifier, hash_bytes, hash_file, new_hash
 from lightning_dtool.store.faults import kind_of
 from lightning_dtool.store.item import Item
-from lightning_dtool.store.leftovers import Leftover, leftover_of, with_owner, without_owner
+from lightning_dtool.store.leftovers import with_owner
 from lightning_dtool.store.parallel import THREADS, run_all
 from lightning_dtool.store.s3_connections import ATTEMPTS, connections
-from lightning_dtool.store.temporaries import is_being_written, is_temporary, temporary_beside
+from lightning_dtool.store.s3_leftovers import S3Leftovers
+from lightning_dtool.store.s3_objects import REGISTRATION, bucket_of, chunks, configured_prefix, listed
 from lightning_dtool.store.waiting import hurried
 
 PART = 16 * 1024 * 1024
 """Larger items are sent and fetched in parts of this size, in bytes, several at a time."""
-_REGISTRATION = re.compile(r"dtool-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-_ITEM_KEY = re.compile(r"(?:^|/)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/data/[0-9a-f]{40}$")
 _DELETED_AT_ONCE = 1000
 
 
@@ -49,7 +40,7 @@ class _Uploaded:
     etag: str
 
 
-class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
+class S3Broker(S3StorageBroker, S3Leftovers):  # type: ignore[misc]
     """dtool-s3's broker with reported failures and fewer requests.
 
     dtool-s3 treats a refused upload as a success, waits without a time limit, makes new connections for each dataset,
@@ -81,7 +72,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         """Return a broker for a dataset or a base URI; a new dataset gets the configured prefix."""
         if not new:
             return cls(uri)
-        broker = cls(uri, prefix=_configured_prefix(_bucket_of(uri)))
+        broker = cls(uri, prefix=configured_prefix(bucket_of(uri)))
         broker._is_new = True
         connections(broker.bucket).prefixes[broker.bucket, broker.uuid] = broker._get_prefix()
         return broker
@@ -120,7 +111,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
                 # A bucket may be readable below a prefix only. Other errors say nothing about the prefix.
                 if kind_of(exc) not in {"absent", "denied"}:
                     raise
-            self._prefix = known.get(place, _configured_prefix(self.bucket))
+            self._prefix = known.get(place, configured_prefix(self.bucket))
         return self._prefix
 
     # -- items --------------------------------------------------------------------------------
@@ -163,7 +154,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
             return
         body = self.s3client.get_object(Bucket=self.bucket, Key=key)["Body"]
         with contextlib.closing(body):
-            for chunk in _chunks(body, CHUNK):
+            for chunk in chunks(body, CHUNK):
                 destination.write(chunk)
 
     def held_items(self) -> dict[str, tuple[int, str]]:
@@ -202,7 +193,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
     def _hash_of(self, key: str) -> str:
         """Return the MD5 of an object's content, read from the server."""
         hasher = new_hash("md5")
-        for chunk in _chunks(self.s3client.get_object(Bucket=self.bucket, Key=key)["Body"], PART):
+        for chunk in chunks(self.s3client.get_object(Bucket=self.bucket, Key=key)["Body"], PART):
             hasher.update(chunk)
         return hasher.hexdigest()
 
@@ -291,7 +282,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         for remaining in reversed(range(ATTEMPTS)):
             answer = self.s3client.get_object(Bucket=self.bucket, Key=key)
             try:
-                return b"".join(_chunks(answer["Body"], CHUNK)), answer["Metadata"]
+                return b"".join(chunks(answer["Body"], CHUNK)), answer["Metadata"]
             except Exception as exc:
                 # boto3 repeats a request, but not if its answer breaks off.
                 if not (remaining and kind_of(exc) == "cut_off") or hurried():
@@ -338,10 +329,9 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
     @classmethod
     def list_dataset_uris(cls, base_uri: str, config_path: str | None) -> list[str]:
         """Return the URIs of all datasets that are registered in the bucket, without opening them."""
-        bucket_name = _bucket_of(base_uri)
+        bucket_name = bucket_of(base_uri)
         found = (
-            _REGISTRATION.fullmatch(key)
-            for key, _, _ in _listed(connections(bucket_name).client, bucket_name, "dtool-")
+            REGISTRATION.fullmatch(key) for key, _, _ in listed(connections(bucket_name).client, bucket_name, "dtool-")
         )
         return [f"s3://{bucket_name}/{match[1]}" for match in found if match]
 
@@ -372,113 +362,6 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         self._delete([marker, self.dataset_registration_key])
         connections(self.bucket).prefixes.pop((self.bucket, self.uuid), None)
 
-    # -- what unfinished operations leave behind -----------------------------------------------
-
-    @classmethod
-    def leftovers(cls, base_uri: str, *, quick: bool = False) -> Iterator[Leftover]:
-        """Yield the unfinished datasets of the bucket, unfinished uploads of others, and notes of processes.
-
-        Only the notes are found quickly: each dataset has to be asked whether it is frozen. Notes of processes that
-        run, which have nothing to be recovered, are left out.
-        """
-        bucket = _bucket_of(base_uri)
-        # Before the datasets: what a process leaves that ends meanwhile would otherwise be found by nobody.
-        notes = [key for key in cls(base_uri)._notes() if not is_being_written(PurePosixPath(key).name)]
-        if not quick:
-            yield from cls._unfinished(base_uri, bucket)
-        yield from (Leftover("note", "", f"s3://{bucket}", key, None, 0.0) for key in notes)
-
-    @classmethod
-    def _unfinished(cls, base_uri: str, bucket: str) -> Iterator[Leftover]:
-        uris = cls.list_dataset_uris(base_uri, None)
-        found = [each for each in run_all([partial(cls._leftover, uri) for uri in uris]) if each is not None]
-        yield from found
-        unfinished = tuple(each.place for each in found)
-        for upload in cls(base_uri)._uploads(""):
-            key = upload["Key"]
-            if (_REGISTRATION.fullmatch(key) or _ITEM_KEY.search(key)) and not key.startswith(unfinished):
-                yield Leftover("upload", "", f"s3://{bucket}", key, None, upload["Initiated"].timestamp())
-
-    @classmethod
-    def _leftover(cls, uri: str) -> Leftover | None:
-        """Return what is left of a dataset; None if it is frozen, or gone meanwhile."""
-        try:
-            broker = cls(uri)
-            admin_metadata = broker.get_admin_metadata()
-        except ClientError as exc:
-            if kind_of(exc) != "absent":
-                raise
-            return cls._registration_alone(uri)
-        found = leftover_of(uri, broker._root, admin_metadata)
-        if found is not None and found.kind == "writing" and not found.is_owned and broker._has_all_metadata():
-            return replace(found, whole=uri)
-        return found
-
-    @classmethod
-    def _registration_alone(cls, uri: str) -> Leftover | None:
-        """Return a registration without a dataset, which another program may just have begun."""
-        broker = cls(uri)
-        for key, _, _ in broker._objects(broker.dataset_registration_key):
-            return Leftover("proto", "", uri, key, None, 0.0)
-        return None
-
-    def leave_note(self) -> str:
-        """Write an object whose name says which process writes to the bucket."""
-        key = f"{self._notes_prefix}{temporary_beside(Path('note')).name}"
-        self.s3client.put_object(Bucket=self.bucket, Key=key, Body=b"")
-        return key
-
-    def take_note(self, note: str) -> None:
-        """Remove that object."""
-        self.delete_key(note)
-
-    @property
-    def _notes_prefix(self) -> str:
-        prefix = _configured_prefix(self.bucket).rstrip("/")
-        return f"{prefix}/" if prefix else ""
-
-    def _notes(self) -> list[str]:
-        """Return the objects that processes have written with `leave_note`."""
-        keys = (key for key, _, _ in self._objects(f"{self._notes_prefix}.lightning-dtool-"))
-        return [key for key in keys if is_temporary(PurePosixPath(key).name)]
-
-    def restore(self, leftover: Leftover) -> None:
-        """Freeze a dataset whose `whole` was verified, unless that was done meanwhile."""
-        broker = type(self)(leftover.uri)
-        admin_metadata = without_owner(broker.get_admin_metadata())
-        if admin_metadata["type"] == "dataset":
-            return
-        broker.put_admin_metadata({**admin_metadata, "type": "dataset", "frozen_at": time.time()})
-        if broker.get_admin_metadata()["type"] != "dataset":
-            raise StoreError("expected the dataset to be frozen, found that it is not. Try again.", uri=leftover.uri)
-
-    def discard(self, leftover: Leftover) -> None:
-        """Remove an unfinished dataset, an unfinished upload, or the note of a process."""
-        if leftover.kind == "note":
-            self.take_note(leftover.place)
-            return
-        if leftover.kind == "upload":
-            self._abort_uploads(leftover.place)
-            return
-        broker = type(self)(leftover.uri)
-        # It may have been finished since it was found.
-        if broker.get_admin_metadata().get("type") != "dataset":
-            broker.remove()
-
-    def _abort_uploads(self, prefix: str) -> None:
-        """Abort multipart uploads that were not completed. They take space, but listings of objects omit them."""
-        for upload in self._uploads(prefix):
-            with contextlib.suppress(ClientError):  # readers cannot see it, and its writer may have aborted it
-                self.s3client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-
-    def _uploads(self, prefix: str) -> list[dict[str, Any]]:
-        """Return the multipart uploads that were not completed. Not every server lists them."""
-        pages = self.s3client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
-        try:
-            return [upload for page in pages for upload in page.get("Uploads", [])]
-        except ClientError:
-            return []
-
     def _delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), _DELETED_AT_ONCE):
             objects = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
@@ -492,7 +375,7 @@ class S3Broker(S3StorageBroker, ParallelBroker):  # type: ignore[misc]
         return f"{self._get_prefix()}{self.uuid}/"
 
     def _objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
-        return _listed(self.s3client, self.bucket, prefix)
+        return listed(self.s3client, self.bucket, prefix)
 
 
 _TIMES = {"frozen_at", "created_at"}
@@ -503,21 +386,6 @@ _METADATA = "lightning-dtool-metadata"
 def _digest(hashes: Mapping[str, str]) -> str:
     """Return a hash of the names and hashes of objects."""
     return hash_bytes("".join(f"{hashes[key]} {key}\n" for key in sorted(hashes)).encode(), "sha256")
-
-
-def _listed(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, int, str]]:
-    """Yield key, size and ETag of each object whose key begins with a prefix."""
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for entry in page.get("Contents", []):
-            yield entry["Key"], entry["Size"], entry["ETag"].strip('"')
-
-
-def _bucket_of(uri: str) -> str:
-    return uri.removeprefix("s3://").split("/")[0]
-
-
-def _configured_prefix(bucket: str) -> str:
-    return get_config_value(f"DTOOL_S3_DATASET_PREFIX_{bucket}") or ""
 
 
 def _transfer_config() -> TransferConfig:
@@ -537,11 +405,3 @@ def _etag_of_parts(content: Path | bytes) -> str:
             of_parts.update(hasher.digest())
             number += 1
     return f"{of_parts.hexdigest()}-{number}"
-
-
-def _chunks(body: Any, size: int) -> Iterator[bytes]:
-    """Yield the content of an answer. A connection that falls silent raises the same error as one that is cut."""
-    try:
-        yield from body.iter_chunks(size)
-    except ReadTimeoutError as exc:
-        raise ResponseStreamingError(error=exc) from exc
