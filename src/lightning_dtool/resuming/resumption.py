@@ -41,6 +41,7 @@ from lightning_dtool.resuming.loader_states import (
 from lightning_dtool.resuming.measured import reset_ended, restore_measured, save_measured
 from lightning_dtool.resuming.moment import Moment, moment_of, settle
 from lightning_dtool.resuming.of_the_process import changed_in_the_process, of_the_process
+from lightning_dtool.resuming.optimizers import describe_optimizers, differing_optimizers, replaced_since
 from lightning_dtool.resuming.plain_state.remembered import Remembered
 from lightning_dtool.resuming.pruning import restore_pruning, save_pruning
 from lightning_dtool.resuming.reasons import inexact_reasons
@@ -72,6 +73,8 @@ class Resumption:
         self._delivered: Delivered | None = None
         self._awaited: dict[str, RandomStates] = {}
         self._initial_settings: dict[str, Any] = {}
+        self._initial_optimizers: dict[str, Any] | None = None
+        self._expected_optimizers: dict[str, Any] | None = None
         self._searches = Searches()
         self._stop = Stop()
         self._remembered = Remembered()
@@ -97,7 +100,7 @@ class Resumption:
         replace_method(epoch_loop.val_loop, "reset", partial(self._begin_validation, trainer))
         replace_method(epoch_loop.val_loop, "_on_evaluation_end", self._end_validation)
         replace_method(trainer.strategy, "setup", self._set_up)
-        replace_method(trainer.strategy, "load_optimizer_state_dict", partial(self._load_optimizers, trainer.strategy))
+        replace_method(trainer.strategy, "load_optimizer_state_dict", partial(self._load_optimizers, trainer))
         replace_method(
             trainer.fit_loop,
             "on_advance_end",
@@ -144,6 +147,7 @@ class Resumption:
                 "gradients": save_gradients(trainer, module, moment),
                 "pruning": save_pruning(trainer, module),
                 "settings": save_settings(trainer, self._initial_settings),
+                "optimizers": describe_optimizers(trainer),
                 "searches": self._searches.save(trainer, module),
                 "remembered": remembered,
             }
@@ -189,6 +193,8 @@ class Resumption:
         reasons = [*inexact_reasons(trainer, moment), *self._stop.reasons(trainer, moment)]
         if self._of_the_process:  # not before training has begun
             reasons += changed_in_the_process(self._of_the_process)
+        if self._initial_optimizers is not None:
+            reasons += replaced_since(self._initial_optimizers, trainer)
         if moment is Moment.INSIDE_VALIDATION:
             name = moved(self._versions_before_validation, versions(module))
             if name is not None:
@@ -253,6 +259,7 @@ class Resumption:
             self._loader_states = loops["state_dict"].get("combined_loader", [])
             self._moment = moment
             self._searches.expect(self._saved["searches"])
+            self._expected_optimizers = self._saved["optimizers"]
             reasons += differing_settings(self._saved["settings"], self._initial_settings)
             settle(loops, moment)
             self._delivered = Delivered(checkpoint)
@@ -271,13 +278,18 @@ class Resumption:
         if self._delivered is not None:
             self._delivered.note(trainer.lightning_module)
         original(trainer)
+        self._initial_optimizers = describe_optimizers(trainer)
         self._remembered.begin(trainer)  # before `on_fit_start`, in which finders search and callbacks begin
 
-    def _load_optimizers(self, strategy: Any, original: Callable[[Any], None], checkpoint: Mapping[str, Any]) -> None:
+    def _load_optimizers(self, trainer: Any, original: Callable[[Any], None], checkpoint: Mapping[str, Any]) -> None:
         """Replaces the strategy's method that loads the states of optimizers."""
-        load_optimizers(strategy, original, checkpoint)
+        expected, self._expected_optimizers = self._expected_optimizers, None
+        reasons = differing_optimizers(expected, trainer) if expected is not None else []
+        if reasons and trainer.is_global_zero:
+            _warn(reasons)  # before loading, which may end in an error that does not say why
+        load_optimizers(trainer.strategy, original, checkpoint)
         if self._delivered is not None:
-            self._delivered.note_options(strategy.optimizers)
+            self._delivered.note_options(trainer.strategy.optimizers)
 
     def _create_loader(self, stage: str, original: Callable[[], Any]) -> Any:
         """Replaces the method that creates a loader, which may draw random numbers."""
