@@ -342,7 +342,7 @@ def test_a_changed_copy_is_not_taken_for_the_dataset(tmp_path: Path, models: Pat
 def test_a_path_that_cannot_be_filled_keeps_what_it_had(
     tmp_path: Path, models: Path, size: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, replacing = tmp_path / "ckpt", linking._replacing
+    folder, replacing = tmp_path / "ckpt", linking._temporary
 
     @contextmanager
     def full(path: Path) -> Iterator[Path]:
@@ -361,7 +361,7 @@ def test_a_path_that_cannot_be_filled_keeps_what_it_had(
                 if again:
                     (folder / "full").unlink()
 
-    monkeypatch.setattr(linking, "_replacing", full)
+    monkeypatch.setattr(linking, "_temporary", full)
     for again in (False, True):
         shutil.rmtree(folder, ignore_errors=True)
         seen: list[tuple[dict[str, int], int]] = []
@@ -386,7 +386,7 @@ def test_a_path_that_cannot_be_filled_keeps_what_it_had(
 def test_checkpoints_stay_while_later_ones_can_be_written_nowhere(
     tmp_path: Path, models: Path, size: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, replacing = tmp_path / "ckpt", linking._replacing
+    folder, replacing = tmp_path / "ckpt", linking._temporary
 
     @contextmanager
     def full(path: Path) -> Iterator[Path]:
@@ -406,7 +406,7 @@ def test_checkpoints_stay_while_later_ones_can_be_written_nowhere(
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             store.open.set()
 
-    monkeypatch.setattr(linking, "_replacing", full)
+    monkeypatch.setattr(linking, "_temporary", full)
     policy = ModelCheckpoint(dirpath=folder, filename="{step}", monitor="train_loss", save_top_k=2, save_last=True)
     provenance = DtoolProvenanceCallback(str(models))
     with pytest.warns(ProvenanceWarning, match="Lightning's path does not hold it either"):
@@ -420,7 +420,7 @@ def test_checkpoints_stay_while_later_ones_can_be_written_nowhere(
 def test_a_link_in_a_full_folder_never_dangles_however_slow_the_store(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, replacing = tmp_path / "ckpt", linking._replacing
+    folder, replacing = tmp_path / "ckpt", linking._temporary
 
     @contextmanager
     def full(path: Path) -> Iterator[Path]:
@@ -436,7 +436,7 @@ def test_a_link_in_a_full_folder_never_dangles_however_slow_the_store(
                 store.open.clear()
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            monkeypatch.setattr(linking, "_replacing", refused)
+            monkeypatch.setattr(linking, "_temporary", refused)
             store.open.set()
 
     @contextmanager
@@ -444,7 +444,7 @@ def test_a_link_in_a_full_folder_never_dangles_however_slow_the_store(
         raise OSError(errno.ENOSPC, "No space left on device")
         yield path
 
-    monkeypatch.setattr(linking, "_replacing", full)
+    monkeypatch.setattr(linking, "_temporary", full)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as models:
         policy = ModelCheckpoint(dirpath=folder, filename="{step}", save_last=True)
         t = trainer(tmp_path, policy, provenance := DtoolProvenanceCallback(models), max_epochs=5)

@@ -76,6 +76,7 @@ def test_a_checkpoint_that_is_overtaken_does_not_end_the_flight_of_the_next_one(
     flight.expect("/last", ONE)
     flight.expect("/last", OTHER)
     flight.dropped("/last", ONE)
+    flight.filled("/last", ONE)
     assert flight.awaits("/last")
     remove(flight, "/old", removed)
     assert removed == []

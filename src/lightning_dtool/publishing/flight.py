@@ -37,13 +37,17 @@ class Flight:
             self._awaited[path] = checkpoint
             self._removals.pop(path, None)
 
-    def filled(self, path: str) -> None:
-        """Note that the latest checkpoint for a path is whole there. Carry out removals unless others are in flight.
+    def filled(self, path: str, checkpoint: object | None = None) -> None:
+        """Note that a checkpoint is whole at a path. Carry out removals unless others are in flight.
 
         Args:
             path: The path. A removal of it that waits is forgotten.
+            checkpoint: What stands for the checkpoint, if a later one may be in flight to the path. Default: it is the
+                latest one.
         """
         with self._lock:
+            if checkpoint is not None and self._awaited.get(path, checkpoint) is not checkpoint:
+                return
             self._awaited.pop(path, None)
             self._removals.pop(path, None)
             self._unfilled = False

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -15,6 +15,8 @@ Links = Literal["auto", "copy"]
 
 _FICLONE = 0x40049409
 """Linux's request for a copy that shares its blocks with the original until one of them changes."""
+
+_ALWAYS = nullcontext(True)
 
 
 def links_at(path: Path, links: Links) -> Links:
@@ -81,15 +83,23 @@ def duplicate(source: Path, path: Path, links: Links = "auto") -> None:
     _replace(source, path, (_clone, os.link, shutil.copyfile) if links == "auto" else _COPIES)
 
 
-def write(save: Callable[[BinaryIO], object], path: Path) -> None:
+def write(save: Callable[[BinaryIO], object], path: Path, held: AbstractContextManager[bool] = _ALWAYS) -> bool:
     """Write a file that appears at its path only when it is complete.
 
     Args:
         save: Writes the content to an open file.
         path: Where it goes. Anything there is replaced. If it is a link, the file that it leads to stays.
+        held: Entered for the moment at which the file appears. Gives whether it may. Default: it may.
+
+    Returns:
+        Whether the file is there.
     """
-    with _replacing(path) as temporary:
+    with _temporary(path) as temporary:
         _write(save, temporary)
+        with held as may_appear:
+            if may_appear:
+                temporary.replace(path)
+    return may_appear
 
 
 def write_and_open(save: Callable[[BinaryIO], object], path: Path) -> BinaryIO:
@@ -141,11 +151,17 @@ def _replace(source: Path, path: Path, ways: Sequence[Callable[..., Any]]) -> No
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path. The file that the block puts there atomically replaces anything at `path`."""
+    with _temporary(path) as temporary:
+        yield temporary
+        temporary.replace(path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
         yield temporary
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -203,10 +203,12 @@ class Publisher:
             rank_zero_info(f"Published: {dataset.uri}")
 
     def _stand(self, publication: Publication, staged: Staged, place: Path) -> Staged:
-        """Write the plain file that Lightning would have written."""
-        write(staged.put_into, place)
+        """Write the plain file that Lightning would have written, unless its path was released in the meantime."""
+        if not write(staged.put_into, place, self._account.path_held(str(place), publication)):
+            self._flight.dropped(str(place), publication)
+            return staged
         publication.standing, publication.reached = StandingFile.at(place), True
-        self._flight.filled(str(place))
+        self._flight.filled(str(place), publication)
         return replace(staged, standing=publication.standing)
 
     def _fail(self, publication: Publication, staged: Staged, path: str, place: Path | None, error: Exception) -> None:
@@ -227,7 +229,8 @@ class Publisher:
         if second is None and publication.standing is not None and publication.standing.is_there():
             kept_for_later = unpublished.keep(staged, self._base_uri, publication.name, publication.standing)
             self._unpublished.add(publication.standing.path)
-        self._failures.add(error, file_kept=second is None, folder=place.parent if kept_for_later else None)
+        is_kept = second is None and publication.standing is not None
+        self._failures.add(error, file_kept=is_kept, folder=place.parent if kept_for_later else None)
         if second is not None:
             self._failures.add(second, file_kept=False)
 
@@ -248,7 +251,7 @@ class Publisher:
             try:
                 if place is not None and self._lead(publication, path, place):
                     publication.reached = True
-                    self._flight.filled(path)
+                    self._flight.filled(path, publication)
             except OSError as error:
                 self.cannot_fill(publication, path, error)
         self._retirement.succeed(publication)

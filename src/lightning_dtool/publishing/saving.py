@@ -219,6 +219,7 @@ class Saver:
             self._publisher.cannot_fill(same, path, error)
         else:
             same.reached = True
+            self._account.admit(path, same)
             self._flight.filled(path)
             unpublished.discard(place)
             self._worker.submit(self._publisher.fill, same, path, place)
