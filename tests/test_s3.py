@@ -2,6 +2,7 @@
 
 import _thread
 import importlib.util
+import json
 import os
 import sys
 import threading
@@ -17,9 +18,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 
 import lightning_dtool
+import programs
 from faulty_link import Fault, FaultyLink, answers, hangs_up, stalls
 from kit import TinyNet, loader, same, trainer, weights
-from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, evaluate, pack
+from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolProvenanceCallback, evaluate, pack, recover
 from lightning_dtool.errors import MissingItemError, ProvenanceWarning, StoreError, VerificationError
 from lightning_dtool.results.reproduction import Verdict
 from lightning_dtool.store import FrozenDataset, iter_datasets, s3_connections
@@ -136,6 +138,54 @@ def test_checkpoints_removed_by_the_trainer_are_deleted_on_s3(
     assert sum(kept.uuid in request for request in requests) == 9 + 5 + beside + 2
     notes = [request.split()[0] for request in requests if "/.lightning-dtool-" in request]
     assert notes == ["PUT", "DELETE"]
+
+
+KILLED = """
+import json, os, signal, sys
+os.environ |= json.loads(sys.argv[5])  # a shell would drop variables with a hyphen
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from kit import TinyNet, loader, trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning_dtool import DtoolProvenanceCallback
+from lightning_dtool.store.s3 import S3Broker
+
+def dies(*arguments):
+    if sys.argv[4] == "freeze" or arguments[2] == "source.zip":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+
+if os.fork() == 0:
+    original = getattr(S3Broker, sys.argv[4])
+    setattr(S3Broker, sys.argv[4], dies)
+    policy = ModelCheckpoint(dirpath=Path(sys.argv[3], "ckpt"), filename="only")
+    trainer(Path(sys.argv[3]), policy, DtoolProvenanceCallback(sys.argv[2]), max_epochs=1).fit(TinyNet(), loader())
+assert os.wait()[1] == signal.SIGKILL
+"""
+
+
+@pytest.mark.parametrize(("when", "outcome"), [("send", "removed"), ("freeze", "finished")])
+def test_the_checkpoint_of_a_killed_training_is_whole_after_recover(
+    tmp_path: Path, s3_base_uri: str, s3_server: S3Server, when: str, outcome: str
+) -> None:
+    before = {dataset.uri for dataset in iter_datasets(s3_base_uri)}
+    settings = json.dumps(s3_server.settings(s3_base_uri.removeprefix("s3://")))
+    programs.run("-c", KILLED, Path(__file__).parent, s3_base_uri, tmp_path, when, settings, cwd=tmp_path)
+    found = recover(s3_base_uri, [tmp_path])
+    assert [(each.outcome, each.what) for each in found] == [
+        (outcome, "a dataset that was being written"),
+        ("removed", "the note of a process that wrote datasets"),
+    ]
+    (path,) = (tmp_path / "ckpt").iterdir()
+    assert torch.load(path, weights_only=True)["global_step"] == 6
+    new = {dataset.uri for dataset in iter_datasets(s3_base_uri)} - before
+    assert len(new) == (outcome == "finished")
+    for uri in new:
+        checkpoint = DtoolCheckpoint.from_uri(uri)
+        checkpoint.verify()
+        assert checkpoint.path.read_bytes() == path.read_bytes()
+        checkpoint.delete()
+    assert recover(s3_base_uri, [tmp_path]) == []
 
 
 def test_an_evaluation_is_stored_on_s3(s3_base_uri: str, tmp_path: Path, leaves: str) -> None:
