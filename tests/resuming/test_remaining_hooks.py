@@ -215,6 +215,27 @@ def test_a_save_inside_a_validation_that_changes_buffers_is_announced(tmp_path: 
     assert "saved inside a validation, which had changed follows and is repeated" in "".join(run.reasons)
 
 
+class Waits(L.pytorch.callbacks.EarlyStopping):
+    """Counts in an attribute that EarlyStopping saves."""
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.wait_count += not trainer.sanity_checking
+
+
+class WithWaits(Target):
+    def configure_callbacks(self) -> Any:
+        return [Waits("loss", patience=1000)]
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1 and self.current_epoch == 2 and not self.trainer.sanity_checking:
+            self.trainer.save_checkpoint(self.trainer.default_root_dir + "/inside.ckpt")
+
+
+def test_a_save_inside_a_validation_in_which_a_callback_counts_is_announced(tmp_path: Path) -> None:
+    run = Resumed(tmp_path, WithWaits, NEVER, val=vectors, at=0)
+    assert "has changed `callbacks[Waits].wait_count`" in "".join(run.reasons)
+
+
 class MovedAtTheEnd(Target):
     def on_train_end(self) -> None:
         self.layer.weight.data.mul_(0.5)

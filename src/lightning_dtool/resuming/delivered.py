@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-_STATES = ("state_dict", "current_model_state")
+STATES = ("state_dict", "current_model_state")
 """The keys of a checkpoint with weights. WeightAveraging loads the second."""
 
 _EXTRA = "_extra_state"
@@ -31,7 +31,7 @@ class Delivered:
     """
 
     def __init__(self, checkpoint: Mapping[str, Any]) -> None:
-        self._sources = [checkpoint[key] for key in _STATES if isinstance(checkpoint.get(key), Mapping)]
+        self._sources = [checkpoint[key] for key in STATES if isinstance(checkpoint.get(key), Mapping)]
         self._callbacks = dict(checkpoint.get("callbacks") or {})
         self._checkpoint = {key: value for key, value in checkpoint.items() if isinstance(value, Mapping)}
         self._tensors: dict[str, torch.Tensor] = {}

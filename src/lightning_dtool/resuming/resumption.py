@@ -51,7 +51,7 @@ from lightning_dtool.resuming.replacing import replace_method
 from lightning_dtool.resuming.searches import Searches, in_trial
 from lightning_dtool.resuming.settings import differing_settings, restore_settings, save_settings, settings_of
 from lightning_dtool.resuming.stopped import Stop
-from lightning_dtool.resuming.weights_moved import moved, versions
+from lightning_dtool.resuming.weights_moved import marks, moved, moved_and_not_saved, versions
 
 VERSION = 1
 """The version of the format of the section."""
@@ -79,6 +79,7 @@ class Resumption:
         self._stop = Stop()
         self._remembered = Remembered()
         self._of_the_process: dict[str, Any] = {}
+        self._marks: dict[str, Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave out all that was observed: a copy of a Trainer holds this object, and is another run."""
@@ -108,6 +109,7 @@ class Resumption:
         )
         replace_method(trainer.fit_loop, "on_run_end", partial(self._stop.around_training_end, trainer))
         replace_method(trainer.strategy, "on_train_start", partial(self._continue, trainer))
+        replace_method(trainer.strategy, "save_checkpoint", partial(self._write, trainer))
         if any(map(_saves_on_exception, trainer.callbacks)):
             # Takes some microseconds in each step, and only a save on an exception needs it.
             replace_method(epoch_loop, "_on_before_fetch", self._before_fetch)
@@ -221,6 +223,13 @@ class Resumption:
         else:  # the other ranks may be anywhere in the program, so waiting for them might never end
             ranks[trainer.global_rank] = mine
         return ranks
+
+    def _write(self, trainer: Any, original: Callable[..., Any], checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
+        """Replaces the strategy's method that writes a checkpoint, from which hooks may have taken weights."""
+        section = checkpoint.get(RESUMPTION_SECTION) if isinstance(checkpoint, dict) else None
+        if section is not None and self._marks is not None:
+            section["inexact"] += moved_and_not_saved(self._marks, trainer.lightning_module, checkpoint)
+        return original(checkpoint, *args, **kwargs)
 
     # -- resuming -------------------------------------------------------------------------------
 
@@ -367,6 +376,7 @@ class Resumption:
             do_remaining_work(fit_loop, moment)
             if reasons and trainer.is_global_zero:
                 _warn(reasons)
+        self._marks = marks(trainer.lightning_module)
         return result
 
 

@@ -119,6 +119,23 @@ class LargeReplayBuffer(ReplayBuffer):
         return 1 + random.choice(self.memory)[-4:].std()
 
 
+class LeavesOutTeacher(Scaled):
+    """Follows its weights with a frozen copy, which it takes out of its checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False
+        self.teacher = nn.Linear(8, 1).requires_grad_(False)
+
+    def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        self.teacher.bias.data += 0.1
+        return 1 + self.teacher(x).square().mean()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("teacher")}
+
+
 class InArray(Scaled):
     def __init__(self) -> None:
         super().__init__()
@@ -541,6 +558,7 @@ KINDS = {
     "one list under two names": Training(LinkedLists),
     "replay buffer": Training(ReplayBuffer),
     "large replay buffer": Training(LargeReplayBuffer),
+    "frozen weights that are not in the checkpoint": Training(LeavesOutTeacher),
     "array.array and ctypes in the module": Training(InArray),
     "multiprocessing.Value in the module": Training(InSharedValue),
     "NumPy array of objects in the module": Training(InArrayOfObjects),

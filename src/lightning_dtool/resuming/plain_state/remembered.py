@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import lightning.pytorch as pl
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_dtool.record import as_text
@@ -47,6 +48,7 @@ class Remembered:
         self._set_at_start: dict[tuple[str, Any], Any] = {}
         self._clocks = Clocks()
         self._before_validation: str | None = None
+        self._of_callbacks_before: dict[str, Any] = {}
 
     # -- observing the run ----------------------------------------------------------------------
 
@@ -123,6 +125,7 @@ class Remembered:
         with contextlib.suppress(Exception):  # without it, `changed_by_validation` gives a reason
             collected, _ = self._collected({})
             self._before_validation = _digest_of(collected)
+            self._of_callbacks_before = self._of_callbacks()
 
     def changed_by_validation(self, saved: Mapping[str, Any]) -> list[str]:
         """Return a reason if a validation that a resumed run repeats or omits has changed the state; else nothing.
@@ -130,9 +133,24 @@ class Remembered:
         Args:
             saved: What `save` returned.
         """
+        before = self._of_callbacks_before
+        for place, value in self._of_callbacks().items():
+            if not is_same(before.get(place, MISSING), value):
+                return [f"a validation that a resumed run repeats or omits has changed `{place}`"]
         if self._before_validation is not None and self._before_validation == _digest_of(saved):
             return []
         return ["a validation that a resumed run repeats or omits has changed state that no state_dict holds"]
+
+    def _of_callbacks(self) -> dict[str, Any]:
+        """Return attributes of the user's callbacks that derive from Lightning's, which save these attributes."""
+        nodes = self._reached.nodes if self._reached is not None else []
+        callbacks = [each for each in nodes if each.managed and isinstance(each.object, pl.Callback)]
+        return {
+            f"{node.path}.{name}": node.space[name]
+            for node in callbacks
+            if not isinstance(node.object, pl.callbacks.Checkpoint)  # it notes its own saves
+            for name in sorted(node.managed & node.space.keys())
+        }
 
     def changed_by_fetching(self, trainer: Any, saved: Mapping[str, Any]) -> list[str]:
         """Return a reason if a batch that is repeated, since it was not computed, may have changed the state.
