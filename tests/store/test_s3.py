@@ -16,7 +16,7 @@ from typing import Any
 import dtoolcore
 import pytest
 
-from faulty_link import FaultyLink, stalls
+from faulty_link import FaultyLink, answers, stalls
 from lightning_dtool import recover
 from lightning_dtool.errors import (
     CorruptDatasetError,
@@ -421,6 +421,18 @@ def _wait_for_look() -> None:
     for thread in threading.enumerate():
         if thread.name == "lightning-dtool-look":
             thread.join()
+
+
+def test_the_note_of_a_user_who_may_not_delete_says_that_it_has_ended(
+    s3_base_uri: str, s3_link: FaultyLink, keys: Any
+) -> None:
+    note = leave_note(s3_base_uri)
+    assert S3Broker(s3_base_uri)._notes() == [note]
+    s3_link.on("DELETE", "", answers(403))
+    take_note(s3_base_uri, note)
+    assert keys(note) == [note]
+    assert S3Broker(s3_base_uri)._notes() == []
+    s3_link.mend()
 
 
 def test_a_note_lies_below_the_prefix(s3_base_uri: str, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

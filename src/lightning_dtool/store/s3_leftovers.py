@@ -110,8 +110,13 @@ class S3Leftovers(ParallelBroker):
         return key
 
     def take_note(self, note: str) -> None:
-        """Remove that object."""
-        self.s3client.delete_object(Bucket=self.bucket, Key=note)
+        """Remove that object. A user who may not remove objects writes into it that it means nothing any more."""
+        try:
+            self.s3client.delete_object(Bucket=self.bucket, Key=note)
+        except ClientError as exc:
+            if kind_of(exc) != "denied":
+                raise
+            self.s3client.put_object(Bucket=self.bucket, Key=note, Body=b"ended")
 
     @property
     def _notes_prefix(self) -> str:
@@ -120,8 +125,8 @@ class S3Leftovers(ParallelBroker):
 
     def _notes(self) -> list[str]:
         """Return the objects that processes have written with `leave_note`."""
-        keys = (key for key, _, _ in self._objects(f"{self._notes_prefix}.lightning-dtool-"))
-        return [key for key in keys if is_temporary(PurePosixPath(key).name)]
+        found = self._objects(f"{self._notes_prefix}.lightning-dtool-")
+        return [key for key, size, _ in found if not size and is_temporary(PurePosixPath(key).name)]
 
     def restore(self, leftover: Leftover) -> None:
         """Freeze a dataset whose `whole` was verified, unless that was done meanwhile."""
