@@ -1,5 +1,6 @@
 """What training waits for in a save."""
 
+import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +21,7 @@ from lightning_dtool.publishing.saving import Saver
 from lightning_dtool.publishing.standing import StandingFile
 from lightning_dtool.publishing.worker import Worker
 from lightning_dtool.snapshot.staging import Staging
+from record.samples import record
 
 
 class Immediate(Worker):
@@ -46,12 +48,12 @@ def staged(content: bytes) -> Staged:
 
 
 class Run:
-    """The objects of one run, with a publishing thread that does everything at once."""
+    """The objects of one run."""
 
-    def __init__(self, folder: Path, worker: Worker) -> None:
+    def __init__(self, folder: Path, worker: Worker, staging: Staging | None = None) -> None:
         self.account, self.flight, self.failures = Account(), Flight(), Failures(str(folder))
         self.publisher = Publisher(str(folder), self.account, self.flight, self.failures, worker, "all", "auto")
-        self.saver = Saver(self.account, self.flight, worker, self.publisher, Staging(), "auto")
+        self.saver = Saver(self.account, self.flight, worker, self.publisher, staging or Staging(), "auto")
 
 
 def test_last_is_filled_however_soon_the_best_of_the_same_step_is_whole(
@@ -125,3 +127,30 @@ def test_an_older_checkpoint_that_arrives_late_leaves_the_path_to_the_later_one(
     run.publisher.fill(newer, str(last), last)
     assert last.read_bytes() == b"newer"
     assert not run.flight.holds_back
+
+
+def test_a_checkpoint_that_may_not_be_kept_in_memory_is_published_after_those_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, waited_for, published = threading.Event(), threading.Event(), []
+    wait = Worker.wait
+
+    def publish(publisher: Publisher, publication: Publication, *_: Any, **__: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            assert waited_for.wait(60)
+        published.append(publication.name)
+
+    def notes_waiting(worker: Worker, *args: Any, **options: Any) -> bool:
+        if begun.is_set():
+            waited_for.set()
+        return wait(worker, *args, **options)
+
+    monkeypatch.setattr(Publisher, "publish", publish)
+    monkeypatch.setattr(Worker, "wait", notes_waiting)
+    run = Run(tmp_path, worker := Worker(), Staging(limit=1))
+    for name, content in (("first", b"1"), ("second", b"too large")):
+        run.saver.save(record(), name, staged(content), str(tmp_path / name), tmp_path / name, background=True)
+        assert begun.wait(60)
+    assert published == ["first", "second"]
+    worker.close()

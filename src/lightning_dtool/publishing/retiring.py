@@ -9,7 +9,7 @@ from lightning_dtool.store import FrozenDataset, delete_dataset
 
 
 class Retirement:
-    """Deletes the datasets of orphans. The publishing thread uses it; `settle` is called when that has no work.
+    """Deletes the datasets of orphans. The publishing thread uses it, or the training thread while that has no work.
 
     Args:
         flight: What is in flight.

@@ -130,6 +130,7 @@ class Saver:
         if may_wait:
             self._publisher.submit(publication, ready, path, place)
         else:  # training waits, and cannot change the state while it is read
+            self._worker.wait("Publishing the checkpoint before")  # both threads would retire datasets
             self._publisher.publish(publication, ready, path, place)
         return ready if may_wait or ready.content is not None else None
 
