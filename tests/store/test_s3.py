@@ -435,6 +435,21 @@ def test_the_note_of_a_user_who_may_not_delete_says_that_it_has_ended(
     s3_link.mend()
 
 
+def test_the_note_of_a_process_on_another_machine_is_left(s3_base_uri: str, s3_server: S3Server, keys: Any) -> None:
+    note = leave_note(s3_base_uri)
+    elsewhere = note.replace(note.split("-")[2], "00000000")
+    s3_server.client().put_object(Bucket=s3_base_uri.removeprefix("s3://"), Key=elsewhere, Body=b"")
+    assert unfinished(s3_base_uri).startswith(f"Unfinished, or still in use, in {s3_base_uri}: ")
+    said: list[str] = []
+    tell_of_unfinished(s3_base_uri, said.append)
+    _wait_for_look()
+    assert said == []
+    assert [each.outcome for each in recover(s3_base_uri, [])] == ["left"]
+    assert [each.outcome for each in recover(s3_base_uri, [], other_hosts=True)] == ["removed"]
+    assert keys("") == [note]
+    take_note(s3_base_uri, note)
+
+
 def test_a_note_lies_below_the_prefix(s3_base_uri: str, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"DTOOL_S3_DATASET_PREFIX_{s3_base_uri.removeprefix('s3://')}", "lab/")
     note = leave_note(s3_base_uri)

@@ -48,11 +48,10 @@ def unfinished(base_uri: str) -> str:
         StoreError: If the store cannot be read.
     """
     found = [each for each in leftovers(base_uri, quick=local_path(base_uri) is None) if not each.is_owned]
-    return (
-        f"Unfinished in {base_uri}: {_counted(found)}. See: lightning-dtool recover --dry-run {base_uri}"
-        if found
-        else ""
-    )
+    if not found:
+        return ""
+    what = "Unfinished" if all(each.is_owned is False for each in found) else "Unfinished, or still in use,"
+    return f"{what} in {base_uri}: {_counted(found)}. See: lightning-dtool recover --dry-run {base_uri}"
 
 
 def _counted(found: Sequence[Leftover]) -> str:
