@@ -667,6 +667,38 @@ def test_a_loss_that_is_replaced_is_observed_again(tmp_path: Path, hook: str) ->
     assert [gap.fact for gap in found[2].gaps if gap.fact.startswith("loss")] == []
 
 
+class Staged(TinyNet):
+    """Another loss from the second epoch on, which no attribute tells. Some batches add a penalty."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        logits = self(batch[0])
+        if self.current_epoch == 0:
+            return torch.nn.functional.cross_entropy(logits, batch[1])
+        loss = torch.nn.functional.multi_margin_loss(logits, batch[1], margin=0.7)
+        return loss + torch.nn.functional.l1_loss(logits, batch[0][:, :3]) if batch_idx in self.penalised else loss
+
+    penalised: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("penalised", "expected"),
+    [
+        ((), [["cross_entropy"], ["multi_margin_loss"], ["multi_margin_loss"]]),
+        ((0, 3), [["cross_entropy"], ["cross_entropy"], ["multi_margin_loss", "l1_loss"]]),
+    ],
+)
+def test_a_loss_that_the_code_changes_is_observed_again(tmp_path: Path, penalised: Any, expected: Any) -> None:
+    module = Staged()
+    module.penalised = penalised
+    found = records(tmp_path, module)
+    assert [[call.name.rpartition(":")[2] for call in record.loss.calls] for record in found] == expected
+    assert found[2].loss.calls[0].arguments["margin"] == 0.7
+    assert any(fact.startswith("loss.calls") for fact in facts(found[2]))
+    # If the second batch is no example of the first one, the loss is the one before until the next epoch begins.
+    gaps = [[gap.fact for gap in record.gaps if gap.fact.startswith("loss")] for record in found]
+    assert gaps == [[], ["loss.calls"] if penalised else [], []]
+
+
 def halved(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
     return self.share * torch.nn.functional.multi_margin_loss(self(batch[0]), batch[1])
 

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 
 from lightning_dtool.capture.loss import LossObserver
 from lightning_dtool.capture.loss_code import constants_read, source_of_training_step, training_step_of
+from lightning_dtool.capture.loss_graph import walk_graph
 from lightning_dtool.capture.loss_settings import loss_settings
 from lightning_dtool.capture.tokens import Token, TokenWalk
 from lightning_dtool.random_states import random_states_kept
@@ -20,7 +21,10 @@ _Settings = tuple[str, Mapping[str, Any]] | None
 
 
 class LossWatch:
-    """Observes the loss in the first batch, and again in the first batch of an epoch if its settings have changed.
+    """Observes the loss in the first batch, and again if its settings have changed when an epoch begins.
+
+    If the first batch of an epoch has a new graph of the loss, because the training step computes another loss from
+    then on, the next batch is observed if it has the same graph, and otherwise the first batch of the next epoch.
 
     Args:
         module: The LightningModule, not wrapped by a strategy.
@@ -34,6 +38,10 @@ class LossWatch:
         self._has_changed = False
         self._settings: list[_Settings] = []
         self._step: Any = None
+        self._graphs: set[int] = set()
+        self._known_graphs: set[frozenset[int]] = set()
+        self._awaited_graphs: frozenset[int] | None = None
+        self._graph_is_watched = False
         self.loss: Loss | None = None
         """The loss as it is now. None before the first batch."""
 
@@ -50,29 +58,50 @@ class LossWatch:
             self._observer.start()
 
     def before_backward(self, loss: torch.Tensor) -> None:
-        """Observe the graph of a loss, if this batch is observed."""
+        """Observe the graph of a loss, if this batch is observed or begins an epoch."""
         if self._observer is not None:
             self._observer.before_backward(loss)
+        if self._observer is not None or self._graph_is_watched:
+            self._gaps.at("loss.operations").observe(lambda: self._graphs.add(_graph_of(loss)), None)
 
     def batch_end(self) -> bool:
         """Return True if this batch was observed, which gives a new `loss`."""
+        graphs, self._graphs = frozenset(self._graphs), set()
+        watched, self._graph_is_watched = self._graph_is_watched, False
         if self._observer is None:
+            if watched and graphs and graphs not in self._known_graphs:
+                self._observer, self._awaited_graphs = LossObserver(self._module), graphs
+                reason = (
+                    "the first batch of an epoch has computed the loss in another way than the batch observed before"
+                )
+                self._gaps.at("loss.calls").add(reason, "see `changes`, and the record of a later step")
             return False
+        awaited, self._awaited_graphs = self._awaited_graphs, None
+        if awaited is not None and awaited != graphs:  # batches differ: wait for the first batch of the next epoch
+            self._observer.stop()
+            self._observer, self._has_changed = None, True
+            return False
+        self._known_graphs.add(graphs)
         with random_states_kept():
-            self._finish(self._observer)
+            self._finish(self._observer, only_graph=awaited is not None)
         return True
 
     def stop(self) -> None:
         """Stop observing. Called when an exception ends a batch or a hook skips the rest of an epoch."""
         if self._observer is not None:
             self._observer.stop()
+            self._graphs = set()
             self._observer = LossObserver(self._module)  # for the next batch, if there is one
 
-    def _finish(self, observer: LossObserver) -> None:
+    def _finish(self, observer: LossObserver, only_graph: bool) -> None:
         observer.stop()
         self._observer = None
         gaps = Gaps()
-        self.loss = gaps.at("loss").observe(lambda: observer.loss(self._module, gaps), self.loss)
+        before = self.loss
+        self.loss = gaps.at("loss").observe(lambda: observer.loss(self._module, gaps), before)
+        if only_graph and before is not None and self.loss is not None and before.calls == self.loss.calls != []:
+            # The network has changed, such as a recurrent one with sequences of another length.
+            self.loss = self.loss.model_copy(update={"operations": before.operations})
         self._gaps = gaps
         if self.loss is not None:
             loss = self.loss
@@ -90,6 +119,7 @@ class LossWatch:
         """
         if self.loss is None or self._observer is not None:
             return False
+        self._graph_is_watched |= before_batch
         before = self.loss
         token = self._token_of(before)
         if token != self._token:
@@ -149,6 +179,11 @@ class LossWatch:
                 place.add(reason, "see `changes`, and the record of the next epoch")
         self._gaps.include(gaps)
         return loss.model_copy(update=updates)
+
+
+def _graph_of(loss: torch.Tensor) -> int:
+    """Return a number that is the same for graphs of the same operations."""
+    return hash(tuple(walk_graph(loss.grad_fn, {})[0])) if loss.grad_fn is not None else 0
 
 
 def _module_token(walk: TokenWalk, module: torch.nn.Module | None) -> Token:

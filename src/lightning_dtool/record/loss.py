@@ -26,7 +26,7 @@ class LossCall(Section):
 class Loss(Section):
     """The loss that training minimises.
 
-    It is observed in the first batch, and again in the first batch of an epoch if its settings have changed. The
+    It is observed in the first batch, and again when an epoch begins if its settings or operations have changed. The
     settings of loss modules are those at the save.
     """
 
