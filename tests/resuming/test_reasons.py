@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from kit import TinyNet, loader
+from lightning_dtool import DtoolDataModule
 from lightning_dtool.data.loaders import StatefulDataLoader
 from lightning_dtool.data.sampler import ResumableSampler
-from resuming.runs import Resumed, assert_exact, resumed
+from resuming.runs import Resumed, assert_exact, resumed, vectors
 
 # Lightning's warning about a run that is resumed in another folder.
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning")
@@ -53,6 +55,23 @@ def test_data_without_a_length_is_fetched_ahead(tmp_path: Path, step: int, when:
     reason = "the training data has no length, so that Lightning fetches a batch ahead"
     assert any(reason in each for each in found.gaps)
     assert any(reason in each for each in found.reasons)
+
+
+class Jitter:
+    """Noise from a generator of its own."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(5)
+
+    def __call__(self, x: Any) -> torch.Tensor:
+        return torch.as_tensor(x) + torch.from_numpy(self.rng.standard_normal(8).astype("float32"))
+
+
+def test_a_generator_of_which_each_worker_has_a_copy_is_announced(tmp_path: Path) -> None:
+    uri = vectors(tmp_path)
+    data = lambda: DtoolDataModule(uri, batch_size=4, num_workers=1, train_transform=Jitter())  # noqa: E731
+    found = resumed(tmp_path, TinyNet, data, 8, when=INSIDE)
+    assert_announced(found, "random generator transform.rng")
 
 
 class Shuffled(IterableDataset):

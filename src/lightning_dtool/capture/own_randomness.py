@@ -69,6 +69,18 @@ def own_randomness(loader: Any) -> str | None:
     return f"a {class_path(type(dataset))} yields samples in an order of its own"
 
 
+def own_generators(root: Any) -> list[str]:
+    """Return where an object holds random generators other than the global ones.
+
+    Args:
+        root: An object, such as a dataset.
+    """
+    held = reachable(root)
+    return [
+        place.removeprefix(".") for place, value in held if isinstance(value, _GENERATORS) and not _is_global(value)
+    ]
+
+
 # -- generators -----------------------------------------------------------------------------------
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_dtool.capture.own_randomness import own_generators
 from lightning_dtool.data.loaders import SeededDataLoader, StatefulDataLoader
 from lightning_dtool.data.sampler import ResumableSampler
 
@@ -121,6 +123,22 @@ def has_persistent_workers(loader: Any) -> bool:
     """
     persistent = isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers > 0
     return persistent and not isinstance(loader, SeededDataLoader)
+
+
+def generators_in_workers(loader: Any) -> list[str]:
+    """Return where the dataset of a loader with workers holds random generators. Each worker has a copy of them.
+
+    Args:
+        loader: A loader.
+    """
+    if not getattr(loader, "num_workers", 0):
+        return []
+    if loader not in _HELD:  # a search through a dataset takes too long for each save
+        _HELD[loader] = [*own_generators(loader.dataset), *own_generators(getattr(loader, "collate_fn", None))]
+    return _HELD[loader]
+
+
+_HELD: "WeakKeyDictionary[Any, list[str]]" = WeakKeyDictionary()
 
 
 def running_workers(trainer: Any) -> list[str]:

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_dtool.resuming.generators import (
+    generators_in_workers,
     has_persistent_workers,
     is_known_to_resume,
     loaders,
@@ -43,6 +44,13 @@ def inexact_reasons(trainer: Any, moment: Moment) -> list[str]:
                 f"the {kind} {name} has persistent workers, whose random states cannot be saved "
                 "(DtoolDataModule seeds its workers for each batch)"
             )
+        elif unfinished or getattr(loader, "persistent_workers", False):
+            held = generators_in_workers(loader)
+            if held:
+                reasons.append(
+                    f"each worker of the {kind} {name} draws from its own copy of the random generator {held[0]}, "
+                    "whose state cannot be saved (draw from the global generators, which are seeded for each batch)"
+                )
     reasons += _positions(trainer, moment.inside_epoch and not _epoch_is_over(trainer, moment))
     if getattr(trainer, "_val_check_time_interval", None) is not None:
         reasons.append("validations are due by the clock (val_check_interval), and so after other batches")
