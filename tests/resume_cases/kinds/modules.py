@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import warnings
 import zoneinfo
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,19 @@ class LargeReplayBuffer(ReplayBuffer):
     def factor(self, x: torch.Tensor, y: torch.Tensor) -> Any:
         self.memory.append(torch.cat([x] * 20000))
         return 1 + random.choice(self.memory)[-4:].std()
+
+
+class WithScript(Counter):
+    """Has a part that was compiled to TorchScript."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that TorchScript is deprecated
+            self.more = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(self.more(x.flatten(1)))
 
 
 class LeavesOutTeacher(Scaled):
@@ -558,6 +572,7 @@ KINDS = {
     "one list under two names": Training(LinkedLists),
     "replay buffer": Training(ReplayBuffer),
     "large replay buffer": Training(LargeReplayBuffer),
+    "count in the module, with TorchScript": Training(WithScript),
     "frozen weights that are not in the checkpoint": Training(LeavesOutTeacher),
     "array.array and ctypes in the module": Training(InArray),
     "multiprocessing.Value in the module": Training(InSharedValue),

@@ -108,6 +108,8 @@ class Reached:
         self._saved |= {id(each) for each in saved}
         for child in module.modules():
             self._parts.add(id(child))
+            if isinstance(child, torch.jit.ScriptModule):  # its tensors have no Python objects of their own
+                continue
             self._owned |= {id(each) for each in child._parameters.values()}
             kept = child._buffers.keys() - child._non_persistent_buffers_set
             self._owned |= {id(child._buffers[name]) for name in kept}
@@ -231,7 +233,8 @@ class Reached:
             managed = managed_by_torch(kind)
         node.managed = managed or frozenset()
         nothing = node.space is None and not slots_of(kind)
-        if managed is None or is_ours(kind) or id(value) in self._metrics or nothing:
+        compiled = issubclass(kind, torch.jit.ScriptModule)
+        if managed is None or is_ours(kind) or id(value) in self._metrics or nothing or compiled:
             node.kind = "opaque"
         node.space = {} if node.space is None else node.space
         return node
