@@ -1,7 +1,8 @@
 """The environment variables that the user's code reads, also through libraries that read variables for it.
 
 `os.environ` tells nobody which of its variables are read, so the class of `os.environ` is replaced in one place: where
-it looks up a name. Functions such as `os.getenv`, and `in`, end there. A look-up takes a microsecond or two longer.
+it looks up a name. Functions such as `os.getenv`, and `in`, end there. A look-up takes a microsecond longer, which
+counts, because optimizers of torch look up two variables in each step.
 """
 
 import functools
@@ -37,6 +38,9 @@ _noted: dict[str, str | None] = {}
 
 _places: dict[tuple[CodeType, int], list[str]] = {}
 """The names that were read, by the code and the line that read them."""
+
+_by_libraries: dict[int, CodeType] = {}
+"""Functions that read variables for a library, by `id`: the hash of a code object takes longer than all else here."""
 
 _listing = threading.local()
 """The place in the code that lists all variables, as `dict(os.environ)` does before it looks up each of them."""
@@ -79,14 +83,17 @@ def install() -> None:
 def _note(key: Any, value: Any, frame: FrameType) -> None:
     if not isinstance(key, str) or key in _noted or len(_noted) >= _MAX_NOTED:  # others may be bytes
         return
-    if _place(frame) == getattr(_listing, "place", None):
-        return
     reader: FrameType | None = frame
     while reader is not None and reader.f_globals.get("__name__") in _PASSED:
         if reader.f_code.co_name in _OF_PYTHON:
             return
         reader = reader.f_back
-    if reader is None or not _reads_for_the_user(str(reader.f_globals.get("__name__")), key):
+    if reader is None or id(reader.f_code) in _by_libraries or _place(frame) == getattr(_listing, "place", None):
+        return
+    module = str(reader.f_globals.get("__name__"))
+    if not _reads_for_the_user(module, key):
+        if module.partition(".")[0] not in _READERS and len(_by_libraries) < _MAX_NOTED:
+            _by_libraries[id(reader.f_code)] = reader.f_code
         return
     # By line, because the number of an instruction changes once Python specialises it.
     names = _places.setdefault((reader.f_code, reader.f_lineno), [])
