@@ -586,6 +586,8 @@ class WitnessOfDtoolData(Witness):
 DIVIDED = {"batch_size": 6, "val_split": 0.25, "seed": 3}
 
 
+# The witness keeps its notes there because a resumed run would get those of the run before from any other place.
+@pytest.mark.filterwarnings("ignore:.*attributes of the Trainer were set, which no checkpoint holds")
 def test_every_record_of_a_training_on_a_dtool_dataset_is_true_also_if_it_resumes(tmp_path: Path) -> None:
     for number in range(24):
         path = tmp_path / "vectors" / ("even", "odd")[number % 2] / f"{number}.npy"

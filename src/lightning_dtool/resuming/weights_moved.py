@@ -1,6 +1,6 @@
 """Whether weights and buffers have changed between two moments of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -57,13 +57,18 @@ def moved_and_not_saved(before: Mapping[str, Any], module: nn.Module, checkpoint
     lacking = [
         name
         for name, tensor in state_tensors(module)
-        if name not in saved and not is_lazy(tensor) and _place(tensor) not in places
+        if name not in saved and not _is_pruned(name, saved) and not is_lazy(tensor) and _place(tensor) not in places
         if before.get(name) != _mark(tensor)
     ]
     if not lacking:
         return []
     more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
     return [f"training has changed {lacking[0]}{more}, which the checkpoint does not contain"]
+
+
+def _is_pruned(name: str, saved: Container[str]) -> bool:
+    """Tell whether a tensor is part of a pruned weight, which ModelPruning saves under its own name; see `pruning`."""
+    return name.endswith(("_orig", "_mask")) and name.rpartition("_")[0] in saved
 
 
 def _mark(tensor: torch.Tensor) -> Any:
