@@ -8,6 +8,7 @@ import itertools
 import sys
 import time
 import types
+import weakref
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -23,9 +24,10 @@ from lightning_dtool.watch import files
 _put_in: MutableMapping[torch.Tensor, int] = WeakTensorKeyDictionary()
 """The tensors into which values were put that do not come from the code of a module, with their versions then."""
 
-# Not a WeakKeyDictionary, because a user's class may define `__eq__` and so have no hash.
-_groups: MutableMapping[Optimizer, int] = WeakIdKeyDictionary()
-"""The optimizers that have stepped, with the number of parameter groups that were noted."""
+# Not a dictionary of weak keys: a user's class may define `__eq__` and so have no hash, and torch's own such dictionary
+# takes as long for a look-up as all else that is observed in a step.
+_groups: dict[int, tuple[weakref.ref[Optimizer], int]] = {}
+"""The optimizers that have stepped, by `id`, with the number of parameter groups that were noted."""
 
 _trained: MutableMapping[torch.Tensor, float] = WeakTensorKeyDictionary()
 """The parameters of optimizers that have stepped, with the time of the first step."""
@@ -239,11 +241,12 @@ def _original_of_copy(part: nn.Module, caller: types.FrameType | None) -> nn.Mod
 
 
 def _note_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    count = len(optimizer.param_groups)
-    if _groups.get(optimizer) == count:
+    key, count = id(optimizer), len(optimizer.param_groups)
+    known = _groups.get(key)
+    if known is not None and known[0]() is optimizer and known[1] == count:
         return
     with contextlib.suppress(Exception):
-        _groups[optimizer] = count
+        _groups[key] = weakref.ref(optimizer, lambda _: _groups.pop(key, None)), count
         now = time.time()
         for group in optimizer.param_groups:
             for parameter in group["params"]:
