@@ -64,7 +64,7 @@ class Noting(Callback):
         self._returned()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        if self.plan.fault and trainer.global_step == self.plan.at:
+        if self.plan.fault in STRIKES and trainer.global_step == self.plan.at:
             note(self.plan.ledger_file, "struck", trainer.global_step)
             STRIKES[self.plan.fault](self.plan)
 
