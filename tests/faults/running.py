@@ -175,14 +175,16 @@ class _Run:
         return code
 
     def check_end(self, code: int | None, ledger: Ledger) -> None:
-        expected = {-signal.SIGKILL, 0} if self.case.fault in KILLS else _EXPECTED.get(self.case.fault, {0})
+        # Before a kill, faulthandler writes what the threads do. It reads them while they run, and may crash.
+        killed = {-signal.SIGKILL, -signal.SIGSEGV, 0}
+        expected = killed if self.case.fault in KILLS else _EXPECTED.get(self.case.fault, {0})
         if code is not None and code not in expected:
             self.result.findings.append(Finding(FAILED, f"exit code {code}\n{self.log('train.log')}"))
         if expected == {0} and self.case.fault != "SIGTERM" and not ledger.ended:
             self.result.findings.append(Finding(FAILED, f"training ended at {ledger.returned}"))
-        killed = self.plan.folder / "killed.txt"
-        if killed.exists():
-            self.result.where = _doing(killed.read_text())
+        trace = self.plan.folder / "killed.txt"
+        if trace.exists():
+            self.result.where = _doing(trace.read_text())
 
     # -- what must hold -------------------------------------------------------------------------
 

@@ -204,6 +204,23 @@ def test_a_name_that_was_taken_meanwhile(base: Path, paths: Path) -> None:
     assert {dataset.read_bytes(next(iter(dataset.items))) for dataset in iter_datasets(base)} == {b"abc", b"2"}
 
 
+def test_a_claim_that_could_not_be_removed_is_known_by_its_name(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    writer = DatasetWriter("x", str(base))
+    writer.put_bytes(b"abc", "a")
+    with monkeypatch.context() as patch:
+        for change in ("rmdir", "rename"):  # of what is in the base folder itself
+            patch.setattr(Path, change, denied)
+        with pytest.raises(StoreError, match="Operation not permitted"):
+            writer.abort()
+    (left,) = workplaces.leftovers(base.as_uri(), base, quick=True)
+    assert left.name == "x"
+    workplaces.give_up(workplaces.workplace_of(left))
+    assert os.listdir(base) == []
+
+
 def test_the_claim_of_a_second_writer_outlives_the_first_ones_remains(base: Path, paths: Path) -> None:
     killed(base)
     with DatasetWriter("x", base) as writer:

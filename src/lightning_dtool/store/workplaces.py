@@ -124,11 +124,15 @@ def give_up(workplace: Workplace) -> None:
         workplace: Where it was built.
     """
     if workplace.name:
-        # The owner's name goes last: if this is interrupted, what is left still says whose it is.
-        _delete(workplace.dataset)
+        # The owner and the empty folder go last: if this is interrupted, or the claim cannot be removed, what is left
+        # still says whose it is, and which name is claimed.
+        _empty(workplace.dataset)
         if not _is_claimed(workplace.place, but_not_by=workplace):
-            with contextlib.suppress(OSError):  # a dataset, or nothing
+            try:
                 workplace.place.rmdir()
+            except OSError:  # a dataset, or nothing
+                if _is_empty(workplace.place):
+                    raise
     _close(workplace)
 
 
@@ -288,6 +292,16 @@ def _type_of(dataset: Path) -> object:
     except (OSError, ValueError, RecursionError):
         return None
     return found.get("type") if isinstance(found, dict) else None
+
+
+def _empty(folder: Path) -> None:
+    """Delete the content of a folder, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        for child in list(folder.iterdir()):
+            if child.is_dir() and not child.is_symlink():
+                _delete(child)
+            else:
+                child.unlink(missing_ok=True)
 
 
 def _delete(folder: Path) -> None:
