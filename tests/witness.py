@@ -451,7 +451,7 @@ def facts_of_dtool_data(t: L.Trainer, uris: list[str], arguments: dict[str, Any]
 
 
 class Witness(L.Callback):
-    """Reads the Trainer at each save, and the operations of a loss in the first batch of an epoch if it is new."""
+    """Reads the Trainer at each save, and the operations of a loss in the first batch of an epoch if it may be new."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[int, int], Facts] = {}
@@ -473,7 +473,8 @@ class Witness(L.Callback):
 
     def on_train_batch_start(self, t: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         loss = (list(losses_of(module)), source_of(step_of(module)))
-        self.reads = batch_idx == 0 and loss != self.loss
+        # Of a loss by hand, the operations are all that there is: they change, too, when a layer is frozen.
+        self.reads = batch_idx == 0 and (loss != self.loss or not loss[0])
         if self.reads:
             self.loss, self.operations = loss, []
 

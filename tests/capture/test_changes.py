@@ -699,6 +699,21 @@ def test_a_loss_that_the_code_changes_is_observed_again(tmp_path: Path, penalise
     assert gaps == [[], ["loss.calls"] if penalised else [], []]
 
 
+class Alternating(TinyNet):
+    """Two losses that take turns by the epoch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        name = "multi_margin_loss" if self.current_epoch % 2 else "cross_entropy"
+        return getattr(torch.nn.functional, name)(self(batch[0]), batch[1])
+
+
+def test_a_loss_that_comes_back_is_recorded_again(tmp_path: Path) -> None:
+    found = records(tmp_path, Alternating(), max_epochs=4)
+    names = ["cross_entropy", "multi_margin_loss"] * 2
+    assert [[call.name.rpartition(":")[2] for call in record.loss.calls] for record in found] == [[n] for n in names]
+    assert "loss" in facts(found[3])[-1]
+
+
 def halved(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
     return self.share * torch.nn.functional.multi_margin_loss(self(batch[0]), batch[1])
 

@@ -307,6 +307,9 @@ def _start(what: str, plan: Plan, log: str, *arguments: Any) -> Any:
     with _starting:
         process = _forks.Process(target=child, args=(what, plan, log, *arguments))
         process.start()
+        # Each start asks all other children whether they have ended. The thread that waits for one would then find that
+        # its exit code is already read, and take 255 for it.
+        multiprocessing.process._children.discard(process)
     return process
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +21,31 @@ _Settings = tuple[str, Mapping[str, Any]] | None
 """The class and the settings of a loss module. None if the LightningModule does not hold it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """A loss as it was observed, with what a look compares.
+
+    Attributes:
+        loss: The loss.
+        gaps: What is not known of it.
+        settings: The settings of its modules.
+        step: The training step that computed it.
+        token: What changes whenever a setting does.
+    """
+
+    loss: Loss
+    gaps: Gaps
+    settings: list[_Settings]
+    step: Any
+    token: Token
+
+
 class LossWatch:
     """Observes the loss in the first batch, and again if its settings have changed when an epoch begins.
 
     If the first batch of an epoch has a new graph of the loss, because the training step computes another loss from
-    then on, the next batch is observed if it has the same graph, and otherwise the first batch of the next epoch.
+    then on, the next batch is observed if it has the same graph, and otherwise the first batch of the next epoch. If
+    the first batch of an epoch has the graph of a batch that was observed before, the loss is the one of that batch.
 
     Args:
         module: The LightningModule, not wrapped by a strategy.
@@ -39,7 +60,8 @@ class LossWatch:
         self._settings: list[_Settings] = []
         self._step: Any = None
         self._graphs: set[int] = set()
-        self._known_graphs: set[frozenset[int]] = set()
+        self._observed: dict[frozenset[int], _Observed] = {}
+        self._present_graphs: frozenset[int] = frozenset()
         self._awaited_graphs: frozenset[int] | None = None
         self._graph_is_watched = False
         self.loss: Loss | None = None
@@ -65,25 +87,29 @@ class LossWatch:
             self._gaps.at("loss.operations").observe(lambda: self._graphs.add(_graph_of(loss)), None)
 
     def batch_end(self) -> bool:
-        """Return True if this batch was observed, which gives a new `loss`."""
+        """Return True if this gives another `loss`: the batch was observed, or an epoch begins as one before did."""
         graphs, self._graphs = frozenset(self._graphs), set()
         watched, self._graph_is_watched = self._graph_is_watched, False
         if self._observer is None:
-            if watched and graphs and graphs not in self._known_graphs:
-                self._observer, self._awaited_graphs = LossObserver(self._module), graphs
-                reason = (
-                    "the first batch of an epoch has computed the loss in another way than the batch observed before"
-                )
-                self._gaps.at("loss.calls").add(reason, "see `changes`, and the record of a later step")
+            if not watched or not graphs or graphs == self._present_graphs:
+                return False
+            if graphs in self._observed:
+                self._return_to(graphs)
+                return True
+            self._observer, self._awaited_graphs = LossObserver(self._module), graphs
+            reason = "the first batch of an epoch has computed the loss in another way than the batch observed before"
+            self._gaps.at("loss.calls").add(reason, "see `changes`, and the record of a later step")
             return False
         awaited, self._awaited_graphs = self._awaited_graphs, None
         if awaited is not None and awaited != graphs:  # batches differ: wait for the first batch of the next epoch
             self._observer.stop()
             self._observer, self._has_changed = None, True
             return False
-        self._known_graphs.add(graphs)
         with random_states_kept():
             self._finish(self._observer, only_graph=awaited is not None)
+        if self.loss is not None:
+            self._present_graphs = graphs
+            self._observed[graphs] = _Observed(self.loss, self._gaps, self._settings, self._step, self._token)
         return True
 
     def stop(self) -> None:
@@ -108,6 +134,12 @@ class LossWatch:
             self._step = training_step_of(self._module)
             self._settings = gaps.at("loss").observe(lambda: self._present_settings(loss, Gaps()), [])
             self._token = gaps.at("loss").observe(lambda: self._token_of(loss), None)
+
+    def _return_to(self, graphs: frozenset[int]) -> None:
+        """Take up the loss that was observed with these graphs. The next look finds what has changed since."""
+        self._present_graphs, found = graphs, self._observed[graphs]
+        self.loss, self._gaps, self._settings = found.loss, found.gaps, found.settings
+        self._step, self._token = found.step, found.token
 
     # -- between batches ------------------------------------------------------------------------------
 
