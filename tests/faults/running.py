@@ -175,8 +175,9 @@ class _Run:
         return code
 
     def check_end(self, code: int | None, ledger: Ledger) -> None:
-        # Before a kill, faulthandler writes what the threads do. It reads them while they run, and may crash.
-        killed = {-signal.SIGKILL, -signal.SIGSEGV, 0}
+        # Before a kill, faulthandler writes what the threads do, at SIGUSR1. It reads them while they run, and may
+        # crash, and it is no longer there when the interpreter ends.
+        killed = {-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGUSR1, 0}
         expected = killed if self.case.fault in KILLS else _EXPECTED.get(self.case.fault, {0})
         if code is not None and code not in expected:
             self.result.findings.append(Finding(FAILED, f"exit code {code}\n{self.log('train.log')}"))
