@@ -215,6 +215,20 @@ def test_equal_items_of_two_datasets_are_one_file(base_uri: str) -> None:
     datasets[2].verify()
 
 
+def test_a_large_item_that_is_linked_does_not_stay_in_memory(base_uri: str) -> None:
+    data = bytes(2**20 + 1)
+    with DatasetWriter("before", base_uri) as writer:
+        writer.put_bytes(data, "a")
+        before = writer.commit()
+    references = sys.getrefcount(data)
+    with DatasetWriter("after", base_uri) as writer:
+        writer.put_bytes(data, "a", like=before)
+        after = writer.commit()
+    paths = [dataset.path(dataset.item("a").identifier) for dataset in (before, after)]
+    assert paths[0].samefile(paths[1])
+    assert sys.getrefcount(data) == references
+
+
 @pytest.mark.parametrize("how", ["deleted", "altered", "a link", "no hard links"])
 def test_an_item_is_written_if_it_cannot_be_that_of_another_dataset(
     how: str, base_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

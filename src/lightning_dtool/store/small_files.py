@@ -1,7 +1,7 @@
 """Small files, written and read in as few system calls as possible.
 
-A dataset of a tiny checkpoint has twenty of them. With each call, the publishing thread gives the interpreter lock back
-to training and has to get it again, which takes longer than the call itself.
+A dataset of a tiny checkpoint has twenty of them, and at each call the publishing thread gives the interpreter lock to
+training, and has to wait for it afterwards.
 """
 
 import os

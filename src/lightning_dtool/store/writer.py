@@ -38,6 +38,9 @@ from lightning_dtool.store.uris import local_path, normalize_uri, scheme_of
 from lightning_dtool.store.waiting import hurrying
 from lightning_dtool.store.writing_process import WritingProcess
 
+_KEPT = 2**20
+"""The largest size in bytes of an item whose hashes are kept together with its content."""
+
 
 @public
 class DatasetWriter:
@@ -380,7 +383,7 @@ class DatasetWriter:
             if target.is_symlink() or read_small(target) != data:
                 target.unlink()
                 return False
-        digests = _digests(data)
+        digests = _digests_once(data) if len(data) <= _KEPT else _digests(data)
         self._contents.add(relpath, len(data), digests.md5, digests.sha256)
         return True
 
@@ -460,7 +463,9 @@ class DatasetWriter:
         self._contents.add(relpath, file.tell(), md5, digests.sha256)
 
 
-# Cached for items that do not change in a run, and are links of one file.
-@lru_cache(maxsize=4)
 def _digests(data: bytes) -> Digests:
     return Digests(hash_bytes(data, "md5"), hash_bytes(data, "sha256"))
+
+
+# For items that do not change in a run. The cache keeps their content in memory.
+_digests_once = lru_cache(maxsize=4)(_digests)
