@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,18 +26,18 @@ class _Observed:
     """A loss as it was observed, with what a look compares.
 
     Attributes:
-        loss: The loss.
+        loss: The loss. None before the first batch.
         gaps: What is not known of it.
         settings: The settings of its modules.
         step: The training step that computed it.
         token: What changes whenever a setting does.
     """
 
-    loss: Loss
-    gaps: Gaps
-    settings: list[_Settings]
-    step: Any
-    token: Token
+    loss: Loss | None = None
+    gaps: Gaps = field(default_factory=Gaps)
+    settings: list[_Settings] = field(default_factory=list)
+    step: Any = None
+    token: Token = None
 
 
 class LossWatch:
@@ -54,23 +54,23 @@ class LossWatch:
     def __init__(self, module: LightningModule) -> None:
         self._module = module
         self._observer: LossObserver | None = LossObserver(module)
-        self._gaps = Gaps()
-        self._token: Token = None
+        self._present = _Observed()
         self._has_changed = False
-        self._settings: list[_Settings] = []
-        self._step: Any = None
         self._graphs: set[int] = set()
         self._observed: dict[frozenset[int], _Observed] = {}
         self._present_graphs: frozenset[int] = frozenset()
         self._awaited_graphs: frozenset[int] | None = None
         self._graph_is_watched = False
-        self.loss: Loss | None = None
+
+    @property
+    def loss(self) -> Loss | None:
         """The loss as it is now. None before the first batch."""
+        return self._present.loss
 
     @property
     def gaps(self) -> Gaps:
         """What is not known of the loss."""
-        return self._gaps
+        return self._present.gaps
 
     # -- in a batch -----------------------------------------------------------------------------------
 
@@ -84,7 +84,7 @@ class LossWatch:
         if self._observer is not None:
             self._observer.before_backward(loss)
         if self._observer is not None or self._graph_is_watched:
-            self._gaps.at("loss.operations").observe(lambda: self._graphs.add(_graph_of(loss)), None)
+            self.gaps.at("loss.operations").observe(lambda: self._graphs.add(_graph_of(loss)), None)
 
     def batch_end(self) -> bool:
         """Return True if this gives another `loss`: the batch was observed, or an epoch begins as one before did."""
@@ -94,11 +94,12 @@ class LossWatch:
             if not watched or not graphs or graphs == self._present_graphs:
                 return False
             if graphs in self._observed:
-                self._return_to(graphs)
+                # The next look finds what has changed since.
+                self._present_graphs, self._present = graphs, self._observed[graphs]
                 return True
             self._observer, self._awaited_graphs = LossObserver(self._module), graphs
             reason = "the first batch of an epoch has computed the loss in another way than the batch observed before"
-            self._gaps.at("loss.calls").add(reason, "see `changes`, and the record of a later step")
+            self.gaps.at("loss.calls").add(reason, "see `changes`, and the record of a later step")
             return False
         awaited, self._awaited_graphs = self._awaited_graphs, None
         if awaited is not None and awaited != graphs:  # batches differ: wait for the first batch of the next epoch
@@ -106,10 +107,10 @@ class LossWatch:
             self._observer, self._has_changed = None, True
             return False
         with random_states_kept():
-            self._finish(self._observer, only_graph=awaited is not None)
+            self._present = self._finish(self._observer, only_graph=awaited is not None)
         if self.loss is not None:
             self._present_graphs = graphs
-            self._observed[graphs] = _Observed(self.loss, self._gaps, self._settings, self._step, self._token)
+            self._observed[graphs] = self._present
         return True
 
     def stop(self) -> None:
@@ -119,27 +120,21 @@ class LossWatch:
             self._graphs = set()
             self._observer = LossObserver(self._module)  # for the next batch, if there is one
 
-    def _finish(self, observer: LossObserver, only_graph: bool) -> None:
+    def _finish(self, observer: LossObserver, only_graph: bool) -> _Observed:
         observer.stop()
         self._observer = None
         gaps = Gaps()
         before = self.loss
-        self.loss = gaps.at("loss").observe(lambda: observer.loss(self._module, gaps), before)
-        if only_graph and before is not None and self.loss is not None and before.calls == self.loss.calls != []:
+        loss = gaps.at("loss").observe(lambda: observer.loss(self._module, gaps), before)
+        if loss is None:
+            return _Observed(gaps=gaps)
+        if only_graph and before is not None and before.calls == loss.calls != []:
             # The network has changed, such as a recurrent one with sequences of another length.
-            self.loss = self.loss.model_copy(update={"operations": before.operations})
-        self._gaps = gaps
-        if self.loss is not None:
-            loss = self.loss
-            self._step = training_step_of(self._module)
-            self._settings = gaps.at("loss").observe(lambda: self._present_settings(loss, Gaps()), [])
-            self._token = gaps.at("loss").observe(lambda: self._token_of(loss), None)
-
-    def _return_to(self, graphs: frozenset[int]) -> None:
-        """Take up the loss that was observed with these graphs. The next look finds what has changed since."""
-        self._present_graphs, found = graphs, self._observed[graphs]
-        self.loss, self._gaps, self._settings = found.loss, found.gaps, found.settings
-        self._step, self._token = found.step, found.token
+            loss = loss.model_copy(update={"operations": before.operations})
+        settings: list[_Settings] = []
+        settings = gaps.at("loss").observe(lambda: self._present_settings(loss, Gaps()), settings)
+        token = gaps.at("loss").observe(lambda: self._token_of(loss), None)
+        return _Observed(loss, gaps, settings, training_step_of(self._module), token)
 
     # -- between batches ------------------------------------------------------------------------------
 
@@ -149,14 +144,14 @@ class LossWatch:
         Args:
             before_batch: Whether a batch follows. It will be observed if the settings have changed since a batch was.
         """
-        if self.loss is None or self._observer is not None:
+        before = self.loss
+        if before is None or self._observer is not None:
             return False
         self._graph_is_watched |= before_batch
-        before = self.loss
         token = self._token_of(before)
-        if token != self._token:
-            self._token = token
-            self.loss = self._updated(before)
+        if token != self._present.token:
+            self._present = replace(self._present, token=token)
+            self._present = self._updated(before, self._present)
             self._has_changed |= self.loss != before
         if before_batch and self._has_changed:
             self._observer, self._has_changed = LossObserver(self._module), False
@@ -192,25 +187,23 @@ class LossWatch:
             found.append(settings)
         return found
 
-    def _updated(self, loss: Loss) -> Loss:
-        """Return the loss with the present settings of its modules, and the present constants."""
+    def _updated(self, loss: Loss, observed: _Observed) -> _Observed:
+        """Return a loss with the present settings of its modules, and the present constants."""
         gaps = Gaps()
         now = self._present_settings(loss, gaps)
         calls = []
-        for index, (call, before, after) in enumerate(zip(loss.calls, self._settings, now, strict=True)):
+        for index, (call, before, after) in enumerate(zip(loss.calls, observed.settings, now, strict=True)):
             calls.append(_with_settings(call, before, after, gaps.at(f"loss.calls[{index}]")))
         constants = gaps.at("loss.constants").observe(lambda: constants_read(self._module, gaps), loss.constants)
-        self._settings = now
         updates: dict[str, Any] = {"calls": calls, "constants": constants}
         step = training_step_of(self._module)
-        if step is not self._step:
-            self._step = step
+        if step is not observed.step:
             updates["training_step"] = source_of_training_step(self._module, gaps)
             reason = "training_step was replaced after they were observed"
             for place in (gaps.at("loss.calls"), gaps.at("loss.operations")):
                 place.add(reason, "see `changes`, and the record of the next epoch")
-        self._gaps.include(gaps)
-        return loss.model_copy(update=updates)
+        observed.gaps.include(gaps)
+        return replace(observed, loss=loss.model_copy(update=updates), settings=now, step=step)
 
 
 def _graph_of(loss: torch.Tensor) -> int:
