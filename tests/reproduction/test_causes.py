@@ -60,7 +60,7 @@ def test_a_changed_helper_is_named(tmp_path: Path) -> None:
     (shared / "helper.py").write_text(HELPER.format(scale=2))
     train(made, "uses_a_helper.py", str(models), "inserted", fresh=False)
     (shared / "helper.py").write_text(HELPER.format(scale=3))
-    os.utime(shared / "helper.py", (0, 0))  # another time, or Python takes the compiled file of the same second and size
+    os.utime(shared / "helper.py", (0, 0))  # Python takes a compiled file of the same time and size
     found = lightning_dtool.reproduce(only_checkpoint(models), into=into)
     assert found.verdict is Verdict.DIFFERENT
     assert found.factors[0] == "code.files[outside/helper.py]: -    return loss * 2 | +    return loss * 3"
