@@ -33,6 +33,7 @@ _WHAT = {
     "removing": "a dataset that was being removed",
     "proto": "a proto dataset",
     "upload": "an upload",
+    "objects": "objects of a dataset that is not registered",
     "note": "the note of a process that wrote datasets",
 }
 
@@ -180,6 +181,8 @@ def _obstacle(leftover: Leftover, other_hosts: bool) -> str | None:
     owned = leftover.is_owned
     if leftover.kind == "proto" and not owned:
         return "it does not say who writes it. If nobody does, delete it: lightning_dtool.delete_dataset(uri)."
+    if leftover.kind == "objects" and owned is None and not other_hosts:
+        return "a program may be copying it. They are removed when they are a day old, or by: recover --other-hosts."
     return _in_use(leftover.owner, owned, other_hosts)
 
 

@@ -9,10 +9,13 @@ from typing import Any, Literal
 from lightning_dtool.store.ownership import Owner, current_owner, is_alive, owner_from_json, owner_to_json
 from lightning_dtool.store.temporaries import is_being_written, is_temporary
 
-LeftoverKind = Literal["writing", "removing", "proto", "upload", "note"]
+LeftoverKind = Literal["writing", "removing", "proto", "upload", "objects", "note"]
 
 _SECONDS_TO_BE_NAMED = 600
 """The age in seconds at which what names no owner is nobody's: an owner is named at once."""
+_SECONDS_TO_BE_REGISTERED = 24 * 3600
+"""The age in seconds at which objects without a registration are nobody's. A program that copies a bucket object by
+object may copy the registration last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,8 @@ class Leftover:
     Attributes:
         kind: `"writing"` for a dataset that is being written, `"removing"` for one that is being removed, `"proto"` for
             one that another program may be writing, which says nothing about its owner, `"upload"` for an upload of
-            an item in parts, and `"note"` for the note of a process that writes to the store.
+            an item in parts, `"objects"` for those of a dataset that is not registered, so that nobody lists it, and
+            `"note"` for the note of a process that writes to the store.
         name: The dataset's name; empty if it is not known.
         uri: The URI that the dataset will have, or had. The base URI if it is not known.
         place: Where it lies: a folder, or a key of the store.
@@ -47,9 +51,8 @@ class Leftover:
         name = os.path.basename(self.place)
         if is_temporary(name):
             return is_being_written(name)
-        if self.kind == "proto" or time.time() - self.since < _SECONDS_TO_BE_NAMED:
-            return None
-        return False
+        bound = _SECONDS_TO_BE_REGISTERED if self.kind == "objects" else _SECONDS_TO_BE_NAMED
+        return None if self.kind == "proto" or time.time() - self.since < bound else False
 
 
 # -- stores other than a disk -------------------------------------------------------------------------

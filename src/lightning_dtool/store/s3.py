@@ -24,6 +24,7 @@ from lightning_dtool.store.parallel import THREADS, run_all
 from lightning_dtool.store.s3_connections import ATTEMPTS, connections
 from lightning_dtool.store.s3_leftovers import S3Leftovers
 from lightning_dtool.store.s3_objects import REGISTRATION, bucket_of, chunks, configured_prefix, listed
+from lightning_dtool.store.s3_unregistered import DATASET
 from lightning_dtool.store.waiting import hurried
 
 PART = 16 * 1024 * 1024
@@ -212,7 +213,7 @@ class S3Broker(S3StorageBroker, S3Leftovers):  # type: ignore[misc]
         """Write the manifest, which is the last object of the metadata, beside a digest of all the others."""
         text = json.dumps(manifest, indent=2, sort_keys=True)
         sent = {key: uploaded.md5 for key, uploaded in self._uploaded.items() if self._is_described(key)}
-        self.put_text(self.get_manifest_key(), text, {_METADATA: _digest(sent)})
+        self.put_text(self.get_manifest_key(), text, {_METADATA: _digest(sent), DATASET: self.uuid})
 
     def _is_described(self, key: str) -> bool:
         """Tell whether an object belongs to the metadata of which the manifest has a digest beside it."""
@@ -290,11 +291,11 @@ class S3Broker(S3StorageBroker, S3Leftovers):  # type: ignore[misc]
         raise AssertionError("unreachable")
 
     def put_text(self, key: str, text: str, beside: dict[str, str] | None = None) -> None:
-        """Write an object."""
+        """Write an object. Its metadata says to which dataset it belongs, unless it says something else."""
         content = text.encode()
         hasher = new_hash("md5")
         hasher.update(content)
-        self._put(key, content, hasher.hexdigest(), beside or {})
+        self._put(key, content, hasher.hexdigest(), {DATASET: self.uuid} if beside is None else beside)
 
     def delete_key(self, key: str) -> None:
         """Remove an object. A missing object is not an error."""

@@ -17,10 +17,11 @@ from lightning_dtool.store.broker import ParallelBroker
 from lightning_dtool.store.faults import kind_of
 from lightning_dtool.store.leftovers import Leftover, leftover_of, without_owner
 from lightning_dtool.store.parallel import run_all
-from lightning_dtool.store.s3_objects import REGISTRATION, bucket_of, configured_prefix
+from lightning_dtool.store.s3_objects import REGISTRATION, UUID, bucket_of, configured_prefix
+from lightning_dtool.store.s3_unregistered import folders_of_datasets, objects_of_unfinished
 from lightning_dtool.store.temporaries import is_being_written, is_temporary, temporary_beside
 
-_ITEM_KEY = re.compile(r"(?:^|/)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/data/[0-9a-f]{40}$")
+_ITEM_KEY = re.compile(f"(?:^|/){UUID}/data/[0-9a-f]{{40}}$")
 
 
 class S3Leftovers(ParallelBroker):
@@ -55,9 +56,12 @@ class S3Leftovers(ParallelBroker):
     @abstractmethod
     def _has_all_metadata(self) -> bool: ...
 
+    @abstractmethod
+    def _delete(self, keys: list[str]) -> None: ...
+
     @classmethod
     def leftovers(cls, base_uri: str, *, quick: bool = False) -> Iterator[Leftover]:
-        """Yield the unfinished datasets of the bucket, unfinished uploads of others, and notes of processes.
+        """Yield the unfinished datasets of the bucket, objects and uploads of others, and notes of processes.
 
         Only the notes are found quickly: each dataset has to be asked whether it is frozen. Notes of processes that
         run, which have nothing to be recovered, are left out.
@@ -71,6 +75,9 @@ class S3Leftovers(ParallelBroker):
 
     @classmethod
     def _unfinished(cls, base_uri: str, bucket: str) -> Iterator[Leftover]:
+        # Before the registrations. Every writer registers a dataset before it writes anything else: that of a dataset
+        # which is begun in between is then among those that are listed.
+        folders = folders_of_datasets(cls.connect(base_uri).s3client, bucket, configured_prefix(bucket))
         uris = cls.list_dataset_uris(base_uri, None)
         found = [each for each in run_all([partial(cls._leftover, uri) for uri in uris]) if each is not None]
         yield from found
@@ -79,6 +86,17 @@ class S3Leftovers(ParallelBroker):
             key = upload["Key"]
             if (REGISTRATION.fullmatch(key) or _ITEM_KEY.search(key)) and not key.startswith(unfinished):
                 yield Leftover("upload", "", f"s3://{bucket}", key, None, upload["Initiated"].timestamp())
+        yield from cls._unregistered(bucket, uris, folders)
+
+    @classmethod
+    def _unregistered(cls, bucket: str, uris: list[str], folders: dict[str, str]) -> Iterator[Leftover]:
+        """Yield what is in the folders of datasets that are not among those that are registered."""
+        uuids = sorted(folders.keys() - {uri.rpartition("/")[2] for uri in uris})
+        client = cls.connect(f"s3://{bucket}").s3client
+        found = run_all([partial(objects_of_unfinished, client, bucket, folders[uuid], uuid) for uuid in uuids])
+        for uuid, objects in zip(uuids, found, strict=True):
+            if objects:
+                yield Leftover("objects", "", f"s3://{bucket}/{uuid}", folders[uuid], None, max(objects.values()))
 
     @classmethod
     def _leftover(cls, uri: str) -> Leftover | None:
@@ -139,7 +157,7 @@ class S3Leftovers(ParallelBroker):
             raise StoreError("expected the dataset to be frozen, found that it is not. Try again.", uri=leftover.uri)
 
     def discard(self, leftover: Leftover) -> None:
-        """Remove an unfinished dataset, an unfinished upload, or the note of a process."""
+        """Remove an unfinished dataset, an unfinished upload, objects of no dataset, or the note of a process."""
         if leftover.kind == "note":
             self.take_note(leftover.place)
             return
@@ -147,9 +165,22 @@ class S3Leftovers(ParallelBroker):
             self._abort_uploads(leftover.place)
             return
         broker = self.connect(leftover.uri)
+        if leftover.kind == "objects":
+            broker._remove_unregistered(leftover)
         # It may have been finished since it was found.
-        if broker.get_admin_metadata().get("type") != "dataset":
+        elif broker.get_admin_metadata().get("type") != "dataset":
             broker.remove()
+            # A server may carry out requests of the killed process late.
+            broker._delete([key for key, _, _ in broker._objects(broker._root)])
+
+    def _remove_unregistered(self, leftover: Leftover) -> None:
+        uuid = leftover.uri.rpartition("/")[2]
+        objects = objects_of_unfinished(self.s3client, self.bucket, leftover.place, uuid)
+        # The registration is looked for after the objects were listed, as when they were found.
+        is_registered = any(self._objects(self.dataset_registration_key))
+        if is_registered or max(objects.values(), default=None) != leftover.since:
+            raise StoreError("expected what was found before, found a change.", uri=leftover.uri, kind="absent")
+        self._delete(list(objects))
 
     def _abort_uploads(self, prefix: str) -> None:
         """Abort multipart uploads that were not completed. They take space, but listings of objects omit them."""

@@ -7,7 +7,10 @@ from typing import Any
 from botocore.exceptions import ReadTimeoutError, ResponseStreamingError  # type: ignore[import-untyped]
 from dtoolcore.utils import get_config_value
 
-REGISTRATION = re.compile(r"dtool-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+"""A regular expression for the UUIDs of datasets."""
+
+REGISTRATION = re.compile(f"dtool-({UUID})")
 """The keys of the objects by which dtool-s3 lists datasets."""
 
 
