@@ -53,6 +53,40 @@ def test_recording_changes_no_weight_optimizer_state_or_random_number(
     assert plain[2][1:] == recorded[2][1:]
 
 
+def test_recording_loads_during_training_changes_nothing(tmp_path: Path) -> None:
+    class Loading(L.Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if trainer.current_epoch:
+                pl_module.load_state_dict(torch.load(path))
+
+    class DrawingNet(NoisyNet):
+        def state_dict(self, *args, **kwargs):
+            found = super().state_dict(*args, **kwargs)
+            return found if not self.draws else {**found, "drawn": torch.randn(2)}
+
+        draws = False
+
+        def on_train_batch_start(self, batch, batch_idx):
+            self.draws = True
+
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            self.draws = False
+
+    path = tmp_path / "weights.pt"
+    torch.save(NoisyNet().state_dict(), path)
+    (tmp_path / "models").mkdir()
+
+    def once(*callbacks: L.Callback):
+        L.seed_everything(11)
+        model = DrawingNet()
+        trainer(tmp_path, *callbacks, Loading(), max_epochs=3).fit(model, loader(shuffle=True))
+        return weights(model), torch.rand(4)
+
+    plain, recorded = once(), once(DtoolProvenanceCallback(str(tmp_path / "models")))
+    assert same(plain[0], recorded[0])
+    assert torch.equal(plain[1], recorded[1])
+
+
 def test_recording_a_dtool_datamodule_changes_nothing(tmp_path: Path) -> None:
     from PIL import Image
 

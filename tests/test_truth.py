@@ -263,6 +263,13 @@ def log_elsewhere(t: L.Trainer, module: L.LightningModule) -> None:
     t.loggers[0]._prefix = "late"  # type: ignore[attr-defined]
 
 
+def load_other_weights(t: L.Trainer, module: L.LightningModule) -> None:
+    other = {name: value / 2 if value.is_floating_point() else value for name, value in module.state_dict().items()}
+    torch.save(other, Path(t.default_root_dir, "other.pt"))
+    module.load_state_dict(torch.load(Path(t.default_root_dir, "other.pt")))
+    module.loaded_at = [(t.current_epoch, t.global_step)]  # type: ignore[assignment]
+
+
 def use_other_threads(t: L.Trainer, module: L.LightningModule) -> None:
     torch.set_num_threads(torch.get_num_threads() % 2 + 1)
 
@@ -284,6 +291,7 @@ CHANGES: dict[str, tuple[Callable[[L.Trainer, L.LightningModule], None], str]] =
     "transform": (set_a_transform, "data.stages.train[0].transforms"),
     "loader": (replace_the_loader, "data.stages.train[0]"),
     "validation data": (replace_the_validation_data, "data.stages.val[0]"),
+    "loaded weights": (load_other_weights, "model.loaded_weights[0]"),
     "threads": (use_other_threads, "randomness.flags.num_threads"),
     "data in place": (change_the_data_in_place, "data.stages.train[0].fingerprint"),
     "data hyperparameters": (set_a_hyperparameter_of_the_data, "data.datamodule.arguments"),

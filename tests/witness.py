@@ -330,6 +330,8 @@ def held(t: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) ->
         "Child.class_path": [name_of(type(child)) for _, child, _ in children],
         "Child.parameters_total": [sum(p.numel() for p in found) for _, _, found in children],
         "Child.parameters_trainable": [sum(p.numel() for p in found if p.requires_grad) for _, _, found in children],
+        "LoadedWeights.epoch": [epoch for epoch, _ in getattr(module, "loaded_at", [])],
+        "LoadedWeights.global_step": [step for _, step in getattr(module, "loaded_at", [])],
         "Lineage.resumed": [t.ckpt_path is not None],
         "Loss.training_step": [step],
         "Loss.constants": [{"self.loss_weight": module.loss_weight} if "loss_weight" in step else {}],

@@ -271,12 +271,12 @@ class DtoolProvenanceCallback(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
         """Observe the graph of the first batch's loss."""
         if self._recorder is not None:
-            self._recorder.before_backward(loss)
+            self._recorder.before_backward(trainer, loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Record the learning rates that a step uses."""
         if self._recorder is not None:
-            self._recorder.before_optimizer_step(optimizer)
+            self._recorder.before_optimizer_step(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -416,8 +416,14 @@ class DtoolProvenanceCallback(Callback):
             trace = self.trace or (self._rehearsal is not None and self._rehearsal.traces)
             resumed_from = self._io.resumed_from if self._io is not None else None
             parent = resumed_dataset(resumed_from)
-            self._recorder = Recorder(module, parent, resumed_from, self._fit_index, self.save_initial_weights, trace)
+            self._recorder = Recorder(
+                module, parent, resumed_from, self._fit_index, self.save_initial_weights, trace, self._saver_of
+            )
         return self._recorder
+
+    def _saver_of(self, path: str) -> str | None:
+        publication = self._io.publication_for(path) if self._io is not None else None
+        return publication.run_uuid if publication is not None else None
 
     def _finish(self, trainer: Trainer) -> None:
         """Write the annotations and tags that are known only at the end of a run, and announce the URIs."""

@@ -63,6 +63,6 @@ def test_the_checkpoint_of_a_resumed_run_is_its_first_parent_and_each_is_named_o
         WeightsSource(kind="checkpoint", keys=["*"], keys_total=1, dataset=found) for found in (other, None, resumed)
     ]
     weights = InitialWeights(origin="checkpoint", sources=sources)
-    assert parents(weights, resumed) == [resumed, other]
-    assert parents(weights, None) == [other, resumed]
-    assert parents(None, None) == []
+    assert parents(weights.sources, resumed) == [resumed, other]
+    assert parents(weights.sources, None) == [other, resumed]
+    assert parents([], None) == []

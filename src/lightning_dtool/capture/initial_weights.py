@@ -87,7 +87,7 @@ def _origin(
     }
     again = digest is not None and digest in _made_by_script  # as for each fold of a cross-validation
     candidates = possible_sources(module, published=bool(suspects["put_in"]) and not again)
-    loaded = files.loaded_samples()
+    loaded = files.loaded_tensors()
     if not candidates and not loaded and not any(suspects.values()):
         _made_by_script.append(digest)
         return _SCRIPT, []

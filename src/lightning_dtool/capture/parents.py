@@ -1,26 +1,27 @@
 """The datasets from which the weights of a run came."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from lightning_dtool.errors import LightningDtoolError
 from lightning_dtool.items import CHECKPOINT_ITEM, DATASET_KEY, RESUMPTION_SECTION
 from lightning_dtool.loading.weights import read_checkpoint
-from lightning_dtool.record import DatasetReference, InitialWeights
+from lightning_dtool.record import DatasetReference, WeightsSource
 from lightning_dtool.store import FrozenDataset, is_dataset_uri, local_path
 from lightning_dtool.store.digest import hash_file
 from lightning_dtool.watch import files
 
 
-def parents(weights: InitialWeights | None, resumed: DatasetReference | None) -> list[DatasetReference]:
+def parents(sources: Iterable[WeightsSource], resumed: DatasetReference | None) -> list[DatasetReference]:
     """Return the datasets from which a model's weights came, the most important one first.
 
     Args:
-        weights: The initial weights.
+        sources: The sources of the weights.
         resumed: The checkpoint that training resumed from, if it is a dataset.
     """
     found = {resumed.uuid: resumed} if resumed is not None else {}
-    for source in weights.sources if weights is not None else []:
+    for source in sources:
         if source.dataset is not None:
             found.setdefault(source.dataset.uuid, source.dataset)
     return list(found.values())
@@ -85,3 +86,16 @@ def reference_to(place: str) -> DatasetReference | None:
         return DatasetReference.of(FrozenDataset.from_uri(place))
     except LightningDtoolError:  # a folder of something else, or a dataset that was deleted
         return None
+
+
+def run_of(uri: str) -> str | None:
+    """Return the UUID of the run that saved a checkpoint dataset. None if it cannot be read, or is of something else.
+
+    Args:
+        uri: The URI of the dataset.
+    """
+    try:
+        found = FrozenDataset.from_uri(uri).annotations().get("run_uuid")
+    except LightningDtoolError:
+        return None
+    return found if isinstance(found, str) else None

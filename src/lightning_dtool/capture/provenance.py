@@ -181,6 +181,7 @@ def _model(observed: Observed, trainer: LightningTrainer, module: LightningModul
     return model.model_copy(
         update={
             "initial_weights": observed.model.initial_weights,
+            "loaded_weights": observed.model.loaded_weights,
             "distribution": f"{defined[0]}=={defined[1]}" if defined is not None else None,
         }
     )
@@ -317,10 +318,11 @@ def _lineage(observed: Observed, datasets: Iterable[DatasetReference]) -> Lineag
     original = _original()
     reruns = {reference.uuid for reference in original.values()}
     weights = observed.model.initial_weights
-    found = [dataset for dataset in parents(weights, observed.parent) if dataset.uuid not in reruns]
-    sources = weights.sources if weights is not None else []
-    files = {source.dataset.uuid for source in sources if source.dataset is not None and source.kind == "file"}
-    first = next((dataset for dataset in found if dataset.uuid not in files or dataset == observed.parent), None)
+    initial = weights.sources if weights is not None else []
+    loaded = [each.source for each in observed.model.loaded_weights if each.source.run_uuid != observed.run.uuid]
+    found = [dataset for dataset in parents([*initial, *loaded], observed.parent) if dataset.uuid not in reruns]
+    begun_from = {source.dataset.uuid for source in initial if source.dataset is not None and source.kind != "file"}
+    first = next((dataset for dataset in found if dataset.uuid in begun_from or dataset == observed.parent), None)
     return Lineage(
         source_datasets=list(datasets),
         parent_checkpoint=first,

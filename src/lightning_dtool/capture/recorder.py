@@ -1,7 +1,7 @@
 """A recorder that observes a run and describes its checkpoints."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +24,12 @@ from lightning_dtool.capture.optimizers import Schedule
 from lightning_dtool.capture.provenance import Description, Observed, describe, observe_again, observe_run
 from lightning_dtool.capture.randomness import AT_IMPORT
 from lightning_dtool.capture.trace import Tracer
+from lightning_dtool.capture.weights_watch import WeightsWatch
 from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.items import INITIAL_WEIGHTS_ITEM, RESUMPTION_SECTION, TRACE_ITEM
 from lightning_dtool.random_states import random_states_kept
-from lightning_dtool.record import Data, DatasetReference, Gaps, InitialWeights, Metrics
+from lightning_dtool.record import Data, DatasetReference, Gaps, InitialWeights, LoadedWeights, Metrics, WeightsSource
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.snapshot.copy import snapshot
 from lightning_dtool.values.writing import encode_all
@@ -47,6 +48,7 @@ class Recorder:
         fit_index: Number of the recorded `fit` in this process, from 0.
         keep_weights: Whether to store the initial weights in every checkpoint dataset.
         trace: Whether to store digests of all parameters after each optimizer step in every checkpoint dataset.
+        saver_of: Returns the UUID of the run of this process that has saved the file at a path.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Recorder:
         fit_index: int | None = None,
         keep_weights: bool = False,
         trace: bool = False,
+        saver_of: Callable[[str], str | None] = lambda path: None,
     ) -> None:
         self._module = module
         self._fit_index = fit_index
@@ -70,6 +73,7 @@ class Recorder:
         self._weights_gaps = Gaps()
         self._history = History()
         self._loss = LossWatch(module)
+        self._weights = WeightsWatch(module, saver_of)
         self._has_begun = False
         self._epoch_begins = True
         self._epoch_over = False
@@ -97,6 +101,7 @@ class Recorder:
         self._initial_weights = self._weights_gaps.at("model.initial_weights").observe(
             lambda: capture_initial_weights(self._module, self._weights_gaps, stored), None
         )
+        self._weights.skip()
 
     @random_states_kept()
     def train_start(self, trainer: LightningTrainer) -> None:
@@ -172,9 +177,13 @@ class Recorder:
         if self._epoch_begins:
             self._epoch_begins = self._epoch_over = False
             self.look(trainer)
+            self._weights.epoch_start()
             if not self._has_begun:
                 self._has_begun = True
                 self._look_at_weights()
+                self._gaps.at("model.loaded_weights").observe(self._weights.begin, None)
+        if self._weights.has_news:
+            self._look_at_loads(trainer)
         self._loss.batch_start()
 
     @random_states_kept()
@@ -190,6 +199,23 @@ class Recorder:
             self._initial_weights, self._weights_gaps = found, gaps
             model = observed.model.model_copy(update={"initial_weights": found})
             self._observed = replace(observed, model=model)
+            self._weights.skip()
+
+    def _look_at_loads(self, trainer: LightningTrainer) -> None:
+        """Observe which weights a hook, a callback or the training step has put into the model."""
+        before = self._observed
+        if before is None:
+            return
+        now = trainer.current_epoch, trainer.global_step
+        sources: list[WeightsSource] = []
+        sources = self._gaps.at("model.loaded_weights").observe(
+            lambda: self._weights.look(before.run.uuid, *now), sources
+        )
+        if sources:
+            loaded = [LoadedWeights(epoch=now[0], global_step=now[1], source=source) for source in sources]
+            model = before.model.model_copy(update={"loaded_weights": [*before.model.loaded_weights, *loaded]})
+            self._observed = replace(before, model=model)
+            self._list_changes(trainer, "model", before.model, model)
 
     @random_states_kept()
     def look(self, trainer: LightningTrainer) -> None:
@@ -215,16 +241,23 @@ class Recorder:
         if self._loss.look(before_batch):
             self._list_changes(trainer, "loss", before, self._loss.loss)
 
-    def before_backward(self, loss: torch.Tensor) -> None:
-        """Observe the graph of a loss, in a batch whose loss is observed."""
+    def before_backward(self, trainer: LightningTrainer, loss: torch.Tensor) -> None:
+        """Observe the graph of a loss, in a batch whose loss is observed, and weights that the training step loaded."""
+        if self._weights.has_news:
+            self._look_at_loads(trainer)
         self._loss.before_backward(loss)
 
-    def before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Note the learning rates."""
+    def before_optimizer_step(self, trainer: LightningTrainer, optimizer: Optimizer) -> None:
+        """Note the learning rates, and weights that were loaded before the step changes them."""
+        if self._weights.has_news:
+            self._look_at_loads(trainer)
+        self._weights.stepped()
         self._history.before_optimizer_step(optimizer)
 
     def batch_end(self, trainer: LightningTrainer, outputs: Any) -> None:
         """Count a batch, and stop observing its loss."""
+        if self._weights.has_news:
+            self._look_at_loads(trainer)
         if self._tracer is not None:
             self._gaps.at("trace").observe(lambda: self._trace(trainer, outputs), None)
         self._history.after_batch()
@@ -284,6 +317,8 @@ class Recorder:
         """
         if self._observed is None:  # saved without training
             self._observed = self._observe(trainer)
+        if self._weights.has_news:
+            self._look_at_loads(trainer)
         observed = self._looked_again(trainer, self._with_late_modules(self._observed), before_batch=False)
         self._observed = observed
         gaps = Gaps()
@@ -294,6 +329,7 @@ class Recorder:
             reason = f"the model was also trained on a {name}, which is not a dtool dataset and is no longer in use"
             gaps.at("lineage.source_datasets").add(reason, "pack it with `lightning-dtool pack`; see `changes`")
         gaps.include(self._weights_gaps)
+        gaps.include(self._weights.gaps)
         gaps.include(self._loss.gaps)
         gaps.include(self._changes.gaps)
         metrics = gaps.at("metrics").observe(lambda: self._history.metrics(trainer, self._module, gaps), Metrics())

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from lightning.pytorch import LightningModule
 
 from lightning_dtool.capture.tensor_match import ModelTensors, named_tensors, sampled_candidate
@@ -13,7 +12,7 @@ def loaded_and_lost(
     module: LightningModule,
     model: ModelTensors,
     missing: set[str],
-    loaded: Sequence[tuple[tuple[int, ...], torch.Tensor]],
+    loaded: Sequence[files.LoadedTensor],
 ) -> set[int]:
     """Return the `id` of each tensor that `torch.load` seems to have returned, though no file holds it now.
 
@@ -23,11 +22,11 @@ def loaded_and_lost(
         module: The LightningModule.
         model: Its weights.
         missing: The names of those that no source holds.
-        loaded: The shape and a sample of each tensor that `torch.load` has returned.
+        loaded: The tensors that `torch.load` has returned.
     """
     tensors = named_tensors(module)
     # Only samples are known, so equal ones are not claimed to be a source.
-    candidates = [sampled_candidate("", shape, sample, lambda _: True) for shape, sample in loaded]
+    candidates = [sampled_candidate("", each.shape, each.sample, lambda _: True) for each in loaded]
     found = model.matches(candidates).names() & missing & tensors.keys()
     return {id(tensors[name]) for name in found} if any(tensors[name].requires_grad for name in found) else set()
 

@@ -33,7 +33,7 @@ _TRANSPOSED = {2: (1, 0), 3: (2, 0, 1), 4: (3, 2, 0, 1)}
 _OF_A_MODULE = frozenset({"_parameters", "_buffers", "_modules"})
 """Attributes in which a module that was saved as a whole keeps its tensors and children."""
 
-_SKIPPED = frozenset({"optimizer_states", "optimizer", "optimizers", "lr_schedulers", "loops", RESUMPTION_SECTION})
+SKIPPED = frozenset({"optimizer_states", "optimizer", "optimizers", "lr_schedulers", "loops", RESUMPTION_SECTION})
 """Parts of a checkpoint that hold no weights of its own. What a run remembers may be copies of other weights."""
 
 _HUB = re.compile(r"[/\\]models--([^/\\]+)[/\\]snapshots[/\\]([^/\\]+)[/\\]")
@@ -196,7 +196,7 @@ def _collect(value: Any, parts: list[str], found: dict[str, torch.Tensor], seen:
         _collect(value.state, parts, found, seen)
         return
     for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-        if parts or key not in _SKIPPED:
+        if parts or key not in SKIPPED:
             _collect(item, parts if key in _OF_A_MODULE else [*parts, str(key)], found, seen)
 
 

@@ -12,7 +12,7 @@ from lightning_dtool.record.gaps import Gap, Gaps
 from lightning_dtool.record.lineage import Lineage
 from lightning_dtool.record.loss import Loss, LossCall
 from lightning_dtool.record.metrics import Epoch, MetricObject, Metrics
-from lightning_dtool.record.model import Child, InitialWeights, Model, WeightsSource
+from lightning_dtool.record.model import Child, InitialWeights, LoadedWeights, Model, WeightsSource
 from lightning_dtool.record.optimizers import Optimizer, ParameterGroup, Scheduler
 from lightning_dtool.record.provenance import SCHEMA_VERSION, Provenance
 from lightning_dtool.record.randomness import Randomness
@@ -43,6 +43,7 @@ __all__ = [
     "Git",
     "InitialWeights",
     "Lineage",
+    "LoadedWeights",
     "Loader",
     "Loss",
     "LossCall",

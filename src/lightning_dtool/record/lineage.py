@@ -18,7 +18,11 @@ class Lineage(Section):
         description="The checkpoint from which training resumed, or from which most of the initial weights came.",
     )
     other_parents: list[DatasetReference] = Field(
-        default=[], description="Other datasets from which some of the initial weights came."
+        default=[],
+        description=(
+            "Other datasets from which some of the initial weights came, or weights that were put into the model after "
+            "training began. Without the checkpoints of this run."
+        ),
     )
     resumed: bool = Field(
         default=False,
@@ -34,6 +38,6 @@ class Lineage(Section):
 
     @property
     def parents(self) -> list[DatasetReference]:
-        """All datasets from which initial weights came, the most important one first."""
+        """All datasets from which weights came, the most important one first."""
         first = [self.parent_checkpoint] if self.parent_checkpoint is not None else []
         return [*first, *self.other_parents]

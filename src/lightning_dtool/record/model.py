@@ -16,7 +16,7 @@ class Child(Section):
 
 
 class WeightsSource(Section):
-    """Where some of the initial weights came from: each of these tensors was bitwise equal to the source's."""
+    """Where some of the weights came from: each of these tensors was bitwise equal to the source's."""
 
     kind: str = Field(
         description=(
@@ -27,7 +27,10 @@ class WeightsSource(Section):
         description="Their names in the state dict. `backbone.*` stands for all names below `backbone.`, `*` for all."
     )
     keys_total: Integer = Field(description="Number of these names.")
-    run_uuid: str | None = Field(default=None, description="UUID of the earlier run of the same process.")
+    run_uuid: str | None = Field(
+        default=None,
+        description="UUID of the earlier run of the same process, or of this run if it saved the file itself.",
+    )
     dataset: DatasetReference | None = Field(
         default=None,
         description="The dtool dataset that holds the weights: a checkpoint, or one with a file of weights.",
@@ -68,6 +71,14 @@ class InitialWeights(Section):
     stored: bool = Field(
         default=False, description="Whether the checkpoint dataset has them, as `initial_weights.ckpt`."
     )
+
+
+class LoadedWeights(Section):
+    """Weights that were put into the model after training began, for example by a hook with `load_state_dict`."""
+
+    epoch: Integer = Field(description="Epoch in which they were seen, from 0.")
+    global_step: Integer = Field(description="Number of optimizer steps before they were seen.")
+    source: WeightsSource = Field(description="Where they came from.")
 
 
 class Model(Section):
@@ -112,3 +123,10 @@ class Model(Section):
     )
     architecture: str | None = Field(default=None, description="The module as PyTorch prints it.")
     initial_weights: InitialWeights | None = Field(default=None, description="The weights with which training began.")
+    loaded_weights: list[LoadedWeights] = Field(
+        default=[],
+        description=(
+            "Weights from files, from checkpoints or from earlier runs that were put into the model after training "
+            "began, in order. A load that another one replaced before the next step is not listed."
+        ),
+    )

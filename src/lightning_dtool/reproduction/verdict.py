@@ -14,6 +14,7 @@ _OF_A_RERUN = re.compile(
     r"environment\.variables\W+(?!CU|NVIDIA|TORCH|PYTORCH|OMP|MKL|KMP|OPENBLAS|ONEDNN|DNNL|PYTHONHASHSEED).*"
     r"|environment\.variables\W+TORCH(INDUCTOR_CACHE|_EXTENSIONS)_DIR\b.*|code\.(argv|git|working_directory|untracked|run_as_module|patch)\b.*|run\..*"
     r"|lineage\.(reproduces|replicates|parent_checkpoint|other_parents)\b.*|model\.initial_weights\.(origin|sources)\b.*"
+    r"|model\.loaded_weights\b.*\.source\.(path|dataset|run_uuid|kind)\b.*"
     r"|data\.datamodule\.arguments\.\w*uri|trainer\.callbacks.*(Rehearsal|ProvenanceCallback|dirpath).*"
     r"|trainer\.(loggers.*(dir|path)|settings\.\w*dir|config)\b.*",
     re.DOTALL,

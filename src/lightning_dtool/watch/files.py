@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.abc
 import importlib.util
+import itertools
 import os
 import sys
 import threading
@@ -17,7 +18,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 TUNER_CHECKPOINTS = (".lr_find_", ".scale_batch_size_")
 """Beginnings of the names of the checkpoints that Lightning's tuner saves, loads again and removes."""
@@ -39,8 +42,11 @@ _pinned: OrderedDict[str, "ReadFile"] = OrderedDict()
 _uris: OrderedDict[str, str] = OrderedDict()
 """The URI of the dataset that a local file was fetched from, by path."""
 
-_loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-"""Samples of the last tensors that `torch.load` returned, with their shapes: its source may be a stream, or vanish."""
+_loaded: OrderedDict[tuple[Any, ...], "LoadedTensor"] = OrderedDict()
+"""The last tensors that `torch.load` returned, by `sample_key`: their source may be a stream, or vanish."""
+
+_reads = 0
+"""How often a file was opened."""
 
 _thread = threading.local()
 
@@ -54,15 +60,36 @@ class ReadFile:
     Attributes:
         path: Absolute path, as the program gave it: links are not followed, because their names say where it is from.
         state: Size and time of the last change, or None if it could not be read.
+        number: How often files had been opened before.
     """
 
     path: str
     state: tuple[int, int] | None
+    number: int = 0
 
     @property
     def size(self) -> int:
         """Size of the file in bytes."""
         return self.state[0] if self.state is not None else 0
+
+
+@dataclass(frozen=True)
+class LoadedTensor:
+    """A tensor that `torch.load` returned.
+
+    Attributes:
+        name: Its place in what was loaded, such as `state_dict.head.weight`.
+        shape: Its shape.
+        sample: Some of its elements.
+        path: The file. None if it came from a stream.
+        number: How often files had been opened when it was returned.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sample: Any
+    path: str | None
+    number: int
 
 
 def note(path: str | os.PathLike[str], uri: str | None = None) -> None:
@@ -74,8 +101,10 @@ def note(path: str | os.PathLike[str], uri: str | None = None) -> None:
     """
     if getattr(_thread, "unobserved", False):
         return
+    global _reads
     found = os.path.abspath(os.fspath(path))
-    _recent[found] = ReadFile(found, file_state(found))
+    _recent[found] = ReadFile(found, file_state(found), _reads)
+    _reads += 1
     _recent.move_to_end(found)
     if len(_recent) > _MAX_RECENT:
         # The smallest file is the least likely to hold a model's weights. Another thread may change the table.
@@ -92,15 +121,50 @@ def pin() -> None:
         _keep(_pinned, path, file, _MAX_PINNED)
 
 
-def read_files() -> list[ReadFile]:
-    """Return the files that were read, the last one first."""
-    found = {file.path: file for file in [*reversed(_recent.values()), *reversed(_pinned.values())]}
+def read_files(since: int = 0) -> list[ReadFile]:
+    """Return the files that were read, the last one first.
+
+    Args:
+        since: The result of `reads` before. Default: return all that are known.
+    """
+    latest = (_latest(table, lambda file: file.number >= since) for table in (_recent, _pinned))
+    found = {file.path: file for file in itertools.chain.from_iterable(latest)}
     return list(found.values())
 
 
-def loaded_samples() -> list[tuple[tuple[int, ...], Any]]:
-    """Return the shape and a sample of the last tensors that `torch.load` returned, from whatever source."""
-    return [(shape, sample) for (shape, *_), sample in list(_loaded.items())]
+def reads() -> int:
+    """Return how often files have been opened in this process."""
+    return _reads
+
+
+def loaded_tensors(since: int = 0) -> list[LoadedTensor]:
+    """Return the last tensors that `torch.load` returned, from whatever source, the latest first.
+
+    Args:
+        since: The result of `reads` before. Default: return all that are known.
+    """
+    return _latest(_loaded, lambda tensor: tensor.number > since or not since)
+
+
+def was_loaded(key: tuple[Any, ...]) -> bool:
+    """Return True if `torch.load` has returned a tensor that is probably equal.
+
+    Args:
+        key: The result of `sample_key` for a tensor.
+    """
+    return key in _loaded
+
+
+def sample_key(tensor: Any, sample: Any) -> tuple[Any, ...]:
+    """Return what tensors have in common that are probably equal.
+
+    Args:
+        tensor: A tensor.
+        sample: The result of `sample_of` for it.
+    """
+    import torch
+
+    return tuple(tensor.shape), tensor.dtype, sample.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def sample_of(tensor: Any) -> Any:
@@ -163,7 +227,7 @@ def install() -> None:
     @functools.wraps(opening)
     def open_file_like(name_or_buffer: Any, mode: str) -> Any:
         if "r" in mode:
-            note_opened(name_or_buffer)
+            _thread.opened = note_opened(name_or_buffer)
         return opening(name_or_buffer, mode)
 
     torch.serialization._open_file_like = open_file_like
@@ -177,13 +241,15 @@ def install() -> None:
         sys.meta_path.insert(0, _WhenImported("safetensors", _observe_safetensors))
 
 
-def note_opened(name_or_buffer: Any) -> None:
-    """Note a file by its path or by an open file."""
+def note_opened(name_or_buffer: Any) -> str | None:
+    """Note a file by its path or by an open file, and return its path. None if it is not known."""
     # A buffer may be any object of the user's, and its name may be a number.
     with contextlib.suppress(Exception):
         path = name_or_buffer if isinstance(name_or_buffer, str | os.PathLike) else name_or_buffer.name
         if isinstance(path, str | os.PathLike):
             note(path)
+            return os.path.abspath(os.fspath(path))
+    return None
 
 
 def _observed_load(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,25 +260,47 @@ def _observed_load(original: Callable[..., Any]) -> Callable[..., Any]:
         with contextlib.suppress(Exception):
             # Lightning's tuner puts back what it has saved itself.
             if not getattr(_thread, "unobserved", False) and not is_tuner_checkpoint(next(reversed(_recent), "")):
-                _note_loaded(result, 0, set())
+                note_loaded(result, getattr(_thread, "opened", None))
         return result
 
     return load
 
 
-def _note_loaded(value: Any, depth: int, seen: set[int]) -> None:
+def note_loaded(value: Any, path: str | None) -> None:
+    """Note the tensors in what was read from a file.
+
+    Args:
+        value: A tensor, or nested containers of tensors.
+        path: The file. None if it was a stream.
+    """
+    _note_loaded(value, "", path, 0, set())
+
+
+def _note_loaded(value: Any, name: str, path: str | None, depth: int, seen: set[int]) -> None:
     import torch
 
     if type(value) in (torch.Tensor, torch.nn.Parameter):
         if value.is_floating_point() and value.layout is torch.strided and not value.is_meta and value.numel():
             sample = sample_of(value).clone()
-            key = (tuple(value.shape), value.dtype, sample.contiguous().view(torch.uint8).numpy().tobytes())
-            _keep(_loaded, key, sample, _MAX_LOADED)
-    elif isinstance(value, dict | list | tuple) and depth < _MAX_DEPTH and id(value) not in seen:
+            found = LoadedTensor(name, tuple(value.shape), sample, path, _reads)
+            _keep(_loaded, sample_key(value, sample), found, _MAX_LOADED)
+        return
+    if isinstance(value, torch.nn.Module):
+        value = {**dict(value.named_parameters()), **dict(value.named_buffers())}
+    if isinstance(value, dict | list | tuple) and depth < _MAX_DEPTH and id(value) not in seen:
         seen.add(id(value))  # lists that hold one another many times over would take forever
-        for item in list(value.values() if isinstance(value, dict) else value)[:_MAX_LOADED]:
-            if isinstance(item, torch.Tensor | dict | list | tuple):
-                _note_loaded(item, depth + 1, seen)
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in list(items)[:_MAX_LOADED]:
+            if isinstance(item, torch.Tensor | torch.nn.Module | dict | list | tuple):
+                _note_loaded(item, f"{name}.{key}" if name else str(key), path, depth + 1, seen)
+
+
+def _latest(table: OrderedDict[Any, T], is_wanted: Callable[[T], bool]) -> list[T]:
+    """Return the last entries of a table, the latest first, up to the first one that is not wanted."""
+    while True:
+        # Another thread, such as one that reads samples, may change the table.
+        with contextlib.suppress(RuntimeError, KeyError):
+            return list(itertools.takewhile(is_wanted, reversed(table.values())))
 
 
 def _keep(table: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:

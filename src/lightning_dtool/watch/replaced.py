@@ -9,7 +9,8 @@ import sys
 import time
 import types
 import weakref
-from collections.abc import Iterator, MutableMapping
+from collections import deque
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +22,13 @@ from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from lightning_dtool.watch import files
 
-_put_in: MutableMapping[torch.Tensor, int] = WeakTensorKeyDictionary()
-"""The tensors into which values were put that do not come from the code of a module, with their versions then."""
+_put_in: MutableMapping[torch.Tensor, tuple[int, int]] = WeakTensorKeyDictionary()
+"""The tensors into which values were put that do not come from the code of a module, with their versions then.
+
+The second number is that of the load.
+"""
+
+_NEVER = (-1, 0)
 
 # Not a dictionary of weak keys: a user's class may define `__eq__` and so have no hash, and torch's own such dictionary
 # takes as long for a look-up as all else that is observed in a step.
@@ -32,6 +38,15 @@ _groups: dict[int, tuple[weakref.ref[Optimizer], int]] = {}
 _trained: MutableMapping[torch.Tensor, float] = WeakTensorKeyDictionary()
 """The parameters of optimizers that have stepped, with the time of the first step."""
 
+_arrived: deque[tuple[int, tuple[Any, ...], weakref.ref[torch.Tensor]]] = deque(maxlen=256)
+"""Some of the tensors into which values were put after files were read: the number of the load, their key, the tensor.
+
+The key is the one of `files.sample_key`.
+"""
+
+_reads = 0
+"""How often files had been opened when values were last put in."""
+
 _made: MutableMapping[torch.Tensor, tuple[bytes, int] | None] = WeakTensorKeyDictionary()
 """What tensors held before `load_state_dict` filled them for the first time. None if a training has made that."""
 
@@ -40,6 +55,9 @@ _WORD = 8
 
 _SAMPLES = 64
 
+_LARGEST = 4
+"""Number of tensors of a load that are noted."""
+
 _loads = 0
 """How often values have been put into modules."""
 
@@ -47,11 +65,12 @@ _older: MutableMapping[nn.Module, bool] = WeakIdKeyDictionary()
 """The modules that existed when observing began."""
 
 
-def put_in(module: nn.Module) -> set[int]:
+def put_in(module: nn.Module, since: int = 0) -> set[int]:
     """Return the `id` of each tensor of a module that `load_state_dict`, or unpickling the module, has filled.
 
     Args:
         module: The module.
+        since: The result of `loads` before. Default: at any time.
 
     Returns:
         Without the tensors that something has changed in place since then, such as an optimizer or an initialisation,
@@ -59,8 +78,25 @@ def put_in(module: nn.Module) -> set[int]:
     """
     if not _put_in:
         return set()
-    filled = (tensor for tensor in _own(module) if _put_in.get(tensor, -1) == version(tensor))
-    return {id(tensor) for tensor in filled if not _is_as_made(tensor)}
+    filled = []
+    for tensor in _own(module):
+        filled_at, load = _put_in.get(tensor, _NEVER)
+        if filled_at == version(tensor) and load > since:
+            filled.append(tensor)
+    return {id(tensor) for tensor in filled if since or not _is_as_made(tensor)}
+
+
+def went_elsewhere(key: tuple[Any, ...], module: nn.Module, since: int) -> bool:
+    """Return True if values went into other modules, or into a module in which other values have replaced them.
+
+    Args:
+        key: The `files.sample_key` of the values.
+        module: The module.
+        since: The result of `loads` before.
+    """
+    found = [(load, place()) for load, other, place in _arrived if other == key and load > since]
+    own = {id(tensor) for tensor in _own(module)} if found else set()
+    return any(tensor is None or id(tensor) not in own or _put_in[tensor][1] > load for load, tensor in found)
 
 
 def loads() -> int:
@@ -144,10 +180,11 @@ def _observe_torchscript() -> None:
 
     @functools.wraps(original)
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
-        files.note_opened(f)
+        path = files.note_opened(f)
         module = original(f, *args, **kwargs)  # type: ignore[no-untyped-call]
         with contextlib.suppress(Exception):
             _note_put_in(module, frozenset())
+            files.note_loaded(dict(_tensors(module)), path)
         return module
 
     torch.jit.load = load
@@ -162,9 +199,19 @@ def _note_put_in(module: nn.Module, missing: frozenset[str]) -> None:
         return
     files.pin()
     # A training may do this at every step, so names are looked up only if they are needed.
-    filled = _own(module) if not missing else (tensor for name, tensor in _tensors(module) if name not in missing)
+    filled = [*_own(module)] if not missing else [tensor for name, tensor in _tensors(module) if name not in missing]
     for tensor in filled:
-        _put_in[tensor] = version(tensor)
+        _put_in[tensor] = version(tensor), _loads
+    _note_arrival(filled)
+
+
+def _note_arrival(filled: Sequence[torch.Tensor]) -> None:
+    global _reads
+    if _reads == files.reads():
+        return
+    _reads = files.reads()
+    for tensor in sorted(filled, key=torch.Tensor.numel)[-_LARGEST:]:
+        _arrived.append((_loads, files.sample_key(tensor, files.sample_of(tensor)), weakref.ref(tensor)))
 
 
 def _note_made(module: nn.Module) -> None:
@@ -204,7 +251,7 @@ def _note_restored(module: nn.Module, file: files.ReadFile) -> None:
         if _trained.get(tensor, saved - 1) >= saved:
             del _trained[tensor]
         if tensor in _put_in:
-            _put_in[tensor] = version(tensor)
+            _put_in[tensor] = version(tensor), _put_in[tensor][1]
 
 
 def _note_revived(part: nn.Module, caller: types.FrameType) -> None:
@@ -215,13 +262,14 @@ def _note_revived(part: nn.Module, caller: types.FrameType) -> None:
         _loads += 1
         files.pin()
         for tensor in _own_of(part):
-            _put_in[tensor] = version(tensor)
+            _put_in[tensor] = version(tensor), _loads
         return
     if original in _older:
         _older[part] = True
     for before, after in zip(_own_of(original), _own_of(part), strict=True):
-        if before in _put_in and _put_in[before] == version(before):
-            _put_in[after] = version(after)
+        filled_at, load = _put_in.get(before, _NEVER)
+        if filled_at == version(before):
+            _put_in[after] = version(after), load
         if before in _trained:
             _trained[after] = _trained[before]
         if before in _made:

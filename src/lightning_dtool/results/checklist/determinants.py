@@ -102,7 +102,7 @@ def _initial_weights(evidence: Evidence) -> Result:
     weights = evidence.record.model.initial_weights
     if weights is None or weights.digest is None:
         return fails("there is no digest of the initial weights", RECORD_AGAIN)
-    gaps = evidence.gaps("model.initial_weights.origin", "model.initial_weights.sources")
+    gaps = evidence.gaps("model.initial_weights.origin", "model.initial_weights.sources", "model.loaded_weights")
     if gaps:
         return unknown(gaps, _LOADED)
     if weights.origin == "unknown":
