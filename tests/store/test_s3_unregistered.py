@@ -1,6 +1,9 @@
 """Objects on a real S3 server whose dataset is not registered, and what `recover` does about them."""
 
 import contextlib
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,8 +103,37 @@ def test_they_are_told_and_removed_when_they_are_a_day_old(
     kept.verify()
 
 
-def test_they_are_removed_at_once_if_nobody_else_writes(s3_base_uri: str, bucket: Bucket) -> None:
-    carried_out_late(bucket, s3_base_uri)
+WRITE = """
+import sys
+from lightning_dtool.store import DatasetWriter
+writer = DatasetWriter("x", sys.argv[1])
+writer.put_bytes(b"1", "a")
+input()
+"""
+
+
+def test_what_a_server_does_for_a_killed_process_after_recover_is_removed_by_the_next_one(
+    s3_base_uri: str, bucket: Bucket, s3_link: FaultyLink
+) -> None:
+    has_come, may_go_on, is_done = (threading.Event() for _ in range(3))
+
+    def is_late(passing: Passing) -> None:
+        has_come.set()
+        may_go_on.wait(60)
+        passing.forward(passing.body)
+        is_done.set()
+
+    s3_link.on("PUT", "/data/", is_late)
+    with subprocess.Popen([sys.executable, "-c", WRITE, s3_base_uri], stdin=subprocess.PIPE) as process:
+        assert has_come.wait(60)
+        process.kill()
+    assert outcomes(recover(s3_base_uri, [])) == ["removed"]
+    assert bucket.listing() == []
+    may_go_on.set()
+    assert is_done.wait(60)
+    (key,) = bucket.listing()
+    assert key.endswith(f"/data/{ITEM}")
+    assert outcomes(recover(s3_base_uri, [])) == ["left"]
     assert outcomes(recover(s3_base_uri, [], other_hosts=True)) == ["removed"]
     assert bucket.listing() == []
 
