@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
@@ -182,14 +183,23 @@ def test_parts_are_told_apart(models: Path, tmp_path: Path) -> None:
     def load_all(t: L.Trainer, module: Net) -> None:
         module.load_state_dict(load_file(tmp_path / "all.safetensors"))
 
+    arrays = {name: value.numpy() for name, value in Net().head.state_dict().items()}
+    np.savez(tmp_path / "arrays.npz", **arrays)
+
+    def load_arrays(t: L.Trainer, module: Net) -> None:
+        with np.load(tmp_path / "arrays.npz") as found:
+            module.head.load_state_dict({name: torch.from_numpy(found[name]) for name in found.files})
+
     record = fit(
-        models, At("training_step", load_head, (0,)), At("on_train_epoch_start", partly(layers)),
+        models, At("on_train_epoch_start", load_arrays, (2,)), At("training_step", load_head, (0,)),
+        At("on_train_epoch_start", partly(layers)),
         At("on_train_batch_end", load_all, (2,)), accumulate_grad_batches=2,
     )  # fmt: skip
     assert gaps_of(record) == []
     assert loads_of(record) == [
         (0, 0, "file", ["head.*"], "head.pt"),
         (1, 3, "file", ["layers.*"], "layers.pt"),
+        (2, 6, "file", ["head.*"], "arrays.npz"),
         (2, 6, "file", ["*"], "all.safetensors"),
     ]
 
@@ -222,18 +232,20 @@ def test_a_file_of_weights_that_was_not_seen_to_arrive_is_a_gap(models: Path, tm
     assert reason.startswith(f"{path}, which holds tensors with names and shapes of this model's, was read in epoch 1")
 
 
-def test_values_from_a_stream_are_a_gap(models: Path) -> None:
-    content = io.BytesIO()
-    torch.save(Net().state_dict(), content)
+@pytest.mark.parametrize("form", ["stream", "gone"])
+def test_values_that_are_in_no_file_are_a_gap(models: Path, tmp_path: Path, form: str) -> None:
+    path = tmp_path / "weights.pt"
 
     def load(t: L.Trainer, module: Net) -> None:
-        content.seek(0)
-        module.load_state_dict(torch.load(content))
+        saved(Net().state_dict(), path)
+        module.load_state_dict(torch.load(io.BytesIO(path.read_bytes()) if form == "stream" else path))
+        path.unlink()
 
     record = fit(models, At("on_train_epoch_start", load))
     assert loads_of(record) == []
+    why = "" if form == "stream" else f" ({path} is gone)"
     [reason] = gaps_of(record)
-    assert reason.startswith("torch.load returned values that no file that was read holds: layers.0.")
+    assert reason.startswith(f"torch.load returned values that no file that was read holds{why}: layers.0.")
 
 
 # -- what is no load from a file -----------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def unknown_weights(
         reason = "an optimizer changed these weights before this run, in a training that was not recorded"
         return every, reason, "add DtoolProvenanceCallback to the Trainer of that training, too"
     if found["put_in"] or found["loaded"]:
-        lost = [f"{file.path} {change}" for file in files.read_files() if (change := _change(file))]
+        lost = [f"{file.path} {change}" for file in files.read_files() if (change := change_of(file))]
         way = "load_state_dict or unpickling put in" if found["put_in"] else "torch.load returned"
         reason = f"{way} values that no file that was read holds"
         if lost or problems:
@@ -71,7 +71,12 @@ def unknown_weights(
     return every, reason, "import DtoolProvenanceCallback before you make the model"
 
 
-def _change(file: files.ReadFile) -> str | None:
+def change_of(file: files.ReadFile) -> str | None:
+    """Return what has happened to a file since it was read, in words. None if it is as it was.
+
+    Args:
+        file: The file.
+    """
     now = files.file_state(file.path)
     if now is None:
         return "is gone"

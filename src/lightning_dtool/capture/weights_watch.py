@@ -21,6 +21,7 @@ from lightning_dtool.capture.tensor_match import (
     patterns,
     sampled_candidate,
 )
+from lightning_dtool.capture.unknown_weights import change_of
 from lightning_dtool.capture.weight_files import SKIPPED, UnreadableError, tensors_in
 from lightning_dtool.capture.weight_sources import Source, choose_sources
 from lightning_dtool.random_states import random_states_kept
@@ -87,7 +88,7 @@ class WeightsWatch:
         self._files: dict[str, tuple[Any, list[_InFile]]] = {}
         self._expected: frozenset[tuple[str, tuple[int, ...]]] | None = None
         self._unseen: dict[str, str] = {}
-        self._number = 0
+        self._number = self._opened = 0
         self._gaps = Gaps()
 
     @property
@@ -135,16 +136,16 @@ class WeightsWatch:
         reads, self._reads = self._reads, files.reads()
         loads, self._loads = self._loads, replaced.loads()
         with torch.no_grad():
-            filled = self._filled(loads) if self._loads != loads else set()
-            is_worth_a_look = bool(filled) and (self._reads != reads or self._may_be_known(filled, global_step))
+            filled = self._filled(loads) if self._loads != loads else {}
             read = self._files_of_weights(reads) if self._reads != reads else {}
-            if not is_worth_a_look and not read:
+            is_known = bool(filled) and (bool(read) or self._may_be_known(filled, reads, global_step))
+            if not is_known and not read:
                 return []
             with random_states_kept():  # `state_dict` may be a method of the user's
                 state = _state(self._module)
-                chosen = self._arrived(state, filled, reads, global_step) if is_worth_a_look else []
+                seen: set[str | None] = set()
+                chosen = self._arrived(state, filled, reads, global_step, seen) if is_known else []
                 found = self._described(chosen, state, run_uuid)
-                seen = {source.path for source in chosen}
                 for path, names in read.items():
                     if path not in seen and not self._went_elsewhere(path, loads):
                         when = f"in epoch {epoch} after step {global_step}"
@@ -162,22 +163,23 @@ class WeightsWatch:
 
     # -- load_state_dict, and unpickled modules ----------------------------------------------------------
 
-    def _filled(self, loads: int) -> set[str]:
-        """Return the names of the tensors that were put in."""
+    def _filled(self, loads: int) -> dict[str, torch.Tensor]:
+        """Return the tensors that were put in, by name."""
         filled = replaced.put_in(self._module, loads)
         if not filled:
-            return set()
-        self._expected = None  # unpickling may have added parts
-        return {name for name, tensor in named_tensors(self._module).items() if id(tensor) in filled}
+            return {}
+        return {name: tensor for name, tensor in named_tensors(self._module).items() if id(tensor) in filled}
 
-    def _may_be_known(self, names: set[str], global_step: int) -> bool:
-        """Return False if the values that were put in are from memory: some of them are in no file or earlier run."""
-        tensors = {name: tensor for name, tensor in named_tensors(self._module).items() if has_elements(tensor)}
-        largest = sorted(names & tensors.keys(), key=lambda name: tensors[name].numel(), reverse=True)
+    def _may_be_known(self, filled: Mapping[str, torch.Tensor], reads: int, global_step: int) -> bool:
+        """Return False if the values that were put in are from memory: the largest are in no file or earlier run."""
+        torch_load = {each.path for each in files.loaded_tensors(reads)} if self._reads != reads else set()
+        if any(file.path not in torch_load for file in files.read_files(reads)):
+            return True  # its tensors are not known yet
+        largest = sorted(filled.items(), key=lambda entry: entry[1].numel(), reverse=True)
         for trainable in (True, False):
-            some = [name for name in largest if tensors[name].requires_grad is trainable][:_SAMPLED]
-            for name in some:
-                key = _key(tensors[name])
+            some = [entry for entry in largest if entry[1].requires_grad is trainable and has_elements(entry[1])]
+            for name, tensor in some[:_SAMPLED]:
+                key = _key(tensor)
                 if self._is_known(key) and self._is_new(name, key, trainable, global_step):
                     return True
         return False
@@ -193,12 +195,17 @@ class WeightsWatch:
             return True
         return any(each.key == key for file in self._other_files() for each in self._tensors_in(file))
 
-    def _arrived(self, state: Mapping[str, Any], names: set[str], reads: int, global_step: int) -> list[Source]:
-        """Return the sources of the tensors that were put in."""
-        module = self._module
-        model = ModelTensors({name: value for name, value in state.items() if name in names})
-        tensors = named_tensors(module)
-        new = {name for name in model.significant(model.entries) if self._is_new_in(tensors, name, global_step)}
+    def _arrived(
+        self,
+        state: Mapping[str, Any],
+        filled: Mapping[str, torch.Tensor],
+        reads: int,
+        global_step: int,
+        seen: set[str | None],
+    ) -> list[Source]:
+        """Return the sources of the tensors that were put in, and add to `seen` the files of which that is known."""
+        model = ModelTensors({name: value for name, value in state.items() if name in filled})
+        new = {name for name in model.significant(model.entries) if self._is_new_in(filled, name, global_step)}
         loaded = self._loaded_alike(model)
         fresh = {file.path for file in files.read_files(reads)}
         paths = dict.fromkeys(each.path for each in loaded if each.path is not None)
@@ -206,13 +213,15 @@ class WeightsWatch:
         for file in self._other_files():
             if file.path in fresh or mine & {each.key for each in self._tensors_in(file)}:
                 paths[file.path] = None
+        paths |= dict.fromkeys(self._arrays(fresh))
         sources = [Source(partial(tensors_in, path), path=path) for path in paths if files.file_state(path) is not None]
         runs = [Source(partial(getattr, run, "candidates"), run=run) for run in self._runs]
-        put_in = {id(tensors[name]) for name in names}
+        put_in = {id(tensor) for tensor in filled.values()}
         problems: list[str] = []
-        chosen = choose_sources(module, model, [*sources, *runs], put_in, problems)
+        chosen = choose_sources(self._module, model, [*sources, *runs], put_in, problems)
         chosen = [each for each in chosen if each.path in fresh or each.matches.names() & new]
-        self._note_lost(loaded, model, chosen, new, problems, state)
+        seen |= {source.path for source in chosen}
+        seen |= self._lost(loaded, model, chosen, new, problems, state)
         for source in chosen:
             self._unseen.pop(source.path or "", None)
         return chosen
@@ -233,6 +242,11 @@ class WeightsWatch:
         torch_load = {each.path for each in files.loaded_tensors()}
         return [file for file in files.read_files() if file.path not in torch_load and not file.path.endswith(_ARRAYS)]
 
+    def _arrays(self, paths: Iterable[str]) -> list[str]:
+        found = [path for path in paths if path.endswith(_ARRAYS)][: _MAX_OPENED - self._opened]
+        self._opened += len(found)
+        return found
+
     def _tensors_in(self, file: files.ReadFile) -> list[_InFile]:
         known = self._files.get(file.path)
         if known is None or known[0] != file.state:
@@ -241,7 +255,7 @@ class WeightsWatch:
             known = self._files[file.path] = file.state, _read(file.path)
         return known[1]
 
-    def _note_lost(
+    def _lost(
         self,
         loaded: Sequence[files.LoadedTensor],
         model: ModelTensors,
@@ -249,16 +263,20 @@ class WeightsWatch:
         new: set[str],
         problems: Sequence[str],
         state: Mapping[str, Any],
-    ) -> None:
-        """Add a gap for values that `torch.load` has returned and that cannot be found in a file."""
-        candidates = [_sampled(each) for each in loaded]
+    ) -> set[str | None]:
+        """Add a gap for values that `torch.load` has returned and that no file holds. Return where they were read."""
         found = {name for source in chosen for name in source.matches.names()}
-        lost = model.significant((model.matches(candidates).names() - found) & new)
+        lost = model.significant((model.matches([_sampled(each) for each in loaded]).names() - found) & new)
         # Such as a target network, into which the weights of another part of the model were put.
-        if lost and not any(model.copies(name) & found for name in lost):
-            why = f" ({'; '.join(problems[:3])})" if problems else ""
-            reason = f"torch.load returned values that no file that was read holds{why}: {_in_words(lost, state)}"
-            self._gaps.at(FACT).add(reason, _REMEDY)
+        if not lost or any(model.copies(name) & found for name in lost):
+            return set()
+        paths = {each.path for each in loaded if model.matches([_sampled(each)]).names() & lost}
+        read = [file for file in files.read_files() if file.path in paths]
+        reasons = [*problems, *(f"{file.path} {change}" for file in read if (change := change_of(file)))]
+        why = f" ({'; '.join(reasons[:3])})" if reasons else ""
+        reason = f"torch.load returned values that no file that was read holds{why}: {_in_words(lost, state)}"
+        self._gaps.at(FACT).add(reason, _REMEDY)
+        return paths
 
     def _described(self, chosen: Sequence[Source], state: Mapping[str, Any], run_uuid: str) -> list[WeightsSource]:
         if not chosen:
