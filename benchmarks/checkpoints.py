@@ -126,13 +126,13 @@ def _in_turns(settings: Settings, part: Part, megabytes: float, background: bool
     saves = 8 if settings.short else 120 if megabytes < 1 else 40
     folder = settings.folder / f"{uuid.uuid4()}"
     (folder / "models").mkdir(parents=True)
-    checkpoints = _PairedSaves(part, dirpath=folder / "checkpoints", save_top_k=1)
+    checkpoints = ModelCheckpoint(dirpath=folder / "checkpoints", save_top_k=1)
     callbacks = [checkpoints, DtoolProvenanceCallback(str(folder / "models"), background=background)]
-    trainer = quiet_trainer(folder, callbacks, max_epochs=saves)
-    trainer.fit(Wide(megabytes), batches(2))
+    with _paired_saves(part) as measured:
+        quiet_trainer(folder, callbacks, max_epochs=saves).fit(Wide(megabytes), batches(2))
     shutil.rmtree(folder)
     # The first saves write what later ones share, such as the archive of the code.
-    figures = {name: checkpoints.figures[on][2:] for name, on in ((part.off, False), (part.on, True))}
+    figures = {name: measured[on][2:] for name, on in ((part.off, False), (part.on, True))}
     size = "a tiny model" if megabytes < 1 else f"{megabytes} MB"
     return Comparison(
         f"Time that training waits for a checkpoint of {size} with background={background}, which {part.on}",
@@ -144,23 +144,28 @@ def _in_turns(settings: Settings, part: Part, megabytes: float, background: bool
     )
 
 
-class _PairedSaves(ModelCheckpoint):
-    """A ModelCheckpoint that measures its saves, of which one of each pair is without a part."""
+@contextlib.contextmanager
+def _paired_saves(part: Part) -> Iterator[dict[bool, list[float]]]:
+    """Measure the saves of every ModelCheckpoint, of which one of each pair is without a part.
 
-    def __init__(self, part: Part, **options: Any) -> None:
-        super().__init__(**options)
-        self._part = part
-        self.figures: dict[bool, list[float]] = {False: [], True: []}
-        self._shuffled = random.Random(SEED)
-        self._order: list[bool] = []
+    The figures, in ms, are kept outside of the run, which would otherwise remember them as state of a callback.
+    """
+    figures: dict[bool, list[float]] = {False: [], True: []}
+    shuffled = random.Random(SEED)
+    order: list[bool] = []
+    save = ModelCheckpoint._save_checkpoint
 
-    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        self._order = self._order or self._shuffled.sample([True, False], 2)
-        on = self._order.pop()
-        with contextlib.nullcontext() if on else self._part.without():
+    def measured(self: ModelCheckpoint, trainer: L.Trainer, filepath: str) -> None:
+        if not order:
+            order.extend(shuffled.sample([True, False], 2))
+        on = order.pop()
+        with contextlib.nullcontext() if on else part.without():
             begun = time.perf_counter()
-            super()._save_checkpoint(trainer, filepath)
-            self.figures[on].append(1e3 * (time.perf_counter() - begun))
+            save(self, trainer, filepath)
+            figures[on].append(1e3 * (time.perf_counter() - begun))
+
+    with patch.object(ModelCheckpoint, "_save_checkpoint", measured):
+        yield figures
 
 
 def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds: int) -> Iterator[Comparison]:
