@@ -284,7 +284,21 @@ class Swapping(L.Callback):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
-    "kind", ["files", "swapping", "swa", "ema", "finder", "teacher", "inspected", "evaluated", "resumed", "frozen"]
+    "kind",
+    [
+        "files",
+        "swapping",
+        "swa",
+        "ema",
+        "finder",
+        "teacher",
+        "whole teacher",
+        "inspected",
+        "evaluated",
+        "resumed",
+        "frozen",
+        "unused",
+    ],
 )
 def test_what_is_no_load_from_a_file_is_not_listed(models: Path, tmp_path: Path, kind: str) -> None:
     module = Net()
@@ -303,6 +317,9 @@ def test_what_is_no_load_from_a_file_is_not_listed(models: Path, tmp_path: Path,
     elif kind == "teacher":
         other = Net()
         callbacks.append(At("on_train_epoch_start", lambda t, module: other.load_state_dict(torch.load(path)) and None))
+    elif kind == "whole teacher":
+        saved(Net(), path)
+        callbacks.append(At("on_train_epoch_start", lambda t, module: torch.load(path, weights_only=False) and None))
     elif kind == "inspected":
         policy = ModelCheckpoint(monitor="train_loss", save_last=True)
         callbacks = [
@@ -329,6 +346,11 @@ def test_what_is_no_load_from_a_file_is_not_listed(models: Path, tmp_path: Path,
         saved(module.layers.state_dict(), path)
         module.layers.load_state_dict(torch.load(path))
         module.layers.requires_grad_(False)
+    elif kind == "unused":
+        module.unused = nn.Linear(40, 40)
+        saved(module.state_dict(), path)
+        module.load_state_dict({name: value + 1 for name, value in torch.load(path).items()})
+        module.load_state_dict(torch.load(path))
     record = fit(models, *callbacks, module=module, data=data, **options)
     assert loads_of(record) == []
     assert gaps_of(record) == []

@@ -11,25 +11,21 @@ from lightning.pytorch import LightningModule
 
 from lightning_dtool.capture.ended_runs import EndedRun, ended_runs
 from lightning_dtool.capture.parents import run_of
+from lightning_dtool.capture.read_weights import Key, ReadWeights, has_elements, key_for, key_of, last_part, sampled
 from lightning_dtool.capture.source_description import describe_source
-from lightning_dtool.capture.tensor_match import (
-    Candidate,
-    Matches,
-    ModelTensors,
-    is_plain,
-    named_tensors,
-    patterns,
-    sampled_candidate,
-)
+from lightning_dtool.capture.tensor_match import Matches, ModelTensors, named_tensors, patterns
 from lightning_dtool.capture.unknown_weights import change_of
-from lightning_dtool.capture.weight_files import SKIPPED, UnreadableError, tensors_in
+from lightning_dtool.capture.weight_files import tensors_in
 from lightning_dtool.capture.weight_sources import Source, choose_sources
 from lightning_dtool.random_states import random_states_kept
 from lightning_dtool.record import Gaps, WeightsSource, as_text
 from lightning_dtool.watch import files, replaced
 
-FACT = "model.loaded_weights"
-"""The place in the record, also of its gaps."""
+MAX_LOADS = 1000
+"""Maximum number of loads that are listed."""
+
+_FACT = "model.loaded_weights"
+"""The place in the record, also of the gaps."""
 
 _SMALLEST = 8
 """Minimum number of elements of a tensor whose name and shape tell that a file holds weights of the model."""
@@ -37,31 +33,43 @@ _SMALLEST = 8
 _SAMPLED = 4
 """Number of tensors by which it is decided whether a load is worth a closer look."""
 
-_MAX_OPENED = 200
-"""Maximum number of files of safetensors or NumPy that are opened in a run. With more, they are data."""
-
-MAX_LOADS = 1000
-"""Maximum number of loads that are listed."""
-
 _MAX_UNSEEN = 20
-"""Maximum number of gaps."""
+"""Maximum number of files that are gaps."""
 
 _CLOCK = 50_000_000
 """Nanoseconds by which the time of a file may be behind."""
 
-_ARRAYS = (".npy", ".npz")
-
-_WEIGHTS = ".safetensors"
-
 _REMEDY = "put weights into the model with load_state_dict, from a file that is kept"
 
 
-class _InFile(NamedTuple):
-    """A tensor in a file."""
+class _Held(NamedTuple):
+    """A tensor at the last look.
 
-    name: str
-    shape: tuple[int, ...]
-    key: tuple[Any, ...]
+    Attributes:
+        key: The key of what it held.
+        others: How often it had been changed in place by something else than loads.
+    """
+
+    key: Key
+    others: int
+
+
+class _Moment(NamedTuple):
+    """What is known of a look.
+
+    Attributes:
+        reads: How often files had been opened at the last look.
+        loads: How often values had been put into modules.
+        state: The state dict.
+        when: The epoch and the step, in words.
+        explained: The files of which it is known what became of them.
+    """
+
+    reads: int
+    loads: int
+    state: Mapping[str, Any]
+    when: str
+    explained: set[str | None]
 
 
 class WeightsWatch:
@@ -80,15 +88,14 @@ class WeightsWatch:
         self._module = module
         self._saver_of = saver_of
         self._reads, self._loads = files.reads(), replaced.loads()
-        self._held: dict[str, tuple[Any, ...]] = {}
-        self._held_since = 0
-        self._stepped: int | None = None
+        self._read = ReadWeights()
         self._runs: list[EndedRun] = []
-        self._of_runs: frozenset[Any] = frozenset()
-        self._files: dict[str, tuple[Any, list[_InFile]]] = {}
+        self._of_runs: frozenset[Key] = frozenset()
+        self._held: dict[str, _Held] = {}
+        self._stepped: int | None = None
         self._expected: frozenset[tuple[str, tuple[int, ...]]] | None = None
         self._unseen: dict[str, str] = {}
-        self._number = self._opened = 0
+        self._number = 0
         self._gaps = Gaps()
 
     @property
@@ -97,7 +104,7 @@ class WeightsWatch:
         found = Gaps()
         found.include(self._gaps)
         for reason in self._unseen.values():
-            found.at(FACT).add(reason, _REMEDY)
+            found.at(_FACT).add(reason, _REMEDY)
         return found
 
     @property
@@ -113,18 +120,19 @@ class WeightsWatch:
     def begin(self) -> None:
         """Note the weights with which training begins."""
         self._runs = ended_runs(self._module)
-        self._of_runs = frozenset(_key_of(each) for run in self._runs for each in run.candidates)
+        self._of_runs = frozenset(key_of(each) for run in self._runs for each in run.candidates)
         if self._runs or files.reads() or files.loaded_tensors():
-            self._hold(0)
-
-    def stepped(self) -> None:
-        """Note that an optimizer takes a step."""
-        self._stepped = time.time_ns()
+            self._hold()
 
     def epoch_start(self) -> None:
         """Note that the model may have other parts."""
         self._expected = None
 
+    def stepped(self) -> None:
+        """Note that an optimizer takes a step."""
+        self._stepped = time.time_ns()
+
+    @torch.no_grad()
     def look(self, run_uuid: str, epoch: int, global_step: int) -> list[WeightsSource]:
         """Return the sources of the weights that have been put in since the last look.
 
@@ -135,31 +143,37 @@ class WeightsWatch:
         """
         reads, self._reads = self._reads, files.reads()
         loads, self._loads = self._loads, replaced.loads()
-        with torch.no_grad():
-            filled = self._filled(loads) if self._loads != loads else {}
-            read = self._files_of_weights(reads) if self._reads != reads else {}
-            is_known = bool(filled) and (bool(read) or self._may_be_known(filled, reads, global_step))
-            if not is_known and not read:
-                return []
-            with random_states_kept():  # `state_dict` may be a method of the user's
-                state = _state(self._module)
-                seen: set[str | None] = set()
-                chosen = self._arrived(state, filled, reads, global_step, seen) if is_known else []
-                found = self._described(chosen, state, run_uuid)
-                for path, names in read.items():
-                    if path not in seen and not self._went_elsewhere(path, loads):
-                        when = f"in epoch {epoch} after step {global_step}"
-                        copied = self._copied(path, names, state, global_step, when)
-                        found += self._described(copied, state, run_uuid)
-                self._hold(global_step)
-        return self._listed(found)
+        filled = self._filled(loads) if self._loads != loads else {}
+        read = self._files_of_weights(reads) if self._reads != reads else {}
+        if not read and not (filled and self._may_be_known(filled, reads)):
+            return []
+        with random_states_kept():  # `state_dict` may be a method of the user's
+            when = f"in epoch {epoch} after step {global_step}"
+            moment = _Moment(reads, loads, _state(self._module), when, set())
+            found = self._arrived(filled, moment) if filled else []
+            for path, names in read.items():
+                if path not in moment.explained:
+                    found += self._copied(path, names, moment)
+            described = self._described(found, moment.state, run_uuid)
+            self._hold()
+        return self._listed(described)
 
-    def _listed(self, found: list[WeightsSource]) -> list[WeightsSource]:
-        left = MAX_LOADS - self._number
-        if len(found) > left:
-            self._gaps.at(FACT).add(f"only the first {MAX_LOADS} loads are listed")
-        self._number += len(found)
-        return found[: max(left, 0)]
+    # -- what the model held at the last look ------------------------------------------------------------
+
+    def _hold(self) -> None:
+        tensors = named_tensors(self._module)
+        self._held = {
+            name: _Held(key_for(tensor), _other_changes(tensor))
+            for name, tensor in tensors.items()
+            if has_elements(tensor)
+        }
+
+    def _is_new(self, name: str, tensor: torch.Tensor) -> bool:
+        """Return False if a tensor has held the same elements all the time since the last look."""
+        held = self._held.get(name)
+        if held is None:
+            return tensor.requires_grad or bool(self._held)
+        return held.key != key_for(tensor) or held.others != _other_changes(tensor)
 
     # -- load_state_dict, and unpickled modules ----------------------------------------------------------
 
@@ -170,119 +184,99 @@ class WeightsWatch:
             return {}
         return {name: tensor for name, tensor in named_tensors(self._module).items() if id(tensor) in filled}
 
-    def _may_be_known(self, filled: Mapping[str, torch.Tensor], reads: int, global_step: int) -> bool:
+    def _may_be_known(self, filled: Mapping[str, torch.Tensor], reads: int) -> bool:
         """Return False if the values that were put in are from memory: the largest are in no file or earlier run."""
-        torch_load = {each.path for each in files.loaded_tensors(reads)} if self._reads != reads else set()
-        if any(file.path not in torch_load for file in files.read_files(reads)):
-            return True  # its tensors are not known yet
+        if self._reads != reads and self._read.unsampled(reads):
+            return True
         largest = sorted(filled.items(), key=lambda entry: entry[1].numel(), reverse=True)
         for trainable in (True, False):
             some = [entry for entry in largest if entry[1].requires_grad is trainable and has_elements(entry[1])]
             for name, tensor in some[:_SAMPLED]:
-                key = _key(tensor)
-                if self._is_known(key) and self._is_new(name, key, trainable, global_step):
+                key = key_for(tensor)
+                if (key in self._of_runs or self._read.holds(key)) and self._is_new(name, tensor):
                     return True
         return False
 
-    def _is_new(self, name: str, key: tuple[Any, ...], trainable: bool, global_step: int) -> bool:
-        """Return False if a tensor had the same elements at the last look, and no step has changed it since."""
-        if trainable:
-            return self._held.get(name) != key or global_step > self._held_since
-        return bool(self._held) and self._held.get(name) != key
-
-    def _is_known(self, key: tuple[Any, ...]) -> bool:
-        if files.was_loaded(key) or key in self._of_runs:
-            return True
-        return any(each.key == key for file in self._other_files() for each in self._tensors_in(file))
-
-    def _arrived(
-        self,
-        state: Mapping[str, Any],
-        filled: Mapping[str, torch.Tensor],
-        reads: int,
-        global_step: int,
-        seen: set[str | None],
-    ) -> list[Source]:
-        """Return the sources of the tensors that were put in, and add to `seen` the files of which that is known."""
-        model = ModelTensors({name: value for name, value in state.items() if name in filled})
-        new = {name for name in model.significant(model.entries) if self._is_new_in(filled, name, global_step)}
-        loaded = self._loaded_alike(model)
-        fresh = {file.path for file in files.read_files(reads)}
-        paths = dict.fromkeys(each.path for each in loaded if each.path is not None)
-        mine = {_key(entry.tensor) for entry in model.entries.values() if entry.significant}
-        for file in self._other_files():
-            if file.path in fresh or mine & {each.key for each in self._tensors_in(file)}:
-                paths[file.path] = None
-        paths |= dict.fromkeys(self._arrays(fresh))
-        sources = [Source(partial(tensors_in, path), path=path) for path in paths if files.file_state(path) is not None]
-        runs = [Source(partial(getattr, run, "candidates"), run=run) for run in self._runs]
+    def _arrived(self, filled: Mapping[str, torch.Tensor], moment: _Moment) -> list[Source]:
+        """Return the sources of the tensors that were put in."""
+        model = ModelTensors({name: value for name, value in moment.state.items() if name in filled})
+        significant = model.significant(model.entries)
+        new = {name for name in significant if name in filled and self._is_new(name, filled[name])}
+        shapes = {tuple(model.entries[name].tensor.shape) for name in significant}
+        alike = [each for each in files.loaded_tensors() if each.shape in shapes]
+        loaded = [(each, names) for each in alike if (names := model.matches([sampled(each)]).names())]
+        keys = {key_for(model.entries[name].tensor) for name in significant}
+        paths = dict.fromkeys(each.path for each, _ in loaded if each.path is not None)
+        paths |= dict.fromkeys(self._read.with_keys(keys, moment.reads))
+        sources = [_of_file(path) for path in paths if files.file_state(path) is not None]
+        sources += [Source(partial(getattr, run, "candidates"), run=run) for run in self._runs]
         put_in = {id(tensor) for tensor in filled.values()}
         problems: list[str] = []
-        chosen = choose_sources(self._module, model, [*sources, *runs], put_in, problems)
-        chosen = [each for each in chosen if each.path in fresh or each.matches.names() & new]
-        seen |= {source.path for source in chosen}
-        seen |= self._lost(loaded, model, chosen, new, problems, state)
+        chosen = choose_sources(self._module, model, sources, put_in, problems)
+        fresh = {file.path for file in files.read_files(moment.reads)}
+        chosen = [source for source in chosen if source.path in fresh or source.matches.names() & new]
+        found = {name for source in chosen for name in source.matches.names()}
+        lost = model.significant({name for _, names in loaded for name in names} - found) & new
+        # A target network, for example, has its weights from another part of the model.
+        if lost and not any(model.copies(name) & found for name in lost):
+            from_paths = {each.path for each, names in loaded if names & lost}
+            self._note_lost(lost, from_paths, problems, moment)
         for source in chosen:
+            moment.explained.add(source.path)
             self._unseen.pop(source.path or "", None)
         return chosen
 
-    def _is_new_in(self, tensors: Mapping[str, torch.Tensor], name: str, global_step: int) -> bool:
-        tensor = tensors.get(name)
-        return tensor is not None and self._is_new(name, _key(tensor), tensor.requires_grad, global_step)
-
-    def _loaded_alike(self, model: ModelTensors) -> list[files.LoadedTensor]:
-        """Return the tensors that `torch.load` has returned and that may be equal to some of the model's."""
-        shapes = {tuple(entry.tensor.shape) for entry in model.entries.values() if entry.significant}
-        return [
-            each for each in files.loaded_tensors() if each.shape in shapes and model.matches([_sampled(each)]).pairs
-        ]
-
-    def _other_files(self) -> list[files.ReadFile]:
-        """Return the files that other functions than `torch.load` have read, without arrays, which are mostly data."""
-        torch_load = {each.path for each in files.loaded_tensors()}
-        return [file for file in files.read_files() if file.path not in torch_load and not file.path.endswith(_ARRAYS)]
-
-    def _arrays(self, paths: Iterable[str]) -> list[str]:
-        found = [path for path in paths if path.endswith(_ARRAYS)][: _MAX_OPENED - self._opened]
-        self._opened += len(found)
-        return found
-
-    def _tensors_in(self, file: files.ReadFile) -> list[_InFile]:
-        known = self._files.get(file.path)
-        if known is None or known[0] != file.state:
-            if len(self._files) >= _MAX_OPENED:
-                return []
-            known = self._files[file.path] = file.state, _read(file.path)
-        return known[1]
-
-    def _lost(
-        self,
-        loaded: Sequence[files.LoadedTensor],
-        model: ModelTensors,
-        chosen: Sequence[Source],
-        new: set[str],
-        problems: Sequence[str],
-        state: Mapping[str, Any],
-    ) -> set[str | None]:
-        """Add a gap for values that `torch.load` has returned and that no file holds. Return where they were read."""
-        found = {name for source in chosen for name in source.matches.names()}
-        lost = model.significant((model.matches([_sampled(each) for each in loaded]).names() - found) & new)
-        # Such as a target network, into which the weights of another part of the model were put.
-        if not lost or any(model.copies(name) & found for name in lost):
-            return set()
-        paths = {each.path for each in loaded if model.matches([_sampled(each)]).names() & lost}
+    def _note_lost(self, lost: set[str], paths: set[str | None], problems: Sequence[str], moment: _Moment) -> None:
+        """Add a gap for values that `torch.load` has returned and that no file holds."""
         read = [file for file in files.read_files() if file.path in paths]
         reasons = [*problems, *(f"{file.path} {change}" for file in read if (change := change_of(file)))]
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
-        reason = f"torch.load returned values that no file that was read holds{why}: {_in_words(lost, state)}"
-        self._gaps.at(FACT).add(reason, _REMEDY)
-        return paths
+        reason = f"torch.load returned values that no file that was read holds{why}: {_in_words(lost, moment.state)}"
+        self._gaps.at(_FACT).add(reason, _REMEDY)
+        moment.explained.update(paths)
 
-    def _described(self, chosen: Sequence[Source], state: Mapping[str, Any], run_uuid: str) -> list[WeightsSource]:
-        if not chosen:
+    # -- files whose content may have been copied by hand ------------------------------------------------
+
+    def _files_of_weights(self, reads: int) -> dict[str, list[str]]:
+        """Return the files that were read and that hold tensors with names and shapes of the model's."""
+        if self._expected is None:
+            self._expected = frozenset(
+                (last_part(name), tuple(tensor.shape))
+                for name, tensor in named_tensors(self._module).items()
+                if has_elements(tensor) and tensor.numel() >= _SMALLEST
+            )
+        return self._read.with_names_and_shapes(self._expected, reads)
+
+    def _copied(self, path: str, names: Sequence[str], moment: _Moment) -> list[Source]:
+        """Return a file as source if the model holds its values. Otherwise, note that it was only read."""
+        model, tensors = ModelTensors(moment.state), named_tensors(self._module)
+        every = {id(tensor) for tensor in tensors.values()}
+        found = choose_sources(self._module, model, [_of_file(path)], every, [])
+        matches = found[0].matches if found else Matches()
+        if any(name in tensors and self._is_new(name, tensors[name]) for name in model.significant(matches.names())):
+            if self._stepped is not None and not _is_older(path, self._stepped):
+                return []  # it may have been saved from the weights as they are
+            self._unseen.pop(path, None)
+            return found
+        is_whole = set(names) <= set(matches.pairs.values())
+        if is_whole or len(self._unseen) >= _MAX_UNSEEN or self._went_elsewhere(path, moment.loads):
+            return []
+        self._unseen[path] = (
+            f"{as_text(path)}, which holds tensors with names and shapes of this model's, was read {moment.when}, and "
+            f"what became of its values is not known: {_in_words(names, names)}"
+        )
+        return []
+
+    def _went_elsewhere(self, path: str, loads: int) -> bool:
+        return any(replaced.went_elsewhere(key, self._module, loads) for key in self._read.keys_of(path))
+
+    # -- the description ----------------------------------------------------------------------------------
+
+    def _described(self, found: Sequence[Source], state: Mapping[str, Any], run_uuid: str) -> list[WeightsSource]:
+        if not found:
             return []
         model = ModelTensors(state)
-        described = [describe_source(self._module, source, state, model) for source in chosen]
+        described = [describe_source(self._module, source, state, model) for source in found]
         return [
             each.model_copy(update={"run_uuid": run_uuid})
             if each.run_uuid is None and self._is_own(each, run_uuid)
@@ -295,63 +289,12 @@ class WeightsWatch:
             return True  # also if its dataset is not finished yet
         return source.dataset is not None and run_of(source.dataset.uri) == run_uuid
 
-    def _hold(self, global_step: int) -> None:
-        tensors = named_tensors(self._module)
-        self._held = {name: _key(tensor) for name, tensor in tensors.items() if has_elements(tensor)}
-        self._held_since = global_step
-
-    # -- files whose content may have been copied by hand ------------------------------------------------
-
-    def _copied(
-        self, path: str, names: Sequence[str], state: Mapping[str, Any], global_step: int, when: str
-    ) -> list[Source]:
-        """Return a file as source if the model holds its values. Otherwise, note that it was only read."""
-        model, tensors = ModelTensors(state), named_tensors(self._module)
-        every = {id(tensor) for tensor in tensors.values()}
-        found = choose_sources(self._module, model, [Source(partial(tensors_in, path), path=path)], every, [])
-        matches = found[0].matches if found else Matches()
-        if any(self._is_new_in(tensors, name, global_step) for name in model.significant(matches.names())):
-            if self._stepped is not None and not _is_older(path, self._stepped):
-                return []  # it may have been saved from the weights as they are
-            self._unseen.pop(path, None)
-            return found
-        if not set(names) <= set(matches.pairs.values()) and len(self._unseen) < _MAX_UNSEEN:
-            self._unseen[path] = (
-                f"{as_text(path)}, which holds tensors with names and shapes of this model's, was read {when}, and "
-                f"what became of its values is not known: {_in_words(names, names)}"
-            )
-        return []
-
-    def _files_of_weights(self, reads: int) -> dict[str, list[str]]:
-        """Return the files that were read and that hold tensors with names and shapes of the model's."""
-        if self._expected is None:
-            self._expected = frozenset(
-                (_last(name), tuple(tensor.shape))
-                for name, tensor in named_tensors(self._module).items()
-                if has_elements(tensor) and tensor.numel() >= _SMALLEST
-            )
-        found: dict[str, list[str]] = {}
-        for loaded in files.loaded_tensors(reads):
-            is_expected = (_last(loaded.name), loaded.shape) in self._expected
-            if is_expected and loaded.path is not None and loaded.name.partition(".")[0] not in SKIPPED:
-                found.setdefault(loaded.path, []).append(loaded.name)
-        for file in files.read_files(reads):
-            if file.path.endswith(_WEIGHTS):
-                tensors = self._tensors_in(file)
-                names = [each.name for each in tensors if (_last(each.name), each.shape) in self._expected]
-                if names:
-                    found[file.path] = names
-        return found
-
-    def _went_elsewhere(self, path: str, loads: int) -> bool:
-        loaded = [_key_of(_sampled(each)) for each in files.loaded_tensors() if each.path == path]
-        others = [each.key for each in self._files.get(path, (None, []))[1]]
-        return any(replaced.went_elsewhere(key, self._module, loads) for key in [*loaded, *others])
-
-
-def has_elements(tensor: torch.Tensor) -> bool:
-    """Return True for a tensor of numbers with a fraction, whose elements can be compared."""
-    return is_plain(tensor) and tensor.is_floating_point()
+    def _listed(self, found: list[WeightsSource]) -> list[WeightsSource]:
+        left = max(MAX_LOADS - self._number, 0)
+        if len(found) > left:
+            self._gaps.at(_FACT).add(f"only the first {MAX_LOADS} loads are listed")
+        self._number += len(found)
+        return found[:left]
 
 
 def _state(module: LightningModule) -> Mapping[str, Any]:
@@ -361,24 +304,12 @@ def _state(module: LightningModule) -> Mapping[str, Any]:
         return named_tensors(module)
 
 
-def _key(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return files.sample_key(tensor, files.sample_of(tensor))
+def _of_file(path: str) -> Source:
+    return Source(partial(tensors_in, path), path=path)
 
 
-def _key_of(candidate: Candidate) -> tuple[Any, ...]:
-    sample = candidate.sample()
-    return (candidate.shape, *files.sample_key(sample, sample)[1:])
-
-
-def _read(path: str) -> list[_InFile]:
-    try:
-        return [_InFile(each.name, each.shape, _key_of(each)) for each in tensors_in(path)]
-    except UnreadableError:
-        return []
-
-
-def _sampled(loaded: files.LoadedTensor) -> Candidate:
-    return sampled_candidate(loaded.name, loaded.shape, loaded.sample, lambda _: True)
+def _other_changes(tensor: torch.Tensor) -> int:
+    return replaced.version(tensor) - replaced.times_filled(tensor)
 
 
 def _is_older(path: str, time_ns: int) -> bool:
@@ -386,10 +317,6 @@ def _is_older(path: str, time_ns: int) -> bool:
         return os.stat(path).st_mtime_ns < time_ns - _CLOCK
     except OSError:
         return False
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
 
 
 def _in_words(names: Iterable[str], every: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Iterator, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,13 +22,25 @@ from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from lightning_dtool.watch import files
 
-_put_in: MutableMapping[torch.Tensor, tuple[int, int]] = WeakTensorKeyDictionary()
-"""The tensors into which values were put that do not come from the code of a module, with their versions then.
 
-The second number is that of the load.
-"""
+class _Filled(NamedTuple):
+    """How a tensor was last filled.
 
-_NEVER = (-1, 0)
+    Attributes:
+        version: Its version then.
+        load: The number of the load.
+        times: How often it has been filled.
+    """
+
+    version: int
+    load: int
+    times: int
+
+
+_put_in: MutableMapping[torch.Tensor, _Filled] = WeakTensorKeyDictionary()
+"""The tensors into which values were put that do not come from the code of a module."""
+
+_NEVER = _Filled(-1, 0, 0)
 
 # Not a dictionary of weak keys: a user's class may define `__eq__` and so have no hash, and torch's own such dictionary
 # takes as long for a look-up as all else that is observed in a step.
@@ -80,8 +92,8 @@ def put_in(module: nn.Module, since: int = 0) -> set[int]:
         return set()
     filled = []
     for tensor in _own(module):
-        filled_at, load = _put_in.get(tensor, _NEVER)
-        if filled_at == version(tensor) and load > since:
+        last = _put_in.get(tensor, _NEVER)
+        if last.version == version(tensor) and last.load > since:
             filled.append(tensor)
     return {id(tensor) for tensor in filled if since or not _is_as_made(tensor)}
 
@@ -96,7 +108,14 @@ def went_elsewhere(key: tuple[Any, ...], module: nn.Module, since: int) -> bool:
     """
     found = [(load, place()) for load, other, place in _arrived if other == key and load > since]
     own = {id(tensor) for tensor in _own(module)} if found else set()
-    return any(tensor is None or id(tensor) not in own or _put_in[tensor][1] > load for load, tensor in found)
+    return any(
+        tensor is None or id(tensor) not in own or _put_in.get(tensor, _NEVER).load > load for load, tensor in found
+    )
+
+
+def times_filled(tensor: torch.Tensor) -> int:
+    """Return how often values have been put into a tensor."""
+    return _put_in.get(tensor, _NEVER).times
 
 
 def loads() -> int:
@@ -201,7 +220,7 @@ def _note_put_in(module: nn.Module, missing: frozenset[str]) -> None:
     # A training may do this at every step, so names are looked up only if they are needed.
     filled = [*_own(module)] if not missing else [tensor for name, tensor in _tensors(module) if name not in missing]
     for tensor in filled:
-        _put_in[tensor] = version(tensor), _loads
+        _put_in[tensor] = _Filled(version(tensor), _loads, times_filled(tensor) + 1)
     _note_arrival(filled)
 
 
@@ -251,7 +270,7 @@ def _note_restored(module: nn.Module, file: files.ReadFile) -> None:
         if _trained.get(tensor, saved - 1) >= saved:
             del _trained[tensor]
         if tensor in _put_in:
-            _put_in[tensor] = version(tensor), _put_in[tensor][1]
+            _put_in[tensor] = _put_in[tensor]._replace(version=version(tensor))
 
 
 def _note_revived(part: nn.Module, caller: types.FrameType) -> None:
@@ -261,15 +280,18 @@ def _note_revived(part: nn.Module, caller: types.FrameType) -> None:
     if original is None:
         _loads += 1
         files.pin()
-        for tensor in _own_of(part):
-            _put_in[tensor] = version(tensor), _loads
+        filled = [*_own_of(part)]
+        for tensor in filled:
+            _put_in[tensor] = _Filled(version(tensor), _loads, 1)
+        if filled:
+            _note_arrival(filled)
         return
     if original in _older:
         _older[part] = True
     for before, after in zip(_own_of(original), _own_of(part), strict=True):
-        filled_at, load = _put_in.get(before, _NEVER)
-        if filled_at == version(before):
-            _put_in[after] = version(after), load
+        last = _put_in.get(before, _NEVER)
+        if last.version == version(before):
+            _put_in[after] = last._replace(version=version(after))
         if before in _trained:
             _trained[after] = _trained[before]
         if before in _made:
