@@ -160,14 +160,6 @@ def test_a_checkpoint_of_the_same_run_is_listed_and_is_no_parent(models: Path) -
     assert record.lineage.parents == []
 
 
-def by_hand(path: Path) -> Hook:
-    def copy_each(t: L.Trainer, module: Net) -> None:
-        for name, value in torch.load(path).items():
-            module.get_parameter(name).data.copy_(value)
-
-    return copy_each
-
-
 def partly(path: Path) -> Hook:
     return lambda t, module: module.load_state_dict(torch.load(path), strict=False) and None
 
@@ -204,10 +196,19 @@ def test_parts_are_told_apart(models: Path, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("hook", ["on_train_epoch_start", "training_step", "on_train_batch_end"])
+def copied(t: L.Trainer, module: Net, state: Any) -> None:
+    for name, value in state.items():
+        module.get_parameter(name).data.copy_(value)
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "training_step", "on_train_batch_end", "before"])
 def test_tensors_that_are_copied_by_hand_are_found(models: Path, tmp_path: Path, hook: str) -> None:
     path = saved(Net().state_dict(), tmp_path / "weights.pt")
-    record = fit(models, At(hook, by_hand(path)))
+    if hook == "before":
+        state = torch.load(path)
+        record = fit(models, At("on_train_epoch_start", lambda t, module: copied(t, module, state)))
+    else:
+        record = fit(models, At(hook, lambda t, module: copied(t, module, torch.load(path))))
     assert gaps_of(record) == []
     assert [rest for _, _, *rest in loads_of(record)] == [["file", ["*"], "weights.pt"]]
 
@@ -245,7 +246,75 @@ def test_values_that_are_in_no_file_are_a_gap(models: Path, tmp_path: Path, form
     assert loads_of(record) == []
     why = "" if form == "stream" else f" ({path} is gone)"
     [reason] = gaps_of(record)
-    assert reason.startswith(f"torch.load returned values that no file that was read holds{why}: layers.0.")
+    assert reason.startswith(f"values were loaded that no file that was read holds{why}: layers.0.")
+
+
+# -- each way in each hook ---------------------------------------------------------------------------------------
+
+PARTS = {"all": "", "layers": "layers.", "one": "head.weight"}
+
+
+def put(module: Net, state: dict[str, torch.Tensor], way: str) -> None:
+    if way == "by hand":
+        for name, value in state.items():
+            module.get_parameter(name).data.copy_(value)
+    else:
+        module.load_state_dict(state, strict=False, assign=way == "assign")
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "pt": torch.load,
+    "mmap.pt": lambda path: torch.load(path, mmap=True),
+    "safetensors": load_file,
+    "npz": lambda path: {name: torch.from_numpy(value) for name, value in np.load(path).items()},
+    "ckpt": lambda path: {
+        name.removeprefix("net."): value.clone() for name, value in torch.load(path)["model"].items()
+    },
+}
+
+
+def written(state: dict[str, torch.Tensor], path: Path) -> Path:
+    if path.name.endswith("safetensors"):
+        save_file(state, path)
+    elif path.name.endswith("npz"):
+        np.savez(path, **{name: value.numpy() for name, value in state.items()})
+    else:
+        nested = {"model": {f"net.{name}": value for name, value in state.items()}, "epoch": 3}
+        saved(nested if path.name.endswith("ckpt") else state, path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "training_step", "on_train_batch_end", "on_validation_end"])
+@pytest.mark.parametrize("way", ["load_state_dict", "assign", "by hand"])
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("form", READERS)
+def test_each_load_is_listed_as_it_was(models: Path, tmp_path: Path, form: str, part: str, way: str, hook: str) -> None:
+    if form == "npz" and way == "by hand":
+        pytest.skip("NumPy files are looked at only for load_state_dict")
+    state = {name: value for name, value in Net().state_dict().items() if name.startswith(PARTS[part])}
+    path = written(state, tmp_path / f"weights.{form}")
+    seen: list[tuple[int, int]] = []
+
+    def load(t: L.Trainer, module: Net) -> None:
+        put(module, READERS[form](path), way)
+        assert all(torch.equal(module.state_dict()[name], value) for name, value in state.items())
+        seen.append((t.current_epoch, t.global_step))
+
+    policy = ModelCheckpoint(save_top_k=-1, every_n_train_steps=4)
+    record = fit(models, At(hook, load, (0, 1)), policy, data=[loader(), loader()], num_sanity_val_steps=0)
+    assert gaps_of(record) == []
+    found = record.model.loaded_weights
+    expected = {"all": ["*"], "layers": ["layers.*"], "one": ["head.weight"]}[part]
+    # What the first batch begins with is the initial weights.
+    if hook == "on_train_epoch_start" and origin_of(record).sources:
+        assert origin_of(record).sources[0].keys == expected
+        assert seen.pop(0) == (0, 0)
+    assert [(each.global_step, each.source.keys, each.source.path) for each in found] == [
+        (step, expected, str(path)) for _, step in seen
+    ]
+    assert {each.source.sha256 for each in found} == {hash_file(path, "sha256")}
+    assert loads_of(record)
 
 
 # -- what is no load from a file -----------------------------------------------------------------------------

@@ -56,7 +56,9 @@ def capture_initial_weights(module: LightningModule, gaps: Gaps, stored: bool = 
     )
 
 
-def capture_replaced_weights(module: LightningModule, first: InitialWeights, gaps: Gaps) -> InitialWeights | None:
+def capture_replaced_weights(
+    module: LightningModule, first: InitialWeights, gaps: Gaps, suspected: bool = False
+) -> InitialWeights | None:
     """Return the origin of the weights if they have changed since fitting started, as a user's hook may change them.
 
     To be called when the first batch begins.
@@ -65,11 +67,14 @@ def capture_replaced_weights(module: LightningModule, first: InitialWeights, gap
         module: The LightningModule, not wrapped by a strategy.
         first: What `capture_initial_weights` returned. Its digest stays that of the weights when fitting started.
         gaps: Receives a gap for everything that could not be determined.
+        suspected: Whether they may have changed although the versions of the tensors have not. Default: no.
 
     Returns:
         None if they have not changed.
     """
-    if not may_be_replaced(module):  # the content is not looked at, because a large model takes seconds to read
+    if not suspected and not may_be_replaced(
+        module
+    ):  # the content is not looked at, because a large model takes seconds to read
         return None
     if _digest(module, Gaps()) == first.digest:
         return None

@@ -1,6 +1,6 @@
 """The files that are read during training, and the tensors in them that may be weights."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,9 +42,15 @@ class ReadWeights:
 
     def holds(self, key: Key) -> bool:
         """Return True if a tensor that was read is probably equal to one with this key."""
-        if files.was_loaded(key):
-            return True
-        return any(each.key == key for file in _others() for each in self._tensors_in(file))
+        return files.loaded_as(key) is not None or self.file_with(key) is not None
+
+    def file_with(self, key: Key) -> str | None:
+        """Return a file from which a tensor was read that is probably equal to one with this key."""
+        loaded = files.loaded_as(key)
+        if loaded is not None and loaded.path is not None:
+            return loaded.path
+        holding = (file.path for file in _others() if any(each.key == key for each in self._tensors_in(file)))
+        return next(holding, None)
 
     def keys_of(self, path: str) -> set[Key]:
         """Return the keys of the tensors in a file, as far as they are known."""
@@ -60,7 +66,7 @@ class ReadWeights:
         loaded = {each.path for each in files.loaded_tensors(since)}
         return any(file.path not in loaded for file in files.read_files(since))
 
-    def with_names_and_shapes(self, expected: Expected, since: int) -> dict[str, list[str]]:
+    def with_names_and_shapes(self, expected: Expected, since: int) -> dict[str, Sequence[str]]:
         """Return the files that hold tensors with the names and shapes of weights, with the names in the file.
 
         Args:
@@ -77,7 +83,7 @@ class ReadWeights:
                 names = [each.name for each in self._tensors_in(file) if (last_part(each.name), each.shape) in expected]
                 if names:
                     found[file.path] = names
-        return found
+        return dict(found)
 
     def with_keys(self, keys: set[Key], since: int) -> list[str]:
         """Return the files, read by other functions than `torch.load`, that hold some tensors or were read just now.

@@ -101,7 +101,7 @@ class Recorder:
         self._initial_weights = self._weights_gaps.at("model.initial_weights").observe(
             lambda: capture_initial_weights(self._module, self._weights_gaps, stored), None
         )
-        self._weights.skip()
+        self._begin_to_watch_weights()
 
     @random_states_kept()
     def train_start(self, trainer: LightningTrainer) -> None:
@@ -174,16 +174,18 @@ class Recorder:
 
     def batch_start(self, trainer: LightningTrainer) -> None:
         """Look at what has changed in the first batch of an epoch. In the first batch of all, also watch the loss."""
+        copied = False
         if self._epoch_begins:
             self._epoch_begins = self._epoch_over = False
             self.look(trainer)
-            self._weights.epoch_start()
+            of_loads = self._gaps.at("model.loaded_weights")
             if not self._has_begun:
                 self._has_begun = True
                 self._look_at_weights()
-                self._gaps.at("model.loaded_weights").observe(self._weights.begin, None)
-        if self._weights.has_news:
-            self._look_at_loads(trainer)
+                of_loads.observe(self._weights.first_batch, None)
+            copied = of_loads.observe(self._weights.epoch_start, False)
+        if copied or self._weights.has_news:
+            self._look_at_loads(trainer, copied)
         self._loss.batch_start()
 
     @random_states_kept()
@@ -193,15 +195,18 @@ class Recorder:
         if before is None or observed is None:
             return
         found = self._weights_gaps.at("model.initial_weights").observe(
-            lambda: capture_replaced_weights(self._module, before, gaps), None
+            lambda: capture_replaced_weights(self._module, before, gaps, self._weights.has_read_weights), None
         )
         if found is not None:
             self._initial_weights, self._weights_gaps = found, gaps
             model = observed.model.model_copy(update={"initial_weights": found})
             self._observed = replace(observed, model=model)
-            self._weights.skip()
+            self._begin_to_watch_weights()
 
-    def _look_at_loads(self, trainer: LightningTrainer) -> None:
+    def _begin_to_watch_weights(self) -> None:
+        self._gaps.at("model.loaded_weights").observe(self._weights.begin, None)
+
+    def _look_at_loads(self, trainer: LightningTrainer, copied: bool = False) -> None:
         """Observe which weights a hook, a callback or the training step has put into the model."""
         before = self._observed
         if before is None:
@@ -209,7 +214,7 @@ class Recorder:
         now = trainer.current_epoch, trainer.global_step
         sources: list[WeightsSource] = []
         sources = self._gaps.at("model.loaded_weights").observe(
-            lambda: self._weights.look(before.run.uuid, *now), sources
+            lambda: self._weights.look(before.run.uuid, *now, copied), sources
         )
         if sources:
             loaded = [LoadedWeights(epoch=now[0], global_step=now[1], source=source) for source in sources]

@@ -1,5 +1,6 @@
 """Weights that are put into a model after training began, and the files and runs from which they came."""
 
+import heapq
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,39 +113,54 @@ class WeightsWatch:
         """Whether a file has been read, or values have been put into a module, since the last look."""
         return self._reads != files.reads() or self._loads != replaced.loads()
 
-    def skip(self) -> None:
-        """Take no notice of what has happened until now, because it is known as the initial weights."""
-        self._reads, self._loads = files.reads(), replaced.loads()
+    @property
+    def has_read_weights(self) -> bool:
+        """Whether a file with tensors of names and shapes of the model's has been read since the last look."""
+        return self._reads != files.reads() and bool(self._files_of_weights(self._reads))
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Note the weights with which training begins."""
+        """Take no notice of what has happened until now, because it is known as the initial weights."""
+        self._reads, self._loads = files.reads(), replaced.loads()
         self._runs = ended_runs(self._module)
         self._of_runs = frozenset(key_of(each) for run in self._runs for each in run.candidates)
         if self._runs or files.reads() or files.loaded_tensors():
             self._hold()
 
-    def epoch_start(self) -> None:
-        """Note that the model may have other parts."""
-        self._expected = None
+    @torch.no_grad()
+    def first_batch(self) -> None:
+        """Forget changes in place that have changed nothing: a resumed run puts back what a sanity check has moved."""
+        tensors = named_tensors(self._module)
+        for name, held in self._held.items():
+            if name in tensors and has_elements(tensors[name]) and held.key == key_for(tensors[name]):
+                self._held[name] = held._replace(others=_other_changes(tensors[name]))
+
+    @torch.no_grad()
+    def epoch_start(self) -> bool:
+        """Return True if the largest weights have become those of a file that was read earlier: someone copied them."""
+        self._expected = None  # the model may have other parts
+        return bool(self._held) and bool(self._files_of_largest())
 
     def stepped(self) -> None:
         """Note that an optimizer takes a step."""
         self._stepped = time.time_ns()
 
     @torch.no_grad()
-    def look(self, run_uuid: str, epoch: int, global_step: int) -> list[WeightsSource]:
+    def look(self, run_uuid: str, epoch: int, global_step: int, copied: bool = False) -> list[WeightsSource]:
         """Return the sources of the weights that have been put in since the last look.
 
         Args:
             run_uuid: UUID of the run.
             epoch: The Trainer's current epoch.
             global_step: The number of optimizer steps.
+            copied: The result of `epoch_start`.
         """
         reads, self._reads = self._reads, files.reads()
         loads, self._loads = self._loads, replaced.loads()
         filled = self._filled(loads) if self._loads != loads else {}
         read = self._files_of_weights(reads) if self._reads != reads else {}
+        if copied and not filled:
+            read = {**dict.fromkeys(self._files_of_largest(), ()), **read}
         if not read and not (filled and self._may_be_known(filled, reads)):
             return []
         with random_states_kept():  # `state_dict` may be a method of the user's
@@ -227,17 +243,25 @@ class WeightsWatch:
         return chosen
 
     def _note_lost(self, lost: set[str], paths: set[str | None], problems: Sequence[str], moment: _Moment) -> None:
-        """Add a gap for values that `torch.load` has returned and that no file holds."""
+        """Add a gap for values that were loaded and that no file holds."""
         read = [file for file in files.read_files() if file.path in paths]
         reasons = [*problems, *(f"{file.path} {change}" for file in read if (change := change_of(file)))]
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
-        reason = f"torch.load returned values that no file that was read holds{why}: {_in_words(lost, moment.state)}"
+        reason = f"values were loaded that no file that was read holds{why}: {_in_words(lost, moment.state)}"
         self._gaps.at(_FACT).add(reason, _REMEDY)
         moment.explained.update(paths)
 
     # -- files whose content may have been copied by hand ------------------------------------------------
 
-    def _files_of_weights(self, reads: int) -> dict[str, list[str]]:
+    def _files_of_largest(self) -> list[str]:
+        """Return the files that hold the largest trainable weights, if these have changed since the last look."""
+        trainable = [entry for entry in self._module.named_parameters() if entry[1].requires_grad]
+        largest = heapq.nlargest(_SAMPLED, trainable, key=lambda entry: entry[1].numel())
+        new = [tensor for name, tensor in largest if has_elements(tensor) and self._is_new(name, tensor)]
+        paths = [self._read.file_with(key_for(tensor)) for tensor in new]
+        return [path for path in dict.fromkeys(paths) if path is not None and files.file_state(path) is not None]
+
+    def _files_of_weights(self, reads: int) -> dict[str, Sequence[str]]:
         """Return the files that were read and that hold tensors with names and shapes of the model's."""
         if self._expected is None:
             self._expected = frozenset(

@@ -146,13 +146,13 @@ def loaded_tensors(since: int = 0) -> list[LoadedTensor]:
     return _latest(_loaded, lambda tensor: tensor.number > since or not since)
 
 
-def was_loaded(key: tuple[Any, ...]) -> bool:
-    """Return True if `torch.load` has returned a tensor that is probably equal.
+def loaded_as(key: tuple[Any, ...]) -> LoadedTensor | None:
+    """Return the tensor that is probably equal and that `torch.load` has returned last. None if there is none.
 
     Args:
         key: The result of `sample_key` for a tensor.
     """
-    return key in _loaded
+    return _loaded.get(key)
 
 
 def sample_key(tensor: Any, sample: Any) -> tuple[Any, ...]:
