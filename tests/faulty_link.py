@@ -182,21 +182,21 @@ def _handler(link: FaultyLink, endpoint: str) -> type:
         def setup(self) -> None:
             super().setup()
             self.connection.setsockopt(6, 1, 1)  # TCP_NODELAY: send small answers without delay
-            self.upstream = http.client.HTTPConnection(there.hostname, there.port, timeout=_LONG)
 
         def finish(self) -> None:
-            self.upstream.close()
             with contextlib.suppress(OSError):
                 super().finish()
 
         def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-            self.upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in {"expect", "connection"}:
-                    self.upstream.putheader(name, value)
-            self.upstream.endheaders(body or None)
-            answer = self.upstream.getresponse()
-            content = answer.read()
+            # A new connection each time: the server closes those that a busy machine leaves idle for some seconds.
+            with contextlib.closing(http.client.HTTPConnection(there.hostname, there.port, timeout=_LONG)) as upstream:
+                upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    if name.lower() not in {"expect", "connection"}:
+                        upstream.putheader(name, value)
+                upstream.endheaders(body or None)
+                answer = upstream.getresponse()
+                content = answer.read()
             headers = [
                 (name, value)
                 for name, value in answer.getheaders()
