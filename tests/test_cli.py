@@ -173,6 +173,15 @@ def test_show_refuses_a_changed_record(run: Run, damaged: Path) -> None:
     assert RECORD_ITEM in result.stderr
 
 
+@pytest.mark.parametrize("command", ["diff", "compare"])
+def test_damaged_content_has_not_the_exit_code_of_a_difference(
+    run: Run, damaged: Path, checkpoint: str, command: str
+) -> None:
+    path = damaged / "data" / RECORD_ITEM
+    path.write_text(path.read_text().replace("kit:TinyNet", "kit:OtherNt"))
+    assert RECORD_ITEM in run(command, damaged, checkpoint, code=3).stderr
+
+
 # -- verify ---------------------------------------------------------------------------------------
 
 

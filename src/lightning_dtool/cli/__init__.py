@@ -26,10 +26,10 @@ def model() -> None:
     Exit codes:
       0    success
       1    content differs from its recorded size or hash; check --strict: a point failed or could not be checked;
-           diff, compare: the checkpoints differ; reproduce, replicate: the verdict is 'different'
+           diff, compare: the checkpoints differ, and nothing else; reproduce, replicate: the verdict is 'different'
       2    wrong usage: an invalid option, URI, name or table, or an overlay that does not exist
       3    the dataset or an item does not exist, is not a checkpoint, is not frozen or cannot be read; evaluate: the
-           model cannot be run on the data
+           model cannot be run on the data; diff, compare: content differs from its recorded size or hash
       4    the store cannot be reached, read or written; recover: something could not be finished or removed
       5    reproduce, replicate: the verdict is 'could not run' or 'could not compare'
       130  interrupted

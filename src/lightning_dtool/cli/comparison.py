@@ -7,7 +7,13 @@ import click
 from lightning_dtool.cli.console import Command, json_option, print_json, print_rich, status
 
 
-@click.command(cls=Command)
+class ComparingCommand(Command):
+    """A command whose exit code 1 says that two checkpoints differ, and nothing else."""
+
+    damaged = 3
+
+
+@click.command(cls=ComparingCommand)
 @click.argument("uri_a")
 @click.argument("uri_b")
 @click.option("--all", "everything", is_flag=True, help="Also show differences that any two runs have.")
@@ -58,7 +64,7 @@ def diff(uri_a: str, uri_b: str, everything: bool, as_json: bool) -> None:
     raise click.exceptions.Exit(0 if same else 1)
 
 
-@click.command(cls=Command)
+@click.command(cls=ComparingCommand)
 @click.argument("uri_a")
 @click.argument("uri_b")
 @click.option("--all", "everything", is_flag=True, help="Also list recorded factors that had no effect.")

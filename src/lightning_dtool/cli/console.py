@@ -44,7 +44,13 @@ def exit_code(error: LightningDtoolError) -> int:
 
 
 class Command(click.Command):
-    """A command that turns errors into the documented exit codes, also under `dtool`."""
+    """A command that turns errors into the documented exit codes, also under `dtool`.
+
+    Attributes:
+        damaged: The exit code for content that differs from its recorded size or hash.
+    """
+
+    damaged = 1
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -54,7 +60,8 @@ class Command(click.Command):
             if ctx.params.get("as_json"):
                 print_json({"error": error_to_dict(error)})
             message(f"Error: {one_line(error)}")
-            raise click.exceptions.Exit(exit_code(error)) from error
+            code = self.damaged if isinstance(error, VerificationError) else exit_code(error)
+            raise click.exceptions.Exit(code) from error
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(130) from None
         except BrokenPipeError:

@@ -1,0 +1,1 @@
+"""Datasets that are mutated in every file, through every command and every reader."""
