@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from benchmarks.measuring import SEED, Bar, Comparison, Settings, bytes_below, interleaved
-from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
+from benchmarks.training import SaveTimer, Wide, batches, quiet_trainer
 from lightning_dtool import DtoolProvenanceCallback
 from lightning_dtool.capture.recorder import Recorder
 from lightning_dtool.resuming.plain_state.remembered import Remembered
@@ -59,9 +59,9 @@ class Run:
 class Naive(Callback):
     """A straightforward alternative: save each checkpoint, then copy it into a dataset and freeze that."""
 
-    def __init__(self, base: Path, checkpoints: TimedCheckpoint) -> None:
+    def __init__(self, base: Path) -> None:
         self.base = base
-        self.checkpoints = checkpoints
+        self.seconds: list[float] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save a checkpoint and make a dataset of it."""
@@ -74,7 +74,7 @@ class Naive(Callback):
         proto.put_item(str(file), "checkpoint.ckpt")
         proto.freeze()
         file.unlink()
-        self.checkpoints.seconds.append(time.perf_counter() - begun)
+        self.seconds.append(time.perf_counter() - begun)
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
@@ -97,42 +97,51 @@ class Part:
     Attributes:
         on: Its name in the results.
         off: The name of the saves without it.
-        without: Returns a context in which saves are without it.
+        owner: The class that does it.
+        without: The methods of the class that do nothing instead.
     """
 
     on: str
     off: str
-    without: Callable[[], contextlib.AbstractContextManager[Any]]
+    owner: type
+    without: Mapping[str, Callable[..., Any]]
 
 
 LOOKS = Part(
     "looks for changes",
     "does not look",
-    lambda: patch.object(Recorder, "_looked_again", lambda self, trainer, before, before_batch: before),
+    Recorder,
+    {"_looked_again": lambda self, trainer, before, before_batch: before},
 )
 REMEMBERS = Part(
     "remembers plain state",
     "does not remember",
-    lambda: patch.multiple(
-        Remembered,
-        save=lambda self, trainer: ({"table": [], "changes": []}, []),
-        note_before_validation=lambda self: None,
-    ),
+    Remembered,
+    {
+        "save": lambda self, trainer: ({"table": [], "changes": []}, []),
+        "note_before_validation": lambda self: None,
+    },
 )
 
 
 def _in_turns(settings: Settings, part: Part, megabytes: float, background: bool) -> Comparison:
     """Compare saves with one of their parts with saves without it, in turns within one fit."""
-    saves = 8 if settings.short else 120 if megabytes < 1 else 40
+    pairs = 4 if settings.short else 60 if megabytes < 1 else 20
+    shuffled = random.Random(SEED)
+    plan = [on for _ in range(pairs) for on in shuffled.sample([True, False], 2)]
     folder = settings.folder / f"{uuid.uuid4()}"
     (folder / "models").mkdir(parents=True)
-    checkpoints = ModelCheckpoint(dirpath=folder / "checkpoints", save_top_k=1)
-    callbacks = [checkpoints, DtoolProvenanceCallback(str(folder / "models"), background=background)]
-    with _paired_saves(part) as measured:
-        quiet_trainer(folder, callbacks, max_epochs=saves).fit(Wide(megabytes), batches(2))
+    timer = SaveTimer(ModelCheckpoint(dirpath=folder / "checkpoints", save_top_k=1))
+    provenance = DtoolProvenanceCallback(str(folder / "models"), background=background)
+    callbacks = [_Settled(), provenance, *timer.callbacks]
+    with _left_out(part, timer, plan):
+        quiet_trainer(folder, callbacks, max_epochs=len(plan)).fit(Wide(megabytes), batches(2))
     shutil.rmtree(folder)
     # The first saves write what later ones share, such as the archive of the code.
-    figures = {name: measured[on][2:] for name, on in ((part.off, False), (part.on, True))}
+    each = list(zip(plan, timer.seconds, strict=True))[4:]
+    figures = {
+        name: [1e3 * time for on, time in each if on is chosen] for name, chosen in ((part.off, False), (part.on, True))
+    }
     size = "a tiny model" if megabytes < 1 else f"{megabytes} MB"
     return Comparison(
         f"Time that training waits for a checkpoint of {size} with background={background}, which {part.on}",
@@ -140,32 +149,36 @@ def _in_turns(settings: Settings, part: Part, megabytes: float, background: bool
         figures,
         part.off,
         [Bar(part.on, 1.05, statistic="paired")],
-        ["Measured in one fit: the saves take turns, in pairs with a random order."],
+        [
+            "Measured in one fit: the saves take turns, in pairs with a random order.",
+            "Each begins when the last checkpoint is published, as if epochs were longer than that takes.",
+        ],
     )
 
 
+class _Settled(Callback):
+    """A callback that waits until what was saved before is published."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Wait."""
+        checkpoint_io: Any = trainer.strategy.checkpoint_io
+        checkpoint_io.flush()
+
+
 @contextlib.contextmanager
-def _paired_saves(part: Part) -> Iterator[dict[bool, list[float]]]:
-    """Measure the saves of every ModelCheckpoint, of which one of each pair is without a part.
+def _left_out(part: Part, timer: SaveTimer, plan: Sequence[bool]) -> Iterator[None]:
+    """Leave a part out of the saves for which the plan says False."""
 
-    The figures, in ms, are kept outside of the run, which would otherwise remember them as state of a callback.
-    """
-    figures: dict[bool, list[float]] = {False: [], True: []}
-    shuffled = random.Random(SEED)
-    order: list[bool] = []
-    save = ModelCheckpoint._save_checkpoint
+    def in_turns(name: str, instead: Callable[..., Any]) -> Callable[..., Any]:
+        whole = getattr(part.owner, name)
 
-    def measured(self: ModelCheckpoint, trainer: L.Trainer, filepath: str) -> None:
-        if not order:
-            order.extend(shuffled.sample([True, False], 2))
-        on = order.pop()
-        with contextlib.nullcontext() if on else part.without():
-            begun = time.perf_counter()
-            save(self, trainer, filepath)
-            figures[on].append(1e3 * (time.perf_counter() - begun))
+        def method(*args: Any, **options: Any) -> Any:
+            return (whole if not timer.is_saving or plan[len(timer.seconds)] else instead)(*args, **options)
 
-    with patch.object(ModelCheckpoint, "_save_checkpoint", measured):
-        yield figures
+        return method
+
+    with patch.multiple(part.owner, **{name: in_turns(name, instead) for name, instead in part.without.items()}):
+        yield
 
 
 def _compare(settings: Settings, shown: str, megabytes: int, steps: int, rounds: int) -> Iterator[Comparison]:
@@ -271,11 +284,12 @@ def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int, *mo
     """Run one fit that saves and keeps a checkpoint after each epoch."""
     home = Path.cwd()
     (folder / "models").mkdir(parents=True)
-    checkpoints = TimedCheckpoint(dirpath=folder / "checkpoints", save_top_k=-1)
-    callbacks: list[Callback] = [*more] if name in (NONE, NAIVE) else [*more, checkpoints]
+    timer = SaveTimer(ModelCheckpoint(dirpath=folder / "checkpoints", save_top_k=-1))
+    naive = Naive(folder / "models")
+    callbacks: list[Callback] = [*more] if name in (NONE, NAIVE) else [*more, *timer.callbacks]
     options: dict[str, Any] = {"enable_checkpointing": name not in (NONE, NAIVE)}
     if name == NAIVE:
-        callbacks.append(Naive(folder / "models", checkpoints))
+        callbacks.append(naive)
     if name in (OURS, BLOCKING):
         callbacks.append(DtoolProvenanceCallback(str(folder / "models"), background=name == OURS))
     if name == ASYNC:
@@ -302,7 +316,7 @@ def _fit(name: str, folder: Path, megabytes: float, steps: int, epochs: int, *mo
     trainer.fit(module, data)
     seconds = time.perf_counter() - begun
     os.chdir(home)
-    return Run(checkpoints.seconds or [0.0], seconds, bytes_below(folder))
+    return Run(timer.seconds or naive.seconds or [0.0], seconds, bytes_below(folder))
 
 
 def _memory(settings: Settings, megabytes: int) -> Comparison:

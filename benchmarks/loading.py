@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from benchmarks.measuring import Bar, Comparison, Settings, interleaved
-from benchmarks.training import TimedCheckpoint, Wide, batches, quiet_trainer
+from benchmarks.training import Wide, batches, quiet_trainer
 from lightning_dtool import DtoolCheckpoint, DtoolProvenanceCallback, checkpoint
 
 PLAIN = "load_from_checkpoint of the plain file"
@@ -30,7 +31,7 @@ def _compare(settings: Settings, shown: str, megabytes: int) -> Comparison:
     folder = settings.folder / shown.replace(" ", "")
     (folder / "models").mkdir(parents=True)
     provenance = DtoolProvenanceCallback(str(folder / "models"))
-    policy = TimedCheckpoint(dirpath=folder / "checkpoints")
+    policy = ModelCheckpoint(dirpath=folder / "checkpoints")
     quiet_trainer(folder, [policy, provenance], max_epochs=1).fit(Wide(megabytes), batches(2))
     uri, file = str(provenance.last_uri), folder / "plain.ckpt"
     file.write_bytes(Path(policy.best_model_path).read_bytes())
