@@ -20,8 +20,8 @@ from conftest import MakeDataset, Run
 from kit import TinyNet, checkpoint_dataset, loader, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
 from lightning_dtool.export.text.listing import MAX_CELL, listing
-from lightning_dtool.export.text.values import printable
 from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
+from lightning_dtool.printing import printable
 from lightning_dtool.record import Provenance
 from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path, normalize_uri
 

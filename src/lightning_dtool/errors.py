@@ -42,6 +42,8 @@ import pickle
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from lightning_dtool.printing import printable_lines
+
 
 class LightningDtoolError(Exception):
     """Base class of every error that this package raises.
@@ -83,9 +85,9 @@ class LightningDtoolError(Exception):
         self.kind = kind
 
     def __str__(self) -> str:
-        """Return the message."""
+        """Return the message. What a terminal would interpret, in names that a stranger chose, is escaped."""
         address = self.uri or self.path
-        return f"{address}: {self.reason}" if address else self.reason
+        return printable_lines(f"{address}: {self.reason}" if address else self.reason)
 
 
 # -- addresses and stores -----------------------------------------------------------------------
@@ -336,3 +338,7 @@ class EnvironmentCreationError(LightningDtoolError, RuntimeError):
 
 class ProvenanceWarning(UserWarning):
     """Something that was not recorded or not published, and did not stop the training."""
+
+    def __str__(self) -> str:
+        """Return the message, escaped like that of an error."""
+        return printable_lines(super().__str__())

@@ -16,9 +16,8 @@ import lightning_dtool.capture.code as code_module
 import programs
 from capture.work_trees import git
 from kit import TinyNet, loader, trainer
-from lightning_dtool import DtoolProvenanceCallback
+from lightning_dtool import DtoolProvenanceCallback, limits
 from lightning_dtool.capture.code import Sources, collect_code
-from lightning_dtool.loading import limits
 from lightning_dtool.loading.unpacking import read_sources
 from lightning_dtool.record import Code, Gaps
 from lightning_dtool.redaction.source import redact_source

@@ -198,7 +198,7 @@ def test_paths_outside_the_archive_are_refused(tmp_path: Path, name: str) -> Non
 
 
 def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_dtool.loading.limits.MAX_SOURCE_BYTES", 1000)
+    monkeypatch.setattr("lightning_dtool.limits.MAX_SOURCE_BYTES", 1000)
     with pytest.raises(UnsafeDatasetError, match="1000"):
         class_from_source("a:Net", code(a="a.py"), packed(tmp_path, {"a.py": "#" * 2000}), URI)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from lightning_dtool import limits
 from lightning_dtool.errors import CorruptDatasetError, UnsafeDatasetError
-from lightning_dtool.loading import limits
 from lightning_dtool.loading.unpacking import read_sources
 
 URI = "s3://lab-models/6a1c"

@@ -256,6 +256,7 @@ def test_an_item_that_cannot_be_read(make_dataset, monkeypatch: pytest.MonkeyPat
         dataset.open(OAK)
     monkeypatch.undo()
     fresh = FrozenDataset.from_uri(dataset.uri)
+    assert fresh.items
     monkeypatch.setattr(os, "lstat", denied)
     with pytest.raises(StoreError, match="cannot read item"):
         fresh.path(OAK)

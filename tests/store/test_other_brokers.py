@@ -20,6 +20,7 @@ from lightning_dtool.store import (
     iter_datasets,
     local_path,
 )
+from lightning_dtool.store.brokers import broker_class
 from lightning_dtool.store.places import discard, leftovers
 from store.box import BoxStorageBroker, installed_box
 
@@ -81,7 +82,7 @@ def test_a_store_that_never_answers_is_given_up(box: str, monkeypatch: pytest.Mo
     released = threading.Event()
     monkeypatch.setenv("LIGHTNING_DTOOL_STORE_TIMEOUT", "0.2")
     for method in ("get_admin_metadata", "put_item", "get_item_abspath"):
-        monkeypatch.setattr(BoxStorageBroker, method, lambda *_: released.wait())
+        monkeypatch.setattr(broker_class("box").dtool_class, method, lambda *_: released.wait())
     uses = (lambda: FrozenDataset.from_uri(dataset.uri), lambda: write(box, "y"), lambda: dataset.path(IDENTIFIER))
     for use in uses:
         with pytest.raises(StoreError, match="does not answer") as caught:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from lightning_dtool import rerun
+from lightning_dtool import limits, rerun
 from lightning_dtool.capture.foreign_modules import OUTSIDE, foreign_modules, is_foreign
 from lightning_dtool.capture.git import WorkTree
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
 from lightning_dtool.capture.variables_read import named_variables
-from lightning_dtool.loading import limits
 from lightning_dtool.record import Code, Gap, Gaps, as_text
 from lightning_dtool.redaction.source import redact_notebook, redact_patch, redact_source
 from lightning_dtool.redaction.text import redact_argv

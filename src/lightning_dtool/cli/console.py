@@ -105,14 +105,14 @@ def write(text: str, err: bool = False) -> None:
 
 def message(text: str) -> None:
     """Write a message that is not a result."""
-    from lightning_dtool.export.text.values import printable
+    from lightning_dtool.printing import printable
 
     write(printable(text), err=True)
 
 
 def one_line(text: object) -> str:
     """Return a text, or an error's message, on one line that is safe to print."""
-    from lightning_dtool.export.text.values import printable
+    from lightning_dtool.printing import printable
 
     return printable(re.sub(r"\s*\n\s*", " ", str(text)))
 

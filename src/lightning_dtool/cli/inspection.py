@@ -131,7 +131,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
 
     Any frozen dataset can be verified. If several URIs fail, the exit code is the lowest of theirs.
     """
-    from lightning_dtool.export.text.values import printable
+    from lightning_dtool.printing import printable
     from lightning_dtool.store import FrozenDataset
 
     results: list[dict[str, Any]] = []

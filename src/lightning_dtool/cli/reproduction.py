@@ -166,7 +166,7 @@ def _pairs(given: tuple[str, ...]) -> dict[str, str]:
 @contextmanager
 def _progress() -> "Iterator[Callable[[str], None]]":
     """Show the progress of a rerun on a terminal."""
-    from lightning_dtool.export.text.values import printable
+    from lightning_dtool.printing import printable
 
     with status("Starting") as shown:
 

@@ -3,10 +3,17 @@
 import os
 from pathlib import Path
 
-from lightning_dtool.errors import NotACheckpointError
-from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM
+from lightning_dtool import limits
+from lightning_dtool.errors import NotACheckpointError, UnsafeDatasetError
+from lightning_dtool.items import (
+    CHECKPOINT_ITEM,
+    RANDOM_STATES_ITEM,
+    RECORD_ITEM,
+    REQUIREMENTS_ITEM,
+    SOURCE_ITEM,
+)
 from lightning_dtool.record import Provenance, from_json
-from lightning_dtool.store import FrozenDataset
+from lightning_dtool.store import FrozenDataset, Item
 
 
 def open_checkpoint(uri: str | os.PathLike[str]) -> FrozenDataset:
@@ -25,8 +32,10 @@ def require_checkpoint(dataset: FrozenDataset) -> None:
 
     Raises:
         NotACheckpointError: If the checkpoint file or the record is missing.
+        UnsafeDatasetError: If an item that is read into memory is too large.
     """
-    relpaths = {item.relpath for item in dataset.items.values()}
+    items = {item.relpath: item for item in dataset.items.values()}
+    relpaths = set(items)
     missing = {CHECKPOINT_ITEM, RECORD_ITEM} - relpaths
     if missing:
         raise NotACheckpointError(
@@ -34,6 +43,28 @@ def require_checkpoint(dataset: FrozenDataset) -> None:
             f"{len(relpaths)} items without {' and '.join(sorted(missing))}. "
             "Is this a data set? DtoolDataset and DtoolDataModule read one.",
             uri=dataset.uri,
+        )
+    for relpath in _LARGEST.keys() & relpaths:
+        _refuse_large(dataset, items[relpath])
+
+
+_LARGEST = {
+    RECORD_ITEM: limits.MAX_RECORD,
+    SOURCE_ITEM: limits.MAX_SOURCE_BYTES,
+    REQUIREMENTS_ITEM: limits.MAX_REQUIREMENTS,
+    RANDOM_STATES_ITEM: limits.MAX_RANDOM_STATES,
+}
+"""The items that are read into memory, with their largest sizes."""
+
+
+def _refuse_large(dataset: FrozenDataset, item: Item) -> None:
+    most = _LARGEST.get(item.relpath, item.size_in_bytes)
+    if item.size_in_bytes > most:
+        raise UnsafeDatasetError(
+            f"expected at most {most} bytes in {item.relpath}, found {item.size_in_bytes} bytes. Do not use this "
+            "dataset; ask its author.",
+            uri=dataset.uri,
+            item=item.relpath,
         )
 
 
@@ -44,7 +75,9 @@ def verified_path(dataset: FrozenDataset, relpath: str, progress: bool = False) 
         MissingItemError: If there is no such item.
         VerificationError: If its content differs from the hash.
     """
-    identifier = dataset.item(relpath).identifier
+    item = dataset.item(relpath)
+    _refuse_large(dataset, item)
+    identifier = item.identifier
     dataset.fetch([identifier], progress=progress, verify=True)
     return dataset.path(identifier)
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from lightning_dtool import limits
 from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, UnsafeDatasetError
 from lightning_dtool.items import SOURCE_ITEM
-from lightning_dtool.loading import limits
 
 
 def unpack(source_zip: Path, folder: Path, uri: str) -> None:

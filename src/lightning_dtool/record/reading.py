@@ -5,12 +5,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lightning_dtool import limits
 from lightning_dtool.errors import NewerSchemaError, RecordError
 from lightning_dtool.record.migrations import migrate
 from lightning_dtool.record.provenance import SCHEMA_VERSION, Provenance
-
-MAX_DEPTH = 150
-"""Maximum depth of nested containers in a record that is read. Records that this package writes are less deep."""
 
 
 def from_json(text: str | bytes, source: str) -> Provenance:
@@ -33,7 +31,7 @@ def from_json(text: str | bytes, source: str) -> Provenance:
         raise RecordError(
             f"provenance.json is not JSON ({error}). The dataset is damaged; restore it from a copy.", uri=source
         ) from error
-    if _is_deeper(content, MAX_DEPTH):
+    if limits.is_deeper(content, limits.MAX_JSON_DEPTH):
         raise RecordError("provenance.json is nested too deeply. It was not written by this package.", uri=source)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -71,16 +69,6 @@ def from_json(text: str | bytes, source: str) -> Provenance:
 
 _LONGEST = 300
 """Maximum length of a problem in an error, which may repeat a value."""
-
-
-def _is_deeper(content: Any, depth: int) -> bool:
-    level = [content]
-    for _ in range(depth):
-        containers = [entry for entry in level if isinstance(entry, dict | list)]
-        if not containers:
-            return False
-        level = [inner for entry in containers for inner in (entry.values() if isinstance(entry, dict) else entry)]
-    return any(isinstance(entry, dict | list) for entry in level)
 
 
 def json_schema() -> dict[str, Any]:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_dtool import _version
+from lightning_dtool import _version, limits
 from lightning_dtool.errors import ReproductionError
 from lightning_dtool.items import CHECKPOINT_ITEM, INITIAL_WEIGHTS_ITEM, RANDOM_STATES_ITEM
-from lightning_dtool.loading import limits
 from lightning_dtool.loading.unpacking import refuse_outside, unpack
 from lightning_dtool.record import Provenance
 from lightning_dtool.rehearsal import child

@@ -12,17 +12,20 @@ from typing import Any
 
 from dtoolcore.storagebroker import DiskStorageBroker
 
+from lightning_dtool import limits
 from lightning_dtool.store import workplaces
+from lightning_dtool.store.bounded_metadata import PlainMetadata, parse_json
 from lightning_dtool.store.broker import Broker
 from lightning_dtool.store.leftovers import Leftover
-from lightning_dtool.store.small_files import LinkedFiles, read_small, write_small
+from lightning_dtool.store.plain_files import read_plain
+from lightning_dtool.store.small_files import LinkedFiles, write_small
 from lightning_dtool.store.syncing import sync_path, sync_tree
 from lightning_dtool.store.workplaces import Workplace
 
 _linked = LinkedFiles()
 
 
-class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
+class DiskBroker(PlainMetadata, DiskStorageBroker, Broker):  # type: ignore[misc]
     """dtool's disk broker, with atomic and durable writes, in UTF-8.
 
     A new dataset is built in a hidden workplace, and moved to its place when it is complete.
@@ -62,10 +65,6 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
         DiskStorageBroker.__init__(self, f"file://{root}")
         self.uri = uri
 
-    def get_text(self, key: str) -> str:
-        """Read a file in UTF-8, independent of the locale."""
-        return read_small(key).decode()
-
     def put_text(self, key: str, text: str) -> None:
         """Write a file: atomically and durably in a frozen dataset, where readers may be reading it."""
         if self._workplace is not None:
@@ -95,13 +94,14 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
     def get_admin_metadata(self) -> object:
         """Return the administrative metadata; that of a dataset that is being written says that it is not frozen."""
         try:
-            return json.loads(self.get_text(self.get_admin_metadata_key()))
+            return super().get_admin_metadata()
         except FileNotFoundError:
             found = workplaces.find(self._place)
             if found is None:  # there is nothing, or it was finished meanwhile
-                return json.loads(self.get_text(self.get_admin_metadata_key()))
-            relpath = os.path.relpath(self.get_admin_metadata_key(), self._abspath)
-            return {**json.loads(self.get_text(str(found.dataset / relpath))), "type": "protodataset"}
+                return super().get_admin_metadata()
+            relpath = self.relpath_of(self.get_admin_metadata_key())
+            unfinished = parse_json(read_plain(self.uri, str(found.dataset), relpath, limits.MAX_ADMIN_METADATA))
+            return {**unfinished, "type": "protodataset"} if isinstance(unfinished, dict) else unfinished
 
     def put_manifest(self, manifest: dict[str, Any]) -> None:
         """Write the manifest on one line: Python takes longer to indent JSON than to copy the files.
@@ -117,14 +117,6 @@ class DiskBroker(DiskStorageBroker, Broker):  # type: ignore[misc]
     def delete_key(self, key: str) -> None:
         """Remove a file. A missing file is not an error."""
         Path(key).unlink(missing_ok=True)
-
-    def list_overlay_names(self) -> list[str]:
-        """Return the names of the overlays, without other files in their folder."""
-        return _names_of_json(Path(self._overlays_abspath))
-
-    def list_annotation_names(self) -> list[str]:
-        """Return the names of the annotations, without other files in their folder."""
-        return _names_of_json(Path(self._annotations_abspath))
 
     def get_utc_timestamp(self, handle: str) -> float:
         """Return the time of the last change. dtool's own method makes a deprecated call."""
@@ -203,13 +195,6 @@ def _make_read_only(directory: Path) -> None:
             continue
         with contextlib.suppress(OSError):  # a file system without permissions
             (directory / relpath).chmod(stat.S_IMODE(status.st_mode) & ~0o222)
-
-
-def _names_of_json(directory: Path) -> list[str]:
-    """Return the names of the JSON files in a directory, without hidden ones. The directory need not exist."""
-    if not directory.is_dir():
-        return []
-    return [path.stem for path in directory.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
 
 
 def files_below(root: Path) -> Iterator[tuple[str, os.stat_result]]:

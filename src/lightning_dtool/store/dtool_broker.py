@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
+from lightning_dtool.store.bounded_metadata import PlainMetadata
 from lightning_dtool.store.broker import Broker, Hasher
 from lightning_dtool.store.digest import CHUNK
 from lightning_dtool.store.item import Item
@@ -33,7 +34,25 @@ def wrapping(dtool_class: Any) -> type[Broker]:
         dtool_class: A storage broker as dtool finds it. Brokers that only read share no base class with the others.
     """
     name = f"{dtool_class.__name__.removesuffix('StorageBroker')}Broker"
-    return type(name, (DtoolBroker,), {"dtool_class": dtool_class, "__module__": __name__})
+    return type(name, (DtoolBroker,), {"dtool_class": _bounded(dtool_class), "__module__": __name__})
+
+
+def _bounded(dtool_class: Any) -> Any:
+    """Return a class that reads metadata within limits, if this class reads files of this machine as dtool's own does.
+
+    What others read comes from a server, whose client reads it as a whole.
+    """
+    from dtoolcore.storagebroker import DiskStorageBroker
+
+    if not (isinstance(dtool_class, type) and issubclass(dtool_class, DiskStorageBroker)):
+        return dtool_class
+
+    class Bounded(PlainMetadata, dtool_class):  # type: ignore[misc]
+        def __init__(self, uri: str, config_path: str | None = None) -> None:
+            super().__init__(uri, config_path)
+            self.uri = uri
+
+    return Bounded
 
 
 class DtoolBroker(Broker):

@@ -1,7 +1,8 @@
 """What a dataset says about itself: identity, manifest, README, annotations, overlays and tags."""
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -22,6 +23,8 @@ from lightning_dtool.store.item import Item
 from lightning_dtool.store.manifest import Manifest, parse_admin_metadata, parse_manifest, parse_timestamp
 from lightning_dtool.store.names import check_name, check_value
 from lightning_dtool.store.parallel import run_all
+
+_SIMPLE_NAME = re.compile(r"[\w-]+")
 
 
 class DatasetMetadata:
@@ -161,10 +164,7 @@ class DatasetMetadata:
             MetadataKeyError: If there is no annotation of this name.
             CorruptDatasetError: If the annotation is damaged.
         """
-        names = self.annotation_names()
-        if name not in names:
-            raise self._absent("annotation", name, names)
-        return self._annotation(name)
+        return self._named("annotation", name, self._annotation, self.annotation_names)
 
     def annotations(self) -> dict[str, Any]:
         """Return all annotations by name."""
@@ -190,10 +190,7 @@ class DatasetMetadata:
             MetadataKeyError: If there is no overlay of this name, or if it lacks items.
             CorruptDatasetError: If the overlay is damaged.
         """
-        names = self.overlay_names()
-        if name not in names:
-            raise self._absent("overlay", name, names)
-        values = self._overlay_as_written(name)
+        values: dict[str, Any] = self._named("overlay", name, self._overlay_as_written, self.overlay_names)
         relpaths = self._manifest.relpaths
         if values.keys() == relpaths.keys() and list(values) == list(relpaths):
             return values
@@ -310,11 +307,24 @@ class DatasetMetadata:
         with store_errors(self._uri, f"read annotation {name!r}"):
             return self._broker.get_annotation(name)
 
-    def _absent(self, kind: str, name: str, names: list[str]) -> MetadataKeyError:
-        return MetadataKeyError(
-            f"expected the {kind} {name!r}, found {', '.join(names) or 'none'}. Use one of these or write the {kind}.",
-            uri=self._uri,
-        )
+    def _named(self, kind: str, name: str, read: Callable[[str], Any], names: Callable[[], list[str]]) -> Any:
+        """Return an annotation or an overlay. Names are listed only if it cannot be read, or may lead elsewhere."""
+        failure = None
+        if _SIMPLE_NAME.fullmatch(name):
+            try:
+                return read(name)
+            except StoreError as exc:
+                failure = exc
+        found = names()
+        if name not in found:
+            raise MetadataKeyError(
+                f"expected the {kind} {name!r}, found {', '.join(found) or 'none'}. Use one of these or write the "
+                f"{kind}.",
+                uri=self._uri,
+            ) from failure
+        if failure is not None:
+            raise failure
+        return read(name)
 
 
 def read_admin_metadata(uri: str, broker: Broker) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 
 from lightning_dtool._public import public
 from lightning_dtool.errors import (
@@ -241,4 +242,9 @@ def _dataset_uris(base_uri: str) -> Iterable[str]:
         if path is None:
             return broker_class(scheme_of(base_uri)).list_dataset_uris(base_uri, None)
         # Not normalized: a folder whose name cannot be in a URI must not make the listing fail.
-        return [f"{base_uri}/{child.name}" for child in path.iterdir() if (child / ".dtool" / "dtool").is_file()]
+        return [f"{base_uri}/{child.name}" for child in path.iterdir() if _looks_like_a_dataset(child)]
+
+
+def _looks_like_a_dataset(folder: Path) -> bool:
+    """Tell whether there is anything in the place of administrative metadata. What it is, is seen when it is opened."""
+    return os.path.lexists(folder / ".dtool" / "dtool")

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +16,9 @@ from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from dtool_s3.storagebroker import S3StorageBroker
 
-from lightning_dtool.errors import StoreError
+from lightning_dtool import limits
+from lightning_dtool.errors import StoreError, UnsafeDatasetError
+from lightning_dtool.store.bounded_metadata import BoundedMetadata
 from lightning_dtool.store.digest import CHUNK, generate_identifier, hash_bytes, hash_file, new_hash
 from lightning_dtool.store.faults import kind_of
 from lightning_dtool.store.item import Item
@@ -41,7 +44,7 @@ class _Uploaded:
     etag: str
 
 
-class S3Broker(S3StorageBroker, S3Leftovers):  # type: ignore[misc]
+class S3Broker(BoundedMetadata, S3StorageBroker, S3Leftovers):  # type: ignore[misc]
     """dtool-s3's broker with reported failures and fewer requests.
 
     dtool-s3 treats a refused upload as a success, waits without a time limit, makes new connections for each dataset,
@@ -107,7 +110,7 @@ class S3Broker(S3StorageBroker, S3Leftovers):  # type: ignore[misc]
             known, place = connections(self.bucket).prefixes, (self.bucket, self.uuid)
             try:
                 if self.uuid and place not in known:
-                    known[place] = self.get_text(self.dataset_registration_key)
+                    known[place] = self._get(self.dataset_registration_key, limits.MAX_ADMIN_METADATA)[0].decode()
             except ClientError as exc:
                 # A bucket may be readable below a prefix only. Other errors say nothing about the prefix.
                 if kind_of(exc) not in {"absent", "denied"}:
@@ -222,7 +225,7 @@ class S3Broker(S3StorageBroker, S3Leftovers):  # type: ignore[misc]
     def _has_all_metadata(self) -> bool:
         """Tell whether an unfinished dataset has all of its metadata as it was written."""
         try:
-            _, beside = self._get(self.get_manifest_key())
+            _, beside = self._get(self.get_manifest_key(), limits.MAX_MANIFEST)
         except ClientError as exc:
             if kind_of(exc) != "absent":
                 raise
@@ -255,12 +258,15 @@ class S3Broker(S3StorageBroker, S3Leftovers):  # type: ignore[misc]
         That of a dataset that was only begun is read from its registration.
         """
         try:
-            _, beside = self._get(self.get_admin_metadata_key())
+            _, beside = self._get(self.get_admin_metadata_key(), limits.MAX_ADMIN_METADATA)
         except ClientError as exc:
             beside = self._begun() if kind_of(exc) == "absent" else {}
             if "type" not in beside:
                 raise
-        found = {**beside, **{name: float(beside[name]) for name in _TIMES & beside.keys()}}
+        found: dict[str, Any] = dict(beside)
+        for name in _TIMES & beside.keys():
+            with contextlib.suppress(ValueError):  # whoever needs the time says what is wrong with it
+                found[name] = float(beside[name])
         self._known_admin_metadata = found
         return found
 
@@ -269,26 +275,36 @@ class S3Broker(S3StorageBroker, S3Leftovers):  # type: ignore[misc]
         if self._is_new:
             return {}
         try:
-            return self._get(self.dataset_registration_key)[1]
+            return self._get(self.dataset_registration_key, limits.MAX_ADMIN_METADATA)[1]
         except ClientError:
             return {}
 
-    def get_text(self, key: str) -> str:
-        """Read an object as text in UTF-8."""
-        content, _ = self._get(key)
-        return content.decode()
+    def read(self, key: str, most: int) -> bytes:
+        """Return an object's content."""
+        return self._get(key, most)[0]
 
-    def _get(self, key: str) -> tuple[bytes, dict[str, str]]:
-        """Return an object's content and metadata."""
+    def _get(self, key: str, most: int) -> tuple[bytes, dict[str, str]]:
+        """Return an object's content, of at most so many bytes, and its metadata."""
         for remaining in reversed(range(ATTEMPTS)):
             answer = self.s3client.get_object(Bucket=self.bucket, Key=key)
             try:
-                return b"".join(chunks(answer["Body"], CHUNK)), answer["Metadata"]
+                return self._content(key, answer, most), answer["Metadata"]
             except Exception as exc:
                 # boto3 repeats a request, but not if its answer breaks off.
                 if not (remaining and kind_of(exc) == "cut_off") or hurried():
                     raise
         raise AssertionError("unreachable")
+
+    def _content(self, key: str, answer: Any, most: int) -> bytes:
+        if answer["ContentLength"] > most:
+            answer["Body"].close()
+            raise self._too_much(f"{most} bytes in {key}", f"{answer['ContentLength']} bytes")
+        return b"".join(chunks(answer["Body"], CHUNK))  # the client reads no more than the announced length
+
+    def _too_much(self, expected: str, found: str) -> UnsafeDatasetError:
+        return UnsafeDatasetError(
+            f"expected at most {expected}, found {found}. Do not use this dataset; ask its author.", uri=self.uri
+        )
 
     def put_text(self, key: str, text: str, beside: dict[str, str] | None = None) -> None:
         """Write an object. Its metadata says to which dataset it belongs, unless it says something else."""
@@ -320,7 +336,10 @@ class S3Broker(S3StorageBroker, S3Leftovers):  # type: ignore[misc]
         return self._names(self.tags_key_prefix)
 
     def _names(self, prefix: str) -> list[str]:
-        return [key.removeprefix(prefix) for key, _, _ in self._objects(prefix)]
+        names = [key.removeprefix(prefix) for key, _, _ in islice(self._objects(prefix), limits.MAX_NAMES + 1)]
+        if len(names) > limits.MAX_NAMES:
+            raise self._too_much(f"{limits.MAX_NAMES} objects in {prefix}", "more")
+        return names
 
     def post_freeze_hook(self) -> None:
         """Do nothing: dtool-s3 would remove fragments, which were never written."""

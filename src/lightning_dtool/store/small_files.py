@@ -81,5 +81,5 @@ def _link_unchanged(source: str, identity: tuple[int, int, int, int], path: str)
 
 
 def _identity(path: str) -> tuple[int, int, int, int]:
-    status = os.stat(path)
+    status = os.lstat(path)  # what was put in the place of the file since may be a link
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -9,7 +9,6 @@ BASE/NAME/                         an empty folder, which claims the name; the d
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import uuid
@@ -17,9 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_dtool import limits
+from lightning_dtool.errors import UnsafeDatasetError
+from lightning_dtool.store.bounded_metadata import parse_json
 from lightning_dtool.store.leftovers import Leftover
 from lightning_dtool.store.ownership import Owner, current_owner, is_alive, owner_from_json, owner_to_json
-from lightning_dtool.store.small_files import read_small, write_small
+from lightning_dtool.store.plain_files import read_plain
+from lightning_dtool.store.small_files import write_small
 from lightning_dtool.store.syncing import sync_path
 from lightning_dtool.store.temporaries import is_temporary, temporary_beside
 
@@ -54,8 +57,8 @@ class Workplace:
     def owner(self) -> Owner | None:
         """The process that made the hidden folder; None if that is not known."""
         try:
-            return owner_from_json(read_small(self.folder / _OWNER).decode())
-        except (OSError, UnicodeDecodeError):
+            return owner_from_json(_read(self.folder, _OWNER).decode())
+        except (OSError, UnicodeDecodeError, UnsafeDatasetError):
             return None
 
 
@@ -288,10 +291,14 @@ def _is_empty(place: Path) -> bool:
 def _type_of(dataset: Path) -> object:
     """Return what the administrative metadata in a folder says; None if there is none."""
     try:
-        found = json.loads((dataset / ".dtool" / "dtool").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(_read(dataset, os.path.join(".dtool", "dtool")))
+    except (OSError, ValueError, RecursionError):  # UnsafeDatasetError is a ValueError
         return None
     return found.get("type") if isinstance(found, dict) else None
+
+
+def _read(folder: Path, relpath: str) -> bytes:
+    return read_plain(str(folder), str(folder), relpath, limits.MAX_ADMIN_METADATA)
 
 
 def _empty(folder: Path) -> None:

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_dtool.export.text.layout import address, title
-from lightning_dtool.export.text.values import MAX_ENTRIES, inline, nested, printable, shortened
+from lightning_dtool.export.text.values import MAX_ENTRIES, inline, nested, shortened
+from lightning_dtool.printing import printable
 from lightning_dtool.record import DatasetReference
 from lightning_dtool.results.differences import Difference
 

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_dtool.export.text.layout import rows_of, title
-from lightning_dtool.export.text.values import MAX_ENTRIES, inline, printable, shortened
+from lightning_dtool.export.text.values import MAX_ENTRIES, inline, shortened
+from lightning_dtool.printing import printable
 from lightning_dtool.results.evaluation import Evaluation
 
 

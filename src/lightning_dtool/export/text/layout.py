@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from lightning_dtool.export.text.values import printable
+from lightning_dtool.printing import printable
 
 
 def title(name: str) -> Text:

@@ -6,8 +6,9 @@ from typing import Any
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from lightning_dtool.export.text.values import inline, printable
+from lightning_dtool.export.text.values import inline
 from lightning_dtool.items import CHECKPOINT_TAG
+from lightning_dtool.printing import printable
 
 MAX_CELL = 40
 """The greatest width of a cell, in characters."""

@@ -9,7 +9,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from lightning_dtool.export.text.layout import address, rows_of, title
-from lightning_dtool.export.text.values import MAX_ENTRIES, inline, nested, printable
+from lightning_dtool.export.text.values import MAX_ENTRIES, inline, nested
+from lightning_dtool.printing import printable
 from lightning_dtool.record import Change, Child, Epoch, Gap, Provenance
 from lightning_dtool.results.checklist.findings import counted
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from lightning_dtool.printing import printable
 from lightning_dtool.record import Child, Epoch
 
 MAX_ENTRIES = 24
@@ -15,18 +16,6 @@ MAX_ENTRIES = 24
 
 MAX_TEXT = 300
 """The largest number of characters of a text that are shown."""
-
-
-def printable(value: object) -> str:
-    r"""Return text in which control characters, escape sequences and invisible characters are visible.
-
-    >>> printable("a\x1b[31mb\n")
-    'a\\x1b[31mb\\n'
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(value)
-    )
 
 
 def shortened(value: object) -> str:

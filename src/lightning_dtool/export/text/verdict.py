@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_dtool.export.text.values import printable
+from lightning_dtool.printing import printable
 from lightning_dtool.results.checklist.findings import counted
 from lightning_dtool.results.reproduction import MetricRow, Reproduction
 
