@@ -101,3 +101,26 @@ def test_the_url_of_the_remote_holds_no_secret(root: Path) -> None:
     found = asked(root, gaps).git
     assert found is not None
     assert found.remote == "git@example.org:lab/leaves.git"
+
+
+def test_changes_of_secret_files_and_notebooks_are_left_out(root: Path) -> None:
+    for name in (".env", "nb.ipynb", "deploy key.pem", "straße.txt"):
+        (root / name).write_text("old\n")
+    git(root, "add", "-f", ".")
+    git(root, "commit", "-q", "-m", "y")
+    for name in (".env", "nb.ipynb", "deploy key.pem", "net.py", "straße.txt"):
+        (root / name).write_text("patient 17\n" if name != "net.py" else "X = 3\n")
+    gaps = Gaps()
+    patch = (asked(root, gaps).patch or b"").decode()
+    assert "+X = 3" in patch
+    assert patch.count("patient 17") == 1  # only that of the text
+    assert {gap.fact for gap in gaps} == {f"code.patch.{name}" for name in (".env", "nb.ipynb", "deploy key.pem")}
+
+
+def test_git_says_which_files_it_ignores(root: Path) -> None:
+    (root / ".gitignore").write_text("local*\n")
+    for name in ("local one.py", "new.py"):
+        (root / name).write_text("")
+    with WorkTree(root) as tree:
+        assert tree.ignored(["local one.py", "new.py"]) == {"local one.py"}
+        assert tree.ignored([]) == frozenset()

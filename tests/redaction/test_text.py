@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from lightning_dtool.redaction.text import is_secret_name, redact_argv
+from lightning_dtool.redaction.names import is_secret_name
+from lightning_dtool.redaction.text import redact_argv
 
 SECRET = "hunter2-very-secret"
 

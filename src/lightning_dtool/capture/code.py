@@ -21,6 +21,8 @@ from lightning_dtool.capture.git import WorkTree
 from lightning_dtool.capture.notebook import notebook_cells, notebook_file, without_outputs
 from lightning_dtool.capture.variables_read import named_variables
 from lightning_dtool.record import Code, Gap, Gaps, as_text
+from lightning_dtool.redaction.known import hide_known, remember_difference
+from lightning_dtool.redaction.record import add_redaction
 from lightning_dtool.redaction.source import redact_notebook, redact_patch, redact_source
 from lightning_dtool.redaction.text import redact_argv
 from lightning_dtool.values.parsing import parse
@@ -104,8 +106,15 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
     with WorkTree(root) as tree:
         sources, modules = _read_modules(root, gaps)
         state = tree.state(gaps)
-    untracked = sorted(set(sources) - state.tracked) if state.tracked is not None else []
-    untracked = [relpath for relpath in untracked if not relpath.lstrip("_").startswith(f"{OUTSIDE}/")]
+        untracked = sorted(set(sources) - state.tracked) if state.tracked is not None else []
+        untracked = [relpath for relpath in untracked if not relpath.lstrip("_").startswith(f"{OUTSIDE}/")]
+        ignored = tree.ignored(untracked)
+    for relpath in ignored:
+        del sources[relpath]
+        gaps.at(f"code.files.{relpath}").add(
+            "it is not stored, because git ignores it", "track it with git, if the code needs it and it holds no secret"
+        )
+    untracked = [relpath for relpath in untracked if relpath not in ignored]
     cells = notebook_cells()
     if cells is not None:
         modules["__main__"] = _free(NOTEBOOK, sources)
@@ -123,8 +132,14 @@ def collect_code(extra: Mapping[str, bytes] | None = None) -> Sources:
     if state.patch and patched:
         sources[patched] = state.patch
     modules = {name: relpath for name, relpath in modules.items() if relpath in sources}
+    arguments = [as_text(argument) for argument in sys.argv]
+    shown = redact_argv(arguments)
+    for index, (argument, redacted) in enumerate(zip(arguments, shown, strict=True)):
+        if argument != redacted:
+            add_redaction(gaps.at(f"code.argv[{index}]"))
+            remember_difference(argument, redacted)
     code = Code(
-        argv=redact_argv([as_text(argument) for argument in sys.argv]),
+        argv=shown,
         working_directory=as_text(_working_directory()),
         entry_point=modules.get("__main__"),
         run_as_module=_run_as_module(),
@@ -193,15 +208,24 @@ def _without_secrets(relpath: str, content: bytes, gaps: Gaps) -> bytes:
     if digest not in _searched:
         _searched[digest] = _redact(relpath, content)
     found = _searched[digest]
-    if found is None:
+    redacted, lines = found if found is not None else (content, [])
+    again = _hide_known(redacted)
+    if again != redacted:
+        both = enumerate(zip(redacted.split(b"\n"), again.split(b"\n"), strict=True), 1)
+        redacted, lines = again, sorted({*lines, *(number for number, (old, new) in both if old != new)})
+    if not lines:
         return content
-    redacted, lines = found
     shown = ", ".join(map(str, lines[:20])) + (", …" if lines[20:] else "")
     gaps.at(f"code.files.{relpath}").add(
         f"what looks like a credential was redacted in {'lines' if lines[1:] else 'line'} {shown}",
         "read it from the environment",
     )
     return redacted
+
+
+def _hide_known(content: bytes) -> bytes:
+    text = content.decode("utf-8", "surrogateescape")
+    return hide_known(text).encode("utf-8", "surrogateescape")
 
 
 def _redact(relpath: str, content: bytes) -> tuple[bytes, list[int]] | None:

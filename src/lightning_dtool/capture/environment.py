@@ -14,7 +14,7 @@ import torch
 
 from lightning_dtool.record import Environment, Gaps, as_text
 from lightning_dtool.redaction.record import add_redaction
-from lightning_dtool.redaction.text import REDACTED, is_secret_name, redact_text
+from lightning_dtool.redaction.text import redact_text, redact_variable
 
 _LIBRARIES = (
     "lightning-dtool", "lightning", "pytorch-lightning", "torch", "torchvision", "torchaudio", "torchmetrics",
@@ -183,7 +183,7 @@ def _selected(allowed: "re.Pattern[str]", gaps: Gaps) -> dict[str, str]:
         if not allowed.fullmatch(name):
             continue
         text = as_text(value[:MAX_TEXT])
-        redacted = REDACTED if is_secret_name(name) and text else redact_text(text)
+        redacted = redact_variable(name, text)
         if redacted != text:
             add_redaction(gaps.at(name))
         selected[name] = redacted

@@ -3,14 +3,17 @@
 import os
 import re
 import subprocess
+import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from lightning_dtool.record import Gaps, Git
+from lightning_dtool.record import Gaps, Git, as_text
 from lightning_dtool.redaction.record import add_redaction
+from lightning_dtool.redaction.secret_files import is_secret_file
 from lightning_dtool.redaction.text import redact_text
 
 MAX_PATCH_BYTES = 10 * 2**20
@@ -100,7 +103,43 @@ class WorkTree:
             reason = f"the changes since the commit exceed {MAX_PATCH_BYTES} bytes"
             gaps.at("code.patch").add(reason, "commit them, or keep data out of git")
             return None
-        return patch
+        return patch if patch is None else _without_secret_files(patch, gaps)
+
+    def ignored(self, paths: Sequence[str]) -> frozenset[str]:
+        """Return those of some files that git ignores. None of them is tracked.
+
+        Args:
+            paths: Files, relative to the work tree.
+        """
+        if not paths:
+            return frozenset()
+        with tempfile.TemporaryFile() as names:
+            names.write("\0".join(paths).encode())
+            names.seek(0)
+            found = _git_output(self._root, ("check-ignore", "-z", "--stdin"), given=names)
+        return frozenset(filter(None, (found or b"").decode(errors="replace").split("\0")))
+
+
+_NOTEBOOK = "a notebook holds the outputs of its cells, which may show anything"
+_OF_SECRETS = "its name is that of a file with credentials"
+
+
+def _without_secret_files(patch: bytes, gaps: Gaps) -> bytes:
+    """Leave out the changes of files that may hold credentials or, in outputs, data."""
+    kept = []
+    for part in re.split(rb"^(?=diff --git )", patch, flags=re.MULTILINE):
+        header = part.partition(b"\n")[0].decode(errors="replace")
+        # Git quotes the names of some files. Both names count: a file may have been renamed.
+        names = [name.strip('" ') for name in re.split(r'(?:^diff --git |[ "])"?[ab]/', header)[1:]]
+        reasons = [
+            _NOTEBOOK if name.endswith(".ipynb") else _OF_SECRETS if is_secret_file(name) else "" for name in names
+        ]
+        if any(reasons):
+            reason = f"its changes since the commit are not stored: {next(filter(None, reasons))}"
+            gaps.at(f"code.patch.{as_text(names[-1])}").add(reason, "commit what the code needs")
+        else:
+            kept.append(part)
+    return b"".join(kept)
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -120,7 +159,7 @@ def _git_patch(root: Path) -> bytes | None:
     return b"".join(part for part in parts if part.count(b"\n") > 1)
 
 
-def _git_output(root: Path, arguments: Sequence[str], limit: int = -1) -> bytes | None:
+def _git_output(root: Path, arguments: Sequence[str], limit: int = -1, given: IO[bytes] | None = None) -> bytes | None:
     """Return up to `limit` bytes of the output of a git command. None if it fails or takes more than ten seconds."""
     # A git hook passes GIT_DIR and GIT_INDEX_FILE on to the programs that it starts. They may refer to another
     # repository, so they are removed. GIT_OPTIONAL_LOCKS=0 keeps git from writing to the user's index, and
@@ -129,7 +168,7 @@ def _git_output(root: Path, arguments: Sequence[str], limit: int = -1) -> bytes 
     try:
         process = subprocess.Popen(  # noqa: S603
             ["git", "-c", "core.fsmonitor=false", "-C", str(root), *arguments],  # noqa: S607
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if given is None else given,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**ours, "GIT_OPTIONAL_LOCKS": "0"},

@@ -83,7 +83,7 @@ class Recorder:
         self._sources: dict[str, DatasetReference] = {}
         self._foreign: dict[str, None] = {}
         self._gaps = Gaps()
-        self._secrets: set[str] = set()
+        self._secrets: set[tuple[str, str]] = set()
 
     # -- the start of the run -------------------------------------------------------------------------
 
@@ -115,27 +115,36 @@ class Recorder:
         message = self._gaps.at("data").observe(lambda: foreign_data_message(data), None)
         if message:
             warnings.warn(message, ProvenanceWarning, stacklevel=3)
-        self._warn_about_secrets()
+        self._warn_about_secrets(trainer)
 
-    def _warn_about_secrets(self) -> None:
+    def _warn_about_secrets(self, trainer: LightningTrainer) -> None:
+        """Warn about the hyperparameters of the module and of the DataModule that look like credentials."""
+        ignore = "Leave it out with save_hyperparameters(ignore=[...]) and read it from the environment."
+        self._warn_about_those_of(self._module, "hyperparameter", "checkpoint.hyper_parameters", ignore)
+        datamodule = getattr(trainer, "datamodule", None)
+        if isinstance(datamodule, DtoolDataModule):
+            ignore = "Name the dataset without it, and give the store's credentials to dtool's configuration."
+        if datamodule is not None:
+            fact = "checkpoint.datamodule_hyper_parameters"
+            self._warn_about_those_of(datamodule, "hyperparameter of the DataModule", fact, ignore)
+
+    def _warn_about_those_of(self, owner: Any, kind: str, fact: str, remedy: str) -> None:
         """Warn once about each hyperparameter that looks like a credential, and add a gap."""
         secrets: list[str] = []
-        secrets = self._gaps.at("checkpoint.hyper_parameters").observe(
-            lambda: secrets_in_hyperparameters(current_hyperparameters(self._module)), secrets
+        secrets = self._gaps.at(fact).observe(
+            lambda: secrets_in_hyperparameters(current_hyperparameters(owner)), secrets
         )
         for name in secrets:
-            if name in self._secrets:
+            if (fact, name) in self._secrets:
                 continue
-            self._secrets.add(name)
+            self._secrets.add((fact, name))
             reason = "the checkpoint file contains what looks like a credential"
-            remedy = f"save_hyperparameters(ignore=[{name!r}])"
-            self._gaps.at(f"checkpoint.hyper_parameters.{name}").add(reason, remedy)
+            self._gaps.at(f"{fact}.{name}").add(reason, remedy)
             warnings.warn(
-                f"The hyperparameter {name!r} looks like a credential. It is redacted in the record, but Lightning's "
-                "checkpoint must contain it, and everyone who can read the checkpoint can read it. Leave it out with "
-                "save_hyperparameters(ignore=[...]) and read it from the environment.",
+                f"The {kind} {name!r} looks like a credential. It is redacted in the record, but Lightning's "
+                f"checkpoint must contain it, and everyone who can read the checkpoint can read it. {remedy}",
                 ProvenanceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _observe(self, trainer: LightningTrainer) -> Observed:
@@ -238,7 +247,7 @@ class Recorder:
         self._gaps.at("loss").observe(lambda: self._follow_loss(trainer, before_batch), None)
         after = self._gaps.at("changes").observe(lambda: self._observe_changes(trainer, before), before)
         if after is not before and after.model.hyperparameters != before.model.hyperparameters:
-            self._warn_about_secrets()
+            self._warn_about_secrets(trainer)
         return after
 
     def _follow_loss(self, trainer: LightningTrainer, before_batch: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from lightning_dtool.capture.environment import MAX_TEXT
 from lightning_dtool.record import Gaps, as_text
 from lightning_dtool.redaction.record import add_redaction
-from lightning_dtool.redaction.text import REDACTED, is_secret_name, redact_text
+from lightning_dtool.redaction.text import redact_variable
 from lightning_dtool.values.definitions import is_users
 from lightning_dtool.values.parsing import parse
 from lightning_dtool.watch.variables import read_variables
@@ -63,7 +63,7 @@ def _shown(name: str, value: str | None, gaps: Gaps) -> str | None:
     if value is None:
         return None
     text = as_text(value)
-    redacted = REDACTED if is_secret_name(name) and text else redact_text(text)
+    redacted = redact_variable(name, text)
     if redacted != text:
         add_redaction(gaps.at(as_text(name)))
     elif len(text) > MAX_TEXT:

@@ -3,11 +3,14 @@
 import functools
 import json
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 from lightning_dtool.record import Epoch, Gaps, Metrics, Provenance, field_to_json
+from lightning_dtool.redaction.known import hide_known, number_known, remember, remember_difference
+from lightning_dtool.redaction.names import REDACTED, hints_at_secret, is_holder, is_secret, is_secret_name
 from lightning_dtool.redaction.source import is_credential, is_suspicious, redact_certain, redact_source
-from lightning_dtool.redaction.text import REDACTED, is_secret_name, redact_text
+from lightning_dtool.redaction.text import redact_argv, redact_text
 
 
 def redact_mapping(values: dict[str, Any], gaps: Gaps) -> dict[str, Any]:
@@ -37,21 +40,52 @@ def redact_value(value: Any, gaps: Gaps, name: str = "") -> Any:
         gaps: Collector at the value's place in the record. Receives a gap for each part that is replaced.
         name: Name of the value. If it looks like the name of a credential, the whole value is replaced.
     """
-    if is_secret_name(name) and value not in (None, "") and not isinstance(value, bool):
+    if is_secret(name, value) or (isinstance(value, dict | list) and value and _holds_secret(name, value)):
         add_redaction(gaps)
+        for leaf in _leaves(value):
+            remember(leaf)
         return REDACTED
     if isinstance(value, dict):
         return redact_mapping(value, gaps)
     if isinstance(value, list):
-        if len(value) == 2 and isinstance(value[0], str) and is_secret_name(value[0]):  # a name and its value
-            return [value[0], redact_value(value[1], gaps, value[0])]
-        return [redact_value(item, gaps.at(f"[{index}]")) for index, item in enumerate(value)]
+        return _redact_list(value, gaps, name)
     if not isinstance(value, str):
         return value
     # The value of `source` is code, such as that of a lambda.
     redacted = redact_source(value)[0] if name == "source" else redact_text(value)
     if redacted != value:
         add_redaction(gaps)
+        remember_difference(value, redacted)
+    return redacted
+
+
+def _holds_secret(name: str, value: Any) -> bool:
+    """Return True if a mapping or a list below a name is a credential, and not a list of numbers such as `tokens`."""
+    return is_holder(name) or (is_secret_name(name) and any(is_secret(name, each) for each in _leaves(value)))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def _redact_list(values: list[Any], gaps: Gaps, name: str) -> list[Any]:
+    if len(values) == 2 and isinstance(values[0], str) and is_secret_name(values[0]):  # a name and its value
+        return [values[0], redact_value(values[1], gaps, values[0])]
+    # Each option of a list of arguments names the value after it.
+    texts = [each if isinstance(each, str) else "" for each in values]
+    as_arguments = redact_argv(texts) if any(text.startswith("-") for text in texts) else texts
+    redacted = []
+    for index, (value, text, argument) in enumerate(zip(values, texts, as_arguments, strict=True)):
+        if argument != text:
+            add_redaction(gaps.at(f"[{index}]"))
+            remember_difference(text, argument)
+            redacted.append(argument)
+        else:
+            redacted.append(redact_value(value, gaps.at(f"[{index}]"), name if hints_at_secret(name) else ""))
     return redacted
 
 
@@ -70,7 +104,7 @@ class RecordRedactor:
     """
 
     def __init__(self) -> None:
-        self._clean: dict[str, str] = {}
+        self._clean: dict[str, tuple[str, int]] = {}
         self._clean_epochs: list[Epoch] = []
 
     def redact(self, record: Provenance) -> Provenance:
@@ -90,7 +124,7 @@ class RecordRedactor:
             if not self._is_clean(name, getattr(record, name)):
                 content = json.loads(field_to_json(getattr(record, name)))
                 redacted[name] = _redact_texts(content, found.at(name), name, "")
-        gaps = [gap.model_copy(update={"reason": _redact_reason(gap.reason)}) for gap in record.gaps]
+        gaps = [gap.model_copy(update={"reason": hide_known(_redact_reason(gap.reason))}) for gap in record.gaps]
         if not found and gaps == record.gaps:
             return record
         known = {gap.fact for gap in gaps}
@@ -105,13 +139,13 @@ class RecordRedactor:
             # A long run has thousands of epochs, and only the last ones are new.
             changed = section.model_copy(update={"history": self._without_clean_epochs(section.history)})
         text = field_to_json(changed)
-        if text == self._clean.get(name):
+        if (text, number_known()) == self._clean.get(name):
             return True
         found = Gaps()
         _redact_texts(json.loads(text), found, name, "")
         if found:
             return False
-        self._clean[name] = text
+        self._clean[name] = text, number_known()
         if isinstance(section, Metrics):
             self._clean_epochs = section.history
         return True
@@ -144,6 +178,7 @@ def _redact_texts(value: Any, gaps: Gaps, section: str, name: str) -> Any:
             redacted = value
     else:
         redacted = redact_certain(value)
+    redacted = hide_known(redacted)
     if redacted != value:
         add_redaction(gaps)
     return redacted

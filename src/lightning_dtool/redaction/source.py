@@ -11,57 +11,47 @@ import tokenize
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from lightning_dtool.redaction.text import (
+from lightning_dtool.redaction.names import (
+    PLACEHOLDER,
     REDACTED,
-    SHAPES,
     VOCABULARY,
-    changed_lines,
+    hints_at_secret,
+    is_holder,
     is_secret_name,
-    keep_lines,
-    redact_lines,
-    redact_text,
+    looks_generated,
+    looks_random,
     spaced,
 )
+from lightning_dtool.redaction.places import hide_places
+from lightning_dtool.redaction.shapes import has_shape, hide_shapes
+from lightning_dtool.redaction.text import changed_lines, redact_lines, redact_text
 from lightning_dtool.values.parsing import parse
 
 _WEAK_NAME = re.compile(
-    r"(^|[_\-.\s])(tokens?|auth|authorization|bearer|pass|credentials?|key|pw|cookie|salt|signature|dsn|webhook\w*)$",
+    r"(^|[_\-.\s])(tokens?|auth|authorization|bearer|pass|credentials?|creds?|\w*keys?|pw|pwd|sas|webhook\w*)$",
     re.IGNORECASE,
 )
 """Names that do not always mean a credential in source code. Their values must look like credentials, too."""
 
-_PLACEHOLDER = re.compile(
-    r"\W*|.*[{}<>%$].*|(?i:x+|none|null|your\W.*|change\W?me)|[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.DOTALL
-)
-"""Values that are not credentials: empty ones, templates, placeholders, and names of environment variables."""
-
 _NAMES = (
-    r"(?:passw|passp|pwd|secret|token|api_?key|access_?key|(?:private|account|session|license|auth|service|storage)_?key"
-    r"|credential|auth|bearer|cookie|salt|signature|dsn|webhook|connection_?string|\bpass\b|\bpw\b|\bkey\b)"
+    r"(?:passw|passp|passc|pwd|secret|token|_?key|credential|creds|auth|bearer|cookie|salt|signature|dsn|webhook"
+    r"|connection_?string|licen[cs]e|kennwort|contrase|mnemonic|\w*pass\b|\bpw\b|_pw\b|\bpin\b|_pin\b|\bsas\b)"
 )
 
 _SUSPICIOUS = re.compile(
     # A name, an optional closing quote or bracket, an optional type annotation, an operator, and the start of a value.
-    rf"{_NAMES}\w*[\"']?\s*\]?\s*(?::\s*[\w.\[\]| ]{{1,40}}?)?(?:[=:,]|!=)\s*\\?[^\s]"
-    r"|://[^/\s\"']+@|#\s*[%!?]|\bset_pass\w*\(|\blogin\("
+    rf"{_NAMES}\w*[\"']?\s*\]?\s*(?::\s*[\w.\[\]| ]{{1,40}}?)?(?:[=:,]|!=)\s*[({{\[]?\s*\w?\\?[\"'\w\\]"
+    # An option in a list of arguments, a sentence, a parameter of a URL, a command, a call.
+    r"|[\"']--?[a-z][\w-]*[\"'],\s*[\"']"
+    r"|(?:pass\w*|kennwort|pwd|pw|token|secret|pin|login|credentials?|licen[cs]e|key)\b[^\n\d]{1,40}\d"
+    r"|(?:pass\w*|token|secret|key)[^\"'\n]{0,40}%s|class\s+\w*(?:secret|cred)"
+    r"|://[^/\s\"']+@|[?&][\w-]+=[^\s{]|#\s*[%!?]|\bset_pass\w*\(|\b(?:login|connect|authenticate)\("
+    r"|\b(?:curl|wget|sshpass|mysql\w*|mariadb|mongo\w*|docker|podman|redis-cli|openssl|htpasswd)\s"
 )
 """Matches lower-cased code that may contain a credential. Most files do not match and need no further search."""
 
-_MARKERS = (
-    "AKIA", "ASIA", "ABIA", "ACCA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glft-",
-    "glsoat-", "glrt-", "glagent-", "glcbt-", "glimt-", "glptt-", "gloas-", "hf_", "api_org_", "sk-", "gsk_", "r8_",
-    "xox", "xapp-", "hooks.slack", "/api/webhooks/", "AIza", "ya29.", "GOCSPX-", "k_live_", "k_test_", "whsec_", "SG.",
-    "npm_", "pypi-Ag", "dop_v1_", "dapi", "wandb_v1_", "eyJ", "AccountKey=", "PRIVATE KEY", ":AA",
-)  # fmt: skip
-"""Substrings that are quick to find. The keys that `SHAPES` matches contain one.
-
-Exceptions: after "bearer" or "basic", and Telegram tokens whose secret does not begin with "AA", which are not found.
-"""
-
 _IN_TEXT = re.compile(
-    r"(?P<name>\b[\w-]*(?:passw(?:or)?d|passphrase|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|"
-    r"account[_-]?key|signature))(?P<sign>=|\\?[\"']\s*[:=]\s*\\?[\"']|:[ \t]+)(?P<value>[^'\"\s,;&()\[\]\\]{4,})",
-    re.IGNORECASE,
+    r"(?P<name>(?<![\w.-])[\w.-]*\w)(?P<sign>=|\\?[\"']\s*[:=]\s*\\?[\"']|:[ \t]+)(?P<value>[^'\"\s,;&()\[\]\\]{4,})"
 )
 
 _URL_IN_CODE = re.compile(r"(?<=://)(?P<user>[^/\s:@\"']*:)?(?P<value>[^/\s\"']+)(?=@)")
@@ -72,23 +62,15 @@ _LOOKUPS = frozenset({"get", "getenv", "setdefault", "pop", "putenv", "setenv", 
 _STRING = re.compile(r"(?P<prefix>[A-Za-z]{0,2})(?P<quote>'''|\"\"\"|'|\")(?P<body>[\s\S]*)(?P=quote)\Z")
 
 
-def _has_shape(text: str, lowered: str) -> bool:
-    marked = any(marker in text for marker in _MARKERS) or "bearer " in lowered or "basic " in lowered
-    return marked and bool(SHAPES.search(text))
-
-
 def is_suspicious(text: str) -> bool:
     """Return True if source code may contain a credential. This is quick and has false positives."""
-    lowered = text.lower()
-    return bool(_SUSPICIOUS.search(lowered)) or _has_shape(text, lowered)
+    return bool(_SUSPICIOUS.search(text.lower())) or has_shape(text)
 
 
 def _has_more(text: str) -> bool:
     """Return True if there is something to redact apart from literals that are assigned to a name."""
     lines = (line for line in text.split("\n") if _SUSPICIOUS.search(line.lower()))
-    return _has_shape(text, text.lower()) or any(
-        _redact_fragment(line) != line or re.search(r"#[ \t]*[%!?]", line) for line in lines
-    )
+    return has_shape(text) or any(_redact_fragment(line) != line or re.search(r"#[ \t]*[%!?]", line) for line in lines)
 
 
 def redact_source(text: str) -> tuple[str, list[int]]:
@@ -181,7 +163,7 @@ def _redact_file_patch(part: str) -> str:
     if not is_suspicious(body):
         return part
     # A patch has no complete statements. Only private keys span lines, so everything else is searched line by line.
-    return head + "\n".join(map(_redact_fragment, SHAPES.sub(keep_lines, body).split("\n")))
+    return head + "\n".join(map(_redact_fragment, hide_shapes(body).split("\n")))
 
 
 _NAMED_LITERAL = re.compile(
@@ -197,7 +179,7 @@ def _redact_fragment(line: str) -> str:
         # A quoted name before a comma may not be an assignment: `f("--token", help="…")`.
         hidden = is_credential(match["name"], match["value"])
         if hidden and "," in match["sign"]:
-            hidden = _looks_random(match["value"])
+            hidden = looks_random(match["value"])
         return f"{match['name']}{match['sign']}{match['quote']}{REDACTED}{match['quote']}" if hidden else match[0]
 
     return redact_certain(_NAMED_LITERAL.sub(hide, line))
@@ -258,6 +240,9 @@ def _named_literals(text: str) -> dict[Place, tuple[str, str]]:
         elif isinstance(node, ast.Tuple | ast.List | ast.Set):
             for element in node.elts:
                 give(name, element)
+        elif isinstance(node, ast.Dict) and is_holder(name):
+            for key, held in zip(node.keys, node.values, strict=True):
+                give(f"secrets.{_name_of(key)}", held)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):  # "…".encode()
             give(name, node.func.value)
         elif isinstance(node, ast.BinOp):
@@ -268,6 +253,15 @@ def _named_literals(text: str) -> dict[Place, tuple[str, str]]:
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 give(_name_of(target), node.value)
+                if isinstance(target, ast.Tuple | ast.List) and isinstance(node.value, ast.Tuple | ast.List):
+                    for each, element in zip(target.elts, node.value.elts, strict=False):
+                        give(_name_of(each), element)
+        elif isinstance(node, ast.ClassDef) and is_holder(node.name):
+            for statement in node.body:
+                if isinstance(statement, ast.Assign | ast.AnnAssign):
+                    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                    for target in targets:
+                        give(f"secrets.{_name_of(target)}", statement.value)
         elif isinstance(node, ast.AnnAssign | ast.NamedExpr):
             give(_name_of(node.target), node.value)
         elif isinstance(node, ast.Dict):
@@ -276,9 +270,10 @@ def _named_literals(text: str) -> dict[Place, tuple[str, str]]:
         elif isinstance(node, ast.Compare):
             for value in node.comparators:
                 give(_name_of(node.left), value)
-        elif isinstance(node, ast.Tuple | ast.List) and len(node.elts) == 2:
-            if isinstance(node.elts[0], ast.Constant):
+        elif isinstance(node, ast.Tuple | ast.List):
+            if len(node.elts) == 2 and isinstance(node.elts[0], ast.Constant):
                 give(_name_of(node.elts[0]), node.elts[1])
+            _give_options(node.elts, give)
         elif isinstance(node, ast.arguments):
             positional = [*node.posonlyargs, *node.args]
             for argument, default in zip(reversed(positional), reversed(node.defaults), strict=False):
@@ -290,6 +285,26 @@ def _named_literals(text: str) -> dict[Place, tuple[str, str]]:
                 give(keyword.arg, keyword.value)
             _give_arguments(node, give)
     return named
+
+
+_COMMANDS = re.compile(r"curl|wget|sshpass|mysql\w*|mariadb|docker|podman|redis-cli|mongo\w*")
+
+
+_TOLD = re.compile(r"(?i)\b(?:pass\w*|token|secret|key|pin|login|credentials?)\b[^%]{0,20}%[sr]")
+
+
+def _give_options(elements: list[ast.expr], give: Callable[[str | None, ast.AST | None], None]) -> None:
+    """Give names to the values of options in a list of arguments, as in `["curl", "-u", "me:…"]`."""
+    texts = [node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "" for node in elements]
+    for number in range(1, len(texts)):
+        option, value = texts[number - 1], texts[number]
+        if not re.fullmatch(r"--?[A-Za-z][\w-]*", option) or value.startswith("--"):
+            continue
+        is_command = any(_COMMANDS.fullmatch(text) for text in texts[:number])
+        if option in ("-u", "--user", "-p", "-a") and is_command and re.search(r"\d", value.rpartition(":")[2]):
+            give("password", elements[number])
+        else:
+            give(option.lstrip("-"), elements[number])
 
 
 def _give_arguments(call: ast.Call, give: Callable[[str | None, ast.AST | None], None]) -> None:
@@ -307,6 +322,13 @@ def _give_arguments(call: ast.Call, give: Callable[[str | None, ast.AST | None],
                     give(name, argument)
     if is_secret_name(function) and function.startswith("set_"):  # keyring.set_password("service", "me", "…")
         give(function, call.args[-1] if call.args else None)
+    if function in ("login", "connect", "authenticate", "sign_in"):  # connect("host", "user", "…")
+        for value in call.args[1:]:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str) and looks_generated(value.value):
+                give("password", value)
+    if texts and isinstance(texts[0], str) and "%" in texts[0] and _TOLD.search(texts[0]):  # log("token %s", "…")
+        for value in call.args[1:]:
+            give("key", value)
     if function == "login":  # wandb.login(key="…")
         for value in (*call.args, *(keyword.value for keyword in call.keywords if keyword.arg in ("key", "token"))):
             give("api_key", value)
@@ -338,41 +360,49 @@ def _redact_literal(literal: str, name: str) -> str:
 def is_credential(name: str, value: str) -> bool:
     """Return True if a literal looks like a credential, judging by its name and its value."""
     words = spaced(name)
-    if not words or VOCABULARY.search(words) or _PLACEHOLDER.fullmatch(value) or REDACTED in value:
+    if not words or VOCABULARY.search(words) or PLACEHOLDER.fullmatch(value) or REDACTED in value:
         return False
+    if not is_secret_name(name):
+        return hints_at_secret(name) and looks_generated(value)
+    if is_holder(name.rpartition(".")[0]) and not is_secret_name(name.rpartition(".")[2]):
+        return looks_generated(value)
     if _WEAK_NAME.search(words) and not re.search(r"api|access|secret", words, re.IGNORECASE):
-        return _looks_random(value) and ("key" not in words.lower() or _looks_generated(value))
-    return is_secret_name(name)
-
-
-def _looks_random(value: str) -> bool:
-    plain = len(value) >= 8 and re.fullmatch(r"[\w.~+/=:@!#?&*^-]+", value) and value[0] not in "/.~"
-    return bool(plain and re.search(r"\d", value) and re.search(r"[A-Za-z]", value))
-
-
-def _looks_generated(value: str) -> bool:
-    """Return True if a value looks machine-generated. The name `key` alone does not mean a credential."""
-    return len(value) >= 24 and len(re.findall(r"\d", value)) >= 4 and len(re.findall(r"[\W_]", value)) <= 2
+        return looks_random(value)
+    return True
 
 
 # Cached, because most texts are the same in every checkpoint of a run.
 @lru_cache(maxsize=4096)
 def redact_certain(text: str) -> str:
     """Redact a literal or a comment, but only what is certainly a credential: code may depend on other text."""
-    text = SHAPES.sub(keep_lines, text)
-    text = _URL_IN_CODE.sub(_redact_url, text)
-    return _IN_TEXT.sub(_redact_in_text, text)
+    text = _URL_IN_CODE.sub(_redact_url, hide_shapes(text))
+    return hide_places(_IN_TEXT.sub(_redact_in_text, text))
 
 
 def _redact_url(match: "re.Match[str]") -> str:
-    return match[0] if _PLACEHOLDER.fullmatch(match["value"]) else f"{match['user'] or ''}{REDACTED}"
+    return match[0] if PLACEHOLDER.fullmatch(match["value"]) else f"{match['user'] or ''}{REDACTED}"
 
 
 def _redact_in_text(match: "re.Match[str]") -> str:
-    value, sign = match["value"], match["sign"]
+    name, value, sign = match["name"], match["value"], match["sign"]
+    if REDACTED[:-1] in value or value == name or PLACEHOLDER.fullmatch(value):
+        return match[0]
+    inner = value.partition("=")
+    if inner[1] and not is_credential(name, value):  # --env=PASSWORD=…
+        hidden = is_credential(inner[0], inner[2])
+        return f"{name}{sign}{inner[0]}={REDACTED}" if hidden else match[0]
+    # In a text, a name that hints must stand before something that looks generated.
+    if VOCABULARY.search(spaced(name)) or not (is_credential(name, value) or _ends_in_secret(name)):
+        return match[0]
     is_code = match.string[match.end() : match.end() + 1] in ("(", "[") or re.match(
         r"(self|args|os|cfg|config)\.", value
     )
-    is_prose = sign.strip() == ":" and not _looks_random(value)
-    known = _PLACEHOLDER.fullmatch(value) or VOCABULARY.search(match["name"]) or value == match["name"]
-    return match[0] if is_code or is_prose or known else f"{match['name']}{sign}{REDACTED}"
+    is_prose = sign.strip() == ":" and not looks_random(value)
+    return match[0] if is_code or is_prose else f"{name}{sign}{REDACTED}"
+
+
+def _ends_in_secret(name: str) -> bool:
+    """Return True for a name in a text, such as the parameter of a URL, whose value is always a credential."""
+    return (
+        is_secret_name(name) and re.search(r"(passw|passp|pwd|secret|token|key|signature)\w*$", name, re.I) is not None
+    )

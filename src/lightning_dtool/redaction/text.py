@@ -1,79 +1,106 @@
-"""Detection and redaction of credentials in any text.
+"""Redaction of credentials in any text, line by line.
 
-A credential is recognised by the *name* of a value (`api_key`), by the *shape* of a text (keys of well-known services
-have distinctive prefixes), or by its *place* (`user:password@host`, `password=…`). Detection uses neither the network
-nor word lists. It takes a few milliseconds for a whole project.
+A credential is recognised by the *name* of a value (`names`), by the *shape* of a text (`shapes`), or by its *place*
+(`places`, and assignments and options here). Detection uses neither the network nor word lists.
 """
 
 import re
 
-REDACTED = "[redacted]"
-
-_SECRET_NAME = re.compile(
-    r"(^|[_\-.\s])(pass(word|wd|phrase)?s?|pwd|(client[_\-]?)?secrets?([_\-]?(access[_\-]?)?keys?)?|bearer|token|"
-    r"api[_\-]?keys?|access[_\-]?keys?([_\-]?id)?|(private|account|session|license|auth|service|storage)[_\-]?key|"
-    r"(api|access|auth|refresh|bearer)[_\-]?tokens|credentials?|auth(orization)?|"
-    r"connection[_\-]?string|webhook([_\-]?url)?)\d*$",
-    re.IGNORECASE,
+from lightning_dtool.redaction.names import (
+    PLACEHOLDER,
+    REDACTED,
+    hints_at_secret,
+    is_holder,
+    is_secret,
+    is_secret_name,
+    looks_generated,
+    looks_random,
 )
+from lightning_dtool.redaction.places import hide_places
+from lightning_dtool.redaction.shapes import hide_shapes
 
-VOCABULARY = re.compile(r"(^|[_\-.])(pad|bos|eos|unk|sep|cls|mask|start|end|stop|special|image|class)[_\-]token$", re.I)
-"""Names of special tokens of language models, which are not credentials."""
-
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_HINT = re.compile(
+    r"pass|pwd|pw|kennwort|contrase|secret|token|key|auth|cred|pin|puk|sig|cookie|salt|dsn|bearer|basic|login|curl|wget|mysql|maria|"
+    r"http|://|webhook|connection|session|licen|sas|otp|mnemonic|seed|redis|mongo|docker|podman|helm|twine|"
+    r"7z|openssl|net use|cvv|nonce|az |oc |code=|policy="
+)
+"""Matches each line in lower case in which a name or a place may mean a credential."""
 
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
 
 _ASSIGNED = re.compile(
-    r"(?P<name>\w*(?:passw(?:or)?d|passphrase|secret(?:_?key)?|token|api_?key|a(?:ccess|ccount)_?key(?:_?id)?|signature))"
-    r"(?P<sign>['\"]?\s*[=:]\s*['\"]?)(?P<value>[^'\"\s,;&)\]}]+)",
-    re.IGNORECASE,
+    r"(?P<name>(?<![\w.-])[\w.-]*\w)(?P<sign>\\?[\"']?\s*\]?\s*(?::=|=>|={1,2}|:)\s*)"
+    r"(?:(?P<quote>\\?[\"'])(?P<quoted>[^\"'\\\n]*)(?P=quote)|(?P<plain>[^'\"\s,;&)\]}]+))"
 )
 """Assignments such as `password=…` inside a text: in the query of a URL, a repr or a configuration."""
 
-SHAPES = re.compile(
-    r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b"  # AWS
-    r"|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bgl(?:pat|dt|ft|soat|rt|agent|cbt|imt|ptt|oas)-[\w-]{20,}"
-    r"|\bhf_[A-Za-z0-9]{20,}|\bapi_org_[A-Za-z0-9]{20,}"  # Hugging Face
-    r"|\bsk-(?=[\w-]*\d)[\w-]{20,}|\bgsk_[A-Za-z0-9]{20,}|\br8_[A-Za-z0-9]{20,}"  # APIs of language models
-    r"|\bxox[abeoprs]-[\w-]{10,}|\bxapp-[\w-]{10,}|(?<=hooks\.slack\.com/)[\w/]{20,}"  # Slack
-    r"|(?<=/api/webhooks/)\d{5,}/[\w-]{20,}"  # Discord
-    r"|\bAIza[\w-]{35}|\bya29\.[\w-]{20,}|\bGOCSPX-[\w-]{20,}"  # Google
-    r"|\b[rsp]k_(?:live|test)_[0-9A-Za-z]{16,}|\bwhsec_[0-9A-Za-z+/=]{20,}"  # Stripe
-    r"|\bSG\.[\w-]{22}\.[\w-]{43}|\bnpm_[A-Za-z0-9]{36}|\bpypi-Ag[\w-]{50,}|\bdop_v1_[a-f0-9]{64}|\bdapi[a-f0-9]{32}\b"
-    r"|\bwandb_v1_\w{20,}|\beyJhcGlf[\w+/=-]{20,}"  # Weights & Biases, Neptune
-    r"|(?<=AccountKey=)[A-Za-z0-9+/]{40,}={0,2}"  # Azure
-    r"|\b\d{8,10}:[A-Za-z0-9_-]{35}\b"  # Telegram
-    r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"  # JSON Web Token
-    r"|(?i:(?<=\bbearer\s)|(?<=\bbasic\s))(?=\S*\d)[\w.~+/=-]{8,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
+_OPTION = re.compile(r"(?P<name>(?<!\S)--?[A-Za-z][\w.-]*)(?P<sign>[ \t]+)(?P<quote>[\"']?)(?P<value>[^\s\"']+)")
+
+_BY_WORDS = re.compile(r"(?P<before>\b(?:ENV|ARG|setx|setenv|set -\w+)\s+(?P<name>\w+)\s+[\"']?)(?P<value>[^\s\"'=]+)")
+"""Assignments without a sign: in a Dockerfile, in csh and fish, and on Windows."""
+
+_OPENED = re.compile(
+    r"(?P<sign>[+\- ]?)(?P<indent>[ \t]*)(?:- )?[\"']?(?P<name>[\w.-]+)[\"']?[ \t]*[:=][ \t]*"
+    r"(?P<block>[|>][+-]?\d?|[{(\[\\])?[ \t]*\r?"
 )
-"""Shapes of the keys of well-known services."""
+"""A key of YAML or JSON whose value begins on the next line."""
 
-
-def is_secret_name(name: str) -> bool:
-    """Return True if a value with this name is likely to be a credential.
-
-    >>> is_secret_name("wandb_api_key"), is_secret_name("num_tokens")
-    (True, False)
-    """
-    words = spaced(name)
-    return bool(_SECRET_NAME.search(words)) and not VOCABULARY.search(words)
-
-
-def spaced(name: str) -> str:
-    """Return a name in camel case with its words separated: `api_Key` for `apiKey`."""
-    return _CAMEL.sub("_", name).strip()
+_ENTRY = re.compile(
+    r"(?P<before>[ \t]*(?:- )?(?:[\"']?[\w .-]+[\"']?[ \t]*[:=][ \t]*)?)(?P<value>\S[^\n]*?)(?P<end>[,;]?\r?)"
+)
 
 
 def redact_text(text: str) -> str:
-    """Return a text with its credentials replaced: in URLs, in assignments, and keys of well-known services.
+    """Return a text with its credentials replaced: by name, by shape and by place.
 
     >>> redact_text("https://me:hunter2@git.example.org/lab/leaves.git")
     'https://[redacted]@git.example.org/lab/leaves.git'
     """
-    text = SHAPES.sub(keep_lines, _URL_CREDENTIALS.sub(f"{REDACTED}@", text))
-    return _ASSIGNED.sub(_redact_assigned, text)
+    text = hide_shapes(_URL_CREDENTIALS.sub(f"{REDACTED}@", text) if "://" in text else text)
+    if not _HINT.search(text.lower()):
+        return text
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if _HINT.search(line.lower()):
+            lines[number] = _redact_line(line)
+            opened = _OPENED.fullmatch(line) if number + 1 < len(lines) else None
+            if opened and (is_secret_name(opened["name"]) or is_holder(opened["name"])):
+                _redact_below(lines, number + 1, opened)
+    return "\n".join(lines)
+
+
+def _redact_line(line: str) -> str:
+    line = _ASSIGNED.sub(_redact_assigned, line)
+    line = _OPTION.sub(_redact_option, line)
+    line = _BY_WORDS.sub(_redact_by_words, line)
+    return hide_places(line)
+
+
+def _redact_below(lines: list[str], start: int, opened: "re.Match[str]") -> None:
+    """Redact the value of a key, or everything that a key such as `secrets` holds, in the lines that are indented."""
+    first = True
+    for number in range(start, min(start + 200, len(lines))):
+        line = lines[number]
+        sign = line[: len(opened["sign"])]
+        body = line[len(opened["sign"]) :]
+        indent = len(body) - len(body.lstrip(" \t"))
+        if body.strip() and indent <= len(opened["indent"]):
+            return
+        entry = _ENTRY.fullmatch(body)
+        if entry is None or entry["value"][0] in "#{}[]()":
+            continue
+        is_pair = re.match(r"[\"']?[\w.-]+[\"']?[ \t]*:([ \t]|\r?$)", body.strip()) is not None
+        if is_pair and not is_holder(opened["name"]):
+            return  # a mapping below `token:` has keys of its own
+        if PLACEHOLDER.fullmatch(entry["value"].strip("\"'")) or entry["value"].endswith(":"):
+            continue
+        if first or is_holder(opened["name"]) or opened["block"]:
+            quote = entry["value"][0] if entry["value"][0] in "\"'" else ""
+            before = entry["before"]
+            if not is_holder(opened["name"]):
+                before = body[:indent]
+            lines[number] = f"{sign}{before}{quote}{REDACTED}{quote}{entry['end']}"
+        first = False
 
 
 def redact_lines(text: str) -> tuple[str, list[int]]:
@@ -86,6 +113,10 @@ def redact_lines(text: str) -> tuple[str, list[int]]:
     return redacted, changed_lines(text, redacted)
 
 
+_SHORT_OPTIONS = frozenset({"-p", "-P", "-u", "-U", "-t", "-k", "-w", "-a"})
+"""Options that often take a password, a token or a key. Their values are redacted if they look generated."""
+
+
 def redact_argv(argv: list[str]) -> list[str]:
     """Return command line arguments with the values of secret options replaced.
 
@@ -93,23 +124,40 @@ def redact_argv(argv: list[str]) -> list[str]:
     ['train.py', '--api-key=[redacted]', '--token', '[redacted]', '--lr', '0.1']
     """
     redacted: list[str] = []
-    hide_next = False
+    before = ""
     for argument in argv:
-        name, equals, _ = argument.partition("=")
-        secret = is_secret_name(name)
-        if hide_next and not argument.startswith("-"):
+        name, equals, value = argument.partition("=")
+        bare = name.lstrip("-+~")
+        if before and _is_value_of(before, argument):
             redacted.append(REDACTED)
-        elif secret and equals:
+        elif equals and value and (is_secret_name(bare) or _is_hinted(bare, value)) and not _is_number(bare, value):
             redacted.append(f"{name}={REDACTED}")
         else:
             redacted.append(redact_text(argument))
-        hide_next = secret and not equals and argument.startswith("-")
+        before = argument if argument.startswith("-") and not equals else ""
     return redacted
 
 
-def keep_lines(match: "re.Match[str]") -> str:
-    """Return the replacement of a match, with the same number of lines. Lines of a patch keep their signs."""
-    return REDACTED + re.sub(r"(\n[+\- ]?)[^\n]*", r"\1", match[0][len(match[0].partition("\n")[0]) :])
+def _is_value_of(option: str, argument: str) -> bool:
+    """Return True if an argument is the credential that the option before it takes."""
+    name = option.lstrip("-")
+    if is_secret_name(name):
+        is_option = re.fullmatch(r"--[A-Za-z][\w.-]*(=.*)?|-[A-Za-z]", argument) is not None
+        return not is_option and not _is_number(name, argument)
+    secret = argument.rpartition(":")[2]
+    return (option in _SHORT_OPTIONS and looks_generated(secret)) or _is_hinted(name, argument)
+
+
+def _is_hinted(name: str, value: str) -> bool:
+    return hints_at_secret(name) and looks_generated(value)
+
+
+def _is_number(name: str, value: str) -> bool:
+    """Return True for the number of an option such as `--num-pass 3`."""
+    try:
+        return not is_secret(name, float(value))
+    except ValueError:
+        return False
 
 
 def changed_lines(old: str, new: str) -> list[int]:
@@ -121,6 +169,48 @@ def changed_lines(old: str, new: str) -> list[int]:
 
 
 def _redact_assigned(match: "re.Match[str]") -> str:
-    known = REDACTED in match["value"] or f"{match['value']}]" == REDACTED
-    hidden = match["value"] if known or VOCABULARY.search(match["name"]) else REDACTED
-    return f"{match['name']}{match['sign']}{hidden}"
+    value = match["plain"] if match["plain"] is not None else match["quoted"]
+    if not value or REDACTED in value or f"{value}]" == REDACTED or _is_code(match, value):
+        return match[0]
+    # `name` may be dotted; `X-API-Key` and `+secrets.db` are names, too.
+    if not is_secret(match["name"], value) or _is_number(match["name"], value):
+        nested = value.partition("=")
+        if nested[1] and is_secret(nested[0], nested[2]):  # Cookie: session=…
+            return match[0].replace(nested[2], REDACTED)
+        return match[0]
+    quote = match["quote"] or ""
+    return f"{match['name']}{match['sign']}{quote}{REDACTED}{quote}"
+
+
+def _is_code(match: "re.Match[str]", value: str) -> bool:
+    """Return True if a value is an expression, a template or the beginning of a sentence."""
+    rest = match.string[match.end() :]
+    if match["plain"] is None:
+        return False
+    if rest[:1] in ("(", "[") or re.match(r"(self|args|os|cfg|config)\.|[$<{%]|[|>]$", value):
+        return True
+    return match["sign"].strip() == ":" and value.isalpha() and re.match(r"[ \t]+[A-Za-z]", rest) is not None
+
+
+def _redact_option(match: "re.Match[str]") -> str:
+    if REDACTED in match["value"] or not _is_value_of(match["name"], match["value"]) or match["value"][0] in "$<{":
+        return match[0]
+    return f"{match['name']}{match['sign']}{match['quote']}{REDACTED}"
+
+
+def _redact_by_words(match: "re.Match[str]") -> str:
+    hidden = is_secret(match["name"], match["value"]) and not PLACEHOLDER.fullmatch(match["value"])
+    return f"{match['before']}{REDACTED}" if hidden else match[0]
+
+
+def _redact_pair(value: str) -> str:
+    """Return the value of a variable. `me:X` is a user's name and a password if X looks like one."""
+    user, colon, secret = value.partition(":")
+    if colon and re.fullmatch(r"[\w.@-]+", user) and looks_random(secret) and looks_generated(secret):
+        return f"{user}:{REDACTED}"
+    return redact_text(value)
+
+
+def redact_variable(name: str, value: str) -> str:
+    """Return the value of an environment variable, without what looks like a credential."""
+    return REDACTED if is_secret(name, value) and not _is_number(name, value) else _redact_pair(value)
