@@ -15,6 +15,7 @@ import platform
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 from fuzz.cases import cases, short
-from fuzz.forging import NOTHING
-from fuzz.judging import FINDINGS, RIGHT, TYPED
+from fuzz.forging import NOTHING, Case
+from fuzz.judging import FINDINGS, RIGHT, TYPED, Finding
 from fuzz.mutations import MUTATIONS
 from fuzz.originals import KINDS
 from fuzz.running import Result, prepare, results
@@ -65,6 +66,9 @@ def main() -> None:
         default=20,
         help="Seconds without computing after which an operation hangs. Default: 20.",
     )
+    parser.add_argument(
+        "--results", type=Path, help="Keep the results in this file, and run only what is not in it, or has findings."
+    )
     parser.add_argument("--write", type=Path, help="Write the table as JSON.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as folder:
@@ -95,14 +99,32 @@ def _found(options: argparse.Namespace, folder: Path) -> list[Result]:
     chosen = short(originals, options.seed) if options.short else cases(originals)
     part, _, parts = options.part.partition("/")
     chosen = [case for case in chosen if options.only in case.name][int(part) - 1 :: int(parts)]
-    found = []
-    for result in results(chosen, originals, work, options.seed, options.patience):
-        found.append(result)
+    known = _read(options.results)
+    found = {(result.case, result.operation): result for result in known}
+    done = {result.case for result in known} - {result.case for result in known if result.findings}
+    for result in results(
+        [case for case in chosen if case not in done], originals, work, options.seed, options.patience
+    ):
+        found[result.case, result.operation] = result
+        if options.results:
+            with options.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(result)) + "\n")
         for finding in result.findings:
             print(f"{finding.kind}: {result.case.name}: {result.operation}\n    {finding.text}", flush=True)
         if result.where:
             print("      " + result.where.replace("\n", "\n      "), flush=True)
-    return found
+    return list(found.values())
+
+
+def _read(file: Path | None) -> list[Result]:
+    """Return the results in a file."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else []
+    found = {}
+    for value in map(json.loads, lines):
+        findings = tuple(Finding(**finding) for finding in value["findings"])
+        result = Result(Case(**value["case"]), value["operation"], value["ended"], findings, value["where"])
+        found[result.case, result.operation] = result
+    return list(found.values())
 
 
 if __name__ == "__main__":

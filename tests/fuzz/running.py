@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fuzz.children import make_originals, run
 from fuzz.forging import Case
@@ -58,67 +59,91 @@ def results(cases: Sequence[Case], originals: Path, work: Path, seed: int, patie
     Yields:
         How each operation ended.
     """
-    at: tuple[int, int] | None = (0, 0)
+    at = (0, 0)
     attempt = 0
-    while at is not None and at[0] < len(cases):
+    while at[0] < len(cases):
         attempt += 1
         place = work / str(attempt)
         place.mkdir(parents=True)
         notes = place / "notes.jsonl"
         process = _forks.Process(target=run, args=(cases, at, originals, place, notes, seed))
         process.start()
-        hanging = _wait(process, notes, patience)
-        last = None
-        for line in notes.read_text(encoding="utf-8").splitlines() if notes.exists() else ():
-            value = json.loads(line)
+        progress = _Progress(process, notes, patience)
+        last: tuple[int, int] | None = None
+        has_ended = False
+        for value in progress.lines():
             if "case" in value:
-                last = value
-                continue
-            assert last is not None
-            case = cases[last["case"]]
-            yield Result(
-                case,
-                operations(case.kind)[last["operation"]].name,
-                value["ended"],
-                tuple(Finding(kind, text) for kind, text, _ in value["findings"]),
-                value["findings"][0][2] if value["findings"] else "",
-            )
-            last = {**last, "ended": True}
+                last, has_ended = (value["case"], value["operation"]), False
+            elif last is not None:
+                has_ended = True
+                yield _result(cases[last[0]], last[1], value)
         shutil.rmtree(place, ignore_errors=True)
         if process.exitcode == 0:
             return
         if last is None:
             raise RuntimeError(f"a process ended before its first operation: exit code {process.exitcode}")
-        case, done = cases[last["case"]], operations(cases[last["case"]].kind)
-        if "ended" not in last:
-            text = "it did not end" if hanging else f"exit code {process.exitcode}"
-            yield Result(case, done[last["operation"]].name, "", (Finding(HANGING if hanging else CRASHED, text),))
-        at = (last["case"], last["operation"] + 1)
-        if at[1] == len(done):
+        if not has_ended:
+            kind, text = CRASHED, f"exit code {process.exitcode}"
+            if progress.was_hanging:
+                kind, text = HANGING, "it did not end"
+            yield _result(cases[last[0]], last[1], {"ended": "", "findings": [[kind, text, ""]]})
+        at = (last[0], last[1] + 1)
+        if at[1] == len(operations(cases[at[0]].kind)):
             at = (at[0] + 1, 0)
 
 
-def _wait(process: "multiprocessing.process.BaseProcess", notes: Path, patience: float) -> bool:
-    """Wait for the end of a process. Return whether it had to be killed, because an operation did not end.
+def _result(case: Case, operation: int, value: dict[str, Any]) -> Result:
+    return Result(
+        case,
+        operations(case.kind)[operation].name,
+        value["ended"],
+        tuple(Finding(kind, text) for kind, text, _ in value["findings"]),
+        value["findings"][0][2] if value["findings"] else "",
+    )
+
+
+class _Progress:
+    """What a process notes, until it ends, or is killed because an operation does not end.
 
     The clock says little on a busy machine: a process hangs that has not computed for a while, or for too long.
+
+    Attributes:
+        was_hanging: Whether it was killed.
     """
-    size, used, at_note = 0, 0.0, 0.0
-    noted = computed = time.monotonic()
-    while process.is_alive():
-        process.join(0.2)
-        now, size_now, used_now = time.monotonic(), _size(notes), _processor_time(process.pid)
-        if used_now - used > _MOMENT:
-            used, computed = used_now, now
-        if size_now != size:
-            size, noted, at_note, computed = size_now, now, used_now, now
-        is_long = used_now - at_note > 2 * SECONDS or now - noted > _LONG * patience
-        if process.is_alive() and (now - computed > patience or (size and is_long)):
-            process.kill()
-            process.join()
-            return True
-    process.join()
-    return False
+
+    def __init__(self, process: "multiprocessing.process.BaseProcess", notes: Path, patience: float) -> None:
+        self._process, self._notes, self._patience = process, notes, patience
+        self._read = 0
+        self.was_hanging = False
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the notes as they come."""
+        used, at_note = 0.0, 0.0
+        noted = computed = time.monotonic()
+        while self._process.is_alive():
+            self._process.join(0.2)
+            now, used_now, before = time.monotonic(), _processor_time(self._process.pid), self._read
+            yield from self._new_lines()
+            if used_now - used > _MOMENT:
+                used, computed = used_now, now
+            if self._read != before:
+                noted, at_note, computed = now, used_now, now
+            is_long = used_now - at_note > 2 * SECONDS or now - noted > _LONG * self._patience
+            if self._process.is_alive() and (now - computed > self._patience or (self._read and is_long)):
+                self._process.kill()
+                self.was_hanging = True
+        self._process.join()
+        yield from self._new_lines()
+
+    def _new_lines(self) -> Iterator[dict[str, Any]]:
+        if not self._notes.exists():
+            return
+        with self._notes.open("rb") as file:
+            file.seek(self._read)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        yield from map(json.loads, whole.splitlines())
 
 
 _MOMENT = 0.02
@@ -126,10 +151,6 @@ _MOMENT = 0.02
 
 _LONG = 20
 """How many times the patience an operation may take that goes on computing now and then."""
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
 
 
 def _processor_time(process: int | None) -> float:
