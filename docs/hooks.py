@@ -25,6 +25,7 @@ SCHEMA = "schema/provenance.schema.json"
 FACTS = Path(__file__).with_name("facts.yml")
 RESUME = Path(__file__).with_name("resume")
 FAULTS = Path(__file__).with_name("faults.json")
+FUZZ = Path(__file__).with_name("fuzz.json")
 BENCHMARKS = Path(__file__).with_name("benchmarks")
 _MARKER = re.compile(r"<!-- generated: (\w+) -->")
 
@@ -147,6 +148,24 @@ def faults() -> str:
     )
 
 
+def fuzz() -> str:
+    """Return a table that says how operations on mutated datasets ended."""
+    content = json.loads(FUZZ.read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    counted = ["datasets", "operations", "right", "typed"]
+    kinds = list(content["rows"][0]["found"])
+    columns = ["Dataset", "Changed", *(name.capitalize() for name in (*counted, *kinds))]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in content["rows"]:
+        numbers = [*(row[name] for name in counted), *(row["found"][kind] for kind in kinds)]
+        lines.append("| " + " | ".join([row["kind"], row["mutation"], *map(str, numbers)]) + " |")
+    total, datasets = (sum(row[name] for row in content["rows"]) for name in ("operations", "datasets"))
+    return (
+        f"## Findings\n\n{total} operations on {datasets} datasets, with {versions} and seed {content['seed']}.\n\n"
+        + ("\n".join(lines))
+    )
+
+
 def benchmark_tables() -> str:
     """Return a table for each comparison that `python -m benchmarks --write docs/benchmarks` wrote."""
     parts = []
@@ -189,6 +208,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "command_line": command_line,
     "resume_matrix": resume_matrix,
     "faults": faults,
+    "fuzz": fuzz,
     "benchmark_tables": benchmark_tables,
 }
 

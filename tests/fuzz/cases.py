@@ -25,7 +25,7 @@ def cases(originals: Path) -> list[Case]:
             relpath = path.relative_to(dataset).as_posix()
             for mutation in (*CONTENTS, PLACE):
                 often = _OFTEN.get(mutation, 1) if relpath.endswith(".json") else 1
-                for number in range(often * (3 if relpath.endswith("provenance.json") else 1)):
+                for number in range(often * 3 if often > 1 and relpath.endswith("provenance.json") else often):
                     if relpath.startswith("data/"):
                         found.append(Case(kind, relpath, mutation, True, number))
                     if number == 0:

@@ -1,6 +1,7 @@
 """What a process of the campaign does."""
 
 import contextlib
+import gc
 import json
 import os
 import tempfile
@@ -42,6 +43,7 @@ def run(cases: Sequence[Case], begin: tuple[int, int], folder: Path, work: Path,
     tempfile.tempdir = str(scratch)
     os.chdir(scratch)
     launch.run = _not_started
+    gc.freeze()  # else each collection copies the pages that this process shares with its parent
     watch = watching.Watch()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         _warm_up({case.kind for case in cases}, folder, scratch)

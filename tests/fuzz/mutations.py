@@ -22,7 +22,7 @@ SECRET = "what-nobody-may-be-told"
 
 PLACE = "a link, pipe or folder in its place"
 
-_MANY = 64 * 2**20
+_MANY = 8 * 2**20
 _DEEP = 100_000
 
 
@@ -67,7 +67,7 @@ def _huge(content: bytes, relpath: str, chance: random.Random) -> bytes:
         return chance.choice([b"\n".join(anchors), b"description: " + b"a" * _MANY])
     if suffix == "npy":
         claims = npy(np.zeros(8)).replace(b"(8,), }" + b" " * 9, b"(9999999999,), }")
-        return chance.choice([claims, npy(np.zeros(2**23))])
+        return chance.choice([claims, npy(np.zeros(2**21))])
     if suffix in ("png", "jpg"):
         buffer = io.BytesIO()
         Image.new("1", (20_000, 20_000)).save(buffer, "PNG")

@@ -242,7 +242,7 @@ _OF_CHECKPOINTS = [
     _command("diff", "CHECKPOINT", "URI", "--json", verifies=_RECORD),
     _command("compare", "URI", "CHECKPOINT", verifies=_RECORD | _WEIGHTS),
     _command("compare", "CHECKPOINT", "URI", "--json", verifies=_RECORD | _WEIGHTS),
-    _command("evaluate", "URI", "--data", "ARRAYS", "--into", "SCRATCH", verifies=_RECORD | _WEIGHTS, writes=True),
+    _command("evaluate", "URI", "--data", "ARRAYS", verifies=_RECORD | _WEIGHTS),
     _command("reproduce", "URI", "--into", "SCRATCH", verifies=_RECORD, writes=True),
     _command("replicate", "URI", "--train", "ARRAYS", "--into", "SCRATCH", verifies=_RECORD, writes=True),
     _reader("DtoolCheckpoint.record", _checkpoint(lambda it: it.record.model_dump_json()), RECORD_ITEM),
