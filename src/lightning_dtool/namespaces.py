@@ -22,8 +22,18 @@ def refuse_other_namespace(obj: object, role: str) -> None:
     found = obj if isinstance(obj, type) else type(obj)
     for cls in found.__mro__:
         if cls.__module__.partition(".")[0] == "pytorch_lightning":
-            raise MixedNamespaceError(
-                f"The {role} ({found.__module__}.{found.__qualname__}) comes from `pytorch_lightning`, and"
-                " lightning_dtool works with `lightning`. The two do not recognise each other's classes."
-                " Write `import lightning as L` instead of `import pytorch_lightning as pl` throughout."
-            )
+            raise other_namespace(f"{found.__module__}.{found.__qualname__}", role)
+
+
+def other_namespace(name: str, role: str) -> MixedNamespaceError:
+    """Return the error about an object from `pytorch_lightning`.
+
+    Args:
+        name: The full name of its class.
+        role: What it is used as, as for `refuse_other_namespace`.
+    """
+    return MixedNamespaceError(
+        f"The {role} ({name}) comes from `pytorch_lightning`, and lightning_dtool works with `lightning`. The two do"
+        " not recognise each other's classes. Write `import lightning as L` instead of `import pytorch_lightning as pl`"
+        " throughout."
+    )

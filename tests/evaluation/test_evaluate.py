@@ -808,6 +808,47 @@ def test_code_from_a_checkpoint_runs_only_on_trust(
     assert quietly(uri, new_data.uri, trust_source=True).count == len(new_data.items)
 
 
+def test_the_command_line_imports_the_users_model_from_its_folder_and_no_library(
+    new_data: FrozenDataset, data: FrozenDataset, tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "own_layers.py").write_text("WIDTH = 3\n")
+    (tmp_path / "own_net.py").write_text(
+        "import own_layers\nfrom kit import TinyNet\n"
+        "class Net(TinyNet):\n    def forward(self, x):\n        return super().forward(x)[:, :own_layers.WIDTH]\n"
+    )
+    (tmp_path / "train.py").write_text(
+        "import sys; sys.path.append(sys.argv[1])\n"
+        "from kit import trainer\nfrom own_net import Net\nfrom pathlib import Path\n"
+        "from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback\n"
+        "provenance = DtoolProvenanceCallback('models')\n"
+        "trainer(Path('.'), provenance, max_epochs=1).fit(Net(), DtoolDataModule(sys.argv[2], test_split=0.2))\n"
+        "print(provenance.last_uri)\n"
+    )
+    tests = Path(__file__).parents[1]
+    uri = programs.run(tmp_path / "train.py", tests, data.uri, cwd=tmp_path).stdout.strip().splitlines()[-1]
+    for name in ("json", "torch", "scipy", "cupy", "lightning", "sitecustomize", "torchmetrics", "yaml", "stranger"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\n")
+
+    def command(*options: str, folder: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        arguments = [programs.commands() / "lightning-dtool", "evaluate", uri, "--data", new_data.uri, *options]
+        environment = {**os.environ, "PYTHONPATH": str(tests)}
+        return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
+
+    done = command()
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+    assert command("--class", "own_net:Net").returncode == 0
+    (tmp_path / "empty").mkdir()
+    refused = command(folder=tmp_path / "empty")
+    assert refused.returncode == 3
+    for remedy in ("there is no module 'own_net'", "--class MODULE:CLASS", "PYTHONPATH", "--trust-source"):
+        assert remedy in refused.stderr
+    assert "load_module" not in refused.stderr
+    assert command("--class", "nonsense").returncode == 2
+    assert not (tmp_path / "RAN").exists()
+
+
 class HeadOnly(TinyNet):
     """A model whose checkpoints hold only what was trained. Its backbone is random, as it was in training by chance."""
 
@@ -883,7 +924,7 @@ def test_arguments_that_were_not_saved_can_be_given(checkpoint: str, new_data: F
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.factor * super().forward(x)
 
-    with pytest.raises(ModuleLoadError, match=r"argument factor .*arguments=\{\.\.\.\} in Python"):
+    with pytest.raises(ModuleLoadError, match=r"argument factor .*arguments=\{\.\.\.\}"):
         evaluate(checkpoint, new_data.uri, cls=Scaled)
     found = evaluate(checkpoint, new_data.uri, cls=Scaled, arguments={"factor": 1.0})
     assert found.metrics == evaluate(checkpoint, new_data.uri).metrics

@@ -2,8 +2,11 @@
 
 import argparse
 import collections
+import contextlib
+import enum
 import functools
 import importlib
+import json
 import os
 import pickle
 import sys
@@ -12,7 +15,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import pydantic
@@ -57,11 +60,17 @@ class Plain(L.LightningModule):
         return torch.optim.SGD(self.net.parameters(), lr=0.1)
 
 
-def with_file(original: DtoolCheckpoint, path: Path) -> DtoolCheckpoint:
-    """Return a checkpoint with the record of another one and a file of its own, as a forger could publish it."""
+def with_file(original: DtoolCheckpoint, path: Path, **parts: Any) -> DtoolCheckpoint:
+    """Return a checkpoint with the record of another one and a file of its own, as a forger could publish it.
+
+    Each of `parts` replaces some entries of a section of the record.
+    """
+    record = json.loads(original.item_path(RECORD_ITEM).read_bytes())
+    for section, entries in parts.items():
+        record[section] = {**record[section], **entries}
     with DatasetWriter(f"forged-{uuid.uuid4().hex}", str(path.parent)) as writer:
         writer.put_file(path, CHECKPOINT_ITEM)
-        writer.put_bytes(original.item_path(RECORD_ITEM).read_bytes(), RECORD_ITEM)
+        writer.put_bytes(json.dumps(record).encode(), RECORD_ITEM)
         return DtoolCheckpoint.from_uri(writer.commit().uri)
 
 
@@ -239,7 +248,12 @@ class WithParts(TinyNet):
     """A model with a part that LightningCLI builds."""
 
     def __init__(
-        self, part: torch.nn.Module | None = None, act: Callable[..., Any] | None = None, name: str = "", **more: Any
+        self,
+        part: torch.nn.Module | None = None,
+        act: Callable[..., Any] | None = None,
+        name: str = "",
+        rate: float | Callable[..., Any] = 0.0,
+        **more: Any,
     ) -> None:
         super().__init__()
         self.part = part
@@ -257,10 +271,9 @@ def test_what_hyperparameters_of_lightning_cli_name_is_imported_only_with_trust(
     state = checkpoint.load()
     part = {"class_path": "side_effect.Part"}
 
-    def with_arguments(**arguments: Any) -> DtoolCheckpoint:
-        by_cli = {"_instantiator": "lightning.pytorch.cli.instantiate_module", **arguments}
-        torch.save({**state, "hyper_parameters": by_cli}, tmp_path / "x.ckpt")
-        return with_file(checkpoint, tmp_path / "x.ckpt")
+    def with_arguments(record: dict[str, Any] = BY_CLI, **arguments: Any) -> DtoolCheckpoint:
+        torch.save({**state, "hyper_parameters": {**INSTANTIATOR, **arguments}}, tmp_path / "x.ckpt")
+        return with_file(checkpoint, tmp_path / "x.ckpt", **record)
 
     for arguments, where in (
         ({"part": part}, r"part \(side_effect\.Part\)\. Pass the objects: load_module\(part=\.\.\.\)"),
@@ -268,10 +281,17 @@ def test_what_hyperparameters_of_lightning_cli_name_is_imported_only_with_trust(
         ({"more": [{"deep": part}]}, r"more\[0\]\.deep \(side_effect\.Part\)"),
         (
             {"part": {"class_path": "torch.nn.Sequential", "init_args": {"args": [part]}}},
-            r"part\.init_args\.args\[0\] \(side",
+            r"part \(torch\.nn\.Sequential\)",
         ),
         ({"act": "os.system"}, r"act \(os\.system\)"),
         ({"act": "torch.nn.modules.module.torch.os.system"}, r"act \(torch"),
+        ({"act": "torch.nn.functional.relu"}, r"act \(torch"),
+        ({"part": '{"class_path": "side_effect.Part"}'}, r"part \({"),
+        ({"part": "class_path: side_effect.Part"}, r"part \(class_path"),
+        ({"part": str(tmp_path / "part.yaml")}, r"part \("),
+        ({"part": "Identity"}, r"part \(Identity"),
+        ({"rate": {"class_path": "side_effect.Part"}}, r"rate \(side_effect"),
+        ({"rate": "side_effect.act"}, r"rate \(side_effect"),
     ):
         forged = with_arguments(**arguments)
         for cls in (WithParts, PassesOnParts):
@@ -281,14 +301,91 @@ def test_what_hyperparameters_of_lightning_cli_name_is_imported_only_with_trust(
             assert caught.value.uri == forged.uri
     assert not (tmp_path / "side_effect.ran").exists()
 
+    (tmp_path / "part.yaml").write_text("class_path: side_effect.Part\n")
     mine = torch.nn.Identity()
     assert with_arguments(part=part).load_module(part=mine).part is mine
-    linear = {"class_path": "torch.nn.Identity"}
-    loaded = with_arguments(part=linear, act="torch.nn.functional.relu", name="os.path").load_module()
-    assert isinstance(loaded.part, torch.nn.Identity)
-    assert loaded.act is torch.nn.functional.relu
+    # LightningCLI makes a module only if the record says that it did, however much the checkpoint is trusted.
+    with pytest.raises(UnsafeCheckpointError, match=r"part \(side_effect\.Part\)"):
+        with_arguments({}, part=part).load_module(trust_source=True)
+    assert not (tmp_path / "side_effect.ran").exists()
     assert type(with_arguments(part=part).load_module(trust_source=True).part).__name__ == "Part"
     assert (tmp_path / "side_effect.ran").exists()
+
+
+INSTANTIATOR = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
+
+BY_CLI = {"trainer": {"config": {"kind": "LightningCLI", "file": "config.yaml"}}}
+"""What the record of a module says that LightningCLI made."""
+
+
+@pytest.mark.parametrize("place", ["hparams", "module_arguments", "record", "override"])
+def test_no_other_way_leads_to_what_lightning_cli_calls(tmp_path: Path, monkeypatch, place: str) -> None:
+    (tmp_path / "side_effect.py").write_text("from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    checkpoint = saved(tmp_path, WithParts())
+    hostile = {**INSTANTIATOR, "act": "side_effect.act"}
+    state, record, passed = checkpoint.load(), {}, {}
+    if place == "record":
+        record = {"model": {"arguments": hostile}}
+    elif place == "override":
+        state["hyper_parameters"], passed = {"act": "side_effect.act"}, INSTANTIATOR
+    else:
+        state[place] = hostile
+    torch.save(state, tmp_path / "x.ckpt")
+    forged = with_file(checkpoint, tmp_path / "x.ckpt", **record, **BY_CLI)
+    for cls in (WithParts, PassesOnParts):
+        with contextlib.suppress(UnsafeCheckpointError):
+            assert forged.load_module(cls, **passed).act in (None, "side_effect.act")
+    assert not (tmp_path / "side_effect.ran").exists()
+
+
+class Colour(enum.Enum):
+    """A choice."""
+
+    RED = 1
+
+
+class Converted(TinyNet):
+    """A model whose arguments LightningCLI converts."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sizes: tuple[int, ...] = (),
+        colour: Colour | None = None,
+        rate: float | str = 0.0,
+        table: dict[str, list[float]] | None = None,
+        mode: Literal["a", "b"] = "a",
+        untyped=None,
+        act: Callable[..., Any] | str | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(**more)
+        self.given = (folder, sizes, colour, rate, table, mode, untyped, act)
+
+
+def test_plain_values_of_lightning_cli_are_what_their_annotations_say(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, TinyNet(hidden=7))
+    values = {"folder": "a/b", "sizes": [1, 2], "colour": "RED", "rate": 1, "table": {"x": [1]}, "mode": "b",
+              "untyped": [{"y": "os.path"}], "act": "relu", "hidden": 7}  # fmt: skip
+    state = {**checkpoint.load(), "hyper_parameters": {**INSTANTIATOR, **values}}
+    torch.save(state, tmp_path / "x.ckpt")
+    loaded = with_file(checkpoint, tmp_path / "x.ckpt").load_module(Converted)
+    assert loaded.given == (Path("a/b"), (1, 2), Colour.RED, 1.0, {"x": [1.0]}, "b", [{"y": "os.path"}], "relu")
+    assert [type(loaded.given[3]), type(loaded.given[4]["x"][0])] == [float, float]
+    for name, value in (
+        ("folder", 1),
+        ("sizes", ["a"]),
+        ("colour", "GREEN"),
+        ("mode", "c"),
+        ("act", "os.system"),
+        ("table", {"x": {"class_path": "os.system"}}),
+        ("untyped", {"deep": [{"class_path": "os.system"}]}),
+        ("hidden", "os.system"),
+    ):
+        torch.save({**state, "hyper_parameters": {**INSTANTIATOR, **values, name: value}}, tmp_path / "x.ckpt")
+        with pytest.raises(UnsafeCheckpointError, match=rf"from what they name: {name}"):
+            with_file(checkpoint, tmp_path / "x.ckpt").load_module(Converted)
 
 
 class PassesOnParts(WithParts):

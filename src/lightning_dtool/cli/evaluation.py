@@ -1,6 +1,7 @@
 """The command `evaluate`."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,11 +35,18 @@ from lightning_dtool.cli.console import Command, json_option, message, print_jso
     is_flag=True,
     help="Evaluate even if the checkpoint does not hold all weights of the model. Default: an error.",
 )
+@click.option(
+    "--class",
+    "class_path",
+    metavar="MODULE:CLASS",
+    help="The model's class, from a module in Python's path or in the working directory. Default: the recorded one.",
+)
 @click.option("--trust-source", is_flag=True, help="Allow running code that the checkpoint contains or names.")
 @json_option
-def evaluate(uri: str, data_uri: str, workers: int, as_json: bool, **options: Any) -> None:
+def evaluate(uri: str, data_uri: str, workers: int, class_path: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate the model of the checkpoint URI on a dataset.
 
+    The model's class is imported from Python's path or from the working directory, unless its module lies in a dataset.
     Samples are decoded and transformed as in training, and classes have the same numbers. With --into the predictions,
     the metrics and the confusion matrix are stored as a dataset. Without it nothing is stored.
 
@@ -49,10 +57,13 @@ def evaluate(uri: str, data_uri: str, workers: int, as_json: bool, **options: An
     """  # noqa: D301 - click's own marker
     with status("Loading torch"):
         from lightning_dtool.evaluation.evaluate import evaluate as run
+        from lightning_dtool.loading.caller import command_line
+        from lightning_dtool.loading.named_class import named_class
 
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, command_line(Path.cwd()):
         warnings.simplefilter("always", UserWarning)
-        found = run(uri, data_uri, num_workers=workers, progress=True, **options)
+        cls = None if class_path is None else named_class(class_path)
+        found = run(uri, data_uri, num_workers=workers, cls=cls, progress=True, **options)
     for warning in caught:
         message(f"Warning: {warning.message}")
     if as_json:

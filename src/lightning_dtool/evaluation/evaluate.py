@@ -26,6 +26,7 @@ from lightning_dtool.evaluation.inference import Inference
 from lightning_dtool.evaluation.scoring import Predictions, Scores, check_names, score
 from lightning_dtool.evaluation.storing import store
 from lightning_dtool.loading.building import Built
+from lightning_dtool.loading.caller import is_command_line
 from lightning_dtool.loading.messages import listed
 from lightning_dtool.record import DatasetReference
 from lightning_dtool.results.evaluation import Evaluation
@@ -94,7 +95,7 @@ def evaluate(
             changes the metrics only by rounding.
         num_workers: Processes that load data. Default: 0, which loads data in this process.
         device: Where the model runs. Default: "cpu".
-        cls: The model's class. Default: the class that the record names, imported.
+        cls: The model's class. Default: the class that the record names, if `DtoolCheckpoint.load_module` imports it.
         arguments: Hyperparameters and arguments of the model's class that replace the saved ones or that were not
             saved, as `DtoolCheckpoint.load_module` takes them. Default: none.
         allow_missing: Evaluate even if the checkpoint does not hold all weights of the model, for example only those of
@@ -216,9 +217,14 @@ def _built(
     try:
         return build_to_run(checkpoint, cls, arguments, trust_source)
     except (ModuleLoadError, UnsafeCheckpointError) as error:
-        trust = "" if trust_source else ", or trust_source=True (--trust-source) for all that needs trust"
+        if is_command_line():
+            hint = "Arguments can be given only in Python: evaluate(..., arguments={...})."
+            trust = " --trust-source allows all that needs trust."
+        else:
+            hint = "For evaluate, that is cls=... and arguments={...}."
+            trust = " trust_source=True allows all that needs trust."
         raise type(error)(
-            f"{error.reason} For evaluate, that is cls=... and arguments={{...}} in Python{trust}.",
+            f"{error.reason} {hint}{'' if trust_source else trust}",
             uri=error.uri,
             path=error.path,
         ) from error

@@ -16,7 +16,14 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_dtool.errors import LightningDtoolError, ModuleLoadError, ProvenanceWarning
-from lightning_dtool.loading.by_cli import CLASS_PATH, INSTANTIATOR, instantiated
+from lightning_dtool.loading.by_cli import (
+    CLASS_PATH,
+    CLI_KEYS,
+    INSTANTIATOR,
+    instantiated,
+    named_subclass,
+    plain_arguments,
+)
 from lightning_dtool.loading.messages import MAX_NAMED, listed, shown
 from lightning_dtool.loading.weights import state_dict_of
 from lightning_dtool.namespaces import refuse_other_namespace
@@ -49,6 +56,7 @@ def build(
     recorded: Mapping[str, Any],
     overrides: Mapping[str, Any],
     namespace: bool,
+    by_cli: bool,
     lacking: Collection[str],
     uri: str,
 ) -> Built:
@@ -62,6 +70,8 @@ def build(
         overrides: Hyperparameters that replace the saved ones.
         namespace: Whether a constructor that takes all hyperparameters in one argument expects a `Namespace`, not a
             mapping.
+        by_cli: Whether to make the module as LightningCLI does, if the hyperparameters say that it made it. This
+            imports and calls what they name. Without it, they are passed as plain values.
         lacking: Names of weights that the file never held, according to the record.
         uri: The dataset's URI, for errors.
 
@@ -69,7 +79,7 @@ def build(
         ModuleLoadError: If the constructor or a hook fails, or the weights do not fit.
         NotACheckpointError: If the file holds no weights.
     """
-    module = _made(cls, checkpoint, recorded, overrides, namespace, uri)
+    module = _made(cls, checkpoint, recorded, overrides, namespace, by_cli, uri)
     checkpoint.setdefault(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}).update(overrides)
     if module._strict_loading is not None and strict is not None and strict != module.strict_loading:
         raise ModuleLoadError(
@@ -145,6 +155,7 @@ def _made(
     recorded: Mapping[str, Any],
     overrides: Mapping[str, Any],
     namespace: bool,
+    by_cli: bool,
     uri: str,
 ) -> LightningModule:
     """Call the constructor with the saved hyperparameters, and with what was recorded where they lack."""
@@ -166,13 +177,13 @@ def _made(
     saved = {whole: Namespace(**saved) if namespace else saved} if in_one else dict(saved)
     arguments = {**recorded, **saved, **overrides}
     held = list(arguments)
-    instantiator = arguments.pop(INSTANTIATOR, None)
     if not any_keyword:
-        arguments = {name: value for name, value in arguments.items() if name in (*names, CLASS_PATH)}
+        arguments = {name: value for name, value in arguments.items() if name in (*names, *CLI_KEYS)}
     try:
-        if instantiator is not None:
-            return instantiated(cls, instantiator, arguments, uri)
-        arguments.pop(CLASS_PATH, None)
+        if by_cli and arguments.get(INSTANTIATOR) is not None:
+            return instantiated(cls, arguments, uri)
+        for key in CLI_KEYS:
+            arguments.pop(key, None)
         positional = [parameter.name for parameter in named if parameter.kind is inspect.Parameter.POSITIONAL_ONLY]
         given = [arguments.pop(name) for name in positional if name in arguments]
         module = cls(*given, **arguments)
@@ -193,9 +204,18 @@ def _made(
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
-def _saved(cls: type[LightningModule], checkpoint: Mapping[str, Any], uri: str) -> Any:
-    """Return the saved hyperparameters."""
-    saved: Any = {}
+def saved_hyperparameters(cls: type[LightningModule], checkpoint: Mapping[str, Any], uri: str) -> dict[Any, Any]:
+    """Return the saved hyperparameters, also those of old versions of Lightning.
+
+    Args:
+        cls: The class.
+        checkpoint: The content of the file.
+        uri: The dataset's URI, for errors.
+
+    Raises:
+        ModuleLoadError: If they are no mapping.
+    """
+    saved: dict[Any, Any] = {}
     for key in (*_PAST_KEYS, cls.CHECKPOINT_HYPER_PARAMS_KEY):
         values = checkpoint.get(key, {})
         if not isinstance(values, Mapping):
@@ -204,6 +224,55 @@ def _saved(cls: type[LightningModule], checkpoint: Mapping[str, Any], uri: str) 
                 uri=uri,
             )
         saved.update(values)
+    return saved
+
+
+def needs_cli(
+    cls: type[LightningModule], checkpoint: Mapping[str, Any], overrides: Mapping[str, Any], uri: str
+) -> bool:
+    """Return whether hyperparameters ask Lightning to make the module as LightningCLI does.
+
+    Args:
+        cls: The class.
+        checkpoint: The content of the file.
+        overrides: Hyperparameters that replace the saved ones.
+        uri: The dataset's URI, for errors.
+
+    Raises:
+        ModuleLoadError: If they are no mapping.
+    """
+    return not {*saved_hyperparameters(cls, checkpoint, uri), *overrides}.isdisjoint(CLI_KEYS)
+
+
+def without_cli(
+    cls: type[LightningModule], checkpoint: dict[str, Any], overrides: Mapping[str, Any], uri: str
+) -> tuple[type[LightningModule], dict[str, Any]]:
+    """Return a class and a checkpoint that Lightning makes without LightningCLI, from plain values alone.
+
+    Args:
+        cls: The class.
+        checkpoint: The content of the file.
+        overrides: Hyperparameters that replace the saved ones.
+        uri: The dataset's URI, for errors.
+
+    Raises:
+        UnsafeCheckpointError: If objects would have to be made from the hyperparameters.
+        ModuleLoadError: If they name another function or class than LightningCLI saves.
+    """
+    saved = saved_hyperparameters(cls, checkpoint, uri)
+    instantiator = overrides.get(INSTANTIATOR, saved.get(INSTANTIATOR))
+    if instantiator is None:
+        saved = {key: value for key, value in saved.items() if key not in CLI_KEYS}
+    else:
+        cls = named_subclass(cls, saved.get(CLASS_PATH), uri)
+        saved = plain_arguments(cls, {**saved, INSTANTIATOR: instantiator}, overrides, uri)
+    kept = {key: value for key, value in checkpoint.items() if key not in _PAST_KEYS}
+    return cls, {**kept, cls.CHECKPOINT_HYPER_PARAMS_KEY: saved}
+
+
+def _saved(cls: type[LightningModule], checkpoint: Mapping[str, Any], uri: str) -> Any:
+    """Return the saved hyperparameters, as the type that they had."""
+    saved = saved_hyperparameters(cls, checkpoint, uri)
     # The type of an OmegaConf configuration; older versions of Lightning saved its name.
     kind = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_TYPE)
     if kind is None:

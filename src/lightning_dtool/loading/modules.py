@@ -23,10 +23,12 @@ from lightning_dtool.errors import (
 )
 from lightning_dtool.loading.archive import is_compressed
 from lightning_dtool.loading.arguments import is_namespace, recorded_arguments, warn_of_defaults
-from lightning_dtool.loading.building import Built, argument_for_all, build
-from lightning_dtool.loading.by_cli import refuse_names
-from lightning_dtool.loading.messages import MAX_NAMED, listed, shortened, shown
+from lightning_dtool.loading.building import Built, argument_for_all, build, needs_cli, without_cli
+from lightning_dtool.loading.by_cli import CLI_KEYS, is_made_by_cli
+from lightning_dtool.loading.caller import is_command_line
+from lightning_dtool.loading.messages import MAX_NAMED, listed, shown
 from lightning_dtool.loading.own_loader import has_own_loader, load_by_class, written_again
+from lightning_dtool.loading.recorded_class import RefusedError, recorded_class
 from lightning_dtool.loading.recorded_source import call, import_class, import_object, objects_from_source
 from lightning_dtool.loading.unread import names_within, unread
 from lightning_dtool.loading.weights import load_safely, read_checkpoint, unknown_names
@@ -106,12 +108,14 @@ def load_module(
             " load_state_dict().",
             uri=source.uri,
         ) from error
+    by_cli = is_made_by_cli(source.record) and (trust_source or not weights_only)
+    if not by_cli and needs_cli(found, checkpoint, overrides, source.uri):
+        found, checkpoint = without_cli(found, checkpoint, overrides, source.uri)
+        overrides = _without_cli_keys(overrides)
     hyperparameters = checkpoint.get(found.CHECKPOINT_HYPER_PARAMS_KEY)
     saved = hyperparameters if isinstance(hyperparameters, Mapping) else {}
     whole = argument_for_all(checkpoint, source.uri)
     given = {*saved, *overrides, whole}
-    if weights_only and not trust_source:
-        refuse_names(found, saved, overrides, source.uri)
     recorded = recorded_arguments(source.record, found, given, trust_source)
     warn_of_defaults(recorded.missing, found, source.uri, stacklevel=stacklevel + 1)
     return build(
@@ -121,6 +125,7 @@ def load_module(
         recorded=recorded.values,
         overrides=overrides,
         namespace=is_namespace(source.record, whole),
+        by_cli=by_cli,
         lacking=source.record.checkpoint.missing_keys,
         uri=source.uri,
     )
@@ -172,11 +177,8 @@ def _classes(
 ) -> tuple[type[LightningModule], dict[str, Any]]:
     """Return the module's class, and with trust the other classes of the training's code that the file names."""
     class_path = source.record.model.class_path
-    found = cls if cls is not None else _imported(source, stacklevel + 1)
-    if not trust_source:
-        if found is None:
-            why, remedy = _why_not_imported(class_path), _class_remedy(source, _to_pass(source.record, overrides))
-            raise ModuleLoadError(f"{why} {remedy}", uri=source.uri)
+    found = cls if cls is not None else _recorded(source, trust_source, overrides, stacklevel + 1)
+    if not trust_source and found is not None:
         return found, {}
     names = _unknown(source)
     known: dict[str, Any] = {name: value for name in names if (value := _of_torch(name)) is not None}
@@ -206,49 +208,46 @@ def _classes(
     return found, known
 
 
-def _imported(source: Source, stacklevel: int) -> type[LightningModule] | None:
-    """Import the class that the record names. Warn if its source has changed."""
+def _recorded(
+    source: Source, trust_source: bool, overrides: Mapping[str, Any], stacklevel: int
+) -> type[LightningModule] | None:
+    """Return the class that the record names. None if with trust it is to be made from the recorded source."""
     model = source.record.model
-    found = import_class(model.class_path)
-    if found is not None and model.source_sha256 is not None and source_digest(found) != model.source_sha256:
+    try:
+        found = recorded_class(model)
+    except RefusedError as refused:
+        trusted = import_class(model.class_path) if trust_source else None
+        if trusted is None and not (trust_source and _has_source(source)):
+            remedy = _class_remedy(source, _to_pass(source.record, overrides))
+            raise ModuleLoadError(f"{refused} {remedy}", uri=source.uri) from refused.__cause__
+        if trusted is None:
+            return None
+        found = trusted
+    if source_digest(found) != model.source_sha256:
+        changed = "has changed since the checkpoint was written" if model.source_sha256 else "was not recorded"
         warnings.warn(
-            f"{source.uri}: the source of {model.class_path} has changed since the checkpoint was written. The weights"
-            " are loaded into the current class; the recorded source is in source.zip.",
+            f"{source.uri}: the source of {model.class_path} {changed}. The weights are loaded into the class that is"
+            " here; what was recorded is in source.zip.",
             ProvenanceWarning,
             stacklevel=stacklevel + 1,
         )
     return found
 
 
-_LONGEST_PATH = 200
-"""The longest path of a class in a message."""
-
-
-def _why_not_imported(class_path: str) -> str:
-    module_name, _, qualname = class_path.partition(":")
-    class_path = shortened(class_path, _LONGEST_PATH)
-    if "<locals>" in qualname:
-        return f"the model's class {class_path} is defined inside a function, so it cannot be imported."
-    found = import_object(f"{module_name}:{qualname}")
-    if found is not None:
-        refuse_other_namespace(found, "model's class")
-        return f"the model's class {class_path} is not a LightningModule here."
-    if module_name != "__main__" and module_name in sys.modules:
-        return (
-            f"the model's class {class_path} is not here: {module_name} can be imported, but does not define"
-            f" {qualname}. It may have been renamed or moved."
-        )
-    return f"the model's class {class_path} cannot be imported here."
+def _has_source(source: Source) -> bool:
+    return source.record.model.class_path.partition(":")[0] in source.record.code.modules
 
 
 def _class_remedy(source: Source, arguments: Sequence[str]) -> str:
-    passed = f"Pass the class: {call('cls', *arguments)}."
-    if source.record.model.class_path.partition(":")[0] not in source.record.code.modules:
+    if is_command_line():
+        passed = "Name the class with --class MODULE:CLASS, or put the folder of its module into PYTHONPATH."
+        trust = "--trust-source"
+    else:
+        passed = f"Pass the class: {call('cls', *arguments)}."
+        trust = call("trust_source", *arguments)
+    if not _has_source(source):
         return f"{passed} Its source was not recorded."
-    return (
-        f"{passed} Or, if you trust the origin of this checkpoint, run its recorded source:"
-        f" {call('trust_source', *arguments)}."
-    )
+    return f"{passed} Or, if you trust the origin of this checkpoint, run its recorded source: {trust}."
 
 
 def _to_pass(record: Provenance, overrides: Mapping[str, Any]) -> list[str]:
@@ -357,15 +356,22 @@ def _by_class(
 ) -> LightningModule:
     if not options["weights_only"]:
         return load_by_class(cls, source.path, overrides=overrides, uri=source.uri, **options)
-    if not trust_source:
-        content = load_safely(source.path, uri=source.uri)
-        saved = content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) if isinstance(content, dict) else None
-        refuse_names(cls, saved if isinstance(saved, Mapping) else {}, overrides, source.uri)
+    content = load_safely(source.path, uri=source.uri)
+    by_cli = trust_source and is_made_by_cli(source.record)
+    if not by_cli and isinstance(content, dict) and needs_cli(cls, content, overrides, source.uri):
+        content = _safe_content(source, known, "cpu", overrides, trust_source)
+        content = without_cli(cls, content, overrides, source.uri)[1]
+        with written_again(content) as path:
+            return load_by_class(cls, path, overrides=_without_cli_keys(overrides), uri=source.uri, **options)
     # The class may unpickle the file without care. What torch's safe load accepts is harmless also then.
     if _loads_safely(source.path):
         return load_by_class(cls, source.path, overrides=overrides, uri=source.uri, **options)
     with written_again(_safe_content(source, known, "cpu", overrides, trust_source)) as path:
         return load_by_class(cls, path, overrides=overrides, uri=source.uri, **options)
+
+
+def _without_cli_keys(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in overrides.items() if name not in CLI_KEYS}
 
 
 def _loads_safely(path: Path) -> bool:

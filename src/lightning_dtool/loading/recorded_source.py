@@ -30,18 +30,13 @@ _LOCALS = ".<locals>."
 
 
 def import_class(class_path: str) -> type[LightningModule] | None:
-    """Return the LightningModule class that a record names, if it can be imported here.
-
-    A record that a stranger wrote can name anything. Therefore this function imports only code that is already on this
-    machine, and returns only a LightningModule.
+    """Return the LightningModule class that a trusted record names, if it can be imported here, else None.
 
     Args:
-        class_path: `module:qualified.name`.
-
-    Returns:
-        The class, or None.
+        class_path: `module:qualified.name`. Its module runs when it is imported. A module `__main__` is never imported:
+            it is a program.
     """
-    found = import_object(class_path)
+    found = None if "__main__" in class_path.partition(":")[0].split(".") else import_object(class_path)
     return found if is_module_class(found) else None
 
 

@@ -1,0 +1,1 @@
+"""Modules that are looked up without importing anything: where they lie, and what Python would run to import them."""
