@@ -22,16 +22,7 @@ def why_not_run(files: Iterable[ModuleFile]) -> str | None:
     Args:
         files: The files that are run to import a module, from `find`.
     """
-    files = list(files)
-    reason = next(filter(None, map(_why_not, files)), None)
-    if reason is None and len({is_installed(file) for file in files}) > 1:
-        return f"{files[-1].path} and the files of its packages do not come from one place."
-    return reason
-
-
-def is_installed(file: ModuleFile) -> bool:
-    """Return whether a file lies where distributions are installed."""
-    return file.root.name in _INSTALLED
+    return next(filter(None, map(_why_not, files)), None)
 
 
 def _why_not(file: ModuleFile) -> str | None:
@@ -46,7 +37,7 @@ def _why_not(file: ModuleFile) -> str | None:
             return f"{file.path} lies in {base}, which holds datasets."
     if os.path.realpath(file.root) in _PYTHON:
         return f"{file.path} belongs to Python itself, which defines no LightningModule."
-    if is_installed(file) and not _is_listed(file):
+    if file.root.name in _INSTALLED and not _is_listed(file):
         return f"{file.path} belongs to no installed distribution."
     return None
 
