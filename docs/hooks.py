@@ -24,6 +24,7 @@ from lightning_dtool.record import json_schema
 SCHEMA = "schema/provenance.schema.json"
 FACTS = Path(__file__).with_name("facts.yml")
 RESUME = Path(__file__).with_name("resume")
+SECRETS = Path(__file__).with_name("secrets.json")
 FAULTS = Path(__file__).with_name("faults.json")
 FUZZ = Path(__file__).with_name("fuzz.json")
 BENCHMARKS = Path(__file__).with_name("benchmarks")
@@ -166,6 +167,18 @@ def fuzz() -> str:
     )
 
 
+def secrets() -> str:
+    """Return tables of how many planted credentials were found again, and of those that were, with the reasons."""
+    content = json.loads(SECRETS.read_text(encoding="utf-8"))
+    kinds = ["| Kind of place | Planted | Found |", "|---|---|---|"]
+    kinds += [f"| {row['kind']} | {row['planted']} | {row['found']} |" for row in content["kinds"]]
+    places = ["| Place | Found in | Reason |", "|---|---|---|"]
+    for row in content["found"]:
+        files = "<br>".join(f"`{name}`" for name in row["files"])
+        places.append(f"| `{row['place']}` | {files} | {row['reason'] or '**none**'} |")
+    return "\n\n".join([f"{content['planted']} credentials were planted.", "\n".join(kinds), "\n".join(places)])
+
+
 def benchmark_tables() -> str:
     """Return a table for each comparison that `python -m benchmarks --write docs/benchmarks` wrote."""
     parts = []
@@ -209,6 +222,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "resume_matrix": resume_matrix,
     "faults": faults,
     "fuzz": fuzz,
+    "secrets": secrets,
     "benchmark_tables": benchmark_tables,
 }
 

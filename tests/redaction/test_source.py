@@ -44,6 +44,7 @@ def test_redacted_source_still_parses(code: str) -> None:
         'password = os.environ["DB_PASSWORD"]', 'api_key = getenv("WANDB_API_KEY")', '"""Args:\n    token: The token to embed.\n"""',
         'auth = "basic"', 'tokens = {"a": "b"}', 'f"token={token}"', '"token=%s" % x', 'url = "s3://{user}:{password}@host"',
         'd = {"token": "[CLS]", "key": "value"}', 'token_type: str = "word"', 'key = "layer1.0.conv1"', 'name = "sk-learn-contrib-example"',
+        'ACCESS_KEY = "aws_access_key_id"', '{"auth0": "types-auth0-python"}', 'licence = "Apache-2.0"', 'image_key = "ResNet50V2Block3"', 'n_pass = 3',
         'password = ""', 'API_KEY = "WANDB_API_KEY"', "api_key=os.environ.get('COMET_API_KEY')", 'key = "encoder.layer.11.attention"',
     ],
 )  # fmt: skip

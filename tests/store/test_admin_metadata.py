@@ -26,3 +26,10 @@ def test_a_new_dataset_is_not_frozen_and_has_a_uuid_of_its_own() -> None:
     one, other = new_admin_metadata("x"), new_admin_metadata("x")
     assert one["type"] == "protodataset"
     assert one["uuid"] != other["uuid"]
+
+
+def test_the_creator_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_DTOOL_CREATOR_USERNAME", " lab-4 ")
+    assert new_admin_metadata("x")["creator_username"] == "lab-4"
+    monkeypatch.setenv("LIGHTNING_DTOOL_CREATOR_USERNAME", "")
+    assert new_admin_metadata("x")["creator_username"] == getpass.getuser()

@@ -10,7 +10,9 @@ class Run(Section):
 
     uuid: str = Field(description="UUID4 of the run. All checkpoints of one `fit` share it.")
     started_at: AwareDatetime | None = Field(description="Time at which training began (UTC).")
-    creator_username: str = Field(description="The operating system's name of the user who started the run.")
+    creator_username: str = Field(
+        description="The user who started the run: LIGHTNING_DTOOL_CREATOR_USERNAME, or the operating system's name."
+    )
     lightning_dtool_version: str = Field(description="Version of lightning-dtool that wrote the record.")
     fit_index: Integer | None = Field(
         default=None,

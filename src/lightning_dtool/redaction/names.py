@@ -45,6 +45,11 @@ _ONLY_TEXT = re.compile(r"(?:^|[_\-.\s/])(?:pass(?:es)?|tokens?|auth|bearer|pw|s
 VOCABULARY = re.compile(r"(^|[_\-.])(pad|bos|eos|unk|sep|cls|mask|start|end|stop|special|image|class)[_\-]token$", re.I)
 """Names of special tokens of language models, which are not credentials."""
 
+_OF_A_NAME = re.compile(
+    r"[A-Za-z][A-Za-z_:.-]*(?:key|auth|token|session)(?:[_-]?id)?|types-[\w-]+|bearer|basic", re.IGNORECASE
+)
+"""Values that are the name of a credential: `ACCESS_KEY = "aws_access_key_id"`."""
+
 PLACEHOLDER = re.compile(
     r"\W*|.*[{}<>%$].*|(?i:x+|none|null|true|false|your\W.*|change\W?me)|[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", re.DOTALL
 )
@@ -89,6 +94,15 @@ def is_secret(name: str, value: object) -> bool:
     if not isinstance(value, str):
         return False
     return is_secret_name(name) or (hints_at_secret(name) and looks_generated(value))
+
+
+def is_name_of_secret(name: str, value: str) -> bool:
+    """Return True if a value is only the name of what a name tells.
+
+    >>> is_name_of_secret("ACCESS_KEY", "aws_access_key_id"), is_name_of_secret("password", "my_key")
+    (True, False)
+    """
+    return _OF_A_NAME.fullmatch(value) is not None and re.search(r"pass|pwd|pw$", name, re.IGNORECASE) is None
 
 
 def spaced(name: str) -> str:

@@ -17,6 +17,7 @@ from lightning_dtool.redaction.names import (
     VOCABULARY,
     hints_at_secret,
     is_holder,
+    is_name_of_secret,
     is_secret_name,
     looks_generated,
     looks_random,
@@ -361,6 +362,8 @@ def is_credential(name: str, value: str) -> bool:
     """Return True if a literal looks like a credential, judging by its name and its value."""
     words = spaced(name)
     if not words or VOCABULARY.search(words) or PLACEHOLDER.fullmatch(value) or REDACTED in value:
+        return False
+    if is_name_of_secret(name, value):
         return False
     if not is_secret_name(name):
         return hints_at_secret(name) and looks_generated(value)

@@ -1,6 +1,7 @@
 """The administrative metadata of a new dataset, and who makes it."""
 
 import getpass
+import os
 import time
 import unicodedata
 import uuid
@@ -27,8 +28,17 @@ def new_admin_metadata(name: str, creator_username: str | None = None, new_uuid:
     }
 
 
+CREATOR_VARIABLE = "LIGHTNING_DTOOL_CREATOR_USERNAME"
+"""The environment variable with the name to be recorded in place of the operating system's."""
+
+
 def current_user() -> str:
-    """Return the user's name, or "unknown" if there is none, as for some users in containers."""
+    """Return the name of the user: that of `CREATOR_VARIABLE`, or else the operating system's.
+
+    It is "unknown" if there is none, as for some users in containers.
+    """
+    if chosen := os.environ.get(CREATOR_VARIABLE, "").strip():
+        return chosen
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
