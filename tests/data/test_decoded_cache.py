@@ -23,7 +23,7 @@ from lightning_dtool.data import samples as samples_module
 from lightning_dtool.data.decoded_cache import DecodedImages
 from lightning_dtool.errors import ConfigurationError, DecodeError, VerificationError
 from lightning_dtool.store import FrozenDataset
-from lightning_dtool.store.cache import cache_directory
+from lightning_dtool.store.private import cache_directory
 
 MODES = {"1": "png", "L": "png", "LA": "png", "RGB": "png", "RGBA": "png", "I;16": "png", "F": "tiff", "I": "tiff"}
 

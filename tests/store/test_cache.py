@@ -12,7 +12,8 @@ import pytest
 
 from lightning_dtool.errors import MissingItemError, StoreError, VerificationError
 from lightning_dtool.store import Item, cache, generate_identifier, verified
-from lightning_dtool.store.cache import Cache, cache_directory, in_parallel
+from lightning_dtool.store.cache import Cache, in_parallel
+from lightning_dtool.store.private import cache_directory
 
 
 class Shelf:
@@ -48,7 +49,7 @@ def test_an_item_is_fetched_once_and_keeps_its_suffix(monkeypatch: pytest.Monkey
     assert path.suffix == ".txt"
     assert path.is_relative_to(cache_directory())
     assert cache_directory().parent == Path(os.environ["DTOOL_CACHE_DIRECTORY"])
-    monkeypatch.setattr(cache, "hash_file", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(cache, "hash_open_file", lambda *_: pytest.fail("hashed again"))
     assert cache_of(shelf).path(item) == path
     assert shelf.downloads == 1
     assert {name for name in os.listdir(path.parent) if not name.startswith(".verified-")} == {path.name}
@@ -67,8 +68,8 @@ def test_a_cached_copy_that_is_wrong_is_fetched_again(content: bytes) -> None:
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that grows with each file that is hashed."""
-    hashed, hash_file = [], cache.hash_file
-    monkeypatch.setattr(cache, "hash_file", lambda *args: hashed.append(1) or hash_file(*args))
+    hashed, hash_file = [], cache.hash_open_file
+    monkeypatch.setattr(cache, "hash_open_file", lambda *args: hashed.append(1) or hash_file(*args))
     return hashed
 
 

@@ -12,13 +12,12 @@ from lightning_dtool.errors import NotFrozenError, StoreError, VerificationError
 from lightning_dtool.store import (
     DatasetWriter,
     FrozenDataset,
-    cache,
-    dtool_broker,
     ensure_writable,
     generate_identifier,
     is_dataset_uri,
     iter_datasets,
     local_path,
+    private,
 )
 from lightning_dtool.store.brokers import broker_class
 from lightning_dtool.store.places import discard, leftovers
@@ -49,7 +48,7 @@ def test_there_and_back(box: str) -> None:
     dataset.fetch()
     path = dataset.path(IDENTIFIER)
     assert path.read_bytes() == b"text"
-    assert path.is_relative_to(cache.cache_directory())
+    assert path.is_relative_to(private.cache_directory())
     dataset.verify()
     assert [found.uri for found in iter_datasets(box)] == [dataset.uri]
     assert FrozenDataset.from_uri(dataset.uri).tags() == ["best"]
@@ -94,7 +93,7 @@ def test_a_store_that_never_answers_is_given_up(box: str, monkeypatch: pytest.Mo
 def test_a_wrong_copy_in_dtools_own_cache_is_dropped(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Brokers have a cache of their own, which is not verified."""
     dataset = write(box)
-    kept = dtool_broker.dtool_cache_directory() / "kept"
+    kept = private.dtool_cache_directory() / "kept"
     kept.write_bytes(b"TEXT")
 
     def cached(self: Any, identifier: str) -> str:

@@ -25,12 +25,12 @@ from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, Sto
 from lightning_dtool.store import (
     DatasetWriter,
     FrozenDataset,
-    cache,
     delete_dataset,
     ensure_writable,
     generate_identifier,
     hurry,
     iter_datasets,
+    private,
     s3,
     s3_connections,
     uploading,
@@ -211,7 +211,7 @@ def test_reading(name: str, dataset: FrozenDataset, s3_link: FaultyLink) -> None
         FrozenDataset.from_uri(dataset.uri).fetch()
     assert isinstance(caught.value, LightningDtoolError)
     assert time.monotonic() - started < SOON
-    assert [path for path in cache.cache_directory().rglob("*") if path.is_file()] == []
+    assert [path for path in private.cache_directory().rglob("*") if path.is_file()] == []
     s3_link.mend()
     FrozenDataset.from_uri(dataset.uri).verify()
 

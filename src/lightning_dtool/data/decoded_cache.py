@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from lightning_dtool._version import __version__
 from lightning_dtool.store.locking import locked
+from lightning_dtool.store.private import make_private, new_file_mode, open_private
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class DecodedImages:
         """
         if self.open():
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.path.parent)
         # The lock only saves duplicate work: each process writes a temporary file of its own.
         with locked(self.path.with_suffix(".lock")):
             if self.open():
@@ -176,8 +177,9 @@ class _Opened(NamedTuple):
 def _open(path: Path, count: int) -> _Opened | None:
     """Memory-map a file; None if there is no complete file."""
     try:
-        # Not a `np.memmap`, which takes several times as long to slice.
-        data = np.asarray(np.memmap(path, np.uint8, "r"))
+        # A file that only the user may change. Not a `np.memmap`, which takes several times as long to slice.
+        with open(open_private(path), "rb") as file:
+            data = np.asarray(np.memmap(file, np.uint8, "r"))
     except (OSError, ValueError):
         return None
     if len(data) < _HEADER.size:
@@ -197,7 +199,9 @@ def _write(path: Path, count: int, decode: Callable[[int], Any], advance: Callab
     kind_of = np.full(count, _NOT_KEPT, dtype="<i4")
     checksums = np.zeros(count, dtype="<u4")
     kinds: dict[str, int] = {}
-    with path.open("xb") as file:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        if (mode := new_file_mode()) != 0o600:
+            os.fchmod(file.fileno(), mode)
         file.write(bytes(_HEADER.size))
         for position in range(count):
             kept = _kept(decode, position)

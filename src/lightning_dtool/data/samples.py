@@ -32,7 +32,7 @@ from lightning_dtool.errors import (
     SelectionError,
 )
 from lightning_dtool.store import FrozenDataset, generate_identifier
-from lightning_dtool.store.cache import cache_directory
+from lightning_dtool.store.private import cache_directory
 from lightning_dtool.store.progress import progress_bar
 from lightning_dtool.store.verified import Mark, mark
 

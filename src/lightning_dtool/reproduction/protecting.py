@@ -12,8 +12,7 @@ from lightning_dtool.reproduction.outputs import outputs_at_risk
 from lightning_dtool.reproduction.process import Outcome
 from lightning_dtool.reproduction.refusals import refused_hosts, refused_writes
 from lightning_dtool.sandbox.protection import Limits, is_below, means, protected
-from lightning_dtool.store.cache import cache_directory
-from lightning_dtool.store.dtool_broker import dtool_cache_directory
+from lightning_dtool.store.private import cache_directory, dtool_cache_directory, make_private
 
 _LONGEST_TEMPORARY = 70
 """The longest path of a folder for temporary files: sockets below it may have 107 characters."""
@@ -170,10 +169,14 @@ def _temporary_folder(folder: Path) -> Path:
 
 def _caches(*, remote: bool) -> list[str]:
     """Return the caches of verified and remote items, which lose nothing if they are lost."""
-    found = [cache_directory(), *([dtool_cache_directory()] if remote else [])]
-    for path in found:
-        path.mkdir(parents=True, exist_ok=True)
-    return [str(path) for path in found]
+    own = cache_directory()
+    try:
+        make_private(own)
+    except OSError:
+        if remote:
+            raise
+        return []
+    return [str(path) for path in (own, *([dtool_cache_directory()] if remote else []))]
 
 
 def _variables(folder: Path, temporary: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import io
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -10,16 +11,14 @@ from typing import BinaryIO, TypeVar, cast
 
 from lightning_dtool.errors import MissingItemError, StoreError, VerificationError
 from lightning_dtool.store.broker import Broker
-from lightning_dtool.store.digest import algorithm_of, hash_file, new_hash, same_hash
-from lightning_dtool.store.dtool_broker import dtool_cache_directory
+from lightning_dtool.store.digest import algorithm_of, hash_open_file, new_hash, same_hash
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.parallel import THREADS, run_all
+from lightning_dtool.store.private import cache_directory, is_trusted, make_private, new_file_mode, open_private
 from lightning_dtool.store.progress import progress_bar
-from lightning_dtool.store.verified import VerifiedFiles, is_settled, mark
+from lightning_dtool.store.verified import VerifiedFiles, is_settled, mark, mark_of
 
-# dtool's own entries, which are not verified, lie beside this folder.
-_SUBDIRECTORY = "lightning-dtool"
 _ATTEMPTS = 3
 
 Advance = Callable[[int], None]
@@ -28,17 +27,15 @@ that it reported is taken back."""
 Result = TypeVar("Result")
 
 
-def cache_directory() -> Path:
-    """Return where remote items are kept: below dtool's own cache (`DTOOL_CACHE_DIRECTORY`)."""
-    return dtool_cache_directory() / _SUBDIRECTORY
-
-
 class Cache:
     """The cached items of one remote dataset.
 
     An item is downloaded to a temporary file, verified by size and hash as it arrives, and only then renamed to
     its final path. Processes that need it at the same time each fetch it. The last one to finish replaces the
     file with the same content.
+
+    Nobody else can exchange a file between its verification and its use: neither the folders nor the files are used if
+    others may change them; see `private`.
 
     Args:
         uri: The dataset, for messages.
@@ -53,6 +50,7 @@ class Cache:
         self._algorithm = algorithm_of(hash_function)
         self._directory = cache_directory() / uuid
         self._verified = VerifiedFiles(self._directory)
+        self._is_private = False
 
     def path(self, item: Item, advance: Advance | None = None) -> Path:
         """Return a verified local copy of an item, fetched if it is not there yet.
@@ -67,6 +65,7 @@ class Cache:
             StoreError: If the store or the cache cannot be used.
         """
         path = self._path(item)
+        self._make_private()
         if not self._holds(path, item):
             return self.download(item, advance)
         if advance is not None:
@@ -93,8 +92,7 @@ class Cache:
             The verified copy.
         """
         path = self._path(item)
-        with store_errors(self._uri, f"make the cache directory {self._directory}"):
-            self._directory.mkdir(parents=True, exist_ok=True)
+        self._make_private()
         for remaining in reversed(range(_ATTEMPTS)):
             # No other process or thread writes to the same file.
             temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
@@ -116,6 +114,13 @@ class Cache:
                 temporary.unlink(missing_ok=True)
         raise AssertionError("unreachable")
 
+    def _make_private(self) -> None:
+        """Make the folder, and check once who may change it. Who may not, cannot come to be allowed to."""
+        if not self._is_private:
+            with store_errors(self._uri, f"make the cache directory {self._directory}"):
+                make_private(self._directory)
+            self._is_private = True
+
     def _path(self, item: Item) -> Path:
         return self._directory / (item.identifier + PurePosixPath(item.relpath).suffix)
 
@@ -124,7 +129,7 @@ class Cache:
         try:
             with (
                 store_errors(self._uri, f"fetch item {item.relpath!r} into {self._directory}", item=item.relpath),
-                temporary.open("xb", buffering=0) as raw,
+                open(temporary, "xb", buffering=0, opener=_private) as raw,
             ):
                 arriving = _Arriving(raw, self._algorithm, partial(self._check_size, item), advance)
                 self._broker.download(item, cast("BinaryIO", arriving))
@@ -153,13 +158,16 @@ class Cache:
     def _holds(self, path: Path, item: Item) -> bool:
         """Tell whether a verified copy is at a path. A file is hashed again only if it has changed."""
         try:
-            found = mark(path)
-            if found.size != item.size_in_bytes:
+            # The folder is private, so this is the file that is opened afterwards.
+            status = os.lstat(path)
+            found = mark_of(status)
+            if found.size != item.size_in_bytes or not stat.S_ISREG(status.st_mode) or not is_trusted(status):
                 return False
             if self._verified.knows(path.name, found, item.hash):
                 return True
             settled = is_settled(found)
-            self._compare(item, found.size, hash_file(path, self._algorithm) if self._algorithm else None)
+            with open(open_private(path), "rb", buffering=0) as file:
+                self._compare(item, found.size, hash_open_file(file, self._algorithm) if self._algorithm else None)
         except (VerificationError, OSError):
             return False
         if settled:
@@ -181,6 +189,13 @@ class Cache:
                 uri=self._uri,
                 item=item.relpath,
             )
+
+
+def _private(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    if (mode := new_file_mode()) != 0o600:
+        os.fchmod(descriptor, mode)
+    return descriptor
 
 
 class _Arriving:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -80,11 +81,21 @@ def hash_file(path: str | os.PathLike[str], algorithm: str) -> str:
         path: The file.
         algorithm: A name for `new_hash`.
     """
+    with open(path, "rb", buffering=0) as file:
+        return hash_open_file(file, algorithm)
+
+
+def hash_open_file(file: io.FileIO, algorithm: str) -> str:
+    """Return the hash of the rest of an open file in hexadecimal digits.
+
+    Args:
+        file: The file, unbuffered.
+        algorithm: A name for `new_hash`.
+    """
     hasher = new_hash(algorithm)
     buffer = memoryview(bytearray(CHUNK))
-    with open(path, "rb", buffering=0) as file:
-        while read := file.readinto(buffer):
-            hasher.update(buffer[:read])
+    while read := file.readinto(buffer):
+        hasher.update(buffer[:read])
     return hasher.hexdigest()
 
 

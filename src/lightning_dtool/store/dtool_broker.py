@@ -13,18 +13,12 @@ from lightning_dtool.store.digest import CHUNK
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.leftovers import Leftover, leftover_of, with_owner
 from lightning_dtool.store.locking import locked
+from lightning_dtool.store.private import cache_directory, dtool_cache_directory, make_private
 from lightning_dtool.store.waiting import limited, patience
 
 _SECONDS_TO_WAIT = 600
 
 Result = TypeVar("Result")
-
-
-def dtool_cache_directory() -> Path:
-    """Return where dtool keeps copies of remote items: `DTOOL_CACHE_DIRECTORY`, or dtool's default."""
-    from dtoolcore.utils import DEFAULT_CACHE_PATH, get_config_value
-
-    return Path(get_config_value("DTOOL_CACHE_DIRECTORY", default=DEFAULT_CACHE_PATH))
 
 
 def wrapping(dtool_class: Any) -> type[Broker]:
@@ -205,9 +199,12 @@ class DtoolBroker(Broker):
     @contextlib.contextmanager
     def _alone(item: Item) -> Iterator[None]:
         """Keep other processes and threads from fetching the same item: dtool gives all of them one temporary file."""
-        folder = dtool_cache_directory() / "lightning-dtool" / "locks"
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
+        folder = cache_directory() / "locks"
+        try:
+            make_private(folder)
+        except OSError:  # no lock: its file could be a link of somebody else
+            yield
+            return
         # A few files for all items, because they are not removed.
         with locked(folder / f"{item.identifier[:2]}.lock", timeout=_SECONDS_TO_WAIT):
             yield

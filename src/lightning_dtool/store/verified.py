@@ -12,6 +12,8 @@ from array import array
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_dtool.store.private import cache_directory, is_trusted, make_private, user_number
+
 # The four properties of a mark, and the beginning of the recorded hash.
 _ROW = struct.Struct("<QqqQ32s")
 _SETTLED_NS = 20_000_000
@@ -41,7 +43,11 @@ def mark(file: str | os.PathLike[str] | int) -> Mark:
     Raises:
         OSError: If the file does not exist.
     """
-    status = os.stat(file)
+    return mark_of(os.stat(file))
+
+
+def mark_of(status: os.stat_result) -> Mark:
+    """Return the mark of a file with this status."""
     return Mark(status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
@@ -186,7 +192,10 @@ def _open_own(path: Path, *, create: bool) -> int | None:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     with contextlib.suppress(OSError):
         if create:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if path.is_relative_to(cache_directory()):
+                make_private(path.parent)
+            else:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_own_folder(path.parent):
             return None
         descriptor = os.open(path, flags, 0o600)
@@ -198,12 +207,7 @@ def _open_own(path: Path, *, create: bool) -> int | None:
 
 def _is_own_folder(folder: Path) -> bool:
     status = os.lstat(folder)
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == user_number()
-
-
-def user_number() -> int:
-    """Return the number of the user, or 0 where users have none."""
-    return os.getuid() if hasattr(os, "getuid") else 0
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == user_number() and is_trusted(status)
 
 
 def _is_users_alone(descriptor: int) -> bool:

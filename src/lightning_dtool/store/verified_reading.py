@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lightning_dtool.errors import VerificationError
-from lightning_dtool.store.cache import cache_directory
 from lightning_dtool.store.digest import generate_identifier
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.manifest import Manifest
+from lightning_dtool.store.private import cache_directory, user_number
 from lightning_dtool.store.verification import Recorded, size_difference
-from lightning_dtool.store.verified import VerifiedItems, is_settled, mark, user_number
+from lightning_dtool.store.verified import VerifiedItems, is_settled, mark
 
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _SMALL = 1024 * 1024
