@@ -14,6 +14,7 @@ from faulty_link import FaultyLink, faulty_link
 from lightning_dtool.cli import model
 from lightning_dtool.store import DatasetWriter, FrozenDataset, normalize_uri, relax
 from s3_server import S3Server, running_s3_server
+from web_server import Server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch is imported, because one test runs on each core
 
@@ -156,6 +157,14 @@ def make_dataset(base_uri: str) -> MakeDataset:
             return writer.commit()
 
     return make
+
+
+@pytest.fixture
+def web() -> Iterator[Server]:
+    """Return a web server on this machine."""
+    running = Server()
+    yield running
+    running.close()
 
 
 @pytest.fixture

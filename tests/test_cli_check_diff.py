@@ -26,6 +26,7 @@ from lightning_dtool.record import SCHEMA_VERSION
 from lightning_dtool.results.checklist import Status
 from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path
 from loading.test_unpacking import archive
+from web_server import Server
 
 HOSTILE = "[red]x[bold]\x1b[2J\x9b31m\u202e:smile:"
 
@@ -139,6 +140,21 @@ def test_check_says_why_data_cannot_be_read(run: Run, base_uri: str, runs: tuple
         found = points(run("check", uri, "--json"))["guidelines.metadata"]
         assert found["status"] == "not checked"
         assert facts["uri"] in found["found"]
+
+
+def test_check_asks_no_server_that_only_the_record_names(
+    run: Run, base_uri: str, data: str, runs: tuple[str, str], web: Server
+) -> None:
+    uri = web.put(FrozenDataset.from_uri(data))
+    made = checkpoint_dataset(base_uri, json.loads(json.dumps(record_of(runs[0])).replace(json.dumps(data)[1:-1], uri)))
+    found = points(run("check", made, "--json"))
+    for key in ("guidelines.metadata", "guidelines.persistent_uris"):
+        assert found[key]["status"] == "not checked"
+        assert "not looked at (offline)" in found[key]["found"]
+        assert "--online" in found[key]["remedy"]
+    assert web.asked == []
+    assert points(run("check", made, "--json", "--online"))["guidelines.persistent_uris"]["status"] == "pass"
+    assert web.asked
 
 
 @pytest.mark.parametrize("readme", ["", "a: [", "just text", "- a list", "description: 2020-13-45", "a: &a [*a]"])

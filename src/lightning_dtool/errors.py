@@ -110,6 +110,7 @@ StoreErrorKind = Literal[
     "full",
     "no_answer",
     "no_bucket",
+    "offline",
     "other",
     "overloaded",
     "unsupported",
@@ -135,6 +136,7 @@ class StoreError(LightningDtoolError, OSError):
             - `"full"`: there is no space left on the disk, or in the user's quota;
             - `"no_answer"`: the server cannot be reached or gives no whole answer;
             - `"no_bucket"`: there is no such bucket;
+            - `"offline"`: only a record names this address, and it is not opened without consent;
             - `"overloaded"`: the server fails, or asks the client to try again later;
             - `"unsupported"`: this kind of store cannot do this;
             - `"other"` (default): anything else.

@@ -26,10 +26,11 @@ from lightning_dtool.errors import (
     ProvenanceWarning,
     RecordError,
     SelectionError,
+    StoreError,
     VerificationError,
 )
 from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, to_json
-from lightning_dtool.store import DatasetWriter, delete_dataset, local_path
+from lightning_dtool.store import DatasetWriter, FrozenDataset, delete_dataset, local_path
 from record.samples import record
 
 pytestmark = [
@@ -627,6 +628,18 @@ def test_a_module_is_constructed_from_the_uri_of_a_checkpoint(uri, base_uri):
     for one, other in zip(data.train_dataloader(), again.train_dataloader(), strict=True):
         assert torch.equal(one[0], other[0])
     assert DtoolDataModule.from_uri(checkpoint_of(data, base_uri, "b"), batch_size=2).batch_size == 2
+
+
+def test_recorded_data_in_another_store_is_opened_only_with_consent(uri, base_uri, web):
+    there = web.put(FrozenDataset.from_uri(uri))
+    checkpoint = checkpoint_of(DtoolDataModule(there), base_uri)
+    web.asked.clear()
+    for verify in (True, False):
+        with pytest.raises(StoreError, match=r"not looked at \(offline\).*online=True.*pass the URI of a copy as uri="):
+            DtoolDataModule.from_uri(checkpoint, verify=verify)
+    assert DtoolDataModule.from_uri(checkpoint, uri=uri).uri == uri
+    assert web.asked == []
+    assert DtoolDataModule.from_uri(checkpoint, online=True, verify=False).uri == there
 
 
 def named_collate(samples):

@@ -8,7 +8,7 @@ from lightning_dtool.errors import LightningDtoolError
 from lightning_dtool.items import CHECKPOINT_ITEM, DATASET_KEY, RESUMPTION_SECTION
 from lightning_dtool.loading.weights import read_checkpoint
 from lightning_dtool.record import DatasetReference, WeightsSource
-from lightning_dtool.store import FrozenDataset, is_dataset_uri, local_path
+from lightning_dtool.store import Addresses, FrozenDataset, is_dataset_uri, local_path
 from lightning_dtool.store.digest import hash_file
 from lightning_dtool.watch import files
 
@@ -62,7 +62,7 @@ def _named_dataset(file: Path) -> DatasetReference | None:
     try:
         with files.unobserved():
             named = read_checkpoint(file)[RESUMPTION_SECTION][DATASET_KEY]
-            dataset = FrozenDataset.from_uri(named["uri"])
+            dataset = Addresses(str(file.parent)).open(named["uri"])
             item = dataset.item(CHECKPOINT_ITEM)
             if dataset.uuid != named["uuid"] or item.size_in_bytes != file.stat().st_size:
                 return None

@@ -70,6 +70,12 @@ class Command(click.Command):
             raise click.exceptions.Exit(141) from None
 
 
+online_option = click.option(
+    "--online",
+    is_flag=True,
+    help="Also open what the record names in stores that are neither that of URI nor configured by you.",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 
 

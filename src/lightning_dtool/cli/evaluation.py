@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lightning_dtool.cli.console import Command, json_option, message, print_json, print_rich, status
+from lightning_dtool.cli.console import Command, json_option, message, online_option, print_json, print_rich, status
 
 
 @click.command(cls=Command)
@@ -42,6 +42,7 @@ from lightning_dtool.cli.console import Command, json_option, message, print_jso
     help="The model's class, from a module in Python's path or in the working directory. Default: the recorded one.",
 )
 @click.option("--trust-source", is_flag=True, help="Allow running code that the checkpoint contains or names.")
+@online_option
 @json_option
 def evaluate(uri: str, data_uri: str, workers: int, class_path: str | None, as_json: bool, **options: Any) -> None:
     """Evaluate the model of the checkpoint URI on a dataset.

@@ -14,6 +14,7 @@ from lightning_dtool.cli.console import (
     json_option,
     message,
     one_line,
+    online_option,
     print_json,
     print_rich,
     status,
@@ -24,7 +25,7 @@ from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG
 
 if TYPE_CHECKING:
     from lightning_dtool.results.checklist import DataDescription
-    from lightning_dtool.store import FrozenDataset
+    from lightning_dtool.store import Addresses, FrozenDataset
 
 
 @click.command(cls=Command)
@@ -93,23 +94,27 @@ def show(uri: str, as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("uri")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a point failed or could not be checked.")
+@online_option
 @json_option
-def check(uri: str, strict: bool, as_json: bool) -> None:
+def check(uri: str, strict: bool, online: bool, as_json: bool) -> None:
     """Check the record of the checkpoint URI against guidelines for reproducible models.
 
     These are the four guidelines of dtoolAI (Hartley & Olsson 2020), the factors of reproducibility of Gundersen &
     Kjensmo (2018), and further facts that determine the numbers of a training run. Each point is shown with what was
-    found and a remedy. The metadata of the training data is read as well, if its URI can be reached.
+    found and a remedy. The metadata of the training data is read as well, if it is in a store of yours, or with
+    --online in any.
     """
     from lightning_dtool.loading.opening import open_checkpoint, read_record
     from lightning_dtool.results import checklist
+    from lightning_dtool.store import Addresses
 
     dataset = open_checkpoint(uri)
     record = read_record(dataset)
     recorded = [source.dataset for stage in ("train", "val", "test") for source in record.data.stages.get(stage, [])]
     places = dict.fromkeys(found.uri for found in (*record.lineage.source_datasets, *recorded) if found is not None)
+    addresses = Addresses(dataset.uri, online=online)
     with status("Reading the data's metadata"):
-        described = [_described(place) for place in places]
+        described = [_described(place, addresses) for place in places]
     findings = checklist.check(record, described, {item.relpath for item in dataset.items.values()})
     if as_json:
         points = [{**asdict(finding), "status": finding.status.value} for finding in findings]
@@ -197,15 +202,13 @@ def _annotation(dataset: "FrozenDataset", name: str) -> Any:
         return None
 
 
-def _described(uri: str) -> "DataDescription":
+def _described(uri: str, addresses: "Addresses") -> "DataDescription":
     """Return the metadata of a dataset, or the problem if it cannot be read."""
     import yaml
 
     from lightning_dtool.results.checklist import DataDescription
-    from lightning_dtool.store import FrozenDataset
 
-    try:
-        dataset = FrozenDataset.from_uri(uri)
+    def describe(dataset: "FrozenDataset") -> DataDescription:
         try:
             readme = yaml.safe_load(dataset.readme())
         except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
@@ -218,5 +221,8 @@ def _described(uri: str) -> "DataDescription":
             overlays=dataset.overlay_names(),
             annotations=dataset.annotation_names(),
         )
+
+    try:
+        return addresses.read(uri, describe)
     except LightningDtoolError as error:
-        return DataDescription(uri=uri, problem=one_line(error))
+        return DataDescription(uri=uri, problem=one_line(error), is_offline=error.kind == "offline")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lightning_dtool.cli.console import Command, json_option, print_json, print_rich, status
+from lightning_dtool.cli.console import Command, json_option, online_option, print_json, print_rich, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,6 +86,7 @@ def _rerun_options(start: Any) -> "Callable[[Any], Any]":
             help="Let the code write to this file or folder, beside its own temporary folder. May be repeated.",
         ),
         click.option("--allow-network", is_flag=True, help="Let the code use the network."),
+        online_option,
         click.option("--all", "everything", is_flag=True, help="Also list differences that had no effect."),
         json_option,
     ]

@@ -15,7 +15,7 @@ from lightning_dtool._public import public
 from lightning_dtool.data.arguments import check_arguments, plain
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.loaders import SeededDataLoader, StatefulDataLoader
-from lightning_dtool.data.recorded_data import recorded_arguments, verify_data, verify_stages
+from lightning_dtool.data.recorded_data import permit_recorded, recorded_arguments, verify_data, verify_stages
 from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.data.selection import STAGES
 from lightning_dtool.data.stages import Stages
@@ -23,7 +23,7 @@ from lightning_dtool.errors import ProvenanceWarning
 from lightning_dtool.items import RECORD_ITEM
 from lightning_dtool.loading.opening import read_record
 from lightning_dtool.namespaces import refuse_other_namespace
-from lightning_dtool.store import FrozenDataset, generate_identifier, normalize_uri
+from lightning_dtool.store import Addresses, FrozenDataset, generate_identifier, normalize_uri
 from lightning_dtool.values.reading import decode
 from lightning_dtool.values.writing import encode
 
@@ -184,6 +184,7 @@ class DtoolDataModule(pl.LightningDataModule):
         *,
         trust_source: bool = False,
         verify: bool = True,
+        online: bool = False,
         **overrides: Any,
     ) -> "DtoolDataModule":
         """Build a DataModule for a dataset, or rebuild the one that a checkpoint was trained with.
@@ -195,6 +196,8 @@ class DtoolDataModule(pl.LightningDataModule):
             verify: Compare the datasets with the record: their content digests, the selection and the targets of each
                 stage, and the bytes of all selected items on this machine that were not verified before. False also
                 becomes the argument `verify` of the DataModule, which then uses the data as it is. Default: True.
+            online: Open the recorded datasets in whatever store they are. Default: only in the store of the checkpoint,
+                on disk if the checkpoint is on disk or in a store of yours, and in stores that you have configured.
             **overrides: Arguments of this class that replace recorded ones, for example a dataset's new URI, or a
                 transform to use in place of one that cannot be imported.
 
@@ -223,9 +226,11 @@ class DtoolDataModule(pl.LightningDataModule):
             for name, value in recorded_arguments(record, source.uri, cls).items()
             if name not in overrides
         }
+        addresses = Addresses(source.uri, given=overrides.values(), online=online)
+        permit_recorded(arguments, addresses)
         module = cls(**{**arguments, **overrides, "verify": verify})
         if verify:
-            verify_data(record, source.uri, module._stages.places())
+            verify_data(record, source.uri, module._stages.places(), addresses)
             verify_stages(record, source.uri, module._stages, overrides)
         return module
 

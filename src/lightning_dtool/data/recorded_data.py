@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from lightning_dtool.data.stages import Stages
-from lightning_dtool.errors import DatasetNotFoundError, RecordError, VerificationError
+from lightning_dtool.errors import DatasetNotFoundError, RecordError, StoreError, VerificationError
 from lightning_dtool.record import Provenance
-from lightning_dtool.store import FrozenDataset
+from lightning_dtool.store import Addresses
 
 _SELECTS = {"select", "val_split", "test_split", "split_overlay", "stratify", "seed"}
 _LABELS = {"target", "decoder"}  # with a decoder, the items are the samples, also those of a pair of arrays
@@ -33,13 +33,35 @@ def recorded_arguments(record: Provenance, checkpoint: str, cls: type) -> dict[s
     return dict(module.arguments)
 
 
-def verify_data(record: Provenance, checkpoint: str, places: Mapping[str, tuple[str, str]]) -> None:
+def permit_recorded(arguments: Mapping[str, Any], addresses: Addresses) -> None:
+    """Check that the recorded datasets may be opened.
+
+    Args:
+        arguments: The recorded arguments.
+        addresses: Decides which addresses of the record are opened.
+
+    Raises:
+        StoreError: If one may not.
+    """
+    for name, value in arguments.items():
+        if (name == "uri" or name.endswith("_uri")) and isinstance(value, str):
+            try:
+                addresses.permit(value)
+            except StoreError as error:
+                reason = f"{error.reason} Or pass the URI of a copy as {name}=..."
+                raise StoreError(reason, uri=error.uri, kind=error.kind) from error  # type: ignore[arg-type]
+
+
+def verify_data(
+    record: Provenance, checkpoint: str, places: Mapping[str, tuple[str, str]], addresses: Addresses
+) -> None:
     """Compare the data of each stage with the data that a checkpoint was trained with, by content digest.
 
     Args:
         record: The checkpoint's record.
         checkpoint: The checkpoint's URI, for messages.
         places: For each stage to compare, the URI of its data, and the name of the argument that holds it.
+        addresses: Decides which of them are opened, and limits the time for all of them.
 
     Raises:
         DatasetNotFoundError: If there is no dataset at a URI.
@@ -51,7 +73,7 @@ def verify_data(record: Provenance, checkpoint: str, places: Mapping[str, tuple[
         if recorded is None:
             continue
         try:
-            found = FrozenDataset.from_uri(uri)
+            found = addresses.open(uri)
         except DatasetNotFoundError as error:
             raise DatasetNotFoundError(
                 f"{error.reason} The checkpoint {checkpoint} was trained with this dataset; if it has moved, pass its"

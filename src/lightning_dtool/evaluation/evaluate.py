@@ -54,6 +54,7 @@ def evaluate(
     arguments: Mapping[str, Any] | None = None,
     allow_missing: bool = False,
     trust_source: bool = False,
+    online: bool = False,
     progress: bool = False,
 ) -> Evaluation:
     """Evaluate a checkpoint's model on a dataset.
@@ -104,6 +105,9 @@ def evaluate(
         trust_source: Run code from the checkpoint: build classes that cannot be imported from the recorded source,
             unpickle what a safe load refuses, and import functions that the record names. Default: each of these is an
             error, except the transforms of torchvision.
+        online: Open the recorded training data in whatever store it is, to find samples that the model was trained on.
+            Default: only in the store of the checkpoint or of `data`, on disk if the checkpoint is there or in a store
+            of yours, and in stores that you have configured.
         progress: Show progress bars if the output is a terminal. Default: no progress bars.
 
     Returns:
@@ -142,7 +146,14 @@ def evaluate(
         "collate_fn": collate_fn,
     }
     chosen = held_out(
-        checkpoint.record, checkpoint.uri, data, part=part, select=select, readers=given, trust_source=trust_source
+        checkpoint.record,
+        checkpoint.uri,
+        data,
+        part=part,
+        select=select,
+        readers=given,
+        trust_source=trust_source,
+        online=online,
     )
     notes = list(chosen.notes)
     # A new module draws random numbers for initial weights, which are then replaced.

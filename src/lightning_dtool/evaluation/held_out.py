@@ -15,9 +15,9 @@ from lightning_dtool.data.datamodule import DtoolDataModule
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.selection import selection_digest
 from lightning_dtool.data.targets import Targets
-from lightning_dtool.errors import ConfigurationError, DecodeError, LightningDtoolError, VerificationError
+from lightning_dtool.errors import ConfigurationError, DecodeError, LightningDtoolError, StoreError, VerificationError
 from lightning_dtool.record import DataSource, Provenance
-from lightning_dtool.store import FrozenDataset
+from lightning_dtool.store import Addresses, FrozenDataset
 from lightning_dtool.values.definitions import class_path
 from lightning_dtool.values.reading import decode
 from lightning_dtool.values.writing import encode
@@ -65,6 +65,7 @@ def held_out(
     select: Mapping[str, Any] | None = None,
     readers: Mapping[str, Any] | None = None,
     trust_source: bool = False,
+    online: bool = False,
 ) -> HeldOut:
     """Choose the samples of a dataset that a model is evaluated on.
 
@@ -78,6 +79,8 @@ def held_out(
         readers: Arguments of `DtoolDataModule` that replace recorded ones: `decoder`, `target`, `eval_transform`,
             `target_transform` and `collate_fn`.
         trust_source: Import functions that the record names. Default: only torchvision's transforms are imported.
+        online: Open the recorded training data in whatever store it is, to compare samples. Default: only in the store
+            of the checkpoint or of `data`, and in those that the user has configured.
 
     Raises:
         ConfigurationError: If the data has no such part or no targets, or a recorded function cannot be imported.
@@ -85,7 +88,9 @@ def held_out(
         VerificationError: If the recorded part cannot be selected again.
         SelectionError, MetadataKeyError, DatasetNotFoundError, StoreError: As `DtoolDataset`.
     """
-    return _Chooser(record, checkpoint, FrozenDataset.from_uri(data), readers or {}, trust_source).choose(part, select)
+    addresses = Addresses(checkpoint, given=[data], online=online)
+    frozen = FrozenDataset.from_uri(data)
+    return _Chooser(record, checkpoint, frozen, readers or {}, trust_source, addresses).choose(part, select)
 
 
 class _Chooser:
@@ -96,8 +101,10 @@ class _Chooser:
         frozen: FrozenDataset,
         readers: Mapping[str, Any],
         trust_source: bool,
+        addresses: Addresses,
     ) -> None:
         self.checkpoint = checkpoint
+        self.addresses = addresses
         self.frozen = frozen
         self.sources = record.data.stages
         self.trained_on_more = any(
@@ -308,12 +315,17 @@ class _Chooser:
             return None
         try:
             here = self._reads("train", self.frozen)
-            there = self.frozen if here else FrozenDataset.from_uri(source.dataset.uri)
+            there = self.frozen if here else self.addresses.open(source.dataset.uri)
             if not self._reads("train", there) or there.hash_function != self.frozen.hash_function:
                 return None
             trained = self._cut(there, "train")
-        except LightningDtoolError:
-            return None  # the training data cannot be read, or has changed
+        except LightningDtoolError as error:  # the training data cannot be read, or has changed
+            if isinstance(error, StoreError) and error.kind in ("offline", "denied") and error.uri is not None:
+                self.notes.append(
+                    f"It is unknown whether the model was trained on samples of {self.frozen.uri}: the training data at"
+                    f" {error.uri} was {error.reason}"
+                )
+            return None
         if not (trained.is_itemwise and dataset.is_itemwise):
             return len(set(dataset.names).intersection(trained.names)) if here else None
         # By content: an image that was packed again, under another name, is still one that the model was trained on.

@@ -10,7 +10,8 @@ from lightning_dtool.errors import InvalidURIError, ReproductionError
 from lightning_dtool.items import RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.loading.opening import require_checkpoint
 from lightning_dtool.record import DatasetReference, Provenance, from_json
-from lightning_dtool.store import FrozenDataset, local_path, locate, normalize_uri
+from lightning_dtool.store import Addresses, FrozenDataset, local_path, normalize_uri
+from lightning_dtool.store.locating import find
 
 MAX_GENERATIONS = 100
 """The largest length of a chain of checkpoints, each of which was resumed from the one before."""
@@ -104,7 +105,11 @@ def datasets_of(record: Provenance) -> list[DatasetReference]:
 
 
 def locate_data(
-    record: Provenance, data: Mapping[str, str], search: Sequence[str], skip: Sequence[str] = ()
+    record: Provenance,
+    data: Mapping[str, str],
+    search: Sequence[str],
+    addresses: Addresses,
+    skip: Sequence[str] = (),
 ) -> LocatedData:
     """Find the recorded data, and compare its content with the recorded digests.
 
@@ -112,6 +117,7 @@ def locate_data(
         record: The record.
         data: Datasets to use in place of recorded ones, by the recorded URI, UUID or name. Their content may differ.
         search: Base URIs to search.
+        addresses: Decides which addresses of the record are opened.
         skip: Recorded URIs that are not needed.
 
     Raises:
@@ -139,7 +145,8 @@ def locate_data(
                     f"{dataset.uri} ({dataset.content_digest})"
                 )
             continue
-        located = locate(dataset.uri, dataset.uuid, content_digest=dataset.content_digest, search=search)
+        digest = dataset.content_digest
+        located = find(dataset.uri, dataset.uuid, content_digest=digest, search=search, addresses=addresses)
         located.verify_once()
         found.uris[recorded] = located.uri
         if located.uri != recorded:

@@ -8,7 +8,8 @@ from lightning_dtool.reproduction.launch import Options, rerun
 from lightning_dtool.reproduction.original import MAX_GENERATIONS, Original, locate_data
 from lightning_dtool.reproduction.request import Request
 from lightning_dtool.rerun import REPRODUCE
-from lightning_dtool.store import local_path, locate
+from lightning_dtool.store import local_path
+from lightning_dtool.store.locating import find
 
 
 def places_beside(original: Original, request: Request) -> list[str]:
@@ -53,7 +54,13 @@ def parent_of(
         )
     search = places_beside(original, request)
     try:
-        located = locate(reference.uri, reference.uuid, content_digest=reference.content_digest, search=search)
+        located = find(
+            reference.uri,
+            reference.uuid,
+            content_digest=reference.content_digest,
+            search=search,
+            addresses=request.addresses,
+        )
     except DatasetNotFoundError:
         if not original.record.run.fit_index:
             raise
@@ -65,7 +72,7 @@ def parent_of(
     if request.from_ == "parent":
         return parent.uri, [f"resumed from the recorded parent: {parent.uri}"]
     before, notes = parent_of(parent, request, options, scratch, generation + 1)
-    data = locate_data(parent.record, request.data, request.search)
+    data = locate_data(parent.record, request.data, request.search, request.addresses)
     folder = scratch / f"parent-{generation + 1}"
     name = f"parent {parent.dataset.name}"
     again = rerun(parent, data, folder, replace(options, kind=REPRODUCE), parent=before, what=name)

@@ -13,20 +13,22 @@ from lightning_dtool.reproduction.states import compare_states
 from lightning_dtool.results.checklist.findings import counted
 from lightning_dtool.results.comparison import Comparison
 from lightning_dtool.results.reproduction import ResumeProof, Verdict
-from lightning_dtool.store import locate
+from lightning_dtool.store import Addresses
+from lightning_dtool.store.locating import find
 from lightning_dtool.values.digests import state_digest
 
 MAX_DIFFERENCES = 1000
 """The largest number of differences that are kept."""
 
 
-def check_earlier(earlier: Original, later: Original, search: Sequence[str]) -> None:
+def check_earlier(earlier: Original, later: Original, search: Sequence[str], addresses: Addresses) -> None:
     """Refuse a checkpoint from which the recorded run did not go on to a later one.
 
     Args:
         earlier: The checkpoint from which to go on.
         later: The checkpoint whose training is recorded.
         search: Base URIs to search for the checkpoints from which the recorded run resumed.
+        addresses: Decides which addresses of the records are opened.
 
     Raises:
         ConfigurationError: If the first is of another run, was not saved before the second, or holds only weights.
@@ -52,7 +54,8 @@ def check_earlier(earlier: Original, later: Original, search: Sequence[str]) -> 
                 "(--from parent). Expected another checkpoint, at which the run was not stopped.",
                 uri=earlier.uri,
             )
-        last = Original(locate(parent.uri, parent.uuid, content_digest=parent.content_digest, search=search))
+        digest = parent.content_digest
+        last = Original(find(parent.uri, parent.uuid, content_digest=digest, search=search, addresses=addresses))
     raise ConfigurationError(
         f"expected an earlier checkpoint of the run that saved {later.uri} (run {later.record.run.uuid}), found one of "
         f"another run ({earlier.record.run.uuid}).",

@@ -31,6 +31,7 @@ def reproduce(
     timeout: float | None = None,
     allow_write: Sequence[str | os.PathLike[str]] = (),
     allow_network: bool = False,
+    online: bool = False,
     progress: Say | None = None,
 ) -> Reproduction:
     """Repeat the recorded training of a checkpoint, and compare the two models bit by bit.
@@ -64,6 +65,8 @@ def reproduce(
             rerun.
         allow_network: Whether the code may use the network. By default it may only if the recorded data, or a
             checkpoint that it resumes from, is not on this machine.
+        online: Whether to open datasets that only the record names, in stores other than that of the checkpoint, those
+            that you give here, and those that you have configured. Default: they are not opened.
         progress: Called with messages on the progress.
 
     Returns:
@@ -90,7 +93,7 @@ def reproduce(
     request = Request(
         kind=REPRODUCE, env=env, device=device, runs=runs, level=level, source=source, data=dict(data or {}),
         search=tuple(search), threads=threads, from_=from_, trace=trace, timeout=timeout,
-        allow_write=allowed_paths(allow_write), allow_network=allow_network, say=progress or silent,
+        allow_write=allowed_paths(allow_write), allow_network=allow_network, online=online, say=progress or silent,
     )  # fmt: skip
     return carry_out(request, uri, into)
 
@@ -116,6 +119,7 @@ def replicate(
     timeout: float | None = None,
     allow_write: Sequence[str | os.PathLike[str]] = (),
     allow_network: bool = False,
+    online: bool = False,
     progress: Say | None = None,
 ) -> Replication:
     """Repeat the recorded training of a checkpoint on new data, and compare the results.
@@ -144,6 +148,7 @@ def replicate(
         timeout: As in `reproduce`.
         allow_write: As in `reproduce`.
         allow_network: As in `reproduce`.
+        online: As in `reproduce`.
         progress: As in `reproduce`.
 
     Returns:
@@ -159,7 +164,7 @@ def replicate(
     request = Request(
         kind=REPLICATE, env=env, device=device, runs=runs, level=level, source=source, data=dict(data or {}),
         search=tuple(search), threads=threads, from_=from_, trace=trace, timeout=timeout,
-        allow_write=allowed_paths(allow_write), allow_network=allow_network, say=progress or silent,
+        allow_write=allowed_paths(allow_write), allow_network=allow_network, online=online, say=progress or silent,
         stages={stage: FrozenDataset.from_uri(given).uri for stage, given in stages.items() if given is not None},
     )  # fmt: skip
     found = carry_out(request, uri, into)

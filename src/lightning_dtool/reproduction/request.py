@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lightning_dtool.errors import ConfigurationError
 from lightning_dtool.reproduction.tolerance import MIN_VALUES, width_factor
 from lightning_dtool.rerun import REPRODUCE
+from lightning_dtool.store import Addresses
 
 Environments = Literal["current", "create"]
 Say = Callable[[str], None]
@@ -43,9 +44,12 @@ class Request:
     allow_write: tuple[str, ...] = ()
     """Absolute paths of existing files and folders."""
     allow_network: bool = False
+    online: bool = False
     say: Say = silent
     stages: dict[str, str] = field(default_factory=dict)
     """For a replication, the new datasets by stage."""
+    addresses: Addresses = field(default_factory=Addresses)
+    """Decides which addresses of the record are opened; see `asking`."""
 
     def __post_init__(self) -> None:
         if self.runs and self.runs < MIN_VALUES:
@@ -66,6 +70,16 @@ class Request:
             raise ConfigurationError(f"device={self.device!r}: expected 'cpu', or None for the script's own choice.")
         if self.threads is not None and self.threads < 1:
             raise ConfigurationError(f"threads={self.threads}: expected at least 1.")
+
+    def asking(self, uri: str, into: str) -> "Request":
+        """Return these options for a checkpoint, with the addresses of its record that may be opened.
+
+        Args:
+            uri: The URI of the checkpoint.
+            into: The base URI of the result.
+        """
+        given = (into, self.earlier, *self.search, *self.data, *self.data.values(), *self.stages.values())
+        return replace(self, addresses=Addresses(uri, given=given, online=self.online))
 
     @property
     def earlier(self) -> str | None:

@@ -45,12 +45,13 @@ def carry_out(request: Request, uri: str | os.PathLike[str], into: str | os.Path
     base_uri = _prepared(into)
     request.say("verifying the checkpoint")
     original = Original.from_uri(uri)
+    request = request.asking(original.uri, base_uri)
     earlier = Original.from_uri(request.earlier) if request.earlier is not None else None
     if earlier is not None:
         # Imported late: this module imports torch.
         from lightning_dtool.reproduction.proof import check_earlier
 
-        check_earlier(earlier, original, places_beside(original, request))
+        check_earlier(earlier, original, places_beside(original, request), request.addresses)
     kind = Reproduction if request.kind == REPRODUCE else Replication
     with ended_by_signals(), _scratch() as scratch:
         log: Path | None = None
@@ -93,7 +94,7 @@ class _Session:
         request, original = self.request, self.original
         options = self._options()
         replaced = [normal(entry.uri) for entry in datasets_of(original.record)] if request.kind == REPLICATE else []
-        data = locate_data(original.record, request.data, request.search, skip=replaced)
+        data = locate_data(original.record, request.data, request.search, request.addresses, skip=replaced)
         if request.kind == REPLICATE:
             data = self._new_data(data)
         proves = self.earlier is not None

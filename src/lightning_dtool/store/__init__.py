@@ -3,6 +3,7 @@
 Every failure is raised as an error of `lightning_dtool.errors`. `README.md` explains how a dataset is written.
 """
 
+from lightning_dtool.store.addresses import Addresses
 from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.digest import generate_identifier
 from lightning_dtool.store.hashing_writer import Digests
@@ -15,6 +16,7 @@ from lightning_dtool.store.writer import DatasetWriter
 from lightning_dtool.store.writing_process import WritingProcess
 
 __all__ = [
+    "Addresses",
     "DatasetWriter",
     "Digests",
     "FrozenDataset",

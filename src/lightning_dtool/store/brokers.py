@@ -62,9 +62,14 @@ def broker_class(scheme: str) -> type[Broker]:
         from lightning_dtool.store.s3 import S3Broker
 
         return S3Broker
+    loaded = _entry_points()[scheme].load()
+    if scheme in ("http", "https") and loaded.__module__.startswith("dtool_http."):
+        from lightning_dtool.store import http
+
+        return http.wrapping(loaded)
     from lightning_dtool.store.dtool_broker import wrapping
 
-    return wrapping(_entry_points()[scheme].load())
+    return wrapping(loaded)
 
 
 def open_broker(uri: str, *, new: bool = False) -> Broker:

@@ -1,14 +1,23 @@
 """Frozen datasets, to read."""
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_dtool import rerun
 from lightning_dtool._public import public
-from lightning_dtool.errors import CorruptDatasetError, NotFrozenError, UnsafeDatasetError
+from lightning_dtool.errors import (
+    CorruptDatasetError,
+    DatasetNotFoundError,
+    LightningDtoolError,
+    MissingItemError,
+    NotFrozenError,
+    StoreError,
+    UnsafeDatasetError,
+)
 from lightning_dtool.store import verification
 from lightning_dtool.store.brokers import open_broker
 from lightning_dtool.store.cache import Advance, Cache
@@ -185,10 +194,12 @@ class FrozenDataset(DatasetMetadata):
 
         Raises:
             VerificationError: If anything differs. The message names every item that does.
+            DatasetNotFoundError: If the dataset was deleted meanwhile.
             StoreError: If the store cannot be read.
         """
         # Not remembered as verified: the overlay can be replaced, and the content digest does not cover it.
-        self._verify(identifiers, self._recorded(), None, progress=progress)
+        with self._noticing_deletion():
+            self._verify(identifiers, self._recorded(), None, progress=progress)
 
     def verify_once(self, identifiers: Iterable[str] | None = None, *, progress: bool = True) -> None:
         """Verify the items on disk that were not verified before, or have changed since; see `is_verified`.
@@ -204,11 +215,14 @@ class FrozenDataset(DatasetMetadata):
 
         Raises:
             VerificationError: If anything differs. The message names every item that does.
+            DatasetNotFoundError: If the dataset was deleted meanwhile.
             StoreError: If the store cannot be read.
         """
         if self._reading is not None:
             pending = [item.identifier for item in self._select(identifiers) if not self._is_known(item)]
-            if pending:
+            if not pending:
+                return
+            with self._noticing_deletion():
                 self._verify(pending, self._digested(), self._reading.remember, progress=progress)
 
     def is_verified(self, identifier: str) -> bool:
@@ -267,6 +281,30 @@ class FrozenDataset(DatasetMetadata):
         return path
 
     # -- internals ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _noticing_deletion(self) -> Iterator[None]:
+        """Raise an error that says so if what is missing is missing because the dataset was deleted meanwhile."""
+        try:
+            yield
+        except (CorruptDatasetError, MissingItemError, StoreError) as error:
+            if self._is_deleted():
+                raise DatasetNotFoundError(
+                    "was deleted meanwhile: it was there when it was opened, and is there no longer. A training that"
+                    " keeps only some of its checkpoints deletes the others.",
+                    uri=self._uri,
+                ) from error
+            raise
+
+    def _is_deleted(self) -> bool:
+        # Deleting begins with the administrative metadata, so what is missing while that is there is damage.
+        try:
+            found = read_admin_metadata(self._uri, open_broker(self._uri))
+        except DatasetNotFoundError:
+            return True
+        except LightningDtoolError:
+            return False
+        return bool(found["type"] != "dataset" or found["uuid"] != self.uuid)
 
     @property
     def _cache(self) -> Cache:

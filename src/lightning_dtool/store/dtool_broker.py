@@ -70,7 +70,7 @@ class DtoolBroker(Broker):
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._broker = _call(lambda: self.dtool_class(uri, None))
+        self._broker = call(lambda: self.dtool_class(uri, None))
 
     @classmethod
     def connect(cls, uri: str, *, new: bool = False) -> "DtoolBroker":
@@ -80,12 +80,12 @@ class DtoolBroker(Broker):
     @classmethod
     def generate_uri(cls, name: str, uuid: str, base_uri: str) -> str:
         """Return the URI of a new dataset."""
-        return str(_call(lambda: cls.dtool_class.generate_uri(name, uuid, base_uri)))
+        return str(call(lambda: cls.dtool_class.generate_uri(name, uuid, base_uri)))
 
     @classmethod
     def list_dataset_uris(cls, base_uri: str, config_path: str | None) -> list[str]:
         """Return the URIs of the datasets below a base URI."""
-        return _call(lambda: list(cls.dtool_class.list_dataset_uris(base_uri, config_path)))
+        return call(lambda: list(cls.dtool_class.list_dataset_uris(base_uri, config_path)))
 
     @classmethod
     def leftovers(cls, base_uri: str, *, quick: bool = False) -> Iterator[Leftover]:
@@ -109,35 +109,35 @@ class DtoolBroker(Broker):
 
     def get_admin_metadata(self) -> object:
         """Return the administrative metadata."""
-        return _call(lambda: self._broker.get_admin_metadata())
+        return call(lambda: self._broker.get_admin_metadata())
 
     def get_manifest(self) -> object:
         """Return the manifest."""
-        return _call(lambda: self._broker.get_manifest())
+        return call(lambda: self._broker.get_manifest())
 
     def get_readme_content(self) -> str:
         """Return the README."""
-        return str(_call(lambda: self._broker.get_readme_content()))
+        return str(call(lambda: self._broker.get_readme_content()))
 
     def list_overlay_names(self) -> Iterable[str]:
         """Return the names of the overlays."""
-        return _call(lambda: list(self._broker.list_overlay_names()))
+        return call(lambda: list(self._broker.list_overlay_names()))
 
     def get_overlay(self, overlay_name: str) -> object:
         """Return an overlay."""
-        return _call(lambda: self._broker.get_overlay(overlay_name))
+        return call(lambda: self._broker.get_overlay(overlay_name))
 
     def list_annotation_names(self) -> Iterable[str]:
         """Return the names of the annotations."""
-        return _call(lambda: list(self._broker.list_annotation_names()))
+        return call(lambda: list(self._broker.list_annotation_names()))
 
     def get_annotation(self, annotation_name: str) -> Any:
         """Return an annotation."""
-        return _call(lambda: self._broker.get_annotation(annotation_name))
+        return call(lambda: self._broker.get_annotation(annotation_name))
 
     def list_tags(self) -> Iterable[str]:
         """Return the tags."""
-        return _call(lambda: list(self._broker.list_tags()))
+        return call(lambda: list(self._broker.list_tags()))
 
     # -- metadata, written --------------------------------------------------------------------
 
@@ -145,31 +145,31 @@ class DtoolBroker(Broker):
         """Write the administrative metadata. That of an unfinished dataset names its owner."""
         if admin_metadata["type"] != "dataset":
             admin_metadata = with_owner(admin_metadata)
-        _call(lambda: self._broker.put_admin_metadata(admin_metadata))
+        call(lambda: self._broker.put_admin_metadata(admin_metadata))
 
     def put_manifest(self, manifest: dict[str, Any]) -> None:
         """Write the manifest."""
-        _call(lambda: self._broker.put_manifest(manifest))
+        call(lambda: self._broker.put_manifest(manifest))
 
     def put_readme(self, content: str) -> None:
         """Write the README."""
-        _call(lambda: self._broker.put_readme(content))
+        call(lambda: self._broker.put_readme(content))
 
     def put_overlay(self, overlay_name: str, overlay: dict[str, Any]) -> None:
         """Write an overlay."""
-        _call(lambda: self._broker.put_overlay(overlay_name, overlay))
+        call(lambda: self._broker.put_overlay(overlay_name, overlay))
 
     def put_annotation(self, annotation_name: str, annotation: Any) -> None:
         """Write an annotation, or replace it."""
-        _call(lambda: self._broker.put_annotation(annotation_name, annotation))
+        call(lambda: self._broker.put_annotation(annotation_name, annotation))
 
     def put_tag(self, tag: str) -> None:
         """Write a tag."""
-        _call(lambda: self._broker.put_tag(tag))
+        call(lambda: self._broker.put_tag(tag))
 
     def delete_tag(self, tag: str) -> None:
         """Remove a tag."""
-        _call(lambda: self._broker.delete_tag(tag))
+        call(lambda: self._broker.delete_tag(tag))
 
     # -- items --------------------------------------------------------------------------------
 
@@ -186,12 +186,12 @@ class DtoolBroker(Broker):
 
     def put_item(self, fpath: str, relpath: str) -> str:
         """Store a copy of a file as an item."""
-        return str(_call(lambda: self._broker.put_item(fpath, relpath), size=Path(fpath).stat().st_size))
+        return str(call(lambda: self._broker.put_item(fpath, relpath), size=Path(fpath).stat().st_size))
 
     def download(self, item: Item, destination: BinaryIO) -> None:
         """Write an item's content to a file object. It comes from dtool's own cache, which dtool does not verify."""
         with self._alone(item):
-            path = _call(lambda: self._broker.get_item_abspath(item.identifier), size=item.size_in_bytes)
+            path = call(lambda: self._broker.get_item_abspath(item.identifier), size=item.size_in_bytes)
         with open(path, "rb") as source:
             shutil.copyfileobj(source, destination, CHUNK)
 
@@ -211,7 +211,7 @@ class DtoolBroker(Broker):
 
     def forget(self, item: Item) -> None:
         """Drop the copy of an item in dtool's own cache."""
-        source = Path(_call(lambda: self._broker.get_item_abspath(item.identifier), size=item.size_in_bytes)).resolve()
+        source = Path(call(lambda: self._broker.get_item_abspath(item.identifier), size=item.size_in_bytes)).resolve()
         # Some brokers return the item itself, which must stay.
         if source.is_relative_to(dtool_cache_directory().resolve()):
             source.unlink(missing_ok=True)
@@ -222,24 +222,29 @@ class DtoolBroker(Broker):
         def of_item(handle: str) -> tuple[int, str]:
             return self._broker.get_size_in_bytes(handle), self._broker.get_hash(handle)
 
-        handles = _call(lambda: list(self._broker.iter_item_handles()))
-        return {handle: _call(partial(of_item, handle)) for handle in handles}
+        handles = call(lambda: list(self._broker.iter_item_handles()))
+        return {handle: call(partial(of_item, handle)) for handle in handles}
 
     # -- the dataset as a whole ---------------------------------------------------------------
 
     def create_structure(self) -> None:
         """Claim the place for a new dataset."""
-        _call(lambda: self._broker.create_structure())
+        call(lambda: self._broker.create_structure())
 
     def pre_freeze_hook(self) -> None:
         """Do what the layout needs before the metadata of a complete dataset is written."""
-        _call(lambda: self._broker.pre_freeze_hook())
+        call(lambda: self._broker.pre_freeze_hook())
 
     def post_freeze_hook(self) -> None:
         """Clean up after a dataset was frozen."""
-        _call(lambda: self._broker.post_freeze_hook())
+        call(lambda: self._broker.post_freeze_hook())
 
 
-def _call(function: Callable[[], Result], size: int = 0) -> Result:
-    """Call one of dtool's functions, which may wait forever, and give up when it takes too long."""
+def call(function: Callable[[], Result], size: int = 0) -> Result:
+    """Call one of dtool's functions, which may wait forever, and give up when it takes too long.
+
+    Args:
+        function: The function.
+        size: The bytes that it transfers.
+    """
     return limited(function, patience(), size)

@@ -5,6 +5,7 @@ from importlib import import_module
 
 from lightning_dtool._public import public
 from lightning_dtool.errors import DatasetNotFoundError, LightningDtoolError, VerificationError
+from lightning_dtool.store.addresses import Addresses
 from lightning_dtool.store.dataset import FrozenDataset
 from lightning_dtool.store.places import iter_datasets
 
@@ -46,9 +47,31 @@ def locate(
         dataset = locate("s3://old-bucket/6a1c…", "6a1c…", search=["s3://archive", "/data"])
         ```
     """
-    finder = _Finder(uuid, content_digest)
+    return find(uri, uuid, content_digest=content_digest, search=search, lookup=lookup)
+
+
+def find(
+    uri: str | None,
+    uuid: str | None,
+    *,
+    content_digest: str | None = None,
+    search: Sequence[str] = (),
+    lookup: bool = True,
+    addresses: Addresses | None = None,
+) -> FrozenDataset:
+    """Find a dataset that may have moved; see `locate`.
+
+    Args:
+        uri: The old URI.
+        uuid: The UUID.
+        content_digest: The identity of the content.
+        search: Base URIs to search.
+        lookup: Whether to ask dserver.
+        addresses: Decides whether the old URI is opened, because a record names it. By default it is.
+    """
+    finder = _Finder(uuid, content_digest, addresses)
     found = (
-        (finder.at(uri, "where it was") if uri else None)
+        (finder.at_recorded(uri) if uri else None)
         or finder.below(search)
         or (finder.by_dserver() if lookup and uuid else None)
     )
@@ -78,16 +101,24 @@ def locate(
 class _Finder:
     """The search for one dataset, with notes on what was found instead."""
 
-    def __init__(self, uuid: str | None, content_digest: str | None) -> None:
+    def __init__(self, uuid: str | None, content_digest: str | None, addresses: Addresses | None) -> None:
         self._uuid = uuid
+        self._addresses = addresses
         self._content_digest = content_digest
         self.notes: list[str] = []
         self.changed: FrozenDataset | None = None
 
-    def at(self, uri: str, why: str) -> FrozenDataset | None:
+    def at_recorded(self, uri: str) -> FrozenDataset | None:
+        """Return the dataset at the old URI if it is the wanted one."""
+        addresses = self._addresses
+        return self.at(uri, "where it was", FrozenDataset.from_uri if addresses is None else addresses.open)
+
+    def at(
+        self, uri: str, why: str, opening: Callable[[str], FrozenDataset] = FrozenDataset.from_uri
+    ) -> FrozenDataset | None:
         """Return the dataset at a URI if it is the wanted one."""
         try:
-            dataset = FrozenDataset.from_uri(uri)
+            dataset = opening(uri)
             if self._is_it(dataset):
                 return dataset
         except LightningDtoolError as error:

@@ -15,6 +15,7 @@ class DataDescription:
     Attributes:
         uri: The URI in the record.
         problem: Why the dataset could not be opened; empty if it could be.
+        is_offline: Whether it was not even looked at, because only the record names this URI.
         uuid: The UUID of the dataset at that URI.
         content_digest: The content digest of that dataset.
         readme: Its README.yml; None if that is not a YAML mapping.
@@ -24,6 +25,7 @@ class DataDescription:
 
     uri: str
     problem: str = ""
+    is_offline: bool = False
     uuid: str | None = None
     content_digest: str | None = None
     readme: Mapping[str, Any] | None = None

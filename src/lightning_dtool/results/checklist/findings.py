@@ -16,6 +16,10 @@ PACK = "pack the data with `lightning-dtool pack` and train with DtoolDataModule
 """The remedy for data that is not a dtool dataset."""
 
 
+ALLOW = "allow it with --online, or name its base URI in the environment variable LIGHTNING_DTOOL_STORES"
+"""The remedy for data that is not opened, because only the record names its URI."""
+
+
 class Status(str, enum.Enum):
     """The status of one point of the checklist."""
 

@@ -3,6 +3,7 @@
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM
 from lightning_dtool.results.checklist.evidence import Evidence, Point
 from lightning_dtool.results.checklist.findings import (
+    ALLOW,
     PACK,
     RECORD_AGAIN,
     Result,
@@ -25,10 +26,12 @@ def _annotated(evidence: Evidence) -> Result:
     datasets = evidence.record.lineage.source_datasets
     if not datasets:
         return fails("no training data is a dtool dataset, so none has metadata", PACK)
-    bare, unread, described = [], [], []
+    bare, unread, offline, described = [], [], [], []
     for dataset in datasets:
         found = evidence.data.get(dataset.uri)
-        if found is None or found.problem:
+        if found is not None and found.is_offline:
+            offline.append(f"{dataset.name} at {dataset.uri}")
+        elif found is None or found.problem:
             unread.append(f"{dataset.name} ({found.problem if found else 'its URI was not opened'})")
         elif found.uuid != dataset.uuid:
             unread.append(f"{dataset.name} (its URI now holds another dataset)")
@@ -44,6 +47,8 @@ def _annotated(evidence: Evidence) -> Result:
         )
     if unread:
         return not_checked(f"could not be read: {named(unread)}", "run `check` where the data can be reached")
+    if offline:
+        return not_checked(f"not looked at (offline): {named(offline)}", ALLOW)
     return passes(named(described))
 
 
@@ -56,11 +61,14 @@ def _persistent(evidence: Evidence) -> Result:
         return fails(f"no URI for {named(dict.fromkeys(without))}", PACK)
     if evidence.gaps("lineage.source_datasets"):
         return fails("no URI for data that the model was trained on earlier in the run", PACK)
-    unread = []
+    unread, offline = [], []
     references = {source.dataset.uri: source.dataset for source in sources if source.dataset}
     references |= {dataset.uri: dataset for dataset in evidence.record.lineage.source_datasets}
     for reference in references.values():
         found = evidence.data.get(reference.uri)
+        if found is not None and found.is_offline:
+            offline.append(reference.uri)
+            continue
         if found is None or found.problem:
             unread += [f"{reference.uri} ({found.problem})"] if found else []
             continue
@@ -76,6 +84,8 @@ def _persistent(evidence: Evidence) -> Result:
             )
     if unread:
         return not_checked(f"could not be opened: {named(unread)}", "run `check` where the data can be reached")
+    if offline:
+        return not_checked(f"not looked at (offline): {named(offline)}", ALLOW)
     known = f"{counted(len(references), 'dataset')} by URI, UUID and content digest"
     on_disk = sum(uri.startswith(_LOCAL) for uri in references)
     if on_disk:
