@@ -5,7 +5,7 @@ import pytest
 from lightning_dtool.data.recorded_data import recorded_arguments, verify_data
 from lightning_dtool.errors import DatasetNotFoundError, RecordError, VerificationError
 from lightning_dtool.record import Data, DataModule, DatasetReference, DataSource, Provenance
-from lightning_dtool.store import FrozenDataset, delete_dataset
+from lightning_dtool.store import Addresses, FrozenDataset, delete_dataset
 from record.samples import record
 
 
@@ -31,11 +31,16 @@ def test_recorded_arguments_are_returned_for_the_recorded_class_only() -> None:
 def test_the_data_of_each_stage_is_verified(make_dataset) -> None:
     first, other = make_dataset({"a.txt": b"a"}, "first"), make_dataset({"a.txt": b"b"}, "other")
     found = trained_on(first)
-    verify_data(found, "x:1", {"train": (first.uri, "uri"), "val": (other.uri, "val_uri"), "test": ("y:1", "test_uri")})
+    verify_data(
+        found,
+        "x:1",
+        {"train": (first.uri, "uri"), "val": (other.uri, "val_uri"), "test": ("y:1", "test_uri")},
+        Addresses(first.uri),
+    )
     with pytest.raises(VerificationError, match=rf"{other.uri}: .* checkpoint x:1 .* 'train': the data has changed"):
-        verify_data(found, "x:1", {"train": (other.uri, "uri")})
+        verify_data(found, "x:1", {"train": (other.uri, "uri")}, Addresses(first.uri))
     delete_dataset(first.uri)
     with pytest.raises(
         DatasetNotFoundError, match="trained with this dataset; if it has moved, pass its new URI as train_uri="
     ):
-        verify_data(found, "x:1", {"train": (first.uri, "train_uri")})
+        verify_data(found, "x:1", {"train": (first.uri, "train_uri")}, Addresses(first.uri))

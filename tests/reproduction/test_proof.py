@@ -20,7 +20,7 @@ from lightning_dtool.reproduction.comparison import compare
 from lightning_dtool.reproduction.original import Original
 from lightning_dtool.reproduction.proof import check_earlier, prove
 from lightning_dtool.results.reproduction import Verdict
-from lightning_dtool.store import FrozenDataset, iter_datasets
+from lightning_dtool.store import Addresses, FrozenDataset, iter_datasets
 from reproduction.runs import SCRIPTS, places, project, train
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -237,8 +237,8 @@ def test_checkpoints_with_weights_only_are_compared_and_not_resumed(tmp_path: Pa
         [each for each in found if each.record.checkpoint.weights_only is only] for only in (False, True)
     )
     with pytest.raises(ConfigurationError, match="found one with weights only"):
-        check_earlier(only_first, last, [])
-    check_earlier(first, only_last, [])
+        check_earlier(only_first, last, [], Addresses(last.uri))
+    check_earlier(first, only_last, [], Addresses(last.uri))
     verdict, reason, proof = prove(first, only_last, last, compare(only_last.uri, last.uri), [])
     assert verdict is Verdict.RESUME_EXACT
     assert reason.endswith(
