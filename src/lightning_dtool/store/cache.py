@@ -65,7 +65,8 @@ class Cache:
             StoreError: If the store or the cache cannot be used.
         """
         path = self._path(item)
-        self._make_private()
+        if not self._is_private:
+            self._make_private()
         if not self._holds(path, item):
             return self.download(item, advance)
         if advance is not None:
@@ -115,11 +116,10 @@ class Cache:
         raise AssertionError("unreachable")
 
     def _make_private(self) -> None:
-        """Make the folder, and check once who may change it. Who may not, cannot come to be allowed to."""
-        if not self._is_private:
-            with store_errors(self._uri, f"make the cache directory {self._directory}"):
-                make_private(self._directory)
-            self._is_private = True
+        """Make the folder, unless it is there, and check who may change it. Only the user can change that."""
+        with store_errors(self._uri, f"make the cache directory {self._directory}"):
+            make_private(self._directory)
+        self._is_private = True
 
     def _path(self, item: Item) -> Path:
         return self._directory / (item.identifier + PurePosixPath(item.relpath).suffix)

@@ -62,7 +62,7 @@ def make_private(folder: Path) -> None:
     """Make a folder in the cache and the ones above it, unless they are there, and check who may change them.
 
     Args:
-        folder: The folder: `cache_directory()`, or one below it.
+        folder: The folder: `cache_directory()`, one below it, or one elsewhere, which the user has named.
 
     Raises:
         StoreError: If somebody else may change what is in it.
@@ -70,6 +70,8 @@ def make_private(folder: Path) -> None:
         ConfigurationError: If there is no group as `LIGHTNING_DTOOL_CACHE_GROUP` says.
     """
     base = dtool_cache_directory()
+    if not folder.is_relative_to(base):
+        base = folder.parent
     base.mkdir(parents=True, exist_ok=True)
     real = os.path.realpath(base)
     open_to_others = _exchangeable(real, os.stat(real).st_mode, _trusted_group())

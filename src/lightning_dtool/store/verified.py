@@ -12,7 +12,7 @@ from array import array
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_dtool.store.private import cache_directory, is_trusted, make_private, user_number
+from lightning_dtool.store.private import is_trusted, make_private, user_number
 
 # The four properties of a mark, and the beginning of the recorded hash.
 _ROW = struct.Struct("<QqqQ32s")
@@ -192,10 +192,7 @@ def _open_own(path: Path, *, create: bool) -> int | None:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     with contextlib.suppress(OSError):
         if create:
-            if path.is_relative_to(cache_directory()):
-                make_private(path.parent)
-            else:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(path.parent)
         if not _is_own_folder(path.parent):
             return None
         descriptor = os.open(path, flags, 0o600)
