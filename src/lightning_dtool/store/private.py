@@ -11,7 +11,7 @@ GROUP = "LIGHTNING_DTOOL_CACHE_GROUP"
 """The environment variable that names a group whose members may write the cache."""
 # dtool's own entries, which are not verified, lie beside this folder.
 _NAME = "lightning-dtool"
-_BY_ANYBODY = stat.S_IWOTH
+_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -47,14 +47,15 @@ def is_trusted(status: os.stat_result) -> bool:
     Args:
         status: Its status.
     """
-    if os.name != "posix":
+    user = user_number()
+    if os.name != "posix" or (status.st_uid == user and not status.st_mode & _BY_OTHERS):
         return True
     group = _trusted_group()
     is_in_group = group is not None and status.st_gid == group
-    if status.st_uid not in (user_number(), 0) and not is_in_group:
+    if status.st_uid not in (user, 0) and not is_in_group:
         return False
-    return not status.st_mode & _BY_ANYBODY and (
-        not status.st_mode & stat.S_IWGRP or is_in_group or status.st_gid in _own_groups(user_number())
+    return not status.st_mode & stat.S_IWOTH and (
+        not status.st_mode & stat.S_IWGRP or is_in_group or status.st_gid in _own_groups(user)
     )
 
 
