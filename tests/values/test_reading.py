@@ -1,6 +1,7 @@
 """Values rebuilt from their descriptions in a record, and the descriptions that are refused."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,3 +127,15 @@ def test_the_error_says_why_a_value_cannot_be_rebuilt() -> None:
     assert "<lambda>" in str(unreadable(encode(lambda x: x)))
     assert "factor" in str(unreadable(encode(Keeper(1))))
     assert "__self__" in str(unreadable(encode({"a": Keeper(1).method})))
+
+
+def test_a_module_of_torchvision_that_nobody_has_installed_is_not_imported(tmp_path: Path, monkeypatch) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    folder = tmp_path / "torchvision" / "transforms"
+    folder.mkdir(parents=True)
+    mark = f"open({str(tmp_path / 'RAN')!r}, 'w')"
+    (folder / "stranger.py").write_text(f"{mark}\nclass Crop: ...\nCrop.__module__ = 'torchvision.transforms'\n")
+    monkeypatch.setattr(transforms, "__path__", [*transforms.__path__, str(folder)])
+    with pytest.raises(ConfigurationError, match="trust_source=True"):
+        decode({"type": "torchvision.transforms.stranger:Crop", "init": {}}, argument="x")
+    assert not (tmp_path / "RAN").exists()

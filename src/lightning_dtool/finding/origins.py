@@ -25,6 +25,15 @@ def why_not_run(files: Iterable[ModuleFile]) -> str | None:
     return next(filter(None, map(_why_not, files)), None)
 
 
+def is_installed(file: ModuleFile) -> bool:
+    """Return whether an installed distribution lists a file, and no dataset holds it.
+
+    Args:
+        file: The file.
+    """
+    return _is_listed(file) and _why_not(file) is None
+
+
 def _why_not(file: ModuleFile) -> str | None:
     # A link may lead into a dataset, or out of one.
     for path in (file.path.absolute(), file.path.resolve()):

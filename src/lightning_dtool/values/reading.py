@@ -1,10 +1,13 @@
 """A reader for the JSON that `writing` writes. It raises an error rather than guess a value."""
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from lightning_dtool.errors import ConfigurationError
+from lightning_dtool.finding.module_files import NotFoundError, find
+from lightning_dtool.finding.origins import is_installed
 from lightning_dtool.values.definitions import shortened
 from lightning_dtool.values.objects import EXTRAS
 from lightning_dtool.values.registry import REGISTRY
@@ -150,7 +153,7 @@ class Reader:
         """
         module, _, qualname = path.partition(":")
         is_torchvision = module == _SAFE_PACKAGE or module.startswith(_SAFE_PACKAGE + ".")
-        if not (is_torchvision and qualname.isidentifier()):
+        if not (is_torchvision and qualname.isidentifier() and _is_installed(module)):
             self.demand_trust(path)
         if "<" in qualname:
             raise ValueError(f"{qualname} cannot be imported by name")
@@ -161,6 +164,16 @@ class Reader:
         if not (isinstance(found, type) and found.__module__.startswith(_SAFE_PACKAGE)):
             self.demand_trust(path)
         return found
+
+
+def _is_installed(module: str) -> bool:
+    """Return whether a module is loaded, or lies where a distribution has installed it, and not beside a script."""
+    if module in sys.modules:
+        return True
+    try:
+        return all(map(is_installed, find(module)))
+    except NotFoundError:
+        return False
 
 
 def _without_extras(encoded: Any) -> Any:
