@@ -8,7 +8,9 @@ from fuzz.mutations import CONTENTS, PLACE
 from fuzz.originals import KINDS, original
 
 _OFTEN = {"values of other types": 8, "keys removed": 4, "keys added": 4}
-"""How many of each there are in JSON, where they differ most."""
+"""How many of each there are in files with a structure, where they differ most."""
+
+_STRUCTURED = (".json", ".yml", ".ckpt", ".npy", ".zip", ".dtool/dtool")
 
 
 def cases(originals: Path) -> list[Case]:
@@ -24,7 +26,9 @@ def cases(originals: Path) -> list[Case]:
         for path in sorted(each for each in dataset.rglob("*") if each.is_file()):
             relpath = path.relative_to(dataset).as_posix()
             for mutation in (*CONTENTS, PLACE):
-                often = _OFTEN.get(mutation, 1) if relpath.endswith(".json") else 1
+                often = _OFTEN.get(mutation, 1) if relpath.endswith(_STRUCTURED) else 1
+                if mutation == PLACE:
+                    often = 4
                 for number in range(often * 3 if often > 1 and relpath.endswith("provenance.json") else often):
                     if relpath.startswith("data/"):
                         found.append(Case(kind, relpath, mutation, True, number))

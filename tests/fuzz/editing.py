@@ -81,7 +81,7 @@ def edited(content: bytes, relpath: str, edit: Edit, chance: random.Random) -> b
         edit: `other_type`, `without_key` or `with_key`.
         chance: Chooses the place and the value.
     """
-    suffix = relpath.rpartition(".")[2]
+    suffix = "json" if relpath == ".dtool/dtool" else relpath.rpartition(".")[2]
     return _FORMATS.get(suffix, _lines)(content, edit, chance)
 
 

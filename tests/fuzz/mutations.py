@@ -33,6 +33,10 @@ class _Runs:
         return os.system, ("true",)
 
 
+def _suffix(relpath: str) -> str:
+    return "json" if relpath == ".dtool/dtool" else relpath.rpartition(".")[2]
+
+
 def _truncated(content: bytes, relpath: str, chance: random.Random) -> bytes:
     return content[: chance.choice([len(content) // 2, max(0, len(content) - 1), chance.randint(0, len(content))])]
 
@@ -58,7 +62,7 @@ def _another_kind(content: bytes, relpath: str, chance: random.Random) -> bytes:
 
 
 def _huge(content: bytes, relpath: str, chance: random.Random) -> bytes:
-    suffix = relpath.rpartition(".")[2]
+    suffix = _suffix(relpath)
     if suffix == "json":
         return chance.choice([b'{"x": "' + b"a" * _MANY + b'"}', b"[" + b"1," * (_MANY // 8) + b"1]", b"9" * 2**20])
     if suffix == "yml":
@@ -78,7 +82,7 @@ def _huge(content: bytes, relpath: str, chance: random.Random) -> bytes:
 
 
 def _nested(content: bytes, relpath: str, chance: random.Random) -> bytes:
-    suffix = relpath.rpartition(".")[2]
+    suffix = _suffix(relpath)
     if suffix == "ckpt":
         return _pickled(b"\x80\x02" + b"]" * _DEEP + b"a" * (_DEEP - 1) + b".")
     if suffix == "json" and content.lstrip().startswith(b"{") and chance.random() < 0.5:

@@ -230,7 +230,7 @@ _EVERYWHERE = [
     _reader("iter_datasets", _listing),
     _reader("locate", _located),
     _reader("DtoolDataset", _samples),
-    _reader("DtoolDataModule", lambda places: _batches(DtoolDataModule(places.uri))),
+    _reader("DtoolDataModule", lambda places: _batches(DtoolDataModule(places.uri, collate_fn=list))),
 ]
 
 _OF_CHECKPOINTS = [
@@ -252,7 +252,11 @@ _OF_CHECKPOINTS = [
     _reader("DtoolCheckpoint.load_state_dict", _checkpoint(DtoolCheckpoint.load_state_dict), CHECKPOINT_ITEM),
     _reader("DtoolCheckpoint.load_module", _checkpoint(DtoolCheckpoint.load_module), CHECKPOINT_ITEM, RECORD_ITEM),
     _reader("DtoolCheckpoint.load_module(class)", _checkpoint(_unsafe), CHECKPOINT_ITEM, RECORD_ITEM),
-    _reader("DtoolDataModule.from_uri", lambda places: _batches(DtoolDataModule.from_uri(places.uri)), RECORD_ITEM),
+    _reader(
+        "DtoolDataModule.from_uri",
+        lambda places: _batches(DtoolDataModule.from_uri(places.uri, collate_fn=list)),
+        RECORD_ITEM,
+    ),
     _reader("record_differences", _differences, RECORD_ITEM),
     _reader("compare", lambda places: lightning_dtool.compare(*_both(places)), CHECKPOINT_ITEM, RECORD_ITEM),
 ]
@@ -263,10 +267,10 @@ _OF_DATA = [
     _command("diff", "URI", "CHECKPOINT"),
     _command("compare", "CHECKPOINT", "URI"),
     _command("evaluate", "CHECKPOINT", "--data", "URI", "--part", "whole"),
-    _reader("DtoolDataModule.from_uri", lambda places: _batches(DtoolDataModule.from_uri(places.uri))),
+    _reader("DtoolDataModule.from_uri", lambda places: _batches(DtoolDataModule.from_uri(places.uri, collate_fn=list))),
     _reader(
         "DtoolDataModule: a stratified split",
-        lambda places: _batches(DtoolDataModule(places.uri, val_split=0.25, stratify=True)),
+        lambda places: _batches(DtoolDataModule(places.uri, val_split=0.25, stratify=True, collate_fn=list)),
     ),
     _reader("DtoolDataset(target='folder')", lambda places: DtoolDataset(places.uri, target="folder")[0]),
     _reader("DtoolDataset(target='none')", lambda places: DtoolDataset(places.uri, target="none")[0]),

@@ -46,3 +46,14 @@ def test_a_damaged_archive_is_refused_with_its_uri(damage: Any) -> None:
         opened.writestr("a.py", b"x = 1")
     with pytest.raises(CorruptDatasetError, match=URI):
         read_sources(damage(buffer.getvalue()), URI)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_an_archive_of_any_compression_that_is_damaged_is_refused_with_its_uri(method: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as opened:
+        opened.writestr("net.py", bytes(range(256)) * 40)
+    content = bytearray(buffer.getvalue())
+    content[50:90] = b"\xff" * 40
+    with pytest.raises(CorruptDatasetError, match=URI):
+        read_sources(bytes(content), URI)

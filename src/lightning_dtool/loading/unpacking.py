@@ -1,6 +1,8 @@
 """Safe reading of source.zip, which may come from a stranger: no file outside the folder, no zip bomb."""
 
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -79,7 +81,16 @@ def _opened(file: Path | IO[bytes], uri: str) -> Iterator[zipfile.ZipFile]:
             yield archive
     except LightningDtoolError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise CorruptDatasetError(
             f"source.zip cannot be read ({error}). The dataset is damaged; restore it from a copy.",
             uri=uri,
