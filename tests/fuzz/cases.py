@@ -26,15 +26,19 @@ def cases(originals: Path) -> list[Case]:
         for path in sorted(each for each in dataset.rglob("*") if each.is_file()):
             relpath = path.relative_to(dataset).as_posix()
             for mutation in (*CONTENTS, PLACE):
-                often = _OFTEN.get(mutation, 1) if relpath.endswith(_STRUCTURED) else 1
-                if mutation == PLACE:
-                    often = 4
-                for number in range(often * 3 if often > 1 and relpath.endswith("provenance.json") else often):
-                    if relpath.startswith("data/"):
-                        found.append(Case(kind, relpath, mutation, True, number))
-                    if number == 0:
-                        found.append(Case(kind, relpath, mutation, False, number))
+                for sealed, number in _variants(relpath, mutation):
+                    found.append(Case(kind, relpath, mutation, sealed, number))
     return found
+
+
+def _variants(relpath: str, mutation: str) -> list[tuple[bool, int]]:
+    """Return whether the hashes fit, and a number, for each case of a file and a mutation."""
+    often = 4 if mutation == PLACE else _OFTEN.get(mutation, 1) if relpath.endswith(_STRUCTURED) else 1
+    if not relpath.startswith("data/"):
+        return [(False, number) for number in range(min(often, 3))]  # there are many of them
+    if relpath.endswith("provenance.json") and mutation in _OFTEN:
+        often *= 3
+    return [(False, 0), *((True, number) for number in range(often))]
 
 
 def short(originals: Path, seed: int) -> list[Case]:
