@@ -729,6 +729,16 @@ def test_a_record_without_this_datamodule_is_refused(uri, base_uri, make_dataset
             DtoolDataModule.from_uri(broken.uri)
 
 
+def test_recorded_arguments_that_the_class_does_not_take_are_refused(uri, base_uri):
+    data = DtoolDataModule(uri)
+    data.setup("fit")
+    described = data.description()
+    data.description = lambda: {**described, "arguments": {**described["arguments"], "colour": 1}}
+    checkpoint = checkpoint_of(data, base_uri)
+    with pytest.raises(RecordError, match=rf"{re.escape(checkpoint)}.*does not take: colour"):
+        DtoolDataModule.from_uri(checkpoint)
+
+
 def test_a_changed_record_is_refused(uri, base_uri):
     checkpoint = checkpoint_of(DtoolDataModule(uri, batch_size=7), base_uri)
     file = local_path(checkpoint) / "data" / "provenance.json"

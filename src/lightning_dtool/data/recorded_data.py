@@ -1,5 +1,6 @@
 """The recorded data of a checkpoint: the arguments of its DataModule, and checks that the data is the same."""
 
+import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,13 +22,22 @@ def recorded_arguments(record: Provenance, checkpoint: str, cls: type) -> dict[s
         cls: The class of the DataModule.
 
     Raises:
-        RecordError: If the model was trained with another class.
+        RecordError: If the model was trained with another class, or with arguments that the class does not take.
     """
     module = record.data.datamodule
     if module is None or not module.arguments or module.class_path != f"{cls.__module__}:{cls.__qualname__}":
         raise RecordError(
             f"was trained with {module.class_path if module else 'no DataModule'}, which {cls.__qualname__}.from_uri"
             " cannot rebuild. Call from_uri of that class, or make a DataModule from the dataset's URI.",
+            uri=checkpoint,
+        )
+    taken = inspect.signature(cls).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
+    unknown = [] if takes_all else [name for name in module.arguments if name not in taken]
+    if unknown:
+        raise RecordError(
+            f"was trained with arguments that {cls.__qualname__} does not take: {', '.join(unknown)}. Use the version"
+            " of this package that wrote the record, or make a DataModule from the dataset's URI.",
             uri=checkpoint,
         )
     return dict(module.arguments)
