@@ -13,6 +13,7 @@ from lightning_dtool.cli.inspection import check, ls, resolve, show, verify
 from lightning_dtool.cli.packing import pack
 from lightning_dtool.cli.recovery import recover
 from lightning_dtool.cli.reproduction import replicate, reproduce
+from lightning_dtool.cli.scanning import scan
 
 
 @click.group("model", context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +27,7 @@ def model() -> None:
     Exit codes:
       0    success
       1    content differs from its recorded size or hash; check --strict: a point failed or could not be checked;
+           scan: something was found;
            diff, compare: the checkpoints differ, and nothing else; reproduce, replicate: the verdict is 'different'
       2    wrong usage: an invalid option, URI, name or table, or an overlay that does not exist
       3    the dataset or an item does not exist, is not a checkpoint, is not frozen or cannot be read; evaluate: the
@@ -37,7 +39,7 @@ def model() -> None:
     """  # noqa: D301 - click's own marker
 
 
-for command in (ls, show, check, verify, resolve, diff, compare, reproduce, replicate, evaluate, pack, recover):
+for command in (ls, show, check, verify, resolve, diff, compare, reproduce, replicate, evaluate, pack, recover, scan):
     model.add_command(command)
 
 

@@ -1,0 +1,70 @@
+"""What is found in files before they are published, and what is not."""
+
+import io
+import json
+import pickle
+import zipfile
+from typing import Any
+
+from lightning_dtool.redaction.scan import scan_file
+
+SECRET = "Zq7Kx8fT3mW2"
+
+
+class Evil:
+    """An object that runs code if it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return exec, ("raise AssertionError",)
+
+
+def zipped(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def kinds(name: str, content: bytes) -> list[tuple[str, str, str]]:
+    return [(found.kind, found.file, found.place) for found in scan_file(name, content)]
+
+
+def test_texts_archives_and_pickles_are_searched_without_running_code() -> None:
+    hparams = pickle.dumps({"lr": 0.1, "api_key": SECRET, "x": Evil()})
+    inner = zipped(**{"train.py": f'x = 1\npassword = "{SECRET}"\n'.encode(), "archive/data.pkl": hparams})
+    content = zipped(**{"inner.zip": inner, "archive/data/0": SECRET.encode()})
+    assert kinds("a.zip", content) == [
+        ("credential", "a.zip!inner.zip!train.py", "line 2"),
+        ("credential", "a.zip!inner.zip!archive/data.pkl", "api_key"),
+    ]
+    assert not any(SECRET in found.text for found in scan_file("a.zip", content))
+
+
+def test_persons_and_files_of_credentials_are_found() -> None:
+    record = {"code": {"working_directory": "/home/ann/leaves"}, "note": "ask ann@uni-x.org", "uri": "git@github.com:x"}
+    assert kinds("provenance.json", json.dumps(record).encode()) == [
+        ("home folder", "provenance.json", "code.working_directory"),
+        ("e-mail address", "provenance.json", "note"),
+    ]
+    assert kinds("deploy/.env", b"A=1\n") == [("file of credentials", "deploy/.env", "")]
+
+
+def test_harmless_and_redacted_files_are_not_listed() -> None:
+    for name, content in {
+        "provenance.json": json.dumps({"model": {"key": "train_loss", "token": "[redacted]", "lr": 0.1}}).encode(),
+        "train.py": b'pad_token = "[PAD]"\npassword = "[redacted]"\n',
+        "README.yml": b"owner: me@example.org\npath: /data/leaves\n",
+        "x.bin": b"\0password=abc",
+    }.items():
+        assert kinds(name, content) == []
+
+
+def test_damaged_and_deep_archives_are_said_to_be_unsearched() -> None:
+    assert kinds("a.zip", b"PK\x03\x04nothing")[0][0] == "not searched"
+    deep = b"x"
+    for _ in range(6):
+        deep = zipped(a=deep)
+    assert [found.kind for found in scan_file("a.zip", deep)] == ["not searched"]
+    assert kinds("a.pkl", b"\x80\x05X")[0][0] == "not searched"
+    assert kinds("a.json", b"[" * 100_000) == []
