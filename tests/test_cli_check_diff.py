@@ -307,7 +307,7 @@ def test_diff_of_unreadable_checkpoints_is_an_error(run: Run, data: str, runs: t
     run("diff", runs[0], code=2)
     copy = Path(shutil.copytree(str(local_path(runs[0])), tmp_path / "copy"))
     (copy / "data" / REQUIREMENTS_ITEM).write_text("torch==0\n")
-    result = run("diff", runs[0], copy, "--json", code=1)
+    result = run("diff", runs[0], copy, "--json", code=3)
     assert json.loads(result.stdout)["error"]["type"] == "VerificationError"  # instead of a difference
 
 

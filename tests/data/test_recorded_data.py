@@ -12,6 +12,9 @@ from record.samples import record
 class Mine:
     """Stands for a DataModule."""
 
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
 
 def trained_on(dataset: FrozenDataset) -> Provenance:
     reference = DatasetReference(
@@ -26,6 +29,9 @@ def test_recorded_arguments_are_returned_for_the_recorded_class_only() -> None:
     for other in (None, DataModule(class_path="a:B", arguments={"seed": 3}), made.model_copy(update={"arguments": {}})):
         with pytest.raises(RecordError, match=r"x:1: was trained with .*Mine\.from_uri"):
             recorded_arguments(record(data=Data(datamodule=other)), "x:1", Mine)
+    unknown = made.model_copy(update={"arguments": {"seed": 3, "nope": 1}})
+    with pytest.raises(RecordError, match="x:1: was trained with arguments that Mine does not take: nope"):
+        recorded_arguments(record(data=Data(datamodule=unknown)), "x:1", Mine)
 
 
 def test_the_data_of_each_stage_is_verified(make_dataset) -> None:

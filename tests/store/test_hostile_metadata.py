@@ -11,9 +11,11 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kit import checkpoint_dataset
 from lightning_dtool import limits
@@ -21,6 +23,7 @@ from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, Uns
 from lightning_dtool.store import FrozenDataset, iter_datasets, local_path
 from lightning_dtool.store.bounded_metadata import parse_json
 from lightning_dtool.store.brokers import open_broker
+from lightning_dtool.store.yaml_text import yaml_mapping
 from store.box import installed_box
 
 COMMAND = str(Path(sys.executable).parent / "lightning-dtool")
@@ -240,3 +243,44 @@ def test_the_manifest_has_names_that_are_escaped(make_dataset) -> None:
     with pytest.raises(LightningDtoolError) as caught:
         dataset.annotation("epoch")
     assert "\x1b" not in str(caught.value)
+
+
+ALIASES = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (ALIASES, "at most 100000 values, counting what aliases stand for"),
+        (
+            "a: &a {x: 1}\n" + "".join(f"b{n}: {{<<: [{','.join(['*a'] * 5000)}]}}\n" for n in range(20)),
+            "at most 100000",
+        ),
+        ("[" * 51 + "]" * 51, "nested at most 50 deep"),
+        ("- " * 10_000, "nested at most 50 deep"),
+    ],
+)
+def test_yaml_that_stands_for_much_more_is_refused(text: str, reason: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UnsafeDatasetError, match=reason):
+        yaml_mapping("file:///x", text)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**15  # in KiB
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "- a", "a: [", "a: &a [*a]", "a: *b", "a: 2020-13-45", "a: !!int ''", "a: !!bool x", "a: !!timestamp x"),
+        *("[a]: 1", "a: " + "9" * 5000, "? {a: 1}\n: 2", "a: !!python/object/apply:os.system [ls]"),
+    ],
+)
+def test_yaml_that_is_no_mapping_is_none(text: str) -> None:
+    assert yaml_mapping("file:///x", text) is None
+
+
+def test_yaml_with_aliases_and_merged_keys_is_read() -> None:
+    text = "a: &a {x: 1}\nb: *a\nc: {<<: *a, y: [*a, *a]}\n"
+    assert yaml_mapping("file:///x", text) == yaml.safe_load(text)
+    assert yaml_mapping("file:///x", "---\ndescription: Bäume\n") == {"description": "Bäume"}

@@ -204,20 +204,15 @@ def _annotation(dataset: "FrozenDataset", name: str) -> Any:
 
 def _described(uri: str, addresses: "Addresses") -> "DataDescription":
     """Return the metadata of a dataset, or the problem if it cannot be read."""
-    import yaml
-
     from lightning_dtool.results.checklist import DataDescription
+    from lightning_dtool.store.yaml_text import yaml_mapping
 
     def describe(dataset: "FrozenDataset") -> DataDescription:
-        try:
-            readme = yaml.safe_load(dataset.readme())
-        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
-            readme = None
         return DataDescription(
             uri=uri,
             uuid=dataset.uuid,
             content_digest=dataset.content_digest,
-            readme=readme if isinstance(readme, dict) else None,
+            readme=yaml_mapping(dataset.uri, dataset.readme()),
             overlays=dataset.overlay_names(),
             annotations=dataset.annotation_names(),
         )

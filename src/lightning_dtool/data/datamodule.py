@@ -15,7 +15,13 @@ from lightning_dtool._public import public
 from lightning_dtool.data.arguments import check_arguments, plain
 from lightning_dtool.data.dataset import DtoolDataset
 from lightning_dtool.data.loaders import SeededDataLoader, StatefulDataLoader
-from lightning_dtool.data.recorded_data import permit_recorded, recorded_arguments, verify_data, verify_stages
+from lightning_dtool.data.recorded_data import (
+    permit_recorded,
+    rebuilt,
+    recorded_arguments,
+    verify_data,
+    verify_stages,
+)
 from lightning_dtool.data.sampler import ResumableSampler
 from lightning_dtool.data.selection import STAGES
 from lightning_dtool.data.stages import Stages
@@ -228,7 +234,7 @@ class DtoolDataModule(pl.LightningDataModule):
         }
         addresses = Addresses(source.uri, given=overrides.values(), online=online)
         permit_recorded(arguments, addresses)
-        module = cls(**{**arguments, **overrides, "verify": verify})
+        module = rebuilt(cls, arguments, {**overrides, "verify": verify}, source.uri)
         if verify:
             verify_data(record, source.uri, module._stages.places(), addresses)
             verify_stages(record, source.uri, module._stages, overrides)

@@ -1,9 +1,10 @@
 """Decoders of items into tensors, images and text, by the item's suffix."""
 
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,9 +12,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-IMAGE_SUFFIXES = frozenset(
-    [".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
-)
+from lightning_dtool import limits
+from lightning_dtool.loading.archive import is_compressed
+from lightning_dtool.loading.bounds import check_bounds
+from lightning_dtool.loading.zip_entries import compression_fault
+
+# Pillow would open any format, whatever the suffix: for PostScript it starts a program. These may stand in for one
+# another, because files with the wrong one of these suffixes are common, also in well-known data sets.
+_USUAL = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
+_FORMATS = {
+    **dict.fromkeys([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"], _USUAL),
+    **dict.fromkeys([".tif", ".tiff"], ("TIFF",)),
+    **dict.fromkeys([".pbm", ".pgm", ".pnm", ".ppm"], ("PPM",)),
+}
+IMAGE_SUFFIXES = frozenset(_FORMATS)
 TEXT_SUFFIXES = frozenset([".csv", ".json", ".md", ".text", ".tsv", ".txt", ".xml", ".yaml", ".yml"])
 
 _KEPT_MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "F", "I", "I;16", "I;16B", "I;16L"})
@@ -42,23 +54,28 @@ def decoder_for(relpath: str) -> Callable[[Any], Any]:
 @cache
 def _decoders() -> dict[str, Callable[[Any], Any]]:
     """Return the decoders by suffix, without the dot."""
-    decoders: dict[str, Callable[[Any], Any]] = {suffix[1:]: read_image for suffix in IMAGE_SUFFIXES}
+    decoders: dict[str, Callable[[Any], Any]] = {suffix[1:]: reader for suffix, reader in _READERS.items()}
     decoders |= {suffix[1:]: read_text for suffix in TEXT_SUFFIXES}
     return decoders | {"npy": read_array, "npz": read_arrays, "pt": read_torch, "pth": read_torch}
 
 
-def read_image(source: str | Path | BinaryIO) -> Image.Image:
+def read_image(source: str | Path | BinaryIO, formats: tuple[str, ...] = _USUAL) -> Image.Image:
     """Read an image; if it has several frames, the first one.
+
+    An image of another format is not identified. Pillow's limit of pixels, `PIL.Image.MAX_IMAGE_PIXELS`, applies.
 
     Grey (8 and 16 bits), grey with alpha, RGB and RGBA images keep their mode. Images with a palette or another colour
     space (CMYK, YCbCr, …) are converted to RGB, as in torchvision's `ImageFolder`.
     """
     image: Image.Image
-    with Image.open(source) as image:
+    with Image.open(source, formats=formats) as image:
         image.load()
         if image.mode in _KEPT_MODES:
             return image.copy() if getattr(image, "n_frames", 1) > 1 else image
         return image.convert("RGB")
+
+
+_READERS = {suffix: partial(read_image, formats=formats) for suffix, formats in _FORMATS.items()}
 
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:
@@ -128,15 +145,39 @@ def read_array(path: str | Path) -> torch.Tensor:
 
 def open_array(path: str | Path) -> np.ndarray[Any, Any]:
     """Memory-map a `.npy` file. Writing to the array does not change the file."""
-    # Copy-on-write instead of read-only, because torch warns about read-only arrays.
-    array: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-    return array
+    # Copy-on-write instead of read-only, because torch warns about read-only arrays. Not `np.load`, which opens other
+    # formats as well.
+    return np.lib.format.open_memmap(path, mode="c")
 
 
 def read_arrays(source: str | Path | BinaryIO) -> dict[str, torch.Tensor]:
-    """Read a `.npz` file as a dict of tensors by name, each with the dtype of its array."""
-    with np.load(source, allow_pickle=False) as archive:
-        return {name: array_to_tensor(archive[name]) for name in archive.files}
+    """Read a `.npz` file as a dict of tensors by name, each with the dtype of its array.
+
+    Raises:
+        ValueError: If it holds something else, or unpacks to more than `limits` allows.
+    """
+    with zipfile.ZipFile(source) as archive:
+        entries = archive.infolist()
+        _refuse_bomb(archive, entries)
+        return {entry.filename.removesuffix(".npy"): array_to_tensor(_array(archive, entry)) for entry in entries}
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
+    with archive.open(entry) as file:  # numpy reads it in pieces
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _refuse_bomb(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> None:
+    fault = compression_fault(entries)
+    if fault is not None:
+        raise ValueError(fault)
+    assert archive.fp is not None  # noqa: S101 - it is open
+    size, unpacked = archive.fp.seek(0, os.SEEK_END), sum(entry.file_size for entry in entries)
+    if unpacked > max(limits.MAX_ARRAYS_BYTES, limits.MAX_ARRAYS_RATIO * size):
+        raise ValueError(
+            f"its arrays have {unpacked} bytes, and the file {size}; expected at most {limits.MAX_ARRAYS_BYTES} bytes,"
+            f" or {limits.MAX_ARRAYS_RATIO} times the size of the file"
+        )
 
 
 def array_to_tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -162,8 +203,12 @@ def array_to_tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 def read_torch(path: str | Path) -> Any:
     """Load a file that `torch.save` wrote onto the CPU. The load is safe: it accepts only tensors and plain values."""
+    if is_compressed(Path(path)):
+        raise ValueError("its entries are compressed, which torch never does, and may unpack to any size")
     # Only zip archives can be memory-mapped; before torch 1.6, files had another format.
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    check_bounds(content, os.path.getsize(path))
+    return content
 
 
 def read_text(source: str | Path | BinaryIO) -> str:
@@ -176,5 +221,5 @@ def read_bytes(source: str | Path | BinaryIO) -> bytes:
     return Path(source).read_bytes() if isinstance(source, (str, Path)) else source.read()
 
 
-FROM_FILES = frozenset({read_image, read_arrays, read_text, read_bytes})
+FROM_FILES = frozenset({*_READERS.values(), read_arrays, read_text, read_bytes})
 """The decoders that take the path of a file, or the open file. The others memory-map the file."""

@@ -2,12 +2,21 @@
 
 import inspect
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_dtool.data.stages import Stages
-from lightning_dtool.errors import DatasetNotFoundError, RecordError, StoreError, VerificationError
+from lightning_dtool.errors import (
+    DatasetNotFoundError,
+    LightningDtoolError,
+    RecordError,
+    StoreError,
+    VerificationError,
+)
+from lightning_dtool.items import RECORD_ITEM
 from lightning_dtool.record import Provenance
 from lightning_dtool.store import Addresses
+
+Module = TypeVar("Module")
 
 _SELECTS = {"select", "val_split", "test_split", "split_overlay", "stratify", "seed"}
 _LABELS = {"target", "decoder"}  # with a decoder, the items are the samples, also those of a pair of arrays
@@ -31,16 +40,49 @@ def recorded_arguments(record: Provenance, checkpoint: str, cls: type) -> dict[s
             " cannot rebuild. Call from_uri of that class, or make a DataModule from the dataset's URI.",
             uri=checkpoint,
         )
-    taken = inspect.signature(cls).parameters
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
-    unknown = [] if takes_all else [name for name in module.arguments if name not in taken]
+    unknown = _unknown(cls, module.arguments)
     if unknown:
         raise RecordError(
             f"was trained with arguments that {cls.__qualname__} does not take: {', '.join(unknown)}. Use the version"
             " of this package that wrote the record, or make a DataModule from the dataset's URI.",
             uri=checkpoint,
+            item=RECORD_ITEM,
         )
     return dict(module.arguments)
+
+
+def rebuilt(cls: type[Module], arguments: Mapping[str, Any], overrides: Mapping[str, Any], checkpoint: str) -> Module:
+    """Return a DataModule with recorded arguments, some of which are replaced.
+
+    Args:
+        cls: Its class.
+        arguments: The recorded arguments.
+        overrides: The arguments that replace recorded ones.
+        checkpoint: The checkpoint's URI, for errors.
+
+    Raises:
+        RecordError: If it cannot be made with the recorded arguments.
+        TypeError: If it has no such argument as one that replaces a recorded one.
+    """
+    try:
+        return cls(**{**arguments, **overrides})
+    except LightningDtoolError:
+        raise
+    except Exception as error:  # a record that was not written by this package may hold any values
+        if _unknown(cls, overrides):
+            raise
+        raise RecordError(
+            f"cannot make a {cls.__qualname__} with the recorded arguments ({type(error).__name__}: {error}). Pass the"
+            " arguments that are wrong, or make a DataModule from the dataset's URI.",
+            uri=checkpoint,
+            item=RECORD_ITEM,
+        ) from error
+
+
+def _unknown(cls: type, arguments: Collection[str]) -> list[str]:
+    parameters = inspect.signature(cls).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return [] if takes_any else sorted(set(arguments) - parameters.keys())
 
 
 def permit_recorded(arguments: Mapping[str, Any], addresses: Addresses) -> None:

@@ -236,7 +236,7 @@ class Rows:
             try:
                 # Not a `np.memmap`, which takes several times as long to return a row.
                 opened = self._arrays[identifier] = found, np.asarray(open_array(path))
-            except (OSError, ValueError, EOFError) as error:
+            except Exception as error:  # NumPy parses the header as Python source, and maps what it says
                 relpath = self.dataset.items[identifier].relpath
                 raise DecodeError(
                     f"cannot decode item {relpath} ({identifier}): {type(error).__name__}: {error}."

@@ -1,10 +1,7 @@
 """Safe reading of source.zip, which may come from a stranger: no file outside the folder, no zip bomb."""
 
 import io
-import lzma
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import IO
 from lightning_dtool import limits
 from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, UnsafeDatasetError
 from lightning_dtool.items import SOURCE_ITEM
+from lightning_dtool.loading.zip_entries import compression_fault, read_entry
 
 
 def unpack(source_zip: Path, folder: Path, uri: str) -> None:
@@ -45,7 +43,7 @@ def read_sources(archive: bytes, uri: str) -> dict[str, bytes]:
         UnsafeDatasetError: If it exceeds the limits of a source archive.
     """
     with _opened(io.BytesIO(archive), uri) as opened:
-        return {entry.filename: opened.read(entry) for entry in opened.infolist() if not entry.is_dir()}
+        return {entry.filename: read_entry(opened, entry) for entry in opened.infolist() if not entry.is_dir()}
 
 
 def refuse_outside(folder: Path, name: str, uri: str) -> None:
@@ -67,7 +65,7 @@ def _opened(file: Path | IO[bytes], uri: str) -> Iterator[zipfile.ZipFile]:
     """Open an archive that is within the limits. Read errors, also in the block, become a CorruptDatasetError."""
     try:
         with zipfile.ZipFile(file) as archive:
-            # The stated sizes can be trusted as limits: zipfile never reads more of an entry than its stated size.
+            # The stated sizes can be trusted as limits: of these entries no more than that is unpacked.
             entries = archive.infolist()
             size = sum(entry.file_size for entry in entries)
             if size > limits.MAX_SOURCE_BYTES or len(entries) > limits.MAX_SOURCE_FILES:
@@ -78,21 +76,20 @@ def _opened(file: Path | IO[bytes], uri: str) -> Iterator[zipfile.ZipFile]:
                     uri=uri,
                     item=SOURCE_ITEM,
                 )
+            fault = compression_fault(entries)
+            if fault is not None:
+                raise UnsafeDatasetError(
+                    f"source.zip cannot be read: {fault}. This package did not write it. Do not use it.",
+                    uri=uri,
+                    item=SOURCE_ITEM,
+                )
             yield archive
     except LightningDtoolError:
         raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        struct.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # zipfile raises whatever its decompressors, and the decoders of names, raise
         raise CorruptDatasetError(
-            f"source.zip cannot be read ({error}). The dataset is damaged; restore it from a copy.",
+            f"source.zip cannot be read ({type(error).__name__}: {error}). The dataset is damaged; restore it from a "
+            "copy.",
             uri=uri,
             item=SOURCE_ITEM,
         ) from error

@@ -16,7 +16,8 @@ from lightning_dtool.store.private import cache_directory, user_number
 from lightning_dtool.store.verification import Recorded, size_difference
 from lightning_dtool.store.verified import VerifiedItems, is_settled, mark
 
-_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+# A named pipe that was put in the place of an item since it was looked up does not answer.
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 _SMALL = 1024 * 1024
 """The largest size of a file that is always read as a whole."""
 
