@@ -193,7 +193,9 @@ class DtoolCheckpoint:
         """Build the LightningModule and load its weights.
 
         Args:
-            cls: The class of the module. Default: the class that the record names, imported.
+            cls: The class of the module. Default: the class that the record names, from a module that is loaded, or
+                whose file defines it as a LightningModule, in an installed distribution or in your own code outside of
+                datasets. Nothing else is imported.
             map_location: Where the weights are loaded, as in `torch.load`. Default: the CPU.
             strict: Require that the names of the weights match, as in `load_from_checkpoint`. Default: the module's
                 `strict_loading`.
