@@ -84,6 +84,26 @@ def test_a_changed_byte_is_found_before_anything_is_unpickled(tmp_path: Path, mo
         checkpoint.verify()
 
 
+@pytest.mark.parametrize("way", ["load", "load_state_dict", "load_module"])
+def test_a_file_that_is_exchanged_while_it_is_loaded_is_not_used(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    provenance = DtoolProvenanceCallback(str(models))
+    trainer(tmp_path, provenance, max_epochs=1).fit(TinyNet(), loader())
+    checkpoint = DtoolCheckpoint.from_uri(provenance.uris[0])
+    loading = torch.load
+
+    def exchanging(file: Any, **options: Any) -> Any:
+        other = Path(file).with_name("other")
+        other.write_bytes(Path(file).read_bytes())
+        other.replace(file)
+        return loading(file, **options)
+
+    monkeypatch.setattr(torch, "load", exchanging)
+    with pytest.raises(VerificationError, match="was changed or exchanged while it was loaded"):
+        getattr(checkpoint, way)()
+
+
 def test_a_large_file_is_verified_once_per_process(tmp_path: Path, models: Path, monkeypatch) -> None:
     checkpoint = DtoolCheckpoint.from_uri(train(tmp_path, models, TinyNet()))
     read = []

@@ -1,7 +1,8 @@
 """Checkpoints by URI, verified before anything in them is used."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from lightning.pytorch import LightningModule
 
 from lightning_dtool import watch
 from lightning_dtool._public import public
-from lightning_dtool.errors import UnsafeCheckpointError
+from lightning_dtool.errors import UnsafeCheckpointError, VerificationError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.loading import modules
 from lightning_dtool.loading.building import Built, warn_of_differences
@@ -142,7 +143,8 @@ class DtoolCheckpoint:
         """
         if not weights_only:
             return modules.load_unsafely(self._source(), {}, map_location, trust_source=False, mmap=mmap)  # type: ignore[no-any-return]
-        loaded = load_safely(self.path, map_location=map_location, mmap=mmap, uri=self.uri)
+        with self._unchanged() as path:
+            loaded = load_safely(path, map_location=map_location, mmap=mmap, uri=self.uri)
         refused = unread(loaded)
         if refused:
             raise UnsafeCheckpointError(
@@ -169,7 +171,10 @@ class DtoolCheckpoint:
             NotACheckpointError: If the file holds no weights.
             VerificationError: If the file differs from its hashes.
         """
-        mapped = state_dict_of(load_safely(self.path, map_location=map_location, uri=self.uri), self.uri)
+        with self._unchanged() as path:
+            loaded = load_safely(path, map_location=map_location, uri=self.uri)
+            mapped = state_dict_of(loaded, self.uri)
+            weights = {name: each.clone() if isinstance(each, torch.Tensor) else each for name, each in mapped.items()}
         refused = unread(mapped)
         if refused:
             raise UnsafeCheckpointError(
@@ -178,7 +183,7 @@ class DtoolCheckpoint:
                 ' the checkpoint, use load(weights_only=False)["state_dict"].',
                 uri=self.uri,
             )
-        return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in mapped.items()}
+        return weights
 
     def load_module(
         self,
@@ -242,11 +247,27 @@ class DtoolCheckpoint:
         """Delete the dataset. This cannot be undone."""
         delete_dataset(self.uri)
 
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[Path]:
+        """Return the verified file to the block, and raise an error if it is another one, or changed, at the end."""
+        before = mark(self.path)
+        path = self.path  # verified again if it was exchanged before `mark`
+        yield path
+        # Not the time of the last change of its status: it changes when Lightning removes its own link to the file.
+        if mark(path)._replace(changed_ns=before.changed_ns) != before:
+            raise VerificationError(
+                f"{CHECKPOINT_ITEM} was changed or exchanged while it was loaded. Nothing of it is used. Load it again,"
+                " from a place where nobody else can write.",
+                uri=self.uri,
+                item=CHECKPOINT_ITEM,
+            )
+
     def _source(self) -> modules.Source:
         return modules.Source(self.uri, self.path, self.record, lambda: self.item_path(SOURCE_ITEM))
 
     def _built(self, cls: type[LightningModule] | None, *, stacklevel: int, **options: Any) -> Built:
-        built = modules.load_module(self._source(), cls, stacklevel=stacklevel + 1, **options)
+        with self._unchanged():
+            built = modules.load_module(self._source(), cls, stacklevel=stacklevel + 1, **options)
         warn_of_differences(built, self.uri, stacklevel=stacklevel + 1)
         return built
 

@@ -25,6 +25,7 @@ from lightning_dtool.errors import (
     NotFrozenError,
     StoreError,
     UnsafeDatasetError,
+    VerificationError,
 )
 from lightning_dtool.store import DatasetWriter, FrozenDataset, generate_identifier, local_path
 
@@ -336,3 +337,14 @@ def test_metadata_that_cannot_be_read_or_written(make_dataset) -> None:
         with pytest.raises(LightningDtoolError, match=dataset.uri):
             use()
     assert not root_of(dataset).exists()
+
+
+def test_the_bytes_that_are_read_are_those_that_are_compared(make_dataset, monkeypatch) -> None:
+    dataset = make_dataset({"a.txt": b"text"})
+    (identifier,) = dataset.items
+    assert dataset.read_verified(identifier) == b"text"
+    path = local_path(dataset.uri) / "data" / "a.txt"
+    for content in (b"TEXT", b"text and more"):
+        path.write_bytes(content)
+        with pytest.raises(VerificationError, match=r"item 'a\.txt' is not as recorded"):
+            dataset.read_verified(identifier)

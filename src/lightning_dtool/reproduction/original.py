@@ -50,7 +50,7 @@ class Original:
     @cached_property
     def record(self) -> Provenance:
         """Its record."""
-        return from_json(self.path(RECORD_ITEM).read_bytes(), self.uri)
+        return from_json(self.dataset.read_verified(self.items[RECORD_ITEM]), self.uri)
 
     @property
     def reference(self) -> DatasetReference:

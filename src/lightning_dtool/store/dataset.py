@@ -17,6 +17,7 @@ from lightning_dtool.errors import (
     NotFrozenError,
     StoreError,
     UnsafeDatasetError,
+    VerificationError,
 )
 from lightning_dtool.store import verification
 from lightning_dtool.store.brokers import open_broker
@@ -156,6 +157,30 @@ class FrozenDataset(DatasetMetadata):
         relpath = self._item(identifier).relpath
         with self.open(identifier) as file, store_errors(self._uri, f"read item {relpath!r}", item=relpath):
             return file.read()
+
+    def read_verified(self, identifier: str) -> bytes:
+        """Return an item's content, after these very bytes were compared with what is recorded.
+
+        Args:
+            identifier: The item's identifier.
+
+        Raises:
+            VerificationError: If they differ.
+            MissingItemError, StoreError: As for `open`.
+        """
+        item = self._item(identifier)
+        with self.open(identifier) as file, store_errors(self._uri, f"read item {item.relpath!r}", item=item.relpath):
+            # At most one byte more than recorded, because a hostile file may not fit into memory.
+            content = file.read(item.size_in_bytes + 1)
+        # What is in the cache was compared when it arrived, and nobody else can change it.
+        difference = None if self._local is None else self._recorded().difference(content, item)
+        if difference is not None:
+            raise VerificationError(
+                f"item {item.relpath!r} is not as recorded: {difference}. Restore the dataset from a copy.",
+                uri=self._uri,
+                item=item.relpath,
+            )
+        return content
 
     def fetch(self, identifiers: Iterable[str] | None = None, *, progress: bool = True, verify: bool = False) -> None:
         """Fetch items to this machine, several at a time, so that `path` returns at once.
