@@ -26,6 +26,7 @@ from fuzz.cases import cases, short
 from fuzz.forging import NOTHING, Case
 from fuzz.judging import FINDINGS, RIGHT, TYPED, Finding
 from fuzz.mutations import MUTATIONS
+from fuzz.operations import operations
 from fuzz.originals import KINDS
 from fuzz.running import Result, prepare, results
 
@@ -56,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="Run a choice of the cases.")
     parser.add_argument("--only", default="", help="Run only the cases whose name contains this text.")
+    parser.add_argument("--operation", default="", help="Run only the operations whose name contains this text.")
     parser.add_argument("--seed", type=int, default=1, help="Of the mutations. Default: 1.")
     parser.add_argument(
         "--part", default="1/1", help="Run only each n-th case: 1/4, 2/4, and so on. Default: 1/1, all."
@@ -101,10 +103,8 @@ def _found(options: argparse.Namespace, folder: Path) -> list[Result]:
     chosen = [case for case in chosen if options.only in case.name][int(part) - 1 :: int(parts)]
     known = _read(options.results)
     found = {(result.case, result.operation): result for result in known}
-    done = {result.case for result in known} - {result.case for result in known if result.findings}
-    for result in results(
-        [case for case in chosen if case not in done], originals, work, options.seed, options.patience
-    ):
+    todo = [case for case in chosen if not _is_done(case, found, options.operation)]
+    for result in results(todo, originals, work, options.seed, options.patience, options.operation):
         found[result.case, result.operation] = result
         if options.results:
             with options.results.open("a", encoding="utf-8") as file:
@@ -114,6 +114,12 @@ def _found(options: argparse.Namespace, folder: Path) -> list[Result]:
         if result.where:
             print("      " + result.where.replace("\n", "\n      "), flush=True)
     return list(found.values())
+
+
+def _is_done(case: Case, found: dict[tuple[Case, str], Result], only: str) -> bool:
+    """Return whether each operation on a case has been run, without a finding."""
+    known = [found.get((case, operation.name)) for operation in operations(case.kind, only)]
+    return all(result is not None and not result.findings for result in known)
 
 
 def _read(file: Path | None) -> list[Result]:

@@ -25,7 +25,9 @@ def make_originals(folder: Path) -> None:
     originals.make(folder)
 
 
-def run(cases: Sequence[Case], begin: tuple[int, int], folder: Path, work: Path, notes: Path, seed: int) -> None:
+def run(
+    cases: Sequence[Case], begin: tuple[int, int], folder: Path, work: Path, notes: Path, seed: int, only: str
+) -> None:
     """Run the operations of some cases, and note the end of each in a file.
 
     Args:
@@ -35,6 +37,7 @@ def run(cases: Sequence[Case], begin: tuple[int, int], folder: Path, work: Path,
         work: A folder for this process.
         notes: The file.
         seed: Of the mutations.
+        only: A text in the names of the operations to run.
     """
     cache, scratch, outside = work / "cache", work / "scratch", work / "outside"
     for place in (cache, scratch):
@@ -46,7 +49,7 @@ def run(cases: Sequence[Case], begin: tuple[int, int], folder: Path, work: Path,
     gc.freeze()  # else each collection copies the pages that this process shares with its parent
     watch = watching.Watch()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        _warm_up({case.kind for case in cases}, folder, scratch)
+        _warm_up({case.kind for case in cases}, only, folder, scratch)
         watching.limit_memory(4 * MORE_MEMORY)
         for number in range(begin[0], len(cases)):
             case = cases[number]
@@ -55,7 +58,7 @@ def run(cases: Sequence[Case], begin: tuple[int, int], folder: Path, work: Path,
             prepare_outside(outside)
             forged = forge(case, originals.original(folder, case.kind), base, outside, seed)
             places = _places(forged.dataset, case.kind, folder, scratch)
-            done = operations(case.kind)
+            done = operations(case.kind, only)
             for position in range(begin[1] if number == begin[0] else 0, len(done)):
                 _note(notes, {"case": number, "operation": position})
                 _note(notes, _one(case, forged.changed, done[position], places, watch, (base, cache, scratch)))
@@ -100,11 +103,11 @@ def _one(
     }
 
 
-def _warm_up(kinds: set[str], folder: Path, scratch: Path) -> None:
+def _warm_up(kinds: set[str], only: str, folder: Path, scratch: Path) -> None:
     """Run each operation once on what is whole, so that all modules are imported."""
     for kind in sorted(kinds):
         places = _places(originals.original(folder, kind), kind, folder, scratch)
-        for operation in operations(kind):
+        for operation in operations(kind, only):
             operation.run(places)
     clean(scratch)
     os.chdir(scratch)

@@ -91,9 +91,10 @@ class Operation:
     writes: bool = False
 
 
-def operations(kind: str) -> list[Operation]:
-    """Return the operations for a kind of dataset."""
-    return [*_EVERYWHERE, *(_OF_CHECKPOINTS if kind == CHECKPOINT else _OF_DATA)]
+def operations(kind: str, only: str = "") -> list[Operation]:
+    """Return the operations for a kind of dataset whose names contain a text."""
+    found = [*_EVERYWHERE, *(_OF_CHECKPOINTS if kind == CHECKPOINT else _OF_DATA)]
+    return [operation for operation in found if only in operation.name]
 
 
 # -- commands -----------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def _command(
             result.exit_code,
             shown,
             as_json="--json" in arguments,
-            may_differ=name in ("check", "compare", "diff"),
+            may_differ=name in ("check", "compare", "diff", "scan"),
         )
 
     return Operation(" ".join(["lightning-dtool", name, *arguments]), run, verifies, writes)
@@ -219,6 +220,8 @@ _EVERYWHERE = [
     _command("show", "URI", verifies=_RECORD),
     _command("verify", "URI", verifies=None),
     _command("verify", "URI", "--json", verifies=None),
+    _command("scan", "URI"),
+    _command("scan", "URI", "--json"),
     _command("recover", "BASE", "--dry-run", "SCRATCH"),
     _command("pack", "ITEMS", "SCRATCH", "--name", "packed", "-y", writes=True),
     _reader("FrozenDataset: identity", _identity),

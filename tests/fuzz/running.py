@@ -46,7 +46,9 @@ def prepare(folder: Path) -> None:
         raise RuntimeError(f"the datasets could not be made: exit code {maker.exitcode}")
 
 
-def results(cases: Sequence[Case], originals: Path, work: Path, seed: int, patience: float) -> Iterator[Result]:
+def results(
+    cases: Sequence[Case], originals: Path, work: Path, seed: int, patience: float, only: str = ""
+) -> Iterator[Result]:
     """Run cases, in one process as long as it lives.
 
     Args:
@@ -55,6 +57,7 @@ def results(cases: Sequence[Case], originals: Path, work: Path, seed: int, patie
         work: A folder for what the operations need.
         seed: Of the mutations.
         patience: Seconds without computing after which an operation is said to hang.
+        only: A text in the names of the operations to run.
 
     Yields:
         How each operation ended.
@@ -66,7 +69,7 @@ def results(cases: Sequence[Case], originals: Path, work: Path, seed: int, patie
         place = work / str(attempt)
         place.mkdir(parents=True)
         notes = place / "notes.jsonl"
-        process = _forks.Process(target=run, args=(cases, at, originals, place, notes, seed))
+        process = _forks.Process(target=run, args=(cases, at, originals, place, notes, seed, only))
         process.start()
         progress = _Progress(process, notes, patience)
         last: tuple[int, int] | None = None
@@ -76,7 +79,7 @@ def results(cases: Sequence[Case], originals: Path, work: Path, seed: int, patie
                 last, has_ended = (value["case"], value["operation"]), False
             elif last is not None:
                 has_ended = True
-                yield _result(cases[last[0]], last[1], value)
+                yield _result(cases[last[0]], last[1], only, value)
         shutil.rmtree(place, ignore_errors=True)
         if process.exitcode == 0:
             return
@@ -86,16 +89,16 @@ def results(cases: Sequence[Case], originals: Path, work: Path, seed: int, patie
             kind, text = CRASHED, f"exit code {process.exitcode}"
             if progress.was_hanging:
                 kind, text = HANGING, "it did not end"
-            yield _result(cases[last[0]], last[1], {"ended": "", "findings": [[kind, text, ""]]})
+            yield _result(cases[last[0]], last[1], only, {"ended": "", "findings": [[kind, text, ""]]})
         at = (last[0], last[1] + 1)
-        if at[1] == len(operations(cases[at[0]].kind)):
+        if at[1] == len(operations(cases[at[0]].kind, only)):
             at = (at[0] + 1, 0)
 
 
-def _result(case: Case, operation: int, value: dict[str, Any]) -> Result:
+def _result(case: Case, operation: int, only: str, value: dict[str, Any]) -> Result:
     return Result(
         case,
-        operations(case.kind)[operation].name,
+        operations(case.kind, only)[operation].name,
         value["ended"],
         tuple(Finding(kind, text) for kind, text, _ in value["findings"]),
         value["findings"][0][2] if value["findings"] else "",

@@ -74,7 +74,7 @@ def test_each_ending_that_must_not_be_is_found(
     todo = [Operation(f"lightning-dtool {name}", only_after_the_first_time(act)) for name, act in BAD.items()]
     todo.append(Operation("lightning-dtool nothing", only_after_the_first_time(nothing)))
     for module in (children, running):
-        monkeypatch.setattr(module, "operations", lambda kind: todo)
+        monkeypatch.setattr(module, "operations", lambda kind, only: todo)
     found = running.results([Case("arrays")], tmp_path / "originals", tmp_path / "work", seed=1, patience=1)
     assert {each.operation.partition(" ")[2]: {finding.kind for finding in each.findings} for each in found} == {
         **{name: {name} for name in BAD},

@@ -6,6 +6,8 @@ import pickle
 import zipfile
 from typing import Any
 
+import pytest
+
 from lightning_dtool.redaction.scan import scan_file
 
 SECRET = "Zq7Kx8fT3mW2"
@@ -68,3 +70,14 @@ def test_damaged_and_deep_archives_are_said_to_be_unsearched() -> None:
     assert [found.kind for found in scan_file("a.zip", deep)] == ["not searched"]
     assert kinds("a.pkl", b"\x80\x05X")[0][0] == "not searched"
     assert kinds("a.json", b"[" * 100_000) == []
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_an_archive_that_is_damaged_in_any_compression_is_said_to_be_unsearched(method: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as opened:
+        opened.writestr("net.py", bytes(range(256)) * 40)
+    content = bytearray(buffer.getvalue())
+    content[50:90] = b"\xff" * 40
+    (found,) = scan_file("a.zip", bytes(content))
+    assert (found.kind, found.file) == ("not searched", "a.zip")

@@ -2,9 +2,12 @@
 
 import io
 import json
+import lzma
 import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -16,6 +19,9 @@ from lightning_dtool.redaction.text import redact_text
 
 MAX_BYTES = 64 * 2**20
 """Maximum size in bytes of a file that is searched."""
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+"""What `zipfile` raises for a damaged archive, beside errors of Python."""
 
 _MAX_DEPTH = 3
 """Maximum number of archives inside of one another."""
@@ -84,7 +90,7 @@ def scan_archive(name: str, archived: IO[bytes], depth: int = 0) -> Iterator[Fou
                     continue
                 with archive.open(member) as file:
                     yield from scan_file(inner, file.read(MAX_BYTES), depth + 1)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
+    except (*_DAMAGED, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
         yield Found("not searched", name, "", f"the archive cannot be read: {type(error).__name__}")
 
 
