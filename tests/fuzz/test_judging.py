@@ -59,6 +59,7 @@ BAD: dict[str, Callable[[Places], Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_each_ending_that_must_not_be_is_found(
     tmp_path: Path, make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
