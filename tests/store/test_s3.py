@@ -17,7 +17,7 @@ import dtoolcore
 import pytest
 
 from faulty_link import FaultyLink, answers, stalls
-from lightning_dtool import recover
+from lightning_dtool import limits, recover
 from lightning_dtool.errors import (
     CorruptDatasetError,
     DatasetNotFoundError,
@@ -25,6 +25,7 @@ from lightning_dtool.errors import (
     MissingItemError,
     NotFrozenError,
     StoreError,
+    UnsafeDatasetError,
     VerificationError,
 )
 from lightning_dtool.recovery.telling import tell_of_unfinished, unfinished
@@ -136,6 +137,19 @@ def test_a_prefix_within_the_bucket(s3_base_uri: str, make_dataset, keys: Any, m
 
 
 # -- damage -------------------------------------------------------------------------------------
+
+
+def test_metadata_that_is_too_large_is_refused_before_it_is_read(
+    dataset: FrozenDataset, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_server.client().put_object(Bucket="lab-models", Key=f"{dataset.uuid}/README.yml", Body=b"x" * 5000)
+    monkeypatch.setattr(limits, "MAX_README", 4999)
+    with pytest.raises(UnsafeDatasetError, match=r"at most 4999 bytes in \S+/README\.yml, found 5000 bytes") as caught:
+        FrozenDataset.from_uri(dataset.uri).readme()
+    assert caught.value.uri == dataset.uri
+    monkeypatch.setattr(limits, "MAX_NAMES", 0)
+    with pytest.raises(UnsafeDatasetError, match=r"at most 0 objects in \S+/overlays/, found more"):
+        FrozenDataset.from_uri(dataset.uri).overlay_names()
 
 
 def test_verification_asks_the_store_and_not_the_cache(dataset: FrozenDataset, s3_server: S3Server) -> None:
