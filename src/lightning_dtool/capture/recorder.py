@@ -120,26 +120,24 @@ class Recorder:
     def _warn_about_secrets(self, trainer: LightningTrainer) -> None:
         """Warn about the hyperparameters of the module and of the DataModule that look like credentials."""
         ignore = "Leave it out with save_hyperparameters(ignore=[...]) and read it from the environment."
-        self._warn_about_those_of(self._module, "hyperparameter", "checkpoint.hyper_parameters", ignore)
+        self._warn_about_those_of(self._module, "hyperparameter", self._gaps.at("checkpoint.hyper_parameters"), ignore)
         datamodule = getattr(trainer, "datamodule", None)
         if isinstance(datamodule, DtoolDataModule):
             ignore = "Name the dataset without it, and give the store's credentials to dtool's configuration."
         if datamodule is not None:
-            fact = "checkpoint.datamodule_hyper_parameters"
-            self._warn_about_those_of(datamodule, "hyperparameter of the DataModule", fact, ignore)
+            gaps = self._gaps.at("checkpoint.datamodule_hyper_parameters")
+            self._warn_about_those_of(datamodule, "hyperparameter of the DataModule", gaps, ignore)
 
-    def _warn_about_those_of(self, owner: Any, kind: str, fact: str, remedy: str) -> None:
+    def _warn_about_those_of(self, owner: Any, kind: str, gaps: Gaps, remedy: str) -> None:
         """Warn once about each hyperparameter that looks like a credential, and add a gap."""
         secrets: list[str] = []
-        secrets = self._gaps.at(fact).observe(
-            lambda: secrets_in_hyperparameters(current_hyperparameters(owner)), secrets
-        )
+        secrets = gaps.observe(lambda: secrets_in_hyperparameters(current_hyperparameters(owner)), secrets)
         for name in secrets:
-            if (fact, name) in self._secrets:
+            if (kind, name) in self._secrets:
                 continue
-            self._secrets.add((fact, name))
+            self._secrets.add((kind, name))
             reason = "the checkpoint file contains what looks like a credential"
-            self._gaps.at(f"{fact}.{name}").add(reason, remedy)
+            gaps.at(name).add(reason, remedy)
             warnings.warn(
                 f"The {kind} {name!r} looks like a credential. It is redacted in the record, but Lightning's "
                 f"checkpoint must contain it, and everyone who can read the checkpoint can read it. {remedy}",
