@@ -29,7 +29,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shared.mkdir()
     shared.chmod(0o1777)
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.name.startswith("pytest-"):  # pytest makes them for one user alone
+        if folder.name.startswith(("pytest-", "popen-")):  # pytest and its workers make them for one user alone
             folder.chmod(0o711)
     tmp_path.chmod(0o711)
     monkeypatch.setenv("DTOOL_CACHE_DIRECTORY", str(shared))
