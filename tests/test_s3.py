@@ -164,7 +164,9 @@ assert os.wait()[1] == signal.SIGKILL
 """
 
 
-@pytest.mark.parametrize(("when", "outcome"), [("send", "removed"), ("freeze", "finished")])
+@pytest.mark.parametrize(
+    ("when", "outcome"), [pytest.param("send", "removed", marks=pytest.mark.slow), ("freeze", "finished")]
+)
 def test_the_checkpoint_of_a_killed_training_is_whole_after_recover(
     tmp_path: Path, s3_base_uri: str, s3_server: S3Server, when: str, outcome: str
 ) -> None:
