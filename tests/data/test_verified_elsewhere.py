@@ -138,6 +138,7 @@ def test_items_on_s3_are_verified(make_dataset, s3_server, s3_base_uri: str, wor
         read_all(remote, num_workers=workers)
 
 
+@pytest.mark.slow
 def test_spawned_workers_verify(make_dataset, settled) -> None:
     dataset = make_dataset(FILES)
     damage(dataset)

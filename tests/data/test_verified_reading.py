@@ -215,7 +215,7 @@ def test_an_image_that_changes_before_it_is_cached_is_not_in_the_decoded_cache(i
     assert len([later[each] for each in range(len(later)) if each != position]) == len(PIXELS) - 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_verified_data_gives_the_same_weights(images, arrays, tmp_path, workers):
     for uri, model in ((images.uri, ImageNet), (arrays, TinyNet)):
         trained = []

@@ -141,6 +141,7 @@ def test_only_an_earlier_checkpoint_of_the_same_run_is_accepted(runs: Runs, tmp_
     assert "another run" in result.output
 
 
+@pytest.mark.slow
 def test_a_distributed_run_is_proven(runs: Runs, tmp_path: Path) -> None:
     made = runs("nothing", "2")
     found = lightning_dtool.reproduce(made[3, 24], from_=made[1, 8], into=tmp_path / "into")

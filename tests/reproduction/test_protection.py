@@ -52,7 +52,10 @@ def test_a_training_that_tries_to_do_harm_does_none_and_is_reproduced(tmp_path: 
             assert now.st_nlink == earlier.st_nlink
 
 
-SLOW = dict.fromkeys(("by a command", "by torch", "and ends if that fails"), pytest.mark.slow)
+SLOW = dict.fromkeys(
+    ("if it exists", "by a command", "by a command that may fail", "by torch", "and ends if that fails"),
+    pytest.mark.slow,
+)
 WAYS_TO_CLEAR = {
     "ignoring errors": "    shutil.rmtree(OUT, ignore_errors=True)\n    os.makedirs(OUT + '/models')\n",
     "if it exists": "    if os.path.exists(OUT): shutil.rmtree(OUT)\n    os.makedirs(OUT + '/models')\n",
@@ -87,6 +90,7 @@ def test_a_script_that_clears_its_absolute_folder_first_does_not_delete_the_orig
 
 
 @needs_landlock
+@pytest.mark.slow
 def test_what_is_allowed_can_be_written(tmp_path: Path) -> None:
     made, (models, out) = project(tmp_path), places(tmp_path, "models", "out")
     changed(made, begin=f"    open({str(out / 'log.txt')!r}, 'a').write('begun ')\n")
@@ -144,6 +148,7 @@ def test_without_protection_a_training_that_would_clear_the_folder_is_not_starte
 
 
 @pytest.mark.usefixtures("nothing")
+@pytest.mark.slow
 def test_without_protection_a_training_in_relative_folders_is_reproduced(tmp_path: Path) -> None:
     made = project(tmp_path, "seeded.py")
     places(made, "models")
