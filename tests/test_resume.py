@@ -51,7 +51,14 @@ EXACT = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", EXACT, ids=[case.name for case in EXACT])
+def _takes_long(case: Case) -> bool:
+    return case.workers == "2" and (case.processes > 1 or case.where == "end of epoch")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if _takes_long(case) else []) for case in EXACT],
+)
 def test_resume_equals_an_uninterrupted_run(tmp_path: Path, case: Case) -> None:
     assert run(case, tmp_path) == ([], [])
 

@@ -60,6 +60,7 @@ def test_annotations_and_tags(dataset: FrozenDataset) -> None:
     assert dtool("tag", "ls", dataset.uri).split() == ["best"]
 
 
+@pytest.mark.slow
 def test_a_dataset_on_s3_beside_one_that_is_being_written(make_dataset, s3_base_uri: str, tmp_path: Path) -> None:
     dataset = make_dataset({"oak/ü.txt": b"one"}, base=s3_base_uri, annotations={"a": 1}, tags=("best",))
     with DatasetWriter("unfinished", s3_base_uri) as writer:
