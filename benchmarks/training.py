@@ -84,11 +84,12 @@ class _Moment(Checkpoint):
     """A callback that stays where it is among the ModelCheckpoints."""
 
     def __init__(self, act: Callable[[], None]) -> None:
-        self._act = act
+        # Under another name than the argument's: a record describes arguments that are kept, with all that they hold.
+        self._at_the_end = act
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do what was asked for."""
-        self._act()
+        self._at_the_end()
 
 
 def batches(steps: int) -> DataLoader[Any]:
