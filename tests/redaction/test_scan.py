@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import struct
+import tracemalloc
 import zipfile
 from typing import Any
 
@@ -80,4 +82,19 @@ def test_an_archive_that_is_damaged_in_any_compression_is_said_to_be_unsearched(
     content = bytearray(buffer.getvalue())
     content[50:90] = b"\xff" * 40
     (found,) = scan_file("a.zip", bytes(content))
-    assert (found.kind, found.file) == ("not searched", "a.zip")
+    assert found.kind == "not searched"
+    assert found.file == ("a.zip" if method == zipfile.ZIP_DEFLATED else "a.zip!net.py")
+
+
+def test_an_entry_that_unpacks_to_more_than_it_says_takes_no_memory() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_BZIP2) as opened:
+        opened.writestr("net.py", bytes(300 * 2**20))
+    # 100 bytes, in the two places that state the size.
+    content = buffer.getvalue().replace(struct.pack("<I", 300 * 2**20), struct.pack("<I", 100))
+    tracemalloc.start()
+    (found,) = scan_file("a.zip", content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.kind, found.file) == ("not searched", "a.zip!net.py")
+    assert peak < 50 * 2**20

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 def scan(uri: str, as_json: bool) -> None:
     """Search the dataset URI for credentials and personal data, before it is published.
 
-    All items that are texts, README.yml, annotations and tags are searched, the files inside of archives, and the
-    hyperparameters in a checkpoint, which is not loaded. What looks like a credential, an e-mail address or somebody's
-    home folder is listed; a credential itself is not printed. The creator's name, which dtool stores, is not listed.
+    All items that are texts, README.yml, annotations, overlays and tags are searched, the files inside of archives, and
+    the hyperparameters in a checkpoint, which is not loaded. What looks like a credential, an e-mail address or
+    somebody's home folder is listed; a credential itself is not printed. The creator's name, which dtool stores, is not
+    listed.
 
     Exits with 1 if something was found. That nothing was found is no proof.
     """
@@ -57,6 +58,9 @@ def _found_in(dataset: "FrozenDataset") -> "Iterator[Found]":
     yield from scan_file("README.yml", dataset.readme().encode())
     yield from scan_file("annotations.json", json.dumps(dataset.annotations()).encode())
     yield from scan_file("tags.json", json.dumps(dataset.tags()).encode())
+    for name in dataset.overlay_names():
+        if name != "sha256":
+            yield from scan_file(f"overlays/{name}.json", json.dumps(dataset.overlay(name)).encode())
     for identifier, item in dataset.items.items():
         if item.relpath.lower().endswith(_NO_TEXT):
             continue

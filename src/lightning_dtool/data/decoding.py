@@ -15,7 +15,7 @@ from PIL import Image
 from lightning_dtool import limits
 from lightning_dtool.loading.archive import is_compressed
 from lightning_dtool.loading.bounds import check_bounds
-from lightning_dtool.loading.zip_entries import compression_fault
+from lightning_dtool.zip_entries import compression_fault
 
 # Pillow would open any format, whatever the suffix: for PostScript it starts a program. These may stand in for one
 # another, because files with the wrong one of these suffixes are common, also in well-known data sets.

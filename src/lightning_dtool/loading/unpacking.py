@@ -10,7 +10,7 @@ from typing import IO
 from lightning_dtool import limits
 from lightning_dtool.errors import CorruptDatasetError, LightningDtoolError, UnsafeDatasetError
 from lightning_dtool.items import SOURCE_ITEM
-from lightning_dtool.loading.zip_entries import compression_fault, read_entry
+from lightning_dtool.zip_entries import compression_fault, read_entry
 
 
 def unpack(source_zip: Path, folder: Path, uri: str) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import lzma
 import pickletools
 import re
 import struct
@@ -16,11 +15,12 @@ from lightning_dtool.redaction.names import REDACTED, is_secret
 from lightning_dtool.redaction.secret_files import is_secret_file
 from lightning_dtool.redaction.source import redact_patch, redact_source
 from lightning_dtool.redaction.text import redact_text
+from lightning_dtool.zip_entries import compression_fault, read_entry
 
 MAX_BYTES = 64 * 2**20
 """Maximum size in bytes of a file that is searched."""
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error)
 """What `zipfile` raises for a damaged archive, beside errors of Python."""
 
 _MAX_DEPTH = 3
@@ -88,8 +88,11 @@ def scan_archive(name: str, archived: IO[bytes], depth: int = 0) -> Iterator[Fou
                 if depth >= _MAX_DEPTH or member.file_size > MAX_BYTES:
                     yield Found("not searched", inner, "", "it is too large, or too deep inside of archives")
                     continue
-                with archive.open(member) as file:
-                    yield from scan_file(inner, file.read(MAX_BYTES), depth + 1)
+                fault = compression_fault([member])
+                if fault is not None:
+                    yield Found("not searched", inner, "", fault)
+                    continue
+                yield from scan_file(inner, read_entry(archive, member), depth + 1)
     except (*_DAMAGED, NotImplementedError, RuntimeError, OSError, EOFError, ValueError) as error:
         yield Found("not searched", name, "", f"the archive cannot be read: {type(error).__name__}")
 
