@@ -49,11 +49,12 @@ def _epochs(settings: Settings, cache: Path) -> Iterator[Comparison]:
     generator = np.random.default_rng(0)
     np.save(rows / "data.npy", generator.normal(size=(count, 2_048)).astype(np.float32))
     np.save(rows / "labels.npy", generator.integers(0, CLASSES, count))
-    for folder, what in (
+    kinds = (
         (small, f"{SIDE} x {SIDE} pixels (PNG)"),
         (photos, "500 x 375 pixels (JPEG)"),
         (rows, "an array of 0.5 GB"),
-    ):
+    )
+    for folder, what in kinds[::2] if few else kinds:
         uri = pack(folder, base, f"verified_{folder.name}", progress=False)
         for epoch, doing, bars in (
             (

@@ -125,7 +125,7 @@ def short(seed: int) -> list[Case]:
     """Return a choice of the cases that takes less than two minutes."""
     chance = random.Random(seed)
     kills = [Case(KILL, *setting, number, chance.random()) for number, setting in enumerate(_SETTINGS[::2])]
-    at = [Case(KILL_AT, *_SETTINGS[0], number, (number + chance.random()) / 8) for number in range(8)]
+    at = [Case(KILL_AT, *_SETTINGS[0], number, (number + chance.random()) / 4) for number in range(4)]
     links = [Case(fault, place=S3, moment=chance.random()) for fault in ("a server that answers 503",)]
     some = ("the store is full", "the folder of Lightning's paths is full", "SIGTERM", "a file system without links")
     return [*kills, *at, *links, *(Case(fault, moment=chance.random()) for fault in some)]

@@ -158,7 +158,7 @@ def test_the_record_describes_the_device(tmp_path: Path, settings: tuple[str, st
 @pytest.mark.parametrize(
     ("device", "precision"),
     [
-        ("cpu", "bf16-mixed"),
+        pytest.param("cpu", "bf16-mixed", marks=pytest.mark.slow),
         pytest.param("cuda", "32-true", marks=ON_GPU),
         pytest.param("cuda", "16-mixed", marks=ON_GPU),
     ],

@@ -359,7 +359,7 @@ def test_a_checkpoint_saved_after_the_last_fit_is_reproduced(tmp_path: Path) -> 
     assert any("an earlier fit of the script may make it" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("killed", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("killed", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_killed_reproduction_leaves_nothing_behind(seeded: str, tmp_path: Path, killed: signal.Signals) -> None:
     (temporary,) = places(tmp_path, "temporary")
     environment = {**os.environ, "TMPDIR": str(temporary)}
