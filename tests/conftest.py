@@ -200,6 +200,18 @@ def s3_base_uri(s3_server: S3Server) -> Iterator[str]:
         yield f"s3://{bucket}"
 
 
+@pytest.fixture
+def emptied(s3_server: S3Server, s3_base_uri: str) -> str:
+    """Return `s3_base_uri` once its bucket, in which tests of faults leave what they please, is empty."""
+    client, bucket = s3_server.client(), s3_base_uri.removeprefix("s3://")
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for entry in page.get("Contents", []):
+            client.delete_object(Bucket=bucket, Key=entry["Key"])
+    for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
+        client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    return s3_base_uri
+
+
 @pytest.fixture(scope="session")
 def _link_to_s3(s3_server: S3Server) -> Iterator[FaultyLink]:
     with faulty_link(s3_server.endpoint) as link:

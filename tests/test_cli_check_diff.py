@@ -362,7 +362,7 @@ for arguments, code in ((["check", a], 0), (["check", a, "--strict", "--json"], 
 
 def test_the_help_lists_the_exit_codes(run: Run) -> None:
     text = " ".join(run("--help").stdout.split())
-    assert "check --strict: a point failed or could not be checked; scan: something was found;" in text
+    assert "check --strict: a point failed or could not be checked; scan: something was found or not searched;" in text
     assert "diff, compare: the checkpoints differ, and nothing else" in text
     assert "The exit code is 0 if no relevant difference was found" in run("diff", "--help").stdout
 

@@ -43,6 +43,15 @@ def test_what_may_not_be_meant_to_be_published_is_listed(base_uri: str) -> None:
     ]
 
 
+def test_what_cannot_be_searched_is_not_harmless(base_uri: str) -> None:
+    with DatasetWriter("damaged", base_uri, creator_username="tester") as writer:
+        writer.put_bytes(b"PK\x03\x04nothing", "source.zip")
+        uri = writer.commit().uri
+    found = CliRunner().invoke(model, ["scan", uri])
+    assert found.exit_code == 1
+    assert found.stdout.startswith("not searched: source.zip")
+
+
 def test_nothing_is_found_in_a_harmless_dataset(base_uri: str) -> None:
     with DatasetWriter("harmless", base_uri, creator_username="tester") as writer:
         writer.put_bytes(b"lr: 0.1\n", "settings.yaml")

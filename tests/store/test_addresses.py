@@ -128,7 +128,7 @@ def test_no_server_leads_to_this_machine(
         web.answers[f"/{dataset.uuid}/http_manifest.json"] = (status, headers, content)
     error = refused(lambda: Addresses(str(tmp_path), online=True).open(uri))
     assert error.kind == "denied"
-    assert "leads to 127.0.0.1 (127.0.0.1), an address of this machine" in str(error)
+    assert "leads to 127.0.0.1 (127.0.0.1), a loopback or link-local address" in str(error)
     assert other.asked == []
 
 

@@ -666,6 +666,7 @@ print(before.uri)
 """
 
 
+@pytest.mark.usefixtures("emptied")
 def test_many_processes_write_and_retire_while_others_read_and_recover(s3_base_uri: str, keys: Any) -> None:
     """Readers see whole datasets, or that one is gone. `recover` takes nothing from those who write."""
     with contextlib.ExitStack() as stack:

@@ -49,8 +49,8 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(s3_server: S3Server, s3_base_uri: str) -> Iterator[Bucket]:
-    bucket = Bucket(s3_server.client(), s3_base_uri.removeprefix("s3://"))
+def bucket(s3_server: S3Server, emptied: str) -> Iterator[Bucket]:
+    bucket = Bucket(s3_server.client(), emptied.removeprefix("s3://"))
     yield bucket
     bucket.delete(*bucket.listing())
 

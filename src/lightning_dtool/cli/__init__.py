@@ -27,7 +27,7 @@ def model() -> None:
     Exit codes:
       0    success
       1    content differs from its recorded size or hash; check --strict: a point failed or could not be checked;
-           scan: something was found;
+           scan: something was found or not searched;
            diff, compare: the checkpoints differ, and nothing else; reproduce, replicate: the verdict is 'different'
       2    wrong usage: an invalid option, URI, name or table, or an overlay that does not exist
       3    the dataset or an item does not exist, is not a checkpoint, is not frozen or cannot be read; evaluate: the

@@ -26,7 +26,7 @@ def scan(uri: str, as_json: bool) -> None:
     somebody's home folder is listed; a credential itself is not printed. The creator's name, which dtool stores, is not
     listed.
 
-    Exits with 1 if something was found. That nothing was found is no proof.
+    Exits with 1 if something was found or could not be searched. That nothing was found is no proof.
     """
     from lightning_dtool.store import FrozenDataset
 
@@ -41,7 +41,7 @@ def scan(uri: str, as_json: bool) -> None:
         for each in found:
             place = f", {each.place}" if each.place else ""
             write(one_line(f"{each.kind}: {each.file}{place}: {each.text}"))
-    if any(each.kind != "not searched" for each in found):
+    if found:
         raise click.exceptions.Exit(1)
 
 

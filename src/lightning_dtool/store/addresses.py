@@ -33,7 +33,7 @@ class Addresses:
 
     An address is opened if it is in the same store as the dataset that the user asked for, on disk if that dataset is
     on disk or in a store of the user's, or in a store that the user has configured. With `online` any other one is
-    opened as well, except those of this machine and of its own cable.
+    opened as well, except loopback and link-local addresses.
 
     Args:
         asked: The URI of the dataset with the record. None if there is none.
@@ -134,7 +134,7 @@ class Addresses:
         refused = [each for each in found if is_link_local(each) or (is_loopback(each) and not self._is_local)]
         if refused:
             raise StoreError(
-                f"not looked at: {host} is {refused[0]}, an address of this machine or of its own cable, which no"
+                f"not looked at: {host} is {refused[0]}, a loopback or link-local address, which no"
                 f" record may name. If it is yours, name its base URI in the environment variable {STORES}.",
                 uri=uri,
                 kind="denied",

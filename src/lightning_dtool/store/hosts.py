@@ -1,4 +1,4 @@
-"""The network addresses that belong to one machine or to one cable, such as those of a cloud's metadata service."""
+"""Loopback and link-local network addresses, such as that of a cloud's metadata service."""
 
 import ipaddress
 import socket
@@ -15,7 +15,7 @@ def is_loopback(address: str) -> bool:
 
 
 def is_link_local(address: str) -> bool:
-    """Tell whether an IP address is of the own cable only, or of a group of machines.
+    """Tell whether an IP address is link-local or a multicast address.
 
     Args:
         address: An IP address.

@@ -158,7 +158,7 @@ class _Adapter(HTTPAdapter):
         return super().send(request, *args, **kwargs)
 
     def _check(self, host: str, port: int | None, address: str) -> None:
-        """Raise an error if an address is on this machine or this cable, unless it is the host of the URI."""
+        """Raise an error for a loopback or link-local address, unless it is the host of the URI."""
         if (host, port) in self._origins:
             return
         try:
@@ -167,7 +167,7 @@ class _Adapter(HTTPAdapter):
             return
         if is_near:
             raise StoreError(
-                f"leads to {host} ({address}), an address of this machine or of its own cable, which is not opened."
+                f"leads to {host} ({address}), a loopback or link-local address, which is not opened."
                 " Do not use this dataset; ask its author.",
                 uri=self._uri,
                 kind="denied",

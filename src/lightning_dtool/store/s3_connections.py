@@ -185,6 +185,10 @@ class _Watched:
         for block in _blocks(data) if isinstance(data, bytes | bytearray) and len(data) > _BLOCK else (data,):
             super().send(block)  # type: ignore[misc]
 
+    def close(self) -> None:
+        self._watch.end(self)  # a connection that breaks does not come back to the pool
+        super().close()  # type: ignore[misc]
+
     def getresponse(self) -> Any:
         answer = super().getresponse()  # type: ignore[misc]
         length = answer.headers.get("Content-Length", "")
