@@ -60,6 +60,19 @@ def loader(samples: int = 48, batch_size: int = 8, shuffle: bool = False, worker
     return DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=batch_size, shuffle=shuffle, num_workers=workers)
 
 
+def batches_of(loader: DataLoader) -> list[Any]:
+    """Return all batches. If one raises, the workers end at once.
+
+    torch ends them when the iterator is collected. It then waits for ten seconds.
+    """
+    iterator = iter(loader)
+    try:
+        return list(iterator)
+    finally:
+        if loader.num_workers:
+            iterator._shutdown_workers()
+
+
 def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
     """Return a Trainer that prints nothing and writes below a folder."""
     settings: dict[str, Any] = {

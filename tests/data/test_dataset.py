@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from kit import batches_of
 from lightning_dtool import DtoolDataset
 from lightning_dtool.errors import (
     ConfigurationError,
@@ -113,7 +114,7 @@ def test_the_error_names_an_item_that_cannot_be_decoded(make_dataset, workers):
     dataset = make_dataset({"a.png": b"no image", "b.png": png()})
     loader = DataLoader(DtoolDataset(dataset), num_workers=workers)
     with pytest.raises(DecodeError) as caught:
-        list(loader)
+        batches_of(loader)
     for part in (dataset.uri, "a.png", generate_identifier("a.png"), "UnidentifiedImageError"):
         assert part in str(caught.value)
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from kit import ImageNet, trainer
+from kit import ImageNet, batches_of, trainer
 from lightning_dtool import DtoolDataset, DtoolProvenanceCallback, pack
 from lightning_dtool.errors import VerificationError
 from lightning_dtool.store import FrozenDataset, generate_identifier, local_path
@@ -78,7 +78,7 @@ def damage(dataset: FrozenDataset) -> None:
 
 
 def read_all(dataset: DtoolDataset, **options: Any) -> list[str]:
-    return [text for batch in DataLoader(dataset, batch_size=2, **options) for text in batch]
+    return [text for batch in batches_of(DataLoader(dataset, batch_size=2, **options)) for text in batch]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
