@@ -94,7 +94,6 @@ def test_items_by_http_are_verified(make_dataset, serve, workers: int) -> None:
         read_all(remote, num_workers=workers)
 
 
-@pytest.mark.slow
 def test_a_damaged_item_in_the_cache_of_an_http_dataset_is_fetched_again(make_dataset, serve, settled) -> None:
     remote = DtoolDataset(serve(make_dataset(FILES)))
     read_all(remote)
