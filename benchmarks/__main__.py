@@ -28,18 +28,19 @@ def main() -> None:
     parser.add_argument(
         "--short", action="store_true", help="run each case once at a tiny size, only to test that it runs"
     )
+    parser.add_argument("--without", nargs="+", metavar="NAME", default=[], help="benchmarks to leave out")
     parser.add_argument("--folder", type=Path, help="a folder on the disk to measure (default: a temporary folder)")
     parser.add_argument(
         "--write", type=Path, metavar="FOLDER", help="write the figures there as JSON, for the documentation"
     )
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(names)
+    unknown = {*arguments.names, *arguments.without} - set(names)
     if unknown:
         parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     console = Console()
-    for name in arguments.names or names:
+    for name in arguments.names or [name for name in names if name not in arguments.without]:
         module = importlib.import_module(f"benchmarks.{name}")
         for package in ("lightning.pytorch", "pytorch_lightning"):  # importing them sets another level
             logging.getLogger(package).setLevel(logging.ERROR)
