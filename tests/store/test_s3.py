@@ -420,6 +420,7 @@ def test_what_a_killed_process_has_left_is_told_with_one_request(
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for_to_tell(s3_base_uri: str, s3_link: FaultyLink) -> None:
+    _wait_for_look()  # that of another test
     s3_link.on("", "", stalls)
     said: list[str] = []
     begun = time.thread_time()
