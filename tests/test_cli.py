@@ -1,11 +1,13 @@
 """The command line: output, exit codes, locales, and untrusted content."""
 
+import io
 import json
 import os
 import pty
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from conftest import MakeDataset, Run
 from kit import TinyNet, checkpoint_dataset, loader, trainer
 from lightning_dtool import DtoolDataModule, DtoolProvenanceCallback
+from lightning_dtool.cli import model
+from lightning_dtool.cli.console import INTERNAL_ERROR
 from lightning_dtool.export.text.listing import MAX_CELL, listing
-from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
+from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM, SOURCE_ITEM
 from lightning_dtool.printing import printable
 from lightning_dtool.record import Provenance
 from lightning_dtool.store import DatasetWriter, FrozenDataset, local_path, normalize_uri
@@ -425,6 +430,24 @@ def test_a_newer_record_is_an_error_that_says_so(run: Run, base_uri: str, checkp
     assert "Upgrade" in run("show", uri, code=3).stderr
 
 
+@pytest.mark.parametrize("name", model.commands)
+def test_a_fault_of_this_package_has_an_exit_code_that_means_nothing_else(
+    name: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(**_: object) -> None:
+        raise KeyError("\x1b[2J")
+
+    monkeypatch.setattr(model.commands[name], "callback", fail)
+    arguments = ["x"] * sum(parameter.required for parameter in model.commands[name].params)
+    given = {"pack": [tmp_path, "x"], "replicate": ["x", "--train", "x"], "evaluate": ["x", "--data", "x"]}
+    result = run(name, *given.get(name, arguments), "--json", code=INTERNAL_ERROR)
+    assert json.loads(result.stdout)["error"]["type"] == "KeyError"
+    traceback, _, request = result.stderr.rpartition("Error: ")
+    assert "in fail\n" in traceback
+    assert traceback.endswith("KeyError: '\\x1b[2J'\n")
+    assert "Please report it" in request
+
+
 def test_an_interrupted_command_exits_with_130(run: Run, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -474,12 +497,47 @@ def test_markup_and_escape_sequences_are_printed_as_text(run: Run, base_uri: str
     assert run("show", uri, "--json").stdout.isascii()
 
 
-def test_a_file_name_cannot_fake_a_result(run: Run, make_dataset: MakeDataset) -> None:
-    dataset = make_dataset({"a\nok       elsewhere\x1b[2J": b"one"})
-    next(path for path in (local_path(dataset.uri) / "data").iterdir()).write_bytes(b"two")  # type: ignore[operator]
-    first, *details = unharmed(run("verify", dataset.uri, code=1).stdout)
-    assert first == f"differs  {dataset.uri}"
-    assert all(line.startswith("  ") for line in details)
+FAKE = "ok       elsewhere"
+
+
+def test_no_name_or_text_of_a_stranger_makes_a_line_of_its_own(
+    make_dataset: MakeDataset, base_uri: str, checkpoint: str, tmp_path: Path
+) -> None:
+    record = record_of(checkpoint)
+    hostile = f"x\n{FAKE}\r{FAKE}\u2028{FAKE}\x85{FAKE}\x1b[2J{FAKE}"
+    record["model"]["hyperparameters"] = {hostile: hostile}
+    record["metrics"]["at_checkpoint"] = {hostile: hostile}
+    record["gaps"].append({"fact": hostile, "reason": hostile, "remedy": hostile})
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as written:
+        written.writestr(hostile, "password = 'q7Wx93kZp0Lm'\n")
+    dataset = FrozenDataset.from_uri(checkpoint)
+    weights = {CHECKPOINT_ITEM: dataset.read_bytes(dataset.item(CHECKPOINT_ITEM).identifier)}
+    items = {**weights, hostile: b"password: q7Wx93kZp0Lm", SOURCE_ITEM: archive.getvalue()}
+    uri = checkpoint_dataset(base_uri, record, items=items, run_status=hostile)
+    other = checkpoint_dataset(base_uri, record_of(checkpoint), "other", items=weights)
+    data = make_dataset({hostile: b"one"}).uri
+    rename(local_path(uri), hostile)  # type: ignore[arg-type]
+    damaged = local_path(make_dataset({hostile: b"one"}, name="damaged").uri)
+    assert damaged is not None
+    next((damaged / "data").iterdir()).write_bytes(b"two")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / hostile).touch()
+    printed = []
+    for command in (
+        ["ls", base_uri], ["show", uri], ["check", uri], ["verify", uri, damaged, data], ["resolve", uri],
+        ["diff", uri, other, "--all"], ["compare", uri, other, "--all"], ["scan", uri], ["scan", data],
+        ["recover", base_uri, "--dry-run"], ["reproduce", uri, "--into", base_uri],
+        ["replicate", uri, "--train", data, "--into", base_uri], ["evaluate", uri, "--data", data],
+        ["pack", folder, base_uri, "--name", "packed"],
+    ):  # fmt: skip
+        result = CliRunner().invoke(model, list(map(str, command)))
+        assert result.exit_code != INTERNAL_ERROR, result.output
+        lines = [*unharmed(result.stdout), *unharmed(result.stderr)]
+        assert [line for line in lines if line.lstrip().startswith(FAKE)] == [], command
+        printed += [command[0]] * any("\\n" in line for line in lines)
+    assert {"ls", "show", "verify", "diff", "compare", "scan"} <= set(printed)  # those that print such a name
 
 
 def test_numbers_outside_json_are_printed_as_json(run: Run, base_uri: str, checkpoint: str) -> None:
@@ -606,6 +664,7 @@ import sys
 from click.testing import CliRunner
 import lightning_dtool
 from lightning_dtool.cli import model
+from lightning_dtool.cli.console import INTERNAL_ERROR
 models, checkpoint, leaves, base_uri = sys.argv[1:]
 for arguments in (
     ["--help"], ["ls", models], ["show", checkpoint], ["verify", checkpoint], ["resolve", checkpoint],

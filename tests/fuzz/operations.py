@@ -15,6 +15,7 @@ from fuzz.originals import ARRAYS, CHECKPOINT, original
 from kit import TinyNet
 from lightning_dtool import DtoolCheckpoint, DtoolDataModule, DtoolDataset, FrozenDataset, iter_datasets, locate
 from lightning_dtool.cli import model
+from lightning_dtool.cli.console import INTERNAL_ERROR
 from lightning_dtool.errors import LightningDtoolError
 from lightning_dtool.items import CHECKPOINT_ITEM, RECORD_ITEM
 
@@ -118,7 +119,10 @@ def _command(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result = CliRunner().invoke(model, given)
-        error = None if result.exception is None or isinstance(result.exception, SystemExit) else result.exception
+        error = result.exception
+        if isinstance(error, SystemExit):  # by the command's exit, of which its own error is the cause
+            fault = None if error.__context__ is None else error.__context__.__cause__
+            error = fault if result.exit_code == INTERNAL_ERROR else None
         shown = [result.stdout, result.stderr, *(str(warning.message) for warning in caught)]
         return Ended(
             error,

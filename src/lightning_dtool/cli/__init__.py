@@ -34,6 +34,7 @@ def model() -> None:
            model cannot be run on the data; diff, compare: content differs from its recorded size or hash
       4    the store cannot be reached, read or written; recover: something could not be finished or removed
       5    reproduce, replicate: the verdict is 'could not run' or 'could not compare'
+      70   a fault of lightning-dtool itself: please report it with the traceback
       130  interrupted
       141  the reader of the output closed the pipe
     """  # noqa: D301 - click's own marker

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,10 @@ EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
 """Exit codes with their errors. The first match counts. The help of `model` lists them for users."""
 
 
+INTERNAL_ERROR = 70
+"""The exit code of an error that is a fault of this package, as in BSD's `sysexits.h`."""
+
+
 def exit_code(error: LightningDtoolError) -> int:
     """Return the exit code of an error."""
     return next(code for code, kinds in EXIT_CODES if isinstance(error, kinds))
@@ -57,9 +62,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except LightningDtoolError as error:
-            if ctx.params.get("as_json"):
-                print_json({"error": error_to_dict(error)})
-            message(f"Error: {one_line(error)}")
+            _report(error, ctx)
             code = self.damaged if isinstance(error, VerificationError) else exit_code(error)
             raise click.exceptions.Exit(code) from error
         except (KeyboardInterrupt, click.Abort):
@@ -68,6 +71,12 @@ class Command(click.Command):
             # The reader closed the pipe. The interpreter must not fail on it again when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(141) from None
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            # Python would exit with 1, which stands for a result.
+            _report_fault(error, ctx)
+            raise click.exceptions.Exit(INTERNAL_ERROR) from error
 
 
 online_option = click.option(
@@ -123,13 +132,33 @@ def one_line(text: object) -> str:
     return printable(re.sub(r"\s*\n\s*", " ", str(text)))
 
 
-def error_to_dict(error: LightningDtoolError) -> dict[str, str | None]:
-    """Return an error as plain values: its type, its message and its attributes."""
+def error_to_dict(error: Exception) -> dict[str, str | None]:
+    """Return an error as plain values: its type, its message and, if it is of this package, its attributes."""
+    is_own = isinstance(error, LightningDtoolError)
     return {
         "type": type(error).__name__,
         "message": str(error),
-        **{name: getattr(error, name) for name in ("uri", "item", "path", "kind")},
+        **{name: getattr(error, name) if is_own else None for name in ("uri", "item", "path", "kind")},
     }
+
+
+def _report(error: LightningDtoolError, ctx: click.Context) -> None:
+    if ctx.params.get("as_json"):
+        print_json({"error": error_to_dict(error)})
+    message(f"Error: {one_line(error)}")
+
+
+def _report_fault(error: Exception, ctx: click.Context) -> None:
+    """Write the traceback of an error that no command should raise, and ask for a report."""
+    from lightning_dtool.printing import printable_lines
+
+    if ctx.params.get("as_json"):
+        print_json({"error": error_to_dict(error)})
+    write(printable_lines("".join(traceback.format_exception(error)).rstrip()), err=True)
+    message(
+        "Error: this is a fault of lightning-dtool, and says nothing about the data. Please report it with the lines "
+        "above and `lightning-dtool --version`."
+    )
 
 
 def status(text: str) -> AbstractContextManager[Any]:

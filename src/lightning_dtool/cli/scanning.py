@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lightning_dtool.cli.console import Command, json_option, message, one_line, print_json, status, write
+from lightning_dtool.cli.console import Command, json_option, message, print_json, status, write
 
 if TYPE_CHECKING:
     from lightning_dtool.redaction.scan import Found
@@ -28,6 +28,7 @@ def scan(uri: str, as_json: bool) -> None:
 
     Exits with 1 if something was found or could not be searched. That nothing was found is no proof.
     """
+    from lightning_dtool.printing import printable
     from lightning_dtool.store import FrozenDataset
 
     dataset = FrozenDataset.from_uri(uri)
@@ -40,7 +41,7 @@ def scan(uri: str, as_json: bool) -> None:
     else:
         for each in found:
             place = f", {each.place}" if each.place else ""
-            write(one_line(f"{each.kind}: {each.file}{place}: {each.text}"))
+            write(printable(f"{each.kind}: {each.file}{place}: {each.text}"))
     if found:
         raise click.exceptions.Exit(1)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_dtool.errors import MissingItemError, StoreError, UnsafeDatasetError, VerificationError
+from lightning_dtool.printing import printable
 from lightning_dtool.store.cache import Advance, in_parallel
 from lightning_dtool.store.digest import algorithm_of, hash_bytes, hash_file, same_hash
 from lightning_dtool.store.disk import files_below
@@ -116,7 +117,7 @@ def verify(
     if data_directory is not None:
         differences |= dict.fromkeys(_unlisted(uri, data_directory, listed), "not listed in the manifest")
     if differences:
-        lines = "".join(f"\n  {relpath}: {reason}" for relpath, reason in differences.items())
+        lines = "".join(f"\n  {printable(relpath)}: {reason}" for relpath, reason in differences.items())
         raise VerificationError(
             f"expected {len(items)} items as recorded, found {len(differences)} differences:{lines}\n"
             "Restore the dataset from a copy.",
