@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import threading
 import zipfile
 from pathlib import Path
@@ -272,6 +273,22 @@ def test_a_huge_patch_is_a_gap(project: Path) -> None:
     assert found["code"]["patch"] is None
     assert found["code"]["git"]["dirty"] is True
     assert "code.patch" in [gap["fact"] for gap in found["gaps"]]
+
+
+def test_changes_of_binary_files_are_a_gap(project: Path) -> None:
+    files = {"new.bin", "old weights.bin", "renamed.bin"}
+    write(project, {"old weights.bin": "\0a", "b.bin": "\0renamed" * 9, "notes.txt": "a"})
+    committed(project)
+    (project / "b.bin").rename(project / "renamed.bin")
+    write(project, {"old weights.bin": "\0hunter2", "renamed.bin": "\0renamed" * 9 + "2", "new.bin": "\0password"})
+    write(project, {"notes.txt": "Binary files a/x and b/x differ\n"})
+    git(project, "add", "-A")
+    found = run(project, "scripts/train.py")
+    patch = zipfile.ZipFile(project.parent / "source.zip").read(found["code"]["patch"])
+    assert b"+Binary files a/x and b/x differ" in patch
+    assert not re.search(rb"\.bin|GIT binary", patch)
+    gaps = [gap for gap in found["gaps"] if "binary" in gap["reason"]]
+    assert {gap["fact"] for gap in gaps} == {f"code.patch.{name}" for name in files}
 
 
 def test_the_name_of_a_module_run_with_m_is_recorded(project: Path) -> None:

@@ -72,6 +72,7 @@ def test_damaged_and_deep_archives_are_said_to_be_unsearched() -> None:
     assert [found.kind for found in scan_file("a.zip", deep)] == ["not searched"]
     assert kinds("a.pkl", b"\x80\x05X")[0][0] == "not searched"
     assert kinds("a.json", b"[" * 100_000) == []
+    assert kinds("git.patch", b"diff --git a/x b/x\nGIT binary patch\npassword=abcdefgh\n")[0][0] == "not searched"
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])

@@ -103,7 +103,7 @@ class WorkTree:
             reason = f"the changes since the commit exceed {MAX_PATCH_BYTES} bytes"
             gaps.at("code.patch").add(reason, "commit them, or keep data out of git")
             return None
-        return patch if patch is None else _without_secret_files(patch, gaps)
+        return patch if patch is None else _without_unsearched(patch, gaps)
 
     def ignored(self, paths: Sequence[str]) -> frozenset[str]:
         """Return those of some files that git ignores. None of them is tracked.
@@ -122,10 +122,11 @@ class WorkTree:
 
 _NOTEBOOK = "a notebook holds the outputs of its cells, which may show anything"
 _OF_SECRETS = "its name is that of a file with credentials"
+_BINARY = "it is a binary file, in which credentials would not be found"
 
 
-def _without_secret_files(patch: bytes, gaps: Gaps) -> bytes:
-    """Leave out the changes of files that may hold credentials or, in outputs, data."""
+def _without_unsearched(patch: bytes, gaps: Gaps) -> bytes:
+    """Leave out the changes of files that may hold credentials, or data in outputs, and cannot be redacted."""
     kept = []
     for part in re.split(rb"^(?=diff --git )", patch, flags=re.MULTILINE):
         header = part.partition(b"\n")[0].decode(errors="replace")
@@ -134,6 +135,8 @@ def _without_secret_files(patch: bytes, gaps: Gaps) -> bytes:
         reasons = [
             _NOTEBOOK if name.endswith(".ipynb") else _OF_SECRETS if is_secret_file(name) else "" for name in names
         ]
+        if re.search(rb"^Binary files ", part, re.MULTILINE):  # lines of a text begin with a sign
+            reasons.append(_BINARY)
         if any(reasons):
             reason = f"its changes since the commit are not stored: {next(filter(None, reasons))}"
             gaps.at(f"code.patch.{as_text(names[-1])}").add(reason, "commit what the code needs")
@@ -148,8 +151,11 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _git_patch(root: Path) -> bytes | None:
-    """Return the changes since the commit in the format of `git apply`. Too long ones are cut after the limit."""
-    arguments = ("-c", "diff.autoRefreshIndex=false", "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv",
+    """Return the changes since the commit. Of binary files, it only says that they differ.
+
+    Changes that are too long are cut after the limit.
+    """
+    arguments = ("-c", "diff.autoRefreshIndex=false", "diff", "HEAD", "--no-ext-diff", "--no-textconv",
                  "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
     patch = _git_output(root, arguments, MAX_PATCH_BYTES + 1)  # one more byte shows that the limit is exceeded
     if patch is None:

@@ -125,6 +125,8 @@ def _scan_text(name: str, text: str) -> Iterator[Found]:
             yield from _scan_json(name, content)
             return
     if bare.endswith(".patch"):
+        if "\nGIT binary patch\n" in text:
+            yield Found("not searched", name, "", "it has changes of binary files")
         redacted = redact_patch(text)[0]
     else:
         redacted = redact_source(text)[0] if bare.endswith(".py") else redact_text(text)
