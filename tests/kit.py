@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_dtool.items import CHECKPOINT_ITEM, CHECKPOINT_TAG, RECORD_ITEM
-from lightning_dtool.store import DatasetWriter
+from lightning_dtool.store import DatasetWriter, Item
+from lightning_dtool.store.verification import Recorded
 
 
 class TinyNet(L.LightningModule):
@@ -96,6 +98,26 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Return True if two sets of weights are bitwise equal."""
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the identifier of each item is added whose content is compared from now on."""
+    compared: list[str] = []
+    is_same, difference = Recorded.is_same, Recorded.difference
+
+    def quickly(self: Recorded, content: bytes, identifier: str, recorded: str) -> bool:
+        found = is_same(self, content, identifier, recorded)
+        if found:  # if not, it is compared again
+            compared.append(identifier)
+        return found
+
+    def thoroughly(self: Recorded, content: Path | bytes, item: Item) -> str | None:
+        compared.append(item.identifier)
+        return difference(self, content, item)
+
+    monkeypatch.setattr(Recorded, "is_same", quickly)
+    monkeypatch.setattr(Recorded, "difference", thoroughly)
+    return compared
 
 
 def checkpoint_dataset(

@@ -6,7 +6,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from lightning_dtool.store.item import Item
@@ -56,9 +57,18 @@ def new_hash(algorithm: str, content: bytes = b"") -> "_Hash":
         algorithm: "md5", "sha1", "sha256" or "sha512".
         content: The first bytes to hash. By default none.
     """
+    return hash_maker(algorithm)(content)
+
+
+@cache
+def hash_maker(algorithm: str) -> "Callable[[bytes], _Hash]":
+    """Return the function that makes hash objects of an algorithm from the first bytes to hash; see `new_hash`.
+
+    Args:
+        algorithm: A name for `new_hash`.
+    """
     # Not `hashlib.new`, which takes longer than the hash of a small file.
-    made: _Hash = getattr(hashlib, algorithm)(content, usedforsecurity=False)
-    return made
+    return partial(getattr(hashlib, algorithm), usedforsecurity=False)
 
 
 def algorithm_of(hash_function: str) -> str | None:

@@ -39,6 +39,11 @@ class Items(Mapping[str, Item]):
         recorded: str = self._entries[identifier]["hash"]
         return recorded
 
+    def size_of(self, identifier: str) -> int:
+        """Return the recorded size of an item, without creating the item."""
+        size: int = self._entries[identifier]["size_in_bytes"]
+        return size
+
     def __contains__(self, identifier: object) -> bool:
         return identifier in self._relpaths
 

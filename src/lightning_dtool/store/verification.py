@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_dtool.errors import MissingItemError, StoreError, UnsafeDatasetError, VerificationError
 from lightning_dtool.printing import printable
 from lightning_dtool.store.cache import Advance, in_parallel
-from lightning_dtool.store.digest import algorithm_of, hash_bytes, hash_file, same_hash
+from lightning_dtool.store.digest import algorithm_of, hash_bytes, hash_file, hash_maker, same_hash
 from lightning_dtool.store.disk import files_below
 from lightning_dtool.store.faults import store_errors
 from lightning_dtool.store.item import Item
 from lightning_dtool.store.verified import Mark, is_settled, mark
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 LocalFile = Callable[[Item, Advance], Path]
 """Returns a local file with an item's content, and reports the number of bytes that have arrived."""
@@ -39,8 +43,18 @@ class Recorded:
         sha256 = self.sha256.get(item.identifier)
         if isinstance(sha256, str):
             return "sha256", sha256
-        algorithm = algorithm_of(self.hash_function)
-        return None if algorithm is None else (algorithm, item.hash)
+        return None if self._algorithm is None else (self._algorithm, item.hash)
+
+    def is_same(self, content: bytes, identifier: str, recorded: str) -> bool:
+        """Tell whether content is what the manifest records, in less time than `difference`, which to ask if not.
+
+        Args:
+            content: The content of an item, of the recorded size.
+            identifier: The item's identifier.
+            recorded: Its hash in the manifest.
+        """
+        make = self._make_hash
+        return make is not None and identifier not in self.sha256 and make(content).hexdigest() == recorded
 
     def difference(self, content: Path | bytes, item: Item) -> str | None:
         """Say how content differs from what is recorded, or None.
@@ -61,6 +75,14 @@ class Recorded:
         algorithm, recorded = expected
         found = hash_bytes(content, algorithm) if isinstance(content, bytes) else hash_file(content, algorithm)
         return None if same_hash(found, recorded) else f"expected {algorithm} {recorded}, found {found}"
+
+    @cached_property
+    def _algorithm(self) -> str | None:
+        return algorithm_of(self.hash_function)
+
+    @cached_property
+    def _make_hash(self) -> "Callable[[bytes], _Hash] | None":
+        return None if self._algorithm is None else hash_maker(self._algorithm)
 
 
 def size_difference(item: Item, size: int) -> str | None:
