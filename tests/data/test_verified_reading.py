@@ -107,6 +107,46 @@ def test_the_first_reading_gives_the_same_value_as_the_next(make_dataset, relpat
             assert torch.equal(value, plain) if torch.is_tensor(plain) else value == plain
 
 
+def test_a_batch_has_the_same_samples_as_one_at_a_time(make_dataset, settled):
+    files = {f"{number}{relpath}": content for number in range(30) for relpath, content in FILES.items()}
+    dataset = make_dataset({**files, "large.txt": b"x" * 100_000})
+    for verify in (False, True, True):
+        one, together = DtoolDataset(dataset.uri, verify=verify), DtoolDataset(dataset.uri, verify=verify)
+        everything = range(len(one))
+        assert repr(together.__getitems__(everything)) == repr([one[index] for index in everything])
+
+
+def test_the_first_fault_of_a_batch_is_raised(make_dataset):
+    dataset = make_dataset({"0.txt": b"zero", "1.txt": b"one", "2.png": b"no image", "3.txt": b"three"})
+    flip(dataset, "1.txt")
+    data = DtoolDataset(dataset.uri)
+    for batch, error, item in (
+        ([0, 1, 2], VerificationError, "1.txt"),
+        ([2, 1, 0], DecodeError, "2.png"),
+        ([3, 2, 1], DecodeError, "2.png"),
+    ):
+        with pytest.raises(error) as caught:
+            data.__getitems__(batch)
+        assert caught.value.item == item
+    assert data.__getitems__([3, 0]) == ["three", "zero"]
+
+
+def test_what_changes_after_the_items_of_a_batch_were_compared_is_not_decoded(make_dataset, settled):
+    dataset = make_dataset({"0.txt": b"zero", "1.txt": b"one"})
+    changed = []
+
+    def transform(text):
+        if not changed:  # while the first sample of the batch is made
+            flip(dataset, "1.txt")
+        changed.append(text)
+        return text
+
+    data = DtoolDataset(dataset.uri, transform=transform)
+    assert data.__getitems__([0, 1]) == ["zero", "one"]
+    with pytest.raises(VerificationError, match=r"1\.txt"):
+        data.__getitems__([0, 1])
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_stops_at_a_damaged_image(images, tmp_path, workers):
     flip(images, "class1/07.png")

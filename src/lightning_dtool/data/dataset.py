@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from lightning_dtool.errors import DecodeError, LightningDtoolError, MissingItem
 from lightning_dtool.store import FrozenDataset
 
 USETYPE_OVERLAY = "usetype"
+
+_OPENED_TOGETHER = 64
+"""How many items are opened before the first of them is decoded."""
 
 
 @public
@@ -116,13 +119,16 @@ class DtoolDataset(Dataset[Any]):
             MissingItemError: If the store no longer holds the item.
             IndexError: If there is no such sample.
         """
-        position = self._positions[index]
+        return self._loaded(self._positions[index])
+
+    def _loaded(self, position: int, file: BinaryIO | None = None) -> Any:
+        """Return a sample, whose item may have been opened before."""
         try:
             rest = after_to_tensor(self.transform)
             value = None if rest is None else self._samples.kept_tensor(position)
             if value is not None:  # the tensor is what `ToTensor` would return
                 return self._sample(position, value, rest)
-            value = self._samples.load(position, as_tensor=self.transform is None)
+            value = self._samples.load(position, as_tensor=self.transform is None, file=file)
         except LightningDtoolError:
             raise
         except Exception as error:
@@ -143,17 +149,22 @@ class DtoolDataset(Dataset[Any]):
             # Not `torch.manual_seed`, which takes a hundred times as long, because it looks for every kind of
             # accelerator.
             torch.default_generator.manual_seed(seed)
-        # Rows are read together, unless a subclass overrides `__getitem__`.
-        if isinstance(self._samples, Rows) and type(self).__getitem__ is DtoolDataset.__getitem__:
-            positions = [self._positions[index] for index in indices]
+        if type(self).__getitem__ is not DtoolDataset.__getitem__:  # a subclass has samples of its own
+            return [self[index] for index in indices]
+        positions, samples = [self._positions[index] for index in indices], self._samples
+        if isinstance(samples, Rows):
             try:
-                values = self._samples.load_together(positions)
+                values = samples.load_together(positions)
             except LightningDtoolError:
                 raise
             except Exception as error:
                 raise self._failure("decode", positions[0], error) from error
             return list(map(self._sample, positions, values))
-        return [self[index] for index in indices]
+        loaded: list[Any] = []
+        for start in range(0, len(positions), _OPENED_TOGETHER):
+            together = positions[start : start + _OPENED_TOGETHER]
+            loaded += map(self._loaded, together, samples.open_together(together))
+        return loaded
 
     def _sample(self, position: int, value: Any, transforms: Sequence[Callable[[Any], Any]] | None = None) -> Any:
         """Return the sample of a decoded item; `transforms` replace the transform."""

@@ -31,6 +31,9 @@ from lightning_dtool.store.verification import Recorded
 from lightning_dtool.store.verified import Mark, mark
 from lightning_dtool.store.verified_reading import VerifiedReading, open_at_once
 
+_SMALL = 64 * 1024
+"""The largest size of an item that is opened together with others."""
+
 
 @public
 class FrozenDataset(DatasetMetadata):
@@ -289,6 +292,24 @@ class FrozenDataset(DatasetMetadata):
         if verify and self._reading is not None:
             return self._reading.open(identifier, path)
         return open_at_once(path)
+
+    def open_small(self, identifier: str, *, verify: bool) -> BinaryIO | None:
+        """Open an item as `open_to_decode` does if it is small and on disk, and if that works.
+
+        Args:
+            identifier: The item's identifier.
+            verify: Whether to compare the item.
+
+        Returns:
+            A binary file with the bytes of the item; None if `open_to_decode` is needed, or says what is wrong.
+        """
+        # A store that does not answer is asked once, and not for one item after the other.
+        if self._reading is None or self._manifest.items.size_of(identifier) > _SMALL:
+            return None
+        try:
+            return self.open_to_decode(identifier, verify=verify)
+        except (LightningDtoolError, OSError):
+            return None
 
     def verified_path(self, identifier: str) -> str:
         """Return the path of a local file with an item's content, which is verified unless it was before.
