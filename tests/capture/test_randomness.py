@@ -122,6 +122,59 @@ def test_the_flags_are_the_present_settings_of_torch(monkeypatch: pytest.MonkeyP
     assert set(changed) <= set(expected)
 
 
+_CHANGES_OF_FLAGS = """
+import os, torch
+from lightning_dtool.capture.randomness import _ENVIRONMENT, capture_flags, randomness_token
+from lightning_dtool.record import Gaps
+
+cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+changes = [
+    lambda: torch.use_deterministic_algorithms(True),
+    lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+    lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", False),
+    lambda: setattr(cudnn, "enabled", False),
+    lambda: setattr(cudnn, "deterministic", True),
+    lambda: setattr(cudnn, "benchmark", True),
+    lambda: setattr(cuda.matmul, "allow_fp16_reduced_precision_reduction", False),
+    lambda: setattr(cuda.matmul, "allow_bf16_reduced_precision_reduction", False),
+    lambda: torch._C._set_mkldnn_enabled(False),
+    lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    lambda: torch.set_num_interop_threads(torch.get_num_interop_threads() + 1),
+    lambda: torch.set_default_dtype(torch.float64),
+    lambda: cuda.enable_flash_sdp(False),
+    lambda: cuda.enable_mem_efficient_sdp(False),
+    lambda: cuda.enable_math_sdp(False),
+    lambda: cuda.enable_cudnn_sdp(False),
+    lambda: torch._C._set_cublas_allow_tf32(True),
+    lambda: torch._C._set_cudnn_allow_tf32(False),
+    lambda: torch.set_float32_matmul_precision("medium"),
+]
+names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", *_ENVIRONMENT)
+changes += [lambda name=name: os.environ.update({name: "2"}) for name in names]
+if hasattr(torch.backends, "fp32_precision"):
+    operations = (torch.backends, cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
+    changes += [lambda owner=owner: setattr(owner, "fp32_precision", "ieee") for owner in operations]
+    changes += [lambda owner=owner: setattr(owner, "fp32_precision", "tf32") for owner in operations]
+facts = lambda: {**capture_flags(Gaps()), **{name: os.environ.get(name) for name in os.environ if name[:3] == "PL_"}}
+changed = set()
+before, flags = randomness_token(), facts()
+for number, change in enumerate(changes):
+    assert randomness_token() == before
+    change()
+    now, after = randomness_token(), facts()
+    differing = {name for name in flags | after if flags.get(name) != after.get(name)}
+    assert now != before or not differing, (number, differing)
+    changed |= differing
+    before, flags = now, after
+print(set(facts()) - changed - {"cpu_capability"})
+"""
+
+
+def test_a_look_sees_each_change_of_a_setting_of_torch_and_of_a_variable(tmp_path: Path) -> None:
+    out = programs.run("-c", _CHANGES_OF_FLAGS, cwd=tmp_path).stdout
+    assert out.strip() == "set()", out
+
+
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 lacks the new setting")
 def test_new_settings_for_tf32_are_read_without_an_error_or_a_warning(tmp_path: Path) -> None:
     program = (

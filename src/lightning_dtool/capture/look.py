@@ -1,7 +1,6 @@
 """A quick look at a run, which tells what parts of its record may have changed since the last look."""
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +14,11 @@ from torchmetrics import Metric
 from lightning_dtool.capture.loaders import OF_EVERY_LOADER, flat_loaders
 from lightning_dtool.capture.optimizers import optimizers_token
 from lightning_dtool.capture.preprocessing import BATCH_HOOKS, transforms_of
-from lightning_dtool.capture.randomness import capture_flags
+from lightning_dtool.capture.randomness import randomness_token
 from lightning_dtool.capture.tokens import Same, Token, TokenWalk
 from lightning_dtool.capture.trainer import trainer_token
 from lightning_dtool.data.datamodule import DtoolDataModule
-from lightning_dtool.record import Gaps
 from lightning_dtool.values.attributes import OF_EVERY_MODULE
-from lightning_dtool.watch.seeds import seed_calls
 
 _OF_A_LOADER = (
     "dataset", "batch_size", "num_workers", "drop_last", "sampler", "batch_sampler", "collate_fn", "pin_memory",
@@ -30,11 +27,15 @@ _OF_A_LOADER = (
 )  # fmt: skip
 """Attributes of a DataLoader that a record describes."""
 
+_OF_A_MODULE = (str, int, float, tuple, list, type(None))
+"""Types of the attributes of a module that are settings."""
+
 _OF_A_DATAMODULE = tuple(inspect.signature(DtoolDataModule).parameters)
 
 _DEPENDENT = {
     "model": "optimizers",  # its parameters may have other names now
     "data": "randomness",  # its loaders may have workers that are seeded
+    "randomness": "trainer",  # the Trainer's `deterministic` is one of the flags
 }
 """Parts that are observed again whenever another one is."""
 
@@ -77,25 +78,30 @@ class Look:
 
 def _model_token(trainer: LightningTrainer, module: LightningModule) -> Token:
     walk = TokenWalk()
-    parts: list[Token] = []
+    found: list[Token] = []
     parameters: list[torch.Tensor] = []
-    for name, child in module.named_modules():
-        parts.append((name, type(child)))
+    modules: list[torch.nn.Module] = [module]
+    places = {id(module): 0}
+    for child in modules:  # it grows
         kept = vars(child)
-        named = {key: value for key, value in child._parameters.items() if value is not None}
-        parts += [(key, value.requires_grad, _shape(value)) for key, value in named.items()]
-        parameters += named.values()
-        if child is not module and not isinstance(child, Metric):  # a metric's attributes are its state
-            parts += [
-                (key, walk.token(value))
-                for key, value in kept.items()
-                if key not in OF_EVERY_MODULE and isinstance(value, str | int | float | tuple | list | None)
-            ]
-    return (parts, Same(parameters), walk.token(dict(module.hparams)))
-
-
-def _shape(parameter: torch.Tensor) -> torch.Size | None:
-    return parameter.shape if type(parameter) is torch.nn.Parameter or not is_lazy(parameter) else None
+        of_child = child._parameters
+        found += (type(child), len(of_child), *of_child)
+        for parameter in of_child.values():
+            if parameter is not None:
+                lazy = type(parameter) is not torch.nn.Parameter and is_lazy(parameter)
+                found += (parameter.requires_grad, None if lazy else parameter.shape)
+                parameters.append(parameter)
+        if child is not module and not issubclass(type(child), Metric):  # a metric's attributes are its state
+            for name, value in kept.items():
+                if name not in OF_EVERY_MODULE and isinstance(value, _OF_A_MODULE):
+                    found += (name, walk.token(value))
+        for name, below in child._modules.items():
+            if below is not None:
+                place = places.setdefault(id(below), len(modules))
+                found += (name, place)
+                if place == len(modules):
+                    modules.append(below)
+    return (found, Same(parameters), walk.token(dict(module.hparams)))
 
 
 def _data_token(trainer: LightningTrainer, module: LightningModule) -> Token:
@@ -114,8 +120,9 @@ def _data_token(trainer: LightningTrainer, module: LightningModule) -> Token:
 
 
 def _hooks_token(walk: TokenWalk, owner: object) -> Token:
-    replaced = {name: vars(owner)[name] for name in BATCH_HOOKS if name in vars(owner)}
-    return [(name, walk.token(value)) for name, value in {**transforms_of(owner), **replaced}.items()]
+    kept, found = vars(owner), transforms_of(owner)
+    found.update((name, kept[name]) for name in BATCH_HOOKS if name in kept)
+    return (list(found), walk.tokens(found.values()))
 
 
 def _loader_token(walk: TokenWalk, loader: Any) -> Token:
@@ -123,16 +130,7 @@ def _loader_token(walk: TokenWalk, loader: Any) -> Token:
         return walk.token(loader)
     kept = vars(loader)
     own = [] if type(loader) is DataLoader else [name for name in kept if name not in OF_EVERY_LOADER]
-    return (type(loader), own, [walk.token(kept.get(name)) for name in (*_OF_A_LOADER, *own)])
-
-
-def _randomness_token(trainer: LightningTrainer, module: LightningModule) -> Token:
-    return (
-        os.environ.get("PL_GLOBAL_SEED"),
-        os.environ.get("PL_SEED_WORKERS"),
-        seed_calls(),
-        capture_flags(Gaps()),
-    )
+    return (type(loader), own, walk.tokens([kept.get(name) for name in (*_OF_A_LOADER, *own)]))
 
 
 _TOKENS: dict[str, Callable[[LightningTrainer, LightningModule], Token]] = {
@@ -141,6 +139,6 @@ _TOKENS: dict[str, Callable[[LightningTrainer, LightningModule], Token]] = {
     # Their states are different after each step.
     "schedulers": lambda trainer, module: _CHANGED if trainer.lr_scheduler_configs else (),
     "data": _data_token,
-    "randomness": _randomness_token,
+    "randomness": lambda trainer, module: randomness_token(),
     "trainer": trainer_token,
 }

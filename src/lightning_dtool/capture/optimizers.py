@@ -86,7 +86,8 @@ def optimizers_token(trainer: LightningTrainer, module: LightningModule) -> Toke
         optimizer = _unwrapped(wrapped)
         groups = [
             (
-                [(name, walk.token(value)) for name, value in group.items() if name != "params"],
+                list(group),
+                walk.tokens([value for name, value in group.items() if name != "params"]),
                 Same(group["params"]),
             )
             for group in optimizer.param_groups

@@ -75,15 +75,17 @@ def transforms_of(owner: object) -> dict[str, Any]:
     Returns:
         The attributes by name, sorted by name.
     """
-    kept = _kept(owner)
-    names = tuple(kept)
+    own, children = _kept(owner)
+    names = (*own, *children)
     known = _known.get(type(owner))
     if known is None or known[0] != names:
-        known = names, sorted(name for name in names if isinstance(name, str) and _names_a_transform(name))
+        found = {name for name in names if isinstance(name, str) and _names_a_transform(name)}
+        known = names, sorted(found)
         if len(_known) >= _MAX_KNOWN:
             _known.clear()
         _known[type(owner)] = known
-    return {name: kept[name] for name in known[1] if callable(kept[name])}
+    held = {name: children[name] if name in children else own[name] for name in known[1]}
+    return {name: value for name, value in held.items() if callable(value)}
 
 
 def decoders_of(owner: object) -> dict[str, Any]:
@@ -92,7 +94,8 @@ def decoders_of(owner: object) -> dict[str, Any]:
     Args:
         owner: A dataset. None of its properties and methods is called.
     """
-    kept = _kept(owner)
+    own, children = _kept(owner)
+    kept = {**own, **children}
     return {name: kept[name] for name in _DECODERS if callable(kept.get(name))}
 
 
@@ -163,10 +166,11 @@ def _methods(owner: LightningModule | LightningDataModule) -> dict[str, Any]:
     return found
 
 
-def _kept(owner: object) -> dict[str, Any]:
+def _kept(owner: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the attributes of an object, and those attributes that an `nn.Module` keeps elsewhere, its children."""
     try:
-        kept = object.__getattribute__(owner, "__dict__")
+        own = object.__getattribute__(owner, "__dict__")
     except AttributeError:
-        return {}
-    children = kept.get("_modules")  # where an nn.Module keeps attributes that are modules
-    return {**kept, **children} if isinstance(children, dict) else kept
+        return {}, {}
+    children = own.get("_modules")
+    return own, children if isinstance(children, dict) else {}

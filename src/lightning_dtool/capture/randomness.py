@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -20,9 +20,11 @@ import torch.distributed as dist
 from lightning_dtool.capture.generator_states import RandomStates, random_states, restore, state_digests
 from lightning_dtool.capture.loaders import workers_seeded
 from lightning_dtool.capture.seeds import SEED_REMEDY, Seeds, integer, observe_seeds
+from lightning_dtool.capture.tokens import Token
 from lightning_dtool.record import Gaps, Randomness
 from lightning_dtool.rerun.seeds import restore_import_state
 from lightning_dtool.watch.construction import arguments_of
+from lightning_dtool.watch.seeds import seed_calls
 
 # torch 2.9 warns when the old names for TF32 are read. Not `catch_warnings` around the reading: it makes Python forget
 # which warnings of the user it has shown, and show them again.
@@ -190,6 +192,27 @@ def _read(readers: Mapping[str, Callable[[], Json]], flags: dict[str, Json], gap
             gaps.at(f"randomness.flags.{name}").add(reason)
 
 
+def randomness_token() -> Token:
+    """Return a token of everything that `randomness_now` observes, apart from the data loaders."""
+    variables: Any = os.environ
+    # The mapping inside: `os.environ` itself encodes a name at each access. Where it has none, the look says "changed".
+    read = variables._data.get
+    return (seed_calls(), _flags_token(), [read(name) for name in _VARIABLES])
+
+
+def _flags_token() -> Token:
+    if None in _DIRECT:
+        return capture_flags(Gaps())
+    try:
+        found = [read() for read in _DIRECT]
+        precisions = [_precision(*operation) for operation in _OPERATIONS]
+        if not precisions or precisions[0] == "none":
+            found += [read() for read in _OLD_FLAGS.values()]
+        return (found, precisions)
+    except Exception:  # another version of torch, or a mix of old and new settings for TF32
+        return capture_flags(Gaps())
+
+
 def _scaled_dot_product() -> dict[str, bool]:
     cuda: Any = torch.backends.cuda
     return {
@@ -249,6 +272,37 @@ _OLD_FLAGS: dict[str, Callable[[], Json]] = {
     "cuda.matmul.allow_tf32": torch._C._get_cublas_allow_tf32,
     "cudnn.allow_tf32": torch._C._get_cudnn_allow_tf32,
 }
+
+_DIRECT: tuple[Any, ...] = (
+    torch.get_num_threads,
+    torch.get_num_interop_threads,
+    torch.get_default_dtype,
+    *(
+        getattr(torch._C, f"_get_{name}", None)
+        for name in (
+            "deterministic_algorithms", "deterministic_algorithms_warn_only", "deterministic_fill_uninitialized_memory",
+            "cudnn_enabled", "cudnn_deterministic", "cudnn_benchmark", "mkldnn_enabled",
+            "cublas_allow_fp16_reduced_precision_reduction", "cublas_allow_bf16_reduced_precision_reduction",
+            "flash_sdp_enabled", "mem_efficient_sdp_enabled", "math_sdp_enabled", "cudnn_sdp_enabled",
+        )
+    ),
+)  # fmt: skip
+"""What reads the settings of `_FLAGS` that may change, without Python code around it. None for what torch lacks."""
+
+_precision: Any = getattr(torch._C, "_get_fp32_precision_getter", None)
+
+_OPERATIONS = (
+    (
+        ("cuda", "matmul"), ("generic", "all"), ("cuda", "conv"), ("cuda", "rnn"), ("mkldnn", "matmul"),
+        ("mkldnn", "conv"),
+    )
+    if _precision is not None
+    else ()
+)  # fmt: skip
+"""The operations whose precision `_FLAGS` reads, matrix products on CUDA first."""
+
+_VARIABLES = [cast(Any, os.environ).encodekey(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", *_ENVIRONMENT)]
+"""Names of environment variables, in the form of the mapping inside `os.environ`."""
 
 
 restore_import_state(restore)  # in a rerun only

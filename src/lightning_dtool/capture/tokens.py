@@ -168,7 +168,8 @@ class TokenWalk:
             attributes = self._of_attributes(value) if kind is not family else ()
             return (kind, *self._of_sequence(family, value), *attributes)
         if family is dict or family is OrderedDict:
-            return (kind, *self._of_mapping(family, value), *self._of_attributes(value))
+            attributes = self._of_attributes(value) if kind is not dict else ()
+            return (kind, *self._of_mapping(family, value), *attributes)
         if family is torch.Tensor:
             return _of_tensor(kind, value)
         if family is np.ndarray:
@@ -197,6 +198,8 @@ class TokenWalk:
 
     def _of_mapping(self, family: Any, value: Any) -> tuple[Token, ...]:
         length = dict.__len__(value)
+        if length <= _SAMPLE:
+            return (length, self.tokens(list(family.keys(value))), self.tokens(list(family.values(value))))
         entries: list[tuple[Any, Any]]
         entries = list(itertools.islice(family.items(value), MAX_HASHED if length <= MAX_PARTS else _SAMPLE))
         return (length, self.tokens([key for key, _ in entries]), self.tokens([entry for _, entry in entries]))
@@ -209,8 +212,8 @@ class TokenWalk:
         for name, descriptor in _slots(type(value)):  # type: ignore[arg-type]
             with contextlib.suppress(AttributeError):  # never assigned
                 found[name] = descriptor.__get__(value)
-        for name in _BOOKKEEPING & found.keys():
-            del found[name]
+        if not _BOOKKEEPING.isdisjoint(found):
+            found = {name: entry for name, entry in found.items() if name not in _BOOKKEEPING}
         return (tuple(found), self.tokens(found.values())) if found else ()
 
     def _of_function(self, value: Any) -> Token:
@@ -323,9 +326,9 @@ def _hash_of_plain(family: Any, value: Any) -> int | None:
 def _of_tensor(kind: type, value: torch.Tensor) -> Token:
     shape = value.shape if kind is torch.Tensor or not is_lazy(value) else None
     described = (kind, shape, value.dtype, value.device, value.requires_grad)
-    if shape is None or isinstance(value, torch.nn.Parameter):
+    if shape is None or (kind is not torch.Tensor and isinstance(value, torch.nn.Parameter)):
         return described  # training changes the values of a parameter, and a record does not hold them
-    if value.device.type == "cpu" and value.layout is torch.strided and 0 < value.nbytes <= MAX_HASHED:
+    if value.is_cpu and value.layout is torch.strided and 0 < value.nbytes <= MAX_HASHED:
         try:
             return (*described, hash(_bytes_of(value)))
         except (RuntimeError, TypeError):  # a subclass that holds something else

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_dtool.capture.tokens import Token, TokenWalk
+from lightning_dtool.capture.tokens import Same, Token, TokenWalk
 from lightning_dtool.record import Component, Gaps, Monitor, Trainer
 from lightning_dtool.redaction.record import redact_mapping
 from lightning_dtool.values.definitions import class_path
@@ -47,7 +47,15 @@ _SETTINGS = (
 )
 """Settings that the Trainer keeps under the name of its parameter."""
 
-_of_the_trainer = operator.attrgetter(*_SETTINGS)
+_OF_THE_STRATEGY = frozenset({"num_devices", "num_nodes", "world_size", "precision"})
+"""Settings that follow from the strategy, and do not change while it is the same one."""
+
+_of_the_trainer = operator.attrgetter(
+    *(name for name in _SETTINGS if name not in _OF_THE_STRATEGY),
+    "_detect_anomaly",
+    "validate_loop.inference_mode",
+    "_accelerator_connector.use_distributed_sampler",
+)
 
 _ELSEWHERE: dict[str, Callable[[Any], Any]] = {
     "detect_anomaly": lambda trainer: trainer._detect_anomaly,
@@ -83,7 +91,7 @@ _HOOKS = (
 
 _ABSENT: Any = object()
 
-_HOLD_NO_PARTS = frozenset({type(None), bool, int, float, str, bytes, datetime.timedelta, torch.device})
+_HOLD_NO_PARTS = frozenset({type(None), bool, int, float, str, bytes, type, datetime.timedelta, torch.device})
 """Types of settings that hold no part of the LightningModule."""
 
 _MAX_NAMED = 1000
@@ -131,24 +139,42 @@ def trainer_token(trainer: LightningTrainer, module: LightningModule) -> Token:
         module: The LightningModule.
     """
     walk = TokenWalk()
-    parts = [*trainer.callbacks, *trainer.loggers]  # type: ignore[attr-defined]
-    settings = [
-        *_of_the_trainer(trainer),
-        *[read(trainer) for read in _ELSEWHERE.values()],
-        _strategy_settings(trainer.strategy),
-        _constructed(trainer.precision_plugin)[0],
-        module.automatic_optimization,
-    ]
+    strategy: Any = trainer.strategy
+    plugin = strategy.precision_plugin
+    kept = vars(module)
+    # `deterministic` is one of the flags of torch, with which this part is observed again.
     return (
-        walk.tokens(settings),
-        [name for name in _HOOKS if name in vars(module)],
-        [(type(part), *_kept_token(walk, part, module)) for part in parts],
+        Same((strategy, plugin)),
+        walk.tokens(_of_the_trainer(trainer)),
+        type(trainer.profiler),  # type: ignore[attr-defined]
+        plugin.precision,
+        _kept_token(walk, plugin, module),
+        _kept_token(walk, strategy, module, _OF_THE_TRAINER),
+        walk.token(getattr(strategy, "_ddp_kwargs", None)),
+        module.automatic_optimization,
+        [name for name in _HOOKS if name in kept],
+        [(type(part), _kept_token(walk, part, module)) for part in trainer.callbacks],  # type: ignore[attr-defined]
+        [(type(part), _kept_token(walk, part, module)) for part in trainer.loggers],
     )
 
 
-def _kept_token(walk: TokenWalk, part: object, module: LightningModule) -> tuple[Token, ...]:
-    kept = _with_names(_constructed(part)[0], module)
-    return (tuple(kept), walk.tokens(kept.values()))
+def _kept_token(
+    walk: TokenWalk, part: object, module: LightningModule, without: frozenset[str] = frozenset()
+) -> list[Token]:
+    """Return the tokens of the constructor arguments that an object keeps, in the order of the parameters."""
+    attributes = getattr(part, "__dict__", {})
+    values = [
+        attributes[name] if name in attributes else attributes.get(private, _Absent)
+        for name, private, _ in _parameters(type(part))  # type: ignore[arg-type]
+        if name not in without
+    ]
+    if not _HOLD_NO_PARTS.issuperset(map(type, values)):
+        values = list(_with_names(dict(enumerate(values)), module).values())
+    return walk.tokens(values)
+
+
+class _Absent:
+    """Stands in a token for an argument that is not kept."""
 
 
 def _readers(trainer: LightningTrainer, module: LightningModule | None) -> dict[str, Callable[[], Any]]:
@@ -226,7 +252,7 @@ def _component(part: Any, gaps: Gaps, module: LightningModule | None, state_key:
     )
 
 
-def _with_names(kept: dict[str, Any], module: LightningModule | None) -> dict[str, Any]:
+def _with_names(kept: dict[Any, Any], module: LightningModule | None) -> dict[Any, Any]:
     """Return settings in which parts of the LightningModule are replaced by their names, such as `pl_module.encoder`.
 
     ModelPruning holds layers, for example. What they are is recorded with the model, and their weights change.
